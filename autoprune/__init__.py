@@ -1,0 +1,44 @@
+"""autoprune finds the pruning ratios that make object detectors several times cheaper and keep their mAP.
+
+The names below load on first use, so that importing autoprune costs nothing and never imports ray.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from autoprune.export import load
+    from autoprune.graph import ChannelGraph, ChannelGroup, analyze, prune
+    from autoprune.pipeline import SearchResult, search
+    from autoprune.policy import Policy
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "ChannelGraph": "autoprune.graph",
+    "ChannelGroup": "autoprune.graph",
+    "Policy": "autoprune.policy",
+    "SearchResult": "autoprune.pipeline",
+    "analyze": "autoprune.graph",
+    "load": "autoprune.export",
+    "prune": "autoprune.graph",
+    "search": "autoprune.pipeline",
+}
+
+__all__ = [
+    "ChannelGraph",
+    "ChannelGroup",
+    "Policy",
+    "SearchResult",
+    "__version__",
+    "analyze",
+    "load",
+    "prune",
+    "search",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
+    return getattr(import_module(_HOME[name]), name)

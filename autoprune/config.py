@@ -1,0 +1,209 @@
+"""What a user can set: one flat pydantic model, the same names in YAML and as flags. Unknown keys are errors."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from autoprune.errors import ConfigError
+from autoprune.files import read_yaml
+
+Norm = Literal["auto", "batch", "frozen"]
+Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "random"]
+Objective = Literal["map", "gflops", "latency_ms"]
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelSpec(Strict):
+    """All that decides a dense architecture; stored in every policy.
+
+    Attributes:
+        name: a torchvision detector, one of autoprune's own names, or ``package.module:function``.
+        arguments: keyword arguments of the builder.
+        num_classes: classes including the background, as torchvision counts them.
+        norm: ``batch`` (BatchNorm2d) or ``frozen`` (FrozenBatchNorm2d) for the backbone's norms.
+    """
+
+    name: str
+    arguments: dict[str, Any] = {}
+    num_classes: int = Field(ge=2)
+    norm: Literal["batch", "frozen"] = "batch"
+
+
+class SplitPaths(Strict):
+    """One split of a data set in COCO format."""
+
+    annotations: Path
+    images: Path
+
+
+class DataPaths(Strict):
+    """The splits of a data set, for layouts that `data: FOLDER` does not know."""
+
+    train: SplitPaths
+    val: SplitPaths
+
+
+class Config(Strict):
+    """Everything that one run depends on. `autoprune schema` prints it as a JSON schema."""
+
+    # the detector
+    model: str = Field(
+        "retinanet_resnet50_fpn",
+        description="detector: a name of `autoprune inspect --list`, or package.module:function",
+    )
+    model_arguments: dict[str, Any] = Field({}, description="keyword arguments of the detector's builder")
+    num_classes: int | None = Field(
+        None, ge=2, description="classes with the background; default: from the data"
+    )
+    norm: Norm = Field(
+        "auto", description="norms of the backbone: batch, frozen, or auto (what the weights hold)"
+    )
+    weights: str | None = Field(
+        None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
+    )
+
+    # the data
+    data: Path | DataPaths = Field(
+        Path("data/coco"), description="folder with annotations/ and images in COCO format"
+    )
+    input_size: tuple[int, int] | None = Field(
+        None, description="height and width that GFLOPs are counted at; default: the commonest in the data"
+    )
+    image_cache_gib: float = Field(
+        2.0, ge=0, description="memory for decoded images, GiB; beyond it they are decoded anew"
+    )
+    strict: bool = Field(
+        False,
+        description="refuse a data set with annotations that can't be used, instead of leaving them out",
+    )
+
+    # the machine
+    device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
+    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own choice")
+    seed: int = Field(0, ge=0, description="master seed; the same seed repeats a CPU run")
+
+    # what to reach
+    budget_gflops: tuple[str, ...] = Field(
+        (), description="upper bounds in GFLOPs: 50, or 33% of the dense detector; several make a front"
+    )
+    budget_mparams: str | None = Field(
+        None, description="upper bound on the parameters, in millions or per cent"
+    )
+    budget_latency_ms: str | None = Field(
+        None, description="upper bound on the measured latency, in milliseconds or per cent"
+    )
+    objectives: tuple[Objective, ...] = Field(
+        ("map", "gflops"), description="what the search trades off; map is always one"
+    )
+
+    # importance and space
+    criterion: Criterion = Field("taylor", description="rule that scores channels")
+    importance_images: int = Field(128, ge=1, description="training images that gradient criteria use")
+    space: Path | None = Field(None, description="search space YAML; default: made from the importance")
+
+    # the search
+    trials: int = Field(32, ge=1, description="trials in all; raise it to extend a finished run")
+    sampler: Literal["tpe", "nsga2", "gp", "random", "qmc"] = Field("tpe", description="Optuna sampler")
+    warm_starts: bool = Field(True, description="begin with uniform and greedy policies")
+    rungs: tuple[int, ...] = Field(
+        (0, 50), description="recovery steps at each rung; 0 means statistics only"
+    )
+    rung_keep: float = Field(
+        0.5, gt=0, le=1, description="share of the trials that goes on from a rung to the next"
+    )
+    proxy_images: int | None = Field(None, ge=1, description="validation images for a proxy; default: all")
+    engine: Literal["local", "ray"] = Field("local", description="where trials run")
+    address: str | None = Field(None, description="Ray: cluster address; default: start Ray here")
+    workers: int = Field(1, ge=1, description="Ray: trials at once")
+    cpus_per_trial: float = Field(1.0, gt=0, description="Ray: CPUs a worker takes")
+    gpus_per_trial: float = Field(0.0, ge=0, description="Ray: GPUs a worker takes; fractions share one")
+    storage: str | None = Field(
+        None, description="Optuna storage URL; default: a journal file in the run directory"
+    )
+    out: Path = Field(Path("runs/search"), description="run directory")
+
+    # training, recovery and proxies
+    steps: int = Field(2000, ge=1, description="optimiser steps of a baseline or of a full recovery")
+    batch_size: int = Field(8, ge=1, description="images a step")
+    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
+    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps that warm the learning rate up")
+    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    ema_decay: float = Field(
+        0.99, ge=0, lt=1, description="decay of the weights' moving average; 0 turns it off"
+    )
+    distill: float = Field(1.0, ge=0, description="weight of the feature distillation; 0 turns it off")
+    recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
+
+    @field_validator("budget_gflops", "objectives", "rungs", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        """Takes `50`, `"50%,33%"` or a list."""
+        if isinstance(value, str):
+            return tuple(part.strip() for part in value.split(",") if part.strip())
+        return (value,) if isinstance(value, int | float) else value
+
+    @field_validator("budget_gflops", mode="before")
+    @classmethod
+    def _numbers_as_text(cls, value: Any) -> Any:
+        return tuple(str(part) for part in value) if isinstance(value, list | tuple) else value
+
+    @field_validator("budget_mparams", "budget_latency_ms", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) else value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if "map" not in self.objectives:
+            raise ValueError("objectives must hold map")
+        if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 0:
+            raise ValueError("rungs must rise, from 0 or more")
+        return self
+
+
+def make_config(**values: Any) -> Config:
+    """Validates settings, leaving out those that are ``None``.
+
+    Raises:
+        ConfigError: a key is unknown (names the nearest ones) or a value is out of range.
+    """
+    return _validate({key: value for key, value in values.items() if value is not None}, "the settings")
+
+
+def load_config(path: Path, **overrides: Any) -> Config:
+    """Reads a YAML file of settings; ``overrides`` that are not ``None`` win.
+
+    Raises:
+        ConfigError: the file can't be read, a key is unknown, or a value is out of range.
+    """
+    content = read_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} must hold `field: value` lines, not a {type(content).__name__}")
+    given = {key: value for key, value in overrides.items() if value is not None}
+    return _validate({**content, **given}, str(path))
+
+
+def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> str:
+    """Says the first problem of a validation error in one line."""
+    problem = error.errors()[0]
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
+        return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: `{name}`: {message} (got {problem['input']!r})" if name else f"{where}: {message}"
+
+
+def _validate(values: dict[str, Any], where: str) -> Config:
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, list(Config.model_fields), where)) from error

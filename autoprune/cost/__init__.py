@@ -1,0 +1,1 @@
+"""Cost models: GFLOPs and parameters of any widths, budgets, measured latency."""

@@ -1,0 +1,1 @@
+"""Detection data in COCO format: reading, the generated sample set, and COCOeval."""

@@ -1,0 +1,45 @@
+"""The errors that a user can meet; each message says what is wrong, where, and what to do next."""
+
+
+class AutopruneError(Exception):
+    """Base of every error raised on purpose. The command line prints it in one line.
+
+    Attributes:
+        exit_code: 2 where the input is at fault, 1 where the work itself failed.
+    """
+
+    exit_code = 1
+
+
+class InputError(AutopruneError):
+    """Something that the user gave can't be used."""
+
+    exit_code = 2
+
+
+class ConfigError(InputError):
+    """A setting, a flag or a YAML field is unknown or out of range."""
+
+
+class DataError(InputError):
+    """The images or annotations are missing or not in COCO format."""
+
+
+class ModelError(InputError):
+    """The detector can't be built, loaded or traced."""
+
+
+class PolicyError(InputError):
+    """A policy, a width or a keep set does not fit the model."""
+
+
+class BudgetError(InputError):
+    """No policy in the search space meets the budget."""
+
+
+class RunError(InputError):
+    """The run directory can't be used: another configuration, incomplete, or the disk is full."""
+
+
+class TrainingError(AutopruneError):
+    """Training failed: the loss is not finite, or memory ran out."""

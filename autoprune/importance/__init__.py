@@ -1,0 +1,1 @@
+"""Criteria: rules that score every channel of every group."""

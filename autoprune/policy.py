@@ -1,0 +1,207 @@
+"""A policy: which channels of each group are kept. It alone decides a pruned architecture.
+
+A policy file holds everything but weights: `policy.yaml` and the dense weights give the pruned
+detector, `policy.yaml` and `model.safetensors` the recovered one.
+"""
+
+import hashlib
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field, ValidationError
+from torch import nn
+
+from autoprune.config import ModelSpec, Strict, first_problem
+from autoprune.errors import PolicyError
+from autoprune.files import read_yaml, write_yaml
+from autoprune.graph import ChannelGraph, analyze, prune
+
+FORMAT = 1
+
+
+class _GroupEntry(Strict):
+    width: int = Field(ge=1)
+    keep: str
+
+
+class _PolicyFile(Strict):
+    """The layout of `policy.yaml`."""
+
+    format: int
+    model: ModelSpec
+    weights_sha256: str
+    criterion: str
+    input_size: tuple[int, int]
+    groups: dict[str, _GroupEntry]
+    metrics: dict[str, Any] = {}
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The kept channels of each group, and where they came from.
+
+    Attributes:
+        model: the dense architecture.
+        weights_sha256: `hash_weights` of the dense weights.
+        criterion: what scored the channels.
+        input_size: (height, width) in pixels that the metrics were measured at.
+        widths: dense width of each pruned group.
+        keep: kept channels of each pruned group, rising. Groups not named are kept whole.
+        metrics: measured figures, with units in their names (`map`, `gflops`, `mparams`, `latency_ms`).
+    """
+
+    model: ModelSpec
+    weights_sha256: str
+    criterion: str
+    input_size: tuple[int, int]
+    widths: Mapping[str, int]
+    keep: Mapping[str, tuple[int, ...]]
+    metrics: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def kept_widths(self) -> dict[str, int]:
+        """Channels that each group of `keep` has after pruning, as `ChannelGraph.gflops` takes them."""
+        return {name: len(kept) for name, kept in self.keep.items()}
+
+    @staticmethod
+    def load(path: str | Path) -> "Policy":
+        """Reads a policy file.
+
+        Raises:
+            ConfigError: the file is missing or not YAML.
+            PolicyError: it is not a policy, or of a newer format.
+        """
+        content = read_yaml(Path(path))
+        if not isinstance(content, dict) or "groups" not in content:
+            raise PolicyError(
+                f"{path} is not a policy file: it has no `groups`; give a policy.yaml that autoprune wrote"
+            )
+        if content.get("format") != FORMAT:
+            raise PolicyError(
+                f"{path} has policy format {content.get('format')}, this autoprune reads {FORMAT}; update autoprune"
+            )
+        try:
+            file = _PolicyFile.model_validate(content)
+        except ValidationError as error:
+            raise PolicyError(first_problem(error, list(_PolicyFile.model_fields), str(path))) from error
+        return Policy(
+            model=file.model,
+            weights_sha256=file.weights_sha256,
+            criterion=file.criterion,
+            input_size=file.input_size,
+            widths={name: entry.width for name, entry in file.groups.items()},
+            keep={name: _read_ranges(name, entry) for name, entry in file.groups.items()},
+            metrics=file.metrics,
+        )
+
+    def save(self, path: str | Path) -> None:
+        """Writes the policy as YAML, whole or not at all."""
+        content = {
+            "format": FORMAT,
+            "model": self.model.model_dump(),
+            "weights_sha256": self.weights_sha256,
+            "criterion": self.criterion,
+            "input_size": list(self.input_size),
+            "metrics": dict(self.metrics),
+            "groups": {
+                name: {"width": self.widths[name], "keep": to_ranges(kept)}
+                for name, kept in self.keep.items()
+            },
+        }
+        header = "# autoprune policy: the channels that each group keeps. Groups not named are whole.\n"
+        write_yaml(Path(path), content, header)
+
+    def check(self, graph: ChannelGraph) -> None:
+        """Refuses a policy that does not fit ``graph``.
+
+        Raises:
+            PolicyError: a group is unknown, has another width, or nothing is pruned.
+        """
+        for name, width in self.widths.items():
+            if name not in graph.groups:
+                raise PolicyError(
+                    f"the policy is for another model: it has no channel group `{name}`; see `autoprune inspect`"
+                )
+            if graph.groups[name].width != width:
+                found = graph.groups[name].width
+                raise PolicyError(
+                    f"the policy is for another model: group `{name}` has {found} channels, not {width}"
+                )
+        if all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
+            raise PolicyError("the policy prunes nothing: every group keeps all its channels")
+
+    def apply(self, dense_model: nn.Module) -> nn.Module:
+        """Returns a pruned copy of ``dense_model``; the model itself is not changed.
+
+        Weights other than those the policy was made for are allowed, with a warning.
+
+        Raises:
+            PolicyError: the policy is for another model.
+        """
+        if hash_weights(dense_model.state_dict()) != self.weights_sha256:
+            warnings.warn("the policy was made for other dense weights of this architecture", stacklevel=2)
+        device = next(dense_model.parameters()).device
+        graph = analyze(dense_model, ([torch.rand(3, *self.input_size, device=device)],))
+        self.check(graph)
+        return prune(dense_model, graph, keep=self.keep)
+
+
+def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 over the names, shapes and float32 values of a state dict."""
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu", torch.float32).contiguous()
+        digest.update(f"{name}{tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def to_ranges(indices: Sequence[int]) -> str:
+    """Writes rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``."""
+    runs: list[list[int]] = []
+    for index in indices:
+        if runs and index == runs[-1][1] + 1:
+            runs[-1][1] = index
+        else:
+            runs.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+
+
+def from_ranges(text: str) -> tuple[int, ...]:
+    """Reads what `to_ranges` wrote.
+
+    Raises:
+        ValueError: the text is not a list of rising ranges.
+    """
+    indices: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.strip().partition("-")
+        run = range(int(first), int(last or first) + 1)
+        if not run:
+            raise ValueError("the ranges must rise")
+        indices.extend(run)
+    if not _rising(indices):
+        raise ValueError("the ranges must rise")
+    return tuple(indices)
+
+
+def _rising(indices: Iterable[int]) -> bool:
+    ordered = list(indices)
+    return all(a < b for a, b in pairwise(ordered))
+
+
+def _read_ranges(name: str, entry: _GroupEntry) -> tuple[int, ...]:
+    try:
+        kept = from_ranges(entry.keep)
+    except ValueError as error:
+        raise PolicyError(
+            f"group `{name}`: keep must be rising ranges such as 0-5,8, not {entry.keep!r}"
+        ) from error
+    if kept[-1] >= entry.width:
+        raise PolicyError(f"group `{name}`: channel {kept[-1]} does not exist, it has {entry.width}")
+    return kept

@@ -1,0 +1,85 @@
+"""Progress of long work: a rich bar with an ETA on a terminal, plain lines elsewhere, silence in a library.
+
+Only the command line calls `show`; the layers below call `track` and `say` and need not know who listens.
+"""
+
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+T = TypeVar("T")
+PLAIN_INTERVAL_S = 10.0
+
+_console: ContextVar[Console | None] = ContextVar("console", default=None)
+
+
+@contextmanager
+def show(console: Console | None) -> Iterator[None]:
+    """Sends progress to ``console`` inside the block; ``None`` silences it."""
+    token = _console.set(console)
+    try:
+        yield
+    finally:
+        _console.reset(token)
+
+
+def say(text: str) -> None:
+    """Prints one line of rich markup where progress is shown."""
+    if (console := _console.get()) is not None:
+        console.print(text, highlight=False)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
+    """Yields ``items`` and shows how far the work has come.
+
+    Args:
+        items: what to go through.
+        what: the work in a few words, such as ``"recovery"``.
+        total: number of items, where ``len(items)`` is not known.
+    """
+    console = _console.get()
+    total = len(items) if total is None and hasattr(items, "__len__") else total
+    if console is None:
+        yield from items
+    elif console.is_terminal:
+        yield from _bar(items, what, total, console)
+    else:
+        yield from _lines(items, what, total, console)
+
+
+def _bar(items: Iterable[T], what: str, total: int | None, console: Console) -> Iterator[T]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar, show(None):
+        task = bar.add_task(what, total=total)
+        for item in items:
+            yield item
+            bar.advance(task)
+
+
+def _lines(items: Iterable[T], what: str, total: int | None, console: Console) -> Iterator[T]:
+    start = last = time.monotonic()
+    for done, item in enumerate(items, 1):
+        yield item
+        now = time.monotonic()
+        if now - last >= PLAIN_INTERVAL_S:
+            last = now
+            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+            console.print(f"{what}: {done}/{total or '?'}{left}", highlight=False)

@@ -1,0 +1,1 @@
+"""The search: space, warm starts, samplers, rungs, the ledger, the front."""
