@@ -1,10 +1,18 @@
-"""What a user can set: one flat pydantic model, the same names in YAML and as flags. Unknown keys are errors."""
+"""What a user can set: one flat model, with the same names in YAML and as flags. Unknown keys are errors."""
 
 import difflib
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from autoprune.errors import ConfigError
 from autoprune.files import read_yaml
@@ -144,16 +152,15 @@ class Config(Strict):
 
     @field_validator("budget_gflops", "objectives", "rungs", mode="before")
     @classmethod
-    def _one_or_many(cls, value: Any) -> Any:
+    def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
         """Takes `50`, `"50%,33%"` or a list."""
         if isinstance(value, str):
-            return tuple(part.strip() for part in value.split(",") if part.strip())
-        return (value,) if isinstance(value, int | float) else value
-
-    @field_validator("budget_gflops", mode="before")
-    @classmethod
-    def _numbers_as_text(cls, value: Any) -> Any:
-        return tuple(str(part) for part in value) if isinstance(value, list | tuple) else value
+            value = [part.strip() for part in value.split(",") if part.strip()]
+        elif isinstance(value, int | float):
+            value = [value]
+        if info.field_name == "budget_gflops" and isinstance(value, list | tuple):
+            value = [str(part) for part in value]
+        return value
 
     @field_validator("budget_mparams", "budget_latency_ms", mode="before")
     @classmethod

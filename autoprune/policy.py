@@ -38,7 +38,7 @@ class _PolicyFile(Strict):
     criterion: str
     input_size: tuple[int, int]
     groups: dict[str, _GroupEntry]
-    metrics: dict[str, Any] = {}
+    metrics: dict[str, Any] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Policy:
         content = read_yaml(Path(path))
         if not isinstance(content, dict) or "groups" not in content:
             raise PolicyError(
-                f"{path} is not a policy file: it has no `groups`; give a policy.yaml that autoprune wrote"
+                f"{path} is not a policy file (no `groups`); give a policy.yaml that autoprune wrote"
             )
         if content.get("format") != FORMAT:
             raise PolicyError(
@@ -125,7 +125,7 @@ class Policy:
         for name, width in self.widths.items():
             if name not in graph.groups:
                 raise PolicyError(
-                    f"the policy is for another model: it has no channel group `{name}`; see `autoprune inspect`"
+                    f"the policy is for another model: no channel group `{name}` here; see `autoprune inspect`"
                 )
             if graph.groups[name].width != width:
                 found = graph.groups[name].width

@@ -1,0 +1,53 @@
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from autoprune.errors import ConfigError, RunError
+from autoprune.files import read_yaml, replacing, write_text, write_yaml
+
+
+def test_written_yaml_reads_back_in_order(tmp_path):
+    content = {"b": [1, 2], "a": {"ü": 0.5}}
+    write_yaml(tmp_path / "deep" / "x.yaml", content, "# a comment\n")
+    assert read_yaml(tmp_path / "deep" / "x.yaml") == content
+    assert list(read_yaml(tmp_path / "deep" / "x.yaml")) == ["b", "a"]
+
+
+def test_failed_write_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "kept.txt"
+    write_text(path, "old")
+    with pytest.raises(AttributeError), replacing(path) as temporary:
+        temporary.write_text("half of the new").no_such_attribute()
+    assert path.read_text() == "old"
+    assert os.listdir(tmp_path) == ["kept.txt"]
+
+
+def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
+    with pytest.raises(RunError, match="disk is full") as caught, replacing(tmp_path / "x"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_unwritable_folder_names_the_path(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot write .*file/x"):
+        write_text(tmp_path / "file" / "x", "text")
+
+
+@pytest.mark.parametrize("text", ["a: [1", "\tb: 1", "a: b: c"])
+def test_broken_yaml_is_one_line_with_the_place(tmp_path, text):
+    path = tmp_path / "broken.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match="line 1") as caught:
+        read_yaml(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_yaml_names_the_path():
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        read_yaml(Path("nowhere.yaml"))
