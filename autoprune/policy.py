@@ -83,7 +83,7 @@ class Policy:
             )
         if content.get("format") != FORMAT:
             raise PolicyError(
-                f"{path} has policy format {content.get('format')}, this autoprune reads {FORMAT}; update autoprune"
+                f"{path} has format {content.get('format')}, this autoprune reads {FORMAT}; update autoprune"
             )
         try:
             file = _PolicyFile.model_validate(content)
@@ -125,7 +125,7 @@ class Policy:
         for name, width in self.widths.items():
             if name not in graph.groups:
                 raise PolicyError(
-                    f"the policy is for another model: no channel group `{name}` here; see `autoprune inspect`"
+                    f"the policy is for another model: no group `{name}` here; see `autoprune inspect`"
                 )
             if graph.groups[name].width != width:
                 found = graph.groups[name].width
@@ -180,8 +180,8 @@ def from_ranges(text: str) -> tuple[int, ...]:
     """
     indices: list[int] = []
     for part in text.split(","):
-        first, _, last = part.strip().partition("-")
-        run = range(int(first), int(last or first) + 1)
+        first, dash, last = part.strip().partition("-")
+        run = range(int(first), int(last if dash else first) + 1)
         if not run:
             raise ValueError("the ranges must rise")
         indices.extend(run)
