@@ -29,7 +29,7 @@ class _GroupEntry(Strict):
     keep: str
 
 
-class _PolicyFile(Strict):
+class PolicyFile(Strict):
     """The layout of `policy.yaml`."""
 
     format: int
@@ -86,9 +86,9 @@ class Policy:
                 f"{path} has format {content.get('format')}, this autoprune reads {FORMAT}; update autoprune"
             )
         try:
-            file = _PolicyFile.model_validate(content)
+            file = PolicyFile.model_validate(content)
         except ValidationError as error:
-            raise PolicyError(first_problem(error, list(_PolicyFile.model_fields), str(path))) from error
+            raise PolicyError(first_problem(error, list(PolicyFile.model_fields), str(path))) from error
         return Policy(
             model=file.model,
             weights_sha256=file.weights_sha256,

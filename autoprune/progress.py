@@ -4,7 +4,7 @@ Only the command line calls `show`; the layers below call `track` and `say` and 
 """
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TypeVar
@@ -50,7 +50,7 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         total: number of items, where ``len(items)`` is not known.
     """
     console = _console.get()
-    total = len(items) if total is None and hasattr(items, "__len__") else total
+    total = len(items) if total is None and isinstance(items, Sized) else total
     if console is None:
         yield from items
     elif console.is_terminal:

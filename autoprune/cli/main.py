@@ -1,0 +1,129 @@
+"""The command `autoprune`: finds the command, and turns every error into one line and an exit code."""
+
+import sys
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Annotated
+
+import typer
+
+from autoprune import __version__
+from autoprune.cli.schema import schema
+from autoprune.cli.terminal import problems
+from autoprune.errors import AutopruneError
+
+USAGE_ERROR = 2
+FAILURE = 1
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="autoprune",
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Start with [bold]autoprune demo[/]: no data, no network, a few minutes.",
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"autoprune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and developers' warnings.")] = False,
+) -> None:
+    """Makes object detectors several times cheaper and keeps their mAP.
+
+    It finds how many channels each layer needs and trains the best ones back.
+    """
+
+
+COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "schema": (schema, "autoprune schema --space > space.schema.json"),
+}
+for name, (command, example) in COMMANDS.items():
+    app.command(name, epilog=f"Example: [bold]{example}[/]")(command)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        arguments: what stands behind `autoprune`; default: that of this process.
+
+    Returns:
+        0, 2 where the user's input is at fault, 130 after Ctrl-C, 1 for any other failure.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # `--debug` may stand anywhere; typer alone would take it before the command's name only
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    with warnings.catch_warnings():
+        if not debug:
+            _quiet()
+        try:
+            typer.main.get_command(app).main(
+                arguments or ["--help"], prog_name="autoprune", standalone_mode=False
+            )
+        except (KeyboardInterrupt, typer.Abort):
+            return _stop(f"interrupted; {_how_to_resume(arguments)}", INTERRUPTED)
+        except Exception as error:
+            if debug:
+                traceback.print_exc()
+            return _report(error, arguments)
+    return 0
+
+
+def _report(error: Exception, arguments: Sequence[str]) -> int:
+    """Prints one line about ``error`` and returns the exit code."""
+    if isinstance(error, AutopruneError):
+        return _stop(f"error: {_one_line(str(error))}", error.exit_code)
+    if isinstance(error, typer.Exit):
+        return int(error.exit_code)
+    # typer's own usage errors; their class moved between its versions, what they can do did not
+    if callable(message := getattr(error, "format_message", None)):
+        command = f"{arguments[0]} " if _is_command(arguments) else ""
+        return _stop(
+            f"error: {_one_line(message()).rstrip('.')}; see `autoprune {command}--help`", USAGE_ERROR
+        )
+    text = _one_line(str(error)) or "no message"
+    return _stop(f"error: {type(error).__name__}: {text}; run with --debug for the traceback", FAILURE)
+
+
+def _stop(line: str, code: int) -> int:
+    problems().print(line)
+    return code
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _is_command(arguments: Sequence[str]) -> bool:
+    return bool(arguments) and arguments[0] in COMMANDS
+
+
+def _how_to_resume(arguments: Sequence[str]) -> str:
+    resumable = {"search", "recover", "train", "demo"}
+    if arguments and arguments[0] in resumable:
+        return "what is finished is kept: type the same command again to go on from there"
+    return "nothing was changed"
+
+
+def _quiet() -> None:
+    """Hides developers' warnings of libraries; what autoprune warns of is one line on stderr."""
+    warnings.simplefilter("ignore")
+    warnings.filterwarnings("always", category=UserWarning, module=r"autoprune\.")
+    warnings.showwarning = lambda message, *_, **__: problems().print(f"warning: {_one_line(str(message))}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Fields of `Config` as command line options: the same names, descriptions and defaults as in YAML."""
+
+import functools
+import inspect
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import typer
+from pydantic.fields import FieldInfo
+
+from autoprune.config import Config, load_config, make_config
+from autoprune.errors import ConfigError
+
+PANELS: dict[str, tuple[str, ...]] = {
+    "Detector": ("model", "model_arguments", "num_classes", "norm", "weights"),
+    "Data": ("data", "input_size", "image_cache_gib", "strict"),
+    "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "objectives"),
+    "Importance and space": ("criterion", "importance_images", "space"),
+    "Search": (
+        "out",
+        "trials",
+        "sampler",
+        "warm_starts",
+        "rungs",
+        "rung_keep",
+        "proxy_images",
+        "storage",
+    ),
+    "Engine": ("engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"),
+    "Training": (
+        "steps",
+        "batch_size",
+        "learning_rate",
+        "weight_decay",
+        "warmup",
+        "clip_norm",
+        "ema_decay",
+        "distill",
+        "recalibration_images",
+    ),
+    "Machine": ("device", "threads", "seed"),
+}
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        metavar="FILE",
+        help="YAML file of settings; flags win over it. Its keys are listed by `autoprune schema`.",
+        rich_help_panel="Settings",
+    ),
+]
+
+
+def with_config(
+    *panels: str, but: Iterable[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command the options of whole panels; they reach it as its argument ``config``.
+
+    Args:
+        *panels: keys of `PANELS`.
+        but: fields of these panels that the command has no use for.
+    """
+    fields = [name for panel in panels for name in PANELS[panel] if name not in set(but)]
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(command, eval_str=True)
+        own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+
+        @functools.wraps(command)
+        def run(**given: Any) -> None:
+            config = _read({name: given.pop(name) for name in fields}, given.pop("config"))
+            command(config=config, **given)
+
+        file = inspect.Parameter(
+            "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
+        )
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
+        parameters = [*keywords, file, *map(_option, fields)]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+        return run
+
+    return decorate
+
+
+def flag(name: str) -> str:
+    """The option of a field: ``budget_gflops`` is ``--budget-gflops``."""
+    return "--" + name.replace("_", "-")
+
+
+def _option(name: str) -> inspect.Parameter:
+    """One field as a keyword parameter that typer turns into an option; ``None`` where it is not given."""
+    field = Config.model_fields[name]
+    panel = next(title for title, names in PANELS.items() if name in names)
+    spelled = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
+    option = typer.Option(
+        spelled,
+        metavar=None if field.annotation is bool else _metavar(field),
+        help=_help(field),
+        show_default=False,
+        rich_help_panel=panel,
+    )
+    annotation: Any = Annotated[(bool if field.annotation is bool else str) | None, option]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+def _help(field: FieldInfo) -> str:
+    """The description, the choices and the default of a field."""
+    parts = [field.description or ""]
+    if choices := _choices(field):
+        parts.append(f"one of {', '.join(choices)}")
+    default = field.get_default()
+    if default not in (None, (), {}):
+        shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
+        parts.append(
+            "default: " + ({True: "on", False: "off"}[shown] if isinstance(shown, bool) else str(shown))
+        )
+    return "; ".join(parts)
+
+
+def _types(field: FieldInfo) -> tuple[Any, ...]:
+    """The alternatives of a field's annotation, without ``None``."""
+    union = get_origin(field.annotation) in (Union, UnionType)
+    kinds = get_args(field.annotation) if union else (field.annotation,)
+    return tuple(kind for kind in kinds if kind is not type(None))
+
+
+def _choices(field: FieldInfo) -> tuple[str, ...]:
+    kind = _types(field)[0]
+    if get_origin(kind) is tuple:
+        kind = get_args(kind)[0]
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
+def _metavar(field: FieldInfo) -> str:
+    kind = _types(field)[0]
+    if get_origin(kind) is tuple:
+        return "HxW" if Ellipsis not in get_args(kind) else "A,B,…"
+    named = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+    return "JSON" if get_origin(kind) is dict else named.get(kind, "NAME")
+
+
+def _read(flags: dict[str, Any], file: Path | None) -> Config:
+    """Validates the flags over the YAML file.
+
+    Raises:
+        ConfigError: a value can't be used; the message names the field.
+    """
+    given = {name: _parse(name, value) for name, value in flags.items() if value is not None}
+    return make_config(**given) if file is None else load_config(file, **given)
+
+
+def _parse(name: str, value: Any) -> Any:
+    """Reads the fields whose text differs from their YAML."""
+    if name == "model_arguments":
+        try:
+            return json.loads(value)
+        except json.JSONDecodeError as error:
+            raise ConfigError(
+                f"--model-arguments must be JSON such as '{{\"min_size\": 192}}', not {value!r}: {error.msg}"
+            ) from error
+    if name == "input_size":
+        sides = value.lower().replace(",", "x").split("x")
+        if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
+            raise ConfigError(
+                f"--input-size must be height x width in pixels such as 800x1344, not {value!r}"
+            )
+        return [int(side) for side in sides]
+    return value

@@ -1,0 +1,106 @@
+"""Measured latency of several detectors, in turns, so that drift of the machine hits all of them alike."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.progress import track
+
+REPEATS = 20
+WARMUP = 3
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Spread of the time that one forward pass takes, in milliseconds.
+
+    Attributes:
+        median_ms: the figure to quote.
+        p10_ms: a tenth of the passes were faster.
+        p90_ms: a tenth of the passes were slower.
+        repeats: timed passes.
+    """
+
+    median_ms: float
+    p10_ms: float
+    p90_ms: float
+    repeats: int
+
+    def __str__(self) -> str:
+        """The median with its spread, such as ``12.3 ms (11.9 to 13.0)``."""
+        return f"{self.median_ms:.1f} ms ({self.p10_ms:.1f} to {self.p90_ms:.1f})"
+
+
+def measure(
+    models: Mapping[str, nn.Module],
+    inputs: Sequence[Any],
+    repeats: int = REPEATS,
+    warmup: int = WARMUP,
+    device: torch.device | str = "cpu",
+    clock: Callable[[], float] = time.perf_counter,
+) -> dict[str, Latency]:
+    """Times ``model(*inputs)`` of each model.
+
+    Each round runs every model once, every other round in the reverse order, so that a slow drift (heat,
+    another job) cancels in the comparison. On CUDA the clock is read after the device has finished.
+
+    Args:
+        models: name → detector, all on ``device``; timed in eval mode, and returned to their mode after.
+        inputs: arguments of one forward pass, on ``device``.
+        repeats: timed passes of each model, at least 1.
+        warmup: passes before the clock starts, 0 or more.
+        device: where the models are.
+        clock: seconds, rising; only tests replace it.
+
+    Raises:
+        ValueError: ``repeats`` or ``warmup`` is too small.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0, not {warmup}")
+    finish = _finisher(torch.device(device))
+    order = list(models)
+    seconds: dict[str, list[float]] = {name: [] for name in order}
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        for model in models.values():
+            stack.enter_context(_evaluating(model))
+        for number in track(range(warmup + repeats), "latency"):
+            for name in order if number % 2 == 0 else reversed(order):
+                finish()
+                start = clock()
+                models[name](*inputs)
+                finish()
+                if number >= warmup:
+                    seconds[name].append(clock() - start)
+    return {name: _summary(times) for name, times in seconds.items()}
+
+
+def _summary(seconds: Sequence[float]) -> Latency:
+    p10, median, p90 = (float(value) for value in np.percentile(np.asarray(seconds) * 1e3, [10, 50, 90]))
+    return Latency(median_ms=median, p10_ms=p10, p90_ms=p90, repeats=len(seconds))
+
+
+def _finisher(device: torch.device) -> Callable[[], None]:
+    """What to call for the device to have done all its work."""
+    if device.type == "cuda":
+        return lambda: torch.cuda.synchronize(device)
+    return lambda: None
+
+
+@contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
