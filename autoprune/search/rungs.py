@@ -1,0 +1,43 @@
+"""Whether a trial goes on from one rung to the next; works with several objectives.
+
+Asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning,
+MLSys 2020) with the rank of NSGA-II in place of a single score.
+"""
+
+import math
+from collections.abc import Sequence
+
+from autoprune.search.front import Direction, order
+
+ALWAYS_FIRST = 3
+
+
+def goes_on(
+    point: Sequence[float],
+    others: Sequence[Sequence[float]],
+    directions: Sequence[Direction],
+    keep: float,
+    always_first: int = ALWAYS_FIRST,
+) -> bool:
+    """Decides at a rung whether the trial with values ``point`` goes on.
+
+    Args:
+        point: the trial's M objective values at this rung.
+        others: [N, M] values of the trials that reached this rung before it.
+        directions: M directions.
+        keep: share of the trials that goes on, 0 < keep <= 1.
+        always_first: this many trials go on whatever their values, for there is nothing to compare with.
+
+    Returns:
+        True where ``point`` is among the best ``ceil(keep * (N + 1))`` by non-dominated rank, then
+        crowding. Of equal points the earlier one is the better one.
+
+    Raises:
+        ValueError: ``keep`` is out of range.
+    """
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep must be above 0 and at most 1, not {keep}")
+    if len(others) < always_first:
+        return True
+    seats = math.ceil(keep * (len(others) + 1) - 1e-9)
+    return len(others) in order([*others, point], directions)[:seats]

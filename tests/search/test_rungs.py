@@ -1,0 +1,35 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from autoprune.search.rungs import goes_on
+
+scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
+
+
+@given(scores, st.floats(0, 1), st.sampled_from([0.25, 0.5, 0.75, 1.0]))
+def test_one_objective_keeps_the_best_share(others, score, keep):
+    better = sum(other >= score for other in others)  # of equals, the earlier one is better
+    expected = better < keep * (len(others) + 1)
+    assert goes_on((score,), [(other,) for other in others], ("maximize",), keep) is expected
+
+
+def test_the_first_few_go_on_whatever_they_reach():
+    others = []
+    for _ in range(3):
+        assert goes_on((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
+        others.append((1.0, 1.0))
+    assert not goes_on((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
+
+
+def test_a_dominated_trial_is_stopped_and_a_trade_off_goes_on():
+    others = [(0.4, 50.0), (0.3, 25.0), (0.2, 50.0), (0.1, 25.0)]
+    directions = ("maximize", "minimize")
+    assert goes_on((0.35, 30.0), others, directions, 0.6)
+    assert not goes_on((0.05, 50.0), others, directions, 0.6)
+
+
+@pytest.mark.parametrize("keep", [0.0, -1.0, 1.1])
+def test_keep_out_of_range_is_refused(keep):
+    with pytest.raises(ValueError, match="keep"):
+        goes_on((1.0,), [], ("maximize",), keep)
