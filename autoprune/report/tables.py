@@ -1,0 +1,125 @@
+"""Tables for people: mAP in points, costs beside their share of the dense detector's."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from rich import box
+from rich.table import Table
+
+from autoprune.cost.latency import Latency
+
+Kind = Literal["dense", "uniform", "greedy", "searched"]
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One detector in a table or a plot.
+
+    Attributes:
+        name: what people call it, such as ``dense`` or ``trial 12``.
+        kind: the dense detector, a warm start (uniform, greedy), or what the search suggested.
+        map: mAP as a fraction; of a trial, its proxy. ``None`` where it was not measured.
+        gflops: billions of multiply-adds of one image.
+        mparams: millions of parameters.
+        latency: measured time of one image.
+        recovered_map: mAP after full recovery, as a fraction.
+        on_front: no other trial beats it in all objectives.
+    """
+
+    name: str
+    kind: Kind
+    map: float | None
+    gflops: float
+    mparams: float | None = None
+    latency: Latency | None = None
+    recovered_map: float | None = None
+    on_front: bool = False
+
+
+def points(fraction: float | None) -> str:
+    """MAP as people write it: 0.4627 is ``46.3``."""
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
+    """Detectors below one another, each against the first, the dense one.
+
+    Args:
+        entries: the dense detector, then the others.
+        title: what was compared, and on what.
+    """
+    dense = entries[0]
+    table = _table(title)
+    table.add_column("detector", overflow="fold")
+    for heading in ("mAP", "GFLOPs", "M params"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    if with_latency := any(entry.latency is not None for entry in entries):
+        table.add_column("ms (p10-p90)", justify="right", no_wrap=True)
+    for entry in entries:
+        reference = None if entry is dense else dense
+        cells = [
+            entry.name,
+            _map_cell(entry, reference),
+            _cost_cell(entry.gflops, reference.gflops if reference else None),
+            _cost_cell(entry.mparams, reference.mparams if reference else None),
+        ]
+        table.add_row(*cells, *([_latency_cell(entry.latency)] if with_latency else []))
+    return table
+
+
+def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> Table:
+    """The front and what it is to be compared with, cheapest first, the dense detector last.
+
+    Args:
+        entries: trials to show; those on the front are marked.
+        dense: the detector that all were made from.
+        title: the run and its budget.
+    """
+    table = _table(title)
+    table.add_column("trial", overflow="fold")
+    table.add_column("from")
+    table.add_column("front", justify="center")
+    for heading in ("proxy\nmAP", "GFLOPs", "M\nparams"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    rows = [*sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))), dense]
+    if with_latency := any(entry.latency is not None for entry in rows):
+        table.add_column("ms", justify="right")
+    if with_recovered := any(entry.recovered_map is not None for entry in rows):
+        table.add_column("recovered\nmAP", justify="right")
+    for entry in rows:
+        reference = None if entry is dense else dense
+        table.add_row(
+            entry.name,
+            entry.kind,
+            "●" if entry.on_front else "",
+            points(entry.map),
+            _cost_cell(entry.gflops, reference.gflops if reference else None),
+            _cost_cell(entry.mparams, None),
+            *([f"{entry.latency.median_ms:.1f}" if entry.latency else "-"] if with_latency else []),
+            *([points(entry.recovered_map)] if with_recovered else []),
+        )
+    return table
+
+
+def _table(title: str | None) -> Table:
+    return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
+
+
+def _map_cell(entry: Entry, reference: Entry | None) -> str:
+    if entry.map is None or reference is None or reference.map is None:
+        return points(entry.map)
+    return f"{points(entry.map)} ({100 * (entry.map - reference.map):+.1f})"
+
+
+def _cost_cell(cost: float | None, reference: float | None) -> str:
+    if cost is None:
+        return "-"
+    number = f"{cost:.2f}" if cost < 100 else f"{cost:.1f}"
+    return number if not reference else f"{number} ({cost / reference:.0%})"
+
+
+def _latency_cell(latency: Latency | None) -> str:
+    if latency is None:
+        return "-"
+    return f"{latency.median_ms:.1f} ({latency.p10_ms:.1f}-{latency.p90_ms:.1f})"

@@ -1,0 +1,65 @@
+"""The plotted marks stand where the detectors are, and a picture is written whole or not at all."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from autoprune.errors import RunError
+from autoprune.report import plots
+from autoprune.report.tables import Entry
+
+DENSE = Entry("dense", "dense", 0.46, 7.4)
+ENTRIES = [
+    Entry("trial 0", "uniform", 0.30, 3.7),
+    Entry("trial 1", "greedy", 0.36, 3.6, on_front=True),
+    Entry("trial 2", "searched", 0.25, 1.6, on_front=True, recovered_map=0.42),
+    Entry("trial 3", "searched", 0.20, 1.9),
+    Entry("trial 4", "searched", None, 2.0),
+]
+
+
+def test_marks_lines_and_budgets_are_at_their_values() -> None:
+    axes = plots.front_figure(ENTRIES, DENSE, budgets_gflops=[3.7, 2.4]).axes[0]
+    marks = {mark.get_label(): mark.get_offsets().tolist() for mark in axes.collections}
+    assert marks["dense detector"] == [[7.4, pytest.approx(46)]]
+    assert marks["uniform pruning (warm start)"] == [[3.7, pytest.approx(30)]]
+    assert marks["searched"] == [[1.6, pytest.approx(25)], [1.9, pytest.approx(20)]]
+    assert marks["after recovery"] == [[1.6, pytest.approx(42)]]
+    front, *budgets = axes.lines
+    assert np.allclose(front.get_xydata(), [[1.6, 25], [3.6, 36]])
+    assert [line.get_xdata()[0] for line in budgets] == [3.7, 2.4]
+
+
+def test_kinds_differ_by_shape_and_beaten_trials_are_hollow() -> None:
+    assert len({shape for shape, _, _ in plots.MARKS.values()}) == len(plots.MARKS)
+    axes = plots.front_figure(ENTRIES, DENSE).axes[0]
+    searched = next(mark for mark in axes.collections if mark.get_label() == "searched")
+    assert [colour[3] for colour in searched.get_facecolors()] == [1.0, 0.0]
+
+
+def test_the_picture_is_a_png_of_a_readable_size(tmp_path: Path) -> None:
+    path = tmp_path / "run" / "front.png"
+    plots.plot_front(path, ENTRIES, DENSE, [3.7], "runs/x")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width >= 900
+    assert [file.name for file in path.parent.iterdir()] == ["front.png"]
+
+
+def test_a_failed_write_leaves_the_old_picture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from matplotlib.figure import Figure
+
+    path = tmp_path / "front.png"
+    path.write_bytes(b"old")
+
+    def full(self: Figure, where: Path, **_: object) -> None:
+        where.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(RunError, match="disk is full"):
+        plots.plot_front(path, ENTRIES, DENSE)
+    assert path.read_bytes() == b"old"
+    assert [file.name for file in tmp_path.iterdir()] == ["front.png"]
