@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autoprune import __version__
+from autoprune.cli.doctor import doctor
 from autoprune.cli.schema import schema
 from autoprune.cli.terminal import problems
 from autoprune.errors import AutopruneError
@@ -16,6 +17,7 @@ from autoprune.errors import AutopruneError
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
+RESUMABLE = {"demo", "recover", "search", "train"}
 
 app = typer.Typer(
     name="autoprune",
@@ -47,6 +49,7 @@ def root(
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "doctor": (doctor, "autoprune doctor --out runs"),
     "schema": (schema, "autoprune schema --space > space.schema.json"),
 }
 for name, (command, example) in COMMANDS.items():
@@ -70,16 +73,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not debug:
             _quiet()
         try:
-            typer.main.get_command(app).main(
+            code = typer.main.get_command(app).main(
                 arguments or ["--help"], prog_name="autoprune", standalone_mode=False
             )
         except (KeyboardInterrupt, typer.Abort):
-            return _stop(f"interrupted; {_how_to_resume(arguments)}", INTERRUPTED)
+            return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
         except Exception as error:
             if debug:
                 traceback.print_exc()
             return _report(error, arguments)
-    return 0
+    if code == INTERRUPTED:  # typer's way to pass Ctrl-C on; click's, in its older versions, is Abort
+        return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
+    return code if isinstance(code, int) else 0
 
 
 def _report(error: Exception, arguments: Sequence[str]) -> int:
@@ -112,9 +117,8 @@ def _is_command(arguments: Sequence[str]) -> bool:
 
 
 def _how_to_resume(arguments: Sequence[str]) -> str:
-    resumable = {"search", "recover", "train", "demo"}
-    if arguments and arguments[0] in resumable:
-        return "what is finished is kept: type the same command again to go on from there"
+    if arguments and arguments[0] in RESUMABLE:
+        return "what is finished is kept; type the same command again to go on from there"
     return "nothing was changed"
 
 

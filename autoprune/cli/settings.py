@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -56,15 +56,17 @@ ConfigFile = Annotated[
 
 
 def with_config(
-    *panels: str, but: Iterable[str] = ()
+    *panels: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of whole panels; they reach it as its argument ``config``.
 
     Args:
         *panels: keys of `PANELS`.
         but: fields of these panels that the command has no use for.
+        defaults: fields that default to something else in this command.
     """
     fields = [name for panel in panels for name in PANELS[panel] if name not in set(but)]
+    own_defaults = dict(defaults or {})
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -72,14 +74,14 @@ def with_config(
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            config = _read({name: given.pop(name) for name in fields}, given.pop("config"))
+            config = _read({name: given.pop(name) for name in fields}, given.pop("config"), own_defaults)
             command(config=config, **given)
 
         file = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
         )
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        parameters = [*keywords, file, *map(_option, fields)]
+        parameters = [*keywords, file, *(_option(name, own_defaults) for name in fields)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -92,7 +94,7 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _option(name: str) -> inspect.Parameter:
+def _option(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
     """One field as a keyword parameter that typer turns into an option; ``None`` where it is not given."""
     field = Config.model_fields[name]
     panel = next(title for title, names in PANELS.items() if name in names)
@@ -100,7 +102,7 @@ def _option(name: str) -> inspect.Parameter:
     option = typer.Option(
         spelled,
         metavar=None if field.annotation is bool else _metavar(field),
-        help=_help(field),
+        help=_help(field, defaults.get(name, field.get_default())),
         show_default=False,
         rich_help_panel=panel,
     )
@@ -108,12 +110,11 @@ def _option(name: str) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _help(field: FieldInfo) -> str:
+def _help(field: FieldInfo, default: Any) -> str:
     """The description, the choices and the default of a field."""
     parts = [field.description or ""]
     if choices := _choices(field):
         parts.append(f"one of {', '.join(choices)}")
-    default = field.get_default()
     if default not in (None, (), {}):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parts.append(
@@ -144,14 +145,16 @@ def _metavar(field: FieldInfo) -> str:
     return "JSON" if get_origin(kind) is dict else named.get(kind, "NAME")
 
 
-def _read(flags: dict[str, Any], file: Path | None) -> Config:
-    """Validates the flags over the YAML file.
+def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any]) -> Config:
+    """Validates the flags over the YAML file over the command's own defaults.
 
     Raises:
         ConfigError: a value can't be used; the message names the field.
     """
     given = {name: _parse(name, value) for name, value in flags.items() if value is not None}
-    return make_config(**given) if file is None else load_config(file, **given)
+    config = make_config(**given) if file is None else load_config(file, **given)
+    unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}
+    return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)
 
 
 def _parse(name: str, value: Any) -> Any:

@@ -1,0 +1,153 @@
+"""`autoprune doctor`: is this machine ready, and what would a run use of it?"""
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.table import Table
+
+from autoprune import __version__
+from autoprune.cli.terminal import working
+from autoprune.errors import AutopruneError
+
+PACKAGES = ("torch", "torchvision", "numpy", "optuna", "ray", "pycocotools", "pydantic", "safetensors")
+LEAST_DISK_GIB = 1.0
+LEAST_MEMORY_GIB = 3.0
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was looked at, what was found, and what to do where it will not do (empty: it is fine)."""
+
+    what: str
+    found: str
+    remedy: str = ""
+
+
+def doctor(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="PATH", help="Folder that runs will be written to.")
+    ] = Path("runs"),
+) -> None:
+    """Check versions, devices, memory, disk, torchvision's operators and ray."""
+    with working() as console:
+        table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        checks = [*(probe() for probe in _PROBES), _disk(out)]
+        for check in checks:
+            table.add_row("FAIL" if check.remedy else "ok", check.what, check.found)
+        console.print(table)
+        failed = [check for check in checks if check.remedy]
+        if failed:
+            raise AutopruneError("; ".join(f"{check.what}: {check.remedy}" for check in failed))
+        console.print("all well; next: `autoprune demo`")
+
+
+def _versions() -> Check:
+    found, missing = [f"autoprune {__version__}", f"Python {platform.python_version()}"], []
+    for name in PACKAGES:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    remedy = f"pip install {' '.join(missing)}" if missing else ""
+    return Check("versions", ", ".join(found), remedy)
+
+
+def _devices() -> Check:
+    import torch
+
+    names = [
+        f"cuda:{index} {torch.cuda.get_device_name(index)}" for index in range(torch.cuda.device_count())
+    ]
+    return Check("devices", ", ".join(["cpu", *names]))
+
+
+def _threads() -> Check:
+    import torch
+
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return Check("CPU threads", f"torch uses {torch.get_num_threads()}, this process may use {allowed} cores")
+
+
+def _memory() -> Check:
+    free = free_memory_gib()
+    if free is None:
+        return Check("memory", "unknown on this system")
+    remedy = "" if free >= LEAST_MEMORY_GIB else f"free {LEAST_MEMORY_GIB:.0f} GiB; the demo needs that much"
+    return Check("memory", f"{free:.1f} GiB free", remedy)
+
+
+def free_memory_gib() -> float | None:
+    """Memory that a new process can have, within its container's limit; ``None`` where it is not told."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    except (OSError, StopIteration, ValueError):
+        return None
+    group = Path("/sys/fs/cgroup")
+    try:
+        used = int((group / "memory.current").read_text())
+        cached = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        limit = int((group / "memory.max").read_text()) - used + int(cached.get("inactive_file", 0))
+    except (OSError, ValueError):  # no container, or one without a limit ("max")
+        limit = free
+    return min(free, limit) / 2**30
+
+
+def _disk(folder: Path) -> Check:
+    folder = folder.absolute()
+    standing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(standing).free / 2**30
+    if not os.access(standing, os.W_OK):
+        return Check("disk", f"{standing} can't be written to", "choose another folder with --out")
+    remedy = "" if free >= LEAST_DISK_GIB else f"free {LEAST_DISK_GIB:.0f} GiB, or choose another --out"
+    return Check("disk", f"{free:.1f} GiB free for {folder}", remedy)
+
+
+def _operators() -> Check:
+    import torch
+    from torchvision import ops
+
+    try:
+        boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.1], [5.0, 5.0, 9.0, 9.0]])
+        kept = ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
+        pooled = ops.roi_align(torch.ones(1, 1, 8, 8), [boxes[:1]], 2)
+        right = kept == [0, 2] and bool((pooled == 1).all())
+    except (RuntimeError, AttributeError) as error:
+        return Check("torchvision operators", str(error).splitlines()[0], _MATCHING)
+    return Check(
+        "torchvision operators",
+        "nms and roi_align work" if right else "wrong results",
+        "" if right else _MATCHING,
+    )
+
+
+_MATCHING = "install the torchvision release that matches torch"
+
+
+def _ray() -> Check:
+    # in a process of its own: importing ray here would slow every other command down and leave threads behind
+    done = subprocess.run(
+        [sys.executable, "-c", "import ray; print(ray.__version__)"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        return Check("ray", last, "pip install -U 'ray[tune]'; only --engine ray needs it")
+    return Check("ray", f"{done.stdout.strip()} can be imported (for --engine ray)")
+
+
+_PROBES: tuple[Callable[[], Check], ...] = (_versions, _devices, _threads, _memory, _operators, _ray)

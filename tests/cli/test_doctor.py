@@ -1,0 +1,45 @@
+"""`autoprune doctor` names what is there and fails with a remedy where something is not."""
+
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune.cli import doctor
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture(autouse=True)
+def _no_ray_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    probes = tuple(probe for probe in doctor._PROBES if probe is not doctor._ray)
+    monkeypatch.setattr(doctor, "_PROBES", probes)
+
+
+def test_it_reports_versions_devices_and_disk(autoprune: Run, tmp_path: Path) -> None:
+    outcome = autoprune("doctor", "--out", tmp_path / "runs" / "new")
+    assert outcome.code == 0, outcome
+    for fragment in (f"torch {version('torch')}", "cpu", "nms and roi_align work", str(tmp_path)):
+        assert fragment in outcome.out
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_full_disk_fails_with_a_remedy(
+    autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "LEAST_DISK_GIB", 1e9)
+    outcome = autoprune("doctor", "--out", tmp_path)
+    assert outcome.code == 1
+    assert "FAIL" in outcome.out
+    assert outcome.err.startswith("error: disk: free 1000000000 GiB, or choose another --out")
+
+
+def test_a_missing_package_fails_with_its_install_command(
+    autoprune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    outcome = autoprune("doctor")
+    assert outcome.code == 1
+    assert "pip install no-such-package" in outcome.err

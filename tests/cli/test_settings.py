@@ -1,0 +1,99 @@
+"""Options are the fields of `Config`: same names and defaults, flags over YAML, one-line refusals."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from autoprune.cli import main as module
+from autoprune.cli.settings import PANELS, with_config
+from autoprune.config import Config
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(autoprune: Run, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs a command that takes all settings, and returns what it got, or the refusal."""
+    got: list[Config] = []
+
+    @with_config(*PANELS, defaults={"out": "runs/probe"})
+    def probe(config: Config) -> None:
+        """Keep the settings."""
+        got.append(config)
+
+    app = typer.Typer()
+    app.callback()(module.root)
+    app.command("probe")(probe)
+    monkeypatch.setattr(module, "app", app)
+
+    def run(*arguments: object) -> Any:
+        outcome = autoprune("probe", *arguments)
+        return got.pop() if got else outcome
+
+    return run
+
+
+def test_each_field_is_in_exactly_one_panel() -> None:
+    listed = [name for names in PANELS.values() for name in names]
+    assert sorted(listed) == sorted(Config.model_fields)
+
+
+def test_no_flags_give_the_defaults_and_those_of_the_command(settings: Run) -> None:
+    assert settings() == Config(out=Path("runs/probe"))
+
+
+def test_flags_reach_their_fields(settings: Run) -> None:
+    config = settings(
+        *("--budget-gflops", "50%,33%", "--image-cache-gib", "0.5", "--strict", "--no-warm-starts"),
+        *("--rungs", "0,5,50", "--input-size", "192x256", "--objectives", "map,gflops,latency_ms"),
+        *("--model-arguments", '{"min_size": 192, "returned_layers": [2, 3]}', "--trials", "7"),
+    )
+    assert config.budget_gflops == ("50%", "33%")
+    assert config.image_cache_gib == 0.5
+    assert config.strict
+    assert not config.warm_starts
+    assert config.rungs == (0, 5, 50)
+    assert config.input_size == (192, 256)
+    assert config.objectives == ("map", "gflops", "latency_ms")
+    assert config.model_arguments == {"min_size": 192, "returned_layers": [2, 3]}
+    assert config.trials == 7
+
+
+def test_flags_win_over_the_file_and_the_file_over_defaults(settings: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("trials: 5\nseed: 3\nout: runs/mine\nstrict: true\n")
+    config = settings("--config", file, "--seed", "9", "--no-strict")
+    assert (config.trials, config.seed, config.out, config.strict) == (5, 9, Path("runs/mine"), False)
+
+
+def test_an_unknown_key_of_the_file_is_refused_with_the_near_ones(settings: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("budget_gflop: 50\n")
+    assert settings("--config", file).is_refusal("`budget_gflop`", str(file), "budget_gflops")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["--trials", "many"], ["trials", "'many'"]),
+        (["--sampler", "magic"], ["sampler", "'magic'", "'tpe'"]),
+        (["--input-size", "800"], ["--input-size", "800x1344", "'800'"]),
+        (["--model-arguments", "{min"], ["--model-arguments", "JSON"]),
+        (["--objectives", "gflops"], ["objectives must hold map"]),
+        (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
+        (["--trials"], ["--trials"]),
+    ],
+)
+def test_bad_values_are_one_line(settings: Run, arguments: list[str], fragments: list[str]) -> None:
+    assert settings(*arguments).is_refusal(*fragments)
+
+
+def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:
+    text = " ".join(autoprune("probe", "--help").out.replace("│", " ").split())
+    for field in Config.model_fields:
+        assert f"--{field.replace('_', '-')}" in text
+    assert "one of tpe, nsga2, gp, random, qmc; default: tpe" in text
+    assert "default: runs/probe" in text
