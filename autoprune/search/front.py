@@ -34,7 +34,8 @@ def losses(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.fl
         raise ValueError(f"points of shape {array.shape} do not have {len(directions)} objectives each")
     if np.isnan(array).any():
         raise ValueError("points must not hold NaN")
-    return array * np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
+    signs = np.array([-1.0 if direction == "maximize" else 1.0 for direction in directions])
+    return np.asarray(array * signs)
 
 
 def ranks(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.int64]:
@@ -104,7 +105,7 @@ def order(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.int
     distance = np.zeros(len(rank))
     for level in np.unique(rank):
         here = np.flatnonzero(rank == level)
-        distance[here] = crowding([points[index] for index in here], directions)
+        distance[here] = crowding([points[int(index)] for index in here], directions)
     return np.lexsort((-distance, rank))
 
 

@@ -1,0 +1,303 @@
+"""The ledger: one Optuna study that holds all a search knows. Engines ask it for work and report to it.
+
+What makes a search survive `kill -9` at any moment is here: a trial in flight is RUNNING in the study;
+the next driver puts it back into the queue with the same parameters. A finished trial is never run again.
+"""
+
+import math
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.errors import RunError
+from autoprune.search.front import front
+from autoprune.search.rungs import goes_on
+from autoprune.search.samplers import make_sampler
+from autoprune.search.study import directions, open_study
+from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record, State
+from autoprune.seeding import seed as derive
+
+FORMAT = 1
+MOST_REPEATS = 200  # asks in a row that give known policies, after which the space counts as exhausted
+MOST_LOSSES = 3  # workers that a policy may take down with it
+
+
+class Ledger:
+    """Proposes trials, decides at rungs, and keeps the results.
+
+    Args:
+        storage: path of a journal file, or any Optuna storage URL.
+        name: the study's name in the storage.
+        plan: space and budgets.
+        settings: how the search goes.
+
+    Attributes:
+        exhausted: the space has no policy left that was not tried.
+
+    Raises:
+        RunError: the storage can't be opened, or the study is of another search.
+    """
+
+    def __init__(self, storage: Path | str, name: str, plan: Plan, settings: LedgerSettings) -> None:
+        """Opens the study and takes up what an earlier driver left."""
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
+        self.plan, self.settings, self.exhausted = plan, settings, False
+        self._directions = directions(settings.objectives)
+        self.study, self._storage = open_study(storage, name, self._directions)
+        self._check_identity(f"the study {name} in {storage}")
+        self._distributions: dict[str, BaseDistribution] = {
+            name: FloatDistribution(0.0, 1.0) for name in plan.variables
+        }
+        if len(plan.budgets) > 1:
+            self._distributions["budget"] = CategoricalDistribution(list(range(len(plan.budgets))))
+        self._known: dict[tuple[tuple[str, int], ...], int] = {}
+        self._resume()
+        for record in self.records():
+            if record.same_as is None:
+                self._known.setdefault(_key(record.widths), record.number)
+
+    # engines call these
+
+    def ask(self) -> Candidate | None:
+        """The next trial to run; ``None`` while all that are asked for are finished or in flight."""
+        for _ in range(MOST_REPEATS):
+            counted = [trial for trial in self._trials() if _counts(trial)]
+            if len(counted) >= self.settings.trials:
+                return None
+            trial = self._next()
+            widths = self._widths(trial)
+            earlier = self._known.setdefault(_key(widths), trial.number)
+            if earlier == trial.number:
+                self._set(trial.number, "widths", widths)
+                origin = trial.user_attrs.get("origin", self.settings.sampler)
+                return Candidate(trial.number, origin, widths, self.plan.keep(widths))
+            self._repeat(trial.number, earlier, widths)
+        self.exhausted = True
+        return None
+
+    def report(self, number: int, rung: int, metrics: Metrics) -> bool:
+        """Takes a trial's metrics at a rung and says whether it goes on; else it is finished.
+
+        Args:
+            number: the trial.
+            rung: 0, 1, …
+            metrics: all objectives; times end in ``_s``.
+        """
+        missing = [
+            name for name in self.settings.objectives if not math.isfinite(metrics.get(name, math.nan))
+        ]
+        if missing:
+            self.fail(number, f"{missing[0]} is not a number at rung {rung}")
+            return False
+        self._set(number, f"rung_{rung}", dict(metrics))
+        trial = self._trial(number)
+        point = self._values(trial, metrics)
+        if rung + 1 == self.settings.rungs:
+            self.study.tell(number, point)
+            return False
+        if "warm_start" in trial.user_attrs:
+            return True
+        others = [
+            self._values(other, other.user_attrs[f"rung_{rung}"])
+            for other in self._trials()
+            if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
+        ]
+        if goes_on(point, others, self._directions, self.settings.rung_keep):
+            return True
+        self.study.tell(number, state=TrialState.PRUNED)
+        return False
+
+    def fail(self, number: int, reason: str) -> None:
+        """Ends a trial that can't be done; it counts as one of the trials asked for."""
+        self._set(number, "reason", reason)
+        self.study.tell(number, state=TrialState.FAIL)
+
+    def lose(self, number: int, reason: str) -> None:
+        """Puts a trial whose worker was lost back into the queue, a few times at most."""
+        losses = self._trial(number).user_attrs.get("losses", 0) + 1
+        if losses >= MOST_LOSSES:
+            self.fail(number, f"{losses} workers were lost with it, at last: {reason}")
+            return
+        self._requeue(self._trial(number), losses=losses)
+
+    # readers call these
+
+    @property
+    def done(self) -> bool:
+        """Whether no trial is left to run or in flight."""
+        counted = [trial for trial in self._trials() if _counts(trial)]
+        enough = self.exhausted or len(counted) >= self.settings.trials
+        return enough and all(trial.state.is_finished() for trial in counted)
+
+    def records(self) -> list[Record]:
+        """All trials but those that were put back into the queue, by number."""
+        return [
+            self._record(trial)
+            for trial in self._trials()
+            if trial.state != TrialState.WAITING and not trial.user_attrs.get("requeued")
+        ]
+
+    def finished(self) -> list[Record]:
+        """The trials that count: run to their end, with no policy twice."""
+        return [record for record in self.records() if record.state != "running" and record.same_as is None]
+
+    def front(self) -> list[Record]:
+        """The trials at the top rung that no other beats in all objectives, by GFLOPs or else number."""
+        done = [record for record in self.finished() if record.state == "complete"]
+        points = [[record.metrics[name] for name in self.settings.objectives] for record in done]
+        best = [done[index] for index in front(points, self._directions)]
+        return sorted(best, key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
+
+    @property
+    def notes(self) -> dict[str, Any]:
+        """What was kept about the run as a whole, such as the dense detector's metrics."""
+        return dict(self.study.user_attrs)
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps something about the run as a whole; any JSON value."""
+        self.study.set_user_attr(name, value)
+
+    # the study
+
+    def _next(self) -> FrozenTrial:
+        """A RUNNING trial with all parameters: from the queue, a warm start, or the sampler."""
+        trials = self._trials()
+        live = [trial for trial in trials if not trial.user_attrs.get("requeued")]
+        if not any(trial.state == TrialState.WAITING for trial in live):
+            started = {trial.user_attrs.get("warm_start") for trial in live}
+            left = [index for index in range(len(self.plan.warm_starts)) if index not in started]
+            if left:
+                self._enqueue_warm_start(left[0])
+        scope = derive(self.settings.seed, "trial", len(live))
+        self.study.sampler = make_sampler(
+            self.settings.sampler, scope, derive(self.settings.seed, "sampler"), self.settings.parallel
+        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return self._trial(self.study.ask(self._distributions).number)
+
+    def _enqueue_warm_start(self, index: int) -> None:
+        start = self.plan.warm_starts[index]
+        parameters: dict[str, Any] = dict(zip(self.plan.variables, start.shares, strict=True))
+        if "budget" in self._distributions:
+            parameters["budget"] = start.budget
+        attributes: dict[str, Any] = {"origin": start.origin, "warm_start": index}
+        if start.widths is not None:
+            attributes["widths"] = dict(start.widths)
+        self.study.enqueue_trial(parameters, user_attrs=attributes)
+
+    def _widths(self, trial: FrozenTrial) -> dict[str, int]:
+        if "widths" in trial.user_attrs:
+            return dict(trial.user_attrs["widths"])
+        shares = np.array([trial.params[name] for name in self.plan.variables])
+        return self.plan.widths(shares, trial.params.get("budget", 0))
+
+    def _repeat(self, number: int, earlier: int, widths: Mapping[str, int]) -> None:
+        """Ends a trial with the results of the trial that had the same policy."""
+        first = self._trial(earlier)
+        self._set(number, "widths", dict(widths))
+        self._set(number, "same_as", earlier)
+        if first.state == TrialState.COMPLETE:
+            self.study.tell(number, list(first.values))
+        else:
+            pruned = first.state == TrialState.PRUNED
+            self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+
+    def _resume(self) -> None:
+        """Finishes or requeues the trials that a killed driver left in flight."""
+        waiting = {
+            trial.user_attrs.get("requeued_from")
+            for trial in self._trials()
+            if trial.state == TrialState.WAITING
+        }
+        top = f"rung_{self.settings.rungs - 1}"
+        for trial in self._trials():
+            if trial.state != TrialState.RUNNING:
+                continue
+            if top in trial.user_attrs:
+                self.study.tell(trial.number, self._values(trial, trial.user_attrs[top]))
+            elif "reason" in trial.user_attrs:
+                self.study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.number in waiting or set(trial.params) != set(self._distributions):
+                self._drop(trial)
+            else:
+                self._requeue(trial)
+
+    def _requeue(self, trial: FrozenTrial, **attributes: Any) -> None:
+        """Queues the trial's parameters anew, then drops it: in this order nothing can be lost between."""
+        kept = ("origin", "warm_start", "widths", "losses")
+        attributes = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs} | attributes
+        self.study.enqueue_trial(trial.params, user_attrs={**attributes, "requeued_from": trial.number})
+        self._drop(trial)
+        self._known = {key: number for key, number in self._known.items() if number != trial.number}
+
+    def _drop(self, trial: FrozenTrial) -> None:
+        self._set(trial.number, "requeued", True)
+        self.study.tell(trial.number, state=TrialState.FAIL)
+
+    def _values(self, trial: FrozenTrial, metrics: Metrics) -> list[float]:
+        """The objectives as the sampler and the rungs see them.
+
+        Candidates lie a fraction of a per cent below their budget. That fraction is no merit, so their
+        GFLOPs are the budget here, as far as GFLOPs have one; the front compares the true ones.
+        """
+        target = self.plan.budgets[trial.params.get("budget", 0)] if self.plan.budgets else None
+        return [
+            target if name == "gflops" and target is not None else metrics[name]
+            for name in self.settings.objectives
+        ]
+
+    def _record(self, trial: FrozenTrial) -> Record:
+        attributes = trial.user_attrs
+        rungs = (attributes.get(f"rung_{rung}") for rung in range(self.settings.rungs))
+        states: dict[TrialState, State] = {
+            TrialState.COMPLETE: "complete",
+            TrialState.PRUNED: "stopped",
+            TrialState.FAIL: "failed",
+        }
+        return Record(
+            number=trial.number,
+            state=states.get(trial.state, "running"),
+            origin=attributes.get("origin", self.settings.sampler),
+            budget=self.plan.budgets[trial.params.get("budget", 0)] if self.plan.budgets else None,
+            widths=attributes.get("widths", {}),
+            rungs=tuple(metrics for metrics in rungs if metrics is not None),
+            reason=attributes.get("reason"),
+            same_as=attributes.get("same_as"),
+        )
+
+    def _trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def _trial(self, number: int) -> FrozenTrial:
+        return self._trials()[number]
+
+    def _set(self, number: int, name: str, value: Any) -> None:
+        """Writes an attribute of a trial that this process need not have asked for."""
+        self._storage.set_trial_user_attr(self._trial(number)._trial_id, name, value)
+
+    def _check_identity(self, where: str) -> None:
+        identity = {"format": str(FORMAT), **self.plan.identity, "variables": ", ".join(self.plan.variables)}
+        found = self.study.user_attrs.get("identity")
+        if found is None and not self._trials():
+            self.note("identity", identity)
+            return
+        differing = [name for name in identity if (found or {}).get(name) != identity[name]]
+        if differing:
+            raise RunError(f"{where} is of another search: its {differing[0]} differs; choose another --out")
+
+
+def _counts(trial: FrozenTrial) -> bool:
+    """Whether a trial is one of those asked for: finished or in flight, and no repetition."""
+    dropped = trial.user_attrs.get("requeued") or "same_as" in trial.user_attrs
+    return trial.state != TrialState.WAITING and not dropped
+
+
+def _key(widths: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+    return tuple(sorted(widths.items()))

@@ -1,0 +1,115 @@
+"""What passes between plan, ledger and engines: warm starts, candidates, records."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+Metrics = Mapping[str, float]
+State = Literal["running", "complete", "stopped", "failed"]
+
+
+@dataclass(frozen=True)
+class WarmStart:
+    """A policy to try before the sampler proposes any.
+
+    Attributes:
+        origin: how it was found, such as ``"uniform"``.
+        budget: index of the budget it was made for.
+        shares: value of each variable, 0 to 1.
+        widths: its exact widths; ``None`` where `Plan.widths` gives them from ``shares``.
+    """
+
+    origin: str
+    budget: int
+    shares: tuple[float, ...]
+    widths: Mapping[str, int] | None = None
+
+
+class Plan(Protocol):
+    """What the ledger has to know about space and budgets.
+
+    Attributes:
+        variables: names of the space's variables.
+        budgets: GFLOPs that candidates are fitted to, one for each budget; ``None`` where GFLOPs are free.
+        warm_starts: in the order in which they are tried.
+        identity: what the study is about (hashes of space and weights); a study of another one is refused.
+    """
+
+    variables: Sequence[str]
+    budgets: Sequence[float | None]
+    warm_starts: Sequence[WarmStart]
+    identity: Mapping[str, str]
+
+    def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
+        """The widths of shares [variables], put on a budget."""
+
+    def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """The kept channels of each pruned group."""
+
+
+@dataclass(frozen=True)
+class LedgerSettings:
+    """How a search goes; see `Config` for the fields of the same names.
+
+    Attributes:
+        rungs: number of rungs.
+        parallel: trials run side by side.
+    """
+
+    trials: int
+    objectives: tuple[str, ...] = ("map", "gflops")
+    rungs: int = 1
+    rung_keep: float = 0.5
+    sampler: str = "tpe"
+    seed: int = 0
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One trial's work: a policy that no trial had before.
+
+    Attributes:
+        number: the trial's number in the study.
+        origin: the warm start's, or the sampler's name.
+        widths: channels that each group has after pruning.
+        keep: kept channels of each pruned group.
+    """
+
+    number: int
+    origin: str
+    widths: Mapping[str, int]
+    keep: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the ledger knows of one trial.
+
+    Attributes:
+        state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``.
+        budget: GFLOPs it was fitted to, if any.
+        rungs: metrics at each rung that it reached.
+        reason: why it failed.
+        same_as: trial that had the same policy; this one was not run.
+    """
+
+    number: int
+    state: State
+    origin: str
+    budget: float | None
+    widths: Mapping[str, int]
+    rungs: tuple[Metrics, ...] = ()
+    reason: str | None = None
+    same_as: int | None = None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics at the highest rung that it reached."""
+        return self.rungs[-1] if self.rungs else {}
+
+    def seconds(self, what: str) -> float:
+        """Seconds of all rungs together spent on ``training``, ``evaluation`` or ``other``."""
+        return sum(metrics.get(f"{what}_s", 0.0) for metrics in self.rungs)
