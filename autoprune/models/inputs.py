@@ -1,0 +1,39 @@
+"""What a detector takes: how it resizes images, and an example for one forward pass."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Resize:
+    """How a detector resizes its input.
+
+    Attributes:
+        min_size: pixels of the shorter side.
+        max_size: most pixels of the longer side.
+        fixed: (height, width) that every image is stretched to, in place of the two above.
+    """
+
+    min_size: int | None = None
+    max_size: int | None = None
+    fixed: tuple[int, int] | None = None
+
+
+def resize_rule(model: nn.Module) -> Resize | None:
+    """Reads the detector's own resizing off ``model.transform``; ``None`` where it has none."""
+    transform = getattr(model, "transform", None)
+    if (fixed := getattr(transform, "fixed_size", None)) is not None:
+        return Resize(fixed=(int(fixed[1]), int(fixed[0])))  # torchvision has (width, height)
+    min_size, max_size = getattr(transform, "min_size", None), getattr(transform, "max_size", None)
+    if min_size is None or max_size is None:
+        return None
+    shorter = min_size[-1] if isinstance(min_size, list | tuple) else min_size  # the one used in eval mode
+    return Resize(int(shorter), int(max_size))
+
+
+def detector_inputs(input_size: tuple[int, int], device: torch.device | str = "cpu") -> tuple[list[Tensor]]:
+    """Arguments for one forward pass on one random image, float32 [3, height, width] in [0, 1]."""
+    noise = torch.rand((3, *input_size), generator=torch.Generator().manual_seed(0))
+    return ([noise.to(device)],)
