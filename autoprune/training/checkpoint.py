@@ -1,0 +1,78 @@
+"""One file that a training run resumes from: tensors and progress together, so that they can't disagree.
+
+The file is safetensors: the tensors of the state, and one line of JSON in the header. No pickle.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from autoprune.errors import RunError
+from autoprune.files import replacing
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a training run after ``step`` steps.
+
+    Attributes:
+        run: what identifies the run: settings, data and start weights. JSON values.
+        step: optimiser steps done.
+        losses: loss of each step done.
+        tensors: model, moving average and optimiser state, by name.
+    """
+
+    run: Mapping[str, Any]
+    step: int
+    losses: list[float]
+    tensors: dict[str, torch.Tensor]
+
+    def save(self, path: Path) -> None:
+        """Writes the file, whole or not at all.
+
+        Raises:
+            RunError: the disk is full, or the folder can't be written to.
+        """
+        state = json.dumps({"run": self.run, "step": self.step, "losses": self.losses})
+        # safetensors refuses tensors that share memory or are not contiguous
+        tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
+        with replacing(path) as temporary:
+            try:
+                save_file(tensors, temporary, metadata={"training": state})
+            except SafetensorError as error:  # what it makes of a full disk
+                raise RunError(
+                    f"cannot write {path}: {error}; free some space and run the same command"
+                ) from error
+
+    @staticmethod
+    def load(path: Path, run: Mapping[str, Any]) -> "Checkpoint | None":
+        """Reads the file; ``None`` where there is none.
+
+        Raises:
+            RunError: the file can't be read, or is of a run other than ``run``.
+        """
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                state = json.loads(file.metadata()["training"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            raise RunError(
+                f"cannot read the checkpoint {path}: {error}; delete it to train from the start"
+            ) from error
+        expected = json.loads(json.dumps(run))
+        differing = [key for key in expected if state["run"].get(key) != expected[key]]
+        if differing:
+            key = differing[0]
+            raise RunError(
+                f"the checkpoint {path} is of another run: {key} was {state['run'].get(key)!r}, now "
+                f"{expected[key]!r}; repeat the run's own settings, or delete the file"
+            )
+        return Checkpoint(state["run"], state["step"], state["losses"], tensors)

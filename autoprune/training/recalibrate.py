@@ -1,0 +1,76 @@
+"""New BatchNorm statistics for a pruned detector: those of the dense one no longer fit its activations."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from autoprune.seeding import seed as derive
+from autoprune.training.loop import TrainSplit
+
+
+@torch.no_grad()
+def recalibrate(
+    model: nn.Module,
+    split: TrainSplit,
+    images: int,
+    batch_size: int,
+    device: torch.device | str,
+    seed: int,
+) -> nn.Module:
+    """Returns a copy whose BatchNorm statistics are the averages over training images.
+
+    Each batch counts alike (`momentum=None`, cumulative averaging); only BatchNorm modules are in
+    training mode, so dropout and the like stay off. Weights are not changed.
+
+    Args:
+        model: a detector; not changed. With no BatchNorm (FrozenBatchNorm2d, GroupNorm) it is only copied.
+        split: training images.
+        images: how many of them to use; 0 means none, the statistics stay.
+        batch_size: images in a forward pass; batches differ in size by one at most.
+        device: where to run; the copy stays there.
+        seed: decides which images.
+
+    Returns:
+        The copy, in eval mode.
+    """
+    device = torch.device(device)
+    renewed = copy.deepcopy(model).to(device).eval()
+    norms = [
+        module
+        for module in renewed.modules()
+        if isinstance(module, _BatchNorm) and module.running_mean is not None
+    ]
+    count = min(images, len(split))
+    if not norms or not count:
+        return renewed
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.reset_running_stats()
+        norm.momentum = None
+        norm.train()
+    forward = _shortest_forward(renewed, norms)
+    chosen = np.random.default_rng(derive(seed, "recalibration")).permutation(len(split))[:count]
+    for indices in np.array_split(chosen, -(-count // batch_size)):
+        forward(split.batch(indices.tolist(), device)[0])
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+        norm.eval()
+    return renewed
+
+
+def _shortest_forward(model: nn.Module, norms: list[_BatchNorm]) -> Callable[[list[Tensor]], Any]:
+    """A call that passes every norm: transform and backbone where they are all in there, else the model.
+
+    It saves the heads and their post-processing, which is more than half of a RetinaNet.
+    """
+    transform, backbone = getattr(model, "transform", None), getattr(model, "backbone", None)
+    if isinstance(transform, nn.Module) and isinstance(backbone, nn.Module):
+        inside = set(backbone.modules())
+        if all(norm in inside for norm in norms):
+            return lambda images: backbone(transform(images)[0].tensors)
+    return model

@@ -1,0 +1,95 @@
+"""A toy detector and a toy split, so that a training step takes a millisecond."""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+
+SIZE = 16
+
+
+class ToyBackbone(nn.Module):
+    """Two convolutions with norms, and two feature maps as an FPN gives them."""
+
+    def __init__(self, norm: type[nn.Module] = nn.BatchNorm2d, width: int = 6) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, width, 3, padding=1, bias=False)
+        self.norm1 = norm(width)
+        self.conv2 = nn.Conv2d(width, width, 3, padding=1, stride=2, bias=False)
+        self.norm2 = norm(width)
+
+    def forward(self, images: Tensor) -> dict[str, Tensor]:
+        fine = self.norm1(self.conv1(images)).relu()
+        return OrderedDict({"0": fine, "1": self.norm2(self.conv2(fine)).relu()})
+
+
+class ToyDetector(nn.Module):
+    """Has the shape of a torchvision detector: transform, backbone, losses in training, boxes in eval."""
+
+    def __init__(self, norm: type[nn.Module] = nn.BatchNorm2d, width: int = 6, dropout: float = 0.1) -> None:
+        super().__init__()
+        self.transform = GeneralizedRCNNTransform(SIZE, SIZE, [0.4, 0.5, 0.6], [0.2, 0.25, 0.3])
+        self.backbone = ToyBackbone(norm, width)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, 5)
+
+    def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
+        inputs, targets = self.transform(images, targets)
+        maps = list(self.backbone(inputs.tensors).values())
+        found = self.head(self.dropout(maps[0].mean((2, 3)) + maps[1].mean((2, 3))))
+        if not self.training:
+            return [{"boxes": row[None, :4]} for row in found]
+        assert targets is not None
+        boxes = torch.stack([target["boxes"][0] for target in targets]) / SIZE
+        labels = torch.stack([target["labels"][0] for target in targets]).float()
+        return {"box": (found[:, :4] - boxes).abs().mean(), "label": (found[:, 4] - labels).square().mean()}
+
+
+class ToySplit:
+    """Random images, each with one box; remembers what it was asked for."""
+
+    def __init__(self, count: int = 10, size: int = SIZE, seed: int = 0) -> None:
+        random = np.random.default_rng(seed)
+        self.images = torch.from_numpy(random.random((count, 3, size, size), dtype=np.float32))
+        self.asked: list[tuple[list[int], list[bool] | None]] = []
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def batch(
+        self, indices: Sequence[int], device: torch.device, flip: Sequence[bool] | None = None
+    ) -> tuple[list[Tensor], list[dict[str, Any]]]:
+        self.asked.append((list(indices), None if flip is None else list(flip)))
+        flips = [False] * len(indices) if flip is None else flip
+        size = self.images.shape[-1]
+        images, targets = [], []
+        for index, flipped in zip(indices, flips, strict=True):
+            left = size / 8 if not flipped else size * 3 / 8
+            boxes = torch.tensor([[left, 2.0, left + size / 2, size - 2.0]])
+            image = self.images[index].flip(-1) if flipped else self.images[index]
+            images.append(image.to(device))
+            targets.append(
+                {"boxes": boxes.to(device), "labels": torch.tensor([index % 3 + 1], device=device)}
+            )
+        return images, targets
+
+
+@pytest.fixture
+def toy() -> ToyDetector:
+    torch.manual_seed(0)
+    return ToyDetector()
+
+
+@pytest.fixture
+def split() -> ToySplit:
+    return ToySplit()
+
+
+@pytest.fixture
+def image_split() -> ToySplit:
+    return ToySplit(count=6, size=64)
