@@ -92,6 +92,7 @@ def test_the_dense_detector_is_left_alone(toy: Any) -> None:
 
 
 def test_student_and_teacher_see_the_same_images(toy: Any, split: Any) -> None:
+    toy.eval()  # a teacher in training mode is copied, and would not have the hook
     seen: list[Tensor] = []
     student = copy.deepcopy(toy)
     student.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
