@@ -1,0 +1,120 @@
+"""Channel groups, and the graph of all groups of a model with its cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from autoprune.cost.counts import CostModel
+from autoprune.errors import PolicyError
+
+Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]
+Index: TypeAlias = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGroup:
+    """All parameter and buffer axes that lose the same channels together.
+
+    Attributes:
+        name: the module that makes the channels first.
+        width: number of channels.
+        unit: how many of them can only be removed together.
+        prunable: whether any can be removed.
+        reason: why not.
+        members: (tensor name in the state dict, axis, index); ``index[i]`` is the group's channel of
+            position i on that axis, -1 where the position is not of this group.
+        roles: for each member, what the tensor does with the channels.
+        units: the channels of each unit, [width / unit, unit].
+    """
+
+    name: str
+    width: int
+    unit: int
+    prunable: bool
+    reason: str | None
+    members: list[tuple[str, int, Index]] = field(repr=False)
+    roles: list[Role] = field(repr=False)
+    units: Index = field(repr=False)
+
+
+@dataclass(frozen=True, eq=False)
+class ChannelGraph:
+    """The channel groups of a model and the cost of every choice of widths.
+
+    Attributes:
+        groups: all groups by name, in order of execution; frozen ones say why.
+        cost: the cost model over the prunable groups.
+        features: for each direct child of the model, the group and the channel index of every position on
+            the channel axis of each 4-D tensor that it returns.
+        shapes: dense shape of every labelled parameter and buffer.
+    """
+
+    groups: dict[str, ChannelGroup]
+    cost: CostModel
+    features: dict[str, list[tuple[str | None, Index]]]
+    shapes: dict[str, tuple[int, ...]]
+
+    @cached_property
+    def prunable(self) -> dict[str, ChannelGroup]:
+        """The groups that can lose channels."""
+        return {name: group for name, group in self.groups.items() if group.prunable}
+
+    def gflops(self, widths: Mapping[str, int] | None = None) -> float:
+        """GFLOPs of one forward pass on the traced input.
+
+        Args:
+            widths: channels kept by group name; groups not named keep all.
+
+        Raises:
+            PolicyError: a group is unknown or frozen, or can't have that width.
+        """
+        return float(self.cost.flops(self.vector(widths))) / 1e9
+
+    def mparams(self, widths: Mapping[str, int] | None = None) -> float:
+        """Millions of parameters; arguments and errors as for `gflops`."""
+        return float(self.cost.params(self.vector(widths))) / 1e6
+
+    def vector(self, widths: Mapping[str, int] | None) -> npt.NDArray[np.int64]:
+        """Widths by name as the cost model takes them, [G].
+
+        Raises:
+            PolicyError: a group is unknown or frozen, or can't have that width.
+        """
+        result = self.cost.dense.copy()
+        for name, width in (widths or {}).items():
+            group = find_group(self.groups, name)
+            if width == group.width:
+                continue
+            check_prunable(group)
+            if not 0 < width < group.width or width % group.unit:
+                step = f" in steps of {group.unit}" if group.unit > 1 else ""
+                raise PolicyError(
+                    f"group `{name}` can't keep {width} channels: it takes {group.unit} to {group.width}{step}"
+                )
+            result[self.cost.names.index(name)] = width
+        return result
+
+
+def find_group(groups: Mapping[str, ChannelGroup], name: str) -> ChannelGroup:
+    """Looks a group up by name.
+
+    Raises:
+        PolicyError: there is none of that name.
+    """
+    if name not in groups:
+        raise PolicyError(f"no channel group is named `{name}`; `autoprune inspect` lists them")
+    return groups[name]
+
+
+def check_prunable(group: ChannelGroup) -> None:
+    """Refuses to take channels from a frozen group.
+
+    Raises:
+        PolicyError: the group is frozen.
+    """
+    if not group.prunable:
+        raise PolicyError(f"group `{group.name}` can't lose channels: it {group.reason}")

@@ -1,0 +1,169 @@
+"""Atoms and labels: what one traced forward pass learns about which channels belong together.
+
+Every index of every parameter and buffer axis is an *atom*, an integer. An axis of any tensor is either
+fixed (`None`) or labelled with an int64 array that names one atom for each of its indices. Op rules
+carry labels from inputs to outputs and note facts about atoms here; nothing is solved before the end.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from math import prod
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+Atoms: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
+Axis: TypeAlias = Atoms | None
+
+Args: TypeAlias = tuple[Any, ...]
+
+_ATTRIBUTE = "_autoprune_labels"
+
+
+@dataclass(slots=True)
+class Labels:
+    """The labels of one tensor.
+
+    Attributes:
+        axes: one label per axis.
+        zero: one-element list, shared by a tensor and its views: whether a channel whose parameters are
+            all zero holds zeros here. Only then may channels be summed over.
+        owner: the facts that the atoms belong to, so that a label cached by the model never leaks into
+            another trace.
+    """
+
+    axes: tuple[Axis, ...]
+    zero: list[bool]
+    owner: "Facts"
+
+
+@dataclass(eq=False)
+class Facts:
+    """Everything that the op rules have stated about the atoms.
+
+    Attributes:
+        size: number of atoms handed out.
+        same: pairs of arrays, position by position the same channel.
+        tied: pairs of arrays, position by position different channels that go together.
+        frozen: arrays of atoms that can't be removed, with the reason.
+        produced, consumed, normalised: arrays of atoms made by a convolution or product, summed over by
+            one, or scaled by a norm; in the order of execution.
+        costs: multiply-adds as a constant and the axes whose lengths multiply it.
+        activations: bytes written by an op, in the same form.
+        empty: arrays of atoms seen on a tensor without elements.
+        guesses: arrays of atoms for which a rule had to assume how the code computes a size.
+    """
+
+    size: int = 0
+    same: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    tied: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    frozen: list[tuple[Atoms, str]] = field(default_factory=list)
+    produced: list[Atoms] = field(default_factory=list)
+    consumed: list[Atoms] = field(default_factory=list)
+    normalised: list[Atoms] = field(default_factory=list)
+    costs: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
+    activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
+    empty: list[Atoms] = field(default_factory=list)
+    guesses: list[Atoms] = field(default_factory=list)
+    _leaves: dict[int, Labels] = field(default_factory=dict)
+    _stated: set[tuple[object, ...]] = field(default_factory=set)
+
+    def fresh(self, count: int) -> Atoms:
+        """Hands out ``count`` new atoms."""
+        self.size += count
+        return np.arange(self.size - count, self.size, dtype=np.int64)
+
+    def leaf(self, tensor: torch.Tensor) -> Labels:
+        """Labels a parameter or buffer; the caller keeps it alive. Axes of length one are fixed."""
+        axes = tuple(self.fresh(n) if n > 1 else None for n in tensor.shape)
+        self._leaves[id(tensor)] = labels = Labels(axes, [True], self)
+        return labels
+
+    def labels(self, tensor: torch.Tensor) -> Labels | None:
+        """The labels of ``tensor``, or None where all its axes are fixed."""
+        leaf = self._leaves.get(id(tensor))
+        if leaf is not None:
+            return leaf
+        labels: Labels | None = tensor.__dict__.get(_ATTRIBUTE)
+        return labels if labels is not None and labels.owner is self else None
+
+    def axes(self, tensor: torch.Tensor) -> tuple[Axis, ...]:
+        """One label per axis of ``tensor``."""
+        labels = self.labels(tensor)
+        return labels.axes if labels else (None,) * tensor.dim()
+
+    def zero(self, tensor: torch.Tensor) -> bool:
+        """Whether removed channels are known to hold zeros in ``tensor``."""
+        labels = self.labels(tensor)
+        return labels is not None and labels.zero[0]
+
+    def put(self, tensor: torch.Tensor, axes: Sequence[Axis], zero: bool | list[bool] = False) -> None:
+        """Labels an op's output. A list as ``zero`` is shared with the tensor that it is a view of."""
+        if any(axis is not None for axis in axes):
+            cell = zero if isinstance(zero, list) else [zero]
+            tensor.__dict__[_ATTRIBUTE] = Labels(tuple(axes), cell, self)
+
+    def unify(self, a: Axis, b: Axis, where: str) -> Axis:
+        """States that two axes hold the same channels; returns the label that stands for both."""
+        if a is b:
+            return a
+        if a is None or b is None:
+            known = b if a is None else a
+            self.freeze(known, f"meets an axis of fixed length in {where}")
+            return known
+        if self._first("same", a, b):
+            self.same.append((a, b))
+        return a
+
+    def tie(self, rows: Atoms) -> None:
+        """States that the channels in each row of ``rows`` [n, k] can only be removed together."""
+        for column in range(1, rows.shape[1]):
+            self.tied.append((rows[:, 0], rows[:, column]))
+
+    def freeze(self, axis: Axis, reason: str) -> None:
+        """States that the channels on ``axis`` can't be removed."""
+        if axis is not None and self._first("frozen", axis):
+            self.frozen.append((axis, reason))
+
+    def produce(self, axis: Axis) -> None:
+        """States that the channels on ``axis`` are made here."""
+        if axis is not None and self._first("produced", axis):
+            self.produced.append(axis)
+
+    def consume(self, axis: Axis) -> None:
+        """States that the channels on ``axis`` are summed over here."""
+        if axis is not None and self._first("consumed", axis):
+            self.consumed.append(axis)
+
+    def normalise(self, axis: Axis) -> None:
+        """States that a norm scales the channels on ``axis``."""
+        if axis is not None and self._first("normalised", axis):
+            self.normalised.append(axis)
+
+    def guess(self, axis: Atoms) -> None:
+        """States that pruning ``axis`` rests on an assumption about a size in the code."""
+        if self._first("guess", axis):
+            self.guesses.append(axis)
+
+    def cost(self, constant: int, *lengths: tuple[int, Axis]) -> None:
+        """Counts multiply-adds: ``constant`` times all lengths, each given with its axis' label."""
+        self.costs.append(_product(constant, lengths))
+
+    def activation(self, constant: int, tensor: torch.Tensor) -> None:
+        """Counts the bytes of an op's output."""
+        lengths = zip(tensor.shape, self.axes(tensor), strict=True)
+        self.activations.append(_product(constant, list(lengths)))
+
+    def _first(self, what: str, *arrays: Atoms) -> bool:
+        # The lists keep the arrays alive, so an id is never used again.
+        key = (what, *map(id, arrays))
+        if key in self._stated:
+            return False
+        self._stated.add(key)
+        return True
+
+
+def _product(constant: int, lengths: Sequence[tuple[int, Axis]]) -> tuple[int, tuple[Atoms, ...]]:
+    fixed = prod(n for n, axis in lengths if axis is None)
+    return constant * fixed, tuple(axis for _, axis in lengths if axis is not None)

@@ -1,0 +1,252 @@
+"""The table of op rules: how each aten op joins, makes, sums and freezes channels.
+
+A rule is a function (facts, op, args, out) that reads the labels of an op's inputs, states facts and
+labels its outputs. It runs after the op. The table is keyed by the op's name without overload and
+without the underscore of in-place variants.
+"""
+
+from collections.abc import Callable
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+
+from autoprune.graph import rules_shape as shape
+from autoprune.graph.labels import Args, Axis, Facts
+from autoprune.graph.rules_pointwise import (
+    NONZERO,
+    SUMS,
+    ZERO_IF_ALL,
+    ZERO_IF_ANY,
+    ZERO_KEEPING,
+    elementwise,
+    reduce,
+    softmax,
+)
+
+Rule: TypeAlias = Callable[[Facts, str, Args, Any], None]
+
+
+def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Plain, transposed, grouped and depthwise convolutions, of any number of dimensions."""
+    x, weight, bias, *_, transposed, _, groups = args
+    weight_axes, x_axes = facts.axes(weight), facts.axes(x)
+    w_out, w_in = (weight_axes[1], weight_axes[0]) if transposed else weight_axes[:2]
+    for kernel in weight_axes[2:]:
+        facts.freeze(kernel, "is a kernel size")
+    for space in x_axes[2:]:
+        facts.freeze(space, "is convolved over")
+
+    x_shape = x.shape if transposed else out.shape
+    lengths = zip(weight.shape, weight_axes, strict=True)
+    facts.cost(x_shape[0] * x_shape[2:].numel(), *lengths)
+
+    made, zero = w_out, facts.zero(weight)
+    if groups == 1:
+        _contract(facts, op, x, x_axes[1], weight, w_in)
+        facts.produce(made)
+    else:
+        made = _grouped(facts, x.shape[1], x_axes[1], weight, transposed, groups, out.shape[1])
+        zero = zero and facts.zero(x)
+    if bias is not None:
+        made = facts.unify(made, facts.axes(bias)[0], op)
+        zero = zero and facts.zero(bias)
+    facts.put(out, [x_axes[0], made, *[None] * (out.dim() - 2)], zero)
+
+
+def _grouped(
+    facts: Facts, c_in: int, x_axis: Axis, weight: torch.Tensor, transposed: bool, groups: int, c_out: int
+) -> Axis:
+    """Channels of a grouped convolution: each of its groups goes whole, inputs with outputs."""
+    whole, within = facts.axes(weight)[:2]
+    facts.freeze(within, "is inside the groups of a convolution")
+    if transposed:
+        facts.unify(x_axis, whole, "a grouped convolution")
+        made: Axis = facts.fresh(c_out)
+    else:
+        made = whole
+    per_in, per_out = c_in // groups, c_out // groups
+    if per_in > 1:
+        facts.produce(made)
+    if x_axis is None or made is None:
+        facts.freeze(made, "is made by a grouped convolution from an input of fixed width")
+        facts.freeze(x_axis, "meets a grouped convolution of fixed width")
+        return made
+    rows = [x_axis.reshape(groups, per_in), made.reshape(groups, per_out)]
+    if per_in == per_out:
+        made = facts.unify(made, x_axis, "a grouped convolution")
+        facts.tie(rows[0])
+    else:
+        facts.tie(np.concatenate(rows, axis=1))
+    return made
+
+
+def _contract(facts: Facts, op: str, a: torch.Tensor, a_axis: Axis, b: torch.Tensor, b_axis: Axis) -> None:
+    """Sums products over an axis that ``a`` and ``b`` share."""
+    axis = facts.unify(a_axis, b_axis, op)
+    facts.consume(b_axis)
+    facts.consume(a_axis)
+    if axis is not None and not (facts.zero(a) or facts.zero(b)):
+        facts.freeze(axis, "is summed over where removed channels are not zero")
+
+
+def matmul(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`mm`, `bmm`, `mv`, `dot` and `addmm`, `addmv`, `baddbmm`: ... m k, ... k n -> ... m n."""
+    added = args[0] if op in ("addmm", "addmv", "baddbmm") else None
+    a, b = args[1:3] if added is not None else args[:2]
+    a_axes, b_axes = facts.axes(a), facts.axes(b)
+    batch = [facts.unify(p, q, op) for p, q in zip(a_axes[:-2], b_axes[:-2], strict=True)]
+    inner = -2 if b.dim() > 1 else -1
+    _contract(facts, op, a, a_axes[-1], b, b_axes[inner])
+    outer = [*a_axes[-2:-1], *(b_axes[-1:] if b.dim() > 1 else [])]
+    for axis in outer:
+        facts.produce(axis)
+    if out.dim() > 1:
+        lengths = [*zip(a.shape, a_axes, strict=True), (b.shape[-1], b_axes[-1])]
+        facts.cost(1, *lengths)
+    # A removed row needs zeros in a, a removed column zeros in b.
+    zero = (facts.zero(a) or a_axes[-2:-1] in ((), (None,))) and (facts.zero(b) or b_axes[-1:] == (None,))
+    axes = [*batch, *outer]
+    if added is not None:
+        added_axes = facts.axes(added)
+        for d in range(1, added.dim() + 1):
+            if added.shape[-d] != 1 and (axes[-d] is not None or added_axes[-d] is not None):
+                axes[-d] = facts.unify(axes[-d], added_axes[-d], op)
+        zero = zero and facts.zero(added)
+    facts.put(out, axes, zero)
+
+
+def batch_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Batch norm (and instance norm, which is one): every tensor of it follows the input's channels."""
+    x, out = args[0], out[0]
+    axes = list(facts.axes(x))
+    affine = args[1] is not None
+    for tensor in args[1:5]:
+        if isinstance(tensor, torch.Tensor):
+            axis = facts.axes(tensor)[0]
+            axes[1] = facts.unify(axes[1], axis, op) if out.shape[1] > 1 else axes[1]
+            facts.normalise(axis)
+    facts.put(out, axes, affine or facts.zero(x))
+
+
+def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Group norm: its groups are removed whole, so the statistics of the others stay."""
+    x, weight, bias, _, channels, _, groups = args[:7]
+    axes = list(facts.axes(x))
+    for tensor in (weight, bias):
+        if tensor is not None:
+            axis = facts.axes(tensor)[0]
+            axes[1] = facts.unify(axes[1], axis, op)
+            facts.normalise(axis)
+    if axes[1] is not None:
+        if groups == 1:
+            facts.freeze(axes[1], "is normalised over all channels")
+        facts.tie(axes[1].reshape(groups, channels // groups))
+    facts.put(out[0], axes, weight is not None or facts.zero(x))
+
+
+def layer_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Layer norm over the last axes: its channels can't be removed."""
+    x, normalised = args[0], len(args[1])
+    axes = list(facts.axes(x))
+    for d in range(len(axes) - normalised, len(axes)):
+        facts.freeze(axes[d], "is normalised over all channels")
+    for tensor in args[2:4]:
+        if tensor is not None:
+            for axis in facts.axes(tensor):
+                facts.freeze(axis, "is normalised over all channels")
+    facts.put(out[0], axes, facts.zero(x))
+
+
+def spatial(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Pooling and interpolation: the number in the op's name says how many axes are space."""
+    out = out[0] if isinstance(out, tuple) else out
+    dims = next(int(c) for c in reversed(op) if c in "123")
+    axes = list(facts.axes(args[0]))
+    for d in range(len(axes) - dims, len(axes)):
+        facts.freeze(axes[d], "is pooled or resized as space")
+        axes[d] = None
+    facts.put(out, axes, facts.zero(args[0]))
+
+
+def attention(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Scaled dot products, [batch, heads, length, width] each: heads and value widths go through."""
+    q, k, v = args[:3]
+    q_axes, k_axes, v_axes = facts.axes(q), facts.axes(k), facts.axes(v)
+    for axis in (q_axes[-1], k_axes[-1]):
+        facts.freeze(axis, "sets the scale of attention")
+    for axis in (k_axes[-2], v_axes[-2]):
+        facts.freeze(axis, "is a softmax over positions")
+    batch = [facts.unify(facts.unify(a, b, op), c, op)
+             for a, b, c in zip(q_axes[:-2], k_axes[:-2], v_axes[:-2], strict=True)]  # fmt: skip
+    rows, q_rows = list(zip(q.shape[:-2], batch, strict=True)), (q.shape[-2], q_axes[-2])
+    facts.cost(k.shape[-2], *rows, q_rows, (q.shape[-1], q_axes[-1]))
+    facts.cost(k.shape[-2], *rows, q_rows, (v.shape[-1], v_axes[-1]))
+    facts.put(out[0] if isinstance(out, tuple) else out, [*batch, q_axes[-2], v_axes[-1]], facts.zero(v))
+
+
+def embedding(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`embedding`: rows of a table."""
+    rows, width = facts.axes(args[0])
+    facts.freeze(rows, "is picked from by an index")
+    facts.produce(width)
+    facts.put(out, [None] * (out.dim() - 1) + [width], facts.zero(args[0]))
+
+
+def roi_align(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Regions of a feature map, resampled."""
+    for axis in facts.axes(args[1]):
+        facts.freeze(axis, "is a box coordinate")
+    channels = facts.axes(args[0])[1]
+    facts.put(out, [None, channels, None, None], facts.zero(args[0]))
+
+
+def _table() -> dict[str, Rule]:
+    table: dict[str, Rule] = {"convolution": convolution, "_softmax": softmax, "_log_softmax": softmax}
+    groups: list[tuple[Rule, str]] = [
+        (matmul, "mm bmm mv dot addmm addmv baddbmm"),
+        (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
+                     "cudnn_batch_norm miopen_batch_norm _batch_norm_with_update"),
+        (group_norm, "native_group_norm"),
+        (layer_norm, "native_layer_norm"),
+        (embedding, "embedding"),
+        (attention, "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
+                    "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
+        (roi_align, "torchvision::roi_align"),
+        (spatial, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d max_pool2d "
+                  "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
+                  "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
+                  "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
+                  "_upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d "
+                  "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
+                  "grid_sampler_2d grid_sampler_3d"),
+        (shape.alias, "detach alias clone _to_copy lift_fresh contiguous"),
+        (shape.factory, "zeros empty ones full new_zeros new_empty new_ones new_full"),
+        (shape.factory_like, "zeros_like empty_like ones_like full_like rand_like randn_like"),
+        (shape.permute, "permute transpose t"),
+        (shape.view, "view _unsafe_view reshape _reshape_alias unsqueeze squeeze"),
+        (shape.expand, "expand"),
+        (shape.repeat, "repeat"),
+        (shape.cat, "cat"),
+        (shape.stack, "stack"),
+        (shape.split, "split split_with_sizes chunk"),
+        (shape.take_slice, "slice"),
+        (shape.select, "select unbind"),
+        (shape.index, "index"),
+        (shape.index_put, "index_put"),
+        (shape.pad, "constant_pad_nd"),
+        (shape.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
+    ]  # fmt: skip
+    table.update((name, rule) for rule, names in groups for name in names.split())
+    table.update((name, elementwise) for name in [*ZERO_IF_ALL, *ZERO_IF_ANY, *ZERO_KEEPING, *NONZERO])
+    table.update((name, reduce) for name in SUMS)
+    return table
+
+
+RULES = _table()
+
+# Ops whose rule must run on tensors without labels: they make labels, or have a cost.
+ALWAYS = {
+    *"convolution mm bmm addmm baddbmm".split(),
+    *(name for name, rule in RULES.items() if rule in (shape.factory, attention)),
+}

@@ -1,0 +1,138 @@
+"""Rules of elementwise ops with broadcasting, of reductions and of softmax.
+
+They also keep track of where removed channels are zero: a sum over channels is exact only there, and a
+division by them nowhere.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from autoprune.graph.labels import Args, Axis, Facts
+
+# Zero where every operand is; where one is; where the only operand is; nowhere.
+ZERO_IF_ALL = "add sub rsub maximum minimum lerp copy where addcmul hypot".split()
+ZERO_IF_ANY = "mul logical_and bitwise_and".split()
+ZERO_KEEPING = (
+    "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt square "
+    "trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow zero "
+    "_prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu tril"
+).split()
+NONZERO = (
+    "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward floor_divide "
+    "remainder fmod eq ne gt ge lt le isnan isinf isfinite logical_not logical_or logical_xor bitwise_not "
+    "bitwise_or clamp_tensor bernoulli atan2 erfinv logit"
+).split()
+SUMS = "sum mean amax amin prod var std max min argmax argmin any all logsumexp linalg_vector_norm norm".split()
+
+_DIVIDES = {"log": 0, "log2": 0, "log10": 0, "rsqrt": 0, "reciprocal": 0, "div": 1, "fmod": 1, "remainder": 1,
+            "floor_divide": 1, "logit": 0}  # fmt: skip
+
+
+def elementwise(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Operands of broadcast shapes: axes that line up hold the same channels."""
+    out = out[0] if isinstance(out, tuple) else out
+    operands = [a for a in args if isinstance(a, torch.Tensor)]
+    axes: list[Axis] = [None] * out.dim()
+    aligned = [_align(facts, operand, out.dim()) for operand in operands]
+    for d in range(out.dim()):
+        labels = [axes_[d] for axes_, sizes in aligned if sizes[d] != 1]
+        if any(label is not None for label in labels):
+            axes[d] = labels[0]
+            for label in labels[1:]:
+                axes[d] = facts.unify(axes[d], label, op)
+
+    divisor = _DIVIDES.get(op)
+    if divisor is not None and divisor < len(args) and isinstance(args[divisor], torch.Tensor):
+        labels_ = facts.labels(args[divisor])
+        if labels_ and labels_.zero[0]:
+            for axis in labels_.axes:
+                facts.freeze(axis, f"is divided by in {op}")
+
+    zero = _zero(facts, op, args, operands, axes)
+    if out is args[0]:
+        source = facts.labels(out)
+        if source:
+            source.zero[0] = source.zero[0] and zero
+    else:
+        facts.put(out, axes, zero)
+
+
+def _align(facts: Facts, operand: torch.Tensor, dims: int) -> tuple[Sequence[Axis], Sequence[int]]:
+    missing = dims - operand.dim()
+    if not missing:
+        return facts.axes(operand), operand.shape
+    return (*[None] * missing, *facts.axes(operand)), (*[1] * missing, *operand.shape)
+
+
+def _zero(facts: Facts, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]) -> bool:
+    """Whether removed channels of the result are zero."""
+    if op in ZERO_IF_ANY:
+        # An outer product needs zeros from the operand that has the axis.
+        labelled = [d - len(axes) for d, axis in enumerate(axes) if axis is not None]
+        zeros = [x for x in operands if facts.zero(x)]
+        return all(any(-d <= x.dim() and facts.axes(x)[d] is not None for x in zeros) for d in labelled)
+    if op in ZERO_IF_ALL:
+        parts = operands[1:] if op == "where" else operands
+        scalars = [a for a in args[:2] if isinstance(a, (int, float))]
+        whole = all(facts.zero(x) and _spans(facts, x, axes) for x in parts)
+        return whole and not any(scalars) and op != "addcmul"
+    if op in ZERO_KEEPING:
+        return facts.zero(operands[0]) and _spans(facts, operands[0], axes) and _keeps(op, args)
+    return False
+
+
+def _spans(facts: Facts, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
+    own = (*[None] * (len(axes) - x.dim()), *facts.axes(x))
+    return all(mine is not None for mine, axis in zip(own, axes, strict=True) if axis is not None)
+
+
+def _keeps(op: str, args: Args) -> bool:
+    """Whether the op with these numbers maps zero to zero."""
+    numbers = args[1:]
+    if op in ("fill", "masked_fill"):
+        return isinstance(args[-1], (int, float)) and args[-1] == 0
+    if op == "pow":
+        return isinstance(numbers[0], (int, float)) and numbers[0] > 0
+    if op in ("clamp", "hardtanh"):
+        low = numbers[0] if numbers else (-1 if op == "hardtanh" else None)
+        high = numbers[1] if len(numbers) > 1 else (1 if op == "hardtanh" else None)
+        return all(isinstance(n, (int, float, type(None))) for n in (low, high)) and (low or 0) <= 0 <= (high or 0)
+    if op in ("clamp_min", "clamp_max"):
+        return isinstance(numbers[0], (int, float)) and (numbers[0] <= 0 if op == "clamp_min" else numbers[0] >= 0)
+    if op == "threshold":
+        return bool(numbers[0] < 0 or numbers[1] == 0)
+    return not (op == "nan_to_num" and numbers and numbers[0])
+
+
+def reduce(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Reductions: a sum or a norm over channels is exact where removed ones are zero; others freeze them."""
+    x = args[0]
+    source = facts.labels(x)
+    if source is None:
+        return
+    rest = args[2:] if op in ("linalg_vector_norm", "norm") else args[1:]
+    dim = rest[0] if rest and not isinstance(rest[0], bool) else None
+    dims = range(x.dim()) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
+    reduced = {d % max(x.dim(), 1) for d in dims}
+    order = args[1] if op in ("linalg_vector_norm", "norm") and len(args) > 1 else 2
+    exact = (op == "sum" or ("norm" in op and isinstance(order, (int, float)) and order > 0)) and source.zero[0]
+    for d in reduced:
+        axis = source.axes[d]
+        if axis is not None and exact:
+            facts.consume(axis)
+        else:
+            facts.freeze(axis, f"is reduced by {op}")
+    for part in out if isinstance(out, tuple) else [out]:
+        keep = part.dim() == x.dim()
+        axes = [None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced]
+        facts.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
+
+
+def softmax(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Softmax: channels that it normalises over can't be removed."""
+    source = facts.labels(args[0])
+    if source:
+        facts.freeze(source.axes[args[1]], "is normalised by softmax")
+        facts.put(out, source.axes)

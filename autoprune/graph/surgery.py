@@ -1,0 +1,150 @@
+"""Builds pruned copies of a model, and masked ones to hold them against."""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.errors import PolicyError
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
+
+
+def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Returns a copy of ``model`` without the channels that ``keep`` leaves out.
+
+    Args:
+        model: the model that ``graph`` was analysed from, or one of the same shapes.
+        graph: its channel groups.
+        keep: kept channels by group name; groups not named keep all.
+
+    Raises:
+        PolicyError: a keep set does not fit its group, or the model is not the graph's.
+    """
+    kept_rows = _kept_rows(graph, keep)
+    # Tensors put into the memo are taken as they are: no full weight is copied only to be sliced.
+    memo: dict[int, Any] = {}
+    for name, tensor in _tensors(model, graph):
+        if name in kept_rows:
+            memo[id(tensor)] = _sliced(tensor, kept_rows[name])
+    pruned = copy.deepcopy(model, memo)
+    for before, after in zip(model.modules(), pruned.modules(), strict=True):
+        _fix_sizes(before, after)
+    return pruned
+
+
+def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
+    """Returns a copy of ``model`` of full size in which the channels that ``keep`` leaves out are zero.
+
+    Arguments and errors are those of `prune`; the two results compute the same.
+    """
+    kept_rows = _kept_rows(graph, keep)
+    masked = copy.deepcopy(model)
+    with torch.no_grad():
+        for name, tensor in _tensors(masked, graph):
+            for axis, rows in kept_rows.get(name, {}).items():
+                removed = torch.ones(tensor.shape[axis], dtype=torch.bool)
+                removed[rows] = False
+                tensor.index_fill_(axis, removed.nonzero().ravel().to(tensor.device), 0)
+    return masked
+
+
+def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
+    """Checks a keep set and returns it sorted.
+
+    Raises:
+        PolicyError: it names channels that do not exist, or twice, or none, or parts of units.
+    """
+    kept = np.sort(np.asarray(channels, dtype=np.int64))
+    if kept.size == 0:
+        raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
+    if kept[0] < 0 or kept[-1] >= group.width:
+        wrong = kept[0] if kept[0] < 0 else kept[-1]
+        raise PolicyError(f"group `{group.name}` has no channel {wrong}: it has {group.width}, counted from 0")
+    if (kept[1:] == kept[:-1]).any():
+        raise PolicyError(f"group `{group.name}` would keep channel {kept[:-1][kept[1:] == kept[:-1]][0]} twice")
+    if kept.size < group.width:
+        check_prunable(group)
+    inside = np.isin(group.units, kept)
+    if (inside.any(axis=1) != inside.all(axis=1)).any():
+        part = group.units[inside.any(axis=1) & ~inside.all(axis=1)][0]
+        raise PolicyError(
+            f"group `{group.name}` loses whole units of {group.unit} channels only; keep all or none of {part.tolist()}"
+        )
+    return kept
+
+
+def _kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
+    """For each tensor that shrinks: the kept indices of each axis that does."""
+    gone: dict[tuple[str, int], Index] = {}
+    for group_name, channels in keep.items():
+        group = find_group(graph.groups, group_name)
+        kept = kept_channels(group, channels)
+        if kept.size == group.width:
+            continue
+        removed = np.ones(group.width + 1, dtype=bool)
+        removed[kept] = False
+        removed[-1] = False
+        for name, axis, index in group.members:
+            mine = removed[index]
+            gone[name, axis] = gone[name, axis] | mine if (name, axis) in gone else mine
+    rows: dict[str, dict[int, torch.Tensor]] = {}
+    for (name, axis), removed_here in gone.items():
+        rows.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(~removed_here))
+    return rows
+
+
+def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:
+    """Parameters and buffers by the names that the graph knows them by."""
+    found = dict([*model.named_parameters(), *model.named_buffers()])
+    for name, shape in graph.shapes.items():
+        if name not in found:
+            raise PolicyError(f"the channel graph is of another model: this one has no tensor `{name}`")
+        if tuple(found[name].shape) != shape:
+            raise PolicyError(
+                f"the channel graph is of another model: `{name}` is {list(found[name].shape)} here, "
+                f"not {list(shape)}; analyze this model"
+            )
+    return iter(found.items())
+
+
+def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
+    """A copy of ``tensor`` with the kept rows of each axis."""
+    data = tensor.detach()
+    for axis, kept in sorted(rows.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
+        data = data.index_select(axis, kept.to(data.device))
+    if tensor.dim() in (4, 5) and not tensor.is_contiguous():
+        layout = torch.channels_last if tensor.dim() == 4 else torch.channels_last_3d
+        if tensor.is_contiguous(memory_format=layout):
+            data = data.contiguous(memory_format=layout)
+    if isinstance(tensor, nn.Parameter):
+        copied = nn.Parameter(data, requires_grad=tensor.requires_grad)
+        copied.__dict__.update(copy.deepcopy(tensor.__dict__))
+        return copied
+    return data
+
+
+def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
+    """Brings a module's numbers in line with its tensors."""
+    weight, old = getattr(after, "weight", None), getattr(before, "weight", None)
+    if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
+        return
+    if isinstance(after, nn.modules.conv._ConvNd):
+        # The groups of a convolution keep their sizes, the number of groups changes.
+        if after.groups > 1:
+            after.groups = after.groups * weight.shape[0] // old.shape[0]
+        inner, outer = weight.shape[1] * after.groups, weight.shape[0]
+        after.in_channels, after.out_channels = (outer, inner) if after.transposed else (inner, outer)
+    elif isinstance(after, nn.Linear):
+        after.out_features, after.in_features = weight.shape
+    elif isinstance(after, nn.GroupNorm):
+        after.num_groups = after.num_groups * weight.shape[0] // old.shape[0]
+        after.num_channels = weight.shape[0]
+    elif isinstance(after, nn.modules.batchnorm._NormBase):
+        after.num_features = weight.shape[0]
+    elif isinstance(after, nn.Embedding):
+        after.num_embeddings, after.embedding_dim = weight.shape
+    elif isinstance(after, nn.PReLU):
+        after.num_parameters = weight.shape[0]

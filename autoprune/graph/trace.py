@@ -1,0 +1,181 @@
+"""Runs a model once, eagerly, and lets the op rules see every aten op."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from autoprune.errors import ModelError
+from autoprune.graph.labels import Axis, Facts
+from autoprune.graph.rules import ALWAYS, RULES, Rule
+
+
+@dataclass(frozen=True)
+class Leaf:
+    """A parameter or buffer under its name in the state dict.
+
+    Attributes:
+        name: first name of the tensor; a shared one has others too.
+        tensor: the tensor itself.
+        axes: label of each axis.
+    """
+
+    name: str
+    tensor: torch.Tensor
+    axes: tuple[Axis, ...]
+
+
+@dataclass
+class Trace:
+    """What one forward pass showed.
+
+    Attributes:
+        facts: all that the rules stated.
+        leaves: the parameters and buffers, each once.
+        features: for each direct child of the model, label and length of the channel axis of every 4-D
+            tensor that it returned.
+    """
+
+    facts: Facts = field(default_factory=Facts)
+    leaves: list[Leaf] = field(default_factory=list)
+    features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
+
+
+class _Observer(TorchDispatchMode):
+    """Applies the rule of every op that a labelled tensor meets."""
+
+    def __init__(self, facts: Facts) -> None:
+        super().__init__()
+        self._facts = facts
+        self._known: dict[Any, tuple[str, Rule | None, bool, bool]] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        found = self._known.get(func)
+        if found is None:
+            found = self._known[func] = _look_up(func)
+        op, rule, always, composite = found
+        if composite:
+            with self:
+                return func.decompose(*args, **kwargs)
+        out = func(*args, **kwargs)
+        facts = self._facts
+        inputs = [facts.labels(x) for x in _tensors(args)]
+        if rule is None or kwargs.get("out") is not None:
+            if any(inputs):
+                _give_up(facts, op, inputs)
+        elif always or any(inputs):
+            rule(facts, op, args, out)
+        return out
+
+
+def _look_up(func: Any) -> tuple[str, Rule | None, bool, bool]:
+    namespace, name = func._schema.name.split("::")
+    mutates = func._schema.is_mutable
+    op = name[:-1] if mutates and name.endswith("_") else name
+    op = op if namespace == "aten" else f"{namespace}::{op}"
+    composite = op not in RULES and func._can_decompose() if hasattr(func, "_can_decompose") else False
+    return op, RULES.get(op), op in ALWAYS, composite
+
+
+def _tensors(args: Sequence[Any]) -> Iterator[torch.Tensor]:
+    for arg in args:
+        if isinstance(arg, torch.Tensor):
+            yield arg
+        elif isinstance(arg, (list, tuple)):
+            yield from _tensors(arg)
+
+
+def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
+    for labels in inputs:
+        for axis in labels.axes if labels else ():
+            facts.freeze(axis, f"goes into {op}, which has no rule")
+
+
+def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
+    """Runs ``model(*example_inputs)`` in eval mode without gradients and records what happens to channels.
+
+    The model is left as it was: training flags, buffers and random state are restored.
+
+    Raises:
+        ModelError: the model fails on the inputs, with its own error in the message.
+    """
+    result = Trace()
+    facts = result.facts
+    seen: set[int] = set()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            axes = facts.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
+            result.leaves.append(Leaf(name, tensor, axes))
+    with _undisturbed(model), _children_watched(model, result), torch.no_grad():
+        try:
+            with _Observer(facts):
+                output = model(*example_inputs)
+        except Exception as error:
+            raise ModelError(_failure(model, example_inputs, error)) from error
+    for tensor in tree_leaves(output):
+        if isinstance(tensor, torch.Tensor):
+            for axis in facts.axes(tensor):
+                facts.freeze(axis, "is an output of the model")
+    return result
+
+
+@contextmanager
+def _undisturbed(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside, and everything as before after it."""
+    modes = [(module, module.training) for module in model.modules()]
+    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            model.eval()
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fast_path)
+            for module, training in modes:
+                module.training = training
+            for buffer, version, before in buffers:
+                if buffer._version != version:
+                    with torch.no_grad():
+                        buffer.copy_(before)
+
+
+@contextmanager
+def _children_watched(model: nn.Module, result: Trace) -> Iterator[None]:
+    """Notes the channels of what the model's direct children return."""
+
+    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
+            maps = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.dim() == 4]
+            result.features.setdefault(name, [(result.facts.axes(x)[1], x.shape[1]) for x in maps])
+
+        return hook
+
+    with ExitStack() as stack:
+        for name, child in model.named_children():
+            stack.callback(child.register_forward_hook(watch(name)).remove)
+        yield
+
+
+def _failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    inputs = ", ".join(_describe(x) for x in example_inputs)
+    return f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_describe(x) for x in value[:3])}{', …' if len(value) > 3 else ''}]"
+    return type(value).__name__
