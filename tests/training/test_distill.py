@@ -7,7 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from autoprune.config import ModelSpec
 from autoprune.errors import ModelError
+from autoprune.graph import analyze, prune
+from autoprune.models import build, detector_inputs
 from autoprune.training import Teacher, TrainSettings, train
 from autoprune.training.distill import correlation_distance, feature_maps
 
@@ -21,8 +24,8 @@ def graph_of(*outputs: tuple[str | None, list[int]]) -> Any:
 
 def correlations(first: Tensor, second: Tensor) -> np.ndarray[Any, Any]:
     """Pearson's r of each channel, by numpy."""
-    pairs = zip(first.transpose(0, 1).flatten(1), second.transpose(0, 1).flatten(1), strict=True)
-    return np.array([np.corrcoef(a.double(), b.double())[0, 1] for a, b in pairs])
+    flat = [maps.detach().transpose(0, 1).flatten(1) for maps in (first, second)]
+    return np.array([np.corrcoef(a.double(), b.double())[0, 1] for a, b in zip(*flat, strict=True)])
 
 
 def test_the_distance_is_one_minus_the_correlation() -> None:
@@ -63,7 +66,7 @@ def test_kept_channels_meet_their_own_in_the_teacher(toy: Any) -> None:
     student = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 5]]]
     assert teacher.loss(student, images).item() == pytest.approx(0, abs=1e-5)
     wrong = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 3]]]
-    r = correlations(wrong[1].detach(), coarse[:, [0, 1, 2, 4, 5]].detach())
+    r = correlations(wrong[1], coarse[:, [0, 1, 2, 4, 5]])
     assert teacher.loss(wrong, images).item() == pytest.approx((1 - r.mean()) / 2, abs=1e-5)
 
 
@@ -75,7 +78,7 @@ def test_channels_count_by_their_importance(toy: Any) -> None:
     images = torch.rand(2, 3, 16, 16)
     fine, coarse = toy.backbone(images).values()
     student = torch.randn(2, 3, 16, 16)
-    r = correlations(student, fine[:, [0, 2, 4]].detach())
+    r = correlations(student, fine[:, [0, 2, 4]])
     expected = np.average(1 - r, weights=[1.0, 3.0, 2.0]) / 2
     assert teacher.loss([student, coarse], images).item() == pytest.approx(expected, abs=1e-5)
 
@@ -127,3 +130,23 @@ def test_a_detector_without_a_backbone_is_refused(toy: Any) -> None:
         Teacher(nn.Linear(2, 2), graph_of((None, [-1])), {})
     with pytest.raises(ModelError, match="set distill to 0"):
         Teacher(toy, SimpleNamespace(features={"backbone": []}), {})
+
+
+def test_a_pruned_retinanet_meets_its_teacher_channel_by_channel() -> None:
+    """With channels of the FPN outputs pruned alone, those that remain equal the dense ones: distance 0."""
+    torch.manual_seed(0)
+    arguments = {"min_size": 64, "max_size": 64, "fpn_channels": 16, "returned_layers": [2, 3]}
+    dense = build(ModelSpec(name="retinanet_resnet18_fpn", arguments=arguments, num_classes=4)).eval()
+    graph = analyze(dense, detector_inputs((64, 64)))
+    groups = {group for group, _ in graph.features["backbone"]}
+    assert len(groups) == 1  # the levels share their heads
+    keep = {groups.pop(): [1, 2, 3, 5, 8, 13]}
+    student = prune(dense, graph, keep)
+    teacher = Teacher(dense, graph, keep)
+    images = torch.randn(2, 3, 64, 64)
+    features = feature_maps(student.backbone(images))
+    assert [tuple(maps.shape[:2]) for maps in features] == [(2, 6)] * 4
+    dense_features = [maps[:, [1, 2, 3, 5, 8, 13]] for maps in feature_maps(dense.backbone(images))]
+    r = [correlations(ours, theirs) for ours, theirs in zip(features, dense_features, strict=True)]
+    assert teacher.loss(features, images).item() == pytest.approx(1 - np.nanmean(r), abs=1e-4)
+    assert teacher.loss(features[:2] + dense_features[2:], images).item() == pytest.approx(0, abs=1e-4)
