@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeVar
 
 import numpy as np
 
 Metrics = Mapping[str, float]
+Keep = Mapping[str, Sequence[int]]
 State = Literal["running", "complete", "stopped", "failed"]
+Work = TypeVar("Work")
 
 
 @dataclass(frozen=True)
@@ -113,3 +115,22 @@ class Record:
     def seconds(self, what: str) -> float:
         """Seconds of all rungs together spent on ``training``, ``evaluation`` or ``other``."""
         return sum(metrics.get(f"{what}_s", 0.0) for metrics in self.rungs)
+
+
+class Evaluator(Protocol[Work]):
+    """What engines run. A test's stand-in sleeps or computes a formula."""
+
+    def evaluate(self, keep: Keep, rung: int, state: Work | None) -> tuple[dict[str, float], Work]:
+        """Takes a policy to a rung.
+
+        Args:
+            keep: kept channels of each pruned group.
+            rung: 0, 1, …; rungs are climbed one by one.
+            state: what the rung below returned.
+
+        Returns:
+            The metrics at this rung (times end in ``_s``), and the state for the next.
+
+        Raises:
+            TrainingError: the policy can't be evaluated; the trial fails and the search goes on.
+        """

@@ -1,0 +1,40 @@
+"""Trials in this process, one after the other."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+from autoprune.errors import ModelError, PolicyError, TrainingError
+from autoprune.search.ledger import Ledger
+from autoprune.search.trials import Candidate, Evaluator
+
+Work = TypeVar("Work")
+
+# What a trial's own policy can be at fault for. Anything else ends the search, and the trial is run again.
+TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
+
+
+def run(ledger: Ledger, objective: Evaluator[Work], finished: Callable[[int], None]) -> None:
+    """Runs trials until the ledger has no more.
+
+    Args:
+        ledger: asks, decides and keeps.
+        objective: does the work.
+        finished: called with a trial's number after each trial.
+    """
+    while (candidate := ledger.ask()) is not None:
+        try:
+            _climb(ledger, objective, candidate)
+        except TRIAL_ERRORS as error:
+            ledger.fail(candidate.number, str(error))
+        finished(candidate.number)
+
+
+def _climb(ledger: Ledger, objective: Evaluator[Work], candidate: Candidate) -> None:
+    """Takes one trial up the rungs as far as the ledger lets it."""
+    state: Work | None = None
+    rung = 0
+    while True:
+        metrics, state = objective.evaluate(candidate.keep, rung, state)
+        if not ledger.report(candidate.number, rung, metrics):
+            return
+        rung += 1

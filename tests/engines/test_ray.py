@@ -1,0 +1,90 @@
+"""One Ray is started for all of these; starting it takes seconds."""
+
+import warnings
+
+import pytest
+
+from autoprune.engines import local
+from autoprune.errors import ConfigError, RunError
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
+]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import ray
+
+        from autoprune.engines import ray as module
+
+        ray.init(
+            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+        yield module
+        ray.shutdown()
+
+
+def results(ledger):
+    return [(r.origin, dict(r.widths), r.state, [m["map"] for m in r.rungs]) for r in ledger.finished()]
+
+
+def test_one_worker_proposes_and_decides_what_the_local_engine_does(engine, make_ledger, objective):
+    here, there = make_ledger(trials=8, name="here"), make_ledger(trials=8, name="there")
+    local.run(here, objective(), lambda number: None)
+    told = []
+    engine.run(there, objective, told.append, engine.Cluster(workers=1))
+    assert results(there) == results(here)
+    assert told == [record.number for record in there.finished()]
+    # One actor did all the work: its count of evaluations goes on from trial to trial.
+    counts = [m["evaluations"] for r in there.finished() for m in r.rungs]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, objective):
+    local.run(make_ledger(trials=2), objective(), lambda number: None)
+    engine.run(make_ledger(trials=4), objective, lambda number: None, engine.Cluster(workers=2))
+    last = make_ledger(trials=6)
+    local.run(last, objective(), lambda number: None)
+    assert len({tuple(r.widths.values()) for r in last.finished()}) == 6
+
+
+def test_failing_trials_and_lost_workers(engine, make_ledger, objective, tmp_path):
+    flag = str(tmp_path / "killed")
+
+    class Deadly(objective):
+        """Kills its worker once."""
+
+        def evaluate(self, keep, rung, state):
+            import os
+
+            if self.evaluations == 2 and not os.path.exists(flag):
+                open(flag, "w").close()
+                os._exit(1)
+            return super().evaluate(keep, rung, state)
+
+    ledger = make_ledger(trials=5)
+    engine.run(ledger, lambda: Deadly(fails_above=70), lambda number: None, engine.Cluster(workers=1))
+    records = ledger.finished()
+    assert len(records) == 5
+    assert {r.reason for r in records if r.state == "failed"} <= {"the loss is not finite at step 3"}
+    assert any(trial.user_attrs.get("losses") == 1 for trial in ledger.study.trials)
+
+
+def test_more_than_any_node_has_is_refused(engine, make_ledger, objective):
+    with pytest.raises(ConfigError, match=r"no Ray node has 64 CPUs .* --cpus-per-trial"):
+        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster(cpus_per_trial=64))
+
+
+def test_an_error_of_the_driver_ends_the_search(engine, make_ledger, objective):
+    def disk_full(number):
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="disk is full"):
+        engine.run(make_ledger(), objective, disk_full, engine.Cluster())
