@@ -93,6 +93,8 @@ def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
 
 def _user_factory(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ModelError(f"model {name}: name it as package.module:function")
     here = os.getcwd()
     if here not in sys.path:  # as `python -m` does; a console script's path does not hold the folder
         sys.path.insert(0, here)
@@ -116,7 +118,7 @@ def _user_factory(name: str) -> Callable[..., Any]:
 def _refuse_swallowed(spec: ModelSpec, model: nn.Module) -> None:
     """Refuses arguments that torchvision's ``**kwargs`` took without a word."""
     builder = OWN.get(spec.name) or getattr(detection, spec.name)
-    readers = [builder, GeneralizedRCNNTransform.__init__, *(cls.__init__ for cls in type(model).__mro__)]
+    readers = [builder, GeneralizedRCNNTransform, *(cls for cls in type(model).__mro__ if cls is not object)]
     valid = {name for reader in readers for name in inspect.signature(reader).parameters}
     valid -= {"self", "args", "kwargs", "num_classes", "weights", "weights_backbone", "detector_arguments"}
     if unknown := [name for name in spec.arguments if name not in valid]:

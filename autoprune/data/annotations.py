@@ -1,0 +1,248 @@
+"""Finds and reads COCO annotation files, and sets aside what can't be used."""
+
+import contextlib
+import io
+import math
+import os
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from pycocotools.coco import COCO
+
+from autoprune.config import DataPaths
+from autoprune.data.images import header_size, threads
+from autoprune.errors import DataError
+
+YEARS = ("", "2017", "2014")
+HINT = (
+    "give --data (YAML: data) a folder with annotations/instances_{train,val}.json and images/, "
+    "or try `autoprune demo`, which makes its own"
+)
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """One annotation file, reduced to what can be used.
+
+    Attributes:
+        coco: pycocotools' index of the usable images and annotations; annotations are numbered anew from 1.
+        files: path of each usable image, by image id.
+        sizes: its stored (height, width) in pixels, by image id.
+        skipped: one line for each image or annotation that was left out, with the reason.
+    """
+
+    coco: COCO
+    files: dict[int, Path]
+    sizes: dict[int, tuple[int, int]]
+    skipped: tuple[str, ...]
+
+
+def find(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
+    """Finds a split's annotation file and the folders that may hold its images.
+
+    Raises:
+        DataError: the folder, the file or the split is not there.
+    """
+    if isinstance(data, DataPaths):
+        paths = getattr(data, split, None)
+        if paths is None:
+            raise DataError(f"the YAML field data has no split {split!r}; give annotations and images for it")
+        for path in (paths.annotations, paths.images):
+            if not path.exists():
+                raise DataError(f"{path} does not exist; check data.{split} in the YAML file")
+        return paths.annotations, (paths.images,)
+    if not data.is_dir():
+        raise DataError(f"no data folder {data}; {HINT}")
+    for year in YEARS:
+        file = data / f"annotations/instances_{split}{year}.json"
+        if file.is_file():
+            folders = [
+                data / name
+                for name in (f"images/{split}{year}", f"{split}{year}", f"images/{split}", "images")
+            ]
+            found = tuple(folder for folder in folders if folder.is_dir())
+            if not found:
+                raise DataError(f"{data} has neither images/ nor {split}{year}/; {HINT}")
+            return file, found
+    raise DataError(f"{data} has no annotations/instances_{split}.json; {HINT}")
+
+
+def read(file: Path, folders: tuple[Path, ...]) -> Annotations:
+    """Reads an annotation file and looks at the head of every image; remembers the last few.
+
+    Raises:
+        DataError: the file is not COCO, or none of its images can be used.
+    """
+    try:
+        stamp = file.stat().st_mtime_ns
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
+    return _read(file, folders, stamp)
+
+
+@contextlib.contextmanager
+def silence() -> Any:
+    """Swallows what pycocotools prints."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+@lru_cache(maxsize=3)  # a run opens its splits more than once; COCO's take half a minute each
+def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
+    content = _load(file)
+    for part in ("images", "annotations", "categories"):
+        if not isinstance(content.get(part), list):
+            raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
+    categories = _categories(file, content["categories"])
+    skipped: list[str] = []
+    images, files, sizes = _images(content["images"], folders, skipped)
+    if not images:
+        reason = (
+            f"none of its {len(content['images'])} images can be used ({skipped[0]})"
+            if skipped
+            else "no images"
+        )
+        raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}")
+    annotations = _annotations(content["annotations"], images, set(categories), sizes, skipped)
+    clean = COCO()
+    clean.dataset = {
+        "images": list(images.values()),
+        "annotations": annotations,
+        "categories": list(categories.values()),
+    }
+    with silence():
+        clean.createIndex()
+    return Annotations(clean, files, sizes, tuple(skipped))
+
+
+def _load(file: Path) -> Mapping[str, Any]:
+    try:
+        with silence():
+            return dict(COCO(str(file)).dataset)
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
+    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise DataError(f"{file} is not in COCO format ({problem}); {HINT}") from error
+
+
+def _categories(file: Path, records: list[Any]) -> dict[int, dict[str, Any]]:
+    found: dict[int, dict[str, Any]] = {}
+    for record in records:
+        number = record.get("id") if isinstance(record, dict) else None
+        if type(number) is not int or not isinstance(record.get("name"), str):
+            raise DataError(
+                f"{file}: category {record!r} needs a whole number as id and a name; mend it there"
+            )
+        if number in found:
+            raise DataError(f"{file}: two categories have the id {number}; mend it there")
+        found[number] = record
+    if not found:
+        raise DataError(f"{file} lists no categories; there is nothing to detect")
+    return found
+
+
+def _images(
+    records: list[Any], folders: tuple[Path, ...], skipped: list[str]
+) -> tuple[dict[int, dict[str, Any]], dict[int, Path], dict[int, tuple[int, int]]]:
+    """Keeps the images whose file is there and is as large as the record says."""
+    listed: dict[int, dict[str, Any]] = {}
+    for record in records:
+        number = record.get("id") if isinstance(record, dict) else None
+        if type(number) is not int or not isinstance(record.get("file_name"), str):
+            skipped.append(f"image {record!r:.80}: it needs a whole number as id and a file_name")
+        elif number in listed:
+            skipped.append(
+                f"image {record['file_name']}: its id {number} is taken by {listed[number]['file_name']}"
+            )
+        else:
+            listed[number] = record
+    with ThreadPoolExecutor(threads()) as pool:
+        results = list(pool.map(lambda record: _locate(record, folders), listed.values()))
+    images, files, sizes = {}, {}, {}
+    for (number, record), (path, size, problem) in zip(listed.items(), results, strict=True):
+        if path is None or size is None:
+            skipped.append(f"image {record['file_name']}: {problem}")
+            continue
+        images[number] = {**record, "height": size[0], "width": size[1]}
+        files[number], sizes[number] = path, size
+    return images, files, sizes
+
+
+def _locate(
+    record: Mapping[str, Any], folders: Iterable[Path]
+) -> tuple[Path | None, tuple[int, int] | None, str]:
+    """The image's path and stored size, or what is wrong with it."""
+    places = [folder / record["file_name"] for folder in folders]
+    path = next((place for place in places if os.path.isfile(place)), None)
+    if path is None:
+        return None, None, f"there is no file {places[-1]}"
+    try:
+        height, width, turned = header_size(path)
+    except DataError as error:
+        return None, None, str(error)
+    said = (record.get("height", height), record.get("width", width))
+    if said == (height, width):
+        return path, (height, width), ""
+    why = (
+        ", as its EXIF rotation is not applied; save it upright" if turned and said == (width, height) else ""
+    )
+    return None, None, f"it is {width}x{height} pixels, the annotations say {said[1]}x{said[0]}{why}"
+
+
+def _annotations(
+    records: list[Any],
+    images: Mapping[int, Mapping[str, Any]],
+    categories: set[int],
+    sizes: Mapping[int, tuple[int, int]],
+    skipped: list[str],
+) -> list[dict[str, Any]]:
+    kept: list[dict[str, Any]] = []
+    for record in records:
+        if (problem := _problem(record, images, categories, sizes)) is not None:
+            image = images.get(record.get("image_id"), {})
+            skipped.append(f"annotation {record.get('id')} ({image.get('file_name', 'no image')}): {problem}")
+            continue
+        x, y, width, height = (float(number) for number in record["bbox"])
+        area = record.get("area")
+        kept.append(
+            {
+                "id": len(kept) + 1,  # COCOeval takes an annotation with id 0 for no annotation
+                "image_id": record["image_id"],
+                "category_id": record["category_id"],
+                "bbox": [x, y, width, height],
+                "area": area if _is_number(area) else width * height,
+                "iscrowd": int(bool(record.get("iscrowd", 0))),
+            }
+        )
+    return kept
+
+
+def _problem(
+    record: Mapping[str, Any],
+    images: Mapping[int, Any],
+    categories: set[int],
+    sizes: Mapping[int, tuple[int, int]],
+) -> str | None:
+    if record["image_id"] not in images:
+        return f"its image {record['image_id']} is missing"
+    if record["category_id"] not in categories:
+        return f"its category {record['category_id']} is unknown"
+    box = record.get("bbox")
+    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(number) for number in box):
+        return f"its box {box!r:.60} is not [x, y, width, height]"
+    x, y, width, height = box
+    if width <= 0 or height <= 0:
+        return f"its box {box} has no area"
+    image_height, image_width = sizes[record["image_id"]]
+    if x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0:
+        return f"its box {box} lies outside the image ({image_width}x{image_height})"
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,191 @@
+"""A split of a COCO-format data set: resized images, kept in memory while they fit, and their boxes."""
+
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from autoprune.config import DataPaths
+from autoprune.data.annotations import Annotations, find, read
+from autoprune.data.images import ResizeRule, decode, resized_size, threads
+from autoprune.errors import DataError
+from autoprune.progress import say
+
+GIB = 2**30
+SHOWN = 5
+"""Left-out images and annotations that a message names."""
+
+Target = dict[str, Any]
+
+
+def open_data(
+    data: Path | DataPaths,
+    split: str,
+    resize: ResizeRule | None = None,
+    cache_gib: float = 2.0,
+    strict: bool = False,
+) -> "Split":
+    """Opens one split.
+
+    Args:
+        data: a folder with ``annotations/instances_{split}.json`` and ``images/`` (or ``images/{split}/``), a
+            folder in the layout of COCO (``annotations/instances_{split}2017.json``, ``{split}2017/``), or
+            explicit paths.
+        split: ``train``, ``val`` or ``test``.
+        resize: the detector's rule, see `models.resize_rule`; ``None`` keeps the stored size.
+        cache_gib: memory for resized images; beyond it they are decoded anew.
+        strict: refuse images and annotations that can't be used, instead of leaving them out.
+
+    Raises:
+        DataError: the data is missing, is not in COCO format, or ``strict`` found something unusable.
+    """
+    file, folders = find(data, split)
+    annotations = read(file, folders)
+    if annotations.skipped:
+        count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
+        if strict:
+            raise DataError(
+                f"{file}: {count} entries cannot be used: {first}; mend them or do without --strict"
+            )
+        more = "; …" if count > SHOWN else ""
+        say(f"{file}: left out {count} entries that cannot be used: {first}{more}".replace("[", r"\["))
+    return Split(split, annotations, resize, cache_gib)
+
+
+class Split:
+    """Images and boxes of one split; the place of an image in it is its index.
+
+    Attributes:
+        name: ``train``, ``val`` or ``test``.
+        coco: pycocotools' index of what is used; boxes in stored pixels.
+        categories: name of each label. Category ids are the labels where all lie in 1 … 2·(their number),
+            as COCO's own do; else labels count from 1 in the order of the ids.
+        category_ids: category id of each label.
+        num_classes: largest label plus one, for the background.
+        image_ids: COCO's id of each image.
+        sizes: (height, width) of each image after resizing.
+        stored_sizes: (height, width) of each image file.
+        skipped: what was left out, one line each.
+    """
+
+    def __init__(
+        self, name: str, annotations: Annotations, resize: ResizeRule | None, cache_gib: float
+    ) -> None:
+        """Use `open_data`."""
+        self.name = name
+        self.coco = annotations.coco
+        self.skipped = list(annotations.skipped)
+        self.category_ids = _labels(self.coco.cats)
+        self.categories = {
+            label: self.coco.cats[number]["name"] for label, number in self.category_ids.items()
+        }
+        self.num_classes = max(self.categories) + 1
+        self.image_ids = list(annotations.files)
+        self.files = list(annotations.files.values())
+        self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
+        self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
+        label_of = {number: label for label, number in self.category_ids.items()}
+        self._targets = [self._target(index, label_of) for index in range(len(self))]
+        self._room = int(cache_gib * GIB)
+        self._cache: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.image_ids)
+
+    @property
+    def most_common_size(self) -> tuple[int, int]:
+        """The commonest (height, width) after resizing; of several, the one that comes first."""
+        return Counter(self.sizes).most_common(1)[0][0]
+
+    def get(self, index: int) -> tuple[Tensor, Target]:
+        """One image and its target.
+
+        Returns:
+            uint8 [3, height, width], not to be changed in place, and ``boxes`` float32 [n, 4] (x1, y1, x2, y2
+            in resized pixels, cut off at the image's edges), ``labels`` int64 [n] and ``image_id``; without
+            the crowds.
+
+        Raises:
+            DataError: the file can't be decoded.
+        """
+        (image,) = self._images([index])
+        return image, dict(self._targets[index])
+
+    def batch(
+        self,
+        indices: Sequence[int],
+        device: torch.device | str = "cpu",
+        flip: Sequence[bool] | None = None,
+    ) -> tuple[list[Tensor], list[Target]]:
+        """Several images and their targets, as torchvision's detectors take them.
+
+        Args:
+            indices: places of the images.
+            device: where the tensors go.
+            flip: for each image, whether it is mirrored left to right.
+
+        Returns:
+            Images, float32 [3, height, width] in [0, 1], and targets as `get` gives them.
+        """
+        images, targets = [], []
+        mirrored = [False] * len(indices) if flip is None else flip
+        for index, image, mirror in zip(indices, self._images(indices), mirrored, strict=True):
+            pixels = image.to(device, non_blocking=True).float().div_(255)
+            target = {**self._targets[index]}
+            if mirror:
+                pixels = pixels.flip(-1)
+                x1, y1, x2, y2 = target["boxes"].unbind(1)
+                width = self.sizes[index][1]
+                target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], 1)
+            target["boxes"] = target["boxes"].to(device, copy=True)
+            target["labels"] = target["labels"].to(device, copy=True)
+            images.append(pixels)
+            targets.append(target)
+        return images, targets
+
+    def _images(self, indices: Sequence[int]) -> list[Tensor]:
+        """Resized images from the cache, or decoded in threads."""
+        absent = [index for index in dict.fromkeys(indices) if index not in self._cache]
+        if len(absent) > 1 and threads() > 1:
+            with ThreadPoolExecutor(min(threads(), len(absent))) as pool:
+                decoded = dict(zip(absent, pool.map(self._decode, absent), strict=True))
+        else:
+            decoded = {index: self._decode(index) for index in absent}
+        images = [self._cache[index] if index in self._cache else decoded[index] for index in indices]
+        for index, image in decoded.items():
+            if image.numel() <= self._room:
+                self._room -= image.numel()
+                self._cache[index] = image
+        return images
+
+    def _decode(self, index: int) -> Tensor:
+        return decode(self.files[index], self.sizes[index])
+
+    def _target(self, index: int, label_of: dict[int, int]) -> Target:
+        number, (height, width) = self.image_ids[index], self.stored_sizes[index]
+        things = [thing for thing in self.coco.imgToAnns.get(number, ()) if not thing["iscrowd"]]
+        boxes = np.array([thing["bbox"] for thing in things], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        boxes = boxes.clip(0, [width, height] * 2)
+        new_height, new_width = self.sizes[index]
+        boxes *= [new_width / width, new_height / height] * 2
+        labels = [label_of[thing["category_id"]] for thing in things]
+        return {
+            "boxes": torch.from_numpy(boxes.astype(np.float32)),
+            "labels": torch.tensor(labels, dtype=torch.int64),
+            "image_id": number,
+        }
+
+
+def _labels(categories: dict[int, Any]) -> dict[int, int]:
+    """Label → category id; see `Split.categories`."""
+    numbers = sorted(categories)
+    if numbers[0] >= 1 and numbers[-1] <= 2 * len(numbers):
+        return {number: number for number in numbers}
+    return dict(enumerate(numbers, 1))

@@ -1,0 +1,189 @@
+"""mAP: pycocotools' COCOeval on boxes scaled back to the stored pixels."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+
+from autoprune.data.annotations import silence
+from autoprune.data.coco import Split
+from autoprune.errors import DataError
+from autoprune.progress import track
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """What COCOeval says of a detector, as fractions; NaN where the data has no such boxes.
+
+    Attributes:
+        map: average precision, mean of IoU 0.50 to 0.95.
+        map50: average precision at IoU 0.50.
+        map75: average precision at IoU 0.75.
+        map_small: of boxes below 32² stored pixels.
+        map_medium: of boxes from 32² to 96² pixels.
+        map_large: of boxes above 96² pixels.
+        mar_1: average recall with one detection an image.
+        mar_10: average recall with ten.
+        mar_100: average recall with a hundred.
+        mar_small: average recall of boxes below 32² pixels.
+        mar_medium: of boxes from 32² to 96² pixels.
+        mar_large: of boxes above 96² pixels.
+        per_class: average precision of each class that the data has boxes of.
+        images: number of images it was measured on.
+    """
+
+    map: float
+    map50: float
+    map75: float
+    map_small: float
+    map_medium: float
+    map_large: float
+    mar_1: float
+    mar_10: float
+    mar_100: float
+    mar_small: float
+    mar_medium: float
+    mar_large: float
+    per_class: dict[str, float]
+    images: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """``images``, ``metrics`` (the twelve numbers that are defined) and ``per_class``, for JSON."""
+        numbers = {name: value for name, value in asdict(self).items() if name in NUMBERS}
+        defined = {name: value for name, value in numbers.items() if not math.isnan(value)}
+        return {"images": self.images, "metrics": defined, "per_class": dict(self.per_class)}
+
+
+NUMBERS = tuple(entry.name for entry in fields(Metrics))[:12]
+"""The twelve numbers in COCOeval's order."""
+
+
+def evaluate(
+    model: nn.Module,
+    split: Split,
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    images: int | None = None,
+    amp: bool = False,
+) -> Metrics:
+    """Measures a detector on a split, or on its first ``images`` images.
+
+    Args:
+        model: a detector in torchvision's form, on ``device``; its mode is restored.
+        split: images and boxes, at the size that the detector works at.
+        device: where the images go.
+        batch_size: images at once.
+        images: number of images; ``None`` takes all.
+        amp: bfloat16 autocast, on CUDA only.
+
+    Raises:
+        DataError: the images hold no boxes, so that there is nothing to score.
+    """
+    chosen = range(len(split) if images is None else min(images, len(split)))
+    device = torch.device(device)
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with (
+            torch.no_grad(),
+            torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
+        ):
+            found = _detect(model, split, chosen, device, batch_size)
+    finally:
+        for module, training in modes:
+            module.training = training
+    return score_detections(split, chosen, found)
+
+
+def score_detections(split: Split, chosen: Sequence[int], found: list[list[float]]) -> Metrics:
+    """Runs COCOeval.
+
+    Args:
+        split: the split that holds the true boxes.
+        chosen: indices of the images that were looked at.
+        found: for each detection: image id; x, y, width, height in stored pixels; score; category id.
+
+    Raises:
+        DataError: the chosen images hold no boxes.
+    """
+    image_ids = [split.image_ids[index] for index in chosen]
+    if not any(
+        not thing["iscrowd"] for number in image_ids for thing in split.coco.imgToAnns.get(number, ())
+    ):
+        raise DataError(
+            f"{split.name} has no boxes in its first {len(image_ids)} images; take more, or check the data"
+        )
+    with silence():
+        result = COCOeval(split.coco, _as_coco(split, found), "bbox")
+        result.params.imgIds = image_ids
+        result.evaluate()
+        result.accumulate()
+        result.summarize()
+    numbers = [float(value) if value >= 0 else math.nan for value in result.stats]
+    precision = result.eval["precision"][
+        :, :, :, 0, -1
+    ]  # [IoU, recall, category, all areas, most detections]
+    per_class = {}
+    for place, number in enumerate(result.params.catIds):
+        values = precision[:, :, place]
+        if (values > -1).any():
+            per_class[split.coco.cats[number]["name"]] = float(values[values > -1].mean())
+    values: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
+    return Metrics(**values, per_class=per_class, images=len(image_ids))
+
+
+def _detect(
+    model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
+) -> list[list[float]]:
+    rows: list[list[float]] = []
+    starts = range(0, len(chosen), batch_size)
+    for start in track(starts, "evaluation"):
+        indices = chosen[start : start + batch_size]
+        pictures, _ = split.batch(indices, device)
+        for index, output in zip(indices, model(pictures), strict=True):
+            rows += _rows(split, index, output)
+    return rows
+
+
+def _rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:
+    """Detections of one image for `score_detections`; labels that the data lacks are left out."""
+    (height, width), (new_height, new_width) = split.stored_sizes[index], split.sizes[index]
+    boxes = output["boxes"].double().cpu().numpy().reshape(-1, 4) * (
+        [width / new_width, height / new_height] * 2
+    )
+    scores, labels = output["scores"].double().cpu().numpy(), output["labels"].cpu().numpy()
+    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
+    return [
+        [split.image_ids[index], *box, score, split.category_ids[label]]
+        for box, score, label in zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
+        if label in split.category_ids
+    ]
+
+
+def _as_coco(split: Split, found: list[list[float]]) -> COCO:
+    """Detections as pycocotools indexes them; its own `loadRes` refuses an empty list."""
+    detections = COCO()
+    detections.dataset = {
+        "images": split.coco.dataset["images"],
+        "categories": split.coco.dataset["categories"],
+        "annotations": [
+            {
+                "id": place,
+                "image_id": image,
+                "bbox": [x, y, width, height],
+                "area": width * height,
+                "iscrowd": 0,
+                "score": score,
+                "category_id": category,
+            }
+            for place, (image, x, y, width, height, score, category) in enumerate(found, 1)
+        ],
+    }
+    detections.createIndex()
+    return detections
