@@ -1,0 +1,32 @@
+"""The demo's detector and data: constants that the demo and `scripts/train_demo_detector.py` share."""
+
+from pathlib import Path
+
+from autoprune.config import ModelSpec
+
+IMAGE_SIZE = 128
+"""Height and width of the generated images, in pixels."""
+DATA_SEED = 0
+"""Seed of the generated set. Image i of a split is the same however many images the split has."""
+TRAIN_IMAGES = 6000
+"""Training images of the shipped weights."""
+VAL_IMAGES = 256
+"""Validation images that the shipped weights are measured on."""
+CLASSES = 5
+
+MODEL = ModelSpec(
+    name="retinanet_resnet18_fpn",
+    arguments={
+        "min_size": IMAGE_SIZE,
+        "max_size": IMAGE_SIZE,
+        "fpn_channels": 64,
+        "returned_layers": [2, 3],
+        "anchor_sizes": [16, 32, 64, 128],
+    },
+    num_classes=CLASSES + 1,
+    norm="batch",
+)
+"""The dense detector: torchvision's RetinaNet on ResNet-18 up to layer3, 3.3 M parameters."""
+
+WEIGHTS = Path(__file__).parent / "data" / "demo_retinanet.safetensors"
+"""The shipped dense weights, float16 on disk."""

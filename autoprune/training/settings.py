@@ -1,0 +1,62 @@
+"""How long and how hard to train, and what that makes of each step."""
+
+import math
+from dataclasses import dataclass
+
+from autoprune.config import Config
+from autoprune.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class TrainSettings:
+    """How to train; see `Config` for the fields of the same names.
+
+    Attributes:
+        bf16: bfloat16 autocast; ``None`` means on CUDA only.
+    """
+
+    steps: int
+    batch_size: int = 8
+    learning_rate: float = 3e-4
+    weight_decay: float = 1e-4
+    warmup: float = 0.1
+    clip_norm: float = 10.0
+    ema_decay: float = 0.99
+    distill: float = 1.0
+    seed: int = 0
+    bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses numbers that would train nothing."""
+        for name in ("steps", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+
+    @classmethod
+    def from_config(cls, config: Config, steps: int | None = None) -> "TrainSettings":
+        """Takes the fields of ``config``, with another number of steps where given."""
+        return cls(
+            steps=config.steps if steps is None else steps,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rate,
+            weight_decay=config.weight_decay,
+            warmup=config.warmup,
+            clip_norm=config.clip_norm,
+            ema_decay=config.ema_decay,
+            distill=config.distill,
+            seed=config.seed,
+        )
+
+    def learning_rate_at(self, step: int) -> float:
+        """Learning rate of step 0, 1, …: a linear rise over ``warmup · steps``, then half a cosine to 0."""
+        rising = min(round(self.warmup * self.steps), self.steps - 1)
+        if step < rising:
+            return self.learning_rate * (step + 1) / (rising + 1)
+        return self.learning_rate * 0.5 * (1 + math.cos(math.pi * (step - rising) / (self.steps - rising)))
+
+    def ema_decay_at(self, step: int) -> float:
+        """Decay of the moving average at step 0, 1, …: ``min(ema_decay, (1 + step) / (10 + step))``.
+
+        The average then spans about the last tenth of a short run, and is not dragged back to its start.
+        """
+        return min(self.ema_decay, (1 + step) / (10 + step))
