@@ -49,6 +49,11 @@ def write_yaml(path: Path, content: Any, header: str = "") -> None:
     write_text(path, header + yaml.safe_dump(content, sort_keys=False, width=100, allow_unicode=True))
 
 
+def inline_yaml(content: dict[str, Any]) -> str:
+    """Writes a mapping as YAML in one line: ``{size: 64, mode: fast}``."""
+    return yaml.safe_dump(content, sort_keys=False, default_flow_style=True, width=1_000_000).strip()
+
+
 def read_yaml(path: Path) -> Any:
     """Reads a YAML file.
 

@@ -1,0 +1,79 @@
+"""Budgets: upper bounds on what a pruned detector may cost, as numbers or as shares of the dense one."""
+
+import math
+import re
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from autoprune.errors import BudgetError
+
+Metric = Literal["gflops", "mparams", "latency_ms"]
+
+UNITS: dict[Metric, str] = {"gflops": "GFLOPs", "mparams": "M parameters", "latency_ms": "ms"}
+
+_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An upper bound on one cost of a detector.
+
+    Attributes:
+        metric: what is bounded.
+        limit: the largest value allowed: GFLOPs (billions of multiply-adds), millions of parameters, or ms.
+    """
+
+    metric: Metric
+    limit: float
+
+    def __post_init__(self) -> None:
+        """Refuses a metric or a limit that can't bound anything."""
+        if self.metric not in get_args(Metric):
+            raise BudgetError(f"a budget bounds {', '.join(UNITS)}, not `{self.metric}`")
+        if not (math.isfinite(self.limit) and self.limit > 0):
+            raise BudgetError(f"budget_{self.metric} must be a number above 0, not {self.limit}")
+
+    def __str__(self) -> str:
+        """The bound as a person reads it: ``75.8 GFLOPs``."""
+        return f"{figures(self.limit)} {UNITS[self.metric]}"
+
+
+def parse_budget(text: str, metric: Metric, dense: float) -> Budget:
+    """Reads a budget as the user wrote it.
+
+    Args:
+        text: ``"50"`` (in the unit of ``metric``) or ``"33%"`` (of the dense detector).
+        metric: what is bounded.
+        dense: the dense detector's cost in the same unit.
+
+    Raises:
+        BudgetError: the text is no number, is not above 0, or does not lie below the dense detector.
+    """
+    field, unit = f"budget_{metric}", UNITS[metric]
+    number = text.strip().removesuffix("%").strip()
+    if not _NUMBER.fullmatch(number.removeprefix("-")):
+        raise BudgetError(
+            f"{field}: {text!r} is not a number; "
+            f"give {unit} such as {figures(dense / 2)}, or a share such as 50%"
+        )
+    value = float(number)
+    limit = value * dense / 100 if text.strip().endswith("%") else value
+    if not limit > 0:
+        raise BudgetError(
+            f"{field}: {text.strip()} is not above 0; the dense detector has {figures(dense)} {unit}"
+        )
+    if not limit < dense:
+        raise BudgetError(
+            f"{field}: {text.strip()} prunes nothing: the dense detector has {figures(dense)} {unit}; "
+            "give a smaller number, or a share such as 50%"
+        )
+    return Budget(metric, limit)
+
+
+def figures(value: float) -> str:
+    """Four significant figures, without an exponent: ``151.5``, ``0.08012``."""
+    if value == 0 or not math.isfinite(value):
+        return str(value)
+    decimals = max(0, 3 - math.floor(math.log10(abs(value))))
+    text = f"{value:.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text

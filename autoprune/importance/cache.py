@@ -1,0 +1,79 @@
+"""`importance.safetensors`: the scores of one or several criteria, each with a hash of all it depends on."""
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from autoprune.errors import RunError
+from autoprune.files import replacing
+from autoprune.importance.reduce import Importance
+
+FORMAT = "1"  # raise it when a criterion's formula changes: older scores are then computed anew
+
+
+def settings_hash(**settings: Any) -> str:
+    """SHA-256 of what scores depend on: the weights' hash, the data, the criterion's settings (as JSON)."""
+    text = json.dumps({"format": FORMAT, **settings}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def cached(path: Path, criterion: str, key: str, compute: Callable[[], Importance]) -> Importance:
+    """Scores of ``criterion`` from ``path`` if made with the same ``key``; else computed, and added there.
+
+    Args:
+        path: the safetensors file; scores of other criteria in it are kept.
+        criterion: its name.
+        key: `settings_hash` of all that the scores depend on.
+        compute: makes them.
+
+    Raises:
+        RunError: the file is there and is not a safetensors file, or it can't be written.
+    """
+    found = load(path, criterion, key)
+    if found is None:
+        found = compute()
+        save(path, criterion, key, found)
+    return found
+
+
+def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarray[Any, Any]]) -> None:
+    """Adds the scores of ``criterion`` to the file, replacing older ones of the same name."""
+    tensors, metadata = _read(path) if path.exists() else ({}, {})
+    tensors = {name: scores for name, scores in tensors.items() if name.partition("/")[0] != criterion}
+    for group, scores in importance.items():
+        tensors[f"{criterion}/{group}"] = torch.from_numpy(np.array(scores, dtype=np.float64))
+    with replacing(path) as temporary:
+        save_file(tensors, temporary, {**metadata, criterion: key})
+
+
+def load(path: Path, criterion: str, key: str | None = None) -> Importance | None:
+    """Reads the scores of ``criterion``; ``None`` where the file has none, or has them under another ``key``.
+
+    Raises:
+        RunError: the file is not a safetensors file.
+    """
+    if not path.exists():
+        return None
+    tensors, metadata = _read(path)
+    if criterion not in metadata or key not in (None, metadata[criterion]):
+        return None
+    return {
+        name.partition("/")[2]: scores.numpy()
+        for name, scores in tensors.items()
+        if name.partition("/")[0] == criterion
+    }
+
+
+def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    try:
+        with safe_open(path, "pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise RunError(f"{path} can't be read ({error}); delete it, and the scores are made anew") from error

@@ -1,0 +1,143 @@
+"""Criteria that ask the detection loss: how much would it change if a channel were gone?
+
+Both rest on one number per image and channel, the gradient of the loss with respect to a gate m = 1 that
+multiplies the channel wherever the network reads it. Summed over every weight that reads the channel,
+
+    dL/dm = sum over consumers of  w * dL/dw        (w: the slice of the weight on that input channel),
+
+because a convolution is linear in both its input and its weight: this is exact, needs no gate in the model,
+adds up coupled layers and heads shared by several levels before anything is squared (as Group Fisher
+pruning does, Liu et al., ICML 2021), and is right whatever norm or frozen norm lies between the producing
+weight and its readers. Where only ReLUs lie between, it equals the gate after the norms that Molchanov et
+al. (CVPR 2019) found best, summed over the coupled producers. To first order, removing the channel changes
+the loss by -dL/dm.
+"""
+
+import copy
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from autoprune.errors import ModelError
+from autoprune.graph import ChannelGraph
+from autoprune.importance.reduce import Importance, add_at
+from autoprune.progress import track
+from autoprune.seeding import scoped
+
+Batches = Callable[[], Iterable[tuple[list[torch.Tensor], list[dict[str, Any]]]]]
+
+_STILL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, FrozenBatchNorm2d)
+
+
+def taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int) -> Importance:
+    """First-order change of the loss on removing the channel: mean over images of |dL/dm|."""
+    return _mean(np.abs, model, graph, batches, seed)
+
+
+def fisher(model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int) -> Importance:
+    """Group Fisher: mean over images of (dL/dm)**2, the gate's empirical Fisher information.
+
+    Halved, it estimates the second-order change of the loss on removing the channel.
+    """
+    return _mean(np.square, model, graph, batches, seed)
+
+
+def gate_gradients(
+    model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int
+) -> Iterator[Importance]:
+    """Yields dL/dm of one image at a time: {group: [width]}.
+
+    Works on a copy. Detectors return their losses in training mode only, so the copy is in training mode but
+    for its norms and dropouts: no statistics move, and an image's loss does not depend on its neighbours.
+
+    Raises:
+        ModelError: the model returns no losses in training mode.
+    """
+    model = _lossy_copy(model)
+    readers = _readers(model, graph)
+    device = readers[0][0].device if readers else torch.device("cpu")
+    weights = [weight for weight, _, _, _ in readers]
+    with scoped(seed):
+        for images, targets in track(batches(), "importance"):
+            for image, target in zip(images, targets, strict=True):
+                there = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
+                loss = _total(model([image.to(device)], [there]))
+                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
+                yield _gather(graph, readers, gradients)
+
+
+Reader = tuple[torch.Tensor, int, str, NDArray[np.int64]]
+
+
+def _readers(model: nn.Module, graph: ChannelGraph) -> list[Reader]:
+    """(weight, input axis, group, index) of every weight that reads a prunable group."""
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    found = []
+    for name, group in graph.prunable.items():
+        for (tensor, axis, index), role in zip(group.members, group.roles, strict=True):
+            if role == "consumer" and tensor in parameters:
+                found.append((parameters[tensor].requires_grad_(), axis, name, index))
+    return found
+
+
+def _gather(
+    graph: ChannelGraph, readers: list[Reader], gradients: tuple[torch.Tensor | None, ...]
+) -> Importance:
+    """Adds w * dL/dw over each group's readers: {group: [width]}."""
+    rows = [
+        None
+        if grad is None
+        else (weight.detach() * grad).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
+        for (weight, axis, _, _), grad in zip(readers, gradients, strict=True)
+    ]
+    moved = (
+        torch.cat([row for row in rows if row is not None]).double().cpu().numpy()
+    )  # one transfer an image
+    scores = {name: np.zeros(group.width) for name, group in graph.prunable.items()}
+    start = 0
+    for (_, _, name, index), row in zip(readers, rows, strict=True):
+        if row is not None:
+            scores[name] += add_at(index, moved[start : start + len(row)], len(scores[name]))
+            start += len(row)
+    return scores
+
+
+def _mean(
+    reduce: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Batches,
+    seed: int,
+) -> Importance:
+    totals = {name: np.zeros(group.width) for name, group in graph.prunable.items()}
+    images = 0
+    for gates in gate_gradients(model, graph, batches, seed):
+        images += 1
+        for name, gate in gates.items():
+            totals[name] += reduce(gate)
+    if images == 0:
+        raise ModelError("gradient criteria need at least one image; raise importance_images")
+    return {name: total / images for name, total in totals.items()}
+
+
+def _lossy_copy(model: nn.Module) -> nn.Module:
+    """A copy in training mode whose norms and dropouts stand still; no parameter asks for gradients."""
+    lossy = copy.deepcopy(model).train().requires_grad_(False)
+    for module in lossy.modules():
+        if isinstance(module, _STILL):
+            module.eval()
+    return lossy
+
+
+def _total(losses: Any) -> torch.Tensor:
+    if not isinstance(losses, dict) or not losses:
+        raise ModelError(
+            f"the detector must return a dict of losses in training mode, not {type(losses).__name__}; "
+            "wrap it, or use a criterion that needs no gradients (l1, l2, bn_scale)"
+        )
+    return torch.stack([loss.float().sum() for loss in losses.values()]).sum()

@@ -1,0 +1,87 @@
+"""From scores of channels to scores of units, and to scores per cost."""
+
+from collections.abc import Mapping
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.graph import ChannelGraph, ChannelGroup
+
+Importance = dict[str, NDArray[np.float64]]
+
+# Criteria whose scores estimate a change of the loss, and so compare across groups as they are.
+LOSS_UNITS = frozenset({"taylor", "fisher"})
+
+
+def add_at(index: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
+    """Sums ``values`` [n] into the group channels that ``index`` [n] names, -1 left out. Shape [width]."""
+    own = index >= 0
+    total = np.zeros(width)
+    np.add.at(total, index[own], values[own])
+    return total
+
+
+def per_unit(scores: NDArray[np.float64], group: ChannelGroup) -> NDArray[np.float64]:
+    """Sums scores [width] over each unit's channels, which leave together. Shape [units]."""
+    of_units: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)[group.units]
+    return np.asarray(of_units.sum(axis=1))
+
+
+def per_cost(
+    importance: Mapping[str, NDArray[np.float64]],
+    graph: ChannelGraph,
+    metric: Literal["gflops", "mparams"] = "gflops",
+) -> Importance:
+    """Divides each score by what removing its channel from the dense detector saves.
+
+    The saving is found by brute difference on the cost model, in GFLOPs or in millions of parameters
+    per channel. A whole unit is removed at a time, so a channel's part is the unit's saving / its channels.
+
+    Raises:
+        ValueError: a group of ``importance`` is not prunable.
+    """
+    saved = savings(graph, metric)
+    unknown = next((name for name in importance if name not in saved), None)
+    if unknown is not None:
+        raise ValueError(f"group `{unknown}` is not prunable")
+    return {name: np.asarray(scores, dtype=np.float64) / saved[name] for name, scores in importance.items()}
+
+
+def savings(graph: ChannelGraph, metric: Literal["gflops", "mparams"] = "gflops") -> dict[str, float]:
+    """GFLOPs, or millions of parameters, that one channel of each prunable group costs in the dense model."""
+    cost, scale = (graph.cost.flops, 1e9) if metric == "gflops" else (graph.cost.params, 1e6)
+    dense = np.asarray(graph.cost.dense, dtype=np.int64)
+    units = np.array([graph.groups[name].unit for name in graph.cost.names], dtype=np.int64)
+    less = np.asarray(cost(dense[None, :] - np.diag(units)))
+    each = (float(cost(dense)) - less) / units / scale
+    return {name: float(value) for name, value in zip(graph.cost.names, each, strict=True)}
+
+
+def comparable(importance: Mapping[str, NDArray[np.float64]], criterion: str) -> Importance:
+    """Scores that can be ranked across groups.
+
+    Gradient criteria are in units of the loss and stay as they are. Sizes of weights depend on the layer's
+    fan-in and on where its norm put the scale, so a group's scores are divided by their mean (a group of
+    zeros stays zeros).
+    """
+    if criterion in LOSS_UNITS:
+        return {name: np.asarray(scores, dtype=np.float64) for name, scores in importance.items()}
+    return {name: scores / (float(np.mean(scores)) or 1.0) for name, scores in importance.items()}
+
+
+def removed_share(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The cumulative importance curve of a group.
+
+    Args:
+        scores: one score per unit [units], none negative.
+
+    Returns:
+        [units + 1]: entry k is the share of the group's importance that its k least important units hold;
+        0 at 0, 1 at the end, convex. A group of zeros counts as flat: k / units.
+    """
+    ordered = np.sort(np.asarray(scores, dtype=np.float64))
+    total = ordered.sum()
+    if not total > 0:
+        return np.linspace(0.0, 1.0, len(ordered) + 1)
+    return np.concatenate([[0.0], np.minimum(np.cumsum(ordered) / total, 1.0)])

@@ -1,0 +1,82 @@
+"""Criteria that read the weights alone: no data, no gradients."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.graph import ChannelGraph, ChannelGroup
+from autoprune.importance.reduce import Importance, add_at
+from autoprune.seeding import seed as scoped_seed
+
+
+def l1(model: nn.Module, graph: ChannelGraph) -> Importance:
+    """Sum of |w| over every weight that produces the channel (Li et al., ICLR 2017).
+
+    Coupled layers add up; biases and norms do not count.
+    """
+    state = model.state_dict()
+    return {name: _row_sums(group, state, torch.abs) for name, group in graph.prunable.items()}
+
+
+def l2(model: nn.Module, graph: ChannelGraph) -> Importance:
+    """Euclidean norm of all weights that produce the channel, coupled layers summed in squares.
+
+    The group norm of DepGraph (Fang et al., CVPR 2023), over producers only.
+    """
+    state = model.state_dict()
+    return {name: np.sqrt(_row_sums(group, state, torch.square)) for name, group in graph.prunable.items()}
+
+
+def bn_scale(model: nn.Module, graph: ChannelGraph) -> Importance:
+    """Mean |gamma| of the norms on the channel (network slimming, Liu et al., ICCV 2017).
+
+    FrozenBatchNorm2d's weight buffer and GroupNorm's weight count as well. A group without a norm takes its
+    `l2` scores, scaled so that their mean is the mean |gamma| of all groups that have one (1 where none has).
+    """
+    state = model.state_dict()
+    scores: Importance = {}
+    for name, group in graph.prunable.items():
+        total, times = np.zeros(group.width), np.zeros(group.width)
+        for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
+            if role == "norm" and tensor.rpartition(".")[2] == "weight":
+                total += add_at(index, _double(state[tensor].abs()), group.width)
+                times += add_at(index, np.ones(len(index)), group.width)
+        if times.all():
+            scores[name] = total / times
+    level = float(np.mean(np.concatenate(list(scores.values())))) if scores else 1.0
+    sizes = l2(model, graph) if len(scores) < len(graph.prunable) else {}
+    return {
+        name: scores[name] if name in scores else sizes[name] * (level / (float(sizes[name].mean()) or 1.0))
+        for name in graph.prunable
+    }
+
+
+def random(graph: ChannelGraph, seed: int) -> Importance:
+    """Uniform noise in [0, 1), a function of ``seed`` and the group's name: every criterion's baseline."""
+    return {
+        name: np.random.default_rng(scoped_seed(seed, "importance", name)).random(group.width)
+        for name, group in graph.prunable.items()
+    }
+
+
+def _row_sums(
+    group: ChannelGroup,
+    state: dict[str, torch.Tensor],
+    size: Callable[[torch.Tensor], torch.Tensor],
+) -> NDArray[np.float64]:
+    """Sum of ``size(w)`` over the group's producing weights, per channel [width]."""
+    scores = np.zeros(group.width)
+    for (tensor, axis, index), role in zip(group.members, group.roles, strict=True):
+        weight = state[tensor]
+        if role == "producer" and weight.ndim > 1:
+            rows = size(weight.detach().double()).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
+            scores += add_at(index, _double(rows), group.width)
+    return scores
+
+
+def _double(tensor: torch.Tensor) -> NDArray[np.float64]:
+    values: NDArray[np.float64] = tensor.detach().double().cpu().numpy()
+    return values

@@ -1,0 +1,48 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from autoprune.errors import RunError
+from autoprune.importance import cached, load, save, settings_hash
+
+SCORES = {"a.b": np.array([0.1, 2.5, 1e-300]), "c": np.array([1.0])}
+
+
+def same(left, right) -> bool:
+    return left.keys() == right.keys() and all(left[name].tolist() == right[name].tolist() for name in left)
+
+
+def test_scores_come_back_exactly_beside_those_of_other_criteria(tmp_path: Path) -> None:
+    path = tmp_path / "importance.safetensors"
+    save(path, "taylor", "k1", SCORES)
+    save(path, "fisher", "k2", {"a.b": np.ones(3)})
+    assert same(load(path, "taylor", "k1"), SCORES)
+    assert same(load(path, "fisher"), {"a.b": np.ones(3)})
+    assert load(path, "l2") is None
+    assert load(tmp_path / "other", "taylor") is None
+
+
+def test_scores_are_made_anew_only_when_what_they_depend_on_changes(tmp_path: Path) -> None:
+    path, made = tmp_path / "importance.safetensors", []
+
+    def compute():
+        made.append(1)
+        return SCORES
+
+    first, second = settings_hash(weights="w", images=8, seed=0), settings_hash(images=9, weights="w", seed=0)
+    assert first != second
+    assert first == settings_hash(seed=0, weights="w", images=8)
+    assert same(cached(path, "taylor", first, compute), SCORES)
+    assert same(cached(path, "taylor", first, compute), SCORES)
+    assert len(made) == 1
+    cached(path, "taylor", second, compute)
+    assert len(made) == 2
+    assert load(path, "taylor", first) is None
+
+
+def test_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
+    path = tmp_path / "importance.safetensors"
+    path.write_bytes(b"not a safetensors file")
+    with pytest.raises(RunError, match="delete it"):
+        load(path, "taylor")

@@ -1,0 +1,154 @@
+import copy
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import ConfigError, ModelError
+from autoprune.graph import analyze, mask
+from autoprune.importance import score
+
+GROUP = "first"  # the toy's only prunable group
+
+
+def toy_graph(model: nn.Module):
+    return analyze(model, ([torch.rand(3, 8, 8)],))
+
+
+def loss_of(model: nn.Module, images, targets) -> float:
+    """The loss with the norms' statistics untouched."""
+    model = copy.deepcopy(model).eval()
+    with torch.no_grad():
+        return float(
+            model.double()([x.double() for x in images], [{"map": t["map"].double()} for t in targets])[
+                "loss"
+            ]
+        )
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_taylor_is_the_change_of_a_linear_loss_when_the_channel_is_zeroed(
+    toy, toy_batches, frozen: bool
+) -> None:
+    model, batches = toy(frozen=frozen), toy_batches()
+    graph = toy_graph(model)
+    scores = score("taylor", model, graph, batches)[GROUP]
+    for channel in range(6):
+        masked = mask(model, graph, {GROUP: [c for c in range(6) if c != channel]})
+        changes = [
+            abs(loss_of(masked, [x], [t]) - loss_of(model, [x], [t]))
+            for images, targets in batches()
+            for x, t in zip(images, targets, strict=True)
+        ]
+        assert scores[channel] == pytest.approx(np.mean(changes), rel=1e-4)
+
+
+def test_a_small_gate_gives_the_same_by_finite_differences(toy, toy_batches) -> None:
+    """Not linear: ReLU and a squared loss. The channel is scaled by 1 - e where it is read."""
+    model, batches = toy(nn.ReLU(), power=2), toy_batches()
+    graph, e = toy_graph(model), 1e-6
+    taylor, fisher = (score(name, model, graph, batches)[GROUP] for name in ("taylor", "fisher"))
+    for channel in range(6):
+        slopes = []
+        for images, targets in batches():
+            for x, t in zip(images, targets, strict=True):
+                sides = []
+                for factor in (1 - e, 1 + e):
+                    scaled = copy.deepcopy(model).double()
+                    with torch.no_grad():
+                        scaled.last.weight[:, channel] *= factor
+                    sides.append(loss_of(scaled, [x], [t]))
+                slopes.append((sides[1] - sides[0]) / (2 * e))
+        assert taylor[channel] == pytest.approx(np.mean(np.abs(slopes)), rel=1e-3)
+        assert fisher[channel] == pytest.approx(np.mean(np.square(slopes)), rel=1e-3)
+
+
+@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
+def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, norm: str) -> None:
+    """The definition itself: activations times a gate of ones, at every module that reads a group."""
+    model = detector(norm)
+    graph = analyze(model, ([torch.rand(3, 64, 64)],))
+    got = {name: score(name, model, graph, detector_batches) for name in ("taylor", "fisher")}
+    assert len(graph.prunable) >= 10
+
+    reference = copy.deepcopy(model).train()
+    for module in reference.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    modules = dict(reference.named_modules())
+    gates = {name: torch.ones(group.width, requires_grad=True) for name, group in graph.prunable.items()}
+    for name, group in graph.prunable.items():
+        for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
+            if role == "consumer":
+                assert index.tolist() == list(range(group.width))
+                modules[tensor.rpartition(".")[0]].register_forward_pre_hook(
+                    lambda _, x, gate=gates[name]: (x[0] * gate[:, None, None],)
+                )
+    rows = []
+    for images, targets in detector_batches():
+        for image, target in zip(images, targets, strict=True):
+            loss = sum(reference([image], [target]).values())
+            grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
+            rows.append([torch.zeros(1) if g is None else g for g in grads])
+    for place, name in enumerate(gates):
+        gate = torch.stack([row[place].expand(len(gates[name])) for row in rows]).double().numpy()
+        largest = np.abs(gate).max()
+        np.testing.assert_allclose(got["taylor"][name], np.abs(gate).mean(0), rtol=1e-3, atol=1e-5 * largest)
+        np.testing.assert_allclose(got["fisher"][name], (gate**2).mean(0), rtol=2e-3, atol=1e-5 * largest**2)
+
+
+def test_an_equivalent_model_gets_the_same_scores(toy, toy_batches) -> None:
+    """Channels twice as large that are read half as strongly: nothing a loss can see."""
+    model = toy(nn.ReLU(), power=2)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        for tensor in (other.norm.weight, other.norm.bias, other.second.weight, other.second.bias):
+            tensor *= 2
+        other.last.weight /= 2
+    for name in ("taylor", "fisher"):
+        ours, theirs = (score(name, m, toy_graph(m), toy_batches())[GROUP] for m in (model, other))
+        np.testing.assert_allclose(ours, theirs, rtol=1e-4)
+
+
+def test_scores_scale_with_the_loss(toy, toy_batches) -> None:
+    model, tripled = toy(), toy()
+    with torch.no_grad():
+        tripled.last.weight *= 3
+        tripled.last.bias *= 3
+    for name, factor in (("taylor", 3), ("fisher", 9)):
+        ours, theirs = (score(name, m, toy_graph(m), toy_batches())[GROUP] for m in (model, tripled))
+        np.testing.assert_allclose(theirs, factor * ours, rtol=1e-4)
+
+
+def test_the_batch_size_does_not_matter(detector, detector_batches) -> None:
+    model = detector("batch")
+    graph = analyze(model, ([torch.rand(3, 64, 64)],))
+    singles = [
+        ([x], [t]) for images, targets in detector_batches() for x, t in zip(images, targets, strict=True)
+    ]
+    together, apart = (score("fisher", model, graph, b) for b in (detector_batches, lambda: singles))
+    for name, scores in together.items():
+        assert scores.tolist() == apart[name].tolist()
+
+
+def test_a_loss_that_is_not_finite_names_the_group(toy, toy_batches) -> None:
+    model = toy()
+    graph = toy_graph(model)
+    with torch.no_grad():
+        model.last.bias.fill_(float("nan"))
+        model.power = 2
+    with pytest.raises(ModelError, match=r"`fisher` is not finite on group `first`: the loss"):
+        score("fisher", model, graph, toy_batches())
+
+
+def test_gradient_criteria_need_images_and_losses(toy, toy_batches) -> None:
+    model = toy()
+    graph = toy_graph(model)
+    with pytest.raises(ConfigError, match="needs training images; give --data"):
+        score("taylor", model, graph)
+    with pytest.raises(ModelError, match="at least one image"):
+        score("taylor", model, graph, list)
+    model.forward = lambda images, targets=None: torch.zeros(1)
+    with pytest.raises(ModelError, match="dict of losses in training mode, not Tensor"):
+        score("taylor", model, graph, toy_batches())
