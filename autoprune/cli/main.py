@@ -10,8 +10,13 @@ import typer
 
 from autoprune import __version__
 from autoprune.cli.doctor import doctor
+from autoprune.cli.eval import evaluate
+from autoprune.cli.inspect import inspect
+from autoprune.cli.latency import latency
 from autoprune.cli.schema import schema
+from autoprune.cli.space import space
 from autoprune.cli.terminal import problems
+from autoprune.cli.train import train
 from autoprune.errors import AutopruneError
 
 USAGE_ERROR = 2
@@ -50,6 +55,11 @@ def root(
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "doctor": (doctor, "autoprune doctor --out runs"),
+    "train": (train, "autoprune train --model retinanet_resnet18_fpn --data data/mine --steps 5000"),
+    "eval": (evaluate, "autoprune eval runs/mine/recovered/trial-0017 --split test"),
+    "inspect": (inspect, "autoprune inspect retinanet_resnet50_fpn"),
+    "space": (space, "autoprune space --weights dense.safetensors --data data/mine --to space.yaml"),
+    "latency": (latency, "autoprune latency retinanet_resnet50_fpn runs/mine/policies/trial-0017.yaml"),
     "schema": (schema, "autoprune schema --space > space.schema.json"),
 }
 for name, (command, example) in COMMANDS.items():

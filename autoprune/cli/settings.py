@@ -15,8 +15,8 @@ from autoprune.config import Config, load_config, make_config
 from autoprune.errors import ConfigError
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Detector": ("model", "model_arguments", "num_classes", "norm", "weights"),
-    "Data": ("data", "input_size", "image_cache_gib", "strict"),
+    "Detector": ("model", "model_arguments", "num_classes", "norm", "weights", "input_size"),
+    "Data": ("data", "image_cache_gib", "strict"),
     "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "objectives"),
     "Importance and space": ("criterion", "importance_images", "space"),
     "Search": (
@@ -56,16 +56,16 @@ ConfigFile = Annotated[
 
 
 def with_config(
-    *panels: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+    *what: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of whole panels; they reach it as its argument ``config``.
+    """Gives a command the options of panels and fields; they reach it as its argument ``config``.
 
     Args:
-        *panels: keys of `PANELS`.
+        *what: keys of `PANELS`, or single fields.
         but: fields of these panels that the command has no use for.
         defaults: fields that default to something else in this command.
     """
-    fields = [name for panel in panels for name in PANELS[panel] if name not in set(but)]
+    fields = [name for item in what for name in PANELS.get(item, (item,)) if name not in set(but)]
     own_defaults = dict(defaults or {})
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,0 +1,146 @@
+"""`autoprune inspect`: the channel groups of a detector, what they cost, and what a policy makes of them."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from autoprune.cli.detectors import build_dense, find, input_size_of
+from autoprune.cli.settings import with_config
+from autoprune.cli.terminal import output
+from autoprune.config import Config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoprune.graph import ChannelGraph
+
+
+@with_config("Detector")
+def inspect(
+    config: Config,
+    what: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="[MODEL]",
+            help="A detector's name, a policy file, or a folder with a policy.yaml; default: --model.",
+            show_default=False,
+        ),
+    ] = None,
+    policy: Annotated[
+        Path | None, typer.Option("--policy", metavar="FILE", help="Show what this policy keeps.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    names: Annotated[bool, typer.Option("--list", help="List the names of all detectors.")] = False,
+) -> None:
+    """Show the channel groups of a detector: width, share of the cost, what is frozen and why."""
+    if names:
+        from autoprune import models
+
+        print("\n".join(models.names()))
+        return
+    report = _report(config, what, policy)
+    if as_json:
+        print(json.dumps(report, indent=2))
+    else:
+        _show(report)
+
+
+def _report(config: Config, what: str | None, policy_file: Path | None) -> dict[str, Any]:
+    """Everything that is shown, as plain values."""
+    from autoprune.graph import analyze
+    from autoprune.models import detector_inputs
+    from autoprune.policy import Policy
+
+    named = find(what, config)
+    policy = named.policy if policy_file is None else Policy.load(policy_file)
+    model, spec = build_dense(named, config)
+    size = input_size_of(named, model, config)
+    graph = analyze(model, detector_inputs(size))
+    widths = None
+    if policy is not None:
+        policy.check(graph)
+        widths = policy.kept_widths
+    return {
+        "model": spec.model_dump(),
+        "input_size": list(size),
+        "gflops": graph.gflops(),
+        "mparams": graph.mparams(),
+        "pruned": None
+        if widths is None
+        else {"gflops": graph.gflops(widths), "mparams": graph.mparams(widths)},
+        "groups": _groups(graph, widths),
+    }
+
+
+def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[str, Any]]:
+    """One entry a channel group, in the order of the forward pass.
+
+    ``gflops_share`` is the share of the dense cost that would go if the whole group went. Each product
+    of two groups' widths counts for both, so the shares sum to more than one.
+    """
+    import numpy as np
+
+    cost = graph.cost
+    without = np.tile(cost.dense, (len(cost.names), 1))
+    np.fill_diagonal(without, 0)
+    flops = 1 - cost.flops(without) / cost.flops(cost.dense)
+    params = 1 - cost.params(without) / cost.params(cost.dense)
+    shares = {name: (float(flops[i]), float(params[i])) for i, name in enumerate(cost.names)}
+    return [
+        {
+            "name": name,
+            "width": group.width,
+            "kept": group.width if widths is None else widths.get(name, group.width),
+            "unit": group.unit,
+            "members": len(group.members),
+            "gflops_share": shares[name][0] if name in shares else None,
+            "mparams_share": shares[name][1] if name in shares else None,
+            "prunable": group.prunable,
+            "reason": group.reason,
+        }
+        for name, group in graph.groups.items()
+    ]
+
+
+def _show(report: dict[str, Any]) -> None:
+    console = output()
+    spec, pruned = report["model"], report["pruned"]
+    height, width = report["input_size"]
+    console.print(
+        f"[bold]{spec['name']}[/], {spec['num_classes']} classes with the background, {spec['norm']} norms, "
+        f"counted at {height}x{width}"
+    )
+    after = {name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})" for name in pruned or ()}
+    console.print(
+        f"{report['gflops']:.2f}{after.get('gflops', '')} GFLOPs, "
+        f"{report['mparams']:.2f}{after.get('mparams', '')} M parameters"
+    )
+    prunable = [group for group in report["groups"] if group["prunable"]]
+    frozen = [group for group in report["groups"] if not group["prunable"]]
+    if prunable:
+        console.print(_table(prunable, with_kept=pruned is not None))
+    channels, kept = (sum(group[key] for group in prunable) for key in ("width", "kept"))
+    after_all = f" → {kept}" if pruned else ""
+    console.print(f"{len(prunable)} channel groups can be pruned: {channels}{after_all} channels")
+    if frozen:
+        console.print(f"{len(frozen)} are frozen:")
+    for group in frozen:
+        console.print(f"  {group['name']} ({group['width']}): {group['reason']}", markup=False)
+
+
+def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("channel group", overflow="fold")
+    headings = ["width", *(["kept"] if with_kept else []), "unit", "members", "GFLOPs", "params"]
+    for heading in headings:
+        table.add_column(heading, justify="right", no_wrap=True)
+    for group in groups:
+        cells = [group["width"], *([group["kept"]] if with_kept else []), group["unit"], group["members"]]
+        shares = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
+        table.add_row(group["name"], *map(str, cells), *shares)
+    return table

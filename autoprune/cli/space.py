@@ -1,0 +1,65 @@
+"""`autoprune space`: importance becomes bounds on every group's pruning ratio, in YAML for people."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from autoprune.cli.settings import with_config
+from autoprune.cli.terminal import working
+from autoprune.config import Config
+from autoprune.errors import RunError
+
+
+@with_config(
+    "Detector",
+    "Data",
+    "criterion",
+    "importance_images",
+    "Machine",
+)
+def space(
+    config: Config,
+    to: Annotated[Path, typer.Option("--to", metavar="FILE", help="YAML file to write.")] = Path(
+        "space.yaml"
+    ),
+    granularity: Annotated[
+        Literal["layer", "block", "stage"],
+        typer.Option("--granularity", help="What shares one pruning ratio; fewer are searched faster."),
+    ] = "layer",
+    round_to: Annotated[
+        int, typer.Option("--round-to", min=1, help="Kept widths are multiples of this.")
+    ] = 8,
+    min_width: Annotated[
+        int, typer.Option("--min-width", min=1, help="Smallest number of channels a group keeps.")
+    ] = 8,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
+) -> None:
+    """Score the channels and write the search space: for each group its largest pruning ratio."""
+    from autoprune.search.space import derive_space, resolve, save_space
+    from autoprune.search.subject import load_subject, score_channels
+
+    if to.exists() and not force:
+        raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")
+    with working() as console:
+        subject = load_subject(config)
+        console.print(f"scoring the channels of {len(subject.graph.prunable)} groups by {config.criterion}")
+        importance = score_channels(subject, config.criterion)
+        file = derive_space(
+            subject.graph,
+            importance,
+            subject.spec,
+            subject.input_size,
+            config.criterion,
+            granularity=granularity,
+            round_to=round_to,
+            min_width=min_width,
+        )
+        save_space(to, file, subject.graph, importance)
+        found = resolve(file, subject.graph)
+        least, dense = (float(found.cost("gflops", widths)) for widths in (found.lowest, found.dense))
+        console.print(
+            f"wrote {to}: {len(found.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
+            f"({least / dense:.0%}); edit it freely"
+        )
+        console.print(f"next: autoprune search --space {to} --budget-gflops 50%", soft_wrap=True)

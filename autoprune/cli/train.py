@@ -1,0 +1,53 @@
+"""`autoprune train`: a dense baseline, with the loop that also recovers pruned detectors."""
+
+import json
+
+from autoprune.cli.detectors import build_dense, find, open_split
+from autoprune.cli.settings import with_config
+from autoprune.cli.terminal import working
+from autoprune.config import Config
+from autoprune.errors import RunError
+from autoprune.files import write_text
+from autoprune.report.tables import points
+
+DEFAULT_OUT = "runs/train"
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@with_config(
+    "Detector", "Data", "Training", "Machine", "out", but=("distill",), defaults={"out": DEFAULT_OUT}
+)
+def train(config: Config) -> None:
+    """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""
+    from autoprune.data.evaluate import evaluate
+    from autoprune.models import save_state
+    from autoprune.search.subject import pick_device
+    from autoprune.training import TrainSettings
+    from autoprune.training import train as fit
+
+    device = pick_device(config)
+    weights, metrics_file = config.out / "model.safetensors", config.out / "metrics.json"
+    checkpoint = config.out / CHECKPOINT
+    if weights.exists() and not checkpoint.exists():
+        raise RunError(f"{weights} exists already; choose another --out (YAML: out)")
+    with working() as console:
+        named = find(None, config)
+        model, spec = build_dense(named, config)
+        training, validation = (open_split(config, split, model) for split in ("train", "val"))
+        if config.num_classes is None and training.num_classes != spec.num_classes:
+            # the class heads are the data's; weights, if any are given, keep all but those
+            sized = config.model_copy(update={"num_classes": training.num_classes})
+            model, spec = build_dense(named, sized)
+        console.print(
+            f"training {spec.name} for {config.steps} steps of {config.batch_size} images "
+            f"({len(training)} in all, {spec.num_classes} classes with the background) on {device}"
+        )
+        settings = TrainSettings.from_config(config)
+        result = fit(model, training, settings, device, checkpoint=checkpoint, what="training")
+        metrics = evaluate(result.model, validation, device)
+        save_state(result.model, weights)
+        content = {"model": spec.model_dump(mode="json"), "steps": config.steps, "val": metrics.to_dict()}
+        write_text(metrics_file, json.dumps(content, indent=2) + "\n")
+        checkpoint.unlink(missing_ok=True)
+        console.print(f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")
+        console.print(f"next: autoprune space --weights {weights}")
