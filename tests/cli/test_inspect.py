@@ -1,0 +1,116 @@
+"""`autoprune inspect` shows what torch itself counts, what is frozen, and what a policy makes of it."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.models.detection import retinanet_resnet50_fpn
+
+from autoprune.graph import analyze, prune
+from autoprune.models import build, detector_inputs
+from autoprune.policy import Policy
+
+from .conftest import TINY
+
+Run = Callable[..., Any]
+
+
+def flops(model: torch.nn.Module, size: tuple[int, int]) -> int:
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model.eval()(*detector_inputs(size))
+    return counter.get_total_flops() // 2
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    graph = analyze(build(TINY), detector_inputs((64, 64)))
+    names = ["backbone.body.layer1.0.conv1", "head.classification_head.conv.0.0"]
+    keep = {name: tuple(range(16)) for name in names}
+    widths = {name: graph.groups[name].width for name in names}
+    path = tmp_path / "policy.yaml"
+    Policy(TINY, "0" * 64, "l2", (64, 64), widths, keep).save(path)
+    return path
+
+
+def test_totals_are_those_of_torch(autoprune: Run, tiny_model: list[str]) -> None:
+    report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
+    model = build(TINY)
+    assert report["input_size"] == [64, 64]
+    assert report["gflops"] == flops(model, (64, 64)) / 1e9
+    assert report["mparams"] == sum(p.numel() for p in model.parameters()) / 1e6
+
+
+def test_a_share_is_what_goes_with_the_group(autoprune: Run, tiny_model: list[str]) -> None:
+    report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
+    model = build(TINY)
+    graph = analyze(model, detector_inputs((64, 64)))
+    name = "backbone.body.layer1.0.conv1"
+    # cost is linear in this group's width, so removing half of it removes half of its share
+    pruned = prune(model, graph, keep={name: range(32)})
+    expected = 2 * (1 - flops(pruned, (64, 64)) / flops(model, (64, 64)))
+    share = next(group["gflops_share"] for group in report["groups"] if group["name"] == name)
+    assert share == pytest.approx(expected)
+
+
+def test_default_is_retinanet_r50_at_its_own_size(autoprune: Run) -> None:
+    outcome = autoprune("inspect")
+    assert "retinanet_resnet50_fpn, 91 classes" in outcome.out
+    assert "151.54 GFLOPs" in outcome.out
+    parameters = sum(p.numel() for p in retinanet_resnet50_fpn(weights_backbone=None).parameters())
+    assert f"{parameters / 1e6:.2f} M parameters" in outcome.out
+    assert "cls_logits" in outcome.out.split("are frozen:")[1]
+
+
+@pytest.mark.parametrize("width", ["80", None])
+def test_names_are_whole_on_80_columns_and_in_a_pipe(
+    autoprune: Run, tiny_model: list[str], width: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if width:
+        monkeypatch.setenv("COLUMNS", width)
+    text = autoprune("inspect", *tiny_model).out
+    assert "…" not in text
+    for name in analyze(build(TINY), detector_inputs((64, 64))).groups:
+        assert name in text
+    if width:
+        assert max(map(len, text.splitlines())) <= int(width)
+
+
+@pytest.mark.parametrize("how", ["argument", "option", "folder"])
+def test_a_policy_shows_before_and_after(
+    autoprune: Run, tiny_model: list[str], policy: Path, how: str
+) -> None:
+    arguments: dict[str, list[object]] = {
+        "argument": [policy],
+        "folder": [policy.parent],
+        "option": [*tiny_model, "--num-classes", "6", "--policy", policy],
+    }
+    report = json.loads(autoprune("inspect", *arguments[how], "--json").out)
+    model = build(TINY)
+    pruned = prune(model, analyze(model, detector_inputs((64, 64))), Policy.load(policy).keep)
+    assert report["pruned"]["gflops"] == flops(pruned, (64, 64)) / 1e9
+    assert report["pruned"]["mparams"] == sum(p.numel() for p in pruned.parameters()) / 1e6
+    kept = {group["name"]: group["kept"] for group in report["groups"]}
+    assert kept["backbone.body.layer1.0.conv1"] == 16
+    assert kept["backbone.body.layer1.1.conv1"] == 64
+    shown = autoprune("inspect", *arguments[how]).out
+    assert f"{report['gflops']:.2f} → {report['pruned']['gflops']:.2f} (" in shown
+
+
+def test_a_policy_of_another_model_is_refused(autoprune: Run, policy: Path) -> None:
+    outcome = autoprune("inspect", "fcos_resnet18_fpn", "--policy", policy)
+    assert outcome.is_refusal("the policy is for another model")
+
+
+def test_a_name_that_does_not_exist_is_refused_with_near_ones(autoprune: Run) -> None:
+    assert autoprune("inspect", "retinanet_resnet51_fpn").is_refusal("did you mean", "retinanet_resnet50_fpn")
+    assert autoprune("inspect", "runs/nothing").is_refusal("runs/nothing")
+
+
+def test_names_are_listed_one_a_line(autoprune: Run) -> None:
+    names = autoprune("inspect", "--list").out.split("\n")
+    assert {"retinanet_resnet50_fpn", "retinanet_resnet18_fpn", "fcos_resnet50_fpn"} <= set(names)
