@@ -16,11 +16,10 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
-from autoprune.search.front import front
 from autoprune.search.rungs import goes_on
 from autoprune.search.samplers import make_sampler
-from autoprune.search.study import directions, open_study
-from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record, State
+from autoprune.search.study import directions, front_of, open_study, read_records
+from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record
 from autoprune.seeding import seed as derive
 
 FORMAT = 1
@@ -46,7 +45,6 @@ class Ledger:
 
     def __init__(self, storage: Path | str, name: str, plan: Plan, settings: LedgerSettings) -> None:
         """Opens the study and takes up what an earlier driver left."""
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
         self.plan, self.settings, self.exhausted = plan, settings, False
         self._directions = directions(settings.objectives)
         self.study, self._storage = open_study(storage, name, self._directions)
@@ -59,7 +57,7 @@ class Ledger:
         self._known: dict[tuple[tuple[str, int], ...], int] = {}
         self._resume()
         for record in self.records():
-            if record.same_as is None:
+            if record.counts:
                 self._known.setdefault(_key(record.widths), record.number)
 
     # engines call these
@@ -75,7 +73,7 @@ class Ledger:
             earlier = self._known.setdefault(_key(widths), trial.number)
             if earlier == trial.number:
                 self._set(trial.number, "widths", widths)
-                origin = trial.user_attrs.get("origin", self.settings.sampler)
+                origin = trial.user_attrs.get("origin", "sampler")
                 return Candidate(trial.number, origin, widths, self.plan.keep(widths))
             self._repeat(trial.number, earlier, widths)
         self.exhausted = True
@@ -137,22 +135,15 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """All trials but those that were put back into the queue, by number."""
-        return [
-            self._record(trial)
-            for trial in self._trials()
-            if trial.state != TrialState.WAITING and not trial.user_attrs.get("requeued")
-        ]
+        return read_records(self.study)
 
     def finished(self) -> list[Record]:
         """The trials that count: run to their end, with no policy twice."""
-        return [record for record in self.records() if record.state != "running" and record.same_as is None]
+        return [record for record in self.records() if record.counts and record.state != "running"]
 
     def front(self) -> list[Record]:
-        """The trials at the top rung that no other beats in all objectives, by GFLOPs or else number."""
-        done = [record for record in self.finished() if record.state == "complete"]
-        points = [[record.metrics[name] for name in self.settings.objectives] for record in done]
-        best = [done[index] for index in front(points, self._directions)]
-        return sorted(best, key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
+        """The trials at the top rung that no other beats in all objectives, cheapest first."""
+        return front_of(self.records(), self.settings.objectives)
 
     @property
     def notes(self) -> dict[str, Any]:
@@ -253,25 +244,6 @@ class Ledger:
             for name in self.settings.objectives
         ]
 
-    def _record(self, trial: FrozenTrial) -> Record:
-        attributes = trial.user_attrs
-        rungs = (attributes.get(f"rung_{rung}") for rung in range(self.settings.rungs))
-        states: dict[TrialState, State] = {
-            TrialState.COMPLETE: "complete",
-            TrialState.PRUNED: "stopped",
-            TrialState.FAIL: "failed",
-        }
-        return Record(
-            number=trial.number,
-            state=states.get(trial.state, "running"),
-            origin=attributes.get("origin", self.settings.sampler),
-            budget=self.plan.budgets[trial.params.get("budget", 0)] if self.plan.budgets else None,
-            widths=attributes.get("widths", {}),
-            rungs=tuple(metrics for metrics in rungs if metrics is not None),
-            reason=attributes.get("reason"),
-            same_as=attributes.get("same_as"),
-        )
-
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
@@ -287,6 +259,7 @@ class Ledger:
         found = self.study.user_attrs.get("identity")
         if found is None and not self._trials():
             self.note("identity", identity)
+            self.note("budgets", list(self.plan.budgets))
             return
         differing = [name for name in identity if (found or {}).get(name) != identity[name]]
         if differing:

@@ -114,7 +114,7 @@ class RunDirectory:
         Raises:
             RunError: another driver is at work on this run (names its host and pid).
         """
-        made = not self.path.exists()
+        made = [folder for folder in (self.path, *self.path.parents) if not folder.exists()]
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             handle = self._lock()
@@ -130,9 +130,9 @@ class RunDirectory:
         finally:
             self._lock_file.unlink(missing_ok=True)
             os.close(handle)
-            if made:  # nothing was asked for yet: leave nothing behind
-                with contextlib.suppress(OSError):
-                    self.path.rmdir()
+            with contextlib.suppress(OSError):  # where nothing was written, leave nothing behind
+                for folder in made:
+                    folder.rmdir()
 
     def _lock(self) -> int:
         while True:

@@ -1,14 +1,23 @@
-"""The Optuna study: opened in a journal file or behind a storage URL."""
+"""The Optuna study: opened in a journal file or behind a storage URL, and read as records."""
 
 from collections.abc import Sequence
+from itertools import count, takewhile
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
-from autoprune.search.front import Direction
+from autoprune.search.front import Direction, front
+from autoprune.search.trials import Record, State
+
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
 
 
 def directions(objectives: Sequence[str]) -> list[Direction]:
@@ -28,11 +37,8 @@ def open_study(storage: Path | str, name: str, ways: Sequence[Direction]) -> tup
         RunError: the storage can't be opened, or the study has other objectives.
     """
     try:
-        opened: BaseStorage = (
-            JournalStorage(JournalFileBackend(str(storage)))
-            if isinstance(storage, Path)
-            else optuna.storages.get_storage(storage)
-        )
+        opened = _open(storage)
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
         study = optuna.create_study(
             storage=opened, study_name=name, directions=list(ways), load_if_exists=True
         )
@@ -42,3 +48,58 @@ def open_study(storage: Path | str, name: str, ways: Sequence[Direction]) -> tup
     if [direction.name.lower() for direction in study.directions] != list(ways):
         raise RunError(f"the study {name} in {storage} has other objectives; choose another --out")
     return study, opened
+
+
+def load_study(storage: Path | str, name: str) -> optuna.Study:
+    """Opens a study that is there, to read it.
+
+    Raises:
+        RunError: it is not there, or can't be read.
+    """
+    if isinstance(storage, Path) and not storage.is_file():
+        raise RunError(f"{storage} is missing: the search has not begun; run `autoprune search` first")
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        return optuna.load_study(study_name=name, storage=_open(storage))
+    except Exception as error:  # each database driver has errors of its own
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise RunError(f"cannot read the study {name} in {storage}: {problem}; check --storage") from error
+
+
+def _open(storage: Path | str) -> BaseStorage:
+    if isinstance(storage, Path):
+        return JournalStorage(JournalFileBackend(str(storage)))
+    return optuna.storages.get_storage(storage)
+
+
+def read_records(study: optuna.Study) -> list[Record]:
+    """All trials of a ledger's study but those that were put back into the queue, by number."""
+    budgets = study.user_attrs.get("budgets") or [None]
+    return [
+        _record(trial, budgets)
+        for trial in study.get_trials(deepcopy=False)
+        if trial.state != TrialState.WAITING and not trial.user_attrs.get("requeued")
+    ]
+
+
+def front_of(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
+    """The trials at the top rung that no other beats in all objectives, cheapest first."""
+    done = [record for record in records if record.counts and record.state == "complete"]
+    points = [[record.metrics[name] for name in objectives] for record in done]
+    best = [done[index] for index in front(points, directions(objectives))]
+    return sorted(best, key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
+
+
+def _record(trial: FrozenTrial, budgets: Sequence[float | None]) -> Record:
+    attributes = trial.user_attrs
+    rungs = takewhile(lambda name: name in attributes, (f"rung_{rung}" for rung in count()))
+    return Record(
+        number=trial.number,
+        state=_STATES.get(trial.state, "running"),
+        origin=attributes.get("origin", "sampler"),
+        budget=budgets[trial.params.get("budget", 0)],
+        widths=attributes.get("widths", {}),
+        rungs=tuple(attributes[name] for name in rungs),
+        reason=attributes.get("reason"),
+        same_as=attributes.get("same_as"),
+    )

@@ -30,19 +30,23 @@ class WarmStart:
 
 
 class Plan(Protocol):
-    """What the ledger has to know about space and budgets.
+    """What the ledger has to know about space and budgets."""
 
-    Attributes:
-        variables: names of the space's variables.
-        budgets: GFLOPs that candidates are fitted to, one for each budget; ``None`` where GFLOPs are free.
-        warm_starts: in the order in which they are tried.
-        identity: what the study is about (hashes of space and weights); a study of another one is refused.
-    """
+    @property
+    def variables(self) -> Sequence[str]:
+        """Names of the space's variables."""
 
-    variables: Sequence[str]
-    budgets: Sequence[float | None]
-    warm_starts: Sequence[WarmStart]
-    identity: Mapping[str, str]
+    @property
+    def budgets(self) -> Sequence[float | None]:
+        """GFLOPs that candidates are fitted to, one for each budget; ``None`` where GFLOPs are free."""
+
+    @property
+    def warm_starts(self) -> Sequence[WarmStart]:
+        """In the order in which they are tried."""
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the study is about (hashes of space and weights); a study of another one is refused."""
 
     def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
         """The widths of shares [variables], put on a budget."""
@@ -75,7 +79,7 @@ class Candidate:
 
     Attributes:
         number: the trial's number in the study.
-        origin: the warm start's, or the sampler's name.
+        origin: the warm start's, or ``"sampler"``.
         widths: channels that each group has after pruning.
         keep: kept channels of each pruned group.
     """
@@ -92,6 +96,7 @@ class Record:
 
     Attributes:
         state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``.
+        origin: the warm start's, or ``"sampler"``.
         budget: GFLOPs it was fitted to, if any.
         rungs: metrics at each rung that it reached.
         reason: why it failed.
@@ -106,6 +111,11 @@ class Record:
     rungs: tuple[Metrics, ...] = ()
     reason: str | None = None
     same_as: int | None = None
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials asked for, and no repetition of another."""
+        return self.same_as is None
 
     @property
     def metrics(self) -> Metrics:

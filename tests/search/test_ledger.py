@@ -61,7 +61,7 @@ def test_runs_the_asked_number_of_trials_warm_starts_first(tmp_path):
     found = run(ledger(tmp_path))
     assert found.done
     assert len(found.finished()) == 14
-    assert [r.origin for r in found.finished()[:3]] == ["uniform", "greedy", "tpe"]
+    assert [r.origin for r in found.finished()[:3]] == ["uniform", "greedy", "sampler"]
     assert found.finished()[0].widths == {"a": 50, "b": 50}
     assert found.ask() is None
 

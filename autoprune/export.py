@@ -1,0 +1,66 @@
+"""A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
+
+from pathlib import Path
+
+from torch import nn
+
+from autoprune.errors import ModelError, PolicyError
+from autoprune.graph import analyze, prune
+from autoprune.models import build, detector_inputs, load_state, save_state
+from autoprune.policy import Policy
+
+POLICY_FILE = "policy.yaml"
+WEIGHTS_FILE = "model.safetensors"
+
+
+def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
+    """Writes a pruned detector; `load` reads it back.
+
+    Args:
+        folder: made where it is missing; files of these names in it are replaced.
+        model: the pruned detector.
+        policy: what it was pruned by, with its metrics.
+
+    Raises:
+        RunError: the disk is full, or the folder can't be written to.
+    """
+    save_state(model, Path(folder) / WEIGHTS_FILE)
+    policy.save(Path(folder) / POLICY_FILE)
+
+
+def load(folder: str | Path) -> nn.Module:
+    """Reads a pruned detector that `save_detector` or `autoprune recover` wrote.
+
+    Returns:
+        The detector in eval mode, on the CPU, float32.
+
+    Raises:
+        PolicyError: the folder holds no policy, or one that can't be read.
+        ModelError: the weights are missing or not those of the policy.
+    """
+    policy_file, weights_file = Path(folder) / POLICY_FILE, Path(folder) / WEIGHTS_FILE
+    if missing := [path.name for path in (policy_file, weights_file) if not path.is_file()]:
+        raise PolicyError(
+            f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
+        )
+    policy = Policy.load(policy_file)
+    state = load_state(weights_file)
+    dense = build(policy.model)
+    graph = analyze(dense, detector_inputs(policy.input_size))
+    policy.check(graph)
+    pruned = prune(dense, graph, policy.keep)
+    own = pruned.state_dict()
+    wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
+    wrong += [f"{name} is not in the policy's detector" for name in state.keys() - own.keys()]
+    wrong += [
+        f"{name} is {list(state[name].shape)}, the policy's {list(own[name].shape)}"
+        for name in own.keys() & state.keys()
+        if own[name].shape != state[name].shape
+    ]
+    if wrong:
+        raise ModelError(
+            f"{weights_file} does not fit {policy_file.name}: {len(wrong)} keys differ: "
+            f"{'; '.join(sorted(wrong)[:5])}; take both files from one folder"
+        )
+    pruned.load_state_dict(state)
+    return pruned.eval()

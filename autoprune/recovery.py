@@ -1,0 +1,205 @@
+"""Full recovery: the chosen policies are trained back, the dense detector as their teacher."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from autoprune.config import make_config
+from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.errors import RunError
+from autoprune.export import POLICY_FILE, save_detector
+from autoprune.files import write_text
+from autoprune.graph import prune
+from autoprune.importance import Importance
+from autoprune.policy import Policy
+from autoprune.progress import say
+from autoprune.search.results import SearchResult, load_result
+from autoprune.search.rundir import RunDirectory
+from autoprune.search.space import SpaceFile, resolve
+from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels
+from autoprune.seeding import seed as derive
+from autoprune.training import TrainSettings, recalibrate, train
+
+METRICS_FILE = "metrics.json"
+CHECKPOINT = ".checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """One recovered detector.
+
+    Attributes:
+        folder: `policy.yaml`, `model.safetensors` and `metrics.json` are in it; `autoprune.load` reads it.
+        policy: what is kept, with the recovered detector's metrics.
+        metrics: what `metrics.json` holds.
+    """
+
+    folder: Path
+    policy: Policy
+    metrics: Mapping[str, Any]
+
+    @property
+    def map(self) -> float:
+        """MAP on the validation split, a fraction."""
+        return float(self.metrics["metrics"]["map"])
+
+
+def recover(
+    run: str | Path, trials: Sequence[int] | None = None, steps: int | None = None, **overrides: Any
+) -> list[Recovered]:
+    """Trains policies of a run back in full; those that are recovered already are not trained again.
+
+    Args:
+        run: the run directory.
+        trials: numbers of trials; ``None`` takes the one on the front with the highest mAP.
+        steps: optimiser steps; ``None`` takes the run's ``steps``.
+        **overrides: fields of `Config` that say how to train, such as ``device`` or ``learning_rate``.
+
+    Raises:
+        RunError: the directory is no run, it has no such trial, or its weights have changed.
+    """
+    directory = RunDirectory(Path(run))
+    config = directory.config()
+    given = {name: value for name, value in {**overrides, "steps": steps}.items() if value is not None}
+    config = make_config(**{**config.model_dump(), **given})
+    result = load_result(directory.path)
+    numbers = list(trials) if trials is not None else _best(result)
+    known = {record.number: record for record in result.records}
+    if absent := [number for number in numbers if number not in known or not known[number].widths]:
+        raise RunError(f"{run} has no trial {absent[0]}; `autoprune front {run}` lists them")
+    refuse_missing(config)
+    subject = load_subject(config)
+    if any(point.policy.weights_sha256 != subject.weights_sha256 for point in result.front):
+        raise RunError(f"{config.weights} is not what {run} was made from; put the dense weights back")
+    importance = score_channels(subject, config.criterion, directory.importance_file)
+    space = resolve(SpaceFile.load(directory.space_file), subject.graph, importance)
+    dense = measure_dense(subject)
+    recovered = []
+    for number in numbers:
+        point = next((point for point in result.front if point.trial == number), None)
+        widths = np.array([known[number].widths[name] for name in space.names])
+        recovered.append(
+            recover_policy(
+                subject,
+                space.keep(widths) if point is None else point.policy.keep,
+                directory.recovered_folder(number),
+                importance,
+                dense,
+                what=f"recovery of trial {number}",
+                notes={"trial": number, "origin": known[number].origin},
+            )
+        )
+    return recovered
+
+
+def recover_policy(
+    subject: Subject,
+    keep: Mapping[str, Sequence[int]],
+    folder: Path,
+    importance: Importance | None = None,
+    dense: Metrics | None = None,
+    what: str = "recovery",
+    notes: Mapping[str, Any] | None = None,
+) -> Recovered:
+    """Trains one policy back with the settings of ``subject.config`` and writes it to a folder.
+
+    A call that was killed goes on from its checkpoint; a finished one is read back. Two policies that are
+    recovered with the same settings see the same images in the same order.
+
+    Args:
+        subject: dense detector and data.
+        keep: kept channels of each pruned group.
+        folder: where the result goes.
+        importance: scores that weight the channels in the distillation; ``None`` weights all alike.
+        dense: the dense detector's scores, to stand beside the result's; see `measure_dense`.
+        what: name of the work, for the progress bar.
+        notes: more to keep in `metrics.json`.
+
+    Raises:
+        RunError: the folder holds another policy or other settings.
+        TrainingError: a loss is not finite.
+    """
+    config = subject.config
+    seed = derive(config.seed, "recovery")
+    settings = replace(TrainSettings.from_config(config), seed=seed)
+    asked = {
+        **asdict(settings),
+        "recalibration_images": config.recalibration_images,
+        "dense_weights": subject.weights_sha256,
+        "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
+    }
+    if (done := _finished(folder, asked)) is not None:
+        say(f"{what}: there already, in {folder}")
+        return done
+    started = time.perf_counter()
+    model = prune(subject.model, subject.graph, keep)
+    model = recalibrate(
+        model, subject.train, config.recalibration_images, config.batch_size, subject.device, seed
+    )
+    checkpoint = folder / CHECKPOINT
+    teacher = subject.teacher(keep, importance)
+    model = train(model, subject.train, settings, subject.device, teacher, checkpoint, what).model
+    trained = time.perf_counter()
+    found = evaluate(model, subject.val, subject.device, batch_size=config.batch_size)
+    costs = subject.costs(keep)
+    policy = subject.policy(keep, {"map": found.map, "map50": found.map50, **costs})
+    metrics = {
+        **(notes or {}),
+        "input_size": list(subject.input_size),
+        **found.to_dict(),
+        **costs,
+        "dense": {**dense.to_dict(), **subject.costs({})} if dense is not None else None,
+        "training_s": round(trained - started, 3),
+        "evaluation_s": round(time.perf_counter() - trained, 3),
+        "settings": asked,
+    }
+    save_detector(folder, model, policy)
+    write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+    checkpoint.unlink(missing_ok=True)
+    say(f"{what}: mAP {100 * found.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
+    return Recovered(folder, policy, metrics)
+
+
+def measure_dense(subject: Subject) -> Metrics:
+    """The dense detector's scores on the whole validation split."""
+    return evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size)
+
+
+def _finished(folder: Path, asked: Mapping[str, Any]) -> Recovered | None:
+    """What an earlier call made, where it was asked for the same.
+
+    Raises:
+        RunError: it was asked for something else.
+    """
+    file = folder / METRICS_FILE
+    if not file.is_file():
+        return None
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    differing = [name for name in asked if metrics["settings"].get(name) != asked[name]]
+    if differing:
+        name = differing[0]
+        raise RunError(
+            f"{folder} was recovered with other settings: {name} was {metrics['settings'].get(name)}, now "
+            f"{asked[name]}; delete the folder to recover it anew"
+        )
+    return Recovered(folder, Policy.load(folder / POLICY_FILE), metrics)
+
+
+def _best(result: SearchResult) -> list[int]:
+    """The trial on the front with the highest mAP.
+
+    Raises:
+        RunError: the front is empty.
+    """
+    if result.best is None:
+        reasons = f": {result.failed[0].reason}" if result.failed else ""
+        raise RunError(
+            f"{result.run} has nothing on its front yet{reasons}; let the search finish some trials"
+        )
+    return [result.best.trial]

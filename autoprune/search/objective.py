@@ -1,0 +1,122 @@
+"""What a trial does: prune, renew statistics, recover for a few steps, measure; one rung at a time."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from autoprune.config import Config
+from autoprune.cost.budget import parse_budget
+from autoprune.cost.latency import measure
+from autoprune.data.evaluate import evaluate
+from autoprune.errors import TrainingError
+from autoprune.graph import prune
+from autoprune.importance import Importance
+from autoprune.models import detector_inputs
+from autoprune.search.subject import Subject, load_subject, score_channels
+from autoprune.search.trials import Keep
+from autoprune.seeding import seed as derive
+from autoprune.training import TrainSettings, recalibrate, train
+
+
+class Objective:
+    """Evaluates policies of one dense detector. The same policy gives the same numbers, whatever the trial.
+
+    Args:
+        subject: detector and data.
+        importance: scores that weight the channels in the distillation.
+
+    Raises:
+        BudgetError: the budget on the latency is no number, or not below the dense detector's.
+    """
+
+    def __init__(self, subject: Subject, importance: Importance) -> None:
+        """Keeps what is shared by all trials."""
+        self.subject, self.importance = subject, importance
+        config = subject.config
+        self._latency_limit = self._read_latency_limit()
+        self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
+
+    @staticmethod
+    def load(config: Config, importance_file: Path) -> "Objective":
+        """Loads everything once, for a worker in another process."""
+        subject = load_subject(config)
+        return Objective(subject, score_channels(subject, config.criterion, importance_file))
+
+    def evaluate(self, keep: Keep, rung: int, state: nn.Module | None) -> tuple[dict[str, float], nn.Module]:
+        """Takes a policy to a rung; see `Evaluator`."""
+        subject, config, start = self.subject, self.subject.config, time.perf_counter()
+        with _out_of_memory(f"evaluating at rung {rung}"):
+            model = self._prune(keep) if state is None else state
+            latency = {"latency_ms": self._timed(model)} if self.measures_latency else {}
+            pruned = time.perf_counter()
+            model = self._recover(model, keep, rung)
+            recovered = time.perf_counter()
+            found = evaluate(
+                model,
+                subject.val,
+                subject.device,
+                batch_size=config.batch_size,
+                images=config.proxy_images,
+            )
+            evaluated = time.perf_counter()
+        metrics = {"map": found.map, "map50": found.map50, **subject.costs(keep), **latency}
+        metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
+        metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
+        return metrics, model
+
+    @property
+    def measures_latency(self) -> bool:
+        """Whether latency is asked for."""
+        config = self.subject.config
+        return "latency_ms" in config.objectives or config.budget_latency_ms is not None
+
+    def latency_ms(self, model: nn.Module) -> float:
+        """Median time of one image at the input size."""
+        inputs = detector_inputs(self.subject.input_size, self.subject.device)
+        return measure({"trial": model}, inputs, device=self.subject.device)["trial"].median_ms
+
+    def _timed(self, model: nn.Module) -> float:
+        """Latency of a pruned detector; refuses one above the budget before any work is spent on it."""
+        latency = self.latency_ms(model)
+        if self._latency_limit is not None and latency > self._latency_limit:
+            raise TrainingError(f"{latency:.2f} ms is above budget_latency_ms, {self._latency_limit:.2f} ms")
+        return latency
+
+    def _read_latency_limit(self) -> float | None:
+        text = self.subject.config.budget_latency_ms
+        if text is None:
+            return None
+        return parse_budget(text, "latency_ms", self.latency_ms(self.subject.model)).limit
+
+    def _prune(self, keep: Keep) -> nn.Module:
+        return prune(self.subject.model, self.subject.graph, keep)
+
+    def _recover(self, model: nn.Module, keep: Keep, rung: int) -> nn.Module:
+        """Renews the statistics at the bottom rung, then trains as long as this rung asks."""
+        subject, config = self.subject, self.subject.config
+        # The seed knows the rung and not the trial, so that trials differ by their policies alone.
+        seed = derive(config.seed, "proxy", rung)
+        if rung == 0:
+            model = recalibrate(
+                model, subject.train, config.recalibration_images, config.batch_size, subject.device, seed
+            )
+        if self._steps[rung] == 0:
+            return model
+        settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)
+        teacher = subject.teacher(keep, self.importance)
+        return train(model, subject.train, settings, subject.device, teacher, what="trial").model
+
+
+@contextmanager
+def _out_of_memory(doing: str) -> Iterator[None]:
+    """Turns an allocation that failed into the trial's own failure."""
+    try:
+        yield
+    except (MemoryError, torch.OutOfMemoryError) as error:
+        raise TrainingError(f"out of memory {doing}; lower batch_size") from error

@@ -1,0 +1,116 @@
+"""What a search may propose: shares of the space's variables, put on one of the run's budgets."""
+
+import json
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from typing import Any
+
+import numpy as np
+
+from autoprune.config import Config
+from autoprune.cost.budget import Budget, parse_budget
+from autoprune.errors import BudgetError
+from autoprune.graph import ChannelGraph
+from autoprune.importance import Importance
+from autoprune.search import seeds
+from autoprune.search.space_file import SpaceFile
+from autoprune.search.trials import WarmStart
+from autoprune.search.widths import Space
+
+# Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
+FREE_LEVELS = (0.75, 0.5, 0.33)
+
+Bounds = tuple[Budget, ...]
+
+
+class SpacePlan:
+    """A search space with the run's budgets; a `trials.Plan`.
+
+    Args:
+        space: resolved, with importance.
+        bounds: for each budget of the run, all the bounds that a candidate must meet.
+        criteria: scores by criterion, for greedy warm starts; empty for no warm starts.
+        identity: what the study is about.
+
+    Raises:
+        BudgetError: no policy of the space meets a budget.
+    """
+
+    def __init__(
+        self,
+        space: Space,
+        bounds: Sequence[Bounds],
+        criteria: Mapping[str, Importance],
+        identity: Mapping[str, str],
+    ) -> None:
+        """Refuses budgets that can't be met and solves for the warm starts."""
+        for bound in bounds:
+            space.check(bound)
+        self.space, self.bounds, self.identity = space, tuple(bounds), dict(identity)
+        self.variables = [variable.name for variable in space.variables]
+        self.budgets = [
+            next((budget.limit for budget in bound if budget.metric == "gflops"), None) for bound in bounds
+        ]
+        self.warm_starts: list[WarmStart] = self._solve(criteria) if criteria else []
+
+    def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
+        """The widths of shares [V], put on a budget."""
+        return self.space.named(self.space.fit(shares, self.bounds[budget]))
+
+    def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """The kept channels of each pruned group."""
+        return self.space.keep(np.array([widths[name] for name in self.space.names]))
+
+    def _solve(self, criteria: Mapping[str, Importance]) -> list[WarmStart]:
+        """Uniform policies of all budgets first, then the greedy ones; each budget's own, none twice."""
+        starts = [
+            (kind, index, start)
+            for index, bound in enumerate(self.bounds)
+            for level in self._levels(bound)
+            for kind, start in enumerate(seeds.warm_starts(self.space, criteria, level))
+        ]
+        starts.sort(key=lambda found: found[0])
+        return [
+            WarmStart(
+                start.name,
+                index,
+                tuple(float(share) for share in start.shares),
+                self.space.named(start.widths),
+            )
+            for _, index, start in starts
+        ]
+
+    def _levels(self, bound: Bounds) -> list[Bounds]:
+        """The bounds to make warm starts for: the budget's own, or a few where costs are free."""
+        if any(budget.metric != "latency_ms" for budget in bound):
+            return [bound]
+        dense, least = (float(self.space.cost("gflops", w)) for w in (self.space.dense, self.space.lowest))
+        return [(Budget("gflops", level * dense),) for level in FREE_LEVELS if level * dense >= least]
+
+
+def read_bounds(config: Config, graph: ChannelGraph) -> list[Bounds]:
+    """The budgets of a run, dearest first; one without bounds where nothing is asked for.
+
+    Raises:
+        BudgetError: a budget is no number, or does not lie below the dense detector.
+    """
+    gflops = [parse_budget(text, "gflops", graph.gflops()) for text in config.budget_gflops]
+    gflops.sort(key=lambda budget: -budget.limit)
+    if len({budget.limit for budget in gflops}) < len(gflops):
+        raise BudgetError(
+            f"budget_gflops: {', '.join(config.budget_gflops)} holds a budget twice; give each once"
+        )
+    others: Bounds = ()
+    if config.budget_mparams is not None:
+        others = (parse_budget(config.budget_mparams, "mparams", graph.mparams()),)
+    return [(budget, *others) for budget in gflops] or [others]
+
+
+def identify(weights_sha256: str, file: SpaceFile, bounds: Sequence[Bounds]) -> dict[str, str]:
+    """What a study is about; one of other weights, space or budgets must not be continued."""
+    space = json.dumps(file.model_dump(mode="json"), sort_keys=True)
+    return {
+        "weights": weights_sha256[:16],
+        "space": sha256(space.encode()).hexdigest()[:16],
+        "budgets": json.dumps([[(budget.metric, budget.limit) for budget in bound] for bound in bounds]),
+    }

@@ -1,0 +1,210 @@
+"""What is pruned: the dense detector with its data, channel graph and importance, loaded once a process."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from autoprune.config import Config, DataPaths, ModelSpec
+from autoprune.data.coco import Split, open_data
+from autoprune.errors import ConfigError, DataError
+from autoprune.graph import ChannelGraph, analyze
+from autoprune.importance import NEEDS_DATA, Importance, cached, score, settings_hash
+from autoprune.models import Resize, detector_inputs, load_dense, resize_rule
+from autoprune.policy import Policy, hash_weights
+from autoprune.search.space_file import SpaceFile
+from autoprune.seeding import seed as derive
+from autoprune.training import Teacher
+from autoprune.training.distill import has_features
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A dense detector and all that is needed to prune and train it.
+
+    Attributes:
+        config: the settings it was loaded by.
+        model: the dense detector, in eval mode on ``device``; nobody changes it.
+        spec: its architecture.
+        graph: its channel groups.
+        train: training split.
+        val: validation split.
+        input_size: height and width in pixels that costs are counted at.
+        device: where to work.
+        weights_sha256: hash of the dense weights.
+    """
+
+    config: Config
+    model: nn.Module
+    spec: ModelSpec
+    graph: ChannelGraph
+    train: Split
+    val: Split
+    input_size: tuple[int, int]
+    device: torch.device
+    weights_sha256: str
+
+    def policy(self, keep: Mapping[str, Sequence[int]], metrics: Mapping[str, Any]) -> Policy:
+        """The policy that keeps these channels."""
+        return Policy(
+            model=self.spec,
+            weights_sha256=self.weights_sha256,
+            criterion=self.config.criterion,
+            input_size=self.input_size,
+            widths={name: self.graph.groups[name].width for name in keep},
+            keep={name: tuple(kept) for name, kept in keep.items()},
+            metrics=metrics,
+        )
+
+    def costs(self, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
+        """GFLOPs and millions of parameters of the detector that keeps these channels."""
+        widths = {name: len(kept) for name, kept in keep.items()}
+        return {"gflops": self.graph.gflops(widths), "mparams": self.graph.mparams(widths)}
+
+    def teacher(self, keep: Mapping[str, Sequence[int]], importance: Importance | None) -> Teacher | None:
+        """The dense detector as teacher of one pruned by ``keep``; ``None`` without distillation."""
+        if not self.config.distill or not has_features(self.model):
+            return None
+        return Teacher(self.model, self.graph, keep, importance)
+
+
+def load_subject(config: Config) -> Subject:
+    """Loads detector and data and finds the channel groups.
+
+    Raises:
+        ConfigError: the device is not there, or no dense weights are given.
+        DataError: the data is missing or not in COCO format.
+        ModelError: the detector can't be built, or the weights are another architecture's.
+    """
+    device = pick_device(config)
+    refuse_missing(config)
+    split: Split | None = None
+    num_classes = config.num_classes
+    if num_classes is None:
+        split = _open(config, "train", None)
+        num_classes = split.num_classes
+    model, spec = load_dense(
+        config.model, config.model_arguments, num_classes, config.norm, config.weights, config.seed
+    )
+    rule = resize_rule(model)
+    train, val = (_open(config, name, rule) for name in ("train", "val"))
+    input_size = config.input_size or val.most_common_size
+    graph = analyze(model, detector_inputs(input_size))
+    weights_sha256 = hash_weights(model.state_dict())
+    return Subject(
+        config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256
+    )
+
+
+def pick_device(config: Config) -> torch.device:
+    """Sets the number of threads and returns the device that ``config`` asks for.
+
+    Raises:
+        ConfigError: the device is not there.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {config.device!r} can't be used here; see `autoprune doctor`, or leave --device away"
+        ) from error
+    return device
+
+
+def refuse_missing(config: Config) -> None:
+    """Says what to type where data or weights are not found.
+
+    Raises:
+        DataError: the data is not there.
+        ConfigError: the weights are not there.
+    """
+    hint = "`autoprune demo` shows the whole way without any data"
+    folders = (
+        [path for _, split in config.data for path in (split.annotations, split.images)]
+        if isinstance(config.data, DataPaths)
+        else [config.data]
+    )
+    if missing := [path for path in folders if not path.exists()]:
+        raise DataError(f"no data at {missing[0]}: give --data FOLDER (YAML: data); {hint}")
+    if config.weights is None:
+        raise ConfigError(
+            f"no dense weights for {config.model}: give --weights FILE (YAML: weights), or make some with "
+            f"`autoprune train`; {hint}"
+        )
+    path = Path(config.weights)
+    if path.suffix in (".safetensors", ".pt", ".pth") and not path.is_file():
+        raise ConfigError(f"no weights at {path}: give --weights FILE (YAML: weights); {hint}")
+
+
+def with_space(config: Config, file: SpaceFile | None) -> Config:
+    """Takes model, criterion and input size from a search space where ``config`` leaves them open.
+
+    Raises:
+        ConfigError: the space is for another model.
+    """
+    if file is None:
+        return config
+    given = config.model_fields_set
+    if "model" in given and config.model != file.model:
+        raise ConfigError(
+            f"the search space is for {file.model}, not {config.model}; give another --space or --model"
+        )
+    if "criterion" in given and config.criterion != file.criterion:
+        raise ConfigError(
+            f"the search space ranks channels by {file.criterion}, not {config.criterion}; "
+            "change `criterion` there, or leave --criterion away"
+        )
+    changes: dict[str, Any] = {"model": file.model, "criterion": file.criterion}
+    if "model_arguments" not in given:
+        changes["model_arguments"] = file.model_arguments
+    if config.input_size is None:
+        changes["input_size"] = file.input_size
+    return config.model_copy(update=changes)
+
+
+def score_channels(subject: Subject, criterion: str, path: Path | None = None) -> Importance:
+    """Scores the channels of the dense detector by one criterion.
+
+    Args:
+        subject: detector and data.
+        criterion: a key of `importance.CRITERIA`.
+        path: `importance.safetensors` to read scores from and to keep them in.
+    """
+    config = subject.config
+    seed = derive(config.seed, "importance", criterion)
+    count = min(config.importance_images, len(subject.train)) if criterion in NEEDS_DATA else 0
+    chosen = np.random.default_rng(seed).permutation(len(subject.train))[:count].tolist()
+
+    def compute() -> Importance:
+        return score(criterion, subject.model, subject.graph, batches(subject, chosen), seed)
+
+    if path is None:
+        return compute()
+    key = settings_hash(
+        weights=subject.weights_sha256,
+        criterion=criterion,
+        seed=seed,
+        images=[int(subject.train.image_ids[index]) for index in chosen],
+        data=str(config.data),
+    )
+    return cached(path, criterion, key, compute)
+
+
+def batches(
+    subject: Subject, indices: Sequence[int]
+) -> Callable[[], Iterable[tuple[list[torch.Tensor], list[dict[str, Any]]]]]:
+    """Training images in batches of one, each time the result is called."""
+    return lambda: (subject.train.batch([index], subject.device) for index in indices)
+
+
+def _open(config: Config, split: str, rule: Resize | None) -> Split:
+    return open_data(config.data, split, rule, config.image_cache_gib, config.strict)
