@@ -134,8 +134,8 @@ def score_detections(split: Split, chosen: Sequence[int], found: list[list[float
         values = precision[:, :, place]
         if (values > -1).any():
             per_class[split.coco.cats[number]["name"]] = float(values[values > -1].mean())
-    values: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
-    return Metrics(**values, per_class=per_class, images=len(image_ids))
+    named: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
+    return Metrics(**named, per_class=per_class, images=len(image_ids))
 
 
 def _detect(

@@ -205,6 +205,8 @@ def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, tuple[int, int, 
 
 def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:
     """The number of classes that the shapes in ``state`` speak of."""
+    if all(state[name].shape == tensor.shape for name, tensor in model.state_dict().items() if name in state):
+        return spec.num_classes
     for name, (axis, each, base) in _class_axes(spec, model).items():
         if (
             name in state
