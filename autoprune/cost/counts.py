@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 # Rows costed at once: the intermediate lengths stay in the processor's cache.
-_CHUNK = 2048
+_CHUNK = 256
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class Terms:
         product = lengths[self.factors[0]]
         for factor in self.factors[1:]:
             product *= lengths[factor]
-        return self.constants @ product
+        return np.asarray(self.constants @ product)
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
     Raises:
         ModelError: the model can't be traced, or fails on the inputs.
     """
-    if isinstance(example_inputs, torch.Tensor) or not isinstance(example_inputs, Sequence):
+    if not isinstance(example_inputs, (tuple, list)):
         raise ModelError(
             f"example_inputs is a {type(example_inputs).__name__}; give a tuple of the model's arguments, "
             "such as (images,), or ([image],) for a detector"

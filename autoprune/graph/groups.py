@@ -91,10 +91,8 @@ class ChannelGraph:
                 continue
             check_prunable(group)
             if not 0 < width < group.width or width % group.unit:
-                step = f" in steps of {group.unit}" if group.unit > 1 else ""
-                raise PolicyError(
-                    f"group `{name}` can't keep {width} channels: it takes {group.unit} to {group.width}{step}"
-                )
+                step = f", in units of {group.unit}" if group.unit > 1 else ""
+                raise PolicyError(f"group `{name}` can't keep {width} channels: it has {group.width}{step}")
             result[self.cost.names.index(name)] = width
         return result
 

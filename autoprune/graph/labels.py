@@ -45,18 +45,19 @@ class Facts:
     Attributes:
         size: number of atoms handed out.
         same: pairs of arrays, position by position the same channel.
+        joined: the same, for channels that a change of shape made one.
         tied: pairs of arrays, position by position different channels that go together.
         frozen: arrays of atoms that can't be removed, with the reason.
         produced, consumed, normalised: arrays of atoms made by a convolution or product, summed over by
             one, or scaled by a norm; in the order of execution.
         costs: multiply-adds as a constant and the axes whose lengths multiply it.
         activations: bytes written by an op, in the same form.
-        empty: arrays of atoms seen on a tensor without elements.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
     """
 
     size: int = 0
     same: list[tuple[Atoms, Atoms]] = field(default_factory=list)
+    joined: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     tied: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     frozen: list[tuple[Atoms, str]] = field(default_factory=list)
     produced: list[Atoms] = field(default_factory=list)
@@ -64,7 +65,6 @@ class Facts:
     normalised: list[Atoms] = field(default_factory=list)
     costs: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
-    empty: list[Atoms] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
@@ -115,6 +115,12 @@ class Facts:
         if self._first("same", a, b):
             self.same.append((a, b))
         return a
+
+    def join(self, rows: Atoms) -> Atoms:
+        """States that the channels in each column of ``rows`` [k, n] are one; returns their label."""
+        first = np.ascontiguousarray(rows[0])
+        self.joined.extend((first, row) for row in rows[1:])
+        return first
 
     def tie(self, rows: Atoms) -> None:
         """States that the channels in each row of ``rows`` [n, k] can only be removed together."""

@@ -247,6 +247,6 @@ RULES = _table()
 
 # Ops whose rule must run on tensors without labels: they make labels, or have a cost.
 ALWAYS = {
-    *"convolution mm bmm addmm baddbmm".split(),
+    *("convolution", "mm", "bmm", "addmm", "baddbmm"),
     *(name for name, rule in RULES.items() if rule in (shape.factory, attention)),
 }

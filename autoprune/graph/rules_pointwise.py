@@ -4,6 +4,7 @@ They also keep track of where removed channels are zero: a sum over channels is 
 division by them nowhere.
 """
 
+# ruff: noqa: SIM905 (names of ops read best as words)
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,16 +16,19 @@ from autoprune.graph.labels import Args, Axis, Facts
 ZERO_IF_ALL = "add sub rsub maximum minimum lerp copy where addcmul hypot".split()
 ZERO_IF_ANY = "mul logical_and bitwise_and".split()
 ZERO_KEEPING = (
-    "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt square "
-    "trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow zero "
-    "_prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu tril"
+    "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt "
+    "square trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow "
+    "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu "
+    "tril"
 ).split()
 NONZERO = (
-    "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward floor_divide "
-    "remainder fmod eq ne gt ge lt le isnan isinf isfinite logical_not logical_or logical_xor bitwise_not "
-    "bitwise_or clamp_tensor bernoulli atan2 erfinv logit"
+    "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward "
+    "floor_divide remainder fmod eq ne gt ge lt le isnan isinf isfinite logical_not logical_or logical_xor "
+    "bitwise_not bitwise_or bernoulli atan2 erfinv logit"
 ).split()
-SUMS = "sum mean amax amin prod var std max min argmax argmin any all logsumexp linalg_vector_norm norm".split()
+SUMS = (
+    "sum mean amax amin prod var std max min argmax argmin any all logsumexp linalg_vector_norm norm".split()
+)
 
 _DIVIDES = {"log": 0, "log2": 0, "log10": 0, "rsqrt": 0, "reciprocal": 0, "div": 1, "fmod": 1, "remainder": 1,
             "floor_divide": 1, "logit": 0}  # fmt: skip
@@ -37,7 +41,7 @@ def elementwise(facts: Facts, op: str, args: Args, out: Any) -> None:
     axes: list[Axis] = [None] * out.dim()
     aligned = [_align(facts, operand, out.dim()) for operand in operands]
     for d in range(out.dim()):
-        labels = [axes_[d] for axes_, sizes in aligned if sizes[d] != 1]
+        labels = [axes_[d] for axes_, varies in aligned if varies[d]]
         if any(label is not None for label in labels):
             axes[d] = labels[0]
             for label in labels[1:]:
@@ -59,11 +63,15 @@ def elementwise(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(out, axes, zero)
 
 
-def _align(facts: Facts, operand: torch.Tensor, dims: int) -> tuple[Sequence[Axis], Sequence[int]]:
+def _align(facts: Facts, operand: torch.Tensor, dims: int) -> tuple[Sequence[Axis], Sequence[bool]]:
+    """Labels of an operand on the axes of the result, and on which of them it has more than one value."""
     missing = dims - operand.dim()
-    if not missing:
-        return facts.axes(operand), operand.shape
-    return (*[None] * missing, *facts.axes(operand)), (*[1] * missing, *operand.shape)
+    axes = facts.axes(operand)
+    varies = [n != 1 for n in operand.shape]
+    if 0 in operand.stride():
+        for d, (axis, stride) in enumerate(zip(axes, operand.stride(), strict=True)):
+            varies[d] = varies[d] and (axis is not None or stride != 0)
+    return (*[None] * missing, *axes), (*[False] * missing, *varies)
 
 
 def _zero(facts: Facts, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]) -> bool:
@@ -98,9 +106,13 @@ def _keeps(op: str, args: Args) -> bool:
     if op in ("clamp", "hardtanh"):
         low = numbers[0] if numbers else (-1 if op == "hardtanh" else None)
         high = numbers[1] if len(numbers) > 1 else (1 if op == "hardtanh" else None)
-        return all(isinstance(n, (int, float, type(None))) for n in (low, high)) and (low or 0) <= 0 <= (high or 0)
+        return all(isinstance(n, (int, float, type(None))) for n in (low, high)) and (low or 0) <= 0 <= (
+            high or 0
+        )
     if op in ("clamp_min", "clamp_max"):
-        return isinstance(numbers[0], (int, float)) and (numbers[0] <= 0 if op == "clamp_min" else numbers[0] >= 0)
+        return isinstance(numbers[0], (int, float)) and (
+            numbers[0] <= 0 if op == "clamp_min" else numbers[0] >= 0
+        )
     if op == "threshold":
         return bool(numbers[0] < 0 or numbers[1] == 0)
     return not (op == "nan_to_num" and numbers and numbers[0])
@@ -117,7 +129,9 @@ def reduce(facts: Facts, op: str, args: Args, out: Any) -> None:
     dims = range(x.dim()) if dim is None or dim == [] else [dim] if isinstance(dim, int) else dim
     reduced = {d % max(x.dim(), 1) for d in dims}
     order = args[1] if op in ("linalg_vector_norm", "norm") and len(args) > 1 else 2
-    exact = (op == "sum" or ("norm" in op and isinstance(order, (int, float)) and order > 0)) and source.zero[0]
+    exact = (op == "sum" or ("norm" in op and isinstance(order, (int, float)) and order > 0)) and source.zero[
+        0
+    ]
     for d in reduced:
         axis = source.axes[d]
         if axis is not None and exact:
@@ -126,7 +140,9 @@ def reduce(facts: Facts, op: str, args: Args, out: Any) -> None:
             facts.freeze(axis, f"is reduced by {op}")
     for part in out if isinstance(out, tuple) else [out]:
         keep = part.dim() == x.dim()
-        axes = [None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced]
+        axes = [
+            None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced
+        ]
         facts.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
 
 

@@ -24,7 +24,7 @@ def alias(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 def factory(facts: Facts, op: str, args: Args, out: Any) -> None:
     """A tensor made from nothing: its axes are what is first written to them."""
-    if out.dim() > 1 and out.numel() and max(out.shape) <= _LONGEST_FACTORY:
+    if out.dim() > 1 and max(out.shape) <= _LONGEST_FACTORY:
         filled_with_zero = "zero" in op or "empty" in op or _fill_value(op, args) == 0
         axes = [facts.fresh(n) if n > 1 else None for n in out.shape]
         for axis in axes:
@@ -66,9 +66,6 @@ def view(facts: Facts, op: str, args: Args, out: Any) -> None:
     source = facts.labels(args[0])
     if source is None:
         return
-    if out.numel() == 0:
-        facts.empty.extend(axis for axis in source.axes if axis is not None)
-        return
     free = args[1].index(-1) if op == "view" and -1 in args[1] else None
     facts.put(out, _regroup(facts, source.axes, args[0].shape, out.shape, free), source.zero)
 
@@ -77,6 +74,8 @@ def _regroup(
     facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int], free: int | None
 ) -> list[Axis]:
     """Labels after a change of shape: pairs up the smallest runs of axes with equal products."""
+    if 0 in shape:
+        return _regroup_empty(facts, axes, shape, new_shape)
     result: list[Axis] = [None] * len(new_shape)
     old = [(n, axis) for n, axis in zip(shape, axes, strict=True) if n != 1]
     new = [d for d, n in enumerate(new_shape) if n != 1]
@@ -98,9 +97,27 @@ def _regroup(
             if len(dims) == 1:
                 result[dims[0]] = label
             elif label is not None:
-                d, part = _split(facts, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None)
+                d, part = _split(
+                    facts, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None
+                )
                 result[dims[d]] = part
     return result
+
+
+def _regroup_empty(
+    facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
+) -> list[Axis]:
+    """As `_regroup`, for no elements: the axes on both sides of the empty one must go together."""
+    at, new_at = list(shape).index(0), list(new_shape).index(0)
+    sides = [(slice(0, at), slice(0, new_at)), (slice(at + 1, None), slice(new_at + 1, None))]
+    if any(prod(shape[old]) != prod(new_shape[new]) or 0 in shape[old] for old, new in sides):
+        for axis in axes:
+            facts.freeze(
+                axis, "changes shape without elements; give an example input that reaches all layers"
+            )
+        return [None] * len(new_shape)
+    before, after = [_regroup(facts, axes[old], shape[old], new_shape[new], None) for old, new in sides]
+    return [*before, None, *after]
 
 
 def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
@@ -109,7 +126,9 @@ def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
     size = prod(n for n, _ in run)
     if len(labelled) > 1 or size > _LONGEST:
         for _, axis in run:
-            facts.freeze(axis, "is flattened with another axis of channels" if size <= _LONGEST else "is flattened")
+            facts.freeze(
+                axis, "is flattened with another axis of channels" if size <= _LONGEST else "is flattened"
+            )
         return None
     k = labelled[0]
     label = run[k][1]
@@ -121,7 +140,7 @@ def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
 def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -> tuple[int, Atoms]:
     """The axis of ``sizes`` that takes over ``label``, and its label there.
 
-    Where the label does not vary along the other axes (C×H×W unflattened) nothing is lost. Elsewhere the
+    Where the label does not vary along the other axes (C x H x W unflattened) nothing is lost. Elsewhere the
     channels along the others become one: in a view as (groups, C / groups) channel j of all groups is
     removed at once. The axis is the one written as -1, else the longest.
     """
@@ -132,11 +151,8 @@ def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -
             return d, np.ascontiguousarray(lines[0])
     d = free if free is not None else max(range(len(sizes)), key=lambda k: (sizes[k], k))
     lines = np.moveaxis(grid, d, -1).reshape(-1, sizes[d])
-    chosen = np.ascontiguousarray(lines[0])
-    for line in lines[1:]:
-        facts.unify(chosen, line, "view")
     facts.guess(label)
-    return d, chosen
+    return d, facts.join(lines)
 
 
 def expand(facts: Facts, op: str, args: Args, out: Any) -> None:
@@ -152,7 +168,9 @@ def repeat(facts: Facts, op: str, args: Args, out: Any) -> None:
     if source is None:
         return
     axes = [None] * (out.dim() - len(source.axes)) + list(source.axes)
-    tiled = [axis if axis is None or n == 1 else np.tile(axis, n) for n, axis in zip(args[1], axes, strict=True)]
+    tiled = [
+        axis if axis is None or n == 1 else np.tile(axis, n) for n, axis in zip(args[1], axes, strict=True)
+    ]
     facts.put(out, tiled, source.zero)
 
 
@@ -264,7 +282,10 @@ def _after_index(facts: Facts, tensor: torch.Tensor, indices: Sequence[torch.Ten
     """Labels of ``tensor[indices]``; channels may not be picked by an index."""
     axes = list(facts.axes(tensor))
     # A boolean mask stands for as many axes as it has.
-    spans = [1 if index is None or index.dtype not in (torch.bool, torch.uint8) else index.dim() for index in indices]
+    spans = [
+        1 if index is None or index.dtype not in (torch.bool, torch.uint8) else index.dim()
+        for index in indices
+    ]
     d, kept, indexed, positions = 0, [], [], []
     for k, (index, span) in enumerate(zip(indices, spans, strict=True)):
         if index is None:
@@ -296,12 +317,18 @@ def index_put(facts: Facts, op: str, args: Args, out: Any) -> None:
     """`tensor[indices] = values`: what is written labels the axes that are not indexed."""
     target, indices, values = args[:3]
     axes = _after_index(facts, target, indices)
-    for axis, label, size in zip(reversed(axes), reversed(facts.axes(values)), reversed(values.shape)):  # noqa: B905
+    fixed = set()
+    for axis, label, size in zip(
+        reversed(axes), reversed(facts.axes(values)), reversed(values.shape), strict=False
+    ):
         if size != 1 and (axis is not None or label is not None):
             facts.unify(axis, label, op)
+            if label is None:
+                fixed.add(id(axis))
     source = facts.labels(target)
     if source:
         source.zero[0] &= facts.zero(values)
+        source.axes = tuple(None if id(axis) in fixed else axis for axis in source.axes)
         if out is not target:
             facts.put(out, source.axes, source.zero)
 
@@ -339,10 +366,7 @@ def pixel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
             facts.freeze(axis, "is shuffled into one channel")
             axes[-3] = None
         else:
-            columns = axis.reshape(-1, area).T
-            axes[-3] = np.ascontiguousarray(columns[0])
-            for column in columns[1:]:
-                facts.unify(axes[-3], column, op)
+            axes[-3] = facts.join(axis.reshape(-1, area).T)
     elif axis is not None:
         axes[-3] = np.repeat(axis, area)
     for d in (-1, -2):

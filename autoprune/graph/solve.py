@@ -1,7 +1,6 @@
 """Solves the facts of a trace into channel groups, and derives their cost model."""
 
 from collections.abc import Sequence
-from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +12,7 @@ from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
-_NO_CONSUMER = "has no consumer: no layer sums over its channels"
+_NO_CONSUMER = "has no consumer: no layer reads its channels"
 
 
 def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | None = None) -> Atoms:
@@ -74,14 +73,16 @@ class _Solver:
         lengths = [len(axis) for axis in self.axes[: len(self.slots)]]
         self.slot_of = np.repeat(np.arange(len(lengths)), lengths)
         self.position_of = np.concatenate([np.arange(n) for n in lengths]) if lengths else self.slot_of
-        self.channel = connected(facts.size, facts.same)
-        self.unit = connected(facts.size, facts.tied, self.channel)
+        channel = connected(facts.size, facts.same)
+        self.unit = connected(facts.size, [*facts.tied, *facts.joined], channel)
         self.made = self._first_statement(facts.produced)
-        self.reasons = [reason for _, reason in facts.frozen]
+        self.reasons = [*(reason for _, reason in facts.frozen), _NO_CONSUMER]
         self.reason = self._first_statement([atoms for atoms, _ in facts.frozen])
         used = self._first_statement(facts.consumed) < _NEVER
-        self.reason[(self.reason == _NEVER) & ~used] = len(self.reasons)
-        self.reasons.append(_NO_CONSUMER)
+        self.reason[~used] = len(self.reasons) - 1
+        # Channels that only a view joined stay apart where nothing can be removed anyway.
+        free = self.reason[self.unit] == _NEVER
+        self.channel = connected(facts.size, [(a[free[a]], b[free[a]]) for a, b in facts.joined], channel)
 
     def _first_statement(self, arrays: Sequence[Atoms]) -> npt.NDArray[np.int64]:
         """For each unit (by its root) the first of ``arrays`` that has an atom of it."""
@@ -116,11 +117,17 @@ class _Solver:
 
     def _sort_units(self) -> None:
         """Gives every unit its group number: units of one group have equal counts everywhere."""
-        in_parameters = self.unit[: len(self.slot_of)]
         roots, begin = np.unique(self.entry_root, return_index=True)
-        pairs = np.unique(np.stack([in_parameters, self.channel[: len(self.slot_of)]]), axis=1)
-        channels = np.bincount(pairs[0], minlength=self.facts.size) if pairs.size else np.zeros(0, int)
-        sums = np.add.reduceat(_mix(self.entry_axis, self.count), begin) if len(roots) else begin.astype(np.uint64)
+        # A channel is counted at its root, which is in a slot if any of its atoms is: slots come first.
+        in_slots = np.arange(len(self.slot_of))
+        channels = np.bincount(
+            self.unit[in_slots[self.channel[in_slots] == in_slots]], minlength=self.facts.size
+        )
+        sums = (
+            np.add.reduceat(_mix(self.entry_axis, self.count), begin)
+            if len(roots)
+            else begin.astype(np.uint64)
+        )
         keys = sums ^ _mix(channels[roots], np.minimum(self.reason[roots], len(self.reasons)))
         _, inverse = np.unique(keys, return_inverse=True)
         self.group_of = np.full(self.facts.size, -1)
@@ -151,16 +158,18 @@ class _Solver:
 
     def _group(self, name: str, atoms: Atoms, slot: int, slots: Index, roles: list[Role]) -> ChannelGroup:
         """Numbers the channels in the order of the first producer's axis."""
-        order = atoms[np.argsort(self.slot_of[atoms] != slot, kind="stable")]
-        channels, first = np.unique(self.channel[order], return_index=True)
+        begin, end = (np.searchsorted(self.slot_of[atoms], slots, side) for side in ("left", "right"))
+        parts = {s: slice(a, b) for s, a, b in zip(slots, begin, end, strict=True)}
+        root = self.channel[atoms]
+        order = np.concatenate([root[parts[slot]], root])
+        channels, first = np.unique(order, return_index=True)
         number = np.empty(len(channels), dtype=np.int64)
         number[np.argsort(first)] = np.arange(len(channels))
-        ids = number[np.searchsorted(channels, self.channel[atoms])]
+        ids = number[np.searchsorted(channels, root)]
         members = []
-        for s in slots:
-            here = self.slot_of[atoms] == s
+        for s, part in parts.items():
             index = np.full(len(self.axes[s]), -1)
-            index[self.position_of[atoms[here]]] = ids[here]
+            index[self.position_of[atoms[part]]] = ids[part]
             members.append((self.slots[s][0].name, self.slots[s][1], index))
         units = self._units(atoms, ids, len(channels))
         reason = self.reason[self.unit[atoms[0]]]
@@ -266,13 +275,19 @@ class _Solver:
         for name, d, index in group.members:
             atoms = next(leaf.axes[d] for leaf in self.traced.leaves if leaf.name == name)
             assert atoms is not None
-            channel_of.update(zip(self.channel[atoms[index >= 0]].tolist(), index[index >= 0].tolist(), strict=True))
-        return group.name, np.array([channel_of.get(c, -1) for c in self.channel[axis].tolist()], dtype=np.int64)
+            channel_of.update(
+                zip(self.channel[atoms[index >= 0]].tolist(), index[index >= 0].tolist(), strict=True)
+            )
+        return group.name, np.array(
+            [channel_of.get(c, -1) for c in self.channel[axis].tolist()], dtype=np.int64
+        )
 
 
 def _mix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
     """A 64-bit hash of pairs (the finaliser of splitmix64), so that sums of them identify sets of pairs."""
-    x = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64) * np.uint64(0xD1B54A32D192ED03)
+    x = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64) * np.uint64(
+        0xD1B54A32D192ED03
+    )
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    return np.asarray(x ^ (x >> np.uint64(31)))

@@ -62,16 +62,20 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
         raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
     if kept[0] < 0 or kept[-1] >= group.width:
         wrong = kept[0] if kept[0] < 0 else kept[-1]
-        raise PolicyError(f"group `{group.name}` has no channel {wrong}: it has {group.width}, counted from 0")
+        raise PolicyError(
+            f"group `{group.name}` has no channel {wrong}: it has {group.width}, counted from 0"
+        )
     if (kept[1:] == kept[:-1]).any():
-        raise PolicyError(f"group `{group.name}` would keep channel {kept[:-1][kept[1:] == kept[:-1]][0]} twice")
+        raise PolicyError(
+            f"group `{group.name}` would keep channel {kept[:-1][kept[1:] == kept[:-1]][0]} twice"
+        )
     if kept.size < group.width:
         check_prunable(group)
     inside = np.isin(group.units, kept)
     if (inside.any(axis=1) != inside.all(axis=1)).any():
         part = group.units[inside.any(axis=1) & ~inside.all(axis=1)][0]
         raise PolicyError(
-            f"group `{group.name}` loses whole units of {group.unit} channels only; keep all or none of {part.tolist()}"
+            f"group `{group.name}` loses units of {group.unit} channels; keep all or none of {part.tolist()}"
         )
     return kept
 

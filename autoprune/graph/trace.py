@@ -46,11 +46,11 @@ class Trace:
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
 
 
-class _Observer(TorchDispatchMode):
+class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Applies the rule of every op that a labelled tensor meets."""
 
     def __init__(self, facts: Facts) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._facts = facts
         self._known: dict[Any, tuple[str, Rule | None, bool, bool]] = {}
 
@@ -170,7 +170,9 @@ def _failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) 
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     inputs = ", ".join(_describe(x) for x in example_inputs)
-    return f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
+    return (
+        f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
+    )
 
 
 def _describe(value: Any) -> str:

@@ -1,0 +1,138 @@
+"""The masked model as the reference for pruned ones, and small models with every parameter at random."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import FrozenBatchNorm2d
+
+from autoprune.graph import ChannelGraph, mask, prune
+
+Keep = dict[str, list[int]]
+
+
+def _randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+    """Draws norms' scales, shifts and statistics, and biases, so that none is a silent 0 or 1."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(tensor: torch.Tensor, low: float, high: float) -> None:
+        values = torch.rand(tensor.shape, generator=generator) * (high - low) + low
+        tensor.data.copy_(values)
+
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        if tensor.dim() != 1 or not tensor.is_floating_point():
+            continue
+        draw(tensor, 0.5, 1.5) if name.endswith(("weight", "var")) else draw(tensor, -0.2, 0.3)
+    return model.eval()
+
+
+def _freeze_norms(model: nn.Module) -> nn.Module:
+    """Every BatchNorm2d becomes torchvision's FrozenBatchNorm2d, as in its pretrained detectors."""
+    for name, child in model.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(model, name, FrozenBatchNorm2d(child.num_features, child.eps))
+        else:
+            _freeze_norms(child)
+    return model
+
+
+def _keep_sets(graph: ChannelGraph, seed: int, share: float | None = None) -> Keep:
+    """Random units of every prunable group: ``share`` of them, any number if None, one if 0."""
+    rng = np.random.default_rng(seed)
+    keep = {}
+    for name, group in graph.prunable.items():
+        count = len(group.units)
+        kept = rng.integers(1, count + 1) if share is None else max(1, round(share * count))
+        units = rng.choice(count, kept, replace=False)
+        keep[name] = sorted(group.units[units].ravel().tolist())
+    return keep
+
+
+def _outputs(model: nn.Module, inputs: tuple[Any, ...], depth: int = 2) -> dict[str, list[torch.Tensor]]:
+    """All tensors that the model and its children down to ``depth`` return, by module."""
+    found: dict[str, list[torch.Tensor]] = {}
+    hooks = []
+    for name, module in model.named_modules():
+        if (name.count(".") + 1 if name else 0) <= depth:
+
+            def hook(_m: nn.Module, _i: Any, out: Any, name: str = name) -> None:
+                leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
+                found.setdefault(name, []).extend(leaves)
+
+            hooks.append(module.register_forward_hook(hook))
+    try:
+        with torch.no_grad():
+            model(*inputs)
+    finally:
+        for handle in hooks:
+            handle.remove()
+    return found
+
+
+def _distance(got: torch.Tensor, expected: torch.Tensor) -> float:
+    """max|got - expected| / max|expected|."""
+    if expected.numel() == 0 or not expected.is_floating_point():
+        return float(not torch.equal(got, expected))
+    return float((got - expected).abs().max() / expected.abs().max().clamp_min(1e-30))
+
+
+def _compare(
+    model: nn.Module, graph: ChannelGraph, inputs: tuple[Any, ...], keep: Mapping[str, Any], depth: int = 2
+) -> tuple[int, float]:
+    """Holds the pruned model against the masked one, on every tensor of unpruned shape and on features.
+
+    Returns:
+        How many tensors were compared, and the largest relative difference.
+    """
+    pruned, masked = prune(model, graph, keep), mask(model, graph, keep)
+    got, expected = _outputs(pruned, inputs, depth), _outputs(masked, inputs, depth)
+    worst, count = 0.0, 0
+    for name, tensors in expected.items():
+        assert len(got[name]) == len(tensors), name
+        for a, b in zip(got[name], tensors, strict=True):
+            if a.shape == b.shape:
+                worst, count = max(worst, _distance(a, b)), count + 1
+    for name, features in graph.features.items():
+        maps = [(a, b) for a, b in zip(got[name], expected[name], strict=True) if b.dim() == 4]
+        for (group, index), (a, b) in zip(features, maps, strict=False):
+            if group in keep:
+                b = b[:, torch.from_numpy(np.isin(index, list(keep[group])))]
+            worst, count = max(worst, _distance(a, b)), count + 1
+    return count, worst
+
+
+def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]:
+    """Multiply-adds by torch's own counter, and parameters."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs)
+    return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters())
+
+
+@pytest.fixture(scope="session")
+def randomise() -> Callable[..., nn.Module]:
+    return _randomise
+
+
+@pytest.fixture(scope="session")
+def freeze_norms() -> Callable[..., nn.Module]:
+    return _freeze_norms
+
+
+@pytest.fixture(scope="session")
+def keep_sets() -> Callable[..., Keep]:
+    return _keep_sets
+
+
+@pytest.fixture(scope="session")
+def compare() -> Callable[..., tuple[int, float]]:
+    return _compare
+
+
+@pytest.fixture(scope="session")
+def counted() -> Callable[..., tuple[int, int]]:
+    return _counted

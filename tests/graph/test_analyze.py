@@ -1,0 +1,101 @@
+"""What `analyze` finds on small models written out here, what it refuses, and that it leaves no mark."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.errors import ModelError
+from autoprune.graph import analyze
+
+X = torch.rand(2, 3, 8, 8)
+
+
+class Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 6, 3, padding=1)
+        self.outer = nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 64, 5)
+        self.unused = nn.Conv2d(7, 7, 1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.outer(self.inner(x).relu_())
+        return self.head(x.flatten(1))
+
+
+def test_groups_members_and_roles():
+    graph = analyze(Residual(), (X,))
+    assert list(graph.groups) == ["stem", "inner", "head"]
+    assert [(g.width, g.unit, g.prunable) for g in graph.groups.values()] == [
+        (8, 1, True),
+        (6, 1, True),
+        (5, 1, False),
+    ]
+    stem = graph.groups["stem"]
+    found = {(name, axis): role for (name, axis, _), role in zip(stem.members, stem.roles, strict=True)}
+    assert found == {
+        ("stem.weight", 0): "producer", ("stem.bias", 0): "other",
+        ("norm.weight", 0): "norm", ("norm.bias", 0): "norm",
+        ("norm.running_mean", 0): "norm", ("norm.running_var", 0): "norm",
+        ("inner.weight", 1): "consumer",
+        ("outer.weight", 0): "producer", ("outer.bias", 0): "other",
+        ("head.weight", 1): "consumer",
+    }  # fmt: skip
+    flattened = next(index for name, _, index in stem.members if name == "head.weight")
+    assert flattened.tolist() == np.repeat(np.arange(8), 64).tolist()
+
+
+def test_the_model_is_left_as_it_was():
+    model = Residual()
+    model.train()
+    model.norm.eval()
+    model.register_buffer("calls", torch.zeros(1))
+    plain = model.forward
+    model.forward = lambda x: (model.calls.add_(1), torch.rand(1), plain(x))[2]
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    torch.manual_seed(3)
+    expected = torch.rand(4)
+    torch.manual_seed(3)
+    analyze(model, (X,))
+    assert torch.equal(torch.rand(4), expected)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert model.training
+    assert not model.norm.training
+    assert not model._forward_hooks
+    assert not any(child._forward_hooks for child in model.children())
+    assert not any("autoprune" in key for p in model.parameters() for key in vars(p))
+
+
+def test_a_batch_statistic_in_training_mode_is_not_traced():
+    model = Residual().train()
+    assert analyze(model, (X,)).gflops() == analyze(model.eval(), (X,)).gflops()
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "said"),
+    [
+        (Residual(), (X[:, :2],), r".*fails on .* \(float32 \[2, 2, 8, 8\] on cpu\): RuntimeError: .*"),
+        (Residual(), (X, X), r".*TypeError: .*positional argument.*"),
+        (Residual(), X, r"example_inputs is a Tensor; give a tuple.*"),
+        (Residual(), {"x": X}, r"example_inputs is a dict; give a tuple.*"),
+        (nn.DataParallel(Residual()), (X,), r".*DataParallel; give model\.module"),
+        (torch.compile(Residual()), (X,), r".*OptimizedModule; give model\._orig_mod"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, said):
+    with pytest.raises(ModelError, match=f"^{said}$") as caught:
+        analyze(model, inputs)
+    assert "\n" not in str(caught.value)
+
+
+def test_half_precision_is_traced_like_single():
+    model = Residual()
+    single = analyze(model, (X,))
+    half = analyze(model.bfloat16(), (X.bfloat16(),))
+    assert list(half.prunable) == list(single.prunable)
+    assert half.gflops() == single.gflops()

@@ -1,0 +1,93 @@
+"""One-stage detectors, unmodified: pruned equals masked, and the cost model equals torch's counter."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torchvision.models import detection, resnet18, resnet50
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from autoprune.graph import analyze, prune
+
+IMAGES = ([torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(7))],)
+
+
+def build(name: str) -> nn.Module:
+    size = {"min_size": 64, "max_size": 64}
+    if name.endswith("resnet18"):
+        body = _resnet_fpn_extractor(
+            resnet18(), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
+        )
+        if name == "fcos_resnet18":
+            return detection.FCOS(body, 5, **size)
+        anchors = AnchorGenerator(tuple((8 * 2**k, 11 * 2**k) for k in range(5)), ((0.5, 1.0, 2.0),) * 5)
+        return detection.RetinaNet(body, 5, anchor_generator=anchors, **size)
+    if name == "retinanet_body_only":
+        return _resnet_fpn_extractor(resnet50(), 5, returned_layers=[2, 3, 4])
+    return getattr(detection, name)(weights=None, weights_backbone=None, num_classes=5, **size)
+
+
+NAMES = [
+    "retinanet_resnet18",
+    "fcos_resnet18",
+    "retinanet_resnet50_fpn",
+    "retinanet_resnet50_fpn_v2",
+    "fcos_resnet50_fpn",
+]
+
+
+@pytest.fixture(scope="module", params=[f"{n}/{norm}" for n in NAMES for norm in ("batch", "frozen")])
+def case(request, randomise, freeze_norms):
+    name, norm = request.param.split("/")
+    torch.manual_seed(0)
+    model = build(name)
+    model = randomise(freeze_norms(model) if norm == "frozen" else model)
+    return model, analyze(model, IMAGES)
+
+
+def test_only_the_predictions_are_frozen(case):
+    _, graph = case
+    frozen = {name for name, group in graph.groups.items() if not group.prunable}
+    assert frozen
+    assert all("logits" in n or "bbox_reg" in n or "ctrness" in n for n in frozen)
+    assert all("no consumer" in graph.groups[n].reason for n in frozen)
+
+
+@pytest.mark.parametrize("share", [None, 0.5, 0], ids=["random", "half", "one-unit"])
+def test_pruned_equals_masked(case, share, keep_sets, compare):
+    model, graph = case
+    count, worst = compare(model, graph, IMAGES, keep_sets(graph, 1, share))
+    assert count >= 7
+    assert worst <= 1e-5
+
+
+def test_pruned_equals_masked_in_double_precision(case, keep_sets, compare):
+    model, graph = copy.deepcopy(case[0]).double(), case[1]
+    count, worst = compare(model, graph, ([IMAGES[0][0].double()],), keep_sets(graph, 2))
+    assert count >= 7
+    assert worst <= 1e-12
+
+
+def test_cost_is_exact_at_any_widths(case, keep_sets, counted):
+    model, graph = case
+    assert (graph.gflops() * 1e9, graph.mparams() * 1e6) == pytest.approx(counted(model, IMAGES), abs=0.5)
+    for seed, share in [(3, None), (4, 0.3), (5, 0)]:
+        keep = keep_sets(graph, seed, share)
+        widths = graph.vector({name: len(kept) for name, kept in keep.items()})
+        expected = counted(prune(model, graph, keep), IMAGES)
+        assert (graph.cost.flops(widths), graph.cost.params(widths)) == expected
+
+
+def test_pruned_detectors_still_detect_and_train(case, keep_sets):
+    model, graph = case
+    pruned = prune(model, graph, keep_sets(graph, 6, 0.5))
+    assert set(pruned(*IMAGES)[0]) == {"boxes", "scores", "labels"}
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}]
+    pruned.train()
+    loss = sum(pruned([torch.rand(3, 64, 64), torch.rand(3, 64, 64)], targets * 2).values())
+    assert torch.isfinite(loss)
+    loss.backward()
+    assert all(p.grad is not None for p in pruned.parameters() if p.requires_grad)

@@ -1,0 +1,141 @@
+"""Pruned copies: what they share with the model, what they don't, and which keep sets are refused."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from autoprune.errors import PolicyError
+from autoprune.graph import analyze, mask, prune
+
+X = torch.rand(1, 3, 6, 6)
+
+
+def network() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.PReLU(8), nn.Conv2d(8, 6, 1, groups=2), nn.ReLU(),
+        nn.ConvTranspose2d(6, 10, 2), nn.BatchNorm2d(10), nn.Conv2d(10, 4, 1),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def graph():
+    return analyze(network(), (X,))
+
+
+def test_modules_say_their_true_sizes():
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 1, groups=8),
+                          nn.PReLU(8),
+                          nn.ConvTranspose2d(8, 10, 2), nn.InstanceNorm2d(10, affine=True),
+                          nn.Conv2d(10, 4, 1), nn.Flatten(), nn.Linear(4 * 25, 7),
+                          nn.Linear(7, 2))  # fmt: skip
+    graph = analyze(model, (X,))
+    pruned = prune(model, graph, {"0": [0, 1, 6, 7], "4": [9], "6": [1, 2], "8": [0, 6]})
+    assert (pruned[0].in_channels, pruned[0].out_channels) == (3, 4)
+    assert (pruned[1].num_groups, pruned[1].num_channels) == (2, 4)
+    assert (pruned[2].in_channels, pruned[2].out_channels, pruned[2].groups) == (4, 4, 4)
+    assert pruned[3].num_parameters == 4
+    assert (pruned[4].in_channels, pruned[4].out_channels) == (4, 1)
+    assert pruned[5].num_features == 1
+    assert (pruned[6].in_channels, pruned[6].out_channels) == (1, 2)
+    assert (pruned[8].in_features, pruned[8].out_features, pruned[9].in_features) == (2 * 25, 2, 2)
+    assert model[0].weight.shape == (8, 3, 3, 3)
+
+
+def test_kept_weights_are_the_dense_ones():
+    model = network()
+    pruned = prune(model, analyze(model, (X,)), {"5": [2, 7]})
+    assert torch.equal(pruned[5].weight, model[5].weight[:, [2, 7]])
+    assert torch.equal(pruned[6].running_var, model[6].running_var[[2, 7]])
+    assert torch.equal(pruned[7].weight, model[7].weight[:, [2, 7]])
+
+
+def test_a_copy_shares_nothing_and_keeps_settings():
+    model = network()
+    model[0].weight.requires_grad_(False)
+    model[5].weight.note = "kept"
+    calls = []
+    model[5].register_forward_hook(lambda *_: calls.append(1))
+    model = model.to(memory_format=torch.channels_last).train()
+    pruned = prune(model, analyze(model, (X,)), {"5": [0, 1, 2]})
+    assert not pruned[0].weight.requires_grad
+    assert pruned[5].weight.requires_grad
+    assert pruned[5].weight.note == "kept"
+    assert pruned.training
+    assert pruned[5].weight.is_contiguous(memory_format=torch.channels_last)
+    calls.clear()
+    pruned(X)
+    assert calls == [1]
+    pointers = {t.data_ptr() for t in model.state_dict().values()}
+    assert not any(t.data_ptr() in pointers for t in pruned.state_dict().values())
+
+
+def test_shared_parameters_stay_shared():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.Linear(4, 2))
+    model[3].weight = model[1].weight
+    graph = analyze(model, (torch.rand(1, 4),))
+    pruned = prune(model, graph, {"0": [0, 3]})
+    assert pruned[1].weight is pruned[3].weight
+    assert pruned[1].weight.shape == (2, 2)
+
+
+def test_a_state_dict_goes_round():
+    model = network()
+    graph = analyze(model, (X,))
+    keep = {"0": graph.groups["0"].units[:1].ravel().tolist(), "5": [4]}
+    pruned, again = prune(model, graph, keep), prune(network(), graph, keep)
+    again.load_state_dict(pruned.state_dict())
+    assert torch.equal(again.eval()(X), pruned.eval()(X))
+
+
+def test_keeping_all_changes_nothing():
+    model = network().eval()
+    graph = analyze(model, (X,))
+    whole = {name: range(group.width) for name, group in graph.groups.items()}
+    for copied in (prune(model, graph, {}), prune(model, graph, whole), mask(model, graph, whole)):
+        assert torch.equal(copied(X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("keep", "said"),
+    [
+        ({"5": []}, "group `5` would keep no channel"),
+        ({"5": [0, 10]}, "group `5` has no channel 10"),
+        ({"5": [-1, 1]}, "group `5` has no channel -1"),
+        ({"5": [1, 1]}, "group `5` would keep channel 1 twice"),
+        ({"nothing": [1]}, "no channel group is named `nothing`"),
+        ({"7": [0]}, "group `7` can't lose channels: it has no consumer"),
+    ],
+)
+def test_keep_sets_that_do_not_fit_are_refused(graph, keep, said):
+    with pytest.raises(PolicyError, match=said):
+        prune(network(), graph, keep)
+
+
+def test_half_a_unit_is_refused(graph):
+    unit = graph.groups["0"].units[0]
+    with pytest.raises(PolicyError, match="group `0` loses units of 7"):
+        prune(network(), graph, {"0": [int(unit[0])]})
+
+
+def test_a_graph_of_another_model_is_refused(graph):
+    with pytest.raises(PolicyError, match="of another model"):
+        prune(nn.Sequential(nn.Conv2d(3, 8, 3)), graph, {"5": [1]})
+    other = network()
+    other[0] = nn.Conv2d(3, 8, 1)
+    with pytest.raises(PolicyError, match=r"`0.weight` is \[8, 3, 1, 1\] here, not \[8, 3, 3, 3\]"):
+        prune(other, graph, {"5": [1]})
+
+
+@pytest.mark.parametrize("widths", [{"5": 0}, {"5": 11}, {"0": 3}, {"7": 2}, {"x": 2}])
+def test_widths_that_do_not_fit_are_refused(graph, widths):
+    with pytest.raises(PolicyError, match=f"`{next(iter(widths))}`"):
+        graph.gflops(widths)
+
+
+def test_units_cover_each_channel_once(graph):
+    for group in graph.groups.values():
+        assert sorted(group.units.ravel().tolist()) == list(range(group.width))
+        assert group.units.shape == (group.width // group.unit, group.unit)
+        for _, _, index in group.members:
+            assert set(np.unique(index)) <= set(range(-1, group.width))
