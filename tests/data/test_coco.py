@@ -20,6 +20,7 @@ from autoprune.models import Resize
 
 Record = dict[str, Any]
 ONE = [{"id": 1, "name": "thing"}]
+CAT = '{"id": 1, "name": "a"}'
 
 
 def box(number: int, image: int, bbox: Any = (2, 3, 10, 8), category: int = 1, **more: Any) -> Record:
@@ -429,12 +430,7 @@ def test_images_that_are_no_images_or_of_another_size_are_left_out(tmp_path):
         ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no images"),
         ('{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}', "whole number as id"),
-        (
-            '{{"images": [], "annotations": [], "categories": [{}]}}'.format(
-                ", ".join(['{"id": 1, "name": "a"}'] * 2)
-            ),
-            "two",
-        ),
+        (f'{{"images": [], "annotations": [], "categories": [{CAT}, {CAT}]}}', "two categories"),
         (
             '{"images": [], "annotations": [{"id": 1, "caption": "x"}], "categories": []}',
             "not in COCO format",
