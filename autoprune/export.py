@@ -1,8 +1,12 @@
 """A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
 
+import math
 from pathlib import Path
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
@@ -64,3 +68,43 @@ def load(folder: str | Path) -> nn.Module:
         )
     pruned.load_state_dict(state)
     return pruned.eval()
+
+
+def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[int, int]) -> float:
+    """The largest difference between the raw outputs of two detectors on one random image.
+
+    Compared are all tensors that the direct children (backbone, head, ...) give, and not the detections:
+    a detector that finds nothing in noise would equal any other.
+
+    Args:
+        first: a detector in eval mode, on the CPU.
+        second: another of the same architecture.
+        input_size: height and width of the image in pixels.
+
+    Returns:
+        0 where they are the same to the last bit, infinity where their shapes differ.
+    """
+    one, other = (_raw_outputs(model, input_size) for model in (first, second))
+    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+        return math.inf
+    return max(
+        (float((a - b).abs().max()) for a, b in zip(one, other, strict=True) if a.numel()), default=0.0
+    )
+
+
+def _raw_outputs(model: nn.Module, input_size: tuple[int, int]) -> list[Tensor]:
+    found: list[Tensor] = []
+
+    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
+        found.extend(
+            leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
+        )
+
+    handles = [child.register_forward_hook(keep) for child in model.children()]
+    try:
+        with torch.inference_mode():
+            model(*detector_inputs(input_size))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found

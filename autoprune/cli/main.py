@@ -9,11 +9,16 @@ from typing import Annotated
 import typer
 
 from autoprune import __version__
+from autoprune.cli.apply import apply
 from autoprune.cli.doctor import doctor
 from autoprune.cli.eval import evaluate
+from autoprune.cli.export import export
+from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.latency import latency
+from autoprune.cli.recover import recover
 from autoprune.cli.schema import schema
+from autoprune.cli.search import search
 from autoprune.cli.space import space
 from autoprune.cli.terminal import problems
 from autoprune.cli.train import train
@@ -59,6 +64,11 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "eval": (evaluate, "autoprune eval runs/mine/recovered/trial-0017 --split test"),
     "inspect": (inspect, "autoprune inspect retinanet_resnet50_fpn"),
     "space": (space, "autoprune space --weights dense.safetensors --data data/mine --to space.yaml"),
+    "search": (search, "autoprune search --config mine.yaml --budget-gflops 50% --trials 32 --out runs/mine"),
+    "front": (front, "autoprune front runs/mine"),
+    "recover": (recover, "autoprune recover runs/mine --trial 17 --steps 5000"),
+    "export": (export, "autoprune export runs/mine --to detector"),
+    "apply": (apply, "autoprune apply runs/mine/policies/trial-0017.yaml --weights dense.pt --to pruned"),
     "latency": (latency, "autoprune latency retinanet_resnet50_fpn runs/mine/policies/trial-0017.yaml"),
     "schema": (schema, "autoprune schema --space > space.schema.json"),
 }

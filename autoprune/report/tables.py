@@ -7,8 +7,6 @@ from typing import Literal
 from rich import box
 from rich.table import Table
 
-from autoprune.cost.latency import Latency
-
 Kind = Literal["dense", "uniform", "greedy", "searched"]
 
 
@@ -22,7 +20,8 @@ class Entry:
         map: mAP as a fraction; of a trial, its proxy. ``None`` where it was not measured.
         gflops: billions of multiply-adds of one image.
         mparams: millions of parameters.
-        latency: measured time of one image.
+        latency_ms: measured time of one image, the median.
+        spread_ms: its 10th and 90th percentile.
         recovered_map: mAP after full recovery, as a fraction.
         on_front: no other trial beats it in all objectives.
     """
@@ -32,7 +31,8 @@ class Entry:
     map: float | None
     gflops: float
     mparams: float | None = None
-    latency: Latency | None = None
+    latency_ms: float | None = None
+    spread_ms: tuple[float, float] | None = None
     recovered_map: float | None = None
     on_front: bool = False
 
@@ -54,7 +54,7 @@ def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
     table.add_column("detector", overflow="fold")
     for heading in ("mAP", "GFLOPs", "M params"):
         table.add_column(heading, justify="right", no_wrap=True)
-    if with_latency := any(entry.latency is not None for entry in entries):
+    if with_latency := any(entry.latency_ms is not None for entry in entries):
         table.add_column("ms (p10-p90)", justify="right", no_wrap=True)
     for entry in entries:
         reference = None if entry is dense else dense
@@ -64,7 +64,7 @@ def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
             _cost_cell(entry.gflops, reference.gflops if reference else None),
             _cost_cell(entry.mparams, reference.mparams if reference else None),
         ]
-        table.add_row(*cells, *([_latency_cell(entry.latency)] if with_latency else []))
+        table.add_row(*cells, *([_latency_cell(entry)] if with_latency else []))
     return table
 
 
@@ -83,7 +83,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
     for heading in ("proxy\nmAP", "GFLOPs", "M\nparams"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = [*sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))), dense]
-    if with_latency := any(entry.latency is not None for entry in rows):
+    if with_latency := any(entry.latency_ms is not None for entry in rows):
         table.add_column("ms", justify="right")
     if with_recovered := any(entry.recovered_map is not None for entry in rows):
         table.add_column("recovered\nmAP", justify="right")
@@ -96,7 +96,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
             points(entry.map),
             _cost_cell(entry.gflops, reference.gflops if reference else None),
             _cost_cell(entry.mparams, None),
-            *([f"{entry.latency.median_ms:.1f}" if entry.latency else "-"] if with_latency else []),
+            *(["-" if entry.latency_ms is None else f"{entry.latency_ms:.1f}"] if with_latency else []),
             *([points(entry.recovered_map)] if with_recovered else []),
         )
     return table
@@ -119,7 +119,8 @@ def _cost_cell(cost: float | None, reference: float | None) -> str:
     return number if not reference else f"{number} ({cost / reference:.0%})"
 
 
-def _latency_cell(latency: Latency | None) -> str:
-    if latency is None:
+def _latency_cell(entry: Entry) -> str:
+    if entry.latency_ms is None:
         return "-"
-    return f"{latency.median_ms:.1f} ({latency.p10_ms:.1f}-{latency.p90_ms:.1f})"
+    spread = "" if entry.spread_ms is None else " ({:.1f}-{:.1f})".format(*entry.spread_ms)
+    return f"{entry.latency_ms:.1f}{spread}"

@@ -1,0 +1,46 @@
+"""`autoprune apply`: a policy and the dense weights give the pruned detector, not recovered."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.detectors import build_dense, find
+from autoprune.cli.export import refuse_existing
+from autoprune.cli.settings import with_config
+from autoprune.cli.terminal import output
+from autoprune.config import Config
+from autoprune.errors import ConfigError
+
+
+@with_config("weights")
+def apply(
+    config: Config,
+    policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a folder with one.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write; it must not exist yet.")],
+) -> None:
+    """Prune dense weights by a policy: writes policy.yaml and model.safetensors, not recovered."""
+    from dataclasses import replace
+
+    from autoprune.export import largest_difference, load, save_detector
+    from autoprune.policy import hash_weights
+
+    named = find(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
+    if named.policy is None:
+        raise ConfigError(f"{policy} is not a policy file; give a policy.yaml that autoprune wrote")
+    if config.weights is None:
+        raise ConfigError(
+            "a policy holds no weights: give the dense ones with --weights FILE (YAML: weights)"
+        )
+    refuse_existing(to)
+    dense, _ = build_dense(named, config)
+    pruned = named.policy.apply(dense)
+    applied = hash_weights(dense.state_dict())
+    # a proxy's mAP was measured after a short recovery, which these weights did not have
+    costs = {name: value for name, value in named.policy.metrics.items() if name in ("gflops", "mparams")}
+    save_detector(to, pruned, replace(named.policy, weights_sha256=applied, metrics=costs))
+    difference = largest_difference(pruned, load(to), named.policy.input_size)
+    console = output()
+    console.print(f"wrote {to}: pruned by {policy}, not recovered", markup=False)
+    console.print(f"read back: outputs differ by {difference:.3g}")
+    console.print(f"next: autoprune eval {to}", markup=False)

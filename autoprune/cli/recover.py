@@ -1,0 +1,50 @@
+"""`autoprune recover`: policies of a run are trained back in full."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.settings import PANELS, with_config
+from autoprune.cli.terminal import working
+from autoprune.config import Config
+from autoprune.report.tables import Entry, comparison
+
+FIELDS = (*PANELS["Training"], "device", "threads", "image_cache_gib", "strict")
+
+
+@with_config(*FIELDS)
+def recover(
+    config: Config,
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],
+    trial: Annotated[
+        list[int] | None,
+        typer.Option(
+            "--trial", metavar="N", help="Number of a trial, several times if wanted; default: the best."
+        ),
+    ] = None,
+) -> None:
+    """Train policies of a run back in full, the dense detector as their teacher; resumes where it stopped."""
+    from autoprune.cli.front import kind_of
+    from autoprune.recovery import recover as train_back
+
+    # what the search was about stands in the run's config.yaml; only how to train may differ
+    given = {name: getattr(config, name) for name in FIELDS if name in config.model_fields_set}
+    with working() as console:
+        found = train_back(run, trials=trial, **given)
+        dense = found[0].metrics["dense"]
+        rows = [Entry("dense", "dense", dense["metrics"]["map"], dense["gflops"], dense["mparams"])]
+        rows += [
+            Entry(
+                f"trial {item.metrics['trial']} ({item.metrics['origin']})",
+                kind_of(item.metrics["origin"]),
+                item.map,
+                item.metrics["gflops"],
+                item.metrics["mparams"],
+            )
+            for item in found
+        ]
+        console.print(comparison(rows, title="after full recovery, on val"))
+        for item in found:
+            console.print(f"wrote {item.folder}", markup=False)
+        console.print(f"next: autoprune export {found[0].folder} --to detector", markup=False)
