@@ -1,8 +1,8 @@
 """One training loop for baselines, proxies and recovery."""
 
-from autoprune.training.distill import Teacher
+from autoprune.training.distill import Teacher, has_features
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
 from autoprune.training.settings import TrainSettings
 
-__all__ = ["Teacher", "TrainResult", "TrainSettings", "recalibrate", "train"]
+__all__ = ["Teacher", "TrainResult", "TrainSettings", "has_features", "recalibrate", "train"]
