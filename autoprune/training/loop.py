@@ -87,6 +87,9 @@ def train(
     identity = _identity(model, split, run) if checkpoint else {}
     if checkpoint and (found := Checkpoint.load(checkpoint, identity)):
         run.restore(found)
+        progress.say(
+            f"{what}: {run.step} of {settings.steps} steps are done already, goes on from {checkpoint}"
+        )
     saved = logged = time.monotonic()
     steps = range(run.step, settings.steps)
     with scoped(settings.seed), _memory_errors(settings), run.tap:
