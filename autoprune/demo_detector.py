@@ -1,6 +1,7 @@
 """The demo's detector and data: constants that the demo and `scripts/train_demo_detector.py` share."""
 
 from pathlib import Path
+from typing import Any
 
 from autoprune.config import ModelSpec
 
@@ -30,3 +31,14 @@ MODEL = ModelSpec(
 
 WEIGHTS = Path(__file__).parent / "data" / "demo_retinanet.safetensors"
 """The shipped dense weights, float16 on disk."""
+
+TRAINING: dict[str, Any] = {
+    "steps": 6000,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "weight_decay": 0.05,
+    "warmup": 0.05,
+    "ema_decay": 0.998,
+    "bf16": True,  # on a CPU without AMX or AVX-512 bfloat16, float32 is as fast and as good
+}
+"""`training.TrainSettings` of the shipped weights."""

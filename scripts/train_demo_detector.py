@@ -20,15 +20,7 @@ from autoprune.data.shapes import make_shapes
 from autoprune.models import build, load_state, resize_rule, save_state
 from autoprune.training import TrainSettings, train
 
-SETTINGS = TrainSettings(
-    steps=6000,
-    batch_size=16,
-    learning_rate=2e-3,
-    weight_decay=0.05,
-    warmup=0.05,
-    ema_decay=0.998,
-    bf16=True,  # on a CPU without AMX or AVX-512 bfloat16, float32 is as fast and as good
-)
+SETTINGS = TrainSettings(**demo.TRAINING)
 
 
 def main() -> None:

@@ -10,6 +10,7 @@ import typer
 
 from autoprune import __version__
 from autoprune.cli.apply import apply
+from autoprune.cli.demo import demo
 from autoprune.cli.doctor import doctor
 from autoprune.cli.eval import evaluate
 from autoprune.cli.export import export
@@ -59,6 +60,7 @@ def root(
 
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
+    "demo": (demo, "autoprune demo --out runs/demo --seed 1"),
     "doctor": (doctor, "autoprune doctor --out runs"),
     "train": (train, "autoprune train --model retinanet_resnet18_fpn --data data/mine --steps 5000"),
     "eval": (evaluate, "autoprune eval runs/mine/recovered/trial-0017 --split test"),
