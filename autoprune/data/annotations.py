@@ -14,7 +14,7 @@ from typing import Any
 from pycocotools.coco import COCO
 
 from autoprune.config import DataPaths
-from autoprune.data.images import header_size, threads
+from autoprune.data.images import header_size, is_turned, threads
 from autoprune.errors import DataError
 
 YEARS = ("", "2017", "2014")
@@ -182,15 +182,14 @@ def _locate(
     if path is None:
         return None, None, f"there is no file {places[-1]}"
     try:
-        height, width, turned = header_size(path)
+        height, width = header_size(path)
     except DataError as error:
         return None, None, str(error)
     said = (record.get("height", height), record.get("width", width))
     if said == (height, width):
         return path, (height, width), ""
-    why = (
-        ", as its EXIF rotation is not applied; save it upright" if turned and said == (width, height) else ""
-    )
+    turned = said == (width, height) and is_turned(path)
+    why = ", as its EXIF rotation is not applied; save it upright" if turned else ""
     return None, None, f"it is {width}x{height} pixels, the annotations say {said[1]}x{said[0]}{why}"
 
 

@@ -57,6 +57,21 @@ def open_data(
     return Split(split, annotations, resize, cache_gib)
 
 
+def check_alike(first: "Split", second: "Split") -> None:
+    """Refuses two splits whose labels mean different things.
+
+    Raises:
+        DataError: they differ in a category.
+    """
+    if first.categories == second.categories:
+        return
+    differing = sorted(set(first.categories.items()) ^ set(second.categories.items()))
+    raise DataError(
+        f"{first.name} and {second.name} list different categories (such as {differing[0][1]!r}, label "
+        f"{differing[0][0]}); give both annotation files the same list"
+    )
+
+
 class Split:
     """Images and boxes of one split; the place of an image in it is its index.
 
@@ -89,8 +104,7 @@ class Split:
         self.files = list(annotations.files.values())
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
-        label_of = {number: label for label, number in self.category_ids.items()}
-        self._targets = [self._target(index, label_of) for index in range(len(self))]
+        self._label_of = {number: label for label, number in self.category_ids.items()}
         self._room = int(cache_gib * GIB)
         self._cache: dict[int, Tensor] = {}
 
@@ -115,7 +129,7 @@ class Split:
             DataError: the file can't be decoded.
         """
         (image,) = self._images([index])
-        return image, dict(self._targets[index])
+        return image, self._target(index)
 
     def batch(
         self,
@@ -137,14 +151,14 @@ class Split:
         mirrored = [False] * len(indices) if flip is None else flip
         for index, image, mirror in zip(indices, self._images(indices), mirrored, strict=True):
             pixels = image.to(device, non_blocking=True).float().div_(255)
-            target = {**self._targets[index]}
+            target = self._target(index)
             if mirror:
                 pixels = pixels.flip(-1)
                 x1, y1, x2, y2 = target["boxes"].unbind(1)
                 width = self.sizes[index][1]
                 target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], 1)
-            target["boxes"] = target["boxes"].to(device, copy=True)
-            target["labels"] = target["labels"].to(device, copy=True)
+            target["boxes"] = target["boxes"].to(device)
+            target["labels"] = target["labels"].to(device)
             images.append(pixels)
             targets.append(target)
         return images, targets
@@ -167,7 +181,7 @@ class Split:
     def _decode(self, index: int) -> Tensor:
         return decode(self.files[index], self.sizes[index])
 
-    def _target(self, index: int, label_of: dict[int, int]) -> Target:
+    def _target(self, index: int) -> Target:
         number, (height, width) = self.image_ids[index], self.stored_sizes[index]
         things = [thing for thing in self.coco.imgToAnns.get(number, ()) if not thing["iscrowd"]]
         boxes = np.array([thing["bbox"] for thing in things], np.float64).reshape(-1, 4)
@@ -175,7 +189,7 @@ class Split:
         boxes = boxes.clip(0, [width, height] * 2)
         new_height, new_width = self.sizes[index]
         boxes *= [new_width / width, new_height / height] * 2
-        labels = [label_of[thing["category_id"]] for thing in things]
+        labels = [self._label_of[thing["category_id"]] for thing in things]
         return {
             "boxes": torch.from_numpy(boxes.astype(np.float32)),
             "labels": torch.tensor(labels, dtype=torch.int64),

@@ -13,7 +13,7 @@ from torch import nn
 
 from autoprune.data.annotations import silence
 from autoprune.data.coco import Split
-from autoprune.errors import DataError
+from autoprune.errors import DataError, ModelError
 from autoprune.progress import track
 
 
@@ -84,6 +84,7 @@ def evaluate(
 
     Raises:
         DataError: the images hold no boxes, so that there is nothing to score.
+        ModelError: the model does not answer as torchvision's detectors do.
     """
     chosen = range(len(split) if images is None else min(images, len(split)))
     device = torch.device(device)
@@ -129,11 +130,13 @@ def score_detections(split: Split, chosen: Sequence[int], found: list[list[float
     precision = result.eval["precision"][
         :, :, :, 0, -1
     ]  # [IoU, recall, category, all areas, most detections]
-    per_class = {}
+    per_class: dict[str, float] = {}
     for place, number in enumerate(result.params.catIds):
         values = precision[:, :, place]
         if (values > -1).any():
-            per_class[split.coco.cats[number]["name"]] = float(values[values > -1].mean())
+            name = split.coco.cats[number]["name"]
+            key = f"{name} ({number})" if name in per_class else name
+            per_class[key] = float(values[values > -1].mean())
     named: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
     return Metrics(**named, per_class=per_class, images=len(image_ids))
 
@@ -146,9 +149,23 @@ def _detect(
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
         pictures, _ = split.batch(indices, device)
-        for index, output in zip(indices, model(pictures), strict=True):
+        outputs = model(pictures)
+        if not _is_answer(outputs, len(pictures)):
+            raise ModelError(
+                "the detector must answer a list of images, in eval mode, with a list of as many "
+                "{boxes, scores, labels}, as torchvision's do; mend the factory that model names"
+            )
+        for index, output in zip(indices, outputs, strict=True):
             rows += _rows(split, index, output)
     return rows
+
+
+def _is_answer(outputs: Any, count: int) -> bool:
+    if not isinstance(outputs, list | tuple) or len(outputs) != count:
+        return False
+    return all(
+        isinstance(output, dict) and {"boxes", "scores", "labels"} <= output.keys() for output in outputs
+    )
 
 
 def _rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from autoprune.errors import DataError
@@ -60,18 +60,23 @@ def resized_size(size: tuple[int, int], rule: ResizeRule | None) -> tuple[int, i
     return size
 
 
-def header_size(path: Path) -> tuple[int, int, bool]:
-    """Stored height and width, and whether an EXIF entry asks viewers to turn the image on its side.
+def header_size(path: Path) -> tuple[int, int]:
+    """Stored height and width.
 
     Raises:
         DataError: the file is no image.
     """
     try:
         with Image.open(path) as image:
-            turned = image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-            return image.height, image.width, turned
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            return image.height, image.width
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is no image that can be read; replace it") from error
+
+
+def is_turned(path: Path) -> bool:
+    """Whether an EXIF entry asks viewers to turn the image on its side."""
+    with Image.open(path) as image:
+        return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
 
 
 def decode(path: Path, size: tuple[int, int]) -> Tensor:
@@ -91,7 +96,7 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
         with Image.open(path) as image:
             image.load()
             picture = _to_rgb(image)
-    except (OSError, UnidentifiedImageError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problem = " ".join(str(error).split())
         raise DataError(f"cannot decode {path}: {problem}; replace it or leave it out") from error
     if (picture.height, picture.width) != size:

@@ -1,4 +1,5 @@
 import json
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from autoprune import progress
 from autoprune.config import DataPaths, SplitPaths
 from autoprune.data import coco, images
 from autoprune.data.annotations import read
-from autoprune.data.coco import open_data
+from autoprune.data.coco import check_alike, open_data
 from autoprune.errors import DataError
 from autoprune.models import Resize
 
@@ -476,3 +477,22 @@ def test_a_changed_annotation_file_is_read_again(tmp_path):
     assert read(file, (folder / "images",)) is first
     edit(folder, lambda content: content["annotations"].clear())
     assert read(file, (folder / "images",)).coco.anns == {}
+
+
+def test_splits_whose_labels_mean_other_things_are_refused(tmp_path):
+    write_set(tmp_path, [box(1, 1)], split="train")
+    write_set(
+        tmp_path, [box(1, 1)], split="val", categories=[{"id": 1, "name": "thing"}, {"id": 2, "name": "more"}]
+    )
+    train, val = open_data(tmp_path, "train"), open_data(tmp_path, "val")
+    check_alike(train, open_data(tmp_path, "train"))
+    with pytest.raises(DataError, match="train and val list different categories") as error:
+        check_alike(train, val)
+    assert "'more', label 2" in one_line(error)
+
+
+def test_a_split_travels_to_another_process(tmp_path):
+    split = open_data(write_set(tmp_path, [box(1, 1)]), "val", Resize(15, 20))
+    again = pickle.loads(pickle.dumps(split))
+    assert torch.equal(again.get(0)[0], split.get(0)[0])
+    assert again.categories == split.categories

@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import NUMBERS, evaluate
 from autoprune.data.shapes import make_shapes
-from autoprune.errors import DataError
+from autoprune.errors import DataError, ModelError
 from autoprune.models import Resize, load_dense, resize_rule
 
 SHARED = Path(__file__).parents[3] / "shared"
@@ -173,8 +173,10 @@ def test_every_modules_mode_comes_back_and_nothing_is_printed(shapes, capsys):
     evaluate(oracle, split)
     assert (oracle.training, oracle.inner.training) == (True, False)
     assert {(training, gradients) for _, training, gradients in oracle.asked} == {(False, False)}
-    with pytest.raises(ValueError, match="shorter"):
-        evaluate(Oracle([]).train(), split)
+    broken = Oracle([]).train()
+    with pytest.raises(ModelError):
+        evaluate(broken, split)
+    assert broken.training
     assert capsys.readouterr() == ("", "")
 
 
@@ -210,3 +212,26 @@ def test_the_bccd_detector_finds_blood_cells():
     metrics = evaluate(model, split, images=8, batch_size=4)
     assert 0.40 < metrics.map < 0.60
     assert metrics.per_class["WBC"] > 0.6
+
+
+def test_classes_of_the_same_name_are_kept_apart(shapes):
+    file = shapes / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    for category in content["categories"]:
+        category["name"] = "shape"
+    file.write_text(json.dumps(content))
+    split = open_data(shapes, "val")
+    present = {int(label) for index in range(10) for label in split.get(index)[1]["labels"]}
+    metrics = evaluate(Oracle([truth(split, index) for index in range(10)]), split)
+    assert len(metrics.per_class) == len(present)
+
+
+@pytest.mark.parametrize("wrong", [[], [NOTHING] * 2, [{"boxes": 1}] * 10, torch.zeros(10, 4), {"boxes": []}])
+def test_a_model_that_answers_otherwise_is_refused(shapes, wrong):
+    class Other(nn.Module):
+        def forward(self, images):
+            return wrong
+
+    with pytest.raises(ModelError, match="boxes, scores, labels") as error:
+        evaluate(Other(), open_data(shapes, "val"), batch_size=10)
+    assert "\n" not in str(error.value)
