@@ -35,6 +35,7 @@ def open_study(storage: Path | str, name: str, ways: Sequence[Direction]) -> tup
 
     Raises:
         RunError: the storage can't be opened, or the study has other objectives.
+        OSError: the journal file can't be written.
     """
     try:
         opened = _open(storage)
@@ -43,6 +44,8 @@ def open_study(storage: Path | str, name: str, ways: Sequence[Direction]) -> tup
             storage=opened, study_name=name, directions=list(ways), load_if_exists=True
         )
     except Exception as error:  # each database driver has errors of its own
+        if isinstance(storage, Path) and isinstance(error, OSError):
+            raise  # the disk's: the caller knows the words for it
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise RunError(f"cannot open the study in {storage}: {problem}; check --storage and --out") from error
     if [direction.name.lower() for direction in study.directions] != list(ways):

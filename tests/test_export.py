@@ -1,0 +1,79 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+import autoprune
+from autoprune.data.coco import open_data
+from autoprune.errors import ModelError, PolicyError
+from autoprune.export import load, save_detector
+from autoprune.graph import analyze, prune
+from autoprune.models import detector_inputs, load_dense
+from autoprune.policy import Policy, hash_weights
+
+SIZE = (128, 128)
+
+
+@pytest.fixture(scope="module")
+def saved(demo_settings, tmp_path_factory):
+    """A pruned detector, untrained, saved; with the detector itself and its policy."""
+    settings = demo_settings
+    dense, spec = load_dense(settings["model"], settings["model_arguments"], weights=settings["weights"])
+    graph = analyze(dense, detector_inputs(SIZE))
+    keep = {name: tuple(range(4, group.width)) for name, group in list(graph.prunable.items())[-3:]}
+    policy = Policy(
+        model=spec,
+        weights_sha256=hash_weights(dense.state_dict()),
+        criterion="l2",
+        input_size=SIZE,
+        widths={name: graph.groups[name].width for name in keep},
+        keep=keep,
+        metrics={"map": 0.5},
+    )
+    pruned = prune(dense, graph, keep)
+    folder = tmp_path_factory.mktemp("exported") / "trial-0001"
+    save_detector(folder, pruned, policy)
+    return folder, pruned, policy
+
+
+def test_a_loaded_detector_gives_identical_outputs(saved, demo_settings):
+    folder, pruned, policy = saved
+    loaded = autoprune.load(folder)
+    assert not loaded.training
+    images, _ = open_data(demo_settings["data"], "val").batch([0, 1])
+    with torch.no_grad():
+        expected, found = pruned.eval()(images)[0], loaded(images)[0]
+    assert len(expected["boxes"]) > 0
+    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert Policy.load(folder / "policy.yaml") == policy
+
+
+def test_loading_needs_neither_search_nor_data_libraries(saved):
+    folder, _, _ = saved
+    code = (
+        "import sys, autoprune; autoprune.load(sys.argv[1]); "
+        "print([name for name in ('optuna', 'ray', 'pycocotools', 'matplotlib') if name in sys.modules])"
+    )
+    root = Path(autoprune.__file__).parent.parent
+    command = [sys.executable, "-c", code, str(folder)]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_folder_without_a_detector_is_refused(saved, tmp_path):
+    folder, _, _ = saved
+    with pytest.raises(PolicyError, match=r"holds no policy\.yaml"):
+        load(tmp_path)
+    (tmp_path / "policy.yaml").write_text((folder / "policy.yaml").read_text())
+    with pytest.raises(PolicyError, match=r"holds no model\.safetensors"):
+        load(tmp_path)
+
+
+def test_weights_of_another_policy_are_refused(saved, demo_settings, tmp_path):
+    folder, _, _policy = saved
+    (tmp_path / "policy.yaml").write_text((folder / "policy.yaml").read_text())
+    (tmp_path / "model.safetensors").write_bytes(Path(demo_settings["weights"]).read_bytes())
+    with pytest.raises(ModelError, match=r"keys differ: .* take both files from one folder"):
+        load(tmp_path)

@@ -1,0 +1,346 @@
+import csv
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from contextlib import contextmanager
+from pathlib import Path
+
+import optuna
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoprune import pipeline
+from autoprune.config import load_config, make_config
+from autoprune.errors import BudgetError, ConfigError, DataError, RunError, TrainingError
+from autoprune.models import detector_inputs, load_dense
+from autoprune.pipeline import search
+from autoprune.policy import Policy
+from autoprune.search.objective import Objective
+from autoprune.search.results import load_result
+
+
+@pytest.fixture(scope="module")
+def finished(demo_settings, tmp_path_factory):
+    """One search of six trials that several tests look at."""
+    settings = {**demo_settings, "out": tmp_path_factory.mktemp("runs") / "one", "trials": 6}
+    return settings, search(settings)
+
+
+def outcome(result):
+    return [
+        (r.number, r.origin, r.state, dict(r.widths), [m["map"] for m in r.rungs]) for r in result.records
+    ]
+
+
+def test_the_run_directory_holds_what_the_design_says(finished):
+    _settings, result = finished
+    run = result.run
+    expected = {
+        "config.yaml",
+        "space.yaml",
+        "study.journal",
+        "importance.safetensors",
+        "front.csv",
+        "policies",
+    }
+    assert {path.name for path in run.iterdir()} == expected
+    rows = list(csv.DictReader((run / "front.csv").read_text().splitlines()))
+    names = [f"trial-{int(row['trial']):04d}.yaml" for row in rows]
+    assert sorted(names) == sorted(path.name for path in (run / "policies").iterdir())
+    assert [int(row["trial"]) for row in rows] == [point.trial for point in result.front]
+    assert [float(row["map"]) for row in rows] == [point.metrics["map"] for point in result.front]
+
+
+def test_config_yaml_repeats_the_run(finished):
+    _settings, result = finished
+    text = (result.run / "config.yaml").read_text()
+    assert f"torch {torch.__version__.partition('+')[0]}" in text
+    again = load_config(result.run / "config.yaml")
+    assert again.budget_gflops == ("70%",)
+    assert Path(again.weights).is_absolute()
+    assert outcome(search(again)) == outcome(result)  # finished: nothing is run anew
+
+
+def test_the_detector_had_something_to_lose(finished):
+    _, result = finished
+    assert result.dense["map"] > 0.4
+    maps = {r.metrics["map"] for r in result.records}
+    assert len(maps) > 3
+    assert 0.05 < max(maps) < result.dense["map"] + 0.1
+
+
+def test_every_trial_is_on_budget_by_the_flop_counter(finished):
+    settings, result = finished
+    model, _ = load_dense(settings["model"], settings["model_arguments"], weights=settings["weights"])
+    inputs = detector_inputs((128, 128))
+
+    def count(module):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            module(*inputs)
+        return counter.get_total_flops() / 2e9
+
+    limit = 0.7 * count(model)
+    for point in result.front:
+        cost = count(point.policy.apply(model))
+        assert cost == pytest.approx(point.metrics["gflops"], abs=1e-12)
+    for record in result.records:
+        assert 0.98 * limit <= record.metrics["gflops"] <= limit
+
+
+def test_warm_starts_come_first_and_climb_every_rung(finished):
+    _, result = finished
+    assert [r.origin for r in result.records[:3]] == ["uniform", "greedy taylor", "greedy l2"]
+    assert all(len(r.rungs) == 2 for r in result.records[:3])
+    uniform = result.records[0]
+    widths = Policy.load(result.front[0].path).widths
+    shares = [uniform.widths[name] / width for name, width in widths.items()]
+    assert max(shares) - min(shares) < 0.3  # one ratio for all, but for rounding to 8 channels
+
+
+def test_the_same_seed_repeats_everything_and_another_does_not(finished, tmp_path):
+    settings, result = finished
+    again = search({**settings, "out": tmp_path / "again", "trials": 4})
+    assert outcome(again) == outcome(result)[:4]
+    first = {**settings, "warm_starts": False, "rungs": (0,), "trials": 1}
+    one, other = (search({**first, "out": tmp_path / str(seed), "seed": seed}) for seed in (0, 1))
+    assert one.records[0].widths != other.records[0].widths
+
+
+def test_more_trials_extend_the_run(finished, tmp_path):
+    settings, result = finished
+    search({**settings, "out": tmp_path / "run", "trials": 2})
+    extended = search({**settings, "out": tmp_path / "run", "trials": 4})
+    assert outcome(extended) == outcome(result)[:4]
+
+
+def test_the_account_of_time_adds_up(finished):
+    _, result = finished
+    seconds = result.seconds
+    parts = sum(seconds[name] for name in ("training", "evaluation", "preparation", "other"))
+    assert parts == pytest.approx(seconds["wall"], rel=0.01)
+    assert seconds["training"] > 0
+    assert 0 < result.overhead < 1
+
+
+def test_load_result_reads_what_search_returned(finished):
+    _, result = finished
+    read = load_result(result.run)
+    assert (read.front, read.records, read.dense) == (result.front, result.records, result.dense)
+
+
+DRIVER = """
+    import json, sys
+    from pathlib import Path
+    from autoprune.pipeline import search
+    from autoprune.search.objective import Objective
+
+    done = Path(sys.argv[2])
+    evaluate = Objective.evaluate
+
+    def counted(self, keep, rung, state):
+        metrics, state = evaluate(self, keep, rung, state)
+        with done.open("a") as file:
+            file.write(f"{rung}\\n")
+        return metrics, state
+
+    Objective.evaluate = counted
+    search(json.loads(sys.argv[1]))
+"""
+
+
+@contextmanager
+def driver(settings, log):
+    """A search in a process of its own; ``log`` gets a line after each rung of each trial."""
+    settings = {**settings, "data": str(settings["data"]), "out": str(settings["out"])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(pipeline.__file__).parent.parent)}
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), json.dumps(settings), str(log)]
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for_rungs(log, count, process):
+    end = time.monotonic() + 200
+    while not log.exists() or log.read_text().count("\n") < count:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < end
+        time.sleep(0.01)
+
+
+def test_kill_9_in_the_middle_then_resume(finished, tmp_path):
+    settings, result = finished
+    settings = {**settings, "out": tmp_path / "run", "trials": 4}
+    with driver(settings, tmp_path / "log") as process:
+        wait_for_rungs(tmp_path / "log", 3, process)  # one trial is finished, the next on its way
+        with pytest.raises(RunError, match=f"in use by another driver .*pid {process.pid}"):
+            search(settings)
+        process.send_signal(signal.SIGKILL)
+    with (tmp_path / "run" / "study.journal").open("a") as journal:
+        journal.write('{"op_code": 8, "worker_')  # a line that it did not get to finish
+    resumed = search(settings)
+    assert [entry[1:] for entry in outcome(resumed)] == [entry[1:] for entry in outcome(result)[:4]]
+    policies = [tuple(sorted(r.widths.items())) for r in resumed.records]
+    assert len(set(policies)) == len(policies) == 4
+    backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "run" / "study.journal"))
+    study = optuna.load_study(study_name="autoprune", storage=optuna.storages.JournalStorage(backend))
+    assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING])
+
+
+def test_sigterm_writes_what_is_finished_and_the_same_command_resumes(finished, tmp_path):
+    settings, result = finished
+    settings = {**settings, "out": tmp_path / "run", "trials": 2}
+    with driver(settings, tmp_path / "log") as process:
+        wait_for_rungs(tmp_path / "log", 3, process)
+        process.send_signal(signal.SIGTERM)
+        assert "KeyboardInterrupt" in process.stderr.read()
+    assert [point.trial for point in load_result(tmp_path / "run").front] == [0]
+    assert (tmp_path / "run" / "front.csv").read_text().count("\n") == 2
+    resumed = outcome(search(settings))
+    assert [entry[1:] for entry in resumed] == [entry[1:] for entry in outcome(result)[:2]]
+
+
+def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(finished, tmp_path, monkeypatch):
+    settings, _ = finished
+    recover = Objective._recover
+
+    def nan_in_the_second_trial(self, model, keep, rung):
+        calls.append(rung)
+        if len(calls) == 3:
+            raise TrainingError("the loss is not finite at step 1")
+        return recover(self, model, keep, rung)
+
+    calls: list[int] = []
+    monkeypatch.setattr(Objective, "_recover", nan_in_the_second_trial)
+    result = search({**settings, "out": tmp_path / "run", "trials": 3})
+    assert [r.state for r in result.records] == ["complete", "failed", "complete"]
+    assert [r.reason for r in result.failed] == ["the loss is not finite at step 1"]
+    assert 1 not in [point.trial for point in result.front]
+
+
+def test_if_all_trials_fail_the_search_says_so_and_stops(finished, tmp_path, monkeypatch):
+    settings, _ = finished
+
+    def fail(self, model, keep, rung):
+        raise TrainingError("the loss is not finite at step 1")
+
+    monkeypatch.setattr(Objective, "_recover", fail)
+    with pytest.raises(TrainingError, match="first 5 trials all failed, the last: the loss is not finite"):
+        search({**settings, "out": tmp_path / "run", "trials": 50})
+
+
+def test_another_configuration_is_refused_and_its_fields_named(finished):
+    settings, _result = finished
+    with pytest.raises(RunError, match=r"another configuration: budget_gflops was .*70%.*, now .*50%"):
+        search({**settings, "budget_gflops": "50%"})
+    with pytest.raises(RunError, match="seed was 0, now 3"):
+        search({**settings, "seed": 3})
+
+
+def test_other_weights_under_the_same_name_are_refused(finished, tmp_path):
+    from autoprune.models import load_state, save_state
+
+    settings, _ = finished
+    weights = tmp_path / "dense.safetensors"
+    state = load_state(Path(settings["weights"]))
+    save_state(state, weights)
+    settings = {**settings, "weights": str(weights), "out": tmp_path / "run", "trials": 1}
+    search(settings)
+    state["backbone.body.conv1.weight"] += 0.01
+    save_state(state, weights)
+    with pytest.raises(RunError, match="another search: its weights differs"):
+        search({**settings, "trials": 2})
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"data": Path("/nowhere")}, DataError, r"--data FOLDER \(YAML: data\).*`autoprune demo`"),
+        ({"weights": None}, ConfigError, r"--weights FILE \(YAML: weights\).*`autoprune demo`"),
+        ({"weights": "gone.safetensors"}, ConfigError, r"no weights at gone.safetensors.*--weights"),
+        ({"budget_gflops": "0.1%"}, BudgetError, r"smallest in this search space is \d"),
+        ({"budget_gflops": "100"}, BudgetError, r"prunes nothing"),
+        ({"budget_gflops": "many"}, BudgetError, r"is not a number"),
+        ({"budgt_gflops": "50"}, ConfigError, r"unknown key `budgt_gflops`.*budget_gflops"),
+    ],
+)
+def test_bad_input_is_one_line_and_leaves_nothing_behind(finished, tmp_path, changes, error, message):
+    settings, _ = finished
+    settings = {**settings, "out": tmp_path / "runs" / "new", **changes}
+    with pytest.raises(error, match=message) as raised:
+        search({name: value for name, value in settings.items() if value is not None})
+    assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_one_line(finished, tmp_path, monkeypatch):
+    settings, _ = finished
+
+    def full(self, logs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        search({**settings, "out": tmp_path / "run"})
+
+
+def test_a_space_file_says_what_the_model_is(finished, tmp_path):
+    settings, result = finished
+    space = result.run / "space.yaml"
+    settings = {name: value for name, value in settings.items() if name not in ("model", "model_arguments")}
+    again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
+    assert outcome(again) == outcome(result)[:1]
+    with pytest.raises(ConfigError, match="the search space is for retinanet_resnet18_fpn, not fcos"):
+        search({**settings, "space": space, "model": "fcos_resnet18_fpn", "out": tmp_path / "other"})
+
+
+def test_several_budgets_each_get_their_warm_starts(finished, tmp_path):
+    settings, result = finished
+    asked = {**settings, "budget_gflops": "70%,50%", "rungs": (0,), "trials": 4}
+    found = search({**asked, "out": tmp_path / "run"})
+    dense = result.dense["gflops"]
+    assert [r.origin for r in found.records] == ["uniform", "uniform", "greedy taylor", "greedy taylor"]
+    assert [round(r.budget / dense, 3) for r in found.records] == [0.7, 0.5, 0.7, 0.5]
+    assert all(r.metrics["gflops"] <= r.budget for r in found.records)
+
+
+def test_latency_is_an_objective_and_a_budget(finished, tmp_path):
+    settings, _ = finished
+    asked = {**settings, "objectives": ("map", "latency_ms"), "trials": 1, "rungs": (0,)}
+    result = search({**asked, "out": tmp_path / "run"})
+    assert result.front[0].metrics["latency_ms"] > 0
+    assert result.dense["latency_ms"] > 0
+    tight = search({**asked, "out": tmp_path / "tight", "budget_latency_ms": "0.01"})
+    assert "above budget_latency_ms" in tight.failed[0].reason
+    assert tight.seconds["training"] == 0  # refused before any work was spent on it
+
+
+def test_the_lock_of_a_dead_driver_does_not_hold(finished):
+    settings, result = finished
+    lock = result.run / ".lock"
+    lock.write_text(json.dumps({"host": "elsewhere", "pid": 1}))  # no process holds it
+    search(settings)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(json.dumps({"host": "elsewhere", "pid": 1}))
+        held.flush()
+        with pytest.raises(RunError, match="host elsewhere, pid 1"):
+            search(settings)
+    lock.unlink()
+
+
+def test_a_config_a_mapping_and_a_file_are_all_taken(finished, tmp_path):
+    settings, result = finished
+    file = tmp_path / "config.yaml"
+    file.write_text((result.run / "config.yaml").read_text())
+    for form in (make_config(**settings), file, str(file)):
+        assert search(form).front == result.front
+    with pytest.raises(ConfigError, match="not a int"):
+        search(3)  # type: ignore[arg-type]

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+import torch
+
+import autoprune
+from autoprune.config import load_config, make_config
+from autoprune.data.evaluate import evaluate
+from autoprune.errors import ConfigError, RunError
+from autoprune.pipeline import search
+from autoprune.recovery import METRICS_FILE, recover, recover_policy
+from autoprune.search.subject import load_subject
+from autoprune.training import loop
+
+
+@pytest.fixture(scope="module")
+def run(demo_settings, tmp_path_factory):
+    settings = {**demo_settings, "rungs": (0,), "trials": 4, "out": tmp_path_factory.mktemp("runs") / "one"}
+    return search(settings)
+
+
+@pytest.fixture(scope="module")
+def recovered(run):
+    (done,) = recover(run.run)
+    return done
+
+
+def test_the_best_on_the_front_is_recovered(run, recovered):
+    assert recovered.folder == run.run / "recovered" / f"trial-{run.best.trial:04d}"
+    assert {path.name for path in recovered.folder.iterdir()} == {
+        "policy.yaml",
+        "model.safetensors",
+        "metrics.json",
+    }
+    assert recovered.policy.keep == run.best.policy.keep
+
+
+def test_metrics_are_those_of_the_detector_that_was_written(run, recovered, demo_settings):
+    metrics = json.loads((recovered.folder / METRICS_FILE).read_text())
+    subject = load_subject(make_config(**demo_settings))
+    found = evaluate(autoprune.load(recovered.folder), subject.val, batch_size=2)
+    assert metrics["metrics"]["map"] == found.map == recovered.map
+    assert metrics["per_class"] == found.per_class
+    dense = evaluate(subject.model, subject.val, batch_size=2)
+    assert metrics["dense"]["metrics"]["map"] == dense.map
+    assert metrics["gflops"] == run.best.metrics["gflops"] < metrics["dense"]["gflops"]
+
+
+def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):
+    monkeypatch.setattr("autoprune.recovery.train", None)  # would fail if it were called
+    (again,) = recover(run.run)
+    assert again.metrics == recovered.metrics
+
+
+def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
+    with pytest.raises(RunError, match=r"other settings: steps was 2, now 3; delete the folder"):
+        recover(run.run, steps=3)
+
+
+def test_a_killed_recovery_resumes_to_the_same_weights(run, recovered, monkeypatch, tmp_path):
+    subject = load_subject(load_config(run.run / "config.yaml"))
+    advance = loop._Run.advance
+
+    def killed_at_the_second_step(self, split):
+        if self.step == 1:
+            raise KeyboardInterrupt
+        return advance(self, split)
+
+    def save_always(*args, **arguments):
+        return loop.train(*args, **arguments, checkpoint_interval_s=0.0)
+
+    monkeypatch.setattr("autoprune.recovery.train", save_always)
+    keep, folder = run.front[0].policy.keep, tmp_path / "recovered"
+    with monkeypatch.context() as patch:
+        patch.setattr(loop._Run, "advance", killed_at_the_second_step)
+        with pytest.raises(KeyboardInterrupt):
+            recover_policy(subject, keep, folder)
+    assert not (folder / METRICS_FILE).exists()
+    resumed = recover_policy(subject, keep, folder)
+    whole = recover_policy(subject, keep, tmp_path / "whole")
+    first, second = (autoprune.load(done.folder).state_dict() for done in (resumed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_trials_off_the_front_can_be_recovered_too(run):
+    off = next(r.number for r in run.records if r.number not in [point.trial for point in run.front])
+    (done,) = recover(run.run, trials=[off])
+    widths = {name: len(kept) for name, kept in done.policy.keep.items()}
+    assert widths == {name: width for name, width in run.records[off].widths.items() if name in widths}
+    assert done.metrics["gflops"] == run.records[off].metrics["gflops"]
+
+
+def test_bad_input_is_one_line(run, tmp_path):
+    with pytest.raises(RunError, match=r"has no trial 99; `autoprune front"):
+        recover(run.run, trials=[99])
+    with pytest.raises(RunError, match=r"is not a run directory.*--out of a search"):
+        recover(tmp_path)
+    with pytest.raises(ConfigError, match=r"unknown key `lerning_rate`.*learning_rate"):
+        recover(run.run, lerning_rate=1)
