@@ -1,0 +1,114 @@
+import numpy as np
+import pytest
+import torch
+
+from autoprune.config import make_config
+from autoprune.data.evaluate import evaluate
+from autoprune.errors import BudgetError, ConfigError, TrainingError
+from autoprune.graph import mask, prune
+from autoprune.policy import hash_weights
+from autoprune.search import objective as module
+from autoprune.search import subject as subject_module
+from autoprune.search.objective import Objective
+from autoprune.search.subject import load_subject, pick_device, score_channels
+
+
+@pytest.fixture(scope="module")
+def subject(demo_settings):
+    return load_subject(make_config(**demo_settings, criterion="l2"))
+
+
+@pytest.fixture(scope="module")
+def importance(subject):
+    return score_channels(subject, "l2")
+
+
+@pytest.fixture(scope="module")
+def keep(subject, importance):
+    """Three quarters of every group, the least important gone."""
+    kept = {}
+    for name, group in subject.graph.prunable.items():
+        best = np.argsort(-importance[name], kind="stable")[: group.width * 3 // 4]
+        kept[name] = tuple(sorted(int(channel) for channel in best))
+    return kept
+
+
+def test_the_same_policy_gives_the_same_numbers_and_leaves_the_dense_detector_alone(
+    subject, importance, keep
+):
+    before = hash_weights(subject.model.state_dict())
+    runs = []
+    for work in (Objective(subject, importance), Objective(subject, importance)):
+        first, state = work.evaluate(keep, 0, None)
+        second, _ = work.evaluate(keep, 1, state)
+        runs.append([(m["map"], m["map50"], m["gflops"]) for m in (first, second)])
+    assert runs[0] == runs[1]
+    assert runs[0][0] != runs[0][1]  # a step of training changed something
+    assert hash_weights(subject.model.state_dict()) == before
+
+
+def test_without_recovery_it_is_the_masked_detectors_map(demo_settings, keep):
+    config = make_config(**{**demo_settings, "recalibration_images": 0, "criterion": "l2"})
+    subject = load_subject(config)
+    metrics, _ = Objective(subject, score_channels(subject, "l2")).evaluate(keep, 0, None)
+    masked = evaluate(mask(subject.model, subject.graph, keep), subject.val, batch_size=2)
+    assert metrics["map"] == pytest.approx(masked.map, abs=1e-3)
+
+
+def test_costs_are_those_of_the_pruned_module(subject, importance, keep):
+    metrics, model = Objective(subject, importance).evaluate(keep, 0, None)
+    assert metrics["mparams"] == sum(p.numel() for p in model.parameters()) / 1e6
+    assert {name for name in metrics if name.endswith("_s")} == {"training_s", "evaluation_s", "other_s"}
+
+
+def test_a_loss_that_is_not_finite_is_the_trials_own_failure(demo_settings, keep):
+    config = make_config(**{**demo_settings, "learning_rate": 1e30, "rungs": (3,), "criterion": "l2"})
+    subject = load_subject(config)
+    with pytest.raises(TrainingError, match="not finite at step"):
+        Objective(subject, score_channels(subject, "l2")).evaluate(keep, 0, None)
+
+
+def test_memory_that_runs_out_is_the_trials_own_failure(subject, importance, keep, monkeypatch):
+    def no_memory(*args, **arguments):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(module, "evaluate", no_memory)
+    with pytest.raises(TrainingError, match="out of memory evaluating at rung 0; lower batch_size"):
+        Objective(subject, importance).evaluate(keep, 0, None)
+
+
+def test_a_latency_budget_above_the_dense_detector_is_refused(demo_settings, importance):
+    subject = load_subject(make_config(**demo_settings, criterion="l2", budget_latency_ms="1000000"))
+    with pytest.raises(BudgetError, match="budget_latency_ms"):
+        Objective(subject, importance)
+
+
+def test_the_policy_of_a_subject_prunes_as_its_keep_does(subject, keep):
+    policy = subject.policy(keep, {"map": 0.5})
+    applied, pruned = policy.apply(subject.model), prune(subject.model, subject.graph, keep)
+    ours, theirs = applied.state_dict(), pruned.state_dict()
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(*args):
+        calls.append(args[0])
+        return score(*args)
+
+    score = subject_module.score
+    monkeypatch.setattr(subject_module, "score", counted)
+    file = tmp_path / "importance.safetensors"
+    first = load_subject(make_config(**demo_settings))
+    scores = [score_channels(first, "taylor", file) for _ in range(2)]
+    assert calls == ["taylor"]
+    assert all(np.array_equal(scores[0][name], scores[1][name]) for name in scores[0])
+    more = load_subject(make_config(**{**demo_settings, "importance_images": 3}))
+    score_channels(more, "taylor", file)
+    assert calls == ["taylor", "taylor"]
+
+
+def test_a_device_that_is_not_there_is_refused(demo_settings):
+    with pytest.raises(ConfigError, match="device 'abacus' can't be used here"):
+        pick_device(make_config(**{**demo_settings, "device": "abacus"}))
