@@ -44,7 +44,7 @@ def derive_space(
     granularity: Granularity = "layer",
     round_to: int = 8,
     min_width: int = 8,
-    removable: float = 0.6,
+    removable: float = 0.75,
     reach: float = 0.2,
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.

@@ -76,6 +76,21 @@ def test_greedy_takes_the_least_importance_per_cost(chain, importance_of, fracti
     assert graph.cost.flops(expected) <= graph.cost.flops(widths) <= limit.limit * 1e9
 
 
+@pytest.mark.parametrize("fraction", [0.7, 0.33])
+def test_the_global_ranking_removes_channels_in_the_order_of_their_scores(chain, importance_of, fraction):
+    graph = chain()
+    space, importance = make_space(graph, round_to=1, min_width=1, max_ratio=0.99), importance_of(graph)
+    budget = share(space, fraction)
+    widths = greedy(space, importance, [budget], "taylor", per_cost=False).widths
+    expected = space.dense.copy()
+    order = sorted((score, place) for place, name in enumerate(space.names) for score in importance[name])
+    for _, place in order:
+        if graph.cost.flops(expected) > budget.limit * 1e9 and expected[place] > space.lowest[place]:
+            expected[place] -= 1
+    assert (widths >= expected).all()  # channels are only taken back, where they fit
+    assert (widths - expected).sum() <= 5
+
+
 def test_greedy_is_near_the_best_there_is(chain, importance_of) -> None:
     """Against all policies of a small space: a step at a time can't be far off."""
     graph = chain(dense=(64, 64, 64))
@@ -127,9 +142,18 @@ def test_the_shares_to_enqueue_give_exactly_the_widths(
 
 def test_no_widths_come_twice(chain, importance_of) -> None:
     graph = chain()
-    space, importance = make_space(graph), importance_of(graph)
+    space, importance = make_space(graph), importance_of(graph, 1)
     starts = warm_starts(space, {"taylor": importance, "fisher": importance}, [share(space, 0.5)])
-    assert [start.name for start in starts] == ["uniform", "greedy taylor"]
+    assert [start.name for start in starts] == ["uniform", "greedy taylor", "global taylor"]
+
+
+def test_only_scores_in_units_of_the_loss_are_weighed_against_cost(chain, importance_of) -> None:
+    graph = chain(dense=(256,) * 4)
+    space = make_space(graph)
+    importances = {name: importance_of(graph, seed) for seed, name in enumerate(("taylor", "l2", "fisher"))}
+    names = [start.name for start in warm_starts(space, importances, [share(space, 0.4)])]
+    assert {"uniform", "greedy taylor", "global l2", "greedy fisher"} <= set(names)
+    assert "greedy l2" not in names
 
 
 def test_an_impossible_budget_is_refused(chain, importance_of) -> None:
