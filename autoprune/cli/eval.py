@@ -1,6 +1,7 @@
 """`autoprune eval`: COCOeval's twelve numbers and the mAP of each class."""
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -51,6 +52,8 @@ def evaluate(
 
 def _open(what: str | None, config: Config, split: str) -> "tuple[nn.Module, Split]":
     """The detector in eval mode, and the images at the size that it works at."""
+    if what is None and config.weights is not None and Path(config.weights).is_dir():
+        what = config.weights
     named = find(what, config)
     if named.folder is not None:
         from autoprune.export import load

@@ -1,7 +1,7 @@
 """`autoprune front`: what a search has found so far, as a table, a picture, and what to type next."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -63,34 +63,29 @@ def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
     best = {point.trial for point in result.front}
     trials = [
         _entry(
-            f"trial {record.number}", kind_of(record.origin), record.metrics, record.number in best, result
+            f"trial {record.number}",
+            kind_of(record.origin),
+            record.metrics,
+            recovered_map=_recovered_map(result.run, record.number),
+            on_front=record.number in best,
+            origin="searched" if record.origin == "sampler" else record.origin,
         )
         for record in result.records
         if record.counts and record.state == "complete"
     ]
-    dense = _entry("dense", "dense", result.dense, False, result) if result.dense else None
-    return trials, dense
+    return trials, _entry("dense", "dense", result.dense) if result.dense else None
 
 
 def kind_of(origin: str) -> Kind:
     """How a trial came about, in the words of tables and plots."""
     if origin == "uniform":
         return "uniform"
-    return "greedy" if origin.startswith("greedy") else "searched"
+    return "searched" if origin == "sampler" else "one-shot"
 
 
-def _entry(name: str, kind: Kind, metrics: Any, on_front: bool, result: "SearchResult") -> Entry:
-    latency = metrics.get("latency_ms")
-    return Entry(
-        name=name,
-        kind=kind,
-        map=metrics["map"],
-        gflops=metrics["gflops"],
-        mparams=metrics["mparams"],
-        latency_ms=latency,
-        recovered_map=None if kind == "dense" else _recovered_map(result.run, int(name.split()[1])),
-        on_front=on_front,
-    )
+def _entry(name: str, kind: Kind, metrics: "Mapping[str, float]", **more: Any) -> Entry:
+    costs = (metrics["gflops"], metrics["mparams"], metrics.get("latency_ms"))
+    return Entry(name, kind, metrics["map"], *costs, **more)
 
 
 def _recovered_map(run: Path, trial: int) -> float | None:
@@ -118,26 +113,18 @@ def _account(result: "SearchResult") -> list[str]:
 
 
 def _gains(complete: "Sequence[Record]") -> list[str]:
-    """By how much the search beat the warm starts, in mAP of the proxies, at one budget."""
+    """By how much the search beat the warm starts, in mAP of the proxies, at each budget."""
     lines = []
     for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
-        at = [record for record in complete if record.budget == budget]
-        best = {
-            kind: max((r.metrics["map"] for r in at if kind_of(r.origin) == kind), default=None)
-            for kind in ("uniform", "greedy", "searched")
-        }
-        found = best["searched"]
-        if found is None:
-            continue
-        against = [
-            f"{100 * (found - value):+.1f} against {kind}"
-            for kind in ("uniform", "greedy")
-            if (value := best[kind]) is not None
-        ]
-        lines.append(
-            f"at {budget:.2f} GFLOPs the best searched proxy has {100 * found:.1f} mAP"
-            + (f": {', '.join(against)}" if against else "")
-        )
+        best: dict[str, float] = {}
+        for record in complete:
+            if record.budget == budget:
+                best[record.origin] = max(record.metrics["map"], best.get(record.origin, 0.0))
+        if (found := best.pop("sampler", None)) is not None and best:
+            gains = ", ".join(f"{100 * (found - value):+.1f} on {origin}" for origin, value in best.items())
+            lines.append(
+                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * found:.1f} ({gains})"
+            )
     return lines
 
 

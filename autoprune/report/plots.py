@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MARKS: dict[Kind, tuple[str, str, str]] = {
     "dense": ("*", "#000000", "dense detector"),
     "uniform": ("s", "#d55e00", "uniform pruning (warm start)"),
-    "greedy": ("^", "#009e73", "greedy by importance (warm start)"),
+    "one-shot": ("^", "#009e73", "one-shot by importance (warm start)"),
     "searched": ("o", "#56b4e9", "searched"),
 }
 MARK_AREA = 46.0

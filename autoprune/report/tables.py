@@ -7,7 +7,7 @@ from typing import Literal
 from rich import box
 from rich.table import Table
 
-Kind = Literal["dense", "uniform", "greedy", "searched"]
+Kind = Literal["dense", "uniform", "one-shot", "searched"]
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Entry:
 
     Attributes:
         name: what people call it, such as ``dense`` or ``trial 12``.
-        kind: the dense detector, a warm start (uniform, greedy), or what the search suggested.
+        kind: the dense detector, a warm start (uniform, or one-shot by importance), or the sampler's.
         map: mAP as a fraction; of a trial, its proxy. ``None`` where it was not measured.
         gflops: billions of multiply-adds of one image.
         mparams: millions of parameters.
@@ -24,6 +24,7 @@ class Entry:
         spread_ms: its 10th and 90th percentile.
         recovered_map: mAP after full recovery, as a fraction.
         on_front: no other trial beats it in all objectives.
+        origin: how it was found, where ``kind`` does not say it all, such as ``greedy taylor``.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Entry:
     spread_ms: tuple[float, float] | None = None
     recovered_map: float | None = None
     on_front: bool = False
+    origin: str = ""
 
 
 def points(fraction: float | None) -> str:
@@ -91,7 +93,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
         reference = None if entry is dense else dense
         table.add_row(
             entry.name,
-            entry.kind,
+            entry.origin or entry.kind,
             "●" if entry.on_front else "",
             points(entry.map),
             _cost_cell(entry.gflops, reference.gflops if reference else None),

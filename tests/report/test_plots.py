@@ -13,7 +13,7 @@ from autoprune.report.tables import Entry
 DENSE = Entry("dense", "dense", 0.46, 7.4)
 ENTRIES = [
     Entry("trial 0", "uniform", 0.30, 3.7),
-    Entry("trial 1", "greedy", 0.36, 3.6, on_front=True),
+    Entry("trial 1", "one-shot", 0.36, 3.6, on_front=True),
     Entry("trial 2", "searched", 0.25, 1.6, on_front=True, recovered_map=0.42),
     Entry("trial 3", "searched", 0.20, 1.9),
     Entry("trial 4", "searched", None, 2.0),

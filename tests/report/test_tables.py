@@ -48,7 +48,7 @@ def test_the_front_is_ordered_by_cost_and_marked_and_ends_with_dense() -> None:
     entries = [
         Entry("trial 0", "uniform", 0.30, 3.7, 9.0),
         Entry("trial 7", "searched", 0.35, 3.6, 8.0, on_front=True, recovered_map=0.451),
-        Entry("trial 2", "greedy", 0.33, 1.2, 7.0, on_front=True),
+        Entry("trial 2", "one-shot", 0.33, 1.2, 7.0, on_front=True),
     ]
     body = [line.strip() for line in lines(front(entries, DENSE)) if re.match(r"\s*(trial \d|dense)", line)]
     assert [line.split("  ")[0] for line in body] == ["trial 2", "trial 7", "trial 0", "dense"]
