@@ -91,6 +91,7 @@ class _Session:
                 say(f"{self._at_start} of {self.config.trials} trials are there already")
             self._run_engine()
             self._write()
+            self._say_account()
             if self.ledger.exhausted:
                 say("the search space holds no other policy within the budget")
             return load_result(self.run.path)
@@ -149,20 +150,18 @@ class _Session:
     def _line(self, record: Record, finished: list[Record]) -> str:
         done, total = len(finished), self.config.trials
         metrics = record.metrics
-        outcome = f"mAP {100 * metrics['map']:5.1f}, {metrics['gflops']:.2f} GFLOPs" if metrics else ""
+        if record.state == "failed":
+            outcome = f"failed: {record.reason}".replace("[", r"\[")
+        else:
+            outcome = f"mAP {100 * metrics['map']:.1f}, {metrics['gflops']:.2f} GFLOPs"
         if record.state == "stopped":
             outcome += f", stopped at rung {len(record.rungs) - 1}"
-        elif record.state == "failed":
-            outcome = f"failed: {record.reason}".replace("[", r"\[")
-        complete = [r for r in finished if r.state == "complete"]
-        best = max(complete, key=lambda r: r.metrics["map"], default=None)
-        shown = f"best {100 * best.metrics['map']:.1f} (trial {best.number})" if best else "none complete"
+        best = max((r.metrics["map"] for r in finished if r.state == "complete"), default=None)
+        shown = "none complete" if best is None else f"best {100 * best:.1f}"
         took = time.perf_counter() - self._begun
         left = took / max(done - self._at_start, 1) * max(total - done, 0)
-        return (
-            f"{done:>{len(str(total))}}/{total} trial {record.number:<4} {record.origin:<13} {outcome}; "
-            f"{shown}; {_duration(left)} left"
-        )
+        what = f"trial {record.number} ({record.origin})"
+        return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {_duration(left)} left"
 
     def _write(self) -> None:
         """Brings `front.csv`, the policies and the account of time up to date."""
@@ -181,6 +180,13 @@ class _Session:
             )
         self.run.write_front(rows, policies)
         self.ledger.note("seconds", self._seconds())
+
+    def _say_account(self) -> None:
+        """Says where the time went."""
+        seconds = self._seconds()
+        parts = ("training", "evaluation", "preparation", "other")
+        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in parts)
+        say(f"search: {_duration(seconds['wall'])}, of it {shares}")
 
     def _seconds(self) -> dict[str, float]:
         records = self.ledger.records()

@@ -1,0 +1,111 @@
+import numpy as np
+import pytest
+
+from autoprune.config import make_config
+from autoprune.errors import BudgetError
+from autoprune.search.plan import SpacePlan, identify, read_bounds
+from autoprune.search.space import GroupRule, SpaceFile, resolve
+
+
+@pytest.fixture
+def graph(chain):
+    graph = chain()
+    graph.gflops = lambda widths=None: float(graph.cost.flops(graph.cost.dense)) / 1e9
+    graph.mparams = lambda widths=None: float(graph.cost.params(graph.cost.dense)) / 1e6
+    return graph
+
+
+@pytest.fixture
+def file():
+    return SpaceFile(
+        model="chain", input_size=(64, 64), round_to=4, groups=(GroupRule(match="body.*", max_ratio=0.8),)
+    )
+
+
+def make(graph, file, importance, warm=True, **asked):
+    bounds = read_bounds(make_config(**asked), graph)
+    space = resolve(file, graph, importance)
+    return SpacePlan(space, bounds, {"taylor": importance} if warm else {}, {})
+
+
+def flops(graph, widths):
+    return float(graph.cost.flops(np.array([widths[name] for name in graph.cost.names]))) / 1e9
+
+
+def test_every_vector_is_put_on_its_own_budget(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
+    assert plan.budgets == [0.6 * graph.gflops(), 0.3 * graph.gflops()]
+    random = np.random.default_rng(0)
+    for budget, limit in enumerate(plan.budgets):
+        for _ in range(20):
+            widths = plan.widths(random.random(len(plan.variables)), budget)
+            assert 0.9 * limit < flops(graph, widths) <= limit
+
+
+def test_all_bounds_hold_at_once(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph), budget_gflops="60%", budget_mparams="30%")
+    widths = plan.widths(np.full(len(plan.variables), 0.1), 0)
+    assert flops(graph, widths) <= 0.6 * graph.gflops()
+    ordered = np.array([widths[name] for name in graph.cost.names])
+    assert float(graph.cost.params(ordered)) / 1e6 <= 0.3 * graph.mparams()
+
+
+def test_warm_starts_are_on_budget_and_their_shares_mean_their_widths(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
+    origins = [start.origin for start in plan.warm_starts]
+    assert origins[:2] == ["uniform", "uniform"]
+    assert {start.budget for start in plan.warm_starts} == {0, 1}
+    for start in plan.warm_starts:
+        assert flops(graph, start.widths) <= plan.budgets[start.budget]
+        assert plan.widths(np.array(start.shares), start.budget) == start.widths
+
+
+def test_without_a_budget_shares_are_free_and_warm_starts_stand_at_several_costs(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph))
+    assert plan.budgets == [None]
+    assert plan.widths(np.zeros(len(plan.variables)), 0) == dict(
+        zip(graph.cost.names, graph.cost.dense.tolist(), strict=True)
+    )
+    costs = {round(flops(graph, start.widths) / graph.gflops(), 1) for start in plan.warm_starts}
+    assert len(costs) >= 3
+    assert max(costs) < 1
+
+
+def test_without_warm_starts_there_are_none(graph, file, importance_of):
+    assert make(graph, file, importance_of(graph), warm=False, budget_gflops="50%").warm_starts == []
+
+
+def test_keep_takes_the_most_important_channels(graph, file, importance_of):
+    importance = importance_of(graph)
+    plan = make(graph, file, importance, budget_gflops="50%")
+    widths = plan.widths(np.full(len(plan.variables), 0.5), 0)
+    for name, kept in plan.keep(widths).items():
+        best = np.argsort(-importance[name])[: widths[name]]
+        assert kept == tuple(sorted(best.tolist()))
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"budget_gflops": "1%"}, r"smallest in this search space"),
+        ({"budget_gflops": "50%,50.0%"}, r"holds a budget twice"),
+        ({"budget_mparams": "0"}, r"not above 0"),
+    ],
+)
+def test_budgets_that_cannot_be_met_are_refused(graph, file, importance_of, asked, message):
+    with pytest.raises(BudgetError, match=message):
+        make(graph, file, importance_of(graph), **asked)
+
+
+def test_the_identity_tells_weights_space_and_budgets_apart(graph, file):
+    bounds = read_bounds(make_config(budget_gflops="50%"), graph)
+    other_bounds = read_bounds(make_config(budget_gflops="40%"), graph)
+    other_file = file.model_copy(update={"round_to": 8})
+    found = [
+        identify("a" * 64, file, bounds),
+        identify("b" * 64, file, bounds),
+        identify("a" * 64, other_file, bounds),
+        identify("a" * 64, file, other_bounds),
+    ]
+    assert len({tuple(identity.items()) for identity in found}) == 4
+    assert identify("a" * 64, file, bounds) == found[0]
