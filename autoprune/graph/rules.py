@@ -105,7 +105,9 @@ def matmul(facts: Facts, op: str, args: Args, out: Any) -> None:
         lengths = [*zip(a.shape, a_axes, strict=True), (b.shape[-1], b_axes[-1])]
         facts.cost(1, *lengths)
     # A removed row needs zeros in a, a removed column zeros in b.
-    zero = (facts.zero(a) or a_axes[-2:-1] in ((), (None,))) and (facts.zero(b) or b_axes[-1:] == (None,))
+    row = a_axes[-2] if a.dim() > 1 else None
+    column = b_axes[-1] if b.dim() > 1 else None
+    zero = (row is None or facts.zero(a)) and (column is None or facts.zero(b))
     axes = [*batch, *outer]
     if added is not None:
         added_axes = facts.axes(added)
