@@ -75,13 +75,23 @@ Reader = tuple[torch.Tensor, int, str, NDArray[np.int64]]
 
 
 def _readers(model: nn.Module, graph: ChannelGraph) -> list[Reader]:
-    """(weight, input axis, group, index) of every weight that reads a prunable group."""
+    """(weight, input axis, group, index) of every weight that reads a prunable group.
+
+    Raises:
+        ModelError: no parameter reads a group, so that its channels would all look worthless.
+    """
     parameters = dict(model.named_parameters(remove_duplicate=False))
     found = []
     for name, group in graph.prunable.items():
         for (tensor, axis, index), role in zip(group.members, group.roles, strict=True):
             if role == "consumer" and tensor in parameters:
                 found.append((parameters[tensor].requires_grad_(), axis, name, index))
+    read = {name for _, _, name, _ in found}
+    if unread := [name for name in graph.prunable if name not in read]:
+        raise ModelError(
+            f"no parameter reads the channels of group `{unread[0]}`, so gradients can't score it; "
+            "choose --criterion l2"
+        )
     return found
 
 
@@ -95,9 +105,8 @@ def _gather(
         else (weight.detach() * grad).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
         for (weight, axis, _, _), grad in zip(readers, gradients, strict=True)
     ]
-    moved = (
-        torch.cat([row for row in rows if row is not None]).double().cpu().numpy()
-    )  # one transfer an image
+    gathered = torch.cat([row for row in rows if row is not None])  # so that an image takes one transfer
+    moved = gathered.cpu().double().numpy()
     scores = {name: np.zeros(group.width) for name, group in graph.prunable.items()}
     start = 0
     for (_, _, name, index), row in zip(readers, rows, strict=True):

@@ -128,9 +128,9 @@ def match_groups(file: SpaceFile, graph: ChannelGraph) -> list[Match]:
 
 
 def ready_space(model_name: str) -> Path | None:
-    """The ready search space of a detector, or ``None``: from the checkout, or from the installed package."""
+    """The ready search space of a detector, or ``None``: in the installed package, or in a checkout."""
     package = Path(__file__).resolve().parent.parent
-    for folder in (package.parent / "search_spaces", package / "search_spaces"):
+    for folder in (package / "search_spaces", package.parent / "search_spaces"):
         for path in (folder / f"{model_name}_coco.yaml", folder / f"{model_name}.yaml"):
             if path.is_file():
                 return path

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import UNITS, Budget, Metric, figures
-from autoprune.errors import BudgetError
+from autoprune.errors import BudgetError, ConfigError
 from autoprune.graph import ChannelGraph
 from autoprune.importance.reduce import per_unit
 from autoprune.search.space_file import SpaceFile, match_groups, variable_name
@@ -127,7 +127,8 @@ class Space:
         The vector x is moved along a path of falling cost: s * x for s in 0..1, then x + (s - 1) * (1 - x)
         for s in 1..2. The least s whose widths meet every budget is found by nested grids (a bisection by
         32 at once). What rounding left over is filled one step of one group at a time, first where the
-        rounded width lies furthest below its share, until no group has room for a step.
+        rounded width lies furthest below its share, until no group has room for a step; so groups that share
+        a variable can end a few steps apart.
 
         So a vector whose own widths meet the budgets and have no room for a step comes back unchanged.
 
@@ -239,6 +240,11 @@ def resolve(
             variable = variable_name(match, file.granularity)
             members.setdefault(variable, []).append(name)
             variable_of[place] = list(members).index(variable)
+    if not members:
+        raise ConfigError(
+            "space: nothing to prune, every group is as narrow as min_width, round_to and max_ratio let it "
+            "be; lower min_width or round_to, or raise max_ratio"
+        )
     ratio_of = dict(zip(names, max_ratio.tolist(), strict=True))
     variables = tuple(
         Variable(name, tuple(groups), max(ratio_of[group] for group in groups))

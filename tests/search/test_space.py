@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
 from autoprune.errors import BudgetError, ConfigError
+from autoprune.search import space_file as module
 from autoprune.search.space import (
     GroupRule,
     SpaceFile,
@@ -278,13 +279,21 @@ def test_tied_groups_share_one_number_relative_to_their_largest_ratios(chain) ->
 def test_widths_respect_every_rule(chain, dense, unit, round_to, min_width, max_ratio, seed) -> None:
     graph = chain(dense=dense, units=[unit] * len(dense))
     file = space_file(GroupRule(match="body.*", max_ratio=max_ratio), round_to=round_to, min_width=min_width)
+    steps = [lcm(unit, round_to) if lcm(unit, round_to) <= whole else unit for whole in dense]
+    if not any(
+        width >= max(min_width, whole * (1 - max_ratio))
+        for whole, step in zip(dense, steps, strict=True)
+        for width in range(step, whole, step)
+    ):
+        with pytest.raises(ConfigError, match="nothing to prune"):
+            resolve(file, graph)
+        return
     space = resolve(file, graph)
     shares = np.random.default_rng(seed).random((4, len(space.variables)))
     shares[0], shares[1] = 0, 1
     for row, share in zip(space.widths(shares), shares, strict=True):
         assert row.tolist() == space.widths(share).tolist()
-        for width, whole in zip(row.tolist(), dense, strict=True):
-            step = lcm(unit, round_to) if lcm(unit, round_to) <= whole else unit
+        for width, whole, step in zip(row.tolist(), dense, steps, strict=True):
             assert width == whole or width % step == 0
             assert width % unit == 0
             assert whole >= width >= min(min_width, whole)
@@ -408,5 +417,19 @@ def test_fitting_is_fast(chain) -> None:
     assert (time.perf_counter() - start) / 20 < 0.1  # 5 ms on an idle core; room for a busy one
 
 
+def test_a_space_that_leaves_every_group_whole_is_refused(chain) -> None:
+    with pytest.raises(ConfigError, match="nothing to prune, every group is as narrow as min_width"):
+        resolve(space_file(min_width=1000), chain())
+
+
 def test_there_is_no_ready_space_for_an_unknown_model() -> None:
     assert ready_space("no_such_detector") is None
+
+
+def test_ready_spaces_are_found_beside_the_installed_modules(tmp_path: Path, monkeypatch) -> None:
+    """pyproject.toml puts search_spaces/ into the wheel as autoprune/search_spaces/."""
+    (tmp_path / "autoprune" / "search_spaces").mkdir(parents=True)
+    expected = tmp_path / "autoprune" / "search_spaces" / "retinanet_resnet50_fpn_coco.yaml"
+    expected.write_text("")
+    monkeypatch.setattr(module, "__file__", str(tmp_path / "autoprune" / "search" / "space_file.py"))
+    assert ready_space("retinanet_resnet50_fpn") == expected
