@@ -28,12 +28,12 @@ TEST_IMAGES = 256
 """Neither training nor search sees them; the last table is measured on them."""
 BUDGET = "50%"
 SETTINGS: dict[str, Any] = {
-    "trials": 12,
+    "trials": 18,
     "rungs": (0, 12),
     "proxy_images": 128,
     "importance_images": 64,
     "recalibration_images": 64,
-    "steps": 120,
+    "steps": 100,
     "batch_size": 8,
     "learning_rate": 5e-4,
 }
@@ -63,7 +63,7 @@ def demo(
         with _step(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)
         with _step(2, "Dense detector", "a RetinaNet on ResNet-18, trained on such images"):
-            weights = _train(out, data, seed) if train else demo_detector.WEIGHTS
+            weights = _train(out, data) if train else demo_detector.WEIGHTS
         config = _config(out, data, weights, seed, budget_gflops, threads)
         with _step(3, "Search", _SEARCH.format(trials=config.trials, budget=budget_gflops)):
             result = _search(config)
@@ -210,7 +210,7 @@ def _draw(result: "SearchResult", out: Path) -> Path:
     return out / PICTURE
 
 
-def _train(out: Path, data: Path, seed: int) -> Path:
+def _train(out: Path, data: Path) -> Path:
     """Trains the dense detector from nothing, as `scripts/train_demo_detector.py` does."""
     import torch
 

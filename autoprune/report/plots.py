@@ -81,6 +81,7 @@ def front_figure(
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(0.08)
+    axes.set_xlim(left=0)  # so that the distance to the dense detector is seen for what it is
     axes.legend(frameon=False, fontsize=8, loc="best")
     return figure
 

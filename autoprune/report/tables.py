@@ -117,7 +117,7 @@ def _map_cell(entry: Entry, reference: Entry | None) -> str:
 def _cost_cell(cost: float | None, reference: float | None) -> str:
     if cost is None:
         return "-"
-    number = f"{cost:.2f}" if cost < 100 else f"{cost:.1f}"
+    number = f"{cost:.{3 if cost < 1 else 2 if cost < 100 else 1}f}"
     return number if not reference else f"{number} ({cost / reference:.0%})"
 
 
