@@ -2,7 +2,6 @@
 
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -17,6 +16,7 @@ from autoprune.errors import ConfigError, InputError, RunError, TrainingError
 from autoprune.files import unwritable
 from autoprune.importance import Importance
 from autoprune.progress import say
+from autoprune.search.account import PARTS, Account
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
 from autoprune.search.plan import SpacePlan, identify, read_bounds
@@ -47,7 +47,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         TrainingError: trial after trial failed.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after what is finished was written.
     """
-    started = time.perf_counter()
+    account = Account()
     config = _as_config(config)
     file = None if config.space is None else SpaceFile.load(config.space)
     config = with_space(config, file)
@@ -57,7 +57,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     with _sigterm_interrupts(), run.locked():
         try:
             run.mend_journal()
-            session = _prepare(config, run, file, started)
+            session = _prepare(config, run, file, account)
         except InputError:
             if not run.config_file.exists():
                 run.importance_file.unlink(missing_ok=True)
@@ -71,22 +71,18 @@ class _Session:
     """One driver's work on a run."""
 
     def __init__(
-        self, config: Config, run: RunDirectory, objective: Objective, ledger: Ledger, started: float
+        self, config: Config, run: RunDirectory, objective: Objective, ledger: Ledger, account: Account
     ) -> None:
         self.config, self.run, self.objective, self.ledger = config, run, objective, ledger
-        self._started = started
-        self._earlier: dict[str, float] = dict(ledger.notes.get("seconds", {}))
-        self._begun = time.perf_counter()
+        self._account = account
         self._at_start = len(ledger.finished())
-        self._preparation = 0.0
-        self._dense_s = 0.0
+        account.take_up(ledger.notes.get("seconds", {}))
 
     def go(self) -> SearchResult:
         """Runs what is left to run, and writes the front whatever happens."""
         try:
             self._measure_dense()
-            self._preparation = time.perf_counter() - self._started - self._dense_s
-            self._begun = time.perf_counter()
+            self._account.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
             if self._at_start:
                 say(f"{self._at_start} of {self.config.trials} trials are there already")
             self._run_engine()
@@ -121,18 +117,18 @@ class _Session:
         """Measures the dense detector once a run, on the images that trials are measured on."""
         if "dense" in self.ledger.notes:
             return
-        started, subject = time.perf_counter(), self.objective.subject
-        found = evaluate(
-            subject.model,
-            subject.val,
-            subject.device,
-            batch_size=self.config.batch_size,
-            images=self.config.proxy_images,
-        )
+        subject = self.objective.subject
+        with self._account.spend("dense_evaluation"):
+            found = evaluate(
+                subject.model,
+                subject.val,
+                subject.device,
+                batch_size=self.config.batch_size,
+                images=self.config.proxy_images,
+            )
         dense = {"map": found.map, "map50": found.map50, **subject.costs({})}
         if self.objective.measures_latency:
             dense["latency_ms"] = self.objective.latency_ms(subject.model)
-        self._dense_s = time.perf_counter() - started
         self.ledger.note("dense", dense)
         say(f"dense: mAP {100 * found.map:.1f}, {dense['gflops']:.2f} GFLOPs")
 
@@ -158,8 +154,7 @@ class _Session:
             outcome += f", stopped at rung {len(record.rungs) - 1}"
         best = max((r.metrics["map"] for r in finished if r.state == "complete"), default=None)
         shown = "none complete" if best is None else f"best {100 * best:.1f}"
-        took = time.perf_counter() - self._begun
-        left = took / max(done - self._at_start, 1) * max(total - done, 0)
+        left = self._account.left(done - self._at_start, total - done)
         what = f"trial {record.number} ({record.origin})"
         return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {_duration(left)} left"
 
@@ -181,34 +176,19 @@ class _Session:
         self.run.write_front(rows, policies)
         self.ledger.note("seconds", self._seconds())
 
+    def _seconds(self) -> dict[str, float]:
+        return self._account.seconds(self.ledger.records())
+
     def _say_account(self) -> None:
-        """Says where the time went."""
         seconds = self._seconds()
-        parts = ("training", "evaluation", "preparation", "other")
-        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in parts)
+        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
         say(f"search: {_duration(seconds['wall'])}, of it {shares}")
 
-    def _seconds(self) -> dict[str, float]:
-        records = self.ledger.records()
-        earlier = self._earlier
-        workers = self.config.workers if self.config.engine == "ray" else 1
-        wall = self._begun - self._started + (time.perf_counter() - self._begun) * workers
-        seconds = {
-            "wall": earlier.get("wall", 0.0) + wall,
-            "training": sum(record.seconds("training") for record in records),
-            "evaluation": sum(record.seconds("evaluation") for record in records),
-            "dense_evaluation": earlier.get("dense_evaluation", 0.0) + self._dense_s,
-            "preparation": earlier.get("preparation", 0.0) + self._preparation,
-        }
-        seconds["evaluation"] += seconds["dense_evaluation"]
-        spent = seconds["training"] + seconds["evaluation"] + seconds["preparation"]
-        seconds["other"] = max(0.0, seconds["wall"] - spent)
-        return seconds
 
-
-def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, started: float) -> _Session:
+def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account: Account) -> _Session:
     """Loads everything, checks everything, and only then writes what was asked for."""
-    subject = load_subject(config)
+    with account.spend("loading"):
+        subject = load_subject(config)
     bounds = read_bounds(config, subject.graph)
     if run.config_file.exists() and run.space_file.exists():
         written = SpaceFile.load(run.space_file)
@@ -218,7 +198,8 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, started:
     if file is not None:  # budgets out of reach are refused before the importance is computed
         for bound in bounds:
             resolve(file, subject.graph).check(bound)
-    importance = score_channels(subject, config.criterion, run.importance_file)
+    with account.spend("importance"):
+        importance = score_channels(subject, config.criterion, run.importance_file)
     if file is None:
         file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)
     criteria: dict[str, Importance] = {config.criterion: importance}
@@ -241,7 +222,7 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, started:
         parallel=config.engine == "ray" and config.workers > 1,
     )
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
-    return _Session(config, run, objective, ledger, started)
+    return _Session(config, run, objective, ledger, account)
 
 
 def _notes(subject: Subject) -> dict[str, Any]:

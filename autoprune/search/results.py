@@ -45,9 +45,9 @@ class SearchResult:
         front: the policies that no other beats, cheapest first.
         records: all trials.
         dense: metrics of the dense detector on the images that trials are measured on.
-        seconds: wall time of the search so far, all sessions together: ``wall``, and of it ``training``,
-            ``evaluation``, ``preparation`` (loading, importance), and ``other``. With several workers,
-            ``wall`` counts each.
+        seconds: wall time of the search so far, all sessions together: ``wall``, and what it went to:
+            ``training``, ``evaluation`` (the dense detector's too), ``importance``, ``loading`` and
+            ``other``. With several workers, ``wall`` counts each one's.
     """
 
     run: Path
