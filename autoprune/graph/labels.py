@@ -52,6 +52,8 @@ class Facts:
             one, or scaled by a norm; in the order of execution.
         costs: multiply-adds as a constant and the axes whose lengths multiply it.
         activations: bytes written by an op, in the same form.
+        empty: arrays of atoms seen on a tensor without elements.
+        seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
     """
 
@@ -65,6 +67,8 @@ class Facts:
     normalised: list[Atoms] = field(default_factory=list)
     costs: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
+    empty: list[Atoms] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
     guesses: list[Atoms] = field(default_factory=list)
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)

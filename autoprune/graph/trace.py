@@ -14,6 +14,9 @@ from autoprune.errors import ModelError
 from autoprune.graph.labels import Axis, Facts
 from autoprune.graph.rules import ALWAYS, RULES, Rule
 
+# Proposals and detections let through when a model is run only to see all its layers.
+_FEW = 16
+
 
 @dataclass(frozen=True)
 class Leaf:
@@ -67,7 +70,13 @@ class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         facts = self._facts
-        inputs = [facts.labels(x) for x in _tensors(args)]
+        inputs = []
+        for tensor in _tensors(args):
+            labels = facts.labels(tensor)
+            inputs.append(labels)
+            facts.seen.add(id(tensor))
+            if labels and tensor.numel() == 0:
+                facts.empty.extend(axis for axis in labels.axes if axis is not None)
         if rule is None or kwargs.get("out") is not None:
             if any(inputs):
                 _give_up(facts, op, inputs)
@@ -102,11 +111,36 @@ def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
 def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     """Runs ``model(*example_inputs)`` in eval mode without gradients and records what happens to channels.
 
-    The model is left as it was: training flags, buffers and random state are restored.
+    The model is left as it was: training flags, buffers and random state are restored. A detector that
+    finds nothing sends no elements through its last layers, and torch skips ops on none: it is run again
+    with its thresholds lowered, and only costs are kept from the first run.
 
     Raises:
         ModelError: the model fails on the inputs, with its own error in the message.
     """
+    with _undisturbed(model):
+        result = _run(model, example_inputs)
+        if _hides_layers(result):
+            plain = result.facts
+            with _thresholds_lowered(model):
+                result = _run(model, example_inputs, first_free=plain.size)
+            for axis in result.facts.empty if _hides_layers(result) else ():
+                result.facts.freeze(axis, "has no elements here; give an input that reaches all layers")
+            # Parameters have the same atoms in both runs, and nothing else of the first is in the second.
+            result.facts.costs, result.facts.activations = plain.costs, plain.activations
+    return result
+
+
+def _hides_layers(traced: Trace) -> bool:
+    """Whether tensors without elements may be the reason why some parameters met no op."""
+    return bool(traced.facts.empty) and any(
+        id(leaf.tensor) not in traced.facts.seen
+        for leaf in traced.leaves
+        if any(a is not None for a in leaf.axes)
+    )
+
+
+def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
     result = Trace()
     facts = result.facts
     seen: set[int] = set()
@@ -115,7 +149,8 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
             seen.add(id(tensor))
             axes = facts.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
-    with _undisturbed(model), _children_watched(model, result), torch.no_grad():
+    facts.size = max(facts.size, first_free)
+    with _children_watched(model, result), torch.no_grad():
         try:
             with _Observer(facts):
                 output = model(*example_inputs)
@@ -126,6 +161,33 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
             for axis in facts.axes(tensor):
                 facts.freeze(axis, "is an output of the model")
     return result
+
+
+@contextmanager
+def _thresholds_lowered(model: nn.Module) -> Iterator[None]:
+    """Lets every detection through, but few of them: modules' score thresholds and top-n limits."""
+    before: list[tuple[nn.Module, str, Any]] = []
+    for module in model.modules():
+        for name, value in list(vars(module).items()):
+            if isinstance(value, float) and "thresh" in name and ("score" in name or "conf" in name):
+                lowered: Any = -1.0
+            elif (
+                isinstance(value, dict)
+                and "top_n" in name
+                and all(isinstance(n, int) for n in value.values())
+            ):
+                lowered = {key: min(n, _FEW) for key, n in value.items()}
+            elif isinstance(value, int) and "detections_per" in name:
+                lowered = min(value, _FEW)
+            else:
+                continue
+            before.append((module, name, value))
+            setattr(module, name, lowered)
+    try:
+        yield
+    finally:
+        for module, name, value in before:
+            setattr(module, name, value)
 
 
 @contextmanager

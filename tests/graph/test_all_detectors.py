@@ -26,7 +26,8 @@ def build(name: str) -> nn.Module:
     if hasattr(model, "roi_heads"):
         # As many proposals and detections whatever the weights, or costs could not be compared.
         model.rpn._post_nms_top_n = {"training": 20, "testing": 12}
-        model.roi_heads.score_thresh, model.roi_heads.detections_per_img = 0.0, 3
+        model.roi_heads.score_thresh, model.roi_heads.detections_per_img = -1.0, 3
+        model.roi_heads.box_predictor.bbox_pred.weight.data *= 1e-3
     return model
 
 
