@@ -18,7 +18,7 @@ from autoprune.errors import ConfigError
 from autoprune.files import read_yaml
 
 Norm = Literal["auto", "batch", "frozen"]
-Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
 
 

@@ -37,9 +37,10 @@ CRITERIA: dict[str, Callable[[nn.Module, ChannelGraph, Batches, int], Importance
     "bn_scale": lambda model, graph, _batches, _seed: weights.bn_scale(model, graph),
     "taylor": gradients.taylor,
     "fisher": gradients.fisher,
+    "joint": gradients.joint,
     "random": lambda _model, graph, _batches, seed: weights.random(graph, seed),
 }
-NEEDS_DATA = frozenset({"taylor", "fisher"})
+NEEDS_DATA = frozenset({"taylor", "fisher", "joint"})
 
 
 def score(

@@ -11,7 +11,7 @@ from autoprune.graph import ChannelGraph, ChannelGroup
 Importance = dict[str, NDArray[np.float64]]
 
 # Criteria whose scores estimate a change of the loss, and so compare across groups as they are.
-LOSS_UNITS = frozenset({"taylor", "fisher"})
+LOSS_UNITS = frozenset({"taylor", "fisher", "joint"})
 
 
 def add_at(index: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:

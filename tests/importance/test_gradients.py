@@ -8,6 +8,7 @@ from torch import nn
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import analyze, mask
 from autoprune.importance import score
+from autoprune.importance.gradients import gate_gradients, joint_scores
 
 GROUP = "first"  # the toy's only prunable group
 
@@ -96,6 +97,42 @@ def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, nor
         largest = np.abs(gate).max()
         np.testing.assert_allclose(got["taylor"][name], np.abs(gate).mean(0), rtol=1e-3, atol=1e-5 * largest)
         np.testing.assert_allclose(got["fisher"][name], (gate**2).mean(0), rtol=2e-3, atol=1e-5 * largest**2)
+
+
+def test_joint_scores_sum_up_what_channels_are_worth_together() -> None:
+    """Against the definition: the minorant at k is the lowest chord over k between any two points."""
+    random = np.random.default_rng(0)
+    for units in (1, 2, 7, 12):
+        gates = random.normal(0.3, 1, (9, units))
+        order = np.argsort(np.abs(gates).mean(0))
+        curve = [0.0]
+        for k in range(1, units + 1):
+            curve.append(max(curve[-1], float((gates[:, order[:k]].sum(1) ** 2).mean())))
+        scores = joint_scores(gates)
+        assert np.argsort(scores).tolist() == order.tolist()
+        for k in range(units + 1):
+            lowest = min(
+                curve[i] if i == j else (curve[i] * (j - k) + curve[j] * (k - i)) / (j - i)
+                for i in range(k + 1)
+                for j in range(k, units + 1)
+            )
+            assert scores[order[:k]].sum() == pytest.approx(lowest, rel=1e-4, abs=1e-5 * curve[-1])
+
+
+def test_joint_scores_take_units_whole(detector, detector_batches) -> None:
+    """GroupNorm couples channels in pairs: a pair has one gate, and both channels the same score."""
+    model = detector("group")
+    graph = analyze(model, ([torch.rand(3, 64, 64)],))
+    got = score("joint", model, graph, detector_batches)
+    rows = list(gate_gradients(model, graph, detector_batches, 0))
+    paired = [group for group in graph.prunable.values() if group.unit == 2]
+    assert paired
+    for group in paired:
+        gates = np.stack([row[group.name] for row in rows]).reshape(len(rows), -1, 2)
+        assert (group.units == np.arange(group.width).reshape(-1, 2)).all()
+        np.testing.assert_allclose(
+            got[group.name].reshape(-1, 2).sum(1), joint_scores(gates.sum(2)), rtol=1e-4
+        )
 
 
 def test_an_equivalent_model_gets_the_same_scores(toy, toy_batches) -> None:
