@@ -39,6 +39,6 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 0.05,
     "warmup": 0.05,
     "ema_decay": 0.998,
-    "bf16": True,  # on a CPU without AMX or AVX-512 bfloat16, float32 is as fast and as good
+    "bf16": True,
 }
 """`training.TrainSettings` of the shipped weights."""

@@ -271,6 +271,18 @@ def test_a_two_stage_detector_trains_and_repeats(image_split: Any) -> None:
     assert same(state(results[0].model), state(results[1].model))
 
 
+def test_bfloat16_is_used_only_where_the_cpu_has_it(
+    toy: nn.Module, split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = {}
+    for asked, amx in [(None, True), (True, False), (True, True), (False, True)]:
+        monkeypatch.setattr("autoprune.training.loop.has_amx", lambda amx=amx: amx)
+        losses[asked, amx] = train(toy, split, TrainSettings(2, batch_size=2, bf16=asked), CPU).losses
+    assert losses[None, True] == losses[True, False] == losses[False, True]
+    assert losses[True, True] != losses[None, True]
+    assert losses[True, True] == pytest.approx(losses[None, True], rel=0.05)
+
+
 def test_every_epoch_shows_every_image_once() -> None:
     drawn = [draw(10, 4, step, 7) for step in range(10)]
     indices = [index for step, _ in drawn for index in step]
