@@ -21,7 +21,7 @@ from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
 from autoprune.search.plan import SpacePlan, identify, read_bounds
 from autoprune.search.results import SearchResult, load_result, study_name
-from autoprune.search.rundir import RunDirectory
+from autoprune.search.rundir import RunDirectory, absolute
 from autoprune.search.space import SpaceFile, derive_space, resolve, save_space
 from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels, with_space
 from autoprune.search.trials import LedgerSettings, Record
@@ -110,7 +110,7 @@ class _Session:
         from autoprune.engines import ray
 
         cluster = ray.Cluster(config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial)
-        load = partial(Objective.load, config, self.run.importance_file.resolve())
+        load = partial(Objective.load, absolute(config), self.run.importance_file.resolve())
         ray.run(self.ledger, load, self._finished, cluster)
 
     def _measure_dense(self) -> None:
@@ -222,7 +222,22 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
         parallel=config.engine == "ray" and config.workers > 1,
     )
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
+    if config.storage is not None:
+        _claim(ledger, run, config.storage)
     return _Session(config, run, objective, ledger, account)
+
+
+def _claim(ledger: Ledger, run: RunDirectory, storage: str) -> None:
+    """Keeps runs of the same name out of one another's studies in a database that several share.
+
+    Raises:
+        RunError: the study belongs to another run directory.
+    """
+    here, owner = str(run.path.resolve()), ledger.notes.get("run")
+    if owner is None:
+        ledger.note("run", here)
+    elif owner != here:
+        raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
 
 
 def _notes(subject: Subject) -> dict[str, Any]:

@@ -326,6 +326,17 @@ def test_latency_is_an_objective_and_a_budget(finished, tmp_path):
     assert tight.seconds["training"] == 0  # refused before any work was spent on it
 
 
+def test_runs_that_share_a_database_keep_apart(finished, tmp_path):
+    settings, result = finished
+    shared = {**settings, "storage": f"sqlite:///{tmp_path}/shared.db", "rungs": (0,), "trials": 1}
+    first = search({**shared, "out": tmp_path / "a" / "run"})
+    assert outcome(first)[0][3] == outcome(result)[0][3]
+    with pytest.raises(RunError, match=f"holds the study of {tmp_path}/a/run"):
+        search({**shared, "out": tmp_path / "b" / "run"})
+    other = search({**shared, "out": tmp_path / "b" / "other", "budget_gflops": "50%"})
+    assert len(other.records) == len(load_result(tmp_path / "a" / "run").records) == 1
+
+
 def test_the_lock_of_a_dead_driver_does_not_hold(finished):
     settings, result = finished
     lock = result.run / ".lock"

@@ -108,9 +108,13 @@ class _Messenger:
         self.error: AutopruneError | OSError | None = None
 
     def ask(self, trial_id: str) -> Candidate | None:
-        if self.error is not None or (candidate := self.ledger.ask()) is None:
+        try:
+            candidate = None if self.error is not None else self.ledger.ask()
+        except (AutopruneError, OSError) as error:  # the disk is full: end Tune's loop, then raise
+            self.error = error
             return None
-        self.numbers[trial_id] = candidate.number
+        if candidate is not None:
+            self.numbers[trial_id] = candidate.number
         return candidate
 
     @property
@@ -125,7 +129,7 @@ class _Messenger:
                 self.ledger.fail(number, answer["reason"])
                 return False
             return self.ledger.report(number, answer["rung"], answer["metrics"])
-        except (AutopruneError, OSError) as error:  # the disk is full: end Tune's loop, then raise
+        except (AutopruneError, OSError) as error:
             self.error = error
             return False
 

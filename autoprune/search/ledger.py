@@ -24,6 +24,7 @@ from autoprune.seeding import seed as derive
 
 FORMAT = 1
 MOST_REPEATS = 200  # asks in a row that give known policies, after which the space counts as exhausted
+LEAST_MAP = 0.005  # where no trial of a rung has reached this, its mAP can't tell trials apart yet
 MOST_LOSSES = 3  # workers that a policy may take down with it
 
 
@@ -102,11 +103,15 @@ class Ledger:
         if "warm_start" in trial.user_attrs:
             return True
         others = [
-            self._values(other, other.user_attrs[f"rung_{rung}"])
+            other
             for other in self._trials()
             if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
         ]
-        if goes_on(point, others, self._directions, self.settings.rung_keep):
+        seen = [other.user_attrs[f"rung_{rung}"] for other in others]
+        if max(found["map"] for found in [metrics, *seen]) < LEAST_MAP:
+            return True
+        points = [self._values(other, found) for other, found in zip(others, seen, strict=True)]
+        if goes_on(point, points, self._directions, self.settings.rung_keep):
             return True
         self.study.tell(number, state=TrialState.PRUNED)
         return False

@@ -81,7 +81,8 @@ def test_repeated_policies_get_the_earlier_values(tmp_path):
             assert trials[record.number].values == trials[record.same_as].values
 
 
-def test_an_exhausted_space_ends_the_search(tmp_path):
+def test_an_exhausted_space_ends_the_search(tmp_path, monkeypatch):
+    monkeypatch.setattr("autoprune.search.ledger.MOST_REPEATS", 40)
     plan = FakePlan(size=2)
     found = run(ledger(tmp_path, trials=50, plan=plan))
     assert found.done
@@ -166,6 +167,14 @@ def test_rungs_stop_the_worse_trials_and_never_the_warm_starts(tmp_path):
     assert all(len(r.rungs) == 1 for r in stopped)
     assert all(len(r.rungs) == 2 for r in found.finished() if r.state == "complete")
     assert {r.state for r in found.finished() if r.origin in ("uniform", "greedy")} == {"complete"}
+
+
+def test_a_rung_where_all_have_no_map_stops_nobody(tmp_path):
+    found = ledger(tmp_path, trials=8, rungs=2, rung_keep=0.1)
+    while (candidate := found.ask()) is not None:
+        assert found.report(candidate.number, 0, {"map": 0.0, "gflops": 1.0})
+        assert not found.report(candidate.number, 1, measure(candidate))
+    assert {r.state for r in found.finished()} == {"complete"}
 
 
 def test_front_is_that_of_the_trials_at_the_top_rung(tmp_path):
