@@ -3,6 +3,7 @@
 import re
 import socket
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune import demo_detector
 from autoprune.cli import demo
+from autoprune.cost import latency
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.export import load
@@ -40,6 +42,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRAIN_IMAGES", 8)
     monkeypatch.setattr(demo, "TEST_IMAGES", 6)
     monkeypatch.setattr(demo_detector, "VAL_IMAGES", 6)
+    monkeypatch.setattr(latency, "measure", partial(latency.measure, repeats=2, warmup=0))
 
 
 def gflops(model: torch.nn.Module) -> float:
