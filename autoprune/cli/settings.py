@@ -38,6 +38,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "warmup",
         "clip_norm",
         "ema_decay",
+        "precision",
         "distill",
         "recalibration_images",
     ),

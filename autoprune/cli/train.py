@@ -19,6 +19,7 @@ CHECKPOINT = "checkpoint.safetensors"
 )
 def train(config: Config) -> None:
     """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""
+    from autoprune.data.coco import check_alike
     from autoprune.data.evaluate import evaluate
     from autoprune.models import save_state
     from autoprune.search.subject import pick_device
@@ -34,6 +35,7 @@ def train(config: Config) -> None:
         named = find(None, config)
         model, spec = build_dense(named, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
+        check_alike(training, validation)
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the class heads are the data's; weights, if any are given, keep all but those
             sized = config.model_copy(update={"num_classes": training.num_classes})

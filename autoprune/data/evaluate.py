@@ -1,5 +1,6 @@
 """mAP: pycocotools' COCOeval on boxes scaled back to the stored pixels."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -75,7 +76,7 @@ def evaluate(
     """Measures a detector on a split, or on its first ``images`` images.
 
     Args:
-        model: a detector in torchvision's form, on ``device``; its mode is restored.
+        model: a detector in torchvision's form, on ``device``; not changed.
         split: images and boxes, at the size that the detector works at.
         device: where the images go.
         batch_size: images at once.
@@ -88,17 +89,13 @@ def evaluate(
     """
     chosen = range(len(split) if images is None else min(images, len(split)))
     device = torch.device(device)
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        with (
-            torch.no_grad(),
-            torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
-        ):
-            found = _detect(model, split, chosen, device, batch_size)
-    finally:
-        for module, training in modes:
-            module.training = training
+    # channels_last takes a third off the time of a convolutional detector on a CPU
+    model = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
+    with (
+        torch.no_grad(),
+        torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
+    ):
+        found = _detect(model, split, chosen, device, batch_size)
     return score_detections(split, chosen, found)
 
 

@@ -1,6 +1,6 @@
 """What is pruned: the dense detector with its data, channel graph and importance, loaded once a process."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoprune.config import Config, DataPaths, ModelSpec
-from autoprune.data.coco import Split, open_data
+from autoprune.data.coco import Split, check_alike, open_data
 from autoprune.errors import ConfigError, DataError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.importance import NEEDS_DATA, Importance, cached, score, settings_hash
@@ -92,6 +92,7 @@ def load_subject(config: Config) -> Subject:
     )
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))
+    check_alike(train, val)
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
     weights_sha256 = hash_weights(model.state_dict())
@@ -185,7 +186,7 @@ def score_channels(subject: Subject, criterion: str, path: Path | None = None) -
     chosen = np.random.default_rng(seed).permutation(len(subject.train))[:count].tolist()
 
     def compute() -> Importance:
-        return score(criterion, subject.model, subject.graph, batches(subject, chosen), seed)
+        return score(criterion, subject.model, subject.graph, lambda: _OneByOne(subject, chosen), seed)
 
     if path is None:
         return compute()
@@ -199,11 +200,18 @@ def score_channels(subject: Subject, criterion: str, path: Path | None = None) -
     return cached(path, criterion, key, compute)
 
 
-def batches(
-    subject: Subject, indices: Sequence[int]
-) -> Callable[[], Iterable[tuple[list[torch.Tensor], list[dict[str, Any]]]]]:
-    """Training images in batches of one, each time the result is called."""
-    return lambda: (subject.train.batch([index], subject.device) for index in indices)
+@dataclass(frozen=True)
+class _OneByOne:
+    """Training images in batches of one; has a length, so that progress can tell the time left."""
+
+    subject: Subject
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict[str, Any]]]]:
+        return (self.subject.train.batch([index], self.subject.device) for index in self.indices)
 
 
 def _open(config: Config, split: str, rule: Resize | None) -> Split:

@@ -46,6 +46,7 @@ class TrainSettings:
             ema_decay=config.ema_decay,
             distill=config.distill,
             seed=config.seed,
+            bf16={"auto": None, "float32": False, "bfloat16": True}[config.precision],
         )
 
     def learning_rate_at(self, step: int) -> float:

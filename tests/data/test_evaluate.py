@@ -26,6 +26,11 @@ class Oracle(nn.Module):
         self.answers, self.asked, self.place = answers, [], 0
         self.inner = nn.BatchNorm2d(3)
 
+    def __deepcopy__(self, memo):
+        twin = Oracle(self.answers)
+        twin.asked = self.asked  # a copy tells the original how it was called
+        return twin
+
     def forward(self, images):
         self.asked.append(([tuple(image.shape) for image in images], self.training, torch.is_grad_enabled()))
         start, self.place = self.place, self.place + len(images)
