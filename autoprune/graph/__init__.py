@@ -8,9 +8,9 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask, prune
 from autoprune.graph.trace import trace
+from autoprune.graph.verify import verified
 
 __all__ = ["ChannelGraph", "ChannelGroup", "analyze", "mask", "prune"]
 
@@ -41,4 +41,4 @@ def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
             raise ModelError(f"the model is wrapped in {kind.__name__}; give model.{inner}")
     if isinstance(model, torch.jit.ScriptModule):
         raise ModelError("the model is a ScriptModule; give the eager model that it was made from")
-    return solve(trace(model, example_inputs))
+    return verified(model, example_inputs, trace(model, example_inputs))

@@ -18,6 +18,7 @@ Axis: TypeAlias = Atoms | None
 
 Args: TypeAlias = tuple[Any, ...]
 
+_DERIVED = "_autoprune_derived"
 _ATTRIBUTE = "_autoprune_labels"
 
 
@@ -54,6 +55,7 @@ class Facts:
         activations: bytes written by an op, in the same form.
         empty: arrays of atoms seen on a tensor without elements.
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
+        steps: every op in order, the numbers it scaled by, and the labels of its results.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
     """
 
@@ -69,6 +71,7 @@ class Facts:
     activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     empty: list[Atoms] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
+    steps: list[tuple[Any, tuple[float, ...], list[tuple[Axis, ...]]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
@@ -107,6 +110,14 @@ class Facts:
         if any(axis is not None for axis in axes):
             cell = zero if isinstance(zero, list) else [zero]
             tensor.__dict__[_ATTRIBUTE] = Labels(tuple(axes), cell, self)
+
+    def derive(self, tensor: torch.Tensor) -> None:
+        """Notes that ``tensor`` was computed from parameters, labelled or not."""
+        tensor.__dict__[_DERIVED] = self
+
+    def derived(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is a parameter or was computed from one."""
+        return id(tensor) in self._leaves or tensor.__dict__.get(_DERIVED) is self
 
     def unify(self, a: Axis, b: Axis, where: str) -> Axis:
         """States that two axes hold the same channels; returns the label that stands for both."""

@@ -236,6 +236,7 @@ def _table() -> dict[str, Rule]:
         (shape.select, "select unbind"),
         (shape.index, "index"),
         (shape.index_put, "index_put"),
+        (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),
         (shape.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
     ]  # fmt: skip

@@ -67,6 +67,11 @@ def view(facts: Facts, op: str, args: Args, out: Any) -> None:
     if source is None:
         return
     free = args[1].index(-1) if op == "view" and -1 in args[1] else None
+    if [n for n in args[0].shape if n != 1] != [n for n in out.shape if n != 1]:
+        # The new lengths may be literals in the code.
+        for axis in source.axes:
+            if axis is not None:
+                facts.guess(axis)
     facts.put(out, _regroup(facts, source.axes, args[0].shape, out.shape, free), source.zero)
 
 
@@ -151,7 +156,6 @@ def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -
             return d, np.ascontiguousarray(lines[0])
     d = free if free is not None else max(range(len(sizes)), key=lambda k: (sizes[k], k))
     lines = np.moveaxis(grid, d, -1).reshape(-1, sizes[d])
-    facts.guess(label)
     return d, facts.join(lines)
 
 
@@ -331,6 +335,18 @@ def index_put(facts: Facts, op: str, args: Args, out: Any) -> None:
         source.axes = tuple(None if id(axis) in fixed else axis for axis in source.axes)
         if out is not target:
             facts.put(out, source.axes, source.zero)
+
+
+def glu(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`glu`: the first half of an axis times a gate from the second."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    dim = (args[1] if len(args) > 1 else -1) % len(source.axes)
+    axes = list(source.axes)
+    axis = axes[dim]
+    axes[dim] = axis if axis is None else facts.join(axis.reshape(2, -1))
+    facts.put(out, axes, source.zero[0])
 
 
 def pad(facts: Facts, op: str, args: Args, out: Any) -> None:

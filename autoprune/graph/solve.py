@@ -50,6 +50,50 @@ def solve(traced: Trace) -> ChannelGraph:
     return _Solver(traced).graph()
 
 
+def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
+    """The prunable groups that rest on an assumption about how the code computes a size."""
+    facts = traced.facts
+    factors = {n for _, numbers, _ in facts.steps for n in numbers}
+    roots = {n for factor in factors for n in _widths_behind(factor)}
+    unit = connected(facts.size, [*facts.same, *facts.tied, *facts.joined])
+    if roots:
+        free = np.zeros(facts.size, dtype=bool)
+        for group in graph.prunable.values():
+            free[unit[atoms_of(traced, group)]] = True
+        seen = {
+            id(axis): axis
+            for *_, outputs in facts.steps
+            for axes in outputs
+            for axis in axes
+            if axis is not None
+        }
+        if any(len(axis) in roots and free[unit[axis]].any() for axis in seen.values()):
+            return list(graph.prunable.values())
+    guessed = np.zeros(facts.size, dtype=bool)
+    for atoms in facts.guesses:
+        guessed[unit[atoms]] = True
+    return [group for group in graph.prunable.values() if guessed[unit[atoms_of(traced, group)]].any()]
+
+
+def atoms_of(traced: Trace, group: ChannelGroup, channels: Index | None = None) -> Atoms:
+    """All parameter atoms of a group, or of some of its channels."""
+    axes = {(leaf.name, d): axis for leaf in traced.leaves for d, axis in enumerate(leaf.axes)}
+    parts = []
+    for name, d, index in group.members:
+        axis = axes[name, d]
+        assert axis is not None
+        parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
+    return np.concatenate(parts)
+
+
+def _widths_behind(factor: float) -> list[int]:
+    """Numbers of channels that a factor may have been computed from: n, 1 / n, or their square roots."""
+    if factor == 0 or not np.isfinite(factor):
+        return []
+    candidates = [abs(factor) ** power for power in (1, -1, 2, -2)]
+    return [round(n) for n in candidates if 1 < n < 1e9 and abs(n - round(n)) < 1e-6 * n]
+
+
 class _Solver:
     """The steps of `solve`, which share their tables.
 
@@ -76,10 +120,13 @@ class _Solver:
         channel = connected(facts.size, facts.same)
         self.unit = connected(facts.size, [*facts.tied, *facts.joined], channel)
         self.made = self._first_statement(facts.produced)
-        self.reasons = [*(reason for _, reason in facts.frozen), _NO_CONSUMER]
+        # A unit without a consumer has a reason of its own, and the one that the op table gave after it.
+        count = len(facts.frozen)
+        reasons = [reason for _, reason in facts.frozen]
+        self.reasons = [*reasons, *(f"{_NO_CONSUMER}; it {reason}" for reason in reasons), _NO_CONSUMER]
         self.reason = self._first_statement([atoms for atoms, _ in facts.frozen])
-        used = self._first_statement(facts.consumed) < _NEVER
-        self.reason[~used] = len(self.reasons) - 1
+        unused = self._first_statement(facts.consumed) == _NEVER
+        self.reason[unused] = np.minimum(self.reason[unused], count) + count
         # Channels that only a view joined stay apart where nothing can be removed anyway.
         free = self.reason[self.unit] == _NEVER
         self.channel = connected(facts.size, [(a[free[a]], b[free[a]]) for a, b in facts.joined], channel)

@@ -1,9 +1,10 @@
 """Runs a model once, eagerly, and lets the op rules see every aten op."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from functools import partial
+from typing import Any, TypeAlias
 
 import torch
 from torch import nn
@@ -16,6 +17,12 @@ from autoprune.graph.rules import ALWAYS, RULES, Rule
 
 # Proposals and detections let through when a model is run only to see all its layers.
 _FEW = 16
+
+
+# An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart.
+Known: TypeAlias = tuple[str, Rule | None, bool, bool]
+# An op that ran: itself, the numbers it scaled by, the shapes of its results.
+Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]
 
 
 @dataclass(frozen=True)
@@ -40,52 +47,82 @@ class Trace:
     Attributes:
         facts: all that the rules stated.
         leaves: the parameters and buffers, each once.
+        lowered: whether detection thresholds had to be lowered to see all layers.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
     """
 
     facts: Facts = field(default_factory=Facts)
     leaves: list[Leaf] = field(default_factory=list)
+    lowered: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
 
 
-class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Applies the rule of every op that a labelled tensor meets."""
+class OpWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Calls ``saw`` after every aten op, with composite ones taken apart."""
 
-    def __init__(self, facts: Facts) -> None:
+    def __init__(  # noqa: D107
+        self, saw: Callable[[Any, Known, tuple[Any, ...], dict[str, Any], Any], None]
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._facts = facts
-        self._known: dict[Any, tuple[str, Rule | None, bool, bool]] = {}
+        self._saw = saw
+        self._known: dict[Any, Known] = {}
 
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        found = self._known.get(func)
-        if found is None:
-            found = self._known[func] = _look_up(func)
-        op, rule, always, composite = found
-        if composite:
+        known = self._known.get(func)
+        if known is None:
+            known = self._known[func] = _look_up(func)
+        if known[3]:
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        facts = self._facts
-        inputs = []
-        for tensor in _tensors(args):
-            labels = facts.labels(tensor)
-            inputs.append(labels)
-            facts.seen.add(id(tensor))
-            if labels and tensor.numel() == 0:
-                facts.empty.extend(axis for axis in labels.axes if axis is not None)
-        if rule is None or kwargs.get("out") is not None:
-            if any(inputs):
-                _give_up(facts, op, inputs)
-        elif always or any(inputs):
-            rule(facts, op, args, out)
+        self._saw(func, known, args, kwargs, out)
         return out
 
 
-def _look_up(func: Any) -> tuple[str, Rule | None, bool, bool]:
+def _apply_rule(
+    facts: Facts, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+) -> None:
+    op, rule, always, _ = known
+    inputs = []
+    for tensor in tensors_in(args):
+        labels = facts.labels(tensor)
+        inputs.append(labels)
+        facts.seen.add(id(tensor))
+        if labels and tensor.numel() == 0:
+            facts.empty.extend(axis for axis in labels.axes if axis is not None)
+    if rule is None or kwargs.get("out") is not None:
+        if any(inputs):
+            _give_up(facts, op, inputs)
+    elif always or any(inputs):
+        rule(facts, op, args, out)
+    if not func._schema.is_mutable and not func.is_view:
+        for tensor in tensors_in((out,)):
+            facts.activation(tensor.element_size(), tensor)
+    outputs = list(tensors_in((out,)))
+    derived = any(inputs) or any(facts.derived(tensor) for tensor in tensors_in(args))
+    if derived:
+        for tensor in outputs:
+            facts.derive(tensor)
+    # Boxes scaled by image sizes, or by a number that depends on the data, say nothing about widths.
+    factors = scalars_of(op, args)
+    if factors and not (facts.derived(args[0]) and not any(facts.derived(x) for x in tensors_in(args[1:]))):
+        factors = ()
+    facts.steps.append((func, factors, [facts.axes(tensor) for tensor in outputs]))
+
+
+def scalars_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
+    """The numbers that an op scales a tensor by: they may have been computed from a width."""
+    if op not in ("mul", "div") or not isinstance(args[0], torch.Tensor) or args[0].dim() == 0:
+        return ()
+    by = args[1]
+    return (float(by),) if not isinstance(by, torch.Tensor) or by.dim() == 0 else ()
+
+
+def _look_up(func: Any) -> Known:
     namespace, name = func._schema.name.split("::")
     mutates = func._schema.is_mutable
     op = name[:-1] if mutates and name.endswith("_") else name
@@ -94,12 +131,13 @@ def _look_up(func: Any) -> tuple[str, Rule | None, bool, bool]:
     return op, RULES.get(op), op in ALWAYS, composite
 
 
-def _tensors(args: Sequence[Any]) -> Iterator[torch.Tensor]:
+def tensors_in(args: Sequence[Any]) -> Iterator[torch.Tensor]:
+    """The tensors among an op's arguments or results, in order."""
     for arg in args:
         if isinstance(arg, torch.Tensor):
             yield arg
         elif isinstance(arg, (list, tuple)):
-            yield from _tensors(arg)
+            yield from tensors_in(arg)
 
 
 def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
@@ -118,7 +156,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     Raises:
         ModelError: the model fails on the inputs, with its own error in the message.
     """
-    with _undisturbed(model):
+    with undisturbed(model):
         result = _run(model, example_inputs)
         if _hides_layers(result):
             plain = result.facts
@@ -126,9 +164,31 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
                 result = _run(model, example_inputs, first_free=plain.size)
             for axis in result.facts.empty if _hides_layers(result) else ():
                 result.facts.freeze(axis, "has no elements here; give an input that reaches all layers")
+            result.lowered = True
             # Parameters have the same atoms in both runs, and nothing else of the first is in the second.
             result.facts.costs, result.facts.activations = plain.costs, plain.activations
     return result
+
+
+def replay(
+    model: nn.Module, example_inputs: Sequence[Any], lowered: bool
+) -> tuple[list[Step], Exception | None]:
+    """Runs a pruned model as `trace` ran the dense one; returns its ops, up to the error if there was one."""
+    steps: list[Step] = []
+
+    def saw(func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        steps.append(
+            (func, scalars_of(known[0], args), [tuple(tensor.shape) for tensor in tensors_in((out,))])
+        )
+
+    thresholds = _thresholds_lowered(model) if lowered else nullcontext()
+    with undisturbed(model), thresholds, torch.no_grad():
+        try:
+            with OpWatcher(saw):
+                model(*example_inputs)
+        except Exception as error:
+            return steps, error
+    return steps, None
 
 
 def _hides_layers(traced: Trace) -> bool:
@@ -152,7 +212,7 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
     facts.size = max(facts.size, first_free)
     with _children_watched(model, result), torch.no_grad():
         try:
-            with _Observer(facts):
+            with OpWatcher(partial(_apply_rule, facts)):
                 output = model(*example_inputs)
         except Exception as error:
             raise ModelError(_failure(model, example_inputs, error)) from error
@@ -191,7 +251,7 @@ def _thresholds_lowered(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _undisturbed(model: nn.Module) -> Iterator[None]:
+def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, and everything as before after it."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
