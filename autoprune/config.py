@@ -112,7 +112,7 @@ class Config(Strict):
     )
 
     # importance and space
-    criterion: Criterion = Field("taylor", description="rule that scores channels")
+    criterion: Criterion = Field("joint", description="rule that scores channels")
     importance_images: int = Field(128, ge=1, description="training images that gradient criteria use")
     space: Path | None = Field(None, description="search space YAML; default: made from the importance")
 

@@ -40,7 +40,7 @@ def derive_space(
     importance: Scores,
     spec: ModelSpec,
     input_size: tuple[int, int],
-    criterion: Criterion = "taylor",
+    criterion: Criterion = "joint",
     granularity: Granularity = "layer",
     round_to: int = 8,
     min_width: int = 8,

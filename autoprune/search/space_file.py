@@ -60,7 +60,7 @@ class SpaceFile(Strict):
     model: str
     model_arguments: dict[str, Any] = Field({})
     input_size: tuple[int, int]
-    criterion: Criterion = "taylor"
+    criterion: Criterion = "joint"
     granularity: Granularity = "layer"
     round_to: int = Field(8, ge=1)
     min_width: int = Field(8, ge=1)
