@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from autoprune.graph import rules_shape as shape
+from autoprune.graph import rules_view as views
 from autoprune.graph.labels import Args, Axis, Facts
 from autoprune.graph.rules_pointwise import (
     NONZERO,
@@ -225,10 +226,10 @@ def _table() -> dict[str, Rule]:
         (shape.alias, "detach alias clone _to_copy lift_fresh contiguous"),
         (shape.factory, "zeros empty ones full new_zeros new_empty new_ones new_full"),
         (shape.factory_like, "zeros_like empty_like ones_like full_like rand_like randn_like"),
-        (shape.permute, "permute transpose t"),
-        (shape.view, "view _unsafe_view reshape _reshape_alias unsqueeze squeeze"),
-        (shape.expand, "expand"),
-        (shape.repeat, "repeat"),
+        (views.permute, "permute transpose t"),
+        (views.view, "view _unsafe_view reshape _reshape_alias unsqueeze squeeze"),
+        (views.expand, "expand"),
+        (views.repeat, "repeat"),
         (shape.cat, "cat"),
         (shape.stack, "stack"),
         (shape.split, "split split_with_sizes chunk"),
@@ -238,7 +239,7 @@ def _table() -> dict[str, Rule]:
         (shape.index_put, "index_put"),
         (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),
-        (shape.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
+        (views.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
     ]  # fmt: skip
     table.update((name, rule) for rule, names in groups for name in names.split())
     table.update((name, elementwise) for name in [*ZERO_IF_ALL, *ZERO_IF_ANY, *ZERO_KEEPING, *NONZERO])

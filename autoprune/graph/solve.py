@@ -50,50 +50,6 @@ def solve(traced: Trace) -> ChannelGraph:
     return _Solver(traced).graph()
 
 
-def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
-    """The prunable groups that rest on an assumption about how the code computes a size."""
-    facts = traced.facts
-    factors = {n for _, numbers, _ in facts.steps for n in numbers}
-    roots = {n for factor in factors for n in _widths_behind(factor)}
-    unit = connected(facts.size, [*facts.same, *facts.tied, *facts.joined])
-    if roots:
-        free = np.zeros(facts.size, dtype=bool)
-        for group in graph.prunable.values():
-            free[unit[atoms_of(traced, group)]] = True
-        seen = {
-            id(axis): axis
-            for *_, outputs in facts.steps
-            for axes in outputs
-            for axis in axes
-            if axis is not None
-        }
-        if any(len(axis) in roots and free[unit[axis]].any() for axis in seen.values()):
-            return list(graph.prunable.values())
-    guessed = np.zeros(facts.size, dtype=bool)
-    for atoms in facts.guesses:
-        guessed[unit[atoms]] = True
-    return [group for group in graph.prunable.values() if guessed[unit[atoms_of(traced, group)]].any()]
-
-
-def atoms_of(traced: Trace, group: ChannelGroup, channels: Index | None = None) -> Atoms:
-    """All parameter atoms of a group, or of some of its channels."""
-    axes = {(leaf.name, d): axis for leaf in traced.leaves for d, axis in enumerate(leaf.axes)}
-    parts = []
-    for name, d, index in group.members:
-        axis = axes[name, d]
-        assert axis is not None
-        parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
-    return np.concatenate(parts)
-
-
-def _widths_behind(factor: float) -> list[int]:
-    """Numbers of channels that a factor may have been computed from: n, 1 / n, or their square roots."""
-    if factor == 0 or not np.isfinite(factor):
-        return []
-    candidates = [abs(factor) ** power for power in (1, -1, 2, -2)]
-    return [round(n) for n in candidates if 1 < n < 1e9 and abs(n - round(n)) < 1e-6 * n]
-
-
 class _Solver:
     """The steps of `solve`, which share their tables.
 
@@ -119,6 +75,7 @@ class _Solver:
         self.position_of = np.concatenate([np.arange(n) for n in lengths]) if lengths else self.slot_of
         channel = connected(facts.size, facts.same)
         self.unit = connected(facts.size, [*facts.tied, *facts.joined], channel)
+        traced.unit = self.unit
         self.made = self._first_statement(facts.produced)
         # A unit without a consumer has a reason of its own, and the one that the op table gave after it.
         count = len(facts.frozen)
@@ -175,7 +132,7 @@ class _Solver:
             if len(roots)
             else begin.astype(np.uint64)
         )
-        keys = sums ^ _mix(channels[roots], np.minimum(self.reason[roots], len(self.reasons)))
+        keys = sums ^ _mix(channels[roots], (self.reason[roots] < _NEVER).astype(np.int64))
         _, inverse = np.unique(keys, return_inverse=True)
         self.group_of = np.full(self.facts.size, -1)
         self.group_of[roots] = inverse
@@ -219,7 +176,7 @@ class _Solver:
             index[self.position_of[atoms[part]]] = ids[part]
             members.append((self.slots[s][0].name, self.slots[s][1], index))
         units = self._units(atoms, ids, len(channels))
-        reason = self.reason[self.unit[atoms[0]]]
+        reason = self.reason[self.unit[atoms]].min()
         text = self.reasons[reason] if reason < _NEVER else None
         if text is None and len(units) == 1:
             text = "can only be removed as a whole"

@@ -12,15 +12,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.graph.labels import Axis, Facts
+from autoprune.graph.labels import Atoms, Axis, Facts
 from autoprune.graph.rules import ALWAYS, RULES, Rule
 
 # Proposals and detections let through when a model is run only to see all its layers.
 _FEW = 16
 
 
-# An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart.
-Known: TypeAlias = tuple[str, Rule | None, bool, bool]
+# An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart,
+# whether its results are no new memory.
+Known: TypeAlias = tuple[str, Rule | None, bool, bool, bool]
 # An op that ran: itself, the numbers it scaled by, the shapes of its results.
 Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]
 
@@ -47,6 +48,7 @@ class Trace:
     Attributes:
         facts: all that the rules stated.
         leaves: the parameters and buffers, each once.
+        unit: for each atom one that stands for its unit, once the facts are solved.
         lowered: whether detection thresholds had to be lowered to see all layers.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
@@ -54,6 +56,7 @@ class Trace:
 
     facts: Facts = field(default_factory=Facts)
     leaves: list[Leaf] = field(default_factory=list)
+    unit: Atoms | None = None
     lowered: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
 
@@ -86,31 +89,34 @@ class OpWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
 def _apply_rule(
     facts: Facts, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> None:
-    op, rule, always, _ = known
-    inputs = []
-    for tensor in tensors_in(args):
-        labels = facts.labels(tensor)
-        inputs.append(labels)
-        facts.seen.add(id(tensor))
-        if labels and tensor.numel() == 0:
-            facts.empty.extend(axis for axis in labels.axes if axis is not None)
-    if rule is None or kwargs.get("out") is not None:
-        if any(inputs):
+    op, rule, always, _, reused = known
+    tensors, outputs = list(tensors_in(args)), list(tensors_in((out,)))
+    inputs = [facts.labels(tensor) for tensor in tensors]
+    labelled = any(inputs)
+    facts.seen.update(map(id, tensors))
+    if rule is None or "out" in kwargs:
+        if labelled:
             _give_up(facts, op, inputs)
-    elif always or any(inputs):
-        rule(facts, op, args, out)
-    if not func._schema.is_mutable and not func.is_view:
-        for tensor in tensors_in((out,)):
-            facts.activation(tensor.element_size(), tensor)
-    outputs = list(tensors_in((out,)))
-    derived = any(inputs) or any(facts.derived(tensor) for tensor in tensors_in(args))
-    if derived:
+    elif always or labelled:
+        try:
+            rule(facts, op, args, out)
+        except Exception:
+            # An op used in a way that its rule does not know must not stop the model.
+            _give_up(facts, op, inputs)
+    if labelled:
+        for tensor, labels in zip(tensors, inputs, strict=True):
+            if labels and tensor.numel() == 0:
+                facts.empty.extend(axis for axis in labels.axes if axis is not None)
+    if labelled or any(map(facts.derived, tensors)):
         for tensor in outputs:
             facts.derive(tensor)
     # Boxes scaled by image sizes, or by a number that depends on the data, say nothing about widths.
     factors = scalars_of(op, args)
-    if factors and not (facts.derived(args[0]) and not any(facts.derived(x) for x in tensors_in(args[1:]))):
+    if factors and not (facts.derived(args[0]) and not any(map(facts.derived, tensors[1:]))):
         factors = ()
+    if not reused:
+        for tensor in outputs:
+            facts.activation(tensor.element_size(), tensor)
     facts.steps.append((func, factors, [facts.axes(tensor) for tensor in outputs]))
 
 
@@ -128,7 +134,7 @@ def _look_up(func: Any) -> Known:
     op = name[:-1] if mutates and name.endswith("_") else name
     op = op if namespace == "aten" else f"{namespace}::{op}"
     composite = op not in RULES and func._can_decompose() if hasattr(func, "_can_decompose") else False
-    return op, RULES.get(op), op in ALWAYS, composite
+    return op, RULES.get(op), op in ALWAYS, composite, mutates or func.is_view
 
 
 def tensors_in(args: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -143,7 +149,7 @@ def tensors_in(args: Sequence[Any]) -> Iterator[torch.Tensor]:
 def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
     for labels in inputs:
         for axis in labels.axes if labels else ():
-            facts.freeze(axis, f"goes into {op}, which has no rule")
+            facts.freeze(axis, f"goes into {op}, which has no rule for it")
 
 
 def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.solve import atoms_of, connected, solve, suspects
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
+from autoprune.graph.labels import Atoms
+from autoprune.graph.solve import connected, solve
 from autoprune.graph.surgery import prune
 from autoprune.graph.trace import Trace, replay, undisturbed
 
@@ -69,3 +70,48 @@ def _problem(
                 if axis is not None and length != len(axis) - np.count_nonzero(removed[axis]):
                     return f"has a length in the model's code that does not follow it, at {func}"
     return None
+
+
+def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
+    """The prunable groups that rest on an assumption about how the code computes a size."""
+    facts = traced.facts
+    factors = {n for _, numbers, _ in facts.steps for n in numbers}
+    roots = {n for factor in factors for n in _widths_behind(factor)}
+    unit = traced.unit
+    assert unit is not None
+    if roots:
+        free = np.zeros(facts.size, dtype=bool)
+        for group in graph.prunable.values():
+            free[unit[atoms_of(traced, group)]] = True
+        seen = {
+            id(axis): axis
+            for *_, outputs in facts.steps
+            for axes in outputs
+            for axis in axes
+            if axis is not None
+        }
+        if any(len(axis) in roots and free[unit[axis]].any() for axis in seen.values()):
+            return list(graph.prunable.values())
+    guessed = np.zeros(facts.size, dtype=bool)
+    for atoms in facts.guesses:
+        guessed[unit[atoms]] = True
+    return [group for group in graph.prunable.values() if guessed[unit[atoms_of(traced, group)]].any()]
+
+
+def atoms_of(traced: Trace, group: ChannelGroup, channels: Index | None = None) -> Atoms:
+    """All parameter atoms of a group, or of some of its channels."""
+    axes = {(leaf.name, d): axis for leaf in traced.leaves for d, axis in enumerate(leaf.axes)}
+    parts = []
+    for name, d, index in group.members:
+        axis = axes[name, d]
+        assert axis is not None
+        parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
+    return np.concatenate(parts)
+
+
+def _widths_behind(factor: float) -> list[int]:
+    """Numbers of channels that a factor may have been computed from: n, 1 / n, or their square roots."""
+    if factor == 0 or not np.isfinite(factor):
+        return []
+    candidates = [abs(factor) ** power for power in (1, -1, 2, -2)]
+    return [round(n) for n in candidates if 1 < n < 1e9 and abs(n - round(n)) < 1e-6 * n]

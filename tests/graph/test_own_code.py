@@ -191,7 +191,7 @@ class Literal(nn.Module):
         (lambda x: x[:, torch.arange(7, -1, -1)], "picked from by an index"),
         (lambda x: x.softmax(1), "softmax"),
         (lambda x: x - x.mean(1, keepdim=True), "reduced by mean"),
-        (lambda x: torch.cumsum(x, 1), "cumsum, which has no rule"),
+        (lambda x: torch.cumsum(x, 1), "goes into cumsum"),
         (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalised over all channels"),
         (lambda x: x.sort(1).values, "sort"),
     ],

@@ -1,0 +1,164 @@
+"""Rules of changes of shape and order: views, permutations, expansions."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from autoprune.graph.labels import Args, Atoms, Axis, Facts
+
+# A label longer than this (all pixels of a large image, flattened) is given up: no layer is that wide.
+_LONGEST = 1 << 20
+
+
+def permute(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`permute`, `transpose`, `t`."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    dims = list(range(len(source.axes)))
+    if op == "permute":
+        dims = [d % len(dims) for d in args[1]]
+    elif len(dims) > 1:
+        a, b = (0, 1) if op == "t" else (args[1], args[2])
+        dims[a], dims[b] = dims[b], dims[a]
+    facts.put(out, [source.axes[d] for d in dims], source.zero)
+
+
+def view(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Any change of shape that keeps the order of the elements."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    free = args[1].index(-1) if op == "view" and -1 in args[1] else None
+    if [n for n in args[0].shape if n != 1] != [n for n in out.shape if n != 1]:
+        # The new lengths may be literals in the code.
+        for axis in source.axes:
+            if axis is not None:
+                facts.guess(axis)
+    facts.put(out, _regroup(facts, source.axes, args[0].shape, out.shape, free), source.zero)
+
+
+def _regroup(
+    facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int], free: int | None
+) -> list[Axis]:
+    """Labels after a change of shape: pairs up the smallest runs of axes with equal products."""
+    if 0 in shape:
+        return _regroup_empty(facts, axes, shape, new_shape)
+    result: list[Axis] = [None] * len(new_shape)
+    old = [(n, axis) for n, axis in zip(shape, axes, strict=True) if n != 1]
+    new = [d for d, n in enumerate(new_shape) if n != 1]
+    i = j = 0
+    while i < len(old):
+        first_old, first_new = i, j
+        old_size, new_size = old[i][0], new_shape[new[j]]
+        while old_size != new_size:
+            if old_size < new_size:
+                i += 1
+                old_size *= old[i][0]
+            else:
+                j += 1
+                new_size *= new_shape[new[j]]
+        i, j = i + 1, j + 1
+        run, dims = old[first_old:i], new[first_new:j]
+        if any(axis is not None for _, axis in run):
+            label = run[0][1] if len(run) == 1 else _merge(facts, run)
+            if len(dims) == 1:
+                result[dims[0]] = label
+            elif label is not None:
+                d, part = _split(
+                    facts, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None
+                )
+                result[dims[d]] = part
+    return result
+
+
+def _regroup_empty(
+    facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
+) -> list[Axis]:
+    """As `_regroup`, for no elements: the axes on both sides of the empty one must go together."""
+    at, new_at = list(shape).index(0), list(new_shape).index(0)
+    sides = [(slice(0, at), slice(0, new_at)), (slice(at + 1, None), slice(new_at + 1, None))]
+    if any(prod(shape[old]) != prod(new_shape[new]) or 0 in shape[old] for old, new in sides):
+        for axis in axes:
+            facts.freeze(
+                axis, "changes shape without elements; give an example input that reaches all layers"
+            )
+        return [None] * len(new_shape)
+    before, after = [_regroup(facts, axes[old], shape[old], new_shape[new], None) for old, new in sides]
+    return [*before, None, *after]
+
+
+def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
+    """The label of several axes flattened into one; expressible if just one of them is labelled."""
+    labelled = [k for k, (_, axis) in enumerate(run) if axis is not None]
+    size = prod(n for n, _ in run)
+    if len(labelled) > 1 or size > _LONGEST:
+        for _, axis in run:
+            facts.freeze(
+                axis, "is flattened with another axis of channels" if size <= _LONGEST else "is flattened"
+            )
+        return None
+    k = labelled[0]
+    label = run[k][1]
+    assert label is not None
+    before, after = prod(n for n, _ in run[:k]), prod(n for n, _ in run[k + 1 :])
+    return np.tile(np.repeat(label, after), before)
+
+
+def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -> tuple[int, Atoms]:
+    """The axis of ``sizes`` that takes over ``label``, and its label there.
+
+    Where the label does not vary along the other axes (C x H x W unflattened) nothing is lost. Elsewhere the
+    channels along the others become one: in a view as (groups, C / groups) channel j of all groups is
+    removed at once. The axis is the one written as -1, else the longest.
+    """
+    grid = label.reshape(sizes)
+    for d in range(len(sizes)):
+        lines = np.moveaxis(grid, d, -1).reshape(-1, sizes[d])
+        if (lines == lines[0]).all():
+            return d, np.ascontiguousarray(lines[0])
+    d = free if free is not None else max(range(len(sizes)), key=lambda k: (sizes[k], k))
+    lines = np.moveaxis(grid, d, -1).reshape(-1, sizes[d])
+    return d, facts.join(lines)
+
+
+def expand(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`expand`: new axes in front, axes of length one stretched."""
+    source = facts.labels(args[0])
+    if source:
+        facts.put(out, [None] * (out.dim() - len(source.axes)) + list(source.axes), source.zero)
+
+
+def repeat(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`repeat`: new axes in front, every axis tiled."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    axes = [None] * (out.dim() - len(source.axes)) + list(source.axes)
+    tiled = [
+        axis if axis is None or n == 1 else np.tile(axis, n) for n, axis in zip(args[1], axes, strict=True)
+    ]
+    facts.put(out, tiled, source.zero)
+
+
+def pixel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`pixel_shuffle`: r·r neighbouring channels become one; `pixel_unshuffle`: one becomes r·r."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    axes = list(source.axes)
+    axis, area = axes[-3], args[1] ** 2
+    if axis is not None and op == "pixel_shuffle":
+        if len(axis) == area:
+            facts.freeze(axis, "is shuffled into one channel")
+            axes[-3] = None
+        else:
+            axes[-3] = facts.join(axis.reshape(-1, area).T)
+    elif axis is not None:
+        axes[-3] = np.repeat(axis, area)
+    for d in (-1, -2):
+        facts.freeze(axes[d], "is shuffled as space")
+        axes[d] = None
+    facts.put(out, axes, source.zero)
