@@ -163,13 +163,13 @@ def layer_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 def spatial(facts: Facts, op: str, args: Args, out: Any) -> None:
     """Pooling and interpolation: the number in the op's name says how many axes are space."""
-    out = out[0] if isinstance(out, tuple) else out
     dims = next(int(c) for c in reversed(op) if c in "123")
     axes = list(facts.axes(args[0]))
     for d in range(len(axes) - dims, len(axes)):
         facts.freeze(axes[d], "is pooled or resized as space")
         axes[d] = None
-    facts.put(out, axes, facts.zero(args[0]))
+    for part in out if isinstance(out, tuple) else [out]:
+        facts.put(part, axes, facts.zero(args[0]) and part.is_floating_point())
 
 
 def attention(facts: Facts, op: str, args: Args, out: Any) -> None:

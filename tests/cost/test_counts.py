@@ -3,13 +3,16 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torchvision.models import detection, resnet50
 from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from autoprune.cost.counts import CostModel, Terms
-from autoprune.graph import analyze
+from autoprune.graph import analyze, prune
 
 
 def test_retinanet_costs_what_torchvision_says():
@@ -57,3 +60,31 @@ def test_terms_with_the_same_factors_are_added_up():
     terms = Terms.collect([(2, (1, 0)), (3, (0, 1)), (5, ())], one=2)
     assert sorted(terms.constants) == [5, 5]
     assert terms(np.array([[2.0], [7.0], [1.0]])) == pytest.approx([5 * 14 + 5])
+
+
+class _Written(TorchDispatchMode):
+    """Bytes of all results of ops that are new tensors."""
+
+    total = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and not func._schema.is_mutable:
+            tensors = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+            self.total += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+def test_activation_bytes_are_those_of_the_pruned_model():
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 6, 3), nn.SiLU(), nn.MaxPool2d(2),
+        nn.Conv2d(6, 2, 1),
+    ).eval()  # fmt: skip
+    x = torch.rand(2, 3, 16, 16)
+    graph = analyze(model, (x,))
+    for keep in ({}, {"0": [0, 3, 5], "3": [1]}):
+        pruned = prune(model, graph, keep)
+        with torch.no_grad(), _Written() as written:
+            pruned(x)
+        widths = graph.vector({name: len(kept) for name, kept in keep.items()})
+        assert graph.cost.activations(widths) == written.total
