@@ -204,14 +204,17 @@ def load_config(path: Path, **overrides: Any) -> Config:
 
 
 def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> str:
-    """Says the first problem of a validation error in one line."""
-    problem = error.errors()[0]
+    """Says the worst problem of a validation error in one line: unknown keys come before what they lack."""
+    problems = error.errors()
+    problem = next((found for found in problems if found["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
         near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
         return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
     message = problem["msg"].removeprefix("Value error, ")
-    return f"{where}: `{name}`: {message} (got {problem['input']!r})" if name else f"{where}: {message}"
+    if problem["type"] != "missing":
+        message += f" (got {problem['input']!r})"
+    return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
 
 
 def _validate(values: dict[str, Any], where: str) -> Config:

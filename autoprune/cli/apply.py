@@ -8,7 +8,7 @@ import typer
 from autoprune.cli.detectors import build_dense, find
 from autoprune.cli.export import refuse_existing
 from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import output
+from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
 from autoprune.errors import ConfigError
 
@@ -41,6 +41,6 @@ def apply(
     save_detector(to, pruned, replace(named.policy, weights_sha256=applied, metrics=costs))
     difference = largest_difference(pruned, load(to), named.policy.input_size)
     console = output()
-    console.print(f"wrote {to}: pruned by {policy}, not recovered", markup=False)
-    console.print(f"read back: outputs differ by {difference:.3g}")
-    console.print(f"next: autoprune eval {to}", markup=False)
+    tell(console, f"wrote {to}: pruned by {policy}, not recovered")
+    tell(console, f"read back: outputs differ by {difference:.3g}")
+    tell(console, f"next: autoprune eval {to}")

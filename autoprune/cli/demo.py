@@ -10,7 +10,7 @@ import typer
 
 from autoprune import demo_detector
 from autoprune.cli.front import PICTURE, entries
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import tell, working
 from autoprune.config import Config, make_config
 from autoprune.errors import AutopruneError
 from autoprune.progress import say
@@ -80,9 +80,9 @@ def demo(
             "search space": f"{out}/space.yaml",
             "front": picture,
         }.items():
-            console.print(f"{what:<13} {path}", markup=False)
+            tell(console, f"{what:<13} {path}")
         console.print(f"\n{time.monotonic() - started:.0f} s in all. Your own detector is next:")
-        console.print("autoprune search --data DIR --weights FILE --budget-gflops 50%", markup=False)
+        tell(console, "autoprune search --data DIR --weights FILE --budget-gflops 50%")
 
 
 _SEARCH = (

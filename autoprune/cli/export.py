@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from autoprune.cli.terminal import output
+from autoprune.cli.terminal import output, tell
 from autoprune.errors import AutopruneError, RunError
 
 
@@ -37,9 +37,9 @@ def export(
     if difference != 0:
         raise AutopruneError(f"{to} gives other outputs than {folder}: they differ by {difference:.3g}")
     console = output()
-    console.print(f"wrote {to}: policy.yaml and model.safetensors of {folder}", markup=False)
+    tell(console, f"wrote {to}: policy.yaml and model.safetensors of {folder}")
     console.print("read back: the outputs on a random image are identical")
-    console.print(f'next: autoprune eval {to}, or autoprune.load("{to}") in Python', markup=False)
+    tell(console, f'next: autoprune eval {to}, or autoprune.load("{to}") in Python')
 
 
 def refuse_existing(folder: Path) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.terminal import output
+from autoprune.cli.terminal import output, tell
 from autoprune.report.tables import Entry, Kind
 from autoprune.report.tables import front as front_table
 
@@ -50,9 +50,9 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
     for line in _account(result):
         console.print(line, markup=False)
     if trials and dense is not None:
-        console.print(f"picture: {result.run / PICTURE}", markup=False)
+        tell(console, f"picture: {result.run / PICTURE}")
     if result.best is not None:
-        console.print(f"next: autoprune recover {result.run} --trial {result.best.trial}", markup=False)
+        tell(console, f"next: autoprune recover {result.run} --trial {result.best.trial}")
 
 
 def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.settings import PANELS, with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.report.tables import Entry, comparison
 
@@ -46,5 +46,5 @@ def recover(
         ]
         console.print(comparison(rows, title="after full recovery, on val"))
         for item in found:
-            console.print(f"wrote {item.folder}", markup=False)
-        console.print(f"next: autoprune export {found[0].folder} --to detector", markup=False)
+            tell(console, f"wrote {item.folder}")
+        tell(console, f"next: autoprune export {found[0].folder} --to detector")

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 import typer
 
 from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
 
@@ -62,4 +62,4 @@ def space(
             f"wrote {to}: {len(found.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
-        console.print(f"next: autoprune search --space {to} --budget-gflops 50%", soft_wrap=True)
+        tell(console, f"next: autoprune search --space {to} --budget-gflops 50%")

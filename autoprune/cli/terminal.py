@@ -23,6 +23,11 @@ def problems() -> Console:
     return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
 
 
+def tell(console: Console, line: str) -> None:
+    """Prints a line with paths or commands as one line whatever the width, so that it can be copied."""
+    console.print(line, markup=False, soft_wrap=True)
+
+
 @contextmanager
 def working(quiet: bool = False) -> Iterator[Console]:
     """Yields the console of standard output, with progress shown on it, or on standard error if ``quiet``.

@@ -4,7 +4,7 @@ import json
 
 from autoprune.cli.detectors import build_dense, find, open_split
 from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import write_text
@@ -51,5 +51,5 @@ def train(config: Config) -> None:
         content = {"model": spec.model_dump(mode="json"), "steps": config.steps, "val": metrics.to_dict()}
         write_text(metrics_file, json.dumps(content, indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)
-        console.print(f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")
-        console.print(f"next: autoprune space --weights {weights}")
+        tell(console, f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")
+        tell(console, f"next: autoprune space --weights {weights}")

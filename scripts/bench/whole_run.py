@@ -41,7 +41,7 @@ def main() -> None:
     searching = [
         *("search", *detector, *data, *common, "--space", str(space), "--out", str(run)),
         *("--budget-gflops", given.budget, "--trials", str(given.trials), "--rungs", given.rungs),
-        *("--seed", str(given.seed), "--steps", str(given.steps)),
+        *("--seed", str(given.seed), "--steps", str(given.steps), "--precision", given.precision),
     ]
     clock.run("search", searching)
     best, uniform = chosen(run)
@@ -146,6 +146,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--precision", default="auto")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--splits", nargs="+", default=["val", "test"])
     return parser.parse_args()
