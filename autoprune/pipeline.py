@@ -23,7 +23,14 @@ from autoprune.search.plan import SpacePlan, identify, read_bounds
 from autoprune.search.results import SearchResult, load_result, study_name
 from autoprune.search.rundir import RunDirectory, absolute
 from autoprune.search.space import SpaceFile, derive_space, resolve, save_space
-from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels, with_space
+from autoprune.search.subject import (
+    Subject,
+    load_subject,
+    refuse_missing,
+    score_channels,
+    take_over_scores,
+    with_space,
+)
 from autoprune.search.trials import LedgerSettings, Record
 
 FAILURES_TO_STOP = 5  # where this many trials have all failed, something else than their policies is wrong
@@ -199,6 +206,7 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
         for bound in bounds:
             resolve(file, subject.graph).check(bound)
     with account.spend("importance"):
+        take_over_scores(config.space, run.importance_file)
         importance = score_channels(subject, config.criterion, run.importance_file)
     if file is None:
         file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)

@@ -2,6 +2,7 @@ import csv
 import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,9 +22,11 @@ from autoprune.errors import BudgetError, ConfigError, DataError, RunError, Trai
 from autoprune.models import detector_inputs, load_dense
 from autoprune.pipeline import search
 from autoprune.policy import Policy
+from autoprune.search import subject
 from autoprune.search.account import PARTS
 from autoprune.search.objective import Objective
 from autoprune.search.results import load_result
+from autoprune.search.subject import scores_beside
 
 
 @pytest.fixture(scope="module")
@@ -303,6 +306,16 @@ def test_a_space_file_says_what_the_model_is(finished, tmp_path):
     assert outcome(again) == outcome(result)[:1]
     with pytest.raises(ConfigError, match="the search space is for retinanet_resnet18_fpn, not fcos"):
         search({**settings, "space": space, "model": "fcos_resnet18_fpn", "out": tmp_path / "other"})
+
+
+def test_scores_beside_a_space_file_are_not_computed_again(finished, tmp_path, monkeypatch):
+    settings, result = finished
+    space = tmp_path / "space.yaml"
+    shutil.copy(result.run / "space.yaml", space)
+    shutil.copy(result.run / "importance.safetensors", scores_beside(space))
+    monkeypatch.setattr(subject, "score", lambda *_: pytest.fail("the scores were there"))
+    again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
+    assert outcome(again) == outcome(result)[:1]
 
 
 def test_several_budgets_each_get_their_warm_starts(finished, tmp_path):

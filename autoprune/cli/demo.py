@@ -33,9 +33,10 @@ SETTINGS: dict[str, Any] = {
     "proxy_images": 128,
     "importance_images": 64,
     "recalibration_images": 64,
-    "steps": 100,
+    "steps": 200,
     "batch_size": 8,
-    "learning_rate": 5e-4,
+    "learning_rate": 1e-3,
+    "precision": "bfloat16",
 }
 STEPS = 5
 

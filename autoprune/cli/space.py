@@ -37,14 +37,14 @@ def space(
 ) -> None:
     """Score the channels and write the search space: for each group its largest pruning ratio."""
     from autoprune.search.space import derive_space, resolve, save_space
-    from autoprune.search.subject import load_subject, score_channels
+    from autoprune.search.subject import load_subject, score_channels, scores_beside
 
     if to.exists() and not force:
         raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")
     with working() as console:
         subject = load_subject(config)
         console.print(f"scoring the channels of {len(subject.graph.prunable)} groups by {config.criterion}")
-        importance = score_channels(subject, config.criterion)
+        importance = score_channels(subject, config.criterion, scores_beside(to))
         file = derive_space(
             subject.graph,
             importance,

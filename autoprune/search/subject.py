@@ -1,5 +1,6 @@
 """What is pruned: the dense detector with its data, channel graph and importance, loaded once a process."""
 
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch import nn
 from autoprune.config import Config, DataPaths, ModelSpec
 from autoprune.data.coco import Split, check_alike, open_data
 from autoprune.errors import ConfigError, DataError
+from autoprune.files import replacing
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.importance import NEEDS_DATA, Importance, cached, score, settings_hash
 from autoprune.models import Resize, detector_inputs, load_dense, resize_rule
@@ -198,6 +200,18 @@ def score_channels(subject: Subject, criterion: str, path: Path | None = None) -
         data=str(config.data),
     )
     return cached(path, criterion, key, compute)
+
+
+def scores_beside(space: Path) -> Path:
+    """Where `autoprune space` keeps the scores that a space file was made from, for the searches to come."""
+    return space.with_suffix(".importance.safetensors")
+
+
+def take_over_scores(space: Path | None, path: Path) -> None:
+    """Begins a run's ``path`` with the scores beside its space file; those of other settings are not used."""
+    if space is not None and scores_beside(space).is_file() and not path.exists():
+        with replacing(path) as temporary:
+            shutil.copyfile(scores_beside(space), temporary)
 
 
 @dataclass(frozen=True)
