@@ -1,6 +1,12 @@
 """What several folders share: the demo detector, which has accuracy to lose, on a handful of images."""
 
+import os
+
 import pytest
+
+# Two processes run the tests; were each to use all cores, they would wait for each other most of the time.
+# Set before torch is imported, and inherited by the commands that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
