@@ -10,6 +10,7 @@ import torch
 
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.importance import load
 from autoprune.models import load_dense, load_state, resize_rule, save_state
 from autoprune.search.space import SpaceFile
 
@@ -174,7 +175,7 @@ def test_a_loss_that_is_not_finite_says_the_step(
     assert not (tmp_path / "dense" / "model.safetensors").exists()
 
 
-def test_a_full_disk_leaves_nothing_behind(
+def test_a_full_disk_leaves_nothing_half_written(
     autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(self: Path, *_: object, **__: object) -> int:
@@ -183,4 +184,7 @@ def test_a_full_disk_leaves_nothing_behind(
     monkeypatch.setattr(Path, "write_text", full)
     outcome = autoprune("space", *tiny, "--criterion", "l2", "--to", tmp_path / "new" / "space.yaml")
     assert outcome.is_refusal("disk is full", "space.yaml")
-    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    # the scores were whole before the disk was full: the same command will not compute them again
+    scores = tmp_path / "new" / "space.importance.safetensors"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [scores]
+    assert load(scores, "l2")
