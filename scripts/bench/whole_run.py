@@ -19,6 +19,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from autoprune.search.results import load_result
+
 
 def main() -> None:
     given = arguments()
@@ -128,7 +130,7 @@ def show(
     for step, value in seconds.items():
         times.add_row(step, f"{value:.0f}")
     console.print(times)
-    console.print(f"time outside training and evaluation: see `autoprune front {run}`")
+    console.print(f"search time outside training and evaluation: {load_result(run).overhead:.1%}")
 
 
 def arguments() -> argparse.Namespace:
