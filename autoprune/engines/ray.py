@@ -8,6 +8,7 @@ import json
 import math
 import os
 import shutil
+import socket
 import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -31,6 +32,8 @@ except ImportError as missing:
     raise ConfigError(
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
     ) from missing
+
+KNOCK_S = 10.0  # a head node that listens answers within this
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -237,13 +240,14 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         return
     here = cluster.address in (None, "local")
     try:
+        _knock(cluster.address)
         ray.init(
             address="local" if here else cluster.address,
             include_dashboard=False if here else None,
             log_to_driver=False,
             logging_level="ERROR",
         )
-    except (ConnectionError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise RunError(
             f"no Ray cluster at {cluster.address}: {' '.join(str(error).split())[:200]}; start one with "
             "`ray start --head`, or leave --address away to start Ray here"
@@ -252,6 +256,17 @@ def _connected(cluster: Cluster) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str | None) -> None:
+    """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
+
+    Raises:
+        OSError: no connection can be made.
+    """
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """One Ray is started for all of these; starting it takes seconds."""
 
+import socket
 import warnings
 
 import pytest
@@ -88,3 +89,18 @@ def test_an_error_of_the_driver_ends_the_search(engine, make_ledger, objective):
 
     with pytest.raises(RunError, match="disk is full"):
         engine.run(make_ledger(), objective, disk_full, engine.Cluster())
+
+
+@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_where_nobody_listens_is_refused_at_once(engine, form):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(OSError, match="refused"):
+        engine._knock(form.format(port))
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        listening.listen()
+        engine._knock(form.format(listening.getsockname()[1]))
+    for elsewhere in (None, "auto", "local"):
+        engine._knock(elsewhere)
