@@ -182,6 +182,15 @@ def attention(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.freeze(axis, "is a softmax over positions")
     batch = [facts.unify(facts.unify(a, b, op), c, op)
              for a, b, c in zip(q_axes[:-2], k_axes[:-2], v_axes[:-2], strict=True)]  # fmt: skip
+    mask = next((arg for arg in args[3:] if isinstance(arg, torch.Tensor)), None)
+    if mask is not None:
+        mask_axes = facts.axes(mask)
+        for axis in mask_axes[-2:]:
+            facts.freeze(axis, "is a softmax over positions")
+        for d in range(3, mask.dim() + 1):
+            at = len(batch) + 2 - d
+            if mask.shape[-d] != 1 and (batch[at] is not None or mask_axes[-d] is not None):
+                batch[at] = facts.unify(batch[at], mask_axes[-d], op)
     rows, q_rows = list(zip(q.shape[:-2], batch, strict=True)), (q.shape[-2], q_axes[-2])
     facts.cost(k.shape[-2], *rows, q_rows, (q.shape[-1], q_axes[-1]))
     facts.cost(k.shape[-2], *rows, q_rows, (v.shape[-1], v_axes[-1]))
@@ -205,7 +214,8 @@ def roi_align(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 
 def _table() -> dict[str, Rule]:
-    table: dict[str, Rule] = {"convolution": convolution, "_softmax": softmax, "_log_softmax": softmax}
+    table: dict[str, Rule] = {"convolution": convolution, "_softmax": softmax, "_log_softmax": softmax,
+                              "_safe_softmax": softmax}  # fmt: skip
     groups: list[tuple[Rule, str]] = [
         (matmul, "mm bmm mv dot addmm addmv baddbmm"),
         (batch_norm, "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "

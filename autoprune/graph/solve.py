@@ -150,7 +150,7 @@ class _Solver:
             slots = np.unique(self.slot_of[atoms])
             slot = min(slots, key=lambda s: (first[s], s))
             leaf = self.slots[slot][0]
-            name = leaf.name.removesuffix(".weight")
+            name = leaf.name.removesuffix(".weight").removesuffix("_weight")
             names[name] = names.get(name, 0) + 1
             name = name if names[name] == 1 else f"{name}#{names[name]}"
             groups.append(self._group(name, atoms, slot, slots, roles))

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import PolicyError
+from autoprune.graph.attention import adopt
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
 
 
@@ -132,6 +133,10 @@ def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Ten
 
 def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
     """Brings a module's numbers in line with its tensors."""
+    if isinstance(after, nn.MultiheadAttention) and _lost_heads(before, after):
+        adopt(after)
+    if isinstance(after, nn.TransformerEncoder) and _lost_heads(before, after):
+        after.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
     weight, old = getattr(after, "weight", None), getattr(before, "weight", None)
     if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
         return
@@ -152,3 +157,12 @@ def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
         after.num_embeddings, after.embedding_dim = weight.shape
     elif isinstance(after, nn.PReLU):
         after.num_parameters = weight.shape[0]
+
+
+def _lost_heads(before: nn.Module, after: nn.Module) -> bool:
+    """Whether any attention inside has other sizes than it had."""
+    return any(
+        old.out_proj.weight.shape != new.out_proj.weight.shape
+        for old, new in zip(before.modules(), after.modules(), strict=True)
+        if isinstance(old, nn.MultiheadAttention) and isinstance(new, nn.MultiheadAttention)
+    )

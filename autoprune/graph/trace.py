@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
+from autoprune.graph.attention import heads_visible
 from autoprune.graph.labels import Atoms, Axis, Facts
 from autoprune.graph.rules import ALWAYS, RULES, Rule
 
@@ -82,6 +83,8 @@ class OpWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
+        if kwargs and any(True for _ in tensors_in(list(kwargs.values()))):
+            args = _positional(func, args, kwargs)
         self._saw(func, known, args, kwargs, out)
         return out
 
@@ -135,6 +138,12 @@ def _look_up(func: Any) -> Known:
     op = op if namespace == "aten" else f"{namespace}::{op}"
     composite = op not in RULES and func._can_decompose() if hasattr(func, "_can_decompose") else False
     return op, RULES.get(op), op in ALWAYS, composite, mutates or func.is_view
+
+
+def _positional(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
+    """All arguments in the order of the op's schema, so that rules see tensors given by name."""
+    rest = func._schema.arguments[len(args) :]
+    return (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest))
 
 
 def tensors_in(args: Sequence[Any]) -> Iterator[torch.Tensor]:
@@ -262,7 +271,7 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), heads_visible(model):
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             model.eval()
