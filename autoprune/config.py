@@ -17,7 +17,8 @@ from pydantic import (
 from autoprune.errors import ConfigError
 from autoprune.files import read_yaml
 
-Norm = Literal["auto", "batch", "frozen"]
+Norm = Literal["auto", "freeze", "train"]
+NormKind = Literal["batch", "frozen"]
 Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
 
@@ -41,7 +42,7 @@ class ModelSpec(Strict):
     name: str
     arguments: dict[str, Any] = {}
     num_classes: int = Field(ge=2)
-    norm: Literal["batch", "frozen"] = "batch"
+    norm: NormKind = "batch"
 
 
 class SplitPaths(Strict):
@@ -69,9 +70,6 @@ class Config(Strict):
     model_arguments: dict[str, Any] = Field({}, description="keyword arguments of the detector's builder")
     num_classes: int | None = Field(
         None, ge=2, description="classes with the background; default: from the data"
-    )
-    norm: Norm = Field(
-        "auto", description="norms of the backbone: batch, frozen, or auto (what the weights hold)"
     )
     weights: str | None = Field(
         None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
@@ -144,6 +142,12 @@ class Config(Strict):
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
     warmup: float = Field(0.1, ge=0, le=1, description="share of the steps that warm the learning rate up")
     clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
+    norm: Norm = Field(
+        "auto",
+        description="what training does to the norms of the backbone: freeze keeps them (FrozenBatchNorm2d), "
+        "train renews statistics and weights (BatchNorm2d), auto takes what the weights were trained with; "
+        "the conversion changes no output",
+    )
     ema_decay: float = Field(
         0.99, ge=0, lt=1, description="decay of the weights' moving average; 0 turns it off"
     )
@@ -154,6 +158,13 @@ class Config(Strict):
     )
     distill: float = Field(1.0, ge=0, description="weight of the feature distillation; 0 turns it off")
     recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
+
+    @property
+    def norm_kind(self) -> Literal["auto"] | NormKind:
+        """The norms that `norm` means: what `models.load_dense` takes."""
+        kinds: dict[Norm, Literal["auto"] | NormKind]
+        kinds = {"auto": "auto", "freeze": "frozen", "train": "batch"}
+        return kinds[self.norm]
 
     @field_validator("budget_gflops", "objectives", "rungs", mode="before")
     @classmethod

@@ -152,9 +152,13 @@ class Policy:
 
 
 def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
-    """SHA-256 over the names, shapes and float32 values of a state dict."""
+    """SHA-256 over the names, shapes and float32 values of a state dict.
+
+    Counters of batches are left out: they change no output, and frozen norms have none, so that the same
+    weights have one hash with either kind of norm.
+    """
     digest = hashlib.sha256()
-    for name in sorted(state):
+    for name in sorted(name for name in state if not name.endswith("num_batches_tracked")):
         tensor = state[name].detach().to("cpu", torch.float32).contiguous()
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())

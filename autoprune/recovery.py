@@ -130,6 +130,7 @@ def recover_policy(
     settings = replace(TrainSettings.from_config(config), seed=seed)
     asked = {
         **asdict(settings),
+        "norm": subject.spec.norm,
         "recalibration_images": config.recalibration_images,
         "dense_weights": subject.weights_sha256,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),

@@ -18,8 +18,9 @@ from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
 from autoprune import models, progress
-from autoprune.config import ModelSpec
+from autoprune.config import ModelSpec, make_config
 from autoprune.errors import ModelError, RunError
+from autoprune.graph import analyze
 from autoprune.models import weights as weight_files
 
 SMALL = {"min_size": 64, "max_size": 64, "fpn_channels": 32, "returned_layers": [2, 3]}
@@ -185,12 +186,57 @@ def test_norms_change_kind_and_not_the_outputs(name):
     assert all(torch.equal(v, model.state_dict()[k]) for k, v in state.items()), "the argument is unchanged"
 
 
-def test_frozen_norms_do_not_move_in_training():
-    frozen = small(norm="frozen").train()
-    before = {k: v.clone() for k, v in frozen.named_buffers()}
-    frozen.backbone(torch.rand(2, 3, 64, 64))
-    assert all(torch.equal(v, before[k]) for k, v in frozen.named_buffers())
-    assert not [k for k, _ in frozen.backbone.body.named_parameters() if "bn" in k]
+@pytest.mark.parametrize("kind", ["batch", "frozen"])
+def test_conversion_is_exact_up_to_round_off(kind):
+    """In float64, where round-off is 1e-16, whichever way the conversion goes."""
+    model = shake(small(norm=kind)).double()
+    converted = models.with_norm(model, "frozen" if kind == "batch" else "batch")
+    image = torch.rand((1, 3, 64, 64), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, theirs = (list(each.eval().backbone(image).values()) for each in (converted, model))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() <= 1e-12 * b.abs().max()
+
+
+@pytest.mark.parametrize(("norm", "moves"), [("freeze", False), ("train", True)])
+def test_frozen_weights_train_their_norms_or_not(tmp_path, norm, moves):
+    """Of weights with frozen norms: whether statistics move, and which tensors get gradients."""
+    path = tmp_path / "frozen.safetensors"
+    models.save_state(shake(small(norm="frozen")), path)
+    kind = make_config(norm=norm).norm_kind
+    model, _ = models.load_dense("retinanet_resnet18_fpn", SMALL, 4, kind, path)
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    sum(maps.square().mean() for maps in model.train().backbone(torch.rand(2, 3, 64, 64)).values()).backward()
+    state = model.state_dict()
+    norms = [k.removesuffix("running_mean") for k in state if k.endswith("running_mean")]
+    assert len(norms) == 15
+    for name in norms:
+        assert torch.equal(state[f"{name}running_mean"], before[f"{name}running_mean"]) is not moves
+        assert torch.equal(state[f"{name}running_var"], before[f"{name}running_var"]) is not moves
+    learning = {k for k, p in model.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+    affine = {f"{name}{which}" for name in norms for which in ("weight", "bias")}
+    assert affine & learning == (affine if moves else set())
+    assert "backbone.body.conv1.weight" in learning
+
+
+@pytest.mark.parametrize("name", ["retinanet_resnet18_fpn", "fasterrcnn_mobilenet_v3_large_320_fpn"])
+def test_both_kinds_of_norm_have_the_same_groups_and_gflops(name):
+    """So a policy that was found with one kind can be trained with the other."""
+    arguments = SMALL if "resnet18" in name else {}
+    graphs = []
+    for kind in ("batch", "frozen"):
+        model = models.build(ModelSpec(name=name, arguments=arguments, num_classes=3, norm=kind)).eval()
+        graphs.append(analyze(model, models.detector_inputs((64, 64))))
+    first, second = graphs
+    assert list(first.prunable) == list(second.prunable)
+    for group, other in zip(first.prunable.values(), second.prunable.values(), strict=True):
+        assert (group.width, group.unit) == (other.width, other.unit)
+        one, two = (
+            {(tensor, axis): index.tolist() for tensor, axis, index in each.members}
+            for each in (group, other)
+        )
+        assert one == two
+    assert first.gflops() == second.gflops()
 
 
 def test_norm_is_read_off_the_weights(tmp_path):

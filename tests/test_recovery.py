@@ -2,12 +2,17 @@ import json
 
 import pytest
 import torch
+from torch import nn
 
 import autoprune
+from autoprune.cli.main import main
 from autoprune.config import load_config, make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError, RunError
+from autoprune.export import largest_difference
+from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
+from autoprune.policy import Policy
 from autoprune.recovery import METRICS_FILE, recover, recover_policy
 from autoprune.search.subject import load_subject
 from autoprune.training import loop
@@ -80,6 +85,72 @@ def test_a_killed_recovery_resumes_to_the_same_weights(run, recovered, monkeypat
     whole = recover_policy(subject, keep, tmp_path / "whole")
     first, second = (autoprune.load(done.folder).state_dict() for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.fixture(scope="module")
+def frozen_run(demo_settings, tmp_path_factory):
+    """A search on weights with frozen norms, as all pretrained ones of torchvision have them."""
+    folder = tmp_path_factory.mktemp("frozen")
+    model, _ = load_dense(
+        demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
+    )
+    save_state(with_norm(model, "frozen"), folder / "dense.safetensors")
+    settings = {**demo_settings, "weights": str(folder / "dense.safetensors")}
+    return search({**settings, "rungs": (0,), "trials": 1, "out": folder / "run"})
+
+
+def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
+    point = frozen_run.best
+    assert point.policy.model.norm == "frozen"
+    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-2)
+    assert (done.policy.model.norm, done.policy.keep) == ("batch", point.policy.keep)
+    model, dense = autoprune.load(done.folder), frozen_run.run.parent / "dense.safetensors"
+    spec = done.policy.model
+    before, _ = load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, dense)
+    pruned = done.policy.apply(before)
+    norms = [name for name, module in model.named_modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 15
+    for name in norms:
+        for tensor in ("weight", "bias", "running_mean", "running_var"):
+            assert not torch.equal(
+                getattr(model.get_submodule(name), tensor), pruned.state_dict()[f"{name}.{tensor}"]
+            )
+    assert done.metrics["mparams"] == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6)
+    assert done.metrics["gflops"] == point.metrics["gflops"]
+    assert not [warning for warning in recwarn if "other dense weights" in str(warning.message)]
+    with pytest.raises(RunError, match=r"norm was batch, now frozen; delete the folder"):
+        recover(frozen_run.run, learning_rate=1e-2)
+
+
+def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path, capsys):
+    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-2)
+    dense = frozen_run.run.parent / "dense.safetensors"
+    assert main(["apply", str(done.folder), "--weights", str(dense), "--to", str(tmp_path / "applied")]) == 0
+    policy = Policy.load(tmp_path / "applied" / "policy.yaml")
+    assert policy.weights_sha256 == frozen_run.best.policy.weights_sha256
+    # the policy of the search and that of the recovery prune the dense weights alike
+    spec = frozen_run.best.policy.model
+    model, _ = load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, dense)
+    pair = frozen_run.best.policy.apply(model), autoprune.load(tmp_path / "applied")
+    assert 0 < largest_difference(*pair, policy.input_size) < 1e-4
+    assert main(["export", str(done.folder), "--to", str(tmp_path / "exported")]) == 0
+    assert main(["latency", str(done.folder), "--repeats", "1"]) == 0
+    capsys.readouterr()
+    assert (
+        main(
+            [
+                "eval",
+                str(tmp_path / "exported"),
+                "--data",
+                str(load_config(frozen_run.run / "config.yaml").data),
+                "--batch-size",
+                "2",
+                "--json",
+            ]
+        )
+        == 0
+    )
+    assert json.loads(capsys.readouterr().out)["metrics"]["map"] == pytest.approx(done.map, abs=1e-6)
 
 
 def test_trials_off_the_front_can_be_recovered_too(run):

@@ -126,7 +126,6 @@ def _config(
     return make_config(
         model=model.name,
         model_arguments=model.arguments,
-        norm=model.norm,
         weights=str(weights),
         data=data,
         out=out,

@@ -59,7 +59,7 @@ def find(what: str | None, config: Config) -> Named:
         name=name,
         arguments=config.model_arguments,
         num_classes=config.num_classes or 91,
-        norm="batch" if config.norm == "auto" else config.norm,
+        norm="frozen" if config.norm == "freeze" else "batch",
     )
     return Named(name, spec)
 
@@ -76,7 +76,7 @@ def build_dense(named: Named, config: Config) -> "tuple[nn.Module, ModelSpec]":
         spec = named.policy.model
         return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, config.weights)
     return load_dense(
-        named.spec.name, config.model_arguments, config.num_classes, config.norm, config.weights
+        named.spec.name, config.model_arguments, config.num_classes, config.norm_kind, config.weights
     )
 
 

@@ -15,7 +15,7 @@ from autoprune.config import Config, load_config, make_config
 from autoprune.errors import ConfigError
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Detector": ("model", "model_arguments", "num_classes", "norm", "weights", "input_size"),
+    "Detector": ("model", "model_arguments", "num_classes", "weights", "input_size"),
     "Data": ("data", "image_cache_gib", "strict"),
     "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "objectives"),
     "Importance and space": ("criterion", "importance_images", "space"),
@@ -37,6 +37,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "weight_decay",
         "warmup",
         "clip_norm",
+        "norm",
         "ema_decay",
         "precision",
         "distill",

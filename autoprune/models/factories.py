@@ -140,7 +140,7 @@ def _set_norm(model: nn.Module, norm: str) -> nn.Module:
 
 
 def _like(old: Any, kind: Any) -> nn.Module:
-    new: nn.Module = kind(len(old.running_mean), eps=old.eps).to(old.running_mean.device)
+    new: nn.Module = kind(len(old.running_mean), eps=old.eps).to(old.running_mean)  # device and dtype
     state = {name: value for name, value in old.state_dict().items() if name != "num_batches_tracked"}
     with torch.no_grad():
         for name, target in [*new.named_parameters(), *new.named_buffers()]:

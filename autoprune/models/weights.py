@@ -3,7 +3,7 @@
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError
@@ -12,7 +12,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
-from autoprune.config import ModelSpec, Norm
+from autoprune.config import ModelSpec, NormKind
 from autoprune.errors import ModelError
 from autoprune.files import replacing
 from autoprune.models.factories import build
@@ -34,7 +34,7 @@ def load_dense(
     name: str,
     arguments: Mapping[str, Any] | None = None,
     num_classes: int | None = None,
-    norm: Norm = "auto",
+    norm: Literal["auto"] | NormKind = "auto",
     weights: str | Path | None = None,
     seed: int = 0,
 ) -> tuple[nn.Module, ModelSpec]:
@@ -44,7 +44,8 @@ def load_dense(
         name: see `ModelSpec.name`.
         arguments: keyword arguments of the builder.
         num_classes: with the background; ``None`` takes what the weights have, or COCO's 91.
-        norm: ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
+        norm: kind of the backbone's norms, whatever the weights were trained with: the detector computes the
+            same. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
         weights: a .safetensors or .pt file, or a torchvision weight name; ``None`` keeps fresh weights.
         seed: of fresh weights, which a class head keeps whose number of classes differs from the weights'.
 

@@ -90,7 +90,7 @@ def load_subject(config: Config) -> Subject:
         split = _open(config, "train", None)
         num_classes = split.num_classes
     model, spec = load_dense(
-        config.model, config.model_arguments, num_classes, config.norm, config.weights, config.seed
+        config.model, config.model_arguments, num_classes, config.norm_kind, config.weights, config.seed
     )
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))

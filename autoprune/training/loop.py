@@ -253,6 +253,7 @@ def _identity(model: nn.Module, split: TrainSplit, run: _Run) -> dict[str, Any]:
         **asdict(run.settings),
         "training images": len(split),
         "distillation": run.teacher is not None,
+        "tensors to train": len(run.weights),  # other norms would have more
         "start weights": hash_weights(model.state_dict()),
     }
 

@@ -54,7 +54,7 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
     config = make_config(out=run.path)
     run.write_config(config, {})
     others = {
-        "model": "x", "model_arguments": {"a": 1}, "num_classes": 7, "norm": "frozen", "weights": "w",
+        "model": "x", "model_arguments": {"a": 1}, "num_classes": 7, "norm": "freeze", "weights": "w",
         "data": "elsewhere", "input_size": (1, 2), "image_cache_gib": 1, "strict": True, "device": "cpu",
         "threads": 3, "seed": 9, "budget_gflops": "5", "budget_mparams": "5", "budget_latency_ms": "5",
         "objectives": ("map",), "criterion": "l1", "importance_images": 3, "space": "s.yaml", "trials": 7,
