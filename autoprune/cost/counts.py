@@ -4,6 +4,7 @@ The length of every axis is linear in the groups' widths, the cost of an op is a
 lengths of some axes. So each cost is a sum of products of linear forms.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -83,7 +84,7 @@ class CostModel:
 
     def _total(self, terms: Terms, widths: npt.ArrayLike) -> npt.NDArray[np.int64]:
         units = np.asarray(widths, dtype=np.float64) / self.unit
-        rows = units.reshape(-1, len(self.names))
+        rows = units.reshape(math.prod(units.shape[:-1]), len(self.names))
         total = np.empty(len(rows))
         used, local = np.unique(terms.factors, return_inverse=True)
         terms = Terms(terms.constants, local.reshape(terms.factors.shape))

@@ -206,6 +206,13 @@ def replay(
     return steps, None
 
 
+def retrace(model: nn.Module, example_inputs: Sequence[Any], lowered: bool) -> Trace:
+    """Traces once, with thresholds as in an earlier trace."""
+    thresholds = _thresholds_lowered(model) if lowered else nullcontext()
+    with undisturbed(model), thresholds:
+        return _run(model, example_inputs)
+
+
 def _hides_layers(traced: Trace) -> bool:
     """Whether tensors without elements may be the reason why some parameters met no op."""
     return bool(traced.facts.empty) and any(

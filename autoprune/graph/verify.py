@@ -5,7 +5,7 @@ A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) and a factor compute
 lengths that the labels promise and the same factors, contains neither.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,30 +14,40 @@ from torch import nn
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms
 from autoprune.graph.solve import connected, solve
-from autoprune.graph.surgery import prune
-from autoprune.graph.trace import Trace, replay, undisturbed
+from autoprune.graph.surgery import mask, prune
+from autoprune.graph.trace import Step, Trace, replay, retrace
+
+_TOGETHER = "can't shrink together with other groups in the model's code"
 
 
 def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> ChannelGraph:
     """The graph of ``traced``, with the groups frozen that the model's code can't run without."""
     graph = solve(traced)
     groups = suspects(traced, graph)
-    if not groups or _problem(model, example_inputs, traced, graph, groups) is None:
-        return graph
-    problems = {group.name: _problem(model, example_inputs, traced, graph, [group]) for group in groups}
-    together = "can't shrink together with other groups in the model's code"
-    single = any(problems.values())
-    for group in groups:
-        problem = problems[group.name] if single else together
-        if problem is not None:
+
+    def problem_of(some: Sequence[ChannelGroup]) -> str | None:
+        return _problem(model, example_inputs, traced, graph, some)
+
+    while groups and (found := _culprits(problem_of, groups)):
+        for group, problem in found:
             traced.facts.freeze(atoms_of(traced, group), problem)
-    graph = solve(traced)
-    rest = [group for group in groups if group.name in graph.prunable]
-    if rest and _problem(model, example_inputs, traced, graph, rest) is not None:
-        for group in rest:
-            traced.facts.freeze(atoms_of(traced, group), together)
         graph = solve(traced)
+        groups = [group for group in groups if group.name in graph.prunable]
     return graph
+
+
+def _culprits(
+    problem_of: Callable[[Sequence[ChannelGroup]], str | None], groups: Sequence[ChannelGroup]
+) -> list[tuple[ChannelGroup, str]]:
+    """The groups behind the problem that ``groups`` have together, by halving, each with its own problem."""
+    problem = problem_of(groups)
+    if problem is None:
+        return []
+    if len(groups) == 1:
+        return [(groups[0], problem)]
+    half = len(groups) // 2
+    found = [*_culprits(problem_of, groups[:half]), *_culprits(problem_of, groups[half:])]
+    return found or [(group, _TOGETHER) for group in groups]
 
 
 def _problem(
@@ -49,27 +59,54 @@ def _problem(
 ) -> str | None:
     """Why the model fails or deviates once each of ``groups`` has lost its last unit."""
     keep = {group.name: group.units[:-1].ravel().tolist() for group in groups}
-    with undisturbed(model):
-        steps, error = replay(prune(model, graph, keep), example_inputs, traced.lowered)
+    steps, error = replay(prune(model, graph, keep), example_inputs, traced.lowered)
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
         return f"has a fixed length in the model's code: {type(error).__name__}: {lines[0]}"
+    problem, compared_all = _deviation(traced, groups, steps)
+    if problem is None and compared_all:
+        return None
+    # Numbers of boxes, sizes of crops and the course of the code depend on values, which the dense model has
+    # others of. The masked one has the same.
+    masked = retrace(mask(model, graph, keep), example_inputs, traced.lowered)
+    return _deviation(masked, groups, steps)[0]
+
+
+def _deviation(
+    traced: Trace, groups: Sequence[ChannelGroup], steps: Sequence[Step]
+) -> tuple[str | None, bool]:
+    """Where the ops of a pruned model are not those of ``traced`` without the last unit of each group.
+
+    Returns:
+        The first deviation, and whether the two ran the same ops to the end.
+    """
     facts = traced.facts
     channel = connected(facts.size, [*facts.same, *facts.joined])
-    removed = np.zeros(facts.size, dtype=bool)
+    removed, of_leaf = np.zeros(facts.size, dtype=bool), np.zeros(facts.size, dtype=bool)
     for group in groups:
         removed[channel[atoms_of(traced, group, group.units[-1])]] = True
-    removed = removed[channel]
+    for leaf in traced.leaves:
+        for axis in leaf.axes:
+            if axis is not None:
+                of_leaf[channel[axis]] = True
+    removed, of_leaf = removed[channel], of_leaf[channel]
     for (func, factors, outputs), (func_now, factors_now, shapes) in zip(facts.steps, steps, strict=False):
         if func is not func_now or len(outputs) != len(shapes):
-            break  # from here on the course depends on the data
-        if factors and factors != factors_now:
-            return f"sets a factor in the model's code: {factors[0]:.6g} becomes {(*factors_now, 0)[0]:.6g}"
+            return None, False
+        if factors and not np.allclose(factors, (*factors_now, 0)[:1], rtol=1e-5, atol=0, equal_nan=True):
+            return (
+                f"sets a factor in the model's code: {factors[0]:.6g} becomes {(*factors_now, 0)[0]:.6g}",
+                True,
+            )
         for axes, shape in zip(outputs, shapes, strict=True):
             for axis, length in zip(axes, shape, strict=False):
-                if axis is not None and length != len(axis) - np.count_nonzero(removed[axis]):
-                    return f"has a length in the model's code that does not follow it, at {func}"
-    return None
+                if (
+                    axis is not None
+                    and length != len(axis) - np.count_nonzero(removed[axis])
+                    and of_leaf[axis].any()
+                ):
+                    return f"has a length in the model's code that does not follow it, at {func}", True
+    return None, len(steps) == len(facts.steps)
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
