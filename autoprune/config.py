@@ -157,6 +157,15 @@ class Config(Strict):
         "CPUs with AMX and is float32 on others",
     )
     distill: float = Field(1.0, ge=0, description="weight of the feature distillation; 0 turns it off")
+    distill_weighting: Literal["importance", "none"] = Field(
+        "importance", description="what the channels count by in the feature distillation; none: all alike"
+    )
+    distill_logits: float = Field(
+        0.0,
+        ge=0,
+        description="weight of the distillation of a one-stage head's class logits; 0 turns it off, and it "
+        "takes the time of the dense head",
+    )
     recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
 
     @property

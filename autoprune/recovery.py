@@ -131,6 +131,7 @@ def recover_policy(
     asked = {
         **asdict(settings),
         "norm": subject.spec.norm,
+        "distill_weighting": config.distill_weighting,
         "recalibration_images": config.recalibration_images,
         "dense_weights": subject.weights_sha256,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),

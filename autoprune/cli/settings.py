@@ -41,6 +41,8 @@ PANELS: dict[str, tuple[str, ...]] = {
         "ema_decay",
         "precision",
         "distill",
+        "distill_weighting",
+        "distill_logits",
         "recalibration_images",
     ),
     "Machine": ("device", "threads", "seed"),

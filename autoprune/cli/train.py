@@ -15,7 +15,13 @@ CHECKPOINT = "checkpoint.safetensors"
 
 
 @with_config(
-    "Detector", "Data", "Training", "Machine", "out", but=("distill",), defaults={"out": DEFAULT_OUT}
+    "Detector",
+    "Data",
+    "Training",
+    "Machine",
+    "out",
+    but=("distill", "distill_weighting", "distill_logits"),
+    defaults={"out": DEFAULT_OUT},
 )
 def train(config: Config) -> None:
     """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""

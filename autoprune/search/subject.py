@@ -18,10 +18,11 @@ from autoprune.graph import ChannelGraph, analyze
 from autoprune.importance import NEEDS_DATA, Importance, cached, score, settings_hash
 from autoprune.models import Resize, detector_inputs, load_dense, resize_rule
 from autoprune.policy import Policy, hash_weights
+from autoprune.progress import say
 from autoprune.search.space_file import SpaceFile
 from autoprune.seeding import seed as derive
 from autoprune.training import Teacher
-from autoprune.training.distill import has_features
+from autoprune.training.distill import has_features, has_logits
 
 
 @dataclass(frozen=True)
@@ -69,9 +70,11 @@ class Subject:
 
     def teacher(self, keep: Mapping[str, Sequence[int]], importance: Importance | None) -> Teacher | None:
         """The dense detector as teacher of one pruned by ``keep``; ``None`` without distillation."""
-        if not self.config.distill or not has_features(self.model):
+        config, logits = self.config, bool(self.config.distill_logits) and has_logits(self.model)
+        if not has_features(self.model) or not (config.distill or logits):
             return None
-        return Teacher(self.model, self.graph, keep, importance)
+        weights = importance if config.distill_weighting == "importance" else None
+        return Teacher(self.model, self.graph, keep, weights, logits)
 
 
 def load_subject(config: Config) -> Subject:
@@ -92,6 +95,8 @@ def load_subject(config: Config) -> Subject:
     model, spec = load_dense(
         config.model, config.model_arguments, num_classes, config.norm_kind, config.weights, config.seed
     )
+    if config.distill_logits and not has_logits(model):
+        say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))
     check_alike(train, val)

@@ -1,29 +1,61 @@
-"""Feature distillation: the pruned detector imitates the dense one's FPN outputs.
+"""Distillation: the pruned detector imitates the dense one's FPN outputs, and its class logits.
 
-PKD (Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson Correlation
-Coefficient", NeurIPS 2022): the distance of two feature maps is one minus the Pearson correlation of each
-channel over batch and positions, so neither scale nor offset of the teacher's features must be matched.
+Features as in PKD (Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson
+Correlation Coefficient", NeurIPS 2022): the distance of two feature maps is one minus the Pearson correlation
+of each channel over batch and positions, so neither scale nor offset of the teacher's features must be
+matched. Logits as binary problems, as in BCKD (Yang et al., "Bridging Cross-task Protocol Inconsistency for
+Distillation in Dense Object Detection", ICCV 2023): a one-stage head scores each class by itself.
 """
 
 import copy
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 
 CHILD = "backbone"  # the child module whose outputs are imitated; every torchvision detector has it
+HEAD = "head"  # the child that makes predictions of all feature maps; every one-stage torchvision detector's
+LOGITS = "cls_logits"  # its output with the class scores [n, anchors, classes]
 EPSILON = 1e-6
 
 
 def has_features(model: nn.Module) -> bool:
     """Whether ``model`` has the child module whose outputs can be distilled."""
     return isinstance(getattr(model, CHILD, None), nn.Module)
+
+
+def has_logits(model: nn.Module) -> bool:
+    """Whether ``model`` has a one-stage head whose class logits can be distilled."""
+    return has_features(model) and isinstance(getattr(model, HEAD, None), nn.Module)
+
+
+def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of each logit's Bernoulli distribution from the teacher's, summed.
+
+    In units of the teacher's expected number of positives, Σ sigmoid(teacher), as a focal loss is in those
+    of the true ones: most anchors are background that both call so, and add next to nothing.
+
+    Args:
+        student: class logits [n, anchors, classes].
+        teacher: logits of the same shape.
+
+    Returns:
+        A scalar from 0, float32.
+    """
+    ours, theirs = student.float(), teacher.float()
+    target = theirs.sigmoid()
+    cross = F.binary_cross_entropy_with_logits(ours, target, reduction="sum")
+    entropy = F.binary_cross_entropy_with_logits(theirs, target, reduction="sum")
+    return (cross - entropy) / target.sum().clamp(min=1e-6)
 
 
 def correlation_distance(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
@@ -51,8 +83,23 @@ def _normalised(features: Tensor) -> Tensor:
     return centred / (centred.square().mean(dim=1, keepdim=True) + EPSILON**2).sqrt()
 
 
+@dataclass(frozen=True)
+class Seen:
+    """What went through a detector in one forward pass.
+
+    Attributes:
+        images: what the backbone got [n, 3, h, w].
+        features: the backbone's outputs [n, c_k, h_k, w_k].
+        logits: the head's class logits [n, anchors, classes]; ``None`` where nobody asks for them.
+    """
+
+    images: Tensor
+    features: list[Tensor]
+    logits: Tensor | None = None
+
+
 class Teacher:
-    """The dense detector's features, cut down to the channels that a policy keeps."""
+    """The dense detector's features, cut down to the channels that a policy keeps, and its class logits."""
 
     def __init__(
         self,
@@ -60,6 +107,7 @@ class Teacher:
         graph: ChannelGraph,
         keep: Mapping[str, Sequence[int]],
         weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
+        logits: bool = False,
     ) -> None:
         """Finds which channels of the dense features each channel of the student's is.
 
@@ -69,6 +117,7 @@ class Teacher:
             keep: kept channels of each pruned group.
             weights: importance of each channel of a group [width], to weight the channels of the loss
                 with; ``None`` weights all channels alike.
+            logits: whether to teach the class logits too; see `has_logits`.
 
         Raises:
             ModelError: the detector has no ``backbone``, or the graph does not know its outputs.
@@ -78,9 +127,13 @@ class Teacher:
                 f"distillation needs a detector with a `{CHILD}` child that gives feature maps, "
                 f"{type(dense).__name__} has none; set distill to 0"
             )
-        backbone: nn.Module = getattr(dense, CHILD)
-        self._backbone = copy.deepcopy(backbone).eval().requires_grad_(False)
-        self._backbone.to(memory_format=torch.channels_last)  # a third less time on a CPU
+        self.weighted = weights is not None
+        self.logits = logits
+        self._layers = nn.ModuleDict({CHILD: getattr(dense, CHILD)})
+        if logits:
+            self._layers[HEAD] = getattr(dense, HEAD)
+        self._layers = copy.deepcopy(self._layers).eval().requires_grad_(False)
+        self._layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
         outputs = graph.features[CHILD]
         self._kept = [_kept_positions(group, index, keep) for group, index in outputs]
         self._weights = [
@@ -88,65 +141,91 @@ class Teacher:
             for (group, index), kept in zip(outputs, self._kept, strict=True)
         ]
 
-    def loss(self, student_features: Sequence[Tensor], images: Tensor) -> Tensor:
-        """Sum over the outputs of `correlation_distance`, as in PKD.
+    def loss(self, seen: Seen) -> dict[str, Tensor]:
+        """What the student is away from the dense detector on the same images.
 
         Args:
-            student_features: outputs of the student's backbone [n, c_k, h_k, w_k].
-            images: what the student's backbone got [n, 3, h, w].
+            seen: what the student's layers got and gave.
+
+        Returns:
+            ``features``, the sum over the outputs of `correlation_distance` as in PKD, and ``logits``, their
+            `logit_distance`, where these are taught.
 
         Raises:
-            ModelError: the student's widths are not those of ``keep``.
+            ModelError: the detector's head gives no class logits.
         """
-        targets = self._features(images)
-        pairs = zip(student_features, targets, self._weights, strict=True)
-        distances = [correlation_distance(ours, theirs, weight) for ours, theirs, weight in pairs]
-        return torch.stack(distances).sum()
-
-    @torch.no_grad()
-    def _features(self, images: Tensor) -> list[Tensor]:
-        """The dense detector's outputs for ``images``, kept channels only."""
-        if next(self._backbone.parameters()).device != images.device:
-            self._backbone.to(images.device)
+        images = seen.images
+        if next(self._layers.parameters()).device != images.device:
+            self._layers.to(images.device)
             self._weights = [None if w is None else w.to(images.device) for w in self._weights]
-        features = feature_maps(self._backbone(images))
-        return [
+        with torch.no_grad():
+            features = feature_maps(self._layers[CHILD](images))
+        targets = [
             maps[:, torch.as_tensor(kept, device=maps.device)]
             for maps, kept in zip(features, self._kept, strict=True)
         ]
+        pairs = zip(seen.features, targets, self._weights, strict=True)
+        distances = [correlation_distance(ours, theirs, weight) for ours, theirs, weight in pairs]
+        parts = {"features": torch.stack(distances).sum()}
+        if self.logits:
+            assert seen.logits is not None
+            with torch.no_grad():
+                theirs = class_logits(self._layers[HEAD](features))
+            parts["logits"] = logit_distance(seen.logits, theirs)
+        return parts
 
 
 class FeatureTap:
-    """Catches what goes into and comes out of the backbone, inside a ``with`` block."""
+    """Catches what a teacher compares, inside a ``with`` block."""
 
-    def __init__(self, model: nn.Module | None) -> None:
-        """Listens to ``model``; ``None`` makes a tap that does nothing."""
-        self._model = model
-        self._caught: tuple[list[Tensor], Tensor] | None = None
+    def __init__(self, model: nn.Module, teacher: Teacher | None) -> None:
+        """Listens to ``model`` for ``teacher``; ``None`` makes a tap that does nothing."""
+        self._model, self._teacher = model, teacher
+        self._stack = ExitStack()
+        self._features: tuple[Tensor, list[Tensor]] | None = None
+        self._logits: Tensor | None = None
 
     def __enter__(self) -> "FeatureTap":
         """Begins to listen."""
-        if self._model is not None:
-            self._handle = getattr(self._model, CHILD).register_forward_hook(self._catch)
+        hooks = {CHILD: self._catch_features, HEAD: self._catch_logits}
+        names = [] if self._teacher is None else [CHILD, *([HEAD] if self._teacher.logits else [])]
+        for name in names:
+            handle = getattr(self._model, name).register_forward_hook(hooks[name])
+            self._stack.callback(handle.remove)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Stops listening."""
-        if self._model is not None:
-            self._handle.remove()
-        self._caught = None
+        self._stack.close()
+        self._features = self._logits = None
 
-    def take(self) -> tuple[list[Tensor], Tensor]:
-        """Feature maps and input [n, 3, h, w] of the last forward pass."""
-        if self._caught is None:
+    def take(self) -> Seen:
+        """What the last forward pass showed."""
+        if self._features is None:
             raise RuntimeError("no forward pass went through the backbone")
-        caught, self._caught = self._caught, None
-        return caught
+        seen = Seen(*self._features, self._logits)
+        self._features = self._logits = None
+        return seen
 
-    def _catch(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        self._caught = feature_maps(output), args[0]
+    def _catch_features(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+        self._features = args[0], feature_maps(output)
+
+    def _catch_logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        self._logits = class_logits(output)
+
+
+def class_logits(output: Any) -> Tensor:
+    """The class logits [n, anchors, classes] in what a head returns.
+
+    Raises:
+        ModelError: there are none.
+    """
+    found = output.get(LOGITS) if isinstance(output, Mapping) else None
+    if not isinstance(found, Tensor):
+        raise ModelError(f"the detector's `{HEAD}` gives no `{LOGITS}` to distil; set distill_logits to 0")
+    return found
 
 
 def feature_maps(output: Any) -> list[Tensor]:

@@ -73,7 +73,7 @@ def train(
         split: training images.
         settings: length and strength.
         device: where to train.
-        teacher: dense detector whose features are imitated, weighted by ``settings.distill``.
+        teacher: dense detector that is imitated, weighted by ``distill`` and ``distill_logits``.
         checkpoint: file to resume from and to write to; a finished run's file gives its result at once.
         what: name of the work, for the progress bar.
         checkpoint_interval_s: seconds between checkpoints.
@@ -83,7 +83,7 @@ def train(
         RunError: the checkpoint is of another run, or can't be written.
     """
     device = torch.device(device)
-    run = _Run(model, settings, device, teacher if settings.distill else None)
+    run = _Run(model, settings, device, teacher)
     identity = _identity(model, split, run) if checkpoint else {}
     if checkpoint and (found := Checkpoint.load(checkpoint, identity)):
         run.restore(found)
@@ -113,7 +113,8 @@ class _Run:
     def __init__(
         self, model: nn.Module, settings: TrainSettings, device: torch.device, teacher: Teacher | None
     ) -> None:
-        self.settings, self.device, self.teacher = settings, device, teacher
+        self.settings, self.device = settings, device
+        self.teacher = teacher if settings.distill or settings.distill_logits else None
         self.model = copy.deepcopy(model).to(device).to(memory_format=torch.channels_last).train()
         self.weights = {name: p for name, p in self.model.named_parameters() if p.requires_grad}
         if not self.weights:
@@ -124,7 +125,7 @@ class _Run:
             lr=settings.learning_rate,
             fused=device.type in ("cpu", "cuda"),  # a third of the time of the other forms on a CPU
         )
-        self.tap = FeatureTap(self.model if teacher else None)
+        self.tap = FeatureTap(self.model, self.teacher)
         self.bf16 = settings.bf16 is not False and (
             device.type == "cuda" or bool(settings.bf16 and has_amx())
         )
@@ -160,12 +161,13 @@ class _Run:
         return loss
 
     def _losses(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
-        """The detector's losses, and ``distillation`` where there is a teacher; float32 scalars."""
+        """The detector's losses, and those of ``distillation`` where there is a teacher; float32 scalars."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             parts: dict[str, Tensor] = dict(self.model(images, targets))
             if self.teacher is not None:
-                features, inputs = self.tap.take()
-                parts["distillation"] = self.settings.distill * self.teacher.loss(features, inputs)
+                weights = {"features": self.settings.distill, "logits": self.settings.distill_logits}
+                for name, value in self.teacher.loss(self.tap.take()).items():
+                    parts[f"distillation of {name}"] = weights[name] * value
         return {name: value.float() for name, value in parts.items()}
 
     def _not_finite(self, which: str, found: str, rate: float) -> str:
@@ -253,6 +255,7 @@ def _identity(model: nn.Module, split: TrainSplit, run: _Run) -> dict[str, Any]:
         **asdict(run.settings),
         "training images": len(split),
         "distillation": run.teacher is not None,
+        "distillation weighted": run.teacher is not None and run.teacher.weighted,
         "tensors to train": len(run.weights),  # other norms would have more
         "start weights": hash_weights(model.state_dict()),
     }

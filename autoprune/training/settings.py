@@ -24,6 +24,7 @@ class TrainSettings:
     clip_norm: float = 10.0
     ema_decay: float = 0.99
     distill: float = 1.0
+    distill_logits: float = 0.0
     seed: int = 0
     bf16: bool | None = None
 
@@ -45,6 +46,7 @@ class TrainSettings:
             clip_norm=config.clip_norm,
             ema_decay=config.ema_decay,
             distill=config.distill,
+            distill_logits=config.distill_logits,
             seed=config.seed,
             bf16={"auto": None, "float32": False, "bfloat16": True}[config.precision],
         )

@@ -62,7 +62,7 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
         "engine": "ray", "address": "a", "workers": 3, "cpus_per_trial": 3, "gpus_per_trial": 1,
         "storage": "sqlite://", "out": tmp_path / "run", "steps": 3, "batch_size": 3, "learning_rate": 1,
         "weight_decay": 1, "warmup": 0.5, "clip_norm": 1, "ema_decay": 0.5, "distill": 3,
-        "recalibration_images": 3, "precision": "float32",
+        "recalibration_images": 3, "precision": "float32", "distill_weighting": "none", "distill_logits": 1,
     }  # fmt: skip
     assert set(others) == set(type(config).model_fields)
     for name, value in others.items():

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from scipy.special import expit
+from scipy.stats import entropy
 from torch import Tensor, nn
 
 from autoprune.config import ModelSpec
@@ -12,7 +14,7 @@ from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
 from autoprune.models import build, detector_inputs
 from autoprune.training import Teacher, TrainSettings, train
-from autoprune.training.distill import correlation_distance, feature_maps
+from autoprune.training.distill import Seen, class_logits, correlation_distance, feature_maps, logit_distance
 
 CPU = torch.device("cpu")
 WIDTH = 6
@@ -64,10 +66,10 @@ def test_kept_channels_meet_their_own_in_the_teacher(toy: Any) -> None:
     images = torch.rand(2, 3, 16, 16)
     fine, coarse = toy.backbone(images).values()
     student = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 5]]]
-    assert teacher.loss(student, images).item() == pytest.approx(0, abs=1e-5)
+    assert teacher.loss(Seen(images, student))["features"].item() == pytest.approx(0, abs=1e-5)
     wrong = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 3]]]
     r = correlations(wrong[1], coarse[:, [0, 1, 2, 4, 5]])
-    assert teacher.loss(wrong, images).item() == pytest.approx(1 - r.mean(), abs=1e-5)
+    assert teacher.loss(Seen(images, wrong))["features"].item() == pytest.approx(1 - r.mean(), abs=1e-5)
 
 
 def test_channels_count_by_their_importance(toy: Any) -> None:
@@ -80,7 +82,9 @@ def test_channels_count_by_their_importance(toy: Any) -> None:
     student = torch.randn(2, 3, 16, 16)
     r = correlations(student, fine[:, [0, 2, 4]])
     expected = np.average(1 - r, weights=[1.0, 3.0, 2.0])
-    assert teacher.loss([student, coarse], images).item() == pytest.approx(expected, abs=1e-5)
+    assert teacher.loss(Seen(images, [student, coarse]))["features"].item() == pytest.approx(
+        expected, abs=1e-5
+    )
 
 
 def test_the_dense_detector_is_left_alone(toy: Any) -> None:
@@ -88,7 +92,7 @@ def test_the_dense_detector_is_left_alone(toy: Any) -> None:
     teacher = Teacher(toy, graph_of((None, [-1] * WIDTH), (None, [-1] * WIDTH)), {})
     images = torch.rand(2, 3, 16, 16)
     student = [torch.rand(2, WIDTH, size, size, requires_grad=True) for size in (16, 8)]
-    teacher.loss(student, images).backward()
+    teacher.loss(Seen(images, student))["features"].backward()
     assert toy.training
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
     assert all(p.grad is None for p in toy.parameters())
@@ -114,13 +118,79 @@ def test_distillation_brings_the_features_nearer(toy: Any, split: Any) -> None:
 
     def distance(model: nn.Module) -> float:
         images, _ = toy.transform(list(split.images))
-        return teacher.loss(feature_maps(model.backbone(images.tensors)), images.tensors).item()
+        return teacher.loss(Seen(images.tensors, feature_maps(model.backbone(images.tensors))))[
+            "features"
+        ].item()
 
     settings = TrainSettings(60, batch_size=5, learning_rate=0.01)
     alone = train(student, split, TrainSettings(**{**vars(settings), "distill": 0.0}), CPU, teacher=teacher)
     taught = train(student, split, settings, CPU, teacher=teacher)
     assert distance(taught.model) < 0.8 * distance(alone.model)
     assert taught.losses != alone.losses
+
+
+def test_the_distance_of_logits_is_the_sum_of_bernoulli_divergences() -> None:
+    """Against scipy's entropy of each pair of two-point distributions."""
+    random = np.random.default_rng(0)
+    ours, theirs = random.normal(-1, 2, (2, 2, 5, 3))
+    p, q = expit(theirs), expit(ours)
+    divergence = entropy(np.stack([p, 1 - p]), np.stack([q, 1 - q]), axis=0)
+    found = logit_distance(torch.tensor(ours), torch.tensor(theirs))
+    assert found.item() == pytest.approx(divergence.sum() / p.sum(), rel=1e-5)
+    assert logit_distance(torch.tensor(theirs), torch.tensor(theirs)).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_the_gradient_of_a_logit_is_the_difference_of_probabilities() -> None:
+    torch.manual_seed(0)
+    ours, theirs = torch.randn(1, 7, 2, requires_grad=True), torch.randn(1, 7, 2)
+    logit_distance(ours, theirs).backward()
+    expected = (ours.sigmoid() - theirs.sigmoid()) / theirs.sigmoid().sum()
+    torch.testing.assert_close(ours.grad, expected.detach())
+
+
+def retinanet() -> nn.Module:
+    torch.manual_seed(0)
+    arguments = {"min_size": 64, "max_size": 64, "fpn_channels": 16, "returned_layers": [2, 3]}
+    return build(ModelSpec(name="retinanet_resnet18_fpn", arguments=arguments, num_classes=4)).eval()
+
+
+def test_class_logits_are_taught(image_split: Any) -> None:
+    """The loss of a step is the detector's own, and the divergence of the dense detector's logits."""
+    dense = retinanet()
+    graph = analyze(dense, detector_inputs((64, 64)))
+    for module in dense.head.classification_head.modules():  # fresh ones give a constant
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight)
+    keep = {name: range(0, group.width, 2) for name, group in graph.prunable.items()}
+    student = prune(dense, graph, keep)
+    steps = {}
+    for distill, logits in [(0.0, 0.0), (0.0, 3.0), (2.0, 3.0)]:
+        settings = TrainSettings(1, batch_size=2, distill=distill, distill_logits=logits)
+        teacher = Teacher(dense, graph, keep, logits=bool(logits))
+        (steps[distill, logits],) = train(student, image_split, settings, CPU, teacher).losses
+    indices, flips = image_split.asked[0]
+    images, _ = dense.transform(image_split.batch(indices, CPU, flips)[0])
+    student.train()  # as in the step: a norm's batch statistics
+    ours, theirs = (
+        each.head(list(each.backbone(images.tensors).values()))["cls_logits"] for each in (student, dense)
+    )
+    expected = logit_distance(ours, theirs).item()
+    assert expected > 0.1
+    assert steps[0.0, 3.0] - steps[0.0, 0.0] == pytest.approx(3 * expected, rel=1e-4)
+    maps = [feature_maps(each.backbone(images.tensors)) for each in (student, dense)]
+    kept = graph.features["backbone"]
+    distances = [
+        correlation_distance(a, b[:, np.flatnonzero(np.isin(index, keep[group]))]).item()
+        for a, b, (group, index) in zip(*maps, kept, strict=True)
+    ]
+    assert steps[2.0, 3.0] - steps[0.0, 3.0] == pytest.approx(2 * sum(distances), rel=1e-4)
+
+
+def test_a_head_without_class_logits_is_refused(toy: Any, split: Any) -> None:
+    teacher = Teacher(toy, graph_of((None, [-1] * WIDTH), (None, [-1] * WIDTH)), {}, logits=True)
+    with pytest.raises(ModelError, match="no `cls_logits` to distil; set distill_logits to 0"):
+        train(toy, split, TrainSettings(1, batch_size=2, distill_logits=1.0), CPU, teacher)
+    assert class_logits({"cls_logits": torch.ones(1)}) == 1
 
 
 def test_a_detector_without_a_backbone_is_refused(toy: Any) -> None:
@@ -146,5 +216,9 @@ def test_a_pruned_retinanet_meets_its_teacher_channel_by_channel() -> None:
     assert [tuple(maps.shape[:2]) for maps in features] == [(2, 6)] * 4
     dense_features = [maps[:, [1, 2, 3, 5, 8, 13]] for maps in feature_maps(dense.backbone(images))]
     r = [correlations(ours, theirs) for ours, theirs in zip(features, dense_features, strict=True)]
-    assert teacher.loss(features, images).item() == pytest.approx((1 - np.array(r)).mean(1).sum(), abs=1e-4)
-    assert teacher.loss(features[:2] + dense_features[2:], images).item() == pytest.approx(0, abs=1e-4)
+    assert teacher.loss(Seen(images, features))["features"].item() == pytest.approx(
+        (1 - np.array(r)).mean(1).sum(), abs=1e-4
+    )
+    assert teacher.loss(Seen(images, features[:2] + dense_features[2:]))["features"].item() == pytest.approx(
+        0, abs=1e-4
+    )
