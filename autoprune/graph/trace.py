@@ -1,5 +1,6 @@
 """Runs a model once, eagerly, and lets the op rules see every aten op."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -12,13 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.graph.attention import heads_visible
 from autoprune.graph.labels import Atoms, Axis, Facts
+from autoprune.graph.modes import set_training, thresholds_lowered, undisturbed
 from autoprune.graph.rules import ALWAYS, RULES, Rule
-
-# Proposals and detections let through when a model is run only to see all its layers.
-_FEW = 16
-
 
 # An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart,
 # whether its results are no new memory.
@@ -51,6 +48,7 @@ class Trace:
         leaves: the parameters and buffers, each once.
         unit: for each atom one that stands for its unit, once the facts are solved.
         lowered: whether detection thresholds had to be lowered to see all layers.
+        training: whether the model was run in training mode too, because eval mode left parameters out.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
     """
@@ -59,6 +57,7 @@ class Trace:
     leaves: list[Leaf] = field(default_factory=list)
     unit: Atoms | None = None
     lowered: bool = False
+    training: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
 
 
@@ -166,7 +165,9 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
 
     The model is left as it was: training flags, buffers and random state are restored. A detector that
     finds nothing sends no elements through its last layers, and torch skips ops on none: it is run again
-    with its thresholds lowered, and only costs are kept from the first run.
+    with its thresholds lowered, and only costs are kept from the first run. Where parameters or buffers
+    still met no op, branches that only run in training (auxiliary heads) may read channels too: the model
+    is run in training mode as well, without adding to the costs.
 
     Raises:
         ModelError: the model fails on the inputs, with its own error in the message.
@@ -175,18 +176,48 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
         result = _run(model, example_inputs)
         if _hides_layers(result):
             plain = result.facts
-            with _thresholds_lowered(model):
+            with thresholds_lowered(model):
                 result = _run(model, example_inputs, first_free=plain.size)
             for axis in result.facts.empty if _hides_layers(result) else ():
                 result.facts.freeze(axis, "has no elements here; give an input that reaches all layers")
             result.lowered = True
             # Parameters have the same atoms in both runs, and nothing else of the first is in the second.
             result.facts.costs, result.facts.activations = plain.costs, plain.activations
+        if _unseen(result):
+            _see_training(model, example_inputs, result)
     return result
 
 
+def _see_training(model: nn.Module, example_inputs: Sequence[Any], result: Trace) -> None:
+    """Runs the model in training mode: the channels that its branches there read must shrink there as well.
+
+    Where it can't run so (it wants targets, or a larger input), what a tensor that met no op could be made
+    for is kept: the channels on axes as long as its own.
+    """
+    facts, unseen = result.facts, _unseen(result)
+    costs, activations = list(facts.costs), list(facts.activations)
+    produced, steps = len(facts.produced), len(facts.steps)
+    own = {id(axis) for leaf in unseen for axis in leaf.axes}
+    set_training(model)
+    try:
+        _watch(model, example_inputs, facts)
+        result.training = True
+    except Exception:
+        said = "may feed `{}`, which met no op; remove that, or give inputs that training mode takes too"
+        rest = reversed(_unseen(result))
+        reasons = {n: said.format(leaf.name) for leaf in rest for n in leaf.tensor.shape[:2]}
+        for axis in [axis for *_, outputs in facts.steps for axes in outputs for axis in axes]:
+            if axis is not None and len(axis) in reasons:
+                facts.freeze(axis, reasons[len(axis)])
+        del facts.steps[steps:]
+    facts.costs, facts.activations = costs, activations
+    for axis in facts.produced[produced:]:
+        if id(axis) in own:
+            facts.freeze(axis, "is made in training mode only")
+
+
 def replay(
-    model: nn.Module, example_inputs: Sequence[Any], lowered: bool
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace
 ) -> tuple[list[Step], Exception | None]:
     """Runs a pruned model as `trace` ran the dense one; returns its ops, up to the error if there was one."""
     steps: list[Step] = []
@@ -196,30 +227,42 @@ def replay(
             (func, scalars_of(known[0], args), [tuple(tensor.shape) for tensor in tensors_in((out,))])
         )
 
-    thresholds = _thresholds_lowered(model) if lowered else nullcontext()
-    with undisturbed(model), thresholds, torch.no_grad():
+    with undisturbed(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
             with OpWatcher(saw):
-                model(*example_inputs)
+                with thresholds_lowered(model) if traced.lowered else nullcontext():
+                    model(*example_inputs)
+                if traced.training:
+                    set_training(model)
+                    model(*example_inputs)
         except Exception as error:
             return steps, error
     return steps, None
 
 
-def retrace(model: nn.Module, example_inputs: Sequence[Any], lowered: bool) -> Trace:
-    """Traces once, with thresholds as in an earlier trace."""
-    thresholds = _thresholds_lowered(model) if lowered else nullcontext()
-    with undisturbed(model), thresholds:
-        return _run(model, example_inputs)
+def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> Trace:
+    """Traces another model as `trace` did the one of ``traced``."""
+    with undisturbed(model):
+        with thresholds_lowered(model) if traced.lowered else nullcontext():
+            result = _run(model, example_inputs)
+        if traced.training:
+            set_training(model)
+            _watch(model, example_inputs, result.facts)
+    return result
 
 
 def _hides_layers(traced: Trace) -> bool:
     """Whether tensors without elements may be the reason why some parameters met no op."""
-    return bool(traced.facts.empty) and any(
-        id(leaf.tensor) not in traced.facts.seen
+    return bool(traced.facts.empty) and bool(_unseen(traced))
+
+
+def _unseen(traced: Trace) -> list[Leaf]:
+    """Parameters and buffers that met no op."""
+    return [
+        leaf
         for leaf in traced.leaves
-        if any(a is not None for a in leaf.axes)
-    )
+        if id(leaf.tensor) not in traced.facts.seen and any(axis is not None for axis in leaf.axes)
+    ]
 
 
 def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
@@ -232,65 +275,22 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             axes = facts.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
     facts.size = max(facts.size, first_free)
-    with _children_watched(model, result), torch.no_grad():
+    with _children_watched(model, result):
         try:
-            with OpWatcher(partial(_apply_rule, facts)):
-                output = model(*example_inputs)
+            _watch(model, example_inputs, facts)
         except Exception as error:
             raise ModelError(_failure(model, example_inputs, error)) from error
+    return result
+
+
+def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: Facts) -> None:
+    """One forward pass under the op rules; its results keep all their channels."""
+    with torch.no_grad(), OpWatcher(partial(_apply_rule, facts)):
+        output = model(*example_inputs)
     for tensor in tree_leaves(output):
         if isinstance(tensor, torch.Tensor):
             for axis in facts.axes(tensor):
                 facts.freeze(axis, "is an output of the model")
-    return result
-
-
-@contextmanager
-def _thresholds_lowered(model: nn.Module) -> Iterator[None]:
-    """Lets every detection through, but few of them: modules' score thresholds and top-n limits."""
-    before: list[tuple[nn.Module, str, Any]] = []
-    for module in model.modules():
-        for name, value in list(vars(module).items()):
-            if isinstance(value, float) and "thresh" in name and ("score" in name or "conf" in name):
-                lowered: Any = -1.0
-            elif (
-                isinstance(value, dict)
-                and "top_n" in name
-                and all(isinstance(n, int) for n in value.values())
-            ):
-                lowered = {key: min(n, _FEW) for key, n in value.items()}
-            elif isinstance(value, int) and "detections_per" in name:
-                lowered = min(value, _FEW)
-            else:
-                continue
-            before.append((module, name, value))
-            setattr(module, name, lowered)
-    try:
-        yield
-    finally:
-        for module, name, value in before:
-            setattr(module, name, value)
-
-
-@contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and everything as before after it."""
-    modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), heads_visible(model):
-        try:
-            torch.backends.mha.set_fastpath_enabled(False)
-            model.eval()
-            yield
-        finally:
-            torch.backends.mha.set_fastpath_enabled(fast_path)
-            for module, training in modes:
-                module.training = training
-            for buffer, version, before in buffers:
-                if buffer._version != version:
-                    with torch.no_grad():
-                        buffer.copy_(before)
 
 
 @contextmanager

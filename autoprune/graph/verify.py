@@ -59,7 +59,7 @@ def _problem(
 ) -> str | None:
     """Why the model fails or deviates once each of ``groups`` has lost its last unit."""
     keep = {group.name: group.units[:-1].ravel().tolist() for group in groups}
-    steps, error = replay(prune(model, graph, keep), example_inputs, traced.lowered)
+    steps, error = replay(prune(model, graph, keep), example_inputs, traced)
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
         return f"has a fixed length in the model's code: {type(error).__name__}: {lines[0]}"
@@ -68,7 +68,7 @@ def _problem(
         return None
     # Numbers of boxes, sizes of crops and the course of the code depend on values, which the dense model has
     # others of. The masked one has the same.
-    masked = retrace(mask(model, graph, keep), example_inputs, traced.lowered)
+    masked = retrace(mask(model, graph, keep), example_inputs, traced)
     return _deviation(masked, groups, steps)[0]
 
 
