@@ -121,7 +121,7 @@ def matmul(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 def batch_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
     """Batch norm (and instance norm, which is one): every tensor of it follows the input's channels."""
-    x, out = args[0], out[0]
+    x, (out, *statistics) = args[0], out
     axes = list(facts.axes(x))
     affine = args[1] is not None
     for tensor in args[1:5]:
@@ -130,6 +130,9 @@ def batch_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
             axes[1] = facts.unify(axes[1], axis, op) if out.shape[1] > 1 else axes[1]
             facts.normalise(axis)
     facts.put(out, axes, affine or facts.zero(x))
+    for statistic in statistics[:2]:
+        if statistic.shape == out.shape[1:2]:
+            facts.put(statistic, axes[1:2])
 
 
 def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
@@ -144,7 +147,10 @@ def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
     if axes[1] is not None:
         if groups == 1:
             facts.freeze(axes[1], "is normalised over all channels")
-        facts.tie(axes[1].reshape(groups, channels // groups))
+        rows = axes[1].reshape(groups, channels // groups)
+        facts.tie(rows)
+        for statistic in out[1:]:
+            facts.put(statistic, [axes[0], np.ascontiguousarray(rows[:, 0])])
     facts.put(out[0], axes, weight is not None or facts.zero(x))
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.ops import FrozenBatchNorm2d
@@ -100,7 +101,19 @@ def _compare(
         How many tensors were compared, and the largest relative difference.
     """
     pruned, masked = prune(model, graph, keep), mask(model, graph, keep)
-    got, expected = _outputs(pruned, inputs, depth), _outputs(masked, inputs, depth)
+    return _largest_distance(
+        _outputs(pruned, inputs, depth), _outputs(masked, inputs, depth), graph, keep, skip
+    )
+
+
+def _largest_distance(
+    got: dict[str, list[torch.Tensor]],
+    expected: dict[str, list[torch.Tensor]],
+    graph: ChannelGraph,
+    keep: Mapping[str, Any],
+    skip: tuple[str, ...] = (),
+) -> tuple[int, float]:
+    """As `_compare`, for results of `_outputs` of a pruned and of a masked model."""
     worst, count = 0.0, 0
     for name, tensors in expected.items():
         if name in skip:
@@ -120,11 +133,33 @@ def _compare(
     return count, worst
 
 
-def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int]:
-    """Multiply-adds by torch's own counter, and parameters."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+class _Written(TorchDispatchMode):
+    """Bytes of all results of ops that are new tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if not func.is_view and not func._schema.is_mutable:
+            tensors = [t for t in tree_leaves(out) if isinstance(t, torch.Tensor)]
+            self.total += sum(t.numel() * t.element_size() for t in tensors)
+        return out
+
+
+def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int, int]:
+    """Multiply-adds by torch's own counter, parameters, and bytes that ops write."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Written() as written:
         model(*inputs)
-    return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters())
+    return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()), written.total
+
+
+def _costed(graph: ChannelGraph, keep: Mapping[str, Any]) -> tuple[int, int, int]:
+    """What the cost model says of the same, for the widths of ``keep``."""
+    widths = graph.vector({name: len(kept) for name, kept in keep.items()})
+    cost = graph.cost
+    return int(cost.flops(widths)), int(cost.params(widths)), int(cost.activations(widths))
 
 
 @pytest.fixture(scope="session")
@@ -148,5 +183,20 @@ def compare() -> Callable[..., tuple[int, float]]:
 
 
 @pytest.fixture(scope="session")
-def counted() -> Callable[..., tuple[int, int]]:
+def outputs() -> Callable[..., dict[str, list[torch.Tensor]]]:
+    return _outputs
+
+
+@pytest.fixture(scope="session")
+def largest_distance() -> Callable[..., tuple[int, float]]:
+    return _largest_distance
+
+
+@pytest.fixture(scope="session")
+def counted() -> Callable[..., tuple[int, int, int]]:
     return _counted
+
+
+@pytest.fixture(scope="session")
+def costed() -> Callable[..., tuple[int, int, int]]:
+    return _costed
