@@ -7,7 +7,6 @@ carry labels from inputs to outputs and note facts about atoms here; nothing is 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from math import prod
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -171,10 +170,9 @@ class Facts:
         """Counts multiply-adds: ``constant`` times all lengths, each given with its axis' label."""
         self.costs.append(_product(constant, lengths))
 
-    def activation(self, constant: int, tensor: torch.Tensor) -> None:
-        """Counts the bytes of an op's output."""
-        lengths = zip(tensor.shape, self.axes(tensor), strict=True)
-        self.activations.append(_product(constant, list(lengths)))
+    def activation(self, constant: int, *lengths: tuple[int, Axis]) -> None:
+        """Counts the bytes of an op's output, in the same form as `cost`."""
+        self.activations.append(_product(constant, lengths))
 
     def _first(self, what: str, *arrays: Atoms) -> bool:
         # The lists keep the arrays alive, so an id is never used again.
@@ -186,5 +184,10 @@ class Facts:
 
 
 def _product(constant: int, lengths: Sequence[tuple[int, Axis]]) -> tuple[int, tuple[Atoms, ...]]:
-    fixed = prod(n for n, axis in lengths if axis is None)
-    return constant * fixed, tuple(axis for _, axis in lengths if axis is not None)
+    axes = []
+    for n, axis in lengths:
+        if axis is None:
+            constant *= n
+        else:
+            axes.append(axis)
+    return constant, tuple(axes)

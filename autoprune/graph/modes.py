@@ -1,6 +1,6 @@
-"""Runs a model so that all its layers show, and leaves it as it was."""
+"""Runs a model so that all its layers show, leaves it as it was, and says why it fails."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,3 +66,21 @@ def set_training(model: nn.Module) -> None:
     still = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     for module in model.modules():
         module.training = not isinstance(module, still)
+
+
+def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -> str:
+    """One line on a model that fails on its inputs: what they are, and its own error."""
+    lines = str(error).strip().splitlines()
+    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    inputs = ", ".join(_describe(x) for x in example_inputs)
+    return (
+        f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
+    )
+
+
+def _describe(value: Any) -> str:
+    if isinstance(value, torch.Tensor):
+        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+    if isinstance(value, (list, tuple)):
+        return f"[{', '.join(_describe(x) for x in value[:3])}{', …' if len(value) > 3 else ''}]"
+    return type(value).__name__

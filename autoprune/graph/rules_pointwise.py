@@ -13,14 +13,14 @@ import torch
 from autoprune.graph.labels import Args, Axis, Facts
 
 # Zero where every operand is; where one is; where the only operand is; nowhere.
-ZERO_IF_ALL = "add sub rsub maximum minimum lerp copy where addcmul hypot".split()
-ZERO_IF_ANY = "mul logical_and bitwise_and".split()
-ZERO_KEEPING = (
+ZERO_IF_ALL = set("add sub rsub maximum minimum lerp copy where addcmul hypot".split())
+ZERO_IF_ANY = set("mul logical_and bitwise_and".split())
+ZERO_KEEPING = set(
     "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt "
     "square trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow "
     "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu "
-    "tril"
-).split()
+    "tril".split()
+)
 NONZERO = (
     "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward "
     "floor_divide remainder fmod eq ne gt ge lt le isnan isinf isfinite logical_not logical_or logical_xor "

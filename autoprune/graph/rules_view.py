@@ -31,12 +31,16 @@ def view(facts: Facts, op: str, args: Args, out: Any) -> None:
     source = facts.labels(args[0])
     if source is None:
         return
+    kept = [(n, axis) for n, axis in zip(args[0].shape, source.axes, strict=True) if n != 1]
+    if [n for n, _ in kept] == [n for n in out.shape if n != 1]:
+        moved = iter(kept)
+        facts.put(out, [None if n == 1 else next(moved)[1] for n in out.shape], source.zero)
+        return
+    # The new lengths may be literals in the code.
+    for axis in source.axes:
+        if axis is not None:
+            facts.guess(axis)
     free = args[1].index(-1) if op == "view" and -1 in args[1] else None
-    if [n for n in args[0].shape if n != 1] != [n for n in out.shape if n != 1]:
-        # The new lengths may be literals in the code.
-        for axis in source.axes:
-            if axis is not None:
-                facts.guess(axis)
     facts.put(out, _regroup(facts, source.axes, args[0].shape, out.shape, free), source.zero)
 
 

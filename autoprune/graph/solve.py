@@ -72,7 +72,7 @@ class _Solver:
                     self.axes.append(label)
         lengths = [len(axis) for axis in self.axes[: len(self.slots)]]
         self.slot_of = np.repeat(np.arange(len(lengths)), lengths)
-        self.position_of = np.concatenate([np.arange(n) for n in lengths]) if lengths else self.slot_of
+        self.begin_of = np.cumsum([0, *lengths])
         channel = connected(facts.size, facts.same)
         self.unit = connected(facts.size, [*facts.tied, *facts.joined], channel)
         traced.unit = self.unit
@@ -91,12 +91,12 @@ class _Solver:
     def _first_statement(self, arrays: Sequence[Atoms]) -> npt.NDArray[np.int64]:
         """For each unit (by its root) the first of ``arrays`` that has an atom of it."""
         first = np.full(self.facts.size, _NEVER)
-        for number in reversed(range(len(arrays))):
-            first[self.unit[arrays[number]]] = number
+        if arrays:
+            numbers = np.repeat(np.arange(len(arrays)), [len(atoms) for atoms in arrays])
+            np.minimum.at(first, self.unit[np.concatenate(arrays)], numbers)
         return first
 
     def graph(self) -> ChannelGraph:
-        self._count_units()
         self._sort_units()
         groups = self._groups()
         return ChannelGraph(
@@ -109,93 +109,101 @@ class _Solver:
             shapes={leaf.name: tuple(leaf.tensor.shape) for leaf in self.traced.leaves},
         )
 
-    def _count_units(self) -> None:
-        """How many atoms each unit has on each axis: `entries` are (root, axis, count), by root."""
-        numbers = np.repeat(np.arange(len(self.axes)), [len(axis) for axis in self.axes])
-        atoms = np.concatenate(self.axes) if self.axes else np.zeros(0, dtype=np.int64)
-        roots = self.unit[atoms]
-        relevant = self.made[roots] < _NEVER
-        keys = roots[relevant] * len(self.axes) + numbers[relevant]
-        keys, self.count = np.unique(keys, return_counts=True)
-        self.entry_root, self.entry_axis = np.divmod(keys, max(len(self.axes), 1))
-
     def _sort_units(self) -> None:
-        """Gives every unit its group number: units of one group have equal counts everywhere."""
-        roots, begin = np.unique(self.entry_root, return_index=True)
+        """Gives every unit its group number: units of one group have equally many atoms on each axis.
+
+        Groups are numbered in the order in which their channels are first made, large ones before small.
+        """
+        size, count = self.facts.size, len(self.slot_of)
+        axes = np.arange(len(self.axes))
+        self.entry_axis = np.repeat(axes, [len(axis) for axis in self.axes])
+        self.entry_root = self.unit[np.concatenate(self.axes)] if self.axes else self.slot_of
+        keys = np.zeros(size, dtype=np.uint64)
+        np.add.at(keys, self.entry_root, _hash(axes + 1)[self.entry_axis])
         # A channel is counted at its root, which is in a slot if any of its atoms is: slots come first.
-        in_slots = np.arange(len(self.slot_of))
-        channels = np.bincount(
-            self.unit[in_slots[self.channel[in_slots] == in_slots]], minlength=self.facts.size
+        roots = np.flatnonzero(self.channel[:count] == np.arange(count))
+        channels = np.bincount(self.unit[roots], minlength=size)
+        keys ^= _hash(-1 - 2 * channels - (self.reason < _NEVER))
+
+        present = np.zeros(size, dtype=bool)
+        present[self.unit[:count]] = True
+        units = np.flatnonzero(present & (self.made < _NEVER))
+        _, first, number, widths = np.unique(
+            keys[units], return_index=True, return_inverse=True, return_counts=True
         )
-        sums = (
-            np.add.reduceat(_mix(self.entry_axis, self.count), begin)
-            if len(roots)
-            else begin.astype(np.uint64)
-        )
-        keys = sums ^ _mix(channels[roots], (self.reason[roots] < _NEVER).astype(np.int64))
-        _, inverse = np.unique(keys, return_inverse=True)
-        self.group_of = np.full(self.facts.size, -1)
-        self.group_of[roots] = inverse
+        made = np.full(len(first), _NEVER)
+        np.minimum.at(made, number, self.made[units])
+        in_order = np.lexsort((first, -widths, made))
+        self.example = units[first[in_order]]
+        self.group_of = np.full(size, -1)
+        self.group_of[units] = np.argsort(in_order)[number]
 
     def _groups(self) -> list[ChannelGroup]:
-        group = self.group_of[self.unit[: len(self.slot_of)]]
-        by_group = np.argsort(group, kind="stable")
-        found, begin = np.unique(group[by_group], return_index=True)
-        parts = [p for p, g in zip(np.split(by_group, begin[1:]), found, strict=True) if g >= 0]
-        parts.sort(key=lambda atoms: int(self.made[self.unit[atoms]].min()))
+        """All groups; their channels are numbered in the order of the first producer's axis."""
+        count = len(self.slot_of)
+        group, channel = self.group_of[self.unit[:count]], self.channel[:count]
         roles, first = self._roles()
+        slots: list[list[int]] = [[] for _ in self.example]
+        # A slot is listed where it begins and where it goes over from one group to another.
+        here = np.ones(count, dtype=bool)
+        here[1:] = (np.diff(group) != 0) | (np.diff(self.slot_of) != 0)
+        here &= group >= 0
+        for g, s in sorted(set(zip(group[here].tolist(), self.slot_of[here].tolist(), strict=True))):
+            slots[g].append(s)
+        leading = [min(of_group, key=lambda s: (first[s], s)) for of_group in slots]
+
+        atoms = np.flatnonzero(group >= 0)
+        led = np.array(leading, dtype=np.int64)[group[atoms]] == self.slot_of[atoms]
+        atoms = np.concatenate([atoms[led], atoms])
+        place = np.full(self.facts.size, _NEVER)
+        np.minimum.at(place, channel[atoms], np.arange(len(atoms)))
+        atoms = atoms[place[channel[atoms]] == np.arange(len(atoms))]
+        atoms = atoms[np.argsort(group[atoms], kind="stable")]
+        begin = np.searchsorted(group[atoms], np.arange(len(slots) + 1))
+        self.number = np.full(self.facts.size, -1)
+        self.number[channel[atoms]] = np.arange(len(atoms)) - begin[group[atoms]]
+        index = self.number[channel]
+
         names: dict[str, int] = {}
         groups = []
-        for atoms in parts:
-            slots = np.unique(self.slot_of[atoms])
-            slot = min(slots, key=lambda s: (first[s], s))
-            leaf = self.slots[slot][0]
-            name = leaf.name.removesuffix(".weight").removesuffix("_weight")
+        for g, of_group in enumerate(slots):
+            name = self.slots[leading[g]][0].name.removesuffix(".weight").removesuffix("_weight")
             names[name] = names.get(name, 0) + 1
-            name = name if names[name] == 1 else f"{name}#{names[name]}"
-            groups.append(self._group(name, atoms, slot, slots, roles))
-        renumber = {int(self.group_of[self.unit[atoms[0]]]): k for k, atoms in enumerate(parts)}
-        lookup = np.full(int(found.max(initial=-1)) + 2, -1)
-        lookup[list(renumber)] = list(renumber.values())
-        self.group_of = lookup[self.group_of]
+            members = []
+            for s in of_group:
+                span = slice(self.begin_of[s], self.begin_of[s + 1])
+                leaf, d = self.slots[s]
+                members.append((leaf.name, d, np.where(group[span] == g, index[span], -1)))
+            groups.append(
+                self._group(
+                    name if names[name] == 1 else f"{name}#{names[name]}",
+                    self.unit[atoms[begin[g] : begin[g + 1]]],
+                    members,
+                    [roles[s] for s in of_group],
+                )
+            )
         return groups
 
-    def _group(self, name: str, atoms: Atoms, slot: int, slots: Index, roles: list[Role]) -> ChannelGroup:
-        """Numbers the channels in the order of the first producer's axis."""
-        begin, end = (np.searchsorted(self.slot_of[atoms], slots, side) for side in ("left", "right"))
-        parts = {s: slice(a, b) for s, a, b in zip(slots, begin, end, strict=True)}
-        root = self.channel[atoms]
-        order = np.concatenate([root[parts[slot]], root])
-        channels, first = np.unique(order, return_index=True)
-        number = np.empty(len(channels), dtype=np.int64)
-        number[np.argsort(first)] = np.arange(len(channels))
-        ids = number[np.searchsorted(channels, root)]
-        members = []
-        for s, part in parts.items():
-            index = np.full(len(self.axes[s]), -1)
-            index[self.position_of[atoms[part]]] = ids[part]
-            members.append((self.slots[s][0].name, self.slots[s][1], index))
-        units = self._units(atoms, ids, len(channels))
-        reason = self.reason[self.unit[atoms]].min()
+    def _group(
+        self, name: str, unit: Atoms, members: list[tuple[str, int, Index]], roles: list[Role]
+    ) -> ChannelGroup:
+        """A group, from the unit of each channel."""
+        roots, first, number = np.unique(unit, return_index=True, return_inverse=True)
+        units = np.argsort(first[number], kind="stable").reshape(len(roots), -1)
+        reason = self.reason[roots].min()
         text = self.reasons[reason] if reason < _NEVER else None
         if text is None and len(units) == 1:
             text = "can only be removed as a whole"
         return ChannelGroup(
             name=name,
-            width=len(channels),
+            width=len(unit),
             unit=units.shape[1],
             prunable=text is None,
             reason=text,
             members=members,
-            roles=[roles[s] for s in slots],
+            roles=roles,
             units=units,
         )
-
-    def _units(self, atoms: Atoms, ids: Index, width: int) -> Index:
-        root = np.empty(width, dtype=np.int64)
-        root[ids] = self.unit[atoms]
-        _, first, inverse = np.unique(root, return_index=True, return_inverse=True)
-        return np.argsort(first[inverse], kind="stable").reshape(len(first), -1)
 
     def _roles(self) -> tuple[list[Role], npt.NDArray[np.int64]]:
         """The role of each slot, and the number of the first statement that its channels are made there."""
@@ -227,27 +235,28 @@ class _Solver:
 
     def _cost_model(self, groups: Sequence[ChannelGroup]) -> CostModel:
         prunable = [k for k, group in enumerate(groups) if group.prunable]
-        column = np.full(len(groups) + 1, -1)
-        column[prunable] = np.arange(len(prunable))
-        forms = np.zeros((len(self.axes) + 1, len(prunable) + 1))
-        where = column[self.group_of[self.entry_root]]
-        forms[self.entry_axis[where >= 0], where[where >= 0]] = self.count[where >= 0]
+        # How often one unit of each group is on each axis.
+        column = np.full(self.facts.size, -1)
+        column[self.example[prunable]] = np.arange(len(prunable))
+        where = column[self.entry_root]
+        counts = np.zeros((len(self.axes) + 1, len(prunable)))
+        np.add.at(counts, (self.entry_axis[where >= 0], where[where >= 0]), 1)
+        lengths = np.array([*(len(axis) for axis in self.axes), 1])
         units = np.array([len(groups[k].units) for k in prunable])
-        forms[:-1, -1] = [len(axis) for axis in self.axes]
-        forms[:, -1] -= forms[:, :-1] @ units
-        forms[-1, -1] = 1
-        forms, number = np.unique(forms, axis=0, return_inverse=True)
-        number = number.ravel()
-        fixed = {int(f): int(row[-1]) for f, row in enumerate(forms) if not row[:-1].any()}
+        rows = np.column_stack([counts, lengths - counts @ units])
+        distinct: dict[bytes, int] = {}
+        number = [distinct.setdefault(row.tobytes(), len(distinct)) for row in rows]
+        forms = np.stack([np.frombuffer(row) for row in distinct])
+        fixed = {f: int(row[-1]) for f, row in enumerate(forms) if not row[:-1].any()}
 
         def term(constant: int, axes: Sequence[Atoms]) -> tuple[int, tuple[int, ...]]:
-            factors = [int(number[self.axis_of[id(axis)]]) for axis in axes]
+            factors = [number[self.axis_of[id(axis)]] for axis in axes]
             for factor in factors:
                 constant *= fixed.get(factor, 1)
             return constant, tuple(f for f in factors if f not in fixed)
 
         def terms(parts: Sequence[tuple[int, tuple[Atoms, ...]]]) -> Terms:
-            return Terms.collect([term(*part) for part in parts], one=int(number[-1]))
+            return Terms.collect([term(*part) for part in parts], one=number[-1])
 
         parameters = []
         for leaf in self.traced.leaves:
@@ -271,27 +280,16 @@ class _Solver:
         nowhere: tuple[None, Index] = (None, np.full(length, -1))
         if axis is None:
             return nowhere
-        number = self.group_of[self.unit[axis]]
-        if not (number >= 0).any():
+        group = self.group_of[self.unit[axis]]
+        if not (group >= 0).any():
             return nowhere
-        group = groups[int(np.bincount(number[number >= 0]).argmax())]
-        channel_of: dict[int, int] = {}
-        for name, d, index in group.members:
-            atoms = next(leaf.axes[d] for leaf in self.traced.leaves if leaf.name == name)
-            assert atoms is not None
-            channel_of.update(
-                zip(self.channel[atoms[index >= 0]].tolist(), index[index >= 0].tolist(), strict=True)
-            )
-        return group.name, np.array(
-            [channel_of.get(c, -1) for c in self.channel[axis].tolist()], dtype=np.int64
-        )
+        most = int(np.bincount(group[group >= 0]).argmax())
+        return groups[most].name, np.where(group == most, self.number[self.channel[axis]], -1)
 
 
-def _mix(a: npt.NDArray[np.int64], b: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash of pairs (the finaliser of splitmix64), so that sums of them identify sets of pairs."""
-    x = a.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + b.astype(np.uint64) * np.uint64(
-        0xD1B54A32D192ED03
-    )
+def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
+    """A 64-bit hash (the finaliser of splitmix64), so that sums of them identify sets of numbers."""
+    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return np.asarray(x ^ (x >> np.uint64(31)))
+    return x ^ (x >> np.uint64(31))

@@ -4,22 +4,18 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, TypeAlias
 
 import torch
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Facts
-from autoprune.graph.modes import set_training, thresholds_lowered, undisturbed
-from autoprune.graph.rules import ALWAYS, RULES, Rule
+from autoprune.graph.modes import failure, set_training, thresholds_lowered, undisturbed
+from autoprune.graph.watcher import Known, OpWatcher, tensors_in
 
-# An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart,
-# whether its results are no new memory.
-Known: TypeAlias = tuple[str, Rule | None, bool, bool, bool]
 # An op that ran: itself, the numbers it scaled by, the shapes of its results.
 Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]
 
@@ -60,39 +56,17 @@ class Trace:
     training: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
 
-
-class OpWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Calls ``saw`` after every aten op, with composite ones taken apart."""
-
-    def __init__(  # noqa: D107
-        self, saw: Callable[[Any, Known, tuple[Any, ...], dict[str, Any], Any], None]
-    ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self._saw = saw
-        self._known: dict[Any, Known] = {}
-
-    def __torch_dispatch__(  # noqa: D105
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        known = self._known.get(func)
-        if known is None:
-            known = self._known[func] = _look_up(func)
-        if known[3]:
-            with self:
-                return func.decompose(*args, **kwargs)
-        out = func(*args, **kwargs)
-        if kwargs and any(True for _ in tensors_in(list(kwargs.values()))):
-            args = _positional(func, args, kwargs)
-        self._saw(func, known, args, kwargs, out)
-        return out
+    @cached_property
+    def axes(self) -> dict[tuple[str, int], Axis]:
+        """The label of each axis of each leaf."""
+        return {(leaf.name, d): axis for leaf in self.leaves for d, axis in enumerate(leaf.axes)}
 
 
 def _apply_rule(
     facts: Facts, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> None:
     op, rule, always, _, reused = known
-    tensors, outputs = list(tensors_in(args)), list(tensors_in((out,)))
+    tensors, outputs = tensors_in(args), tensors_in((out,))
     inputs = [facts.labels(tensor) for tensor in tensors]
     labelled = any(inputs)
     facts.seen.update(map(id, tensors))
@@ -105,10 +79,9 @@ def _apply_rule(
         except Exception:
             # An op used in a way that its rule does not know must not stop the model.
             _give_up(facts, op, inputs)
-    if labelled:
-        for tensor, labels in zip(tensors, inputs, strict=True):
-            if labels and tensor.numel() == 0:
-                facts.empty.extend(axis for axis in labels.axes if axis is not None)
+    for tensor, labels in zip(tensors, inputs, strict=True):
+        if labels and tensor.numel() == 0:
+            facts.empty.extend(axis for axis in labels.axes if axis is not None)
     if labelled or any(map(facts.derived, tensors)):
         for tensor in outputs:
             facts.derive(tensor)
@@ -116,10 +89,11 @@ def _apply_rule(
     factors = scalars_of(op, args)
     if factors and not (facts.derived(args[0]) and not any(map(facts.derived, tensors[1:]))):
         factors = ()
+    made = [facts.axes(tensor) for tensor in outputs]
     if not reused:
-        for tensor in outputs:
-            facts.activation(tensor.element_size(), tensor)
-    facts.steps.append((func, factors, [facts.axes(tensor) for tensor in outputs]))
+        for tensor, axes in zip(outputs, made, strict=True):
+            facts.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
+    facts.steps.append((func, factors, made))
 
 
 def scalars_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
@@ -128,30 +102,6 @@ def scalars_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
         return ()
     by = args[1]
     return (float(by),) if not isinstance(by, torch.Tensor) or by.dim() == 0 else ()
-
-
-def _look_up(func: Any) -> Known:
-    namespace, name = func._schema.name.split("::")
-    mutates = func._schema.is_mutable
-    op = name[:-1] if mutates and name.endswith("_") else name
-    op = op if namespace == "aten" else f"{namespace}::{op}"
-    composite = op not in RULES and func._can_decompose() if hasattr(func, "_can_decompose") else False
-    return op, RULES.get(op), op in ALWAYS, composite, mutates or func.is_view
-
-
-def _positional(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """All arguments in the order of the op's schema, so that rules see tensors given by name."""
-    rest = func._schema.arguments[len(args) :]
-    return (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest))
-
-
-def tensors_in(args: Sequence[Any]) -> Iterator[torch.Tensor]:
-    """The tensors among an op's arguments or results, in order."""
-    for arg in args:
-        if isinstance(arg, torch.Tensor):
-            yield arg
-        elif isinstance(arg, (list, tuple)):
-            yield from tensors_in(arg)
 
 
 def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
@@ -279,7 +229,7 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
         try:
             _watch(model, example_inputs, facts)
         except Exception as error:
-            raise ModelError(_failure(model, example_inputs, error)) from error
+            raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
@@ -308,20 +258,3 @@ def _children_watched(model: nn.Module, result: Trace) -> Iterator[None]:
         for name, child in model.named_children():
             stack.callback(child.register_forward_hook(watch(name)).remove)
         yield
-
-
-def _failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    inputs = ", ".join(_describe(x) for x in example_inputs)
-    return (
-        f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
-    )
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_describe(x) for x in value[:3])}{', …' if len(value) > 3 else ''}]"
-    return type(value).__name__

@@ -116,31 +116,34 @@ def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     roots = {n for factor in factors for n in _widths_behind(factor)}
     unit = traced.unit
     assert unit is not None
+    # Every unit of a group has channels on each of its axes, so one shows them all.
+    units = {name: unit[atoms_of(traced, group, axes=1)] for name, group in graph.prunable.items()}
     if roots:
         free = np.zeros(facts.size, dtype=bool)
-        for group in graph.prunable.values():
-            free[unit[atoms_of(traced, group)]] = True
+        for of_group in units.values():
+            free[of_group] = True
         seen = {
             id(axis): axis
             for *_, outputs in facts.steps
             for axes in outputs
             for axis in axes
-            if axis is not None
+            if axis is not None and len(axis) in roots
         }
-        if any(len(axis) in roots and free[unit[axis]].any() for axis in seen.values()):
+        if any(free[unit[axis]].any() for axis in seen.values()):
             return list(graph.prunable.values())
     guessed = np.zeros(facts.size, dtype=bool)
     for atoms in facts.guesses:
         guessed[unit[atoms]] = True
-    return [group for group in graph.prunable.values() if guessed[unit[atoms_of(traced, group)]].any()]
+    return [group for name, group in graph.prunable.items() if guessed[units[name]].any()]
 
 
-def atoms_of(traced: Trace, group: ChannelGroup, channels: Index | None = None) -> Atoms:
-    """All parameter atoms of a group, or of some of its channels."""
-    axes = {(leaf.name, d): axis for leaf in traced.leaves for d, axis in enumerate(leaf.axes)}
+def atoms_of(
+    traced: Trace, group: ChannelGroup, channels: Index | None = None, axes: int | None = None
+) -> Atoms:
+    """All parameter atoms of a group, or of some of its channels, or on its first ``axes`` only."""
     parts = []
-    for name, d, index in group.members:
-        axis = axes[name, d]
+    for name, d, index in group.members[:axes]:
+        axis = traced.axes[name, d]
         assert axis is not None
         parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
     return np.concatenate(parts)
