@@ -117,7 +117,11 @@ class Config(Strict):
     # the search
     trials: int = Field(32, ge=1, description="trials in all; raise it to extend a finished run")
     sampler: Literal["tpe", "nsga2", "gp", "random", "qmc"] = Field("tpe", description="Optuna sampler")
-    warm_starts: bool = Field(True, description="begin with uniform and greedy policies")
+    warm_starts: bool = Field(
+        True,
+        description="begin with what one-shot methods end with (uniform, knapsack, global, greedy), the best "
+        "first: 8 trials at most, or 3 for each budget",
+    )
     rungs: tuple[int, ...] = Field(
         (0, 50), description="recovery steps at each rung; 0 means statistics only"
     )

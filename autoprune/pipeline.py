@@ -14,12 +14,11 @@ from autoprune.data.evaluate import evaluate
 from autoprune.engines import local
 from autoprune.errors import ConfigError, InputError, RunError, TrainingError
 from autoprune.files import unwritable
-from autoprune.importance import Importance
 from autoprune.progress import say
 from autoprune.search.account import PARTS, Account
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
-from autoprune.search.plan import SpacePlan, identify, read_bounds
+from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
 from autoprune.search.results import SearchResult, load_result, study_name
 from autoprune.search.rundir import RunDirectory, absolute
 from autoprune.search.space import SpaceFile, derive_space, resolve, save_space
@@ -27,7 +26,7 @@ from autoprune.search.subject import (
     Subject,
     load_subject,
     refuse_missing,
-    score_channels,
+    score_several,
     take_over_scores,
     with_space,
 )
@@ -207,12 +206,11 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
             resolve(file, subject.graph).check(bound)
     with account.spend("importance"):
         take_over_scores(config.space, run.importance_file)
-        importance = score_channels(subject, config.criterion, run.importance_file)
+        wanted = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
+        criteria = score_several(subject, wanted, run.importance_file)
+        importance = criteria[config.criterion]
     if file is None:
         file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)
-    criteria: dict[str, Importance] = {config.criterion: importance}
-    if config.warm_starts and config.criterion != "l2":
-        criteria["l2"] = score_channels(subject, "l2", run.importance_file)
     space = resolve(file, subject.graph, importance)
     identity = identify(subject.weights_sha256, file, bounds)
     plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity)

@@ -31,8 +31,8 @@ from autoprune.search.subject import scores_beside
 
 @pytest.fixture(scope="module")
 def finished(demo_settings, tmp_path_factory):
-    """One search of six trials that several tests look at."""
-    settings = {**demo_settings, "out": tmp_path_factory.mktemp("runs") / "one", "trials": 6}
+    """One search that several tests look at: warm starts, and trials of the sampler."""
+    settings = {**demo_settings, "out": tmp_path_factory.mktemp("runs") / "one", "trials": 9}
     return settings, search(settings)
 
 
@@ -101,7 +101,7 @@ def test_every_trial_is_on_budget_by_the_flop_counter(finished):
 def test_warm_starts_come_first_and_climb_every_rung(finished):
     _, result = finished
     origins = [r.origin for r in result.records]
-    assert origins[:2] == ["uniform", f"greedy {make_config().criterion}"]
+    assert origins[:2] == ["uniform", f"knapsack {make_config().criterion}"]
     assert origins == sorted(origins, key=lambda origin: origin == "sampler")
     assert all(len(r.rungs) == 2 for r in result.records if r.origin != "sampler")
     uniform = result.records[0]
@@ -313,7 +313,7 @@ def test_scores_beside_a_space_file_are_not_computed_again(finished, tmp_path, m
     space = tmp_path / "space.yaml"
     shutil.copy(result.run / "space.yaml", space)
     shutil.copy(result.run / "importance.safetensors", scores_beside(space))
-    monkeypatch.setattr(subject, "score", lambda *_: pytest.fail("the scores were there"))
+    monkeypatch.setattr(subject, "score_together", lambda *_: pytest.fail("the scores were there"))
     again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
     assert outcome(again) == outcome(result)[:1]
 
@@ -322,8 +322,8 @@ def test_several_budgets_each_get_their_warm_starts(finished, tmp_path):
     settings, result = finished
     asked = {**settings, "budget_gflops": "70%,50%", "rungs": (0,), "trials": 4}
     found = search({**asked, "out": tmp_path / "run"})
-    dense, greedy = result.dense["gflops"], f"greedy {make_config().criterion}"
-    assert [r.origin for r in found.records] == ["uniform", "uniform", greedy, greedy]
+    dense, knapsack = result.dense["gflops"], f"knapsack {make_config().criterion}"
+    assert [r.origin for r in found.records] == ["uniform", "uniform", knapsack, knapsack]
     assert [round(r.budget / dense, 3) for r in found.records] == [0.7, 0.5, 0.7, 0.5]
     assert all(r.metrics["gflops"] <= r.budget for r in found.records)
 

@@ -36,15 +36,18 @@ def space(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Score the channels and write the search space: for each group its largest pruning ratio."""
+    from autoprune.search.plan import warm_criteria
     from autoprune.search.space import derive_space, resolve, save_space
-    from autoprune.search.subject import load_subject, score_channels, scores_beside
+    from autoprune.search.subject import load_subject, score_several, scores_beside
 
     if to.exists() and not force:
         raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")
     with working() as console:
         subject = load_subject(config)
         console.print(f"scoring the channels of {len(subject.graph.prunable)} groups by {config.criterion}")
-        importance = score_channels(subject, config.criterion, scores_beside(to))
+        # what a search's warm starts need beside the criterion costs no further pass over the images
+        scores = score_several(subject, warm_criteria(config.criterion), scores_beside(to))
+        importance = scores[config.criterion]
         file = derive_space(
             subject.graph,
             importance,

@@ -1,7 +1,7 @@
 """Criteria: rules that score every channel of every group."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.importance import gradients, weights
-from autoprune.importance.cache import cached, load, save, settings_hash
+from autoprune.importance.cache import load, save, settings_hash
 from autoprune.importance.gradients import Batches
 from autoprune.importance.reduce import Importance, comparable, per_cost, per_unit
 
@@ -18,13 +18,13 @@ __all__ = [
     "NEEDS_DATA",
     "Batches",
     "Importance",
-    "cached",
     "comparable",
     "load",
     "per_cost",
     "per_unit",
     "save",
     "score",
+    "score_together",
     "settings_hash",
 ]
 
@@ -69,6 +69,39 @@ def score(
     if batches is None and criterion in NEEDS_DATA:
         raise ConfigError(f"criterion `{criterion}` needs training images; give --data, or choose l2")
     importance = CRITERIA[criterion](model, graph, batches or (lambda: ()), seed)
+    _refuse_infinite(criterion, importance)
+    return importance
+
+
+def score_together(
+    criteria: Sequence[str], model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int = 0
+) -> dict[str, Importance]:
+    """Scores by several criteria; those in `NEEDS_DATA` share one pass over the images.
+
+    Args:
+        criteria: names in `CRITERIA`.
+        model: the dense detector; it is not changed.
+        graph: its channel groups.
+        batches: see `score`.
+        seed: see `score`.
+
+    Returns:
+        {criterion: {group: float64 [width]}}, each what `score` gives for it.
+
+    Raises:
+        ModelError: a score is not finite (names the group), or the model returns no losses.
+    """
+    asked = [criterion for criterion in criteria if criterion in NEEDS_DATA]
+    found = gradients.together(asked, model, graph, batches, seed) if asked else {}
+    for criterion, importance in found.items():
+        _refuse_infinite(criterion, importance)
+    return {
+        criterion: found[criterion] if criterion in found else score(criterion, model, graph, batches, seed)
+        for criterion in criteria
+    }
+
+
+def _refuse_infinite(criterion: str, importance: Importance) -> None:
     for name, scores in importance.items():
         if not np.isfinite(scores).all():
             cause = "the loss or its gradients are" if criterion in NEEDS_DATA else "the weights are"
@@ -76,4 +109,3 @@ def score(
                 f"criterion `{criterion}` is not finite on group `{name}`: {cause} not; "
                 "check the weights with `autoprune eval`"
             )
-    return importance

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,25 +22,6 @@ def settings_hash(**settings: Any) -> str:
     """SHA-256 of what scores depend on: the weights' hash, the data, the criterion's settings (as JSON)."""
     text = json.dumps({"format": FORMAT, **settings}, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def cached(path: Path, criterion: str, key: str, compute: Callable[[], Importance]) -> Importance:
-    """Scores of ``criterion`` from ``path`` if made with the same ``key``; else computed, and added there.
-
-    Args:
-        path: the safetensors file; scores of other criteria in it are kept.
-        criterion: its name.
-        key: `settings_hash` of all that the scores depend on.
-        compute: makes them.
-
-    Raises:
-        RunError: the file is there and is not a safetensors file, or it can't be written.
-    """
-    found = load(path, criterion, key)
-    if found is None:
-        found = compute()
-        save(path, criterion, key, found)
-    return found
 
 
 def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarray[Any, Any]]) -> None:

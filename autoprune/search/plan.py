@@ -12,6 +12,7 @@ from autoprune.cost.budget import Budget, parse_budget
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
+from autoprune.importance.reduce import LOSS_UNITS
 from autoprune.search import seeds
 from autoprune.search.space_file import SpaceFile
 from autoprune.search.trials import WarmStart
@@ -20,7 +21,17 @@ from autoprune.search.widths import Space
 # Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)
 
+# Warm starts of a run, and of a budget where there are many; a number of trials must not change which they
+# are, or a run that is extended would not be the one that was asked for at once.
+MOST_WARM_STARTS, LEAST_WARM_STARTS = 8, 3
+
 Bounds = tuple[Budget, ...]
+
+
+def warm_criteria(criterion: str) -> tuple[str, ...]:
+    """The criteria to make warm starts by, the run's own first; gradient ones only beside a gradient one."""
+    others = ("taylor", "fisher", "l2") if criterion in LOSS_UNITS else ("l2",)
+    return (criterion, *(other for other in others if other != criterion))
 
 
 class SpacePlan:
@@ -29,7 +40,7 @@ class SpacePlan:
     Args:
         space: resolved, with importance.
         bounds: for each budget of the run, all the bounds that a candidate must meet.
-        criteria: scores by criterion, for greedy warm starts; empty for no warm starts.
+        criteria: scores by criterion, for the warm starts, the run's own first; empty for no warm starts.
         identity: what the study is about.
 
     Raises:
@@ -62,7 +73,7 @@ class SpacePlan:
         return self.space.keep(np.array([widths[name] for name in self.space.names]))
 
     def _solve(self, criteria: Mapping[str, Importance]) -> list[WarmStart]:
-        """Uniform policies of all budgets first, then the greedy ones; each budget's own, none twice."""
+        """The first of all budgets, then the second of all, and so on; a budget's own, none twice."""
         starts = [
             (kind, index, start)
             for index, bound in enumerate(self.bounds)
@@ -70,6 +81,7 @@ class SpacePlan:
             for kind, start in enumerate(seeds.warm_starts(self.space, criteria, level))
         ]
         starts.sort(key=lambda found: found[0])
+        most = max(MOST_WARM_STARTS, LEAST_WARM_STARTS * len(self.bounds))
         return [
             WarmStart(
                 start.name,
@@ -77,7 +89,7 @@ class SpacePlan:
                 tuple(float(share) for share in start.shares),
                 self.space.named(start.widths),
             )
-            for _, index, start in starts
+            for _, index, start in starts[:most]
         ]
 
     def _levels(self, bound: Bounds) -> list[Bounds]:

@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import Budget
-from autoprune.importance.reduce import LOSS_UNITS, comparable, per_unit
+from autoprune.importance.reduce import LOSS_UNITS, comparable
+from autoprune.search.knapsack import solve
+from autoprune.search.ladders import Ladder, make_ladders, removed_by, shares_at
 from autoprune.search.widths import Shares, Space, Widths
-
-_LEVELS = 129  # shares tried for a variable of several groups
 
 
 @dataclass(frozen=True)
@@ -31,23 +31,31 @@ class WarmStart:
 def warm_starts(
     space: Space, importances: Mapping[str, Mapping[str, NDArray[np.float64]]], budgets: Sequence[Budget]
 ) -> list[WarmStart]:
-    """The uniform policy, and for each criterion the greedy and the global one; no widths twice.
+    """The policies that one-shot methods end with, those of most worth first; no widths twice.
+
+    The uniform one stands first as the measure of all others. Then, by the first criterion: the knapsack, the
+    ranking per channel, and the ranking per cost. Then what others publish: the ranking by `taylor` (global
+    Taylor pruning), that by `fisher` per cost (Group Fisher), and the ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
     order by cost would empty the dearest groups first.
 
     Args:
         space: the search space.
-        importances: {criterion: {group: [width]}}.
+        importances: {criterion: {group: [width]}}; the first is the one that ranks the space's channels.
         budgets: upper bounds, all to be met.
 
     Raises:
         BudgetError: no policy of the space meets the budgets.
     """
     found = [uniform(space, budgets)]
-    for criterion, scores in importances.items():
-        orders = (True, False) if criterion in LOSS_UNITS else (False,)
-        found += [greedy(space, scores, budgets, criterion, per_cost) for per_cost in orders]
+    for place, (criterion, scores) in enumerate(importances.items()):
+        if place == 0 and criterion in LOSS_UNITS:
+            found.append(knapsack(space, scores, budgets, criterion))
+        if place == 0 or criterion != "fisher":
+            found.append(greedy(space, scores, budgets, criterion, per_cost=False))
+        if criterion == "fisher" or (place == 0 and criterion in LOSS_UNITS):
+            found.append(greedy(space, scores, budgets, criterion))
     return [
         start
         for place, start in enumerate(found)
@@ -98,8 +106,22 @@ def greedy(
     Raises:
         BudgetError: no policy of the space meets the budgets.
     """
+    ladders = make_ladders(space, comparable(importance, criterion))
+    levels = greedy_levels(space, ladders, budgets, per_cost)
+    return _start(
+        f"{'greedy' if per_cost else 'global'} {criterion}", space, shares_at(ladders, levels), budgets
+    )
+
+
+def greedy_levels(
+    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], per_cost: bool = True
+) -> NDArray[np.int64]:
+    """The levels [V] that `greedy` ends at.
+
+    Raises:
+        BudgetError: no policy of the space meets the budgets.
+    """
     space.check(budgets)
-    ladders = _ladders(space, comparable(importance, criterion))
     level = np.zeros(len(ladders), dtype=np.int64)
     widths = space.dense.copy()
     while space.load(widths, budgets) > 1:
@@ -114,10 +136,12 @@ def greedy(
         widths = tried[chosen]
     while True:
         up = [v for v in range(len(ladders)) if level[v] > 0]
+        if not up:
+            return level
         tried = np.stack([ladders[v].apply(widths, level[v] - 1) for v in up])
         fits = space.load(tried, budgets) <= 1
         if not fits.any():
-            break
+            return level
         gained = np.array([np.diff(ladders[v].removed)[level[v] - 1] for v in up])
         spent = space.load(tried, budgets) - space.load(widths, budgets)
         if not per_cost:
@@ -126,55 +150,33 @@ def greedy(
         chosen = int(np.argmax(worth))
         level[up[chosen]] -= 1
         widths = tried[chosen]
-    shares = np.array([ladder.shares[place] for ladder, place in zip(ladders, level, strict=True)])
-    return _start(f"{'greedy' if per_cost else 'global'} {criterion}", space, shares, budgets)
 
 
-@dataclass(frozen=True)
-class _Ladder:
-    """The widths that one variable can set, from dense down.
+def knapsack(
+    space: Space,
+    importance: Mapping[str, NDArray[np.float64]],
+    budgets: Sequence[Budget],
+    criterion: str = "taylor",
+) -> WarmStart:
+    """The least importance removed within the budgets; see `autoprune.search.knapsack`.
 
-    Attributes:
-        places: [g], its groups' places in a width array.
-        shares: [L], rising from 0.
-        widths: [L, g], falling.
-        removed: [L], importance gone at each level.
+    Removes no more than `greedy`, whose policy it begins at.
+
+    Args:
+        space: the search space.
+        importance: {group: [width]}, none negative.
+        budgets: upper bounds, all to be met.
+        criterion: what scored the channels; names the start.
+
+    Raises:
+        BudgetError: no policy of the space meets the budgets.
     """
-
-    places: NDArray[np.int64]
-    shares: Shares
-    widths: Widths
-    removed: NDArray[np.float64]
-
-    def apply(self, widths: Widths, level: int) -> Widths:
-        """A copy of widths [G] with this variable's groups at ``level``."""
-        changed = widths.copy()
-        changed[self.places] = self.widths[level]
-        return changed
-
-
-def _ladders(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[_Ladder]:
-    ladders = []
-    for number in range(len(space.variables)):
-        places = np.flatnonzero(space.variable_of == number)
-        if len(places) == 1:  # every width, at the share that means exactly it
-            place = int(places[0])
-            dense, low, step = (int(a[place]) for a in (space.dense, space.lowest, space.step))
-            widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step)])[:, None]
-            shares = (dense - widths[:, 0]) / (dense * space.max_ratio[place])
-        else:
-            grid = np.zeros((_LEVELS, len(space.variables)))
-            grid[:, number] = np.linspace(0.0, 1.0, _LEVELS)
-            widths, first = np.unique(-space.widths(grid)[:, places], axis=0, return_index=True)
-            widths, shares = -widths, grid[first, number]
-        removed = np.zeros(len(shares))
-        for column, name in enumerate(np.array(space.names)[places]):
-            group = space.graph.groups[name]
-            scores = np.sort(per_unit(importance[group.name], group))
-            gone = (group.width - widths[:, column]) // group.unit
-            removed += np.concatenate([[0.0], np.cumsum(scores)])[gone]
-        ladders.append(_Ladder(places, np.minimum(shares, 1.0), widths, removed))
-    return ladders
+    scores = comparable(importance, criterion)
+    ladders = make_ladders(space, scores)
+    begin = greedy_levels(space, ladders, budgets)
+    ends = [solve(space, ladders, budgets, begin), begin]  # fitted, the second can be the better one
+    starts = [_start(f"knapsack {criterion}", space, shares_at(ladders, end), budgets) for end in ends]
+    return min(starts, key=lambda start: removed_by(space, scores, start.widths))
 
 
 def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:

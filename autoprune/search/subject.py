@@ -15,7 +15,7 @@ from autoprune.data.coco import Split, check_alike, open_data
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import replacing
 from autoprune.graph import ChannelGraph, analyze
-from autoprune.importance import NEEDS_DATA, Importance, cached, score, settings_hash
+from autoprune.importance import NEEDS_DATA, Importance, load, save, score_together, settings_hash
 from autoprune.models import Resize, detector_inputs, load_dense, resize_rule
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
@@ -187,24 +187,43 @@ def score_channels(subject: Subject, criterion: str, path: Path | None = None) -
         criterion: a key of `importance.CRITERIA`.
         path: `importance.safetensors` to read scores from and to keep them in.
     """
+    return score_several(subject, [criterion], path)[criterion]
+
+
+def score_several(
+    subject: Subject, criteria: Sequence[str], path: Path | None = None
+) -> dict[str, Importance]:
+    """Scores the channels by several criteria, with the seed and the images that the first one uses alone.
+
+    Args:
+        subject: detector and data.
+        criteria: keys of `importance.CRITERIA`; gradient ones take one pass over the images for all.
+        path: `importance.safetensors` to read scores from and to keep them in.
+    """
     config = subject.config
-    seed = derive(config.seed, "importance", criterion)
-    count = min(config.importance_images, len(subject.train)) if criterion in NEEDS_DATA else 0
-    chosen = np.random.default_rng(seed).permutation(len(subject.train))[:count].tolist()
-
-    def compute() -> Importance:
-        return score(criterion, subject.model, subject.graph, lambda: _OneByOne(subject, chosen), seed)
-
-    if path is None:
-        return compute()
-    key = settings_hash(
-        weights=subject.weights_sha256,
-        criterion=criterion,
-        seed=seed,
-        images=[int(subject.train.image_ids[index]) for index in chosen],
-        data=str(config.data),
-    )
-    return cached(path, criterion, key, compute)
+    seed = derive(config.seed, "importance", criteria[0])
+    order = np.random.default_rng(seed).permutation(len(subject.train)).tolist()
+    chosen = order[: config.importance_images]
+    ids = [int(subject.train.image_ids[index]) for index in chosen]
+    keys = {
+        criterion: settings_hash(
+            weights=subject.weights_sha256,
+            criterion=criterion,
+            seed=seed,
+            images=ids if criterion in NEEDS_DATA else [],
+            data=str(config.data),
+        )
+        for criterion in criteria
+    }
+    found = {name: load(path, name, key) if path is not None else None for name, key in keys.items()}
+    missing = [name for name, scores in found.items() if scores is None]
+    if not missing:
+        return {name: scores for name, scores in found.items() if scores is not None}
+    made = score_together(missing, subject.model, subject.graph, lambda: _OneByOne(subject, chosen), seed)
+    if path is not None:
+        for name, scores in made.items():
+            save(path, name, keys[name], scores)
+    return {name: made[name] if scores is None else scores for name, scores in found.items()}
 
 
 def scores_beside(space: Path) -> Path:

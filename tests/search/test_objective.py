@@ -6,11 +6,12 @@ from autoprune.config import make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import BudgetError, ConfigError, TrainingError
 from autoprune.graph import mask, prune
+from autoprune.importance import score, score_together
 from autoprune.policy import hash_weights
 from autoprune.search import objective as module
 from autoprune.search import subject as subject_module
 from autoprune.search.objective import Objective
-from autoprune.search.subject import load_subject, pick_device, score_channels
+from autoprune.search.subject import load_subject, pick_device, score_channels, score_several
 
 
 @pytest.fixture(scope="module")
@@ -93,12 +94,12 @@ def test_the_policy_of_a_subject_prunes_as_its_keep_does(subject, keep):
 def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_path, monkeypatch):
     calls = []
 
-    def counted(*args):
-        calls.append(args[0])
-        return score(*args)
+    def counted(criteria, *args):
+        calls.extend(criteria)
+        return score(criteria, *args)
 
-    score = subject_module.score
-    monkeypatch.setattr(subject_module, "score", counted)
+    score = subject_module.score_together
+    monkeypatch.setattr(subject_module, "score_together", counted)
     file = tmp_path / "importance.safetensors"
     first = load_subject(make_config(**demo_settings))
     scores = [score_channels(first, "taylor", file) for _ in range(2)]
@@ -107,6 +108,21 @@ def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_pa
     more = load_subject(make_config(**{**demo_settings, "importance_images": 3}))
     score_channels(more, "taylor", file)
     assert calls == ["taylor", "taylor"]
+
+
+def test_criteria_in_one_pass_are_each_what_it_is_alone(subject, tmp_path):
+    file = tmp_path / "importance.safetensors"
+    images = [subject.train.batch([index], subject.device) for index in (0, 3)]
+    together = score_together(
+        ("joint", "taylor", "fisher", "l2"), subject.model, subject.graph, lambda: images
+    )
+    for criterion, scores in together.items():
+        alone = score(criterion, subject.model, subject.graph, lambda: images)
+        assert all(np.array_equal(alone[name], scores[name]) for name in alone)
+    several = score_several(subject, ("joint", "l2"), file)
+    assert all(
+        np.array_equal(several["joint"][n], s) for n, s in score_channels(subject, "joint", file).items()
+    )
 
 
 def test_a_device_that_is_not_there_is_refused(demo_settings):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from autoprune.config import make_config
+from autoprune.cost.budget import Budget
 from autoprune.errors import BudgetError
 from autoprune.search.plan import SpacePlan, identify, read_bounds
 from autoprune.search.space import GroupRule, SpaceFile, resolve
@@ -69,6 +70,27 @@ def test_without_a_budget_shares_are_free_and_warm_starts_stand_at_several_costs
     costs = {round(flops(graph, start.widths) / graph.gflops(), 1) for start in plan.warm_starts}
     assert len(costs) >= 3
     assert max(costs) < 1
+
+
+def test_warm_starts_are_few_and_every_budget_gets_the_best_of_them(chain, file, importance_of):
+    graph = chain(dense=(512, 256, 384, 512))  # wide enough for each method to end somewhere else
+    dense = float(graph.cost.flops(graph.cost.dense)) / 1e9
+    bounds = [(Budget("gflops", part * dense),) for part in (0.7, 0.6, 0.5, 0.4)]
+    scores = {
+        name: importance_of(graph, seed) for seed, name in enumerate(("joint", "taylor", "fisher", "l2"))
+    }
+    space = resolve(file, graph, scores["joint"])
+    one = SpacePlan(space, bounds[:1], scores, {}).warm_starts
+    ours = ["uniform", "knapsack joint", "global joint", "greedy joint", "global taylor", "greedy fisher"]
+    found = [start.origin for start in one]
+    assert found in (
+        [*ours, "global l2"],
+        [*ours[:3], *ours[4:], "global l2"],
+    )  # greedy can be the best there is
+    two, four = (SpacePlan(space, bounds[:count], scores, {}).warm_starts for count in (2, 4))
+    assert (len(two), len(four)) == (8, 12)
+    assert [start.budget for start in four] == [0, 1, 2, 3] * 3
+    assert [start.origin for start in four] == [origin for origin in ours[:3] for _ in range(4)]
 
 
 def test_without_warm_starts_there_are_none(graph, file, importance_of):
