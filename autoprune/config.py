@@ -170,6 +170,12 @@ class Config(Strict):
         description="weight of the distillation of a one-stage head's class logits; 0 turns it off, and it "
         "takes the time of the dense head",
     )
+    reconstruct_images: int = Field(
+        0,
+        ge=0,
+        description="images that pruned weights are solved anew on, by least squares on the dense layers' "
+        "outputs, before they are trained; 0 turns it off, 32 are enough",
+    )
     recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
 
     @property
@@ -202,6 +208,8 @@ class Config(Strict):
             raise ValueError("objectives must hold map")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 0:
             raise ValueError("rungs must rise, from 0 or more")
+        if self.reconstruct_images == 1:
+            raise ValueError("reconstruct_images must be 0 or at least 2, as some are held out")
         return self
 
 

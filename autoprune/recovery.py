@@ -24,7 +24,7 @@ from autoprune.search.rundir import RunDirectory
 from autoprune.search.space import SpaceFile, resolve
 from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels
 from autoprune.seeding import seed as derive
-from autoprune.training import TrainSettings, recalibrate, train
+from autoprune.training import TrainSettings, train
 
 METRICS_FILE = "metrics.json"
 CHECKPOINT = ".checkpoint.safetensors"
@@ -132,6 +132,7 @@ def recover_policy(
         **asdict(settings),
         "norm": subject.spec.norm,
         "distill_weighting": config.distill_weighting,
+        "reconstruct_images": config.reconstruct_images,
         "recalibration_images": config.recalibration_images,
         "dense_weights": subject.weights_sha256,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
@@ -141,9 +142,7 @@ def recover_policy(
         return done
     started = time.perf_counter()
     model = prune(subject.model, subject.graph, keep)
-    model = recalibrate(
-        model, subject.train, config.recalibration_images, config.batch_size, subject.device, seed
-    )
+    model = subject.renewed(model, keep, seed)
     checkpoint = folder / CHECKPOINT
     teacher = subject.teacher(keep, importance)
     model = train(model, subject.train, settings, subject.device, teacher, checkpoint, what).model

@@ -10,6 +10,7 @@ from autoprune.config import load_config, make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import largest_difference
+from autoprune.graph import prune
 from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
 from autoprune.policy import Policy
@@ -159,6 +160,24 @@ def test_trials_off_the_front_can_be_recovered_too(run):
     widths = {name: len(kept) for name, kept in done.policy.keep.items()}
     assert widths == {name: width for name, width in run.records[off].widths.items() if name in widths}
     assert done.metrics["gflops"] == run.records[off].metrics["gflops"]
+
+
+def test_reconstruction_lowers_the_loss_before_any_training(run):
+    """On validation images that it did not see, with the statistics of the dense detector."""
+    config = load_config(run.run / "config.yaml")
+    losses = []
+    for images in (0, 8):
+        changed = config.model_copy(update={"reconstruct_images": images, "recalibration_images": 0})
+        subject = load_subject(changed)
+        groups = subject.graph.prunable.items()
+        keep = {name: tuple(i for i in range(group.width) if i % 4) for name, group in groups}
+        model = subject.renewed(prune(subject.model, subject.graph, keep), keep, seed=0).train()
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eval()
+        with torch.no_grad():
+            losses.append(sum(model(*subject.val.batch(range(6))).values()).item())
+    assert losses[1] < 0.6 * losses[0]
 
 
 def test_bad_input_is_one_line(run, tmp_path):

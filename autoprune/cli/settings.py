@@ -43,6 +43,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "distill",
         "distill_weighting",
         "distill_logits",
+        "reconstruct_images",
         "recalibration_images",
     ),
     "Machine": ("device", "threads", "seed"),

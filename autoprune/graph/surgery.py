@@ -24,12 +24,12 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
     Raises:
         PolicyError: a keep set does not fit its group, or the model is not the graph's.
     """
-    kept_rows = _kept_rows(graph, keep)
+    rows = kept_rows(graph, keep)
     # Tensors put into the memo are taken as they are: no full weight is copied only to be sliced.
     memo: dict[int, Any] = {}
     for name, tensor in _tensors(model, graph):
-        if name in kept_rows:
-            memo[id(tensor)] = _sliced(tensor, kept_rows[name])
+        if name in rows:
+            memo[id(tensor)] = _sliced(tensor, rows[name])
     pruned = copy.deepcopy(model, memo)
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         _fix_sizes(before, after)
@@ -41,13 +41,13 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
 
     Arguments and errors are those of `prune`; the two results compute the same.
     """
-    kept_rows = _kept_rows(graph, keep)
+    rows = kept_rows(graph, keep)
     masked = copy.deepcopy(model)
     with torch.no_grad():
         for name, tensor in _tensors(masked, graph):
-            for axis, rows in kept_rows.get(name, {}).items():
+            for axis, kept in rows.get(name, {}).items():
                 removed = torch.ones(tensor.shape[axis], dtype=torch.bool)
-                removed[rows] = False
+                removed[kept] = False
                 tensor.index_fill_(axis, removed.nonzero().ravel().to(tensor.device), 0)
     return masked
 
@@ -81,7 +81,7 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     return kept
 
 
-def _kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
+def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
     """For each tensor that shrinks: the kept indices of each axis that does."""
     gone: dict[tuple[str, int], Index] = {}
     for group_name, channels in keep.items():

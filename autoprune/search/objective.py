@@ -21,7 +21,7 @@ from autoprune.models import detector_inputs
 from autoprune.search.subject import Subject, load_subject, score_channels
 from autoprune.search.trials import Keep
 from autoprune.seeding import seed as derive
-from autoprune.training import TrainSettings, recalibrate, train
+from autoprune.training import TrainSettings, train
 
 
 class Objective:
@@ -98,14 +98,12 @@ class Objective:
         return prune(self.subject.model, self.subject.graph, keep)
 
     def _recover(self, model: nn.Module, keep: Keep, rung: int) -> nn.Module:
-        """Renews the statistics at the bottom rung, then trains as long as this rung asks."""
+        """Renews weights and statistics at the bottom rung, then trains as long as this rung asks."""
         subject, config = self.subject, self.subject.config
         # The seed knows the rung and not the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung)
         if rung == 0:
-            model = recalibrate(
-                model, subject.train, config.recalibration_images, config.batch_size, subject.device, seed
-            )
+            model = subject.renewed(model, keep, seed)
         if self._steps[rung] == 0:
             return model
         settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)

@@ -21,7 +21,7 @@ from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
 from autoprune.search.space_file import SpaceFile
 from autoprune.seeding import seed as derive
-from autoprune.training import Teacher
+from autoprune.training import Teacher, recalibrate, reconstruct
 from autoprune.training.distill import has_features, has_logits
 
 
@@ -67,6 +67,17 @@ class Subject:
         """GFLOPs and millions of parameters of the detector that keeps these channels."""
         widths = {name: len(kept) for name, kept in keep.items()}
         return {"gflops": self.graph.gflops(widths), "mparams": self.graph.mparams(widths)}
+
+    def renewed(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int) -> nn.Module:
+        """A pruned detector as training begins with it: weights solved anew if asked for, then statistics."""
+        config, model = self.config, pruned
+        if config.reconstruct_images:
+            model = reconstruct(
+                model, self.model, self.graph, keep, self.train, config.reconstruct_images, self.device, seed
+            ).model
+        return recalibrate(
+            model, self.train, config.recalibration_images, config.batch_size, self.device, seed
+        )
 
     def teacher(self, keep: Mapping[str, Sequence[int]], importance: Importance | None) -> Teacher | None:
         """The dense detector as teacher of one pruned by ``keep``; ``None`` without distillation."""

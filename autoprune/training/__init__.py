@@ -3,6 +3,7 @@
 from autoprune.training.distill import Teacher, has_features
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
+from autoprune.training.reconstruct import reconstruct
 from autoprune.training.settings import TrainSettings
 
-__all__ = ["Teacher", "TrainResult", "TrainSettings", "has_features", "recalibrate", "train"]
+__all__ = ["Teacher", "TrainResult", "TrainSettings", "has_features", "recalibrate", "reconstruct", "train"]

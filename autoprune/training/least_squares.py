@@ -1,0 +1,119 @@
+"""Fits the weights of one layer to samples of what it reads and what it should give."""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from autoprune.training.positions import Places
+
+STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # λ over the number of samples
+
+Layer: TypeAlias = nn.Conv2d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Fit:
+    """New weights of a layer.
+
+    Attributes:
+        weights: [outputs, inputs].
+        bias: [outputs]; ``None`` for a layer without.
+        before: squared error of the start on the held-out samples, as a share of their variance.
+        after: that of the weights which were fitted without those samples; ``before`` where none was better.
+    """
+
+    weights: Tensor
+    bias: Tensor | None
+    before: float
+    after: float
+
+
+def fit(inputs: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None, held_out: Tensor) -> Fit:
+    """Solves ``min over W, b of Σ ‖W x + b - y‖² + λ Σ_d s_d² ‖W_d - W⁰_d‖²`` with ``s_d² = mean of x_d²``.
+
+    λ is one of `STRENGTHS` times the number of samples, the one with the least error on the samples held out,
+    and is then used on all. Where none is better than the start, the start is what comes back.
+
+    Args:
+        inputs: x, [samples, inputs].
+        targets: y, [samples, outputs].
+        weights: W⁰, [outputs, inputs].
+        bias: start of b, [outputs]; ``None`` for a layer without.
+        held_out: [samples], which of them λ is chosen on; some are, and some are not.
+    """
+    x, y, start = inputs.double(), targets.double(), weights.double()
+    residuals = y - x @ start.T - (0 if bias is None else bias.double())
+    scale = x.square().mean(0).sqrt()
+    scale = torch.where(scale > 0, scale, 1.0)
+    x = x / scale
+    chosen = _Ridge(x[~held_out], residuals[~held_out], shifted=bias is not None)
+    left = residuals[held_out]
+    errors = {}
+    for strength in STRENGTHS:
+        change, shift = chosen.solve(strength)
+        errors[strength] = (left - x[held_out] @ change - shift).square().sum().item()
+    best = min(errors, key=errors.__getitem__)
+    before = left.square().sum().item()
+    spread = (y[held_out] - y[held_out].mean(0)).square().sum().item() or 1.0
+    if not errors[best] < before:
+        return Fit(weights, bias, before / spread, before / spread)
+    change, shift = _Ridge(x, residuals, shifted=bias is not None).solve(best)
+    solved = (start + (change / scale[:, None]).T).to(weights.dtype)
+    moved = None if bias is None else (bias.double() + shift).to(bias.dtype)
+    return Fit(solved, moved, before / spread, errors[best] / spread)
+
+
+class _Ridge:
+    """Ridge regression of y [N, O] on x [N, D], for several strengths; in the smaller of D and N unknowns."""
+
+    def __init__(self, x: Tensor, y: Tensor, shifted: bool) -> None:
+        """With ``shifted`` the regression has an intercept, which costs nothing."""
+        self._means = x.mean(0) * shifted, y.mean(0) * shifted
+        x, y = x - self._means[0], y - self._means[1]
+        self._dual = x if len(x) < x.shape[1] else None
+        self._gram = x.T @ x if self._dual is None else x @ x.T
+        self._right = x.T @ y if self._dual is None else y
+        self._samples = len(x)
+
+    def solve(self, strength: float) -> tuple[Tensor, Tensor]:
+        """Coefficients [D, O] and intercepts [O] for a penalty of ``strength · N`` on their squares."""
+        gram = self._gram.clone()
+        gram.diagonal().add_(strength * self._samples)
+        found = torch.cholesky_solve(self._right, torch.linalg.cholesky(gram))
+        coefficients = found if self._dual is None else self._dual.T @ found
+        return coefficients, self._means[1] - self._means[0] @ coefficients
+
+
+def as_maps(layer: Layer, tensor: Tensor) -> Tensor:
+    """A layer's input or output as [n, h, w, channels]; tokens of a linear layer as [n, t, 1, channels]."""
+    if isinstance(layer, nn.Conv2d):
+        return tensor.movedim(1, -1)
+    return tensor.reshape(len(tensor), -1, 1, tensor.shape[-1])
+
+
+def patches(layer: Layer, tensor: Tensor, places: Places) -> Tensor:
+    """What a layer reads at places of its output, in the order of its flattened weights.
+
+    Args:
+        layer: a convolution with zero padding and one group, or a linear layer.
+        tensor: its input.
+        places: image, row and column of each sample, [S] each.
+
+    Returns:
+        [S, inputs · kernel area].
+    """
+    image, row, column = places
+    if isinstance(layer, nn.Linear):
+        return as_maps(layer, tensor)[image, row, column]
+    height, width = (int(number) for number in layer.padding)
+    padded = F.pad(tensor, (width, width, height, height)).movedim(1, -1)
+    rows, columns = (
+        first[:, None] * stride + torch.arange(size, device=first.device) * dilation
+        for first, stride, size, dilation in zip(
+            (row, column), layer.stride, layer.kernel_size, layer.dilation, strict=True
+        )
+    )
+    return padded[image[:, None, None], rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2).flatten(1)

@@ -1,0 +1,74 @@
+"""Where a feature map is looked at: positions near objects, and some elsewhere."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.seeding import seed as derive
+
+COUNT = 64  # of each feature map of an image; half of them in objects where there are as many
+
+Places: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+
+class Positions:
+    """Draws positions of feature maps, the same for all maps of one size.
+
+    Args:
+        boxes: the objects of each image, [k, 4] x1, y1, x2, y2 as shares of what the detector sees.
+        areas: height and width of each image as shares of that; beyond is padding.
+        seed: decides which.
+        device: of the result.
+    """
+
+    def __init__(
+        self,
+        boxes: Sequence[np.ndarray[Any, Any]],
+        areas: Sequence[tuple[float, float]],
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Draws nothing yet."""
+        self._boxes, self._areas, self._seed, self._device = boxes, areas, seed, device
+        self._known: dict[tuple[int, int], Places] = {}
+
+    def __call__(self, height: int, width: int) -> Places:
+        """Image, row and column of each position of maps [n, height, width], [S] each."""
+        if (height, width) not in self._known:
+            random = np.random.default_rng(derive(self._seed, "positions", height, width))
+            found = [
+                np.stack([np.full(len(cells), image), *np.divmod(cells, width)])
+                for image in range(len(self._boxes))
+                for cells in [self._draw(image, height, width, random)]
+            ]
+            image, row, column = torch.from_numpy(np.concatenate(found, axis=1)).to(self._device)
+            self._known[height, width] = (image, row, column)
+        return self._known[height, width]
+
+    def _draw(self, image: int, height: int, width: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
+        """Cells of one image: half of `COUNT` in objects if there are as many, the rest anywhere."""
+        y, x = np.divmod(np.arange(height * width), width)
+        y, x = (y + 0.5) / height, (x + 0.5) / width
+        x1, y1, x2, y2 = self._boxes[image].reshape(-1, 4, 1).swapaxes(0, 1)
+        inside = ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(axis=0)
+        bottom, right = self._areas[image]
+        objects = random.permutation(np.flatnonzero(inside))[: COUNT // 2]
+        others = np.setdiff1d(np.flatnonzero((y < bottom) & (x < right)), objects)
+        return np.concatenate([objects, random.permutation(others)[: COUNT - len(objects)]])
+
+
+def objects_in(
+    model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]
+) -> tuple[list[np.ndarray[Any, Any]], list[tuple[float, float]]]:
+    """Each image's boxes and its own height and width, as shares of the batch that the detector makes."""
+    if isinstance(getattr(model, "transform", None), nn.Module):
+        batch, targets = model.transform(images, targets)  # type: ignore[operator]
+        sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]
+    else:
+        sizes = [tuple(image.shape[-2:]) for image in images]
+        height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    boxes = [target["boxes"].cpu().double().numpy() / [width, height, width, height] for target in targets]
+    return boxes, [(size[0] / height, size[1] / width) for size in sizes]

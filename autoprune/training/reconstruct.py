@@ -1,0 +1,251 @@
+"""Least-squares reconstruction: each layer that lost inputs learns to give what the dense one gave.
+
+He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017), and ThiNet (Luo et al.,
+ICCV 2017): after channels are removed, the weights of every layer that read them are solved anew, so that
+from what is left it gives the dense layer's outputs. Here the regression is pulled to the dense weights, not
+to 0, and as hard as held-out images ask for; see `least_squares.fit`. Layers are solved in the order of
+execution: a layer's inputs hold what the reconstruction of those before it left over.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import TrainingError
+from autoprune.graph import ChannelGraph
+from autoprune.graph.surgery import kept_rows
+from autoprune.seeding import seed as derive
+from autoprune.training.least_squares import Layer, as_maps, fit, patches
+from autoprune.training.loop import TrainSplit
+from autoprune.training.positions import Places, Positions, objects_in
+
+HELD_OUT = 0.2  # share of the images that the strength of the ridge is chosen on
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `reconstruct` returns.
+
+    Attributes:
+        model: the pruned detector with new weights, in eval mode.
+        errors: for each layer that was looked at, the squared error of its outputs on held-out images before
+            and after, as shares of their variance.
+    """
+
+    model: nn.Module
+    errors: dict[str, tuple[float, float]]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of a layer of the dense detector.
+
+    Attributes:
+        extent: the input's shape without its channels.
+        places: the sampled positions of its output.
+        outputs: what it gave there, kept channels only, [S, outputs].
+    """
+
+    extent: tuple[int, ...]
+    places: Places
+    outputs: Tensor
+
+
+@torch.no_grad()
+def reconstruct(
+    pruned: nn.Module,
+    dense: nn.Module,
+    graph: ChannelGraph,
+    keep: Mapping[str, Sequence[int]],
+    split: TrainSplit,
+    images: int,
+    device: torch.device | str,
+    seed: int,
+) -> Reconstruction:
+    """Solves weights and biases of every convolution and linear layer that lost inputs.
+
+    All images go through a detector at once, without gradients. Left as they are: layers with groups, layers
+    whose positions are no positions of the image (behind RoI pooling, where the dense detector looks
+    elsewhere), and layers that read their own output.
+
+    Args:
+        pruned: what `prune` made of ``dense``; not changed.
+        dense: the dense detector, in eval mode on ``device``; not changed.
+        graph: its channel groups.
+        keep: kept channels of each pruned group.
+        split: training images.
+        images: how many of them to use.
+        device: where to work; the result stays there.
+        seed: decides which images and positions.
+
+    Raises:
+        TrainingError: there are fewer than two images.
+    """
+    device = torch.device(device)
+    model = copy.deepcopy(pruned).to(device).eval()
+    seed = derive(seed, "reconstruction")
+    chosen = np.random.default_rng(seed).permutation(len(split))[:images].tolist()
+    if len(chosen) < 2:
+        raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
+    batch, targets = split.batch(chosen, device)
+    layers = _layers(model, dense)
+    positions = Positions(*objects_in(model, batch, targets), seed, device)
+    calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, positions)
+    layers = {name: layer for name, layer in layers.items() if name in calls}
+    held_from = len(batch) - max(1, round(HELD_OUT * len(batch)))
+    errors: dict[str, tuple[float, float]] = {}
+    for names in _plan(model, layers, calls, batch[:1]):
+        errors |= _solve({name: layers[name] for name in names}, calls, partial(model, batch), held_from)
+    return Reconstruction(model, errors)
+
+
+def _layers(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
+    """The layers that lost inputs, by name, but those with groups or with weights of other layers."""
+    found = {n: module for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
+    owners = Counter(id(layer.weight) for layer in found.values())
+
+    def solvable(name: str, layer: Layer) -> bool:
+        if isinstance(layer, nn.Conv2d) and (
+            layer.groups > 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
+        ):
+            return False
+        before = dense.get_parameter(f"{name}.weight")
+        return layer.weight.shape[1] < before.shape[1] and owners[id(layer.weight)] == 1
+
+    return {name: layer for name, layer in found.items() if solvable(name, layer)}
+
+
+def _dense_calls(
+    dense: nn.Module,
+    layers: Mapping[str, Layer],
+    rows: Mapping[str, Mapping[int, Tensor]],
+    batch: list[Tensor],
+    positions: Positions,
+) -> dict[str, list[_Call]]:
+    """What the dense detector's layers gave at the sampled positions, for layers that saw whole images."""
+    calls: dict[str, list[_Call]] = {name: [] for name in layers}
+
+    def remember(name: str, layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
+        if len(output) != len(batch) or not args:
+            calls.pop(name, None)
+        if name in calls:
+            maps = as_maps(layer, output)
+            places = positions(maps.shape[1], maps.shape[2])
+            kept = rows.get(f"{name}.weight", {}).get(0)
+            found = maps[places] if kept is None else maps[places][:, kept.to(maps.device)]
+            calls[name].append(_Call(_extent(layer, args[0]), places, found))
+
+    with _hooked({name: dense.get_submodule(name) for name in layers}, remember, after=True):
+        dense(batch)
+    return {name: found for name, found in calls.items() if found}
+
+
+def _plan(
+    model: nn.Module, layers: Mapping[str, Layer], calls: Mapping[str, list[_Call]], image: list[Tensor]
+) -> list[list[str]]:
+    """Layers by the pass in which they are solved.
+
+    A layer that is called once is solved at that moment. One that is called for several levels needs the
+    inputs of all, so that it is solved after a pass, and what depends on it in the next. Who depends on whom
+    shows in which inputs need a gradient where those layers' weights do.
+    """
+    dependent: set[str] = set()
+
+    def note(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
+        if not args or args[0].requires_grad:
+            dependent.add(name)
+
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)
+    left, plan = list(layers), []
+    while left:
+        dependent.clear()
+        for name, layer in layers.items():
+            layer.weight.requires_grad_(name in left and len(calls[name]) > 1)
+        with _hooked(layers, note), torch.enable_grad():
+            model(image)
+        ready = [name for name in left if name not in dependent]
+        if not ready:  # they read their own output
+            break
+        plan.append(ready)
+        left = [name for name in left if name in dependent]
+    model.requires_grad_(False)
+    for parameter in trainable:
+        parameter.requires_grad_()
+    return plan
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass: all that was asked for has been seen."""
+
+
+def _solve(
+    layers: Mapping[str, Layer],
+    calls: Mapping[str, list[_Call]],
+    forward: Callable[[], Any],
+    held_from: int,
+) -> dict[str, tuple[float, float]]:
+    """Solves some layers in one forward pass; gives the errors of each before and after."""
+    inputs: dict[str, list[Tensor]] = {name: [] for name in layers}
+    missing = sum(len(calls[name]) for name in layers)
+    errors = {}
+
+    def solve(name: str, layer: Layer) -> None:
+        images = torch.cat([call.places[0] for call in calls[name]])
+        outputs = torch.cat([call.outputs for call in calls[name]])
+        weights = layer.weight.flatten(1)
+        found = fit(torch.cat(inputs[name]), outputs, weights, layer.bias, images >= held_from)
+        layer.weight.copy_(found.weights.view_as(layer.weight))
+        if layer.bias is not None and found.bias is not None:
+            layer.bias.copy_(found.bias)
+        errors[name] = (found.before, found.after)
+
+    def take(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
+        nonlocal missing
+        count = len(inputs[name])
+        expected = calls[name][count] if count < len(calls[name]) else None
+        if expected is None or _extent(layer, args[0]) != expected.extent:
+            return
+        inputs[name].append(patches(layer, args[0], expected.places))
+        missing -= 1
+        if len(calls[name]) == 1:
+            solve(name, layer)
+        if not missing:
+            raise _EnoughError
+
+    with suppress(_EnoughError), _hooked(layers, take):
+        forward()
+    for name, layer in layers.items():
+        if 1 < len(calls[name]) == len(inputs[name]):
+            solve(name, layer)
+    return errors
+
+
+def _extent(layer: Layer, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of a layer's input but for its channels."""
+    shape = tuple(tensor.shape)
+    return (shape[0], *shape[2:]) if isinstance(layer, nn.Conv2d) else shape[:-1]
+
+
+@contextmanager
+def _hooked(
+    layers: Mapping[str, nn.Module], hook: Callable[..., None], after: bool = False
+) -> Iterator[None]:
+    """Calls ``hook(name, layer, arguments)`` before each call of a layer, or after it with the output too."""
+    handles = [
+        (layer.register_forward_hook if after else layer.register_forward_pre_hook)(partial(hook, name))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
