@@ -116,7 +116,11 @@ class Config(Strict):
 
     # the search
     trials: int = Field(32, ge=1, description="trials in all; raise it to extend a finished run")
-    sampler: Literal["tpe", "nsga2", "gp", "random", "qmc"] = Field("tpe", description="Optuna sampler")
+    sampler: Literal["thompson", "tpe", "nsga2", "gp", "random", "qmc"] = Field(
+        "thompson",
+        description="how trials are proposed: thompson learns from them what importance is worth; "
+        "the others are Optuna's",
+    )
     warm_starts: bool = Field(
         True,
         description="begin with what one-shot methods end with (uniform, knapsack, global, greedy), the best "

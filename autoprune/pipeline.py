@@ -213,7 +213,7 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
         file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)
     space = resolve(file, subject.graph, importance)
     identity = identify(subject.weights_sha256, file, bounds)
-    plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity)
+    plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity, config.criterion)
     objective = Objective(subject, importance)
     run.write_config(config, _notes(subject))
     if not run.space_file.exists():

@@ -172,7 +172,11 @@ class Ledger:
                 self._enqueue_warm_start(left[0])
         scope = derive(self.settings.seed, "trial", len(live))
         self.study.sampler = make_sampler(
-            self.settings.sampler, scope, derive(self.settings.seed, "sampler"), self.settings.parallel
+            self.settings.sampler,
+            scope,
+            derive(self.settings.seed, "sampler"),
+            self.settings.parallel,
+            self.plan,
         )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)

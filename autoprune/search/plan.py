@@ -2,6 +2,8 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
 from hashlib import sha256
 from typing import Any
 
@@ -12,11 +14,12 @@ from autoprune.cost.budget import Budget, parse_budget
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
-from autoprune.importance.reduce import LOSS_UNITS
+from autoprune.importance.reduce import LOSS_UNITS, comparable
 from autoprune.search import seeds
+from autoprune.search.ladders import Ladder, make_ladders, shares_at
 from autoprune.search.space_file import SpaceFile
 from autoprune.search.trials import WarmStart
-from autoprune.search.widths import Space
+from autoprune.search.widths import Shares, Space
 
 # Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)
@@ -42,6 +45,7 @@ class SpacePlan:
         bounds: for each budget of the run, all the bounds that a candidate must meet.
         criteria: scores by criterion, for the warm starts, the run's own first; empty for no warm starts.
         identity: what the study is about.
+        criterion: what scored the channels of ``space``.
 
     Raises:
         BudgetError: no policy of the space meets a budget.
@@ -53,11 +57,13 @@ class SpacePlan:
         bounds: Sequence[Bounds],
         criteria: Mapping[str, Importance],
         identity: Mapping[str, str],
+        criterion: str = "joint",
     ) -> None:
         """Refuses budgets that can't be met and solves for the warm starts."""
         for bound in bounds:
             space.check(bound)
         self.space, self.bounds, self.identity = space, tuple(bounds), dict(identity)
+        self._criterion = criterion
         self.variables = [variable.name for variable in space.variables]
         self.budgets = [
             next((budget.limit for budget in bound if budget.metric == "gflops"), None) for bound in bounds
@@ -71,6 +77,36 @@ class SpacePlan:
     def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The kept channels of each pruned group."""
         return self.space.keep(np.array([widths[name] for name in self.space.names]))
+
+    @cached_property
+    def _ladders(self) -> list[Ladder]:
+        """What each variable can be set to, and the importance gone there."""
+        if self.space.importance is None:
+            raise ValueError("the space has no importance; give it to resolve()")
+        return make_ladders(self.space, comparable(self.space.importance, self._criterion))
+
+    def removed(self, widths: Mapping[str, int]) -> Shares:
+        """Importance that widths remove from each variable, [V]."""
+        ordered = np.array([widths[name] for name in self.space.names])
+        return np.array([ladder.gone(ordered) for ladder in self._ladders])
+
+    def cheapest(self, weights: Shares, budget: int, level: float) -> Shares:
+        """Shares [V] of the policy on a budget that removes the least importance, weighted by [V].
+
+        Found greedily, which ends within a per cent of the knapsack's solution, in a tenth of the time. Where
+        GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense detector's.
+        """
+        bound = self.bounds[budget]
+        if all(part.metric == "latency_ms" for part in bound):
+            least, dense = (
+                float(self.space.cost("gflops", w)) for w in (self.space.lowest, self.space.dense)
+            )
+            bound = (Budget("gflops", least + level * (dense - least)),)
+        ladders = [
+            replace(ladder, removed=ladder.removed * weight)
+            for ladder, weight in zip(self._ladders, weights, strict=True)
+        ]
+        return shares_at(ladders, seeds.greedy_levels(self.space, ladders, bound))
 
     def _solve(self, criteria: Mapping[str, Importance]) -> list[WarmStart]:
         """The first of all budgets, then the second of all, and so on; a budget's own, none twice."""

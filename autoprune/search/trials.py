@@ -51,6 +51,15 @@ class Plan(Protocol):
     def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
         """The widths of shares [variables], put on a budget."""
 
+    def removed(self, widths: Mapping[str, int]) -> np.ndarray[Any, Any]:
+        """Importance that widths remove from each variable, [variables]."""
+
+    def cheapest(self, weights: np.ndarray[Any, Any], budget: int, level: float) -> np.ndarray[Any, Any]:
+        """Shares of the policy on a budget that removes the least importance, weighted by [variables].
+
+        Where GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense ones.
+        """
+
     def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The kept channels of each pruned group."""
 

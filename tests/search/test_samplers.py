@@ -1,11 +1,28 @@
 import typing
 import warnings
 
+import numpy as np
 import optuna
 import pytest
 
 from autoprune.config import Config
 from autoprune.search.samplers import SAMPLERS, STARTUP_TRIALS, make_sampler
+
+
+class Abc:
+    """A plan of three variables in which the least importance is lost at (0.2, 0.4, 0.6), by any weights."""
+
+    variables, budgets = ("a", "b", "c"), (None,)
+
+    def widths(self, shares, budget):
+        return dict(zip("abc", shares, strict=True))
+
+    def removed(self, widths):
+        return np.array([widths[name] for name in "abc"])
+
+    def cheapest(self, weights, budget, level):
+        return np.clip(np.array([0.2, 0.4, 0.6]) + 0.1 * (weights - 1), 0, 1)
+
 
 SPACE = {name: optuna.distributions.FloatDistribution(0, 1) for name in "abc"}
 
@@ -13,7 +30,7 @@ SPACE = {name: optuna.distributions.FloatDistribution(0, 1) for name in "abc"}
 def run(study, name, trials, parallel=False):
     """Asks and tells; the objective is better the nearer the point is to (0.2, 0.4, 0.6)."""
     for number in range(len(study.trials), trials):
-        study.sampler = make_sampler(name, 100 + number, 7, parallel)
+        study.sampler = make_sampler(name, 100 + number, 7, parallel, Abc())
         trial = study.ask(SPACE)
         distance = sum(
             (trial.params[key] - want) ** 2 for key, want in zip("abc", (0.2, 0.4, 0.6), strict=True)
@@ -56,5 +73,5 @@ def test_samplers_warn_of_nothing(name):
 
 def test_another_seed_proposes_something_else():
     first, second = new_study(), new_study()
-    first.sampler, second.sampler = make_sampler("tpe", 1, 7, False), make_sampler("tpe", 2, 7, False)
+    first.sampler, second.sampler = (make_sampler("tpe", seed, 7, False, Abc()) for seed in (1, 2))
     assert first.ask(SPACE).params != second.ask(SPACE).params
