@@ -255,6 +255,7 @@ def _table() -> dict[str, Rule]:
         (shape.index_put, "index_put"),
         (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),
+        (shape.along, "flip roll cumsum cumprod"),
         (views.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
     ]  # fmt: skip
     table.update((name, rule) for rule, names in groups for name in names.split())

@@ -234,3 +234,17 @@ def pad(facts: Facts, op: str, args: Args, out: Any) -> None:
             axes[d] = np.concatenate([_fixed(facts, before), axis, _fixed(facts, after)])
     value = args[2] if len(args) > 2 else 0
     facts.put(out, axes, source.zero if not value else False)
+
+
+def along(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes that they go along can't be removed."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    named = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
+    dims = [named] if isinstance(named, int) else list(named) or range(len(source.axes))
+    axes = list(source.axes)
+    for d in dims:
+        facts.freeze(axes[d], f"goes into {op} along its axis")
+        axes[d] = None
+    facts.put(out, axes, source.zero[0])

@@ -114,25 +114,14 @@ def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     facts = traced.facts
     factors = {n for _, numbers, _ in facts.steps for n in numbers}
     roots = {n for factor in factors for n in _widths_behind(factor)}
+    axes = (axis for *_, outputs in facts.steps for labels in outputs for axis in labels)
+    candidates = {id(axis): axis for axis in axes if axis is not None and len(axis) in roots}
     unit = traced.unit
     assert unit is not None
     # Every unit of a group has channels on each of its axes, so one shows them all.
     units = {name: unit[atoms_of(traced, group, axes=1)] for name, group in graph.prunable.items()}
-    if roots:
-        free = np.zeros(facts.size, dtype=bool)
-        for of_group in units.values():
-            free[of_group] = True
-        seen = {
-            id(axis): axis
-            for *_, outputs in facts.steps
-            for axes in outputs
-            for axis in axes
-            if axis is not None and len(axis) in roots
-        }
-        if any(free[unit[axis]].any() for axis in seen.values()):
-            return list(graph.prunable.values())
     guessed = np.zeros(facts.size, dtype=bool)
-    for atoms in facts.guesses:
+    for atoms in [*facts.guesses, *candidates.values()]:
         guessed[unit[atoms]] = True
     return [group for name, group in graph.prunable.items() if guessed[units[name]].any()]
 

@@ -9,6 +9,7 @@ mode; multiply-adds and parameters must equal torch's own counts:
 """
 
 import argparse
+import inspect
 import json
 import os
 import resource
@@ -61,12 +62,14 @@ def build(name: str) -> tuple[Any, list[tuple[int, ...]]]:
     from torchvision import models
 
     plain: Any = None
+    accepted = inspect.signature(models.get_model_builder(name)).parameters
+    none = {key: None for key in ("weights", "weights_backbone") if key in accepted}
     for arguments, shapes in candidates(name):
         try:
             if arguments:
-                model = models.get_model(name, weights=None, **arguments)
+                model = models.get_model(name, **none, **arguments)
             else:
-                model = plain = plain or models.get_model(name, weights=None)
+                model = plain = plain or models.get_model(name, **none)
             without_chance(model)
             with torch.no_grad():
                 model.eval()(*draw(shapes, 1))

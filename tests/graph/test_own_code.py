@@ -197,6 +197,8 @@ class Literal(nn.Module):
         (lambda x: torch.cumsum(x, 1), "goes into cumsum"),
         (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalised over all channels"),
         (lambda x: x.sort(1).values, "sort"),
+        (lambda x: x.flip(1), "goes into flip"),
+        (lambda x: x.roll((1, 1), (2, 1)), "goes into roll"),
     ],
 )
 def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, keep_sets, compare):
@@ -212,6 +214,7 @@ def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, k
     [
         lambda x: x.sum(1, keepdim=True) + x,
         lambda x: F.normalize(x, dim=1),
+        lambda x: x.flip(2).roll(1, 3).cumsum(2),
         lambda x: torch.einsum("nchw,ncuv->nhwuv", x, x).sum((3, 4))[:, None] * x,
         lambda x: (
             x.reshape(x.shape[0], 2, -1, 4, 4).flip(1).flatten(1, 2) if False else x.view(x.size(0), -1, 4, 4)
