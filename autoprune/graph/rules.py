@@ -200,7 +200,9 @@ def attention(facts: Facts, op: str, args: Args, out: Any) -> None:
     rows, q_rows = list(zip(q.shape[:-2], batch, strict=True)), (q.shape[-2], q_axes[-2])
     facts.cost(k.shape[-2], *rows, q_rows, (q.shape[-1], q_axes[-1]))
     facts.cost(k.shape[-2], *rows, q_rows, (v.shape[-1], v_axes[-1]))
-    facts.put(out[0] if isinstance(out, tuple) else out, [*batch, q_axes[-2], v_axes[-1]], facts.zero(v))
+    facts.put(out[0], [*batch, q_axes[-2], v_axes[-1]], facts.zero(v))
+    if out[1].numel():  # the logarithms of the softmax' sums, kept for a backward pass
+        facts.put(out[1], [*batch, q_axes[-2] if out[1].shape[-1] == q.shape[-2] else None])
 
 
 def embedding(facts: Facts, op: str, args: Args, out: Any) -> None:

@@ -56,12 +56,11 @@ def test_channels_that_only_training_reads_shrink_there_too(randomise, keep_sets
     assert_same(model, graph, keep_sets(graph, 0, share=0.5), X)
 
 
-def test_the_cost_is_that_of_eval_mode(randomise, keep_sets, counted):
+def test_the_cost_is_that_of_eval_mode(randomise, keep_sets, counted, costed):
     model = randomise(Auxiliary().double())
     graph = analyze(model, (X,))
     keep = keep_sets(graph, 0)
-    widths = graph.vector({group: len(kept) for group, kept in keep.items()})
-    assert (graph.cost.flops(widths), graph.cost.params(widths)) == counted(prune(model, graph, keep), (X,))
+    assert costed(graph, keep) == counted(prune(model, graph, keep), (X,))
 
 
 def test_a_length_in_code_that_only_training_runs_is_found():

@@ -82,7 +82,7 @@ def _products_in_the_open(monkeypatch):
 # RAFT's norms without parameters hold a number that nothing but this warning reads.
 @pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features")
 @pytest.mark.parametrize("name", CASES)
-def test_exact_in_results_and_cost(name, randomise, keep_sets, compare, counted):
+def test_exact_in_results_and_cost(name, randomise, keep_sets, compare, counted, costed):
     build, shapes = CASES[name]
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
@@ -93,9 +93,7 @@ def test_exact_in_results_and_cost(name, randomise, keep_sets, compare, counted)
     graph = analyze(model, inputs)
     assert graph.prunable
     keep = keep_sets(graph, 1)
-    widths = graph.vector({group: len(kept) for group, kept in keep.items()})
-    costs = graph.cost.flops(widths), graph.cost.params(widths)
-    assert costs == counted(prune(model, graph, keep), inputs)
+    assert costed(graph, keep) == counted(prune(model, graph, keep), inputs)
     if name.startswith("raft"):  # makes its coordinates in single precision
         count, worst = compare(model, graph, inputs, keep)
         assert worst <= 1e-5
