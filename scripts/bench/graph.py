@@ -1,35 +1,58 @@
 """Channel groups on every torchvision detector, against torch-pruning and FastNAS of nvidia-modelopt.
 
-Each case runs in a process of its own, one thread, with a limit on time and memory; peers may live in
+Each case runs in a process of its own, one thread, with a limit on time and memory; the peers may live in
 another environment:
 
     python scripts/bench/graph.py --peer-python /path/to/venv/bin/python
+
+A tool works on a detector if what it pruned is smaller and still runs on the image. `off` is the largest
+relative difference, in double precision, between what the layers of unpruned width give in the pruned model
+and in the dense one with the removed channels set to zero: round-off where pruning is exact.
 """
 
 import argparse
+import copy
 import json
+import math
 import os
 import resource
 import subprocess
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-SECONDS, GIBIBYTES = 180, 12
-TOOLS = ("autoprune", "torch-pruning", "fastnas")
+import torch
+from torch import nn
+from torchvision.models import detection, list_models
+from torchvision.ops import FrozenBatchNorm2d
+
+SECONDS, GIBIBYTES = 300, 12
+LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
+NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
+# Layers that torch-pruning is told to leave alone; the other tools find them.
+PREDICTIONS = (
+    *("cls_logits", "bbox_reg", "bbox_ctrness", "cls_score", "bbox_pred", "mask_fcn_logits"),
+    *("kps_score_lowres", "regression_head.module_list", "classification_head.module_list"),
+)
+
+# What a tool made: its figures, the pruned model, and the dense one without what was removed.
+Result = tuple[dict[str, Any], nn.Module, nn.Module]
 
 
-def build(name: str, norm: str) -> Any:
-    """A detector for 64-pixel images, with trainable or frozen batch norms, weights at random."""
-    import torch
-    from torchvision.models import detection
-    from torchvision.ops import FrozenBatchNorm2d
+def build(name: str, norm: str) -> tuple[nn.Module, list[torch.Tensor]]:
+    """A detector for 64-pixel images with random weights, its norms too, and an image.
 
-    def freeze(module: Any) -> None:
+    Args:
+        name: as torchvision knows it.
+        norm: ``batch`` for BatchNorm2d, ``frozen`` for FrozenBatchNorm2d.
+    """
+
+    def freeze(module: nn.Module) -> None:
         for key, child in module.named_children():
-            if isinstance(child, torch.nn.BatchNorm2d):
+            if isinstance(child, nn.BatchNorm2d):
                 setattr(module, key, FrozenBatchNorm2d(child.num_features))
             else:
                 freeze(child)
@@ -40,95 +63,157 @@ def build(name: str, norm: str) -> Any:
     model = getattr(detection, name)(weights=None, weights_backbone=None, **sizes).eval()
     if norm == "frozen":
         freeze(model)
+    for module in model.modules():
+        if isinstance(module, NORMS):
+            for key, tensor in module.state_dict().items():
+                if tensor.is_floating_point():
+                    tensor.uniform_(*(-0.2, 0.2) if key in ("bias", "running_mean") else (0.5, 1.5))
     return model, [torch.rand(3, 64, 64)]
 
 
-def fastest(work: Callable[[], Any], times: int = 5) -> float:
-    """Seconds of the fastest of several runs."""
-    best = float("inf")
+def fastest(*works: Callable[[], Any], times: int = 7, seconds: float = 10) -> list[float]:
+    """Seconds of the fastest run of each, in turns, so that a busy machine is busy for all of them."""
+    best = [math.inf] * len(works)
+    begin = time.perf_counter()
     for _ in range(times):
-        start = time.perf_counter()
-        work()
-        best = min(best, time.perf_counter() - start)
+        for k, work in enumerate(works):
+            start = time.perf_counter()
+            work()
+            best[k] = min(best[k], time.perf_counter() - start)
+        if time.perf_counter() - begin > seconds:
+            break
     return best
 
 
-def run_autoprune(model: Any, images: Any) -> dict[str, Any]:
+@torch.no_grad()
+def without(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> nn.Module:
+    """A copy of ``model`` in which modules give zeros on the removed channels."""
+    model = copy.deepcopy(model)
+    for name, channels in removed.items():
+        module = model.get_submodule(name)
+        for key in ("weight", "bias"):
+            tensor = getattr(module, key, None)
+            if isinstance(tensor, torch.Tensor):
+                # Transposed convolutions have their outputs second.
+                axis = int(isinstance(module, nn.ConvTranspose2d) and key == "weight")
+                tensor.index_fill_(axis, torch.tensor(channels, dtype=torch.long), 0)
+    return model
+
+
+def run_autoprune(model: nn.Module, images: list[torch.Tensor]) -> Result:
     import numpy as np
-    import torch
 
-    from autoprune.graph import analyze, prune
+    from autoprune.graph import analyze, mask, prune
 
-    with torch.no_grad():
-        forward = fastest(lambda: model(images))
-    seconds = fastest(lambda: analyze(model, (images,)))
+    @torch.no_grad()
+    def forward() -> None:
+        model(images)
+
+    plain, seconds = fastest(forward, lambda: analyze(model, (images,)))
     graph = analyze(model, (images,))
     keep = {name: group.units[::2].ravel().tolist() for name, group in graph.prunable.items()}
-    pruning = fastest(lambda: prune(model, graph, keep))
-    with torch.no_grad():
-        prune(model, graph, keep)(images)
+    (candidate,) = fastest(lambda: prune(model, graph, keep))
     widths = np.tile(graph.cost.dense, (200_000, 1))
-    return {
+    (costing,) = fastest(lambda: graph.cost.flops(widths), times=3)
+    figures = {
         "groups": len(graph.prunable),
         "channels": sum(group.width for group in graph.prunable.values()),
-        "forward": forward,
-        "analysis": seconds,
-        "candidate": pruning,
-        "policies_per_second": 200_000 / fastest(lambda: graph.cost.flops(widths), 3),
+        "seconds": seconds,
+        "forward": plain,
+        "candidate": candidate,
+        "policies_per_second": 200_000 / costing,
     }
+    return figures, prune(model, graph, keep), mask(model, graph, keep)
 
 
-def run_torch_pruning(model: Any, images: Any) -> dict[str, Any]:
-    import copy
-
-    import torch
+def run_torch_pruning(model: nn.Module, images: list[torch.Tensor]) -> Result:
     import torch_pruning as tp
 
-    predictions = (
-        *("cls_logits", "bbox_reg", "bbox_ctrness", "cls_score", "bbox_pred", "mask_fcn_logits"),
-        *("kps_score_lowres", "regression_head.module_list", "classification_head.module_list"),
-    )
-
-    def candidate() -> tuple[Any, Any]:
+    def started() -> Any:
         copied = copy.deepcopy(model)
-        ignored = [m for n, m in copied.named_modules() if any(p in n for p in predictions)]
-        pruner = tp.pruner.MagnitudePruner(
+        ignored = [m for n, m in copied.named_modules() if any(p in n for p in PREDICTIONS)]
+        return tp.pruner.MagnitudePruner(
             copied, images, tp.importance.MagnitudeImportance(), pruning_ratio=0.5, ignored_layers=ignored,
             forward_fn=lambda m, x: m(x),
         )  # fmt: skip
-        return copied, pruner
 
-    start = time.perf_counter()
-    copied, pruner = candidate()
-    built = time.perf_counter() - start
-    found = pruner.DG.get_all_groups(
-        ignored_layers=pruner.ignored_layers, root_module_types=pruner.root_module_types
-    )
-    groups = [len(group[0].idxs) for group in found]
-    start = time.perf_counter()
-    pruner.step()
-    stepped = time.perf_counter() - start
-    with torch.no_grad():
-        copied(images)
-    return {"groups": len(groups), "channels": sum(groups), "analysis": built, "candidate": built + stepped}
+    (seconds,) = fastest(started, times=3)
+    (candidate,) = fastest(lambda: started().step(), times=3)
+    pruner = started()
+    names = {module: name for name, module in pruner.model.named_modules()}
+    kept: dict[str, list[int]] = {}
+    removed: dict[str, list[int]] = {}
+    widths = []
+    for group in pruner.step(interactive=True):
+        widths.append(pruner.DG.get_out_channels(group[0].dep.target.module))
+        for dep, indices in group.items:
+            module = dep.target.module
+            if module in names and pruner.DG.is_out_channel_pruning_fn(dep.handler):
+                # Indices count the channels that are still there.
+                name, gone = names[module], {getattr(i, "idx", i) for i in indices}
+                here = kept.get(name) or list(range(pruner.DG.get_out_channels(module)))
+                kept[name] = [channel for k, channel in enumerate(here) if k not in gone]
+                removed[name] = removed.get(name, []) + [here[k] for k in gone]
+        group.prune()
+    figures = {"groups": len(widths), "channels": sum(widths), "seconds": seconds, "candidate": candidate}
+    return figures, pruner.model, without(model, removed)
 
 
-def run_fastnas(model: Any, images: Any) -> dict[str, Any]:
+def run_fastnas(model: nn.Module, images: list[torch.Tensor]) -> Result:
     import modelopt.torch.nas as mtn
-    import torch
+    from modelopt.torch.opt.utils import named_hparams
+    from modelopt.torch.prune.pruning import PruneModeRegistry
 
-    start = time.perf_counter()
-    converted = mtn.convert(model, mode="fastnas")
-    seconds = time.perf_counter() - start
-    space = {
-        name: hparam
-        for name, hparam in mtn.utils.named_hparams(converted, configurable=True)
-        if "out_channels" in name or "out_features" in name
+    def converted() -> Any:
+        return mtn.convert(copy.deepcopy(model), "fastnas", registry=PruneModeRegistry)
+
+    (seconds,), space = fastest(converted, times=3), converted()
+    widths = [hparam.max for _, hparam in named_hparams(space, configurable=True)]
+    mtn.sample(space, sample_func=lambda choices: min(choices, key=lambda n: abs(n - max(choices) / 2)))
+    pruned = mtn.export(space)
+    removed = {  # it keeps the first channels of each layer
+        name: list(range(outputs_of(module), outputs_of(model.get_submodule(name))))
+        for name, module in pruned.named_modules()
+        if isinstance(module, (*LAYERS, *NORMS))
     }
-    mtn.utils.sample(converted, sample_func=min)
-    with torch.no_grad():
-        converted(images)
-    return {"groups": len(space), "channels": sum(h.max for h in space.values()), "analysis": seconds}
+    figures = {"groups": len(widths), "channels": sum(widths), "seconds": seconds}
+    return figures, pruned, without(model, removed)
+
+
+def outputs_of(module: nn.Module) -> int:
+    """How many channels a layer or norm gives."""
+    weight = module.weight
+    assert isinstance(weight, torch.Tensor)
+    # A transposed convolution has them on its second axis, divided by its groups.
+    return weight.shape[1] * module.groups if isinstance(module, nn.ConvTranspose2d) else weight.shape[0]
+
+
+@torch.no_grad()
+def difference(pruned: nn.Module, masked: nn.Module, images: list[torch.Tensor]) -> float:
+    """Largest relative difference between what the layers of unpruned width give, in double precision."""
+
+    def given(model: nn.Module, names: list[str]) -> list[torch.Tensor]:
+        found: list[torch.Tensor] = []
+        for name in names:
+            model.get_submodule(name).register_forward_hook(lambda _m, _i, out: found.append(out))
+        model.double()([image.double() for image in images])
+        return found
+
+    names = [
+        name
+        for name, module in masked.named_modules()
+        if isinstance(module, LAYERS) and outputs_of(module) == outputs_of(pruned.get_submodule(name))
+    ]
+    got, expected = given(pruned, names), given(masked, names)
+    if [x.shape for x in got] != [x.shape for x in expected]:
+        return math.inf
+    differences = [
+        float((a - b).abs().max() / b.abs().max()) for a, b in zip(got, expected, strict=True) if b.any()
+    ]
+    return max(differences, default=math.nan)
+
+
+TOOLS = {"autoprune": run_autoprune, "torch-pruning": run_torch_pruning, "fastnas": run_fastnas}
 
 
 def work(tool: str, name: str, norm: str) -> None:
@@ -137,19 +222,24 @@ def work(tool: str, name: str, norm: str) -> None:
     limit = GIBIBYTES << 30
     resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     model, images = build(name, norm)
-    runner = {"autoprune": run_autoprune, "torch-pruning": run_torch_pruning, "fastnas": run_fastnas}[tool]
+    result: dict[str, Any] = {"works": False, "said": "nothing to prune"}
     try:
-        result = {"works": True, **runner(model, images)}
+        figures, pruned, masked = TOOLS[tool](model, images)
+        result |= {**figures, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+        with torch.no_grad():
+            pruned(images)
+        before, after = (sum(p.numel() for p in m.parameters()) for m in (model, pruned))
+        result["works"] = after < before
+        result["off"] = difference(pruned, masked, images)
     except Exception as error:
-        said = (str(error).strip().splitlines() or [""])[0]
-        result = {"works": False, "said": f"{type(error).__name__}: {said}"[:110]}
-    result["peak_mib"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        result["said"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
     print("RESULT" + json.dumps(result))
 
 
 def case(python: str, tool: str, name: str, norm: str) -> dict[str, Any]:
     """One case in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
+    root = str(Path(__file__).parents[2])
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
     command = [python, __file__, "--work", tool, name, norm]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
@@ -157,10 +247,23 @@ def case(python: str, tool: str, name: str, norm: str) -> dict[str, Any]:
         return {"works": False, "said": f"not done after {SECONDS} s"}
     for line in done.stdout.splitlines():
         if line.startswith("RESULT"):
-            found: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
-            return found
+            return dict(json.loads(line.removeprefix("RESULT")))
     said = (done.stderr.strip().splitlines() or ["killed"])[-1]
-    return {"works": False, "said": f"exit {done.returncode}: {said}"[:110]}
+    return {"works": False, "said": f"exit {done.returncode}: {said}"}
+
+
+def ratios(found: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
+    """Prints the figures on RetinaNet-R50 that a search depends on, and the memory."""
+    ours = found.get(("retinanet_resnet50_fpn", "frozen", "autoprune"))
+    if ours and ours["works"]:
+        print(f"analysis / forward: {ours['seconds'] / ours['forward']:.2f} ({ours['seconds']:.3f} s)")
+        theirs = found.get(("retinanet_resnet50_fpn", "batch", "torch-pruning"), {})
+        ratio = f"{theirs['candidate'] / ours['candidate']:.1f}" if theirs.get("works") else "-"
+        print(f"torch-pruning / autoprune, one candidate: {ratio} ({ours['candidate']:.3f} s)")
+        print(f"policies costed per second: {ours['policies_per_second']:,.0f}")
+    peaks = [r["mib"] for (_, _, tool), r in found.items() if tool == "autoprune" and "mib" in r]
+    if peaks:
+        print(f"largest peak memory of autoprune: {max(peaks):.0f} MiB")
 
 
 def main() -> None:
@@ -169,39 +272,33 @@ def main() -> None:
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--models", nargs="*", help="detectors; all of torchvision's if left out")
-    parser.add_argument("--tools", nargs="*", default=TOOLS, choices=TOOLS)
+    parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     options = parser.parse_args()
     if options.work:
         work(*options.work)
         return
-    from torchvision.models import detection, list_models
-
-    rows = []
+    found = {}
     for name in options.models or list_models(detection):
         for norm in ("batch", "frozen"):
             for tool in options.tools:
                 python = sys.executable if tool == "autoprune" else options.peer_python
-                rows.append((name, norm, tool, case(python, tool, name, norm)))
+                found[name, norm, tool] = case(python, tool, name, norm)
                 print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
-    found = {(name, norm, tool): result for name, norm, tool, result in rows}
-    ours = found.get(("retinanet_resnet50_fpn", "frozen", "autoprune"), {})
-    if ours.get("works"):
-        print(f"analysis / forward    {ours['analysis'] / ours['forward']:.2f}  ({ours['analysis']:.3f} s)")
-        theirs = found.get(("retinanet_resnet50_fpn", "batch", "torch-pruning"), {})
-        ratio = f"{theirs['candidate'] / ours['candidate']:.1f}" if theirs.get("works") else "-"
-        print(f"torch-pruning / ours, one candidate    {ratio}  ({ours['candidate']:.3f} s)")
-        print(f"policies costed per second    {ours['policies_per_second']:,.0f}")
     for tool in options.tools:
-        of_tool = [result for _, _, t, result in rows if t == tool]
-        print(f"{tool}: {sum(r['works'] for r in of_tool)} of {len(of_tool)} work")
-    print(f"\n{'detector':38}{'norm':8}{'tool':15}{'groups':>7}{'channels':>9}{'s':>8}{'MiB':>7}")
-    for name, norm, tool, r in rows:
-        figures = (
-            f"{r['groups']:>7}{r['channels']:>9}{r['analysis']:>8.2f}{r['peak_mib']:>7.0f}"
-            if r["works"] else f"  fails: {r['said']}"
-        )  # fmt: skip
-        print(f"{name:38}{norm:8}{tool:15}{figures}")
+        of_tool = [result for (_, _, t), result in found.items() if t == tool]
+        exact = sum(result["works"] and result.get("off", math.inf) < 1e-9 for result in of_tool)
+        print(f"{tool}: {sum(r['works'] for r in of_tool)} of {len(of_tool)} work, {exact} exactly")
+    ratios(found)
+    head = f"{'detector':38}{'norm':7}{'tool':14}{'works':6}{'groups':>7}{'channels':>9}"
+    print(f"\n{head}{'s':>7}{'MiB':>6}  off")
+    for (name, norm, tool), r in found.items():
+        line = f"{name:38}{norm:7}{tool:14}{'yes' if r['works'] else 'no':6}"
+        if "groups" in r:
+            line += f"{r['groups']:>7}{r['channels']:>9}{r['seconds']:>7.2f}{r['mib']:>6.0f}"
+        if "off" in r:
+            line += f"  {r['off']:.0e}"
+        print(line if r["works"] else f"{line}  {r['said'][:90]}")
 
 
 if __name__ == "__main__":
