@@ -214,6 +214,8 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
     space = resolve(file, subject.graph, importance)
     identity = identify(subject.weights_sha256, file, bounds)
     plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity, config.criterion)
+    if (coarse := plan.coarseness()) is not None:
+        say(coarse)
     objective = Objective(subject, importance)
     run.write_config(config, _notes(subject))
     if not run.space_file.exists():

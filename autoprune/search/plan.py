@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.config import Config
-from autoprune.cost.budget import Budget, parse_budget
+from autoprune.cost.budget import UNITS, Budget, figures, parse_budget
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
@@ -19,7 +19,7 @@ from autoprune.search import seeds
 from autoprune.search.ladders import Ladder, make_ladders, shares_at
 from autoprune.search.space_file import SpaceFile
 from autoprune.search.trials import WarmStart
-from autoprune.search.widths import Shares, Space
+from autoprune.search.widths import NEAR, Shares, Space
 
 # Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)
@@ -27,6 +27,8 @@ FREE_LEVELS = (0.75, 0.5, 0.33)
 # Warm starts of a run, and of a budget where there are many; a number of trials must not change which they
 # are, or a run that is extended would not be the one that was asked for at once.
 MOST_WARM_STARTS, LEAST_WARM_STARTS = 8, 3
+
+_SAMPLE = 32  # vectors that are fitted to each budget to learn how near trials come
 
 Bounds = tuple[Budget, ...]
 
@@ -107,6 +109,23 @@ class SpacePlan:
             for ladder, weight in zip(self._ladders, weights, strict=True)
         ]
         return shares_at(ladders, seeds.greedy_levels(self.space, ladders, bound))
+
+    def coarseness(self) -> str | None:
+        """One line where steps are too coarse for trials to come within 2% of a budget, by a sample."""
+        random = np.random.default_rng(0).random((_SAMPLE, len(self.space.variables)))
+        worst, of = 1.0, None
+        for bound in self.bounds:
+            modelled = [budget for budget in bound if budget.metric != "latency_ms"]
+            for shares in random if modelled else ():
+                used = float(self.space.load(self.space.fit(shares, modelled), modelled))
+                if used < worst:
+                    worst, of = used, modelled[0]
+        if of is None or worst >= NEAR:
+            return None
+        return (
+            f"trials can end up to {1 - worst:.1%} below {figures(of.limit)} {UNITS[of.metric]}: widths are "
+            f"multiples of {int(self.space.step.max())}, too coarse for less; lower round_to in the space"
+        )
 
     def _solve(self, criteria: Mapping[str, Importance]) -> list[WarmStart]:
         """The first of all budgets, then the second of all, and so on; a budget's own, none twice."""

@@ -19,6 +19,8 @@ Shares = NDArray[np.float64]
 _GRID = 33  # points of one round of the search along the path; 6 rounds leave 2 / 32**6 = 2e-9 of it
 _ROUNDS = 6
 
+NEAR = 0.98  # of a budget: what a trial should use of it at least
+
 
 @dataclass(frozen=True)
 class Variable:
@@ -128,7 +130,8 @@ class Space:
         for s in 1..2. The least s whose widths meet every budget is found by nested grids (a bisection by
         32 at once). What rounding left over is filled one step of one group at a time, first where the
         rounded width lies furthest below its share, until no group has room for a step; so groups that share
-        a variable can end a few steps apart.
+        a variable can end a few steps apart. Where steps are so dear that this leaves more than 2% of the
+        budget, one group is narrowed a step to let others be filled, as long as that comes nearer.
 
         So a vector whose own widths meet the budgets and have no room for a step comes back unchanged.
 
@@ -153,7 +156,10 @@ class Space:
             first = int(np.argmax(fits)) if fits.any() else _GRID - 1
             low, high = float(grid[max(first - 1, 0)]), float(grid[first])
         targets = self._targets(_along(shares, np.array([high])))[0]
-        return self._fill(self._round(targets), targets, budgets)
+        filled = self._fill(self._round(targets), targets, budgets)
+        if np.array_equal(filled, self.widths(shares)):
+            return filled
+        return self._closer(filled, targets, budgets)
 
     def keep(self, widths: Widths) -> dict[str, tuple[int, ...]]:
         """The most important units of each group that loses any, as rising channel indices.
@@ -192,9 +198,31 @@ class Space:
         nearest = np.minimum(np.floor(targets / self.step + 0.5).astype(np.int64) * self.step, below)
         return np.where(2 * targets >= below + self.dense, self.dense, np.maximum(nearest, self.lowest))
 
-    def _fill(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+    def _closer(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+        while (used := float(self.load(widths, budgets))) < NEAR:
+            lower = np.maximum((widths - 1) // self.step * self.step, self.lowest)
+            tried = []
+            for group in np.flatnonzero(lower < widths):
+                narrowed = widths.copy()
+                narrowed[group] = lower[group]
+                tried.append(self._fill(narrowed, targets, budgets, without=int(group)))
+            found = self.load(np.stack(tried), budgets) if tried else np.zeros(1)
+            if found.max() <= used:
+                break
+            widths = tried[int(np.argmax(found))]
+        return widths
+
+    def _fill(
+        self,
+        widths: Widths,
+        targets: NDArray[np.float64],
+        budgets: Sequence[Budget],
+        without: int | None = None,
+    ) -> Widths:
         # Costs grow with every width and with products of two, so a step that does not fit now never will.
         open_groups = np.flatnonzero(self.raised(widths) > widths)
+        if without is not None:
+            open_groups = open_groups[open_groups != without]
         while len(open_groups):
             raised = np.repeat(widths[None], len(open_groups), axis=0)
             raised[np.arange(len(open_groups)), open_groups] = self.raised(widths)[open_groups]

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 
@@ -41,6 +43,21 @@ def test_every_vector_is_put_on_its_own_budget(graph, file, importance_of):
         for _ in range(20):
             widths = plan.widths(random.random(len(plan.variables)), budget)
             assert 0.9 * limit < flops(graph, widths) <= limit
+
+
+def test_steps_too_coarse_for_the_budget_are_said_once_in_plain_words(chain, graph, file, importance_of):
+    assert make(graph, file, importance_of(graph), budget_gflops="60%,30%").coarseness() is None
+    coarse = file.model_copy(update={"round_to": 32})
+    said = make(graph, coarse, importance_of(graph), budget_gflops="60%").coarseness()
+    used = [0.0]
+    for widths in itertools.product((32, 64), (32, 64), (32, 64, 96, 128), range(64, 257, 32)):
+        share = float(graph.cost.flops(np.array(widths))) / 1e9 / (0.6 * graph.gflops())
+        used.append(share if share <= 1 else 0.0)
+    nearest = 1 - max(used)  # of all policies of the space; a suggestion need not lead to that one
+    worst = float(said.partition("up to ")[2].partition("%")[0]) / 100
+    assert worst > 0.02
+    assert worst >= round(nearest, 3)
+    assert "multiples of 32" in said
 
 
 def test_all_bounds_hold_at_once(graph, file, importance_of):

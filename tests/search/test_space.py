@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from autoprune.config import ModelSpec
@@ -433,3 +433,37 @@ def test_ready_spaces_are_found_beside_the_installed_modules(tmp_path: Path, mon
     expected.write_text("")
     monkeypatch.setattr(module, "__file__", str(tmp_path / "autoprune" / "search" / "space_file.py"))
     assert ready_space("retinanet_resnet50_fpn") == expected
+
+
+NETWORK = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 2)]
+
+
+@given(
+    shares=st.lists(st.floats(0, 1), min_size=12, max_size=12),
+    gflops=st.floats(0.2, 0.99),
+    mparams=st.none() | st.floats(0.2, 0.99),
+    granularity=st.sampled_from(["layer", "block", "stage"]),
+    tied=st.booleans(),
+    unit=st.sampled_from([1, 4]),
+)
+@settings(max_examples=150, deadline=None)
+def test_every_suggestion_ends_within_two_per_cent_below_its_budget(
+    chain, shares, gflops, mparams, granularity, tied, unit
+) -> None:
+    dense = (64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256)
+    graph = chain(dense=dense, names=NETWORK, units=[unit] * 12)
+    rules = [GroupRule(match="body.*", max_ratio=0.9)]
+    if tied:
+        rules.append(GroupRule(match="body.layer1.*.conv1", max_ratio=0.5, tie="narrow"))
+    space = resolve(space_file(*rules, granularity=granularity, round_to=4), graph)
+    budgets = [Budget("gflops", gflops * float(graph.cost.flops(space.dense)) / 1e9)]
+    if mparams is not None:
+        budgets.append(Budget("mparams", mparams * float(graph.cost.params(space.dense)) / 1e6))
+    assume(space.load(space.lowest, budgets) <= 1)
+    widths = space.fit(np.array(shares[: len(space.variables)]), budgets)
+    used = [float(graph.cost.flops(widths)) / 1e9 / budgets[0].limit]
+    if mparams is not None:
+        used.append(float(graph.cost.params(widths)) / 1e6 / budgets[1].limit)
+    assert 0.98 <= max(used) <= 1
+    assert all(width == whole or width % 4 == 0 for width, whole in zip(widths, dense, strict=True))
+    assert (widths >= space.lowest).all()
