@@ -178,7 +178,7 @@ class Config(Strict):
         0,
         ge=0,
         description="images that pruned weights are solved anew on, by least squares on the dense layers' "
-        "outputs, before they are trained; 0 turns it off, 32 are enough",
+        "outputs, before they are trained; 0 renews the statistics instead, 32 are enough",
     )
     recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
 

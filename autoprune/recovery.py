@@ -24,7 +24,7 @@ from autoprune.search.rundir import RunDirectory
 from autoprune.search.space import SpaceFile, resolve
 from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels
 from autoprune.seeding import seed as derive
-from autoprune.training import TrainSettings, train
+from autoprune.training import TrainSettings, ranks, train
 
 METRICS_FILE = "metrics.json"
 CHECKPOINT = ".checkpoint.safetensors"
@@ -50,10 +50,13 @@ class Recovered:
         return float(self.metrics["metrics"]["map"])
 
 
+@ranks.joined()
 def recover(
     run: str | Path, trials: Sequence[int] | None = None, steps: int | None = None, **overrides: Any
 ) -> list[Recovered]:
     """Trains policies of a run back in full; those that are recovered already are not trained again.
+
+    Started by `torchrun` on several processes, they share each batch; the result is the same for all.
 
     Args:
         run: the run directory.
@@ -147,6 +150,11 @@ def recover_policy(
     teacher = subject.teacher(keep, importance)
     model = train(model, subject.train, settings, subject.device, teacher, checkpoint, what).model
     trained = time.perf_counter()
+    if ranks.rank() > 0:
+        ranks.wait()
+        shared = _finished(folder, asked)
+        assert shared is not None
+        return shared
     found = evaluate(model, subject.val, subject.device, batch_size=config.batch_size)
     costs = subject.costs(keep)
     policy = subject.policy(keep, {"map": found.map, "map50": found.map50, **costs})
@@ -163,6 +171,7 @@ def recover_policy(
     save_detector(folder, model, policy)
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
+    ranks.wait()
     say(f"{what}: mAP {100 * found.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
     return Recovered(folder, policy, metrics)
 

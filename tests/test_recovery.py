@@ -1,10 +1,22 @@
+import io
 import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
+from safetensors.torch import load_file
 from torch import nn
 
 import autoprune
+from autoprune import progress
 from autoprune.cli.main import main
 from autoprune.config import load_config, make_config
 from autoprune.data.evaluate import evaluate
@@ -14,9 +26,8 @@ from autoprune.graph import prune
 from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
 from autoprune.policy import Policy
-from autoprune.recovery import METRICS_FILE, recover, recover_policy
+from autoprune.recovery import METRICS_FILE, recover
 from autoprune.search.subject import load_subject
-from autoprune.training import loop
 
 
 @pytest.fixture(scope="module")
@@ -63,29 +74,44 @@ def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
         recover(run.run, steps=3)
 
 
-def test_a_killed_recovery_resumes_to_the_same_weights(run, recovered, monkeypatch, tmp_path):
-    subject = load_subject(load_config(run.run / "config.yaml"))
-    advance = loop._Run.advance
+DRIVER = """
+    import sys
+    from autoprune import recovery
+    from autoprune.training import loop
 
-    def killed_at_the_second_step(self, split):
-        if self.step == 1:
-            raise KeyboardInterrupt
-        return advance(self, split)
+    train, advance = loop.train, loop._Run.advance
 
-    def save_always(*args, **arguments):
-        return loop.train(*args, **arguments, checkpoint_interval_s=0.0)
+    def told(self, split):
+        loss = advance(self, split)
+        print(self.step, flush=True)
+        return loss
 
-    monkeypatch.setattr("autoprune.recovery.train", save_always)
-    keep, folder = run.front[0].policy.keep, tmp_path / "recovered"
-    with monkeypatch.context() as patch:
-        patch.setattr(loop._Run, "advance", killed_at_the_second_step)
-        with pytest.raises(KeyboardInterrupt):
-            recover_policy(subject, keep, folder)
-    assert not (folder / METRICS_FILE).exists()
-    resumed = recover_policy(subject, keep, folder)
-    whole = recover_policy(subject, keep, tmp_path / "whole")
-    first, second = (autoprune.load(done.folder).state_dict() for done in (resumed, whole))
+    loop._Run.advance = told
+    recovery.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
+    recovery.recover(sys.argv[1], steps=4)
+"""
+
+
+def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
+    """Killed in the third of four steps, in a process of its own."""
+    for name in ("killed", "whole"):
+        shutil.copytree(run.run, tmp_path / name, ignore=shutil.ignore_patterns("recovered"))
+    environment = {**os.environ, "PYTHONPATH": str(Path(autoprune.__file__).parent.parent)}
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path / "killed")]
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
+        while process.stdout.readline() != "2\n":
+            assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+    assert not list((tmp_path / "killed").rglob(METRICS_FILE))
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=200)):
+        (resumed,) = recover(tmp_path / "killed", steps=4)
+    assert re.search("[123] of 4 steps are done already", lines.getvalue())
+    (whole,) = recover(tmp_path / "whole", steps=4)
+    first, second = (load_file(done.folder / "model.safetensors") for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed.map == whole.map
+    assert {path.name for path in resumed.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +178,24 @@ def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path,
         == 0
     )
     assert json.loads(capsys.readouterr().out)["metrics"]["map"] == pytest.approx(done.map, abs=1e-6)
+
+
+def test_torchrun_recovers_on_two_processes(frozen_run, tmp_path):
+    """Through the command; norms stand still and nothing is distilled, so it equals one process' work."""
+    for name in ("one", "two"):
+        shutil.copytree(frozen_run.run, tmp_path / name, ignore=shutil.ignore_patterns("recovered"))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "autoprune.cli.main", "recover", str(tmp_path / "two"), "--distill", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(autoprune.__file__).parent.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("next: autoprune export") == 1  # one of them speaks
+    (one,) = recover(tmp_path / "one", distill=0.0)
+    two = tmp_path / "two" / "recovered" / one.folder.name
+    first, second = (load_file(folder / "model.safetensors") for folder in (one.folder, two))
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=1e-3, atol=2e-5, msg=name)
+    assert {path.name for path in two.iterdir()} == {path.name for path in one.folder.iterdir()}
 
 
 def test_trials_off_the_front_can_be_recovered_too(run):

@@ -13,9 +13,13 @@ PIPE_WIDTH = 240
 
 
 def output() -> Console:
-    """The console of standard output; as wide as it takes where that is no terminal."""
+    """The console of standard output; as wide as it takes where that is no terminal.
+
+    Of several processes that `torchrun` started, the first alone prints.
+    """
+    silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_WIDTH if piped else None, soft_wrap=piped, highlight=False)
+    return Console(width=PIPE_WIDTH if piped else None, soft_wrap=piped, highlight=False, quiet=silent)
 
 
 def problems() -> Console:

@@ -29,7 +29,7 @@ def train(config: Config) -> None:
     from autoprune.data.evaluate import evaluate
     from autoprune.models import save_state
     from autoprune.search.subject import pick_device
-    from autoprune.training import TrainSettings
+    from autoprune.training import TrainSettings, ranks
     from autoprune.training import train as fit
 
     device = pick_device(config)
@@ -37,7 +37,7 @@ def train(config: Config) -> None:
     checkpoint = config.out / CHECKPOINT
     if weights.exists() and not checkpoint.exists():
         raise RunError(f"{weights} exists already; choose another --out (YAML: out)")
-    with working() as console:
+    with ranks.joined(), working() as console:
         named = find(None, config)
         model, spec = build_dense(named, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
@@ -52,6 +52,8 @@ def train(config: Config) -> None:
         )
         settings = TrainSettings.from_config(config)
         result = fit(model, training, settings, device, checkpoint=checkpoint, what="training")
+        if ranks.rank() > 0:
+            return
         metrics = evaluate(result.model, validation, device)
         save_state(result.model, weights)
         content = {"model": spec.model_dump(mode="json"), "steps": config.steps, "val": metrics.to_dict()}

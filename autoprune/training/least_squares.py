@@ -1,5 +1,6 @@
 """Fits the weights of one layer to samples of what it reads and what it should give."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -47,44 +48,57 @@ def fit(inputs: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None, h
     x, y, start = inputs.double(), targets.double(), weights.double()
     residuals = y - x @ start.T - (0 if bias is None else bias.double())
     scale = x.square().mean(0).sqrt()
-    scale = torch.where(scale > 0, scale, 1.0)
-    x = x / scale
-    chosen = _Ridge(x[~held_out], residuals[~held_out], shifted=bias is not None)
+    x = x / torch.where(scale > 0, scale, 1.0)
+    before = residuals[held_out].square().sum().item()
+    shift = torch.zeros_like(start[:, 0])
+    if bias is not None:  # an intercept costs nothing: it takes up the means
+        means, shift = x.mean(0), residuals.mean(0)
+        x, residuals = x - means, residuals - shift
+    at = _ridge(x, residuals, held_out)
     left = residuals[held_out]
-    errors = {}
-    for strength in STRENGTHS:
-        change, shift = chosen.solve(strength)
-        errors[strength] = (left - x[held_out] @ change - shift).square().sum().item()
+    errors = {s: (left - x[held_out] @ at(s, True)).square().sum().item() for s in STRENGTHS}
     best = min(errors, key=errors.__getitem__)
-    before = left.square().sum().item()
     spread = (y[held_out] - y[held_out].mean(0)).square().sum().item() or 1.0
     if not errors[best] < before:
         return Fit(weights, bias, before / spread, before / spread)
-    change, shift = _Ridge(x, residuals, shifted=bias is not None).solve(best)
-    solved = (start + (change / scale[:, None]).T).to(weights.dtype)
-    moved = None if bias is None else (bias.double() + shift).to(bias.dtype)
+    change = at(best, False)
+    solved = (start + (change / torch.where(scale > 0, scale, 1.0)[:, None]).T).to(weights.dtype)
+    moved = None if bias is None else (bias.double() + shift - means @ change).to(bias.dtype)
     return Fit(solved, moved, before / spread, errors[best] / spread)
 
 
-class _Ridge:
-    """Ridge regression of y [N, O] on x [N, D], for several strengths; in the smaller of D and N unknowns."""
+def _ridge(x: Tensor, y: Tensor, held_out: Tensor) -> Callable[[float, bool], Tensor]:
+    """Ridge regression of y [N, O] on x [N, D], in the smaller of D and N unknowns.
 
-    def __init__(self, x: Tensor, y: Tensor, shifted: bool) -> None:
-        """With ``shifted`` the regression has an intercept, which costs nothing."""
-        self._means = x.mean(0) * shifted, y.mean(0) * shifted
-        x, y = x - self._means[0], y - self._means[1]
-        self._dual = x if len(x) < x.shape[1] else None
-        self._gram = x.T @ x if self._dual is None else x @ x.T
-        self._right = x.T @ y if self._dual is None else y
-        self._samples = len(x)
+    Returns:
+        A function of the penalty, in units of the number of samples, and of whether to leave out the samples
+        held out, that gives the coefficients [D, O].
+    """
+    rest = ~held_out
 
-    def solve(self, strength: float) -> tuple[Tensor, Tensor]:
-        """Coefficients [D, O] and intercepts [O] for a penalty of ``strength · N`` on their squares."""
-        gram = self._gram.clone()
-        gram.diagonal().add_(strength * self._samples)
-        found = torch.cholesky_solve(self._right, torch.linalg.cholesky(gram))
-        coefficients = found if self._dual is None else self._dual.T @ found
-        return coefficients, self._means[1] - self._means[0] @ coefficients
+    def solve(gram: Tensor, right: Tensor, penalty: float) -> Tensor:
+        gram = gram.clone()
+        gram.diagonal().add_(penalty)
+        return torch.cholesky_solve(right, torch.linalg.cholesky(gram))
+
+    if len(x) < x.shape[1]:
+        gram = x @ x.T
+        some = gram[rest][:, rest]
+
+        def dual(strength: float, without: bool) -> Tensor:
+            if without:
+                return x[rest].T @ solve(some, y[rest], strength * len(some))
+            return x.T @ solve(gram, y, strength * len(x))
+
+        return dual
+    parts = {True: x[rest].T @ x[rest]}
+    parts[False] = parts[True] + x[held_out].T @ x[held_out]
+    right = {True: x[rest].T @ y[rest], False: x.T @ y}
+
+    def primal(strength: float, without: bool) -> Tensor:
+        return solve(parts[without], right[without], strength * (int(rest.sum()) if without else len(x)))
+
+    return primal
 
 
 def as_maps(layer: Layer, tensor: Tensor) -> Tensor:

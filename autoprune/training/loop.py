@@ -21,6 +21,7 @@ from autoprune import progress
 from autoprune.errors import TrainingError
 from autoprune.policy import hash_weights
 from autoprune.seeding import scoped, seed
+from autoprune.training import ranks
 from autoprune.training.checkpoint import Checkpoint
 from autoprune.training.distill import FeatureTap, Teacher
 from autoprune.training.settings import TrainSettings
@@ -66,7 +67,9 @@ def train(
     """Trains a copy of a torchvision-style detector and returns the moving average of its weights.
 
     AdamW without decay on norms and biases, warm-up and cosine, gradient clipping, flips. The model may
-    hold BatchNorm2d (trained with batch statistics) or FrozenBatchNorm2d (left alone).
+    hold BatchNorm2d (trained with batch statistics) or FrozenBatchNorm2d (left alone). Under `torchrun` each
+    process takes its share of a batch, and sums over images are those of one process; what a batch is
+    normalised by (BatchNorm2d's statistics, the correlations of distillation) is each share's own.
 
     Args:
         model: called as ``model(images, targets)`` in training mode, gives a dict of losses. Not changed.
@@ -83,6 +86,7 @@ def train(
         RunError: the checkpoint is of another run, or can't be written.
     """
     device = torch.device(device)
+    model = ranks.alike(model, device)
     run = _Run(model, settings, device, teacher)
     identity = _identity(model, split, run) if checkpoint else {}
     if checkpoint and (found := Checkpoint.load(checkpoint, identity)):
@@ -97,7 +101,7 @@ def train(
             loss = run.advance(split)
             now = time.monotonic()
             last = step + 1 == settings.steps
-            if checkpoint and (last or now - saved >= checkpoint_interval_s):
+            if checkpoint and ranks.rank() == 0 and (last or now - saved >= checkpoint_interval_s):
                 run.checkpoint(identity).save(checkpoint)
                 saved = time.monotonic()
             if now - logged >= LOG_INTERVAL_S and not last:
@@ -113,6 +117,11 @@ class _Run:
     def __init__(
         self, model: nn.Module, settings: TrainSettings, device: torch.device, teacher: Teacher | None
     ) -> None:
+        if settings.batch_size < ranks.count():
+            raise TrainingError(
+                f"batch_size is {settings.batch_size} for {ranks.count()} processes; raise it, so that each "
+                "has an image"
+            )
         self.settings, self.device = settings, device
         self.teacher = teacher if settings.distill or settings.distill_logits else None
         self.model = copy.deepcopy(model).to(device).to(memory_format=torch.channels_last).train()
@@ -134,10 +143,12 @@ class _Run:
 
     def advance(self, split: TrainSplit) -> float:
         """Takes one optimiser step and returns its loss."""
-        settings, step = self.settings, self.step
-        torch.manual_seed(seed(settings.seed, "step", step))  # a detector's own sampling, dropout
+        settings, step, rank = self.settings, self.step, ranks.rank()
+        own = (rank,) if rank else ()
+        torch.manual_seed(seed(settings.seed, "step", step, *own))  # a detector's own sampling, dropout
         indices, flips = draw(len(split), settings.batch_size, step, settings.seed)
-        images, targets = split.batch(indices, self.device, flip=flips)
+        mine = slice(rank, None, ranks.count())
+        images, targets = split.batch(indices[mine], self.device, flip=flips[mine])
         parts = self._losses(images, targets)
         total = torch.stack(list(parts.values())).sum()
         loss = total.item()
@@ -148,14 +159,16 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        torch.autograd.backward(total)
+        share = total * (len(images) / len(indices))  # detectors' losses are means over images
+        torch.autograd.backward(share)
+        loss = ranks.add_up(self.weights.values(), share.detach()).item()
         norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm).item()
         if not math.isfinite(norm):
             raise TrainingError(self._not_finite("gradient", f"loss {loss:.3g}", rate))
         self.optimizer.step()
         with torch.no_grad():
-            share = 1 - settings.ema_decay_at(step)
-            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), share)
+            new = 1 - settings.ema_decay_at(step)
+            torch._foreach_lerp_(list(self.average.values()), list(self.weights.values()), new)
         self.step += 1
         self.losses.append(loss)
         return loss

@@ -1,13 +1,17 @@
 """A toy detector and a toy split, so that a training step takes a millisecond."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.models import resnet18
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 SIZE = 16
@@ -77,6 +81,19 @@ class ToySplit:
                 {"boxes": boxes.to(device), "labels": torch.tensor([index % 3 + 1], device=device)}
             )
         return images, targets
+
+
+def make_retinanet(norm: type[nn.Module]) -> nn.Module:
+    torch.manual_seed(0)
+    body = resnet18(weights=None, norm_layer=norm)
+    backbone = BackboneWithFPN(body, {"layer2": "0", "layer3": "1"}, [128, 256], 16)
+    anchors = AnchorGenerator(((16,), (32,), (64,)), ((1.0,),) * 3)
+    return RetinaNet(backbone, num_classes=4, anchor_generator=anchors, min_size=64, max_size=64)
+
+
+@pytest.fixture
+def tiny_retinanet() -> Callable[[type[nn.Module]], nn.Module]:
+    return make_retinanet
 
 
 @pytest.fixture

@@ -7,10 +7,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import resnet18
-from torchvision.models.detection import RetinaNet, fasterrcnn_mobilenet_v3_large_320_fpn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
-from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.config import make_config
@@ -27,14 +24,6 @@ def state(model: nn.Module) -> dict[str, Tensor]:
 
 def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
-
-
-def tiny_retinanet(norm: type[nn.Module]) -> nn.Module:
-    torch.manual_seed(0)
-    body = resnet18(weights=None, norm_layer=norm)
-    backbone = BackboneWithFPN(body, {"layer2": "0", "layer3": "1"}, [128, 256], 16)
-    anchors = AnchorGenerator(((16,), (32,), (64,)), ((1.0,),) * 3)
-    return RetinaNet(backbone, num_classes=4, anchor_generator=anchors, min_size=64, max_size=64)
 
 
 class KilledError(Exception):
@@ -180,7 +169,9 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
-def test_a_resumed_retinanet_equals_an_uninterrupted_one(image_split: Any, tmp_path: Path) -> None:
+def test_a_resumed_retinanet_equals_an_uninterrupted_one(
+    tiny_retinanet: Any, image_split: Any, tmp_path: Path
+) -> None:
     model = tiny_retinanet(nn.BatchNorm2d)
     settings = TrainSettings(3, batch_size=2)
     whole = train(model, image_split, settings, CPU)
@@ -233,7 +224,7 @@ def test_out_of_memory_names_the_setting_to_lower(toy: nn.Module, split: Any, er
         train(toy, split, TrainSettings(4, batch_size=2), CPU)
 
 
-def test_frozen_norms_stay_as_they_are(image_split: Any) -> None:
+def test_frozen_norms_stay_as_they_are(tiny_retinanet: Any, image_split: Any) -> None:
     model = tiny_retinanet(FrozenBatchNorm2d)
     for module in model.modules():
         if isinstance(module, FrozenBatchNorm2d):
