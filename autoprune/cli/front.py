@@ -142,6 +142,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
                 "budget_gflops": record.budget,
                 "on_front": record.number in front_numbers,
                 "metrics": dict(record.metrics),
+                "ranked_by": list(record.ranked_by),
                 "reason": record.reason,
                 "recovered_map": _recovered_map(result.run, record.number),
             }

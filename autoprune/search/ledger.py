@@ -16,7 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
-from autoprune.search.rungs import goes_on
+from autoprune.search.rungs import goes_on, score_of
 from autoprune.search.samplers import make_sampler
 from autoprune.search.study import directions, front_of, open_study, read_records
 from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record
@@ -24,7 +24,6 @@ from autoprune.seeding import seed as derive
 
 FORMAT = 1
 MOST_REPEATS = 200  # asks in a row that give known policies, after which the space counts as exhausted
-LEAST_MAP = 0.005  # where no trial of a rung has reached this, its mAP can't tell trials apart yet
 MOST_LOSSES = 3  # workers that a policy may take down with it
 
 
@@ -108,9 +107,12 @@ class Ledger:
             if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
         ]
         seen = [other.user_attrs[f"rung_{rung}"] for other in others]
-        if max(found["map"] for found in [metrics, *seen]) < LEAST_MAP:
+        score = score_of([metrics, *seen])
+        if score is None:
             return True
-        points = [self._values(other, found) for other, found in zip(others, seen, strict=True)]
+        self._set(number, f"ranked_by_{rung}", score)
+        points = [self._values(other, found, score) for other, found in zip(others, seen, strict=True)]
+        point = self._values(trial, metrics, score)
         if goes_on(point, points, self._directions, self.settings.rung_keep):
             return True
         self.study.tell(number, state=TrialState.PRUNED)
@@ -241,17 +243,17 @@ class Ledger:
         self._set(trial.number, "requeued", True)
         self.study.tell(trial.number, state=TrialState.FAIL)
 
-    def _values(self, trial: FrozenTrial, metrics: Metrics) -> list[float]:
-        """The objectives as the sampler and the rungs see them.
+    def _values(self, trial: FrozenTrial, metrics: Metrics, score: str = "map") -> list[float]:
+        """The objectives as the sampler and the rungs see them; ``score`` stands in for the mAP.
 
         Candidates lie a fraction of a per cent below their budget. That fraction is no merit, so their
         GFLOPs are the budget here, as far as GFLOPs have one; the front compares the true ones.
         """
         target = self.plan.budgets[trial.params.get("budget", 0)] if self.plan.budgets else None
-        return [
-            target if name == "gflops" and target is not None else metrics[name]
-            for name in self.settings.objectives
-        ]
+        known = {**metrics, "map": metrics["map"] if score == "map" else -metrics[score]}
+        if target is not None:
+            known["gflops"] = target
+        return [known[name] for name in self.settings.objectives]
 
     def _trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)

@@ -18,6 +18,7 @@ from autoprune.errors import TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.models import detector_inputs
+from autoprune.search.probe import Probe
 from autoprune.search.subject import Subject, load_subject, score_channels
 from autoprune.search.trials import Keep
 from autoprune.seeding import seed as derive
@@ -39,6 +40,7 @@ class Objective:
         """Keeps what is shared by all trials."""
         self.subject, self.importance = subject, importance
         config = subject.config
+        self._probe = Probe(subject)
         self._latency_limit = self._read_latency_limit()
         self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
 
@@ -57,6 +59,9 @@ class Objective:
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung)
             recovered = time.perf_counter()
+            known = (
+                self._probe(model, keep) if rung + 1 < len(config.rungs) else {}
+            )  # none is stopped at the top
             found = evaluate(
                 model,
                 subject.val,
@@ -65,7 +70,7 @@ class Objective:
                 images=config.proxy_images,
             )
             evaluated = time.perf_counter()
-        metrics = {"map": found.map, "map50": found.map50, **subject.costs(keep), **latency}
+        metrics = {"map": found.map, "map50": found.map50, **known, **subject.costs(keep), **latency}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
         metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
         return metrics, model

@@ -5,11 +5,29 @@ MLSys 2020) with the rank of NSGA-II in place of a single score.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoprune.search.front import Direction, order
 
 ALWAYS_FIRST = 3
+NO_MAP = 0.02  # below it a mAP is a handful of lucky boxes
+INSTEAD = ("loss", "features")  # what ranks trials whose mAP does not, both the less the better
+
+
+def score_of(seen: Sequence[Mapping[str, float]]) -> str | None:
+    """Which metric the trials of a rung are ranked by.
+
+    Args:
+        seen: metrics of all trials that reached the rung.
+
+    Returns:
+        ``"map"`` where at least half of the trials have a mAP of 0.02 or more; else the first of `INSTEAD`
+        that all trials have; ``None`` where there is no such, so that nothing tells them apart.
+    """
+    if 2 * sum(metrics["map"] < NO_MAP for metrics in seen) <= len(seen):
+        return "map"
+    known = [name for name in INSTEAD if all(math.isfinite(metrics.get(name, math.nan)) for metrics in seen)]
+    return known[0] if known else None
 
 
 def goes_on(

@@ -102,7 +102,8 @@ def _record(trial: FrozenTrial, budgets: Sequence[float | None]) -> Record:
         origin=attributes.get("origin", "sampler"),
         budget=budgets[trial.params.get("budget", 0)],
         widths=attributes.get("widths", {}),
-        rungs=tuple(attributes[name] for name in rungs),
+        rungs=(reached := tuple(attributes[name] for name in rungs)),
+        ranked_by=tuple(attributes.get(f"ranked_by_{rung}") for rung in range(len(reached))),
         reason=attributes.get("reason"),
         same_as=attributes.get("same_as"),
     )

@@ -108,6 +108,7 @@ class Record:
         origin: the warm start's, or ``"sampler"``.
         budget: GFLOPs it was fitted to, if any.
         rungs: metrics at each rung that it reached.
+        ranked_by: the metric that it was compared by at each of them, ``None`` where it was not compared.
         reason: why it failed.
         same_as: trial that had the same policy; this one was not run.
     """
@@ -118,6 +119,7 @@ class Record:
     budget: float | None
     widths: Mapping[str, int]
     rungs: tuple[Metrics, ...] = ()
+    ranked_by: tuple[str | None, ...] = ()
     reason: str | None = None
     same_as: int | None = None
 

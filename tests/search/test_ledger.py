@@ -177,6 +177,25 @@ def test_a_rung_where_all_have_no_map_stops_nobody(tmp_path):
     assert {r.state for r in found.finished()} == {"complete"}
 
 
+def test_a_rung_where_most_have_no_map_ranks_by_the_loss_and_the_record_says_so(tmp_path):
+    found = ledger(tmp_path, trials=12, rungs=2, rung_keep=0.5)
+    losses = iter([3.0, 3.1, 2.0, 2.5, 2.1, 9.0, 1.0, 8.0, 4.0, 0.5, 7.0, 6.0])
+    seen, expected = [], {}
+    while (candidate := found.ask()) is not None:
+        loss = next(losses)
+        lucky = 0.05 if loss > 7 else 0.001  # the few with a mAP are those of the highest loss
+        went_on = found.report(candidate.number, 0, {"map": lucky, "loss": loss, "gflops": 1.0})
+        better = sum(other < loss for other in seen)
+        warm, first = candidate.origin != "sampler", len(seen) < 3
+        assert went_on == (warm or first or better < 0.5 * (len(seen) + 1))
+        expected[candidate.number] = None if warm else "loss"
+        seen.append(loss)
+        if went_on:
+            found.report(candidate.number, 1, measure(candidate))
+    assert {r.number: r.ranked_by[0] for r in found.finished()} == expected
+    assert "stopped" in {r.state for r in found.finished()}
+
+
 def test_front_is_that_of_the_trials_at_the_top_rung(tmp_path):
     found = run(ledger(tmp_path, trials=30, rungs=2))
     done = [r for r in found.finished() if r.state == "complete"]

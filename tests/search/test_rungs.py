@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.rungs import goes_on
+from autoprune.search.rungs import goes_on, score_of
 
 scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
 
@@ -33,3 +33,23 @@ def test_a_dominated_trial_is_stopped_and_a_trade_off_goes_on():
 def test_keep_out_of_range_is_refused(keep):
     with pytest.raises(ValueError, match="keep"):
         goes_on((1.0,), [], ("maximize",), keep)
+
+
+@pytest.mark.parametrize(
+    ("maps", "others", "expected"),
+    [
+        ([0.3, 0.4, 0.0], {"loss": 1.0}, "map"),
+        ([0.02, 0.019], {"loss": 1.0}, "map"),  # half of them will do
+        ([0.0, 0.3, 0.019], {"loss": 1.0, "features": 1.0}, "loss"),
+        ([0.0, 0.0, 0.3], {"features": 1.0}, "features"),
+        ([0.0, 0.0], {"loss": float("nan"), "features": 1.0}, "features"),
+        ([0.0, 0.0], {}, None),
+        ([0.0], {"loss": float("inf")}, None),
+    ],
+)
+def test_trials_are_ranked_by_what_tells_them_apart(maps, others, expected):
+    assert score_of([{"map": value, **others} for value in maps]) == expected
+
+
+def test_a_metric_that_one_trial_lacks_ranks_none():
+    assert score_of([{"map": 0.0, "loss": 1.0, "features": 1.0}, {"map": 0.0, "features": 2.0}]) == "features"
