@@ -28,16 +28,14 @@ def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | No
         return root
     a, b = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
     while True:
-        low, high = np.minimum(root[a], root[b]), np.maximum(root[a], root[b])
-        apart = low != high
+        root_a, root_b = root[a], root[b]
+        apart = root_a != root_b
         if not apart.any():
             return root
-        a, b = a[apart], b[apart]
-        np.minimum.at(root, high[apart], low[apart])
-        while True:
-            jumped = root[root]
-            if (jumped == root).all():
-                break
+        if not apart.all():
+            a, b, root_a, root_b = a[apart], b[apart], root_a[apart], root_b[apart]
+        np.minimum.at(root, np.maximum(root_a, root_b), np.minimum(root_a, root_b))
+        while not np.array_equal(jumped := root[root], root):
             root = jumped
 
 
