@@ -174,6 +174,12 @@ class Config(Strict):
         description="weight of the distillation of a one-stage head's class logits; 0 turns it off, and it "
         "takes the time of the dense head",
     )
+    regrow_rounds: int = Field(
+        0,
+        ge=0,
+        description="rounds in which a recovery, before it trains, exchanges the least valuable kept "
+        "channels for more valuable removed ones at no more GFLOPs; 0 turns it off",
+    )
     reconstruct_images: int = Field(
         0,
         ge=0,

@@ -12,17 +12,19 @@ import numpy as np
 
 from autoprune.config import make_config
 from autoprune.data.evaluate import Metrics, evaluate
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 from autoprune.export import POLICY_FILE, save_detector
 from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.policy import Policy
 from autoprune.progress import say
+from autoprune.search.regrow import regrow
 from autoprune.search.results import SearchResult, load_result
 from autoprune.search.rundir import RunDirectory
 from autoprune.search.space import SpaceFile, resolve
 from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels
+from autoprune.search.widths import Space
 from autoprune.seeding import seed as derive
 from autoprune.training import TrainSettings, ranks, train
 
@@ -96,6 +98,7 @@ def recover(
                 dense,
                 what=f"recovery of trial {number}",
                 notes={"trial": number, "origin": known[number].origin},
+                space=space,
             )
         )
     return recovered
@@ -109,6 +112,7 @@ def recover_policy(
     dense: Metrics | None = None,
     what: str = "recovery",
     notes: Mapping[str, Any] | None = None,
+    space: Space | None = None,
 ) -> Recovered:
     """Trains one policy back with the settings of ``subject.config`` and writes it to a folder.
 
@@ -123,8 +127,10 @@ def recover_policy(
         dense: the dense detector's scores, to stand beside the result's; see `measure_dense`.
         what: name of the work, for the progress bar.
         notes: more to keep in `metrics.json`.
+        space: the search space, whose steps and smallest widths regrowth respects.
 
     Raises:
+        ConfigError: ``regrow_rounds`` is given and the space is not.
         RunError: the folder holds another policy or other settings.
         TrainingError: a loss is not finite.
     """
@@ -134,6 +140,7 @@ def recover_policy(
     asked = {
         **asdict(settings),
         "norm": subject.spec.norm,
+        "regrow_rounds": config.regrow_rounds,
         "distill_weighting": config.distill_weighting,
         "reconstruct_images": config.reconstruct_images,
         "recalibration_images": config.recalibration_images,
@@ -144,6 +151,8 @@ def recover_policy(
         say(f"{what}: there already, in {folder}")
         return done
     started = time.perf_counter()
+    if config.regrow_rounds:
+        keep = _regrown(subject, space, keep, what)
     model = prune(subject.model, subject.graph, keep)
     model = subject.renewed(model, keep, seed)
     checkpoint = folder / CHECKPOINT
@@ -179,6 +188,23 @@ def recover_policy(
 def measure_dense(subject: Subject) -> Metrics:
     """The dense detector's scores on the whole validation split."""
     return evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size)
+
+
+def _regrown(
+    subject: Subject, space: Space | None, keep: Mapping[str, Sequence[int]], what: str
+) -> Mapping[str, Sequence[int]]:
+    """The policy after regrowth, the same on all processes.
+
+    Raises:
+        ConfigError: there is no space.
+    """
+    if space is None:
+        raise ConfigError("regrow_rounds needs the search space; give one, or set it to 0")
+    found = ranks.agreed(regrow(subject, space, keep, subject.config.regrow_rounds))
+    groups = {name: range(subject.graph.groups[name].width) for name in {*keep, *found}}
+    new = sum(len({*found.get(name, whole)} - {*keep.get(name, whole)}) for name, whole in groups.items())
+    say(f"{what}: {new} removed channels took the place of others")
+    return found
 
 
 def _finished(folder: Path, asked: Mapping[str, Any]) -> Recovered | None:

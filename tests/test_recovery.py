@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from autoprune.graph import prune
 from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
 from autoprune.policy import Policy
-from autoprune.recovery import METRICS_FILE, recover
+from autoprune.recovery import METRICS_FILE, recover, recover_policy
 from autoprune.search.subject import load_subject
 
 
@@ -222,6 +223,20 @@ def test_reconstruction_lowers_the_loss_before_any_training(run):
         with torch.no_grad():
             losses.append(sum(model(*subject.val.batch(range(6))).values()).item())
     assert losses[1] < 0.6 * losses[0]
+
+
+def test_a_regrown_policy_is_the_one_that_is_written(run, tmp_path):
+    """Other channels than the trial's, at no more GFLOPs; what is read back is what was recovered."""
+    shutil.copytree(run.run, tmp_path / "run", ignore=shutil.ignore_patterns("recovered"))
+    (done,) = recover(tmp_path / "run", regrow_rounds=1)
+    assert done.policy.keep != run.best.policy.keep
+    assert 0.98 * run.best.metrics["gflops"] <= done.metrics["gflops"] <= run.best.metrics["gflops"]
+    subject = load_subject(load_config(run.run / "config.yaml"))
+    found = evaluate(autoprune.load(done.folder), subject.val, batch_size=2)
+    assert found.map == done.map
+    asked = replace(subject, config=subject.config.model_copy(update={"regrow_rounds": 1}))
+    with pytest.raises(ConfigError, match="regrow_rounds needs the search space"):
+        recover_policy(asked, run.best.policy.keep, tmp_path / "alone")
 
 
 def test_bad_input_is_one_line(run, tmp_path):

@@ -43,6 +43,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "distill",
         "distill_weighting",
         "distill_logits",
+        "regrow_rounds",
         "reconstruct_images",
         "recalibration_images",
     ),

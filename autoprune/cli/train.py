@@ -20,7 +20,7 @@ CHECKPOINT = "checkpoint.safetensors"
     "Training",
     "Machine",
     "out",
-    but=("distill", "distill_weighting", "distill_logits", "reconstruct_images"),
+    but=("distill", "distill_weighting", "distill_logits", "regrow_rounds", "reconstruct_images"),
     defaults={"out": DEFAULT_OUT},
 )
 def train(config: Config) -> None:

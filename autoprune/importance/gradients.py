@@ -14,7 +14,7 @@ the loss by -dL/dm.
 """
 
 import copy
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -132,12 +132,24 @@ def convex_slopes(curve: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def gate_gradients(
-    model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Batches,
+    seed: int,
+    keep: Mapping[str, Sequence[int]] | None = None,
 ) -> Iterator[Importance]:
     """Yields dL/dm of one image at a time: {group: [width]}.
 
     Works on a copy. Detectors return their losses in training mode only, so the copy is in training mode but
     for its norms and dropouts: no statistics move, and an image's loss does not depend on its neighbours.
+
+    Args:
+        model: the detector.
+        graph: its channel groups.
+        batches: images and targets.
+        seed: of what the detector samples.
+        keep: gates of other channels of these groups are 0, not 1, so that the copy computes what a detector
+            pruned by ``keep`` does; their gradients say what it would gain by having them.
 
     Raises:
         ModelError: the model returns no losses in training mode.
@@ -146,13 +158,18 @@ def gate_gradients(
     readers = _readers(model, graph)
     device = readers[0][0].device if readers else torch.device("cpu")
     weights = [weight for weight, _, _, _ in readers]
+    whole = {weight: weight.detach().clone() if keep else weight.detach() for weight in weights}
+    for weight, axis, name, index in readers if keep else ():
+        closed = np.flatnonzero((index >= 0) & ~np.isin(index, (keep or {}).get(name, index)))
+        with torch.no_grad():
+            weight.index_fill_(axis, torch.from_numpy(closed).to(device), 0)
     with scoped(seed):
         for images, targets in track(batches(), "importance"):
             for image, target in zip(images, targets, strict=True):
                 there = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
                 loss = _total(model([image.to(device)], [there]))
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                yield _gather(graph, readers, gradients)
+                yield _gather(graph, readers, [whole[weight] for weight in weights], gradients)
 
 
 Reader = tuple[torch.Tensor, int, str, NDArray[np.int64]]
@@ -180,14 +197,15 @@ def _readers(model: nn.Module, graph: ChannelGraph) -> list[Reader]:
 
 
 def _gather(
-    graph: ChannelGraph, readers: list[Reader], gradients: tuple[torch.Tensor | None, ...]
+    graph: ChannelGraph,
+    readers: list[Reader],
+    weights: list[torch.Tensor],
+    gradients: tuple[torch.Tensor | None, ...],
 ) -> Importance:
-    """Adds w * dL/dw over each group's readers: {group: [width]}."""
+    """Adds w * dL/dw over each group's readers, w with all gates open: {group: [width]}."""
     rows = [
-        None
-        if grad is None
-        else (weight.detach() * grad).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
-        for (weight, axis, _, _), grad in zip(readers, gradients, strict=True)
+        None if grad is None else (weight * grad).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
+        for (_, axis, _, _), weight, grad in zip(readers, weights, gradients, strict=True)
     ]
     gathered = torch.cat([row for row in rows if row is not None])  # so that an image takes one transfer
     moved = gathered.cpu().double().numpy()

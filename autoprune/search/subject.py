@@ -235,7 +235,8 @@ def score_several(
     missing = [name for name, scores in found.items() if scores is None]
     if not missing:
         return {name: scores for name, scores in found.items() if scores is not None}
-    made = score_together(missing, subject.model, subject.graph, lambda: _OneByOne(subject, chosen), seed)
+    batches = OneByOne(subject, chosen)
+    made = score_together(missing, subject.model, subject.graph, lambda: batches, seed)
     if path is not None:
         for name, scores in made.items():
             save(path, name, keys[name], scores)
@@ -255,16 +256,18 @@ def take_over_scores(space: Path | None, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class _OneByOne:
+class OneByOne:
     """Training images in batches of one; has a length, so that progress can tell the time left."""
 
     subject: Subject
     indices: Sequence[int]
 
     def __len__(self) -> int:
+        """Number of batches."""
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict[str, Any]]]]:
+        """One image and its target at a time."""
         return (self.subject.train.batch([index], self.subject.device) for index in self.indices)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, distributed, nn
 
 LONGEST_WAIT = timedelta(days=1)  # for rank 0, which evaluates alone
 
+T = TypeVar("T")
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -52,6 +53,14 @@ def wait() -> None:
     """Waits until all processes are here."""
     if count() > 1:
         distributed.barrier()
+
+
+def agreed(value: T) -> T:
+    """What rank 0 has for ``value``."""
+    found = [value]
+    if count() > 1:
+        distributed.broadcast_object_list(found, src=0)
+    return found[0]
 
 
 def alike(model: Module, device: torch.device) -> Module:

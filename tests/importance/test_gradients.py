@@ -66,11 +66,27 @@ def test_a_small_gate_gives_the_same_by_finite_differences(toy, toy_batches) -> 
 
 
 @pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
-def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, norm: str) -> None:
-    """The definition itself: activations times a gate of ones, at every module that reads a group."""
+@pytest.mark.parametrize("half", [False, True])
+def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, norm: str, half: bool) -> None:
+    """The definition itself: activations times a gate of ones, at every module that reads a group.
+
+    With half of the gates at 0, their gradients are those of a pruned detector that could open them.
+    """
     model = detector(norm)
     graph = analyze(model, ([torch.rand(3, 64, 64)],))
-    got = {name: score(name, model, graph, detector_batches) for name in ("taylor", "fisher")}
+    keep = {name: range(0, group.width, 2) for name, group in graph.prunable.items()} if half else None
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    images = list(gate_gradients(model, graph, detector_batches, 0, keep))
+    gates_of = {name: np.stack([image[name] for image in images]) for name in graph.prunable}
+    got = {
+        "taylor": {name: np.abs(gates).mean(0) for name, gates in gates_of.items()},
+        "fisher": {name: (gates**2).mean(0) for name, gates in gates_of.items()},
+    }
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    if not half:
+        for criterion, scores in got.items():
+            for name, expected in score(criterion, model, graph, detector_batches).items():
+                np.testing.assert_allclose(scores[name], expected)
     assert len(graph.prunable) >= 10
 
     reference = copy.deepcopy(model).train()
@@ -78,7 +94,11 @@ def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, nor
         if isinstance(module, nn.BatchNorm2d):
             module.eval()
     modules = dict(reference.named_modules())
-    gates = {name: torch.ones(group.width, requires_grad=True) for name, group in graph.prunable.items()}
+    gates = {}
+    for name, group in graph.prunable.items():
+        gates[name] = torch.ones(group.width)
+        gates[name][1::2] = 0.0 if half else 1.0
+        gates[name].requires_grad_()
     for name, group in graph.prunable.items():
         for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
             if role == "consumer":
