@@ -133,6 +133,11 @@ class Config(Strict):
         0.5, gt=0, le=1, description="share of the trials that goes on from a rung to the next"
     )
     proxy_images: int | None = Field(None, ge=1, description="validation images for a proxy; default: all")
+    check_proxies: int = Field(
+        0,
+        ge=0,
+        description="trials to recover in full after the search, to see how far proxies can be trusted",
+    )
     engine: Literal["local", "ray"] = Field("local", description="where trials run")
     address: str | None = Field(None, description="Ray: cluster address; default: start Ray here")
     workers: int = Field(1, ge=1, description="Ray: trials at once")

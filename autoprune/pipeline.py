@@ -15,6 +15,7 @@ from autoprune.engines import local
 from autoprune.errors import ConfigError, InputError, RunError, TrainingError
 from autoprune.files import unwritable
 from autoprune.progress import say
+from autoprune.proxies import check_proxies
 from autoprune.search.account import PARTS, Account
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
@@ -70,7 +71,11 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
             raise
         except OSError as error:
             raise unwritable(run.path, error) from error
-        return session.go()
+        result = session.go()
+    if config.check_proxies:
+        machine = {name: getattr(config, name) for name in ("device", "threads", "image_cache_gib", "strict")}
+        check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
+    return result
 
 
 class _Session:

@@ -18,7 +18,7 @@ LAYERS = (
     {"training"},
     {"search"},
     {"engines"},
-    {"export", "pipeline", "recovery", "report"},
+    {"export", "pipeline", "proxies", "recovery", "report"},
     {"cli"},
 )
 FENCES = {

@@ -38,6 +38,7 @@ def front(
 
 def show_result(console: "Console", result: "SearchResult", every: bool = False) -> None:
     """Prints the table of a run and what to do next, and draws its front."""
+    from autoprune.proxies import load_check
     from autoprune.report.plots import plot_front
 
     trials, dense = entries(result)
@@ -49,6 +50,8 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
         plot_front(result.run / PICTURE, trials, dense, budgets, f"{result.run}: {len(trials)} trials")
     for line in _account(result):
         console.print(line, markup=False)
+    if (check := load_check(result.run)) is not None:
+        console.print(check.verdict, markup=False)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / PICTURE}")
     if result.best is not None:

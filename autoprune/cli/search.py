@@ -1,16 +1,46 @@
 """`autoprune search`: the study that finds the best policies within a budget."""
 
+from typing import TYPE_CHECKING
+
 from autoprune.cli.front import show_result
 from autoprune.cli.settings import PANELS, with_config
 from autoprune.cli.terminal import working
 from autoprune.config import Config
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from autoprune.proxies import ProxyCheck
 
 
 @with_config(*PANELS)
 def search(config: Config) -> None:
     """Search for the policies that keep the most mAP within a budget; the same command resumes a run."""
     from autoprune.pipeline import search as run
+    from autoprune.proxies import load_check
 
     with working() as console:
         result = run(config)
+        if config.check_proxies and (check := load_check(result.run)) is not None:
+            console.print(proxies_table(check))
         show_result(console, result)
+
+
+def proxies_table(check: "ProxyCheck") -> "Table":
+    """How the scores of each rung rank trials, against their mAP after recovery."""
+    from rich.table import Table
+
+    at = "" if check.budget_gflops is None else f" at {check.budget_gflops:.2f} GFLOPs"
+    table = Table(title=f"proxies against mAP after {check.steps} steps{at}", title_justify="left")
+    for heading in ("rung", "steps", "score", "trials", "Spearman's ρ (95%)", "Kendall's τ (95%)"):
+        table.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
+    for found in check.agreements:
+        table.add_row(
+            str(found.rung),
+            str(found.steps),
+            {"map": "mAP"}.get(found.score, found.score),
+            str(found.trials),
+            str(found.spearman),
+            str(found.kendall),
+        )
+    return table

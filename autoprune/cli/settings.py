@@ -27,6 +27,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "rungs",
         "rung_keep",
         "proxy_images",
+        "check_proxies",
         "storage",
     ),
     "Engine": ("engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"),

@@ -22,6 +22,7 @@ MAY_CHANGE = frozenset(
     {
         "trials",
         "steps",
+        "check_proxies",
         "out",
         "device",
         "threads",
