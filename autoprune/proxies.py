@@ -216,11 +216,12 @@ def kendall(first: Vector, second: Vector) -> Vector:
 
 
 def _ratio(product: Vector, squares: Vector) -> Vector:
-    return np.divide(product, np.sqrt(squares), out=np.full(np.shape(product), np.nan), where=squares > 0)
+    undefined = np.full(np.shape(product), np.nan)
+    return np.asarray(np.divide(product, np.sqrt(squares), out=undefined, where=squares > 0))
 
 
 def estimate(which: Callable[[Vector, Vector], Vector], first: Vector, second: Vector) -> Estimate:
-    """A statistic of pairs [n] and the percentile interval of resampled ones (Efron 1979); always the same."""
+    """A statistic of pairs [n] and its percentile interval over resampled pairs (Efron 1979), with one seed."""
     value = float(which(first, second))
     if not math.isfinite(value):
         return Estimate(None, None, None)
