@@ -221,7 +221,7 @@ def _ratio(product: Vector, squares: Vector) -> Vector:
 
 
 def estimate(which: Callable[[Vector, Vector], Vector], first: Vector, second: Vector) -> Estimate:
-    """A statistic of pairs [n] and its percentile interval over resampled pairs (Efron 1979), with one seed."""
+    """A statistic of pairs [n] and its percentile interval over resampled pairs (Efron, 1979)."""
     value = float(which(first, second))
     if not math.isfinite(value):
         return Estimate(None, None, None)

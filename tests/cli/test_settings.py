@@ -95,5 +95,5 @@ def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:
     text = " ".join(autoprune("probe", "--help").out.replace("│", " ").split())
     for field in Config.model_fields:
         assert f"--{field.replace('_', '-')}" in text
-    assert "one of tpe, nsga2, gp, random, qmc; default: tpe" in text
+    assert "one of thompson, tpe, nsga2, gp, random, qmc; default: thompson" in text
     assert "default: runs/probe" in text
