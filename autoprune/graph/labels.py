@@ -54,8 +54,9 @@ class Facts:
         activations: bytes written by an op, in the same form.
         empty: arrays of atoms seen on a tensor without elements.
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
-        steps: every op in order, the numbers it scaled by, and the labels of its results.
+        steps: every op in order, the numbers it computed with, and the labels of its results.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
+        follows: ids of weights whose modules say how many groups they have, in a number that follows.
     """
 
     size: int = 0
@@ -72,6 +73,7 @@ class Facts:
     seen: set[int] = field(default_factory=set)
     steps: list[tuple[Any, tuple[float, ...], list[tuple[Axis, ...]]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
+    follows: set[int] = field(default_factory=set)
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
 

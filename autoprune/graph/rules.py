@@ -5,7 +5,7 @@ labels its outputs. It runs after the op. The table is keyed by the op's name wi
 without the underscore of in-place variants.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -38,6 +38,11 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
     for space in x_axes[2:]:
         facts.freeze(space, "is convolved over")
 
+    if groups > 1 and x_axes[1] is not None and (w_out is None or id(weight) not in facts.follows):
+        facts.guess(x_axes[1])
+        if w_out is None and x.shape[1] == groups == weight.shape[0]:
+            # One kernel, expanded to as many channels as there are.
+            weight_axes = (x_axes[1], *weight_axes[1:])
     x_shape = x.shape if transposed else out.shape
     lengths = zip(weight.shape, weight_axes, strict=True)
     facts.cost(x_shape[0] * x_shape[2:].numel(), *lengths)
@@ -47,8 +52,8 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
         _contract(facts, op, x, x_axes[1], weight, w_in)
         facts.produce(made)
     else:
-        made = _grouped(facts, x.shape[1], x_axes[1], weight, transposed, groups, out.shape[1])
-        zero = zero and facts.zero(x)
+        made = _grouped(facts, x.shape[1], x_axes[1], weight_axes, transposed, groups, out.shape[1])
+        zero = (zero or w_out is None) and facts.zero(x)
     if bias is not None:
         made = facts.unify(made, facts.axes(bias)[0], op)
         zero = zero and facts.zero(bias)
@@ -56,10 +61,10 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 
 def _grouped(
-    facts: Facts, c_in: int, x_axis: Axis, weight: torch.Tensor, transposed: bool, groups: int, c_out: int
+    facts: Facts, c_in: int, x_axis: Axis, weight: Sequence[Axis], transposed: bool, groups: int, c_out: int
 ) -> Axis:
     """Channels of a grouped convolution: each of its groups goes whole, inputs with outputs."""
-    whole, within = facts.axes(weight)[:2]
+    whole, within = weight[:2]
     facts.freeze(within, "is inside the groups of a convolution")
     if transposed:
         facts.unify(x_axis, whole, "a grouped convolution")
@@ -145,6 +150,8 @@ def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
             axes[1] = facts.unify(axes[1], axis, op)
             facts.normalise(axis)
     if axes[1] is not None:
+        if id(weight) not in facts.follows:
+            facts.guess(axes[1])
         if groups == 1:
             facts.freeze(axes[1], "is normalised over all channels")
         rows = axes[1].reshape(groups, channels // groups)
@@ -213,6 +220,26 @@ def embedding(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, [None] * (out.dim() - 1) + [width], facts.zero(args[0]))
 
 
+def deform_conv(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """Deformable convolution; offsets, and inputs that have several groups of them, are fixed."""
+    x, weight, offset, modulation, bias = args[:5]
+    groups, offset_groups = args[11:13]
+    x_axes, weight_axes = facts.axes(x), facts.axes(weight)
+    for axis in (*weight_axes[2:], *x_axes[2:], *facts.axes(offset)[1:], *facts.axes(modulation)[1:]):
+        facts.freeze(axis, "is an offset, a kernel size or convolved over")
+    made, zero = weight_axes[0], facts.zero(weight)
+    if groups == 1:
+        _contract(facts, op, x, x_axes[1], weight, weight_axes[1])
+        facts.produce(made)
+    else:
+        made = _grouped(facts, x.shape[1], x_axes[1], weight_axes, False, groups, out.shape[1])
+        zero = zero and facts.zero(x)
+    if offset_groups > 1:
+        facts.freeze(x_axes[1], "has several groups of offsets")
+    made = facts.unify(made, facts.axes(bias)[0], op)
+    facts.put(out, [x_axes[0], made, None, None], zero and facts.zero(bias))
+
+
 def roi_align(facts: Facts, op: str, args: Args, out: Any) -> None:
     """Regions of a feature map, resampled."""
     for axis in facts.axes(args[1]):
@@ -234,6 +261,7 @@ def _table() -> dict[str, Rule]:
         (attention, "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
                     "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
         (roi_align, "torchvision::roi_align"),
+        (deform_conv, "torchvision::deform_conv2d"),
         (spatial, "max_pool2d_with_indices max_pool3d_with_indices avg_pool2d avg_pool3d max_pool2d "
                   "_adaptive_avg_pool2d _adaptive_avg_pool3d adaptive_max_pool2d adaptive_max_pool3d "
                   "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
@@ -259,6 +287,7 @@ def _table() -> dict[str, Rule]:
         (shape.pad, "constant_pad_nd"),
         (shape.along, "flip roll cumsum cumprod"),
         (views.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
+        (views.channel_shuffle, "channel_shuffle native_channel_shuffle"),
     ]  # fmt: skip
     table.update((name, rule) for rule, names in groups for name in names.split())
     table.update((name, elementwise) for name in [*ZERO_IF_ALL, *ZERO_IF_ANY, *ZERO_KEEPING, *NONZERO])

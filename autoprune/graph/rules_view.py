@@ -147,6 +147,20 @@ def repeat(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, tiled, source.zero)
 
 
+def channel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
+    """`channel_shuffle`: as (groups, C / groups) transposed; channel j of all groups is removed at once."""
+    source = facts.labels(args[0])
+    if source is None:
+        return
+    axes = list(source.axes)
+    if axes[1] is not None:
+        rows = axes[1].reshape(args[1], -1)
+        facts.tie(rows.T)
+        facts.guess(axes[1])
+        axes[1] = rows.T.ravel()
+    facts.put(out, axes, source.zero[0])
+
+
 def pixel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
     """`pixel_shuffle`: r·r neighbouring channels become one; `pixel_unshuffle`: one becomes r·r."""
     source = facts.labels(args[0])

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -131,12 +131,20 @@ def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Ten
     return data
 
 
+def follows(module: nn.Module) -> bool:
+    """Whether `prune` brings the module's number of groups in line with its weight."""
+    grouped = isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
+    return grouped and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
 def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
     """Brings a module's numbers in line with its tensors."""
     if isinstance(after, nn.MultiheadAttention) and _lost_heads(before, after):
         adopt(after)
     if isinstance(after, nn.TransformerEncoder) and _lost_heads(before, after):
         after.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
+    if isinstance(after, nn.RNNBase):
+        after.input_size = cast(torch.Tensor, after.weight_ih_l0).shape[1]
     weight, old = getattr(after, "weight", None), getattr(before, "weight", None)
     if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
         return

@@ -1,7 +1,7 @@
 """Runs a model once, eagerly, and lets the op rules see every aten op."""
 
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -13,10 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Facts
+from autoprune.graph.lengths import LengthWatcher
 from autoprune.graph.modes import failure, set_training, thresholds_lowered, undisturbed
+from autoprune.graph.rules import RULES
+from autoprune.graph.rules_pointwise import elementwise
+from autoprune.graph.surgery import follows
 from autoprune.graph.watcher import Known, OpWatcher, tensors_in
 
-# An op that ran: itself, the numbers it scaled by, the shapes of its results.
+# An op that ran: itself, the numbers it computed with, the shapes of its results.
 Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]
 
 
@@ -86,22 +90,28 @@ def _apply_rule(
         for tensor in outputs:
             facts.derive(tensor)
     # Boxes scaled by image sizes, or by a number that depends on the data, say nothing about widths.
-    factors = scalars_of(op, args)
-    if factors and not (facts.derived(args[0]) and not any(map(facts.derived, tensors[1:]))):
-        factors = ()
+    numbers = numbers_of(op, args)
+    if numbers and not any(facts.derived(x) for x in tensors if x.dim()):
+        numbers = ()
+    if any(facts.derived(x) for x in tensors if not x.dim()):
+        numbers = ()
     made = [facts.axes(tensor) for tensor in outputs]
     if not reused:
         for tensor, axes in zip(outputs, made, strict=True):
             facts.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
-    facts.steps.append((func, factors, made))
+    facts.steps.append((func, numbers, made))
 
 
-def scalars_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The numbers that an op scales a tensor by: they may have been computed from a width."""
-    if op not in ("mul", "div") or not isinstance(args[0], torch.Tensor) or args[0].dim() == 0:
+def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
+    """The numbers that an elementwise op computes with: they may have been computed from a width."""
+    if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return ()
-    by = args[1]
-    return (float(by),) if not isinstance(by, torch.Tensor) or by.dim() == 0 else ()
+    return tuple(
+        float(a)
+        for a in args
+        if (isinstance(a, (int, float)) and not isinstance(a, bool))
+        or (isinstance(a, torch.Tensor) and a.dim() == 0 and not a.is_complex())
+    )
 
 
 def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
@@ -174,7 +184,7 @@ def replay(
 
     def saw(func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         steps.append(
-            (func, scalars_of(known[0], args), [tuple(tensor.shape) for tensor in tensors_in((out,))])
+            (func, numbers_of(known[0], args), [tuple(tensor.shape) for tensor in tensors_in((out,))])
         )
 
     with undisturbed(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
@@ -225,6 +235,7 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             axes = facts.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
     facts.size = max(facts.size, first_free)
+    facts.follows.update(id(module.weight) for module in model.modules() if follows(module))
     with _children_watched(model, result):
         try:
             _watch(model, example_inputs, facts)
@@ -235,12 +246,25 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
 
 def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: Facts) -> None:
     """One forward pass under the op rules; its results keep all their channels."""
-    with torch.no_grad(), OpWatcher(partial(_apply_rule, facts)):
+    with torch.no_grad(), LengthWatcher(facts), OpWatcher(partial(_apply_rule, facts)):
         output = model(*example_inputs)
-    for tensor in tree_leaves(output):
-        if isinstance(tensor, torch.Tensor):
-            for axis in facts.axes(tensor):
-                facts.freeze(axis, "is an output of the model")
+    for tensor in _tensors_within(output, set()):
+        for axis in facts.axes(tensor):
+            facts.freeze(axis, "is an output of the model")
+
+
+def _tensors_within(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
+    """All tensors in a model's output, inside of objects of any class too."""
+    if id(value) in seen or isinstance(value, (str, bytes, nn.Module, type)):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, Collection) else ()
+    slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    for part in (*parts, *slots, *getattr(value, "__dict__", {}).values()):
+        yield from _tensors_within(part, seen)
 
 
 @contextmanager
@@ -250,7 +274,8 @@ def _children_watched(model: nn.Module, result: Trace) -> Iterator[None]:
     def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             maps = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.dim() == 4]
-            result.features.setdefault(name, [(result.facts.axes(x)[1], x.shape[1]) for x in maps])
+            with torch._C.DisableTorchFunction():  # this is not the model's code asking
+                result.features.setdefault(name, [(result.facts.axes(x)[1], x.shape[1]) for x in maps])
 
         return hook
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
@@ -17,6 +18,7 @@ from autoprune.graph.solve import connected, solve
 from autoprune.graph.surgery import mask, prune
 from autoprune.graph.trace import Step, Trace, replay, retrace
 
+_SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
 _TOGETHER = "can't shrink together with other groups in the model's code"
 
 
@@ -63,22 +65,31 @@ def _problem(
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
         return f"has a fixed length in the model's code: {type(error).__name__}: {lines[0]}"
-    problem, compared_all = _deviation(traced, groups, steps)
-    if problem is None and compared_all:
+    problem, parting = _deviation(traced, groups, steps)
+    if problem is None and parting is None:
         return None
     # Numbers of boxes, sizes of crops and the course of the code depend on values, which the dense model has
     # others of. The masked one has the same.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
-    return _deviation(masked, groups, steps)[0]
+    problem, parting = _deviation(masked, groups, steps)
+    if problem is None and parting is not None and _parting(traced.facts.steps, masked.facts.steps) > parting:
+        return "decides in the model's code what is run"
+    return problem
+
+
+def _parting(one: Sequence[tuple[Any, ...]], other: Sequence[tuple[Any, ...]]) -> int:
+    """The number of ops that two runs have in common before they part."""
+    pairs = zip(one, other, strict=False)
+    return next((n for n, (a, b) in enumerate(pairs) if a[0] is not b[0]), min(len(one), len(other)))
 
 
 def _deviation(
     traced: Trace, groups: Sequence[ChannelGroup], steps: Sequence[Step]
-) -> tuple[str | None, bool]:
+) -> tuple[str | None, int | None]:
     """Where the ops of a pruned model are not those of ``traced`` without the last unit of each group.
 
     Returns:
-        The first deviation, and whether the two ran the same ops to the end.
+        The first deviation, and after how many ops the two ran different ones, None if they never did.
     """
     facts = traced.facts
     channel = connected(facts.size, [*facts.same, *facts.joined])
@@ -90,14 +101,13 @@ def _deviation(
             if axis is not None:
                 of_leaf[channel[axis]] = True
     removed, of_leaf = removed[channel], of_leaf[channel]
-    for (func, factors, outputs), (func_now, factors_now, shapes) in zip(facts.steps, steps, strict=False):
-        if func is not func_now or len(outputs) != len(shapes):
-            return None, False
-        if factors and not np.allclose(factors, (*factors_now, 0)[:1], rtol=1e-5, atol=0, equal_nan=True):
-            return (
-                f"sets a factor in the model's code: {factors[0]:.6g} becomes {(*factors_now, 0)[0]:.6g}",
-                True,
-            )
+    parting = _parting(facts.steps, steps)
+    for (func, numbers, outputs), (_, numbers_now, shapes) in zip(
+        facts.steps[:parting], steps[:parting], strict=True
+    ):
+        for number, now in zip(numbers, numbers_now, strict=False):
+            if not np.isclose(number, now, rtol=1e-5, atol=0, equal_nan=True):
+                return f"sets a number in the model's code: {number:.6g} becomes {now:.6g} in {func}", None
         for axes, shape in zip(outputs, shapes, strict=True):
             for axis, length in zip(axes, shape, strict=False):
                 if (
@@ -105,14 +115,14 @@ def _deviation(
                     and length != len(axis) - np.count_nonzero(removed[axis])
                     and of_leaf[axis].any()
                 ):
-                    return f"has a length in the model's code that does not follow it, at {func}", True
-    return None, len(steps) == len(facts.steps)
+                    return f"has a length in the model's code that does not follow it, at {func}", None
+    return None, None if parting == len(steps) == len(facts.steps) else parting
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     """The prunable groups that rest on an assumption about how the code computes a size."""
     facts = traced.facts
-    factors = {n for _, numbers, _ in facts.steps for n in numbers}
+    factors = {n for func, numbers, _ in facts.steps if func.overloadpacket in _SCALES for n in numbers}
     roots = {n for factor in factors for n in _widths_behind(factor)}
     axes = (axis for *_, outputs in facts.steps for labels in outputs for axis in labels)
     candidates = {id(axis): axis for axis in axes if axis is not None and len(axis) in roots}

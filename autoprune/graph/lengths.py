@@ -1,0 +1,77 @@
+"""Notes where a model's code asks a tensor for the length of an axis of channels.
+
+What the code does with the number can't be seen in a trace: it may scale by it, branch on it, or only hand
+it to the next view. So it counts as a guess, which is tried out.
+"""
+
+import weakref
+from collections.abc import Iterator
+from math import prod
+from typing import Any
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from autoprune.graph.labels import Axis, Facts
+
+_SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
+_WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
+
+
+class LengthWatcher(TorchFunctionMode):
+    """Notes in ``facts`` every labelled axis whose length is read by code outside of torch."""
+
+    def __init__(self, facts: Facts) -> None:  # noqa: D107
+        super().__init__()
+        self._facts = facts
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if func == _SHAPE or func is torch.Tensor.size:
+            axes = self._facts.axes(args[0])
+            if isinstance(out, torch.Size):
+                return Lengths(out, axes, self._facts) if any(axis is not None for axis in axes) else out
+            _guess(self._facts, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
+        elif func in _WHOLE or func is torch.Tensor.__len__:
+            _guess(self._facts, self._facts.axes(args[0])[: None if func in _WHOLE else 1])
+        return out
+
+
+class Lengths(tuple[int, ...]):
+    """A `torch.Size` that notes which of its numbers are read.
+
+    The model's code may keep it: it does not keep the trace alive, and a copy of it is a plain `torch.Size`.
+    """
+
+    _axes: tuple[Axis, ...]
+    _facts: "weakref.ref[Facts]"
+
+    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], facts: Facts) -> "Lengths":  # noqa: D102
+        lengths = super().__new__(cls, size)
+        lengths._axes, lengths._facts = axes, weakref.ref(facts)
+        return lengths
+
+    def __getitem__(self, key: Any) -> Any:  # noqa: D105
+        axes = self._axes[key]
+        _guess(self._facts(), axes if isinstance(key, slice) else [axes])
+        return super().__getitem__(key)
+
+    def __iter__(self) -> Iterator[int]:  # noqa: D105
+        _guess(self._facts(), self._axes)
+        return super().__iter__()
+
+    def numel(self) -> int:
+        """As `torch.Size.numel`."""
+        return prod(self)
+
+    def __reduce__(self) -> Any:  # noqa: D105
+        return torch.Size, (tuple(self),)
+
+
+def _guess(facts: Facts | None, axes: Any) -> None:
+    for axis in axes:
+        if facts is not None and axis is not None:
+            facts.guess(axis)
