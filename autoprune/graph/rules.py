@@ -38,9 +38,9 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
     for space in x_axes[2:]:
         facts.freeze(space, "is convolved over")
 
-    if groups > 1 and x_axes[1] is not None and (w_out is None or id(weight) not in facts.follows):
+    if groups > 1 and x_axes[1] is not None and id(weight) not in facts.follows:
         facts.guess(x_axes[1])
-        if w_out is None and x.shape[1] == groups == weight.shape[0]:
+        if weight_axes[0] is None and x.shape[1] == groups == weight.shape[0]:
             # One kernel, expanded to as many channels as there are.
             weight_axes = (x_axes[1], *weight_axes[1:])
     x_shape = x.shape if transposed else out.shape
@@ -53,7 +53,7 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.produce(made)
     else:
         made = _grouped(facts, x.shape[1], x_axes[1], weight_axes, transposed, groups, out.shape[1])
-        zero = (zero or w_out is None) and facts.zero(x)
+        zero = (zero or not facts.labels(weight)) and facts.zero(x)
     if bias is not None:
         made = facts.unify(made, facts.axes(bias)[0], op)
         zero = zero and facts.zero(bias)

@@ -126,6 +126,7 @@ EXACT = {
     "deformable": (Deform, 12), "deformable, grouped": (lambda: Deform(3), 12), "blur": (BlurPool, 12),
     "standardised": (lambda: Standardised(12, 12, 3), 12), "CBAM": (Attend, 12), "ECA": (Local, 12),
     "BiFPN": (Fusion, 12), "focus": (lambda: Apply(focus), 48), "in place": (lambda: Apply(in_place), 12),
+    "deconvolution, depthwise": (lambda: nn.ConvTranspose2d(12, 12, 4, 2, 1, groups=12), 12),
     "channel_shuffle": (lambda: nn.ChannelShuffle(3), 12),
     "grouped norm": (lambda: Apply(lambda x: F.group_norm(x, 4)), 12),
     "mean by hand": (lambda: Apply(lambda x: x - x.sum(1, keepdim=True) / x.shape[1]), 12),
@@ -154,7 +155,9 @@ def test_what_is_pruned_is_exact(name, share, randomise, keep_sets, compare):
     assert worst <= 1e-12
 
 
-@pytest.mark.parametrize("name", ["deformable", "blur", "BiFPN", "focus", "channel_shuffle"])
+@pytest.mark.parametrize(
+    "name", ["deformable", "blur", "BiFPN", "focus", "channel_shuffle", "deconvolution, depthwise"]
+)
 def test_what_could_be_pruned_is(name):
     make, made = EXACT[name]
     assert "enter" in analyze(Network(make(), made).double(), X).prunable
