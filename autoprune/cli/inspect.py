@@ -94,7 +94,10 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
             "width": group.width,
             "kept": group.width if widths is None else widths.get(name, group.width),
             "unit": group.unit,
-            "members": len(group.members),
+            "members": [
+                {"tensor": name, "axis": axis, "channels": int((index >= 0).sum()), "role": role}
+                for (name, axis, index), role in zip(group.members, group.roles, strict=True)
+            ],
             "gflops_share": shares[name][0] if name in shares else None,
             "mparams_share": shares[name][1] if name in shares else None,
             "prunable": group.prunable,
@@ -140,7 +143,12 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
-        cells = [group["width"], *([group["kept"]] if with_kept else []), group["unit"], group["members"]]
+        cells = [
+            group["width"],
+            *([group["kept"]] if with_kept else []),
+            group["unit"],
+            len(group["members"]),
+        ]
         shares = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
         table.add_row(group["name"], *map(str, cells), *shares)
     return table

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_leaves
 
 from autoprune.graph.attention import heads_visible
 
@@ -73,14 +74,25 @@ def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -
     lines = str(error).strip().splitlines()
     said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     inputs = ", ".join(_describe(x) for x in example_inputs)
-    return (
-        f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; check model(*example_inputs)"
-    )
+    first = next((p for p in model.parameters() if p.is_floating_point()), None)
+    given = next((x for x in tree_leaves(list(example_inputs)) if isinstance(x, torch.Tensor)), None)
+    advice = "check model(*example_inputs)"
+    if given is None:
+        advice = "give tensors"
+    elif first is not None and (given.dtype, given.device) != (first.dtype, first.device):
+        advice = f"its parameters are {_kind(first)}, give inputs of that kind"
+    elif isinstance(example_inputs[0], torch.Tensor) and "list" in said:
+        advice = "a detector takes one list of images: ([image],)"
+    return f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; {advice}"
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
 
 
 def _describe(value: Any) -> str:
     if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {list(value.shape)} on {value.device}"
+        return f"{list(value.shape)} {_kind(value)}"
     if isinstance(value, (list, tuple)):
         return f"[{', '.join(_describe(x) for x in value[:3])}{', …' if len(value) > 3 else ''}]"
     return type(value).__name__

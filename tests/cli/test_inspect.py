@@ -45,6 +45,24 @@ def test_totals_are_those_of_torch(autoprune: Run, tiny_model: list[str]) -> Non
     assert report["mparams"] == sum(p.numel() for p in model.parameters()) / 1e6
 
 
+def test_members_are_the_axes_that_shrink(autoprune: Run, tiny_model: list[str]) -> None:
+    report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
+    model = build(TINY)
+    graph = analyze(model, detector_inputs((64, 64)))
+    name = "backbone.body.layer1.0.conv1"
+    pruned = prune(model, graph, keep={name: range(32)}).state_dict()
+    shrunk = {
+        (tensor, axis)
+        for tensor, dense in model.state_dict().items()
+        for axis in range(dense.dim())
+        if pruned[tensor].shape[axis] < dense.shape[axis]
+    }
+    members = next(group["members"] for group in report["groups"] if group["name"] == name)
+    assert {(member["tensor"], member["axis"]) for member in members} == shrunk
+    assert {member["role"] for member in members} == {"producer", "norm", "consumer"}
+    assert all(member["channels"] == 64 for member in members)
+
+
 def test_a_share_is_what_goes_with_the_group(autoprune: Run, tiny_model: list[str]) -> None:
     report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
     model = build(TINY)

@@ -3,11 +3,16 @@
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
+from autoprune.config import ModelSpec
 from autoprune.errors import ModelError
-from autoprune.graph import analyze
+from autoprune.graph import analyze, mask, prune
+from autoprune.models import build
 
 X = torch.rand(2, 3, 8, 8)
 
@@ -75,11 +80,20 @@ def test_a_batch_statistic_in_training_mode_is_not_traced():
     assert analyze(model, (X,)).gflops() == analyze(model.eval(), (X,)).gflops()
 
 
+def retinanet():
+    return build(ModelSpec(name="retinanet_resnet18_fpn", num_classes=3, arguments={"min_size": 64}))
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "said"),
     [
-        (Residual(), (X[:, :2],), r".*fails on .* \(float32 \[2, 2, 8, 8\] on cpu\): RuntimeError: .*"),
+        (Residual(), (X[:, :2],), r".*fails on .* \(\[2, 2, 8, 8\] float32 on cpu\): RuntimeError: .*"),
         (Residual(), (X, X), r".*TypeError: .*positional argument.*"),
+        (Residual(), (X.numpy(),), r".*\(ndarray\): TypeError: .*; give tensors"),
+        (Residual(), (), r".*TypeError: .*; give tensors"),
+        (Residual().half(), (X,), r".*; its parameters are float16 on cpu, give inputs of that kind"),
+        ("resnet18", (X,), r"the model is a str; give a torch\.nn\.Module"),
+        (retinanet(), (X[0],), r".*; a detector takes one list of images: \(\[image\],\)"),
         (Residual(), X, r"example_inputs is a Tensor; give a tuple.*"),
         (Residual(), {"x": X}, r"example_inputs is a dict; give a tuple.*"),
         (nn.DataParallel(Residual()), (X,), r".*DataParallel; give model\.module"),
@@ -98,3 +112,39 @@ def test_half_precision_is_traced_like_single():
     half = analyze(model.bfloat16(), (X.bfloat16(),))
     assert list(half.prunable) == list(single.prunable)
     assert half.gflops() == single.gflops()
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_a_model_of_half_precision_is_pruned_within_its_precision(dtype, rounding):
+    torch.manual_seed(0)
+    model, x = Residual().to(dtype).eval(), X.to(dtype)
+    graph = analyze(model, (x,))
+    keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+    with torch.no_grad():
+        got, expected = prune(model, graph, keep)(x), mask(model, graph, keep)(x)
+    assert got.dtype == dtype
+    assert (got - expected).abs().max() <= rounding * expected.abs().max()
+
+
+def test_a_model_compiled_in_place_is_pruned_as_it_is():
+    torch.manual_seed(0)
+    model = Residual().eval()
+    model.compile(backend="eager")
+    graph = analyze(model, (X,))
+    keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(prune(model, graph, keep)(X), mask(model, graph, keep)(X))
+    assert list(analyze(model, (X,)).prunable) == list(analyze(Residual(), (X,)).prunable)
+
+
+def test_a_sharded_model_is_refused():
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    try:
+        model = Residual()
+        fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
+        with pytest.raises(ModelError, match=r"`stem\.weight` is a DTensor\); give the whole model"):
+            analyze(model, (X,))
+        with pytest.raises(ModelError, match=r"DistributedDataParallel; give model\.module"):
+            analyze(nn.parallel.DistributedDataParallel(Residual()), (X,))
+    finally:
+        dist.destroy_process_group()
