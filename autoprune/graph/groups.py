@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -85,8 +85,10 @@ class ChannelGraph:
             PolicyError: a group is unknown or frozen, or can't have that width.
         """
         result = self.cost.dense.copy()
-        for name, width in (widths or {}).items():
+        for name, width in named(widths or {}, "widths", "channels kept").items():
             group = find_group(self.groups, name)
+            if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
+                raise PolicyError(f"group `{name}`: a width is a whole number, not {width!r}")
             if width == group.width:
                 continue
             check_prunable(group)
@@ -95,6 +97,17 @@ class ChannelGraph:
                 raise PolicyError(f"group `{name}` can't keep {width} channels: it has {group.width}{step}")
             result[self.cost.names.index(name)] = width
         return result
+
+
+def named(value: Any, argument: str, content: str) -> Mapping[str, Any]:
+    """Refuses what is no mapping from group names.
+
+    Raises:
+        PolicyError: always in one line, with what to give.
+    """
+    if not isinstance(value, Mapping):
+        raise PolicyError(f"{argument} is a {type(value).__name__}; give a dict of {content} by group name")
+    return value
 
 
 def find_group(groups: Mapping[str, ChannelGroup], name: str) -> ChannelGroup:

@@ -1,12 +1,11 @@
-"""Runs a model so that all its layers show, leaves it as it was, and says why it fails."""
+"""Runs a model so that all its layers show, and leaves it as it was."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from autoprune.graph.attention import heads_visible
 
@@ -45,7 +44,7 @@ def thresholds_lowered(model: nn.Module) -> Iterator[None]:
 def undisturbed(model: nn.Module) -> Iterator[None]:
     """Eval mode inside, and everything as before after it."""
     modes = [(module, module.training) for module in model.modules()]
-    buffers = [(buffer, buffer._version, buffer.clone()) for buffer in model.buffers()]
+    buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), heads_visible(model):
         try:
@@ -57,9 +56,14 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
             for module, training in modes:
                 module.training = training
             for buffer, version, before in buffers:
-                if buffer._version != version:
-                    with torch.no_grad():
+                if version is None or _version(buffer) != version:
+                    with torch.inference_mode(buffer.is_inference()), torch.no_grad():
                         buffer.copy_(before)
+
+
+def _version(buffer: torch.Tensor) -> int | None:
+    """How often the tensor was written to; made in inference mode, it does not say."""
+    return None if buffer.is_inference() else buffer._version
 
 
 def set_training(model: nn.Module) -> None:
@@ -67,32 +71,3 @@ def set_training(model: nn.Module) -> None:
     still = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     for module in model.modules():
         module.training = not isinstance(module, still)
-
-
-def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -> str:
-    """One line on a model that fails on its inputs: what they are, and its own error."""
-    lines = str(error).strip().splitlines()
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    inputs = ", ".join(_describe(x) for x in example_inputs)
-    first = next((p for p in model.parameters() if p.is_floating_point()), None)
-    given = next((x for x in tree_leaves(list(example_inputs)) if isinstance(x, torch.Tensor)), None)
-    advice = "check model(*example_inputs)"
-    if given is None:
-        advice = "give tensors"
-    elif first is not None and (given.dtype, given.device) != (first.dtype, first.device):
-        advice = f"its parameters are {_kind(first)}, give inputs of that kind"
-    elif isinstance(example_inputs[0], torch.Tensor) and "list" in said:
-        advice = "a detector takes one list of images: ([image],)"
-    return f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; {advice}"
-
-
-def _kind(tensor: torch.Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} on {tensor.device}"
-
-
-def _describe(value: Any) -> str:
-    if isinstance(value, torch.Tensor):
-        return f"{list(value.shape)} {_kind(value)}"
-    if isinstance(value, (list, tuple)):
-        return f"[{', '.join(_describe(x) for x in value[:3])}{', …' if len(value) > 3 else ''}]"
-    return type(value).__name__

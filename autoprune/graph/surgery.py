@@ -1,16 +1,18 @@
 """Builds pruned copies of a model, and masked ones to hold them against."""
 
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils.parametrize import is_parametrized
 
-from autoprune.errors import PolicyError
+from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.attention import adopt
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group, named
+from autoprune.graph.values import tensors_within
 
 
 def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -30,7 +32,7 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
     for name, tensor in _tensors(model, graph):
         if name in rows:
             memo[id(tensor)] = _sliced(tensor, rows[name])
-    pruned = copy.deepcopy(model, memo)
+    pruned = _copied(model, memo)
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         _fix_sizes(before, after)
     return pruned
@@ -42,7 +44,7 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     Arguments and errors are those of `prune`; the two results compute the same.
     """
     rows = kept_rows(graph, keep)
-    masked = copy.deepcopy(model)
+    masked = _copied(model, {})
     with torch.no_grad():
         for name, tensor in _tensors(masked, graph):
             for axis, kept in rows.get(name, {}).items():
@@ -52,13 +54,31 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     return masked
 
 
+def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
+    """A deep copy; of activations that the model kept, which can't be copied, the values only."""
+    try:
+        return copy.deepcopy(model, dict(memo))
+    except Exception:
+        for module in model.modules():
+            for tensor in tensors_within(vars(module)):
+                if not tensor.is_leaf:
+                    memo[id(tensor)] = tensor.detach().clone()
+    try:
+        return copy.deepcopy(model, memo)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise ModelError(
+            f"{type(model).__name__} can't be copied: {said}; copy.deepcopy(model) must work"
+        ) from error
+
+
 def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     """Checks a keep set and returns it sorted.
 
     Raises:
         PolicyError: it names channels that do not exist, or twice, or none, or parts of units.
     """
-    kept = np.sort(np.asarray(channels, dtype=np.int64))
+    kept = np.sort(_numbers(group, channels))
     if kept.size == 0:
         raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
     if kept[0] < 0 or kept[-1] >= group.width:
@@ -81,10 +101,27 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     return kept
 
 
+def _numbers(group: ChannelGroup, channels: Any) -> Index:
+    if isinstance(channels, torch.Tensor):
+        channels = channels.detach().cpu().numpy()
+    elif isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, np.ndarray)):
+        channels = list(channels)
+    try:
+        numbers = np.asarray(channels)
+    except ValueError:
+        numbers = np.zeros(0, dtype=object)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu") or numbers.dtype == object:
+        raise PolicyError(
+            f"group `{group.name}`: keep takes the numbers of channels, such as [0, 2, 5]; "
+            "numpy.flatnonzero makes them of a mask"
+        )
+    return numbers.astype(np.int64)
+
+
 def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
     """For each tensor that shrinks: the kept indices of each axis that does."""
     gone: dict[tuple[str, int], Index] = {}
-    for group_name, channels in keep.items():
+    for group_name, channels in named(keep, "keep", "channels kept").items():
         group = find_group(graph.groups, group_name)
         kept = kept_channels(group, channels)
         if kept.size == group.width:
@@ -145,7 +182,7 @@ def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
         after.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
     if isinstance(after, nn.RNNBase):
         after.input_size = cast(torch.Tensor, after.weight_ih_l0).shape[1]
-    weight, old = getattr(after, "weight", None), getattr(before, "weight", None)
+    weight, old = _weight(after), _weight(before)
     if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
         return
     if isinstance(after, nn.modules.conv._ConvNd):
@@ -165,6 +202,20 @@ def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
         after.num_embeddings, after.embedding_dim = weight.shape
     elif isinstance(after, nn.PReLU):
         after.num_parameters = weight.shape[0]
+
+
+def _weight(module: nn.Module) -> Any:
+    if not is_parametrized(module, "weight"):
+        return getattr(module, "weight", None)
+    # A parametrisation may change its state where it is computed in training mode.
+    parts = [(part, part.training) for part in cast(nn.Module, module.parametrizations).modules()]
+    try:
+        for part, _ in parts:
+            part.training = False
+        return module.weight
+    finally:
+        for part, training in parts:
+            part.training = training
 
 
 def _lost_heads(before: nn.Module, after: nn.Module) -> bool:

@@ -1,7 +1,7 @@
 """Runs a model once, eagerly, and lets the op rules see every aten op."""
 
 import warnings
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -14,10 +14,12 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Facts
 from autoprune.graph.lengths import LengthWatcher
-from autoprune.graph.modes import failure, set_training, thresholds_lowered, undisturbed
+from autoprune.graph.modes import set_training, thresholds_lowered, undisturbed
+from autoprune.graph.refusals import failure
 from autoprune.graph.rules import RULES
 from autoprune.graph.rules_pointwise import elementwise
 from autoprune.graph.surgery import follows
+from autoprune.graph.values import tensors_within
 from autoprune.graph.watcher import Known, OpWatcher, tensors_in
 
 # An op that ran: itself, the numbers it computed with, the shapes of its results.
@@ -248,23 +250,9 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: Facts) -> Non
     """One forward pass under the op rules; its results keep all their channels."""
     with torch.no_grad(), LengthWatcher(facts), OpWatcher(partial(_apply_rule, facts)):
         output = model(*example_inputs)
-    for tensor in _tensors_within(output, set()):
+    for tensor in tensors_within(output):
         for axis in facts.axes(tensor):
             facts.freeze(axis, "is an output of the model")
-
-
-def _tensors_within(value: Any, seen: set[int]) -> Iterator[torch.Tensor]:
-    """All tensors in a model's output, inside of objects of any class too."""
-    if id(value) in seen or isinstance(value, (str, bytes, nn.Module, type)):
-        return
-    seen.add(id(value))
-    if isinstance(value, torch.Tensor):
-        yield value
-        return
-    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, Collection) else ()
-    slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
-    for part in (*parts, *slots, *getattr(value, "__dict__", {}).values()):
-        yield from _tensors_within(part, seen)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.ao.quantization import FakeQuantize
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
@@ -89,10 +90,13 @@ def retinanet():
     [
         (Residual(), (X[:, :2],), r".*fails on .* \(\[2, 2, 8, 8\] float32 on cpu\): RuntimeError: .*"),
         (Residual(), (X, X), r".*TypeError: .*positional argument.*"),
-        (Residual(), (X.numpy(),), r".*\(ndarray\): TypeError: .*; give tensors"),
-        (Residual(), (), r".*TypeError: .*; give tensors"),
+        (Residual(), (X.numpy(),), r".*\(ndarray\): TypeError: .*; give tensors, as torch.*"),
+        (Residual(), (), r".*TypeError: .*; give the model's arguments: .*"),
         (Residual().half(), (X,), r".*; its parameters are float16 on cpu, give inputs of that kind"),
+        (Residual(), ((X * 255).byte(),), r".*; its parameters are float32 on cpu, give inputs of that kind"),
+        (Residual(), ("image.png",), r".*\(str\): .*; give tensors: \(images,\), or .*"),
         ("resnet18", (X,), r"the model is a str; give a torch\.nn\.Module"),
+        (Residual, (X,), r"the model is the class Residual; give a torch\.nn\.Module"),
         (retinanet(), (X[0],), r".*; a detector takes one list of images: \(\[image\],\)"),
         (Residual(), X, r"example_inputs is a Tensor; give a tuple.*"),
         (Residual(), {"x": X}, r"example_inputs is a dict; give a tuple.*"),
@@ -104,6 +108,28 @@ def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, said):
     with pytest.raises(ModelError, match=f"^{said}$") as caught:
         analyze(model, inputs)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*(is deprecated|Lazy modules|quantization)")
+@pytest.mark.parametrize(
+    ("inside", "said"),
+    [
+        (
+            lambda: torch.jit.script(nn.ReLU()),
+            r"is a ScriptModule; give the eager model that it was made from",
+        ),
+        (FakeQuantize, r"is quantised \(FakeQuantize\); prune the float model, then quantise the pruned one"),
+    ],
+)
+def test_what_cannot_be_traced_is_found_inside(inside, said):
+    with pytest.raises(ModelError, match=f"^`1` inside the model {said}$"):
+        analyze(nn.Sequential(nn.Conv2d(3, 4, 1), inside(), nn.Conv2d(4, 2, 1)), (X,))
+
+
+@pytest.mark.filterwarnings("ignore:Lazy modules")
+def test_a_weight_without_a_shape_is_refused():
+    with pytest.raises(ModelError, match=r"^`0\.weight` has no shape yet; call the model once.*$"):
+        analyze(nn.Sequential(nn.LazyConv2d(4, 1), nn.Conv2d(4, 2, 1)), (X,))
 
 
 def test_half_precision_is_traced_like_single():
@@ -137,12 +163,21 @@ def test_a_model_compiled_in_place_is_pruned_as_it_is():
     assert list(analyze(model, (X,)).prunable) == list(analyze(Residual(), (X,)).prunable)
 
 
+def test_a_model_made_in_inference_mode():
+    with torch.inference_mode():
+        model = Residual().eval()
+        graph = analyze(model, (X,))
+        keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+        torch.testing.assert_close(prune(model, graph, keep)(X), mask(model, graph, keep)(X))
+    assert list(graph.prunable) == list(analyze(Residual(), (X,)).prunable)
+
+
 def test_a_sharded_model_is_refused():
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
     try:
         model = Residual()
         fully_shard(model, mesh=init_device_mesh("cpu", (1,)))
-        with pytest.raises(ModelError, match=r"`stem\.weight` is a DTensor\); give the whole model"):
+        with pytest.raises(ModelError, match=r"`stem\.weight` is a DTensor\); give the plain model"):
             analyze(model, (X,))
         with pytest.raises(ModelError, match=r"DistributedDataParallel; give model\.module"):
             analyze(nn.parallel.DistributedDataParallel(Residual()), (X,))

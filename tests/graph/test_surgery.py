@@ -1,11 +1,17 @@
 """Pruned copies: what they share with the model, what they don't, and which keep sets are refused."""
 
+import copy
+import pickle
+import threading
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils.parametrizations import spectral_norm, weight_norm
+from torch.nn.utils.parametrize import register_parametrization
 
-from autoprune.errors import PolicyError
+from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, mask, prune
 
 X = torch.rand(1, 3, 6, 6)
@@ -96,6 +102,99 @@ def test_keeping_all_changes_nothing():
         assert torch.equal(copied(X), model(X))
 
 
+class Keeping(nn.Module):
+    """Keeps its activations, which hold gradients, in several places."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave, self.last, self.all = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), None, []
+
+    def forward(self, x):
+        self.last = self.enter(x)
+        self.all = [{"last": self.last * 2}]
+        return self.leave(self.last)
+
+
+def test_a_model_that_keeps_activations_is_copied():
+    model = Keeping()
+    graph = analyze(model, (X,))
+    model(X)
+    assert model.last.grad_fn is not None
+    keep = {"enter": [1, 5]}
+    torch.testing.assert_close(prune(model, graph, keep)(X), mask(model, graph, keep)(X))
+
+
+def test_a_model_that_cannot_be_copied_is_refused():
+    model = network()
+    graph = analyze(model, (X,))
+    model.lock = threading.Lock()
+    with pytest.raises(ModelError, match=r"Sequential can't be copied: TypeError: .*lock.*must work$"):
+        prune(model, graph, {"5": [1]})
+
+
+@pytest.mark.parametrize("normalise", [spectral_norm, weight_norm, nn.utils.spectral_norm])
+def test_parametrised_weights_are_left_as_they_were(normalise):
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 1),
+        nn.ReLU(),
+        normalise(nn.Conv2d(8, 8, 1)),
+        nn.ReLU(),
+        nn.Conv2d(8, 6, 1),
+        nn.Conv2d(6, 2, 1),
+    ).train()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    graph = analyze(model, (X,))
+    assert "4" in graph.prunable
+    keep = {name: range(1, group.width) for name, group in graph.prunable.items()}
+    pruned, masked = prune(model, graph, keep), mask(model, graph, keep)
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(pruned.eval()(X), masked.eval()(X))
+
+
+def test_an_elementwise_parametrisation_is_pruned():
+    model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1))
+    register_parametrization(model[1], "weight", nn.Tanh())
+    graph = analyze(model, (X,))
+    pruned = prune(model, graph, keep := {"0": [0, 3], "1.parametrizations.weight.original": [1, 2, 5]})
+    assert (pruned[1].in_channels, pruned[1].out_channels, pruned[2].in_channels) == (2, 3, 3)
+    torch.testing.assert_close(pruned(X), mask(model, graph, keep)(X))
+
+
+def test_a_pruned_model_is_copied_and_pickled_as_any(graph):
+    pruned = prune(network(), graph, {"5": [1, 2]}).eval()
+    for again in (copy.deepcopy(pruned), pickle.loads(pickle.dumps(pruned))):
+        assert torch.equal(again(X), pruned(X))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.arange(10) % 2 == 0, [True] * 10, torch.tensor([True, False]), [0.5, 2.0], "01", [[0, 1]], 3, None,
+     [[0], [1, 2]]],
+)  # fmt: skip
+def test_a_keep_set_is_numbers_of_channels(graph, wrong):
+    with pytest.raises(PolicyError, match=r"^group `5`: keep takes the numbers of channels, .*$"):
+        prune(network(), graph, {"5": wrong})
+
+
+def test_keep_sets_come_in_any_collection(graph):
+    expected = prune(network(), graph, {"5": [1, 4]})
+    for keep in (
+        {4, 1},
+        (i for i in (1, 4)),
+        np.array([4, 1], dtype=np.uint8),
+        torch.tensor([1, 4]),
+        range(1, 5, 3),
+    ):
+        assert prune(network(), graph, {"5": keep})[5].weight.shape == expected[5].weight.shape
+
+
+def test_what_is_no_dict_of_groups_is_refused(graph):
+    with pytest.raises(PolicyError, match=r"^keep is a list; give a dict of channels kept by group name$"):
+        prune(network(), graph, [1, 2])
+    with pytest.raises(PolicyError, match=r"^widths is a list; give a dict"):
+        graph.gflops([3])
+
+
 @pytest.mark.parametrize(
     ("keep", "said"),
     [
@@ -127,7 +226,9 @@ def test_a_graph_of_another_model_is_refused(graph):
         prune(other, graph, {"5": [1]})
 
 
-@pytest.mark.parametrize("widths", [{"5": 0}, {"5": 11}, {"0": 3}, {"7": 2}, {"x": 2}])
+@pytest.mark.parametrize(
+    "widths", [{"5": 0}, {"5": 11}, {"5": 2.5}, {"5": True}, {"5": "3"}, {"0": 3}, {"7": 2}, {"x": 2}]
+)
 def test_widths_that_do_not_fit_are_refused(graph, widths):
     with pytest.raises(PolicyError, match=f"`{next(iter(widths))}`"):
         graph.gflops(widths)

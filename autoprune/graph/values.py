@@ -1,0 +1,22 @@
+"""Finds tensors inside of values of any class."""
+
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def tensors_within(value: Any, seen: set[int] | None = None) -> Iterator[torch.Tensor]:
+    """All tensors in ``value``: in collections, and in attributes of objects; not those of modules."""
+    seen = set() if seen is None else seen
+    if id(value) in seen or isinstance(value, (str, bytes, int, float, nn.Module, type)):
+        return
+    seen.add(id(value))
+    if isinstance(value, torch.Tensor):
+        yield value
+        return
+    parts = value.values() if isinstance(value, Mapping) else value if isinstance(value, Collection) else ()
+    slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
+    for part in (*parts, *slots, *getattr(value, "__dict__", {}).values()):
+        yield from tensors_within(part, seen)
