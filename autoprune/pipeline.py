@@ -4,24 +4,22 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import Config, load_config, make_config
-from autoprune.data.evaluate import evaluate
-from autoprune.engines import local
-from autoprune.errors import ConfigError, InputError, RunError, TrainingError
+from autoprune.data.coco import absent_classes
+from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.files import unwritable
 from autoprune.progress import say
 from autoprune.proxies import check_proxies
-from autoprune.search.account import PARTS, Account
+from autoprune.search.account import Account
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
-from autoprune.search.results import SearchResult, load_result, study_name
-from autoprune.search.rundir import RunDirectory, absolute
+from autoprune.search.results import SearchResult, study_name
+from autoprune.search.rundir import RunDirectory
 from autoprune.search.space import SpaceFile, derive_space, resolve, save_space
 from autoprune.search.subject import (
     Subject,
@@ -31,11 +29,12 @@ from autoprune.search.subject import (
     take_over_scores,
     with_space,
 )
-from autoprune.search.trials import LedgerSettings, Record
+from autoprune.search.trials import LedgerSettings
+from autoprune.session import Session
 
-FAILURES_TO_STOP = 5  # where this many trials have all failed, something else than their policies is wrong
 __all__ = ["SearchResult", "search"]
 
+SHOWN = 5  # classes that are named in a line
 VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
 
@@ -78,125 +77,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     return result
 
 
-class _Session:
-    """One driver's work on a run."""
-
-    def __init__(
-        self, config: Config, run: RunDirectory, objective: Objective, ledger: Ledger, account: Account
-    ) -> None:
-        self.config, self.run, self.objective, self.ledger = config, run, objective, ledger
-        self._account = account
-        self._at_start = len(ledger.finished())
-        account.take_up(ledger.notes.get("seconds", {}))
-
-    def go(self) -> SearchResult:
-        """Runs what is left to run, and writes the front whatever happens."""
-        try:
-            self._measure_dense()
-            self._account.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
-            if self._at_start:
-                say(f"{self._at_start} of {self.config.trials} trials are there already")
-            self._run_engine()
-            self._write()
-            self._say_account()
-            if self.ledger.exhausted:
-                say("the search space holds no other policy within the budget")
-            return load_result(self.run.path)
-        except KeyboardInterrupt:
-            self._write()
-            done = len(self.ledger.finished())
-            say(
-                f"stopped: {done} of {self.config.trials} trials are finished and kept in {self.run.path}; "
-                "the same command goes on from there"
-            )
-            raise
-        except OSError as error:
-            raise unwritable(self.run.path, error) from error
-
-    def _run_engine(self) -> None:
-        config = self.config
-        if config.engine == "local":
-            local.run(self.ledger, self.objective, self._finished)
-            return
-        from autoprune.engines import ray
-
-        cluster = ray.Cluster(config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial)
-        load = partial(Objective.load, absolute(config), self.run.importance_file.resolve())
-        ray.run(self.ledger, load, self._finished, cluster)
-
-    def _measure_dense(self) -> None:
-        """Measures the dense detector once a run, on the images that trials are measured on."""
-        if "dense" in self.ledger.notes:
-            return
-        subject = self.objective.subject
-        with self._account.spend("dense_evaluation"):
-            found = evaluate(
-                subject.model,
-                subject.val,
-                subject.device,
-                batch_size=self.config.batch_size,
-                images=self.config.proxy_images,
-            )
-        dense = {"map": found.map, "map50": found.map50, **subject.costs({})}
-        if self.objective.measures_latency:
-            dense["latency_ms"] = self.objective.latency_ms(subject.model)
-        self.ledger.note("dense", dense)
-        say(f"dense: mAP {100 * found.map:.1f}, {dense['gflops']:.2f} GFLOPs")
-
-    def _finished(self, number: int) -> None:
-        """Writes what a trial changed and prints its line."""
-        finished = self.ledger.finished()
-        record = next((record for record in finished if record.number == number), None)
-        if record is None:  # its worker was lost, and it is in the queue again
-            return
-        self._write()
-        say(self._line(record, finished))
-        if len(finished) >= FAILURES_TO_STOP and all(r.state == "failed" for r in finished):
-            raise TrainingError(f"the first {len(finished)} trials all failed, the last: {record.reason}")
-
-    def _line(self, record: Record, finished: list[Record]) -> str:
-        done, total = len(finished), self.config.trials
-        metrics = record.metrics
-        if record.state == "failed":
-            outcome = f"failed: {record.reason}".replace("[", r"\[")
-        else:
-            outcome = f"mAP {100 * metrics['map']:.1f}, {metrics['gflops']:.2f} GFLOPs"
-        if record.state == "stopped":
-            outcome += f", stopped at rung {len(record.rungs) - 1}"
-        best = max((r.metrics["map"] for r in finished if r.state == "complete"), default=None)
-        shown = "none complete" if best is None else f"best {100 * best:.1f}"
-        left = self._account.left(done - self._at_start, total - done)
-        what = f"trial {record.number} ({record.origin})"
-        return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {_duration(left)} left"
-
-    def _write(self) -> None:
-        """Brings `front.csv`, the policies and the account of time up to date."""
-        rows, policies = [], {}
-        for record in self.ledger.front():
-            metrics = {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
-            keep = self.ledger.plan.keep(record.widths)
-            policies[record.number] = self.objective.subject.policy(keep, metrics)
-            rows.append(
-                {
-                    "trial": record.number,
-                    "origin": record.origin,
-                    "budget_gflops": record.budget,
-                    **metrics,
-                }
-            )
-        self.run.write_front(rows, policies)
-        self.ledger.note("seconds", self._seconds())
-
-    def _seconds(self) -> dict[str, float]:
-        return self._account.seconds(self.ledger.records())
-
-    def _say_account(self) -> None:
-        seconds = self._seconds()
-        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
-        say(f"search: {_duration(seconds['wall'])}, of it {shares}")
-
-
-def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account: Account) -> _Session:
+def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account: Account) -> Session:
     """Loads everything, checks everything, and only then writes what was asked for."""
     with account.spend("loading"):
         subject = load_subject(config)
@@ -222,6 +103,8 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
     if (coarse := plan.coarseness()) is not None:
         say(coarse)
     objective = Objective(subject, importance)
+    objective.check_latency(space.keep(space.lowest))
+    _say_absent(subject)
     run.write_config(config, _notes(subject))
     if not run.space_file.exists():
         save_space(run.space_file, file, subject.graph, importance)
@@ -237,7 +120,20 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:
         _claim(ledger, run, config.storage)
-    return _Session(config, run, objective, ledger, account)
+    return Session(config, run, objective, ledger, account)
+
+
+def _say_absent(subject: Subject) -> None:
+    """Says which classes the images of training, or those that trials are measured on, hold nothing of."""
+    images = subject.config.proxy_images
+    count = len(subject.val) if images is None else min(images, len(subject.val))
+    for split, taken, what, remedy in (
+        (subject.train, len(subject.train), "training images", "training can't keep what it never sees"),
+        (subject.val, count, "validation images of the proxies", "mAP says nothing of it; take other images"),
+    ):
+        if absent := absent_classes(split, taken):
+            more = f" and {len(absent) - SHOWN} more classes" if len(absent) > SHOWN else ""
+            say(f"the {taken} {what} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}".replace("[", r"\["))
 
 
 def _claim(ledger: Ledger, run: RunDirectory, storage: str) -> None:
@@ -282,13 +178,6 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
     if isinstance(config, Mapping):
         return make_config(**config)
     raise ConfigError(f"search takes settings, a mapping or a YAML file, not a {type(config).__name__}")
-
-
-def _duration(seconds: float) -> str:
-    """``45 s``, ``12 min``, ``3.4 h``."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 @contextmanager

@@ -18,7 +18,7 @@ LAYERS = (
     {"training"},
     {"search"},
     {"engines"},
-    {"export", "pipeline", "proxies", "recovery", "report"},
+    {"export", "pipeline", "proxies", "recovery", "report", "session"},
     {"cli"},
 )
 FENCES = {

@@ -1,5 +1,6 @@
 import csv
 import fcntl
+import io
 import json
 import os
 import shutil
@@ -14,9 +15,10 @@ from pathlib import Path
 import optuna
 import pytest
 import torch
+from rich.console import Console
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune import pipeline
+from autoprune import pipeline, progress
 from autoprune.config import load_config, make_config
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, TrainingError
 from autoprune.models import detector_inputs, load_dense
@@ -239,8 +241,55 @@ def test_if_all_trials_fail_the_search_says_so_and_stops(finished, tmp_path, mon
         raise TrainingError("the loss is not finite at step 1")
 
     monkeypatch.setattr(Objective, "_recover", fail)
-    with pytest.raises(TrainingError, match="first 5 trials all failed, the last: the loss is not finite"):
+    with pytest.raises(
+        TrainingError, match="every trial failed at rung 0, the first of them, trial 0: the loss"
+    ):
         search({**settings, "out": tmp_path / "run", "trials": 50})
+    assert len(load_result(tmp_path / "run").failed) == 5
+
+
+def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(finished, tmp_path, monkeypatch):
+    settings, _ = finished
+    recover = Objective._recover
+
+    def fail_above(self, model, keep, rung):
+        calls.append(rung)
+        if rung == 1:
+            raise TrainingError(f"out of memory, time {calls.count(1)}")
+        return recover(self, model, keep, rung)
+
+    calls: list[int] = []
+    monkeypatch.setattr(Objective, "_recover", fail_above)
+    with pytest.raises(
+        TrainingError, match="failed at rung 1, the first of them, trial 0: out of memory, time 1"
+    ):
+        search({**settings, "out": tmp_path / "run", "trials": 50})
+    assert calls == [0, 1] * 5
+
+
+def test_classes_that_the_data_holds_nothing_of_are_named(finished, tmp_path):
+    settings, _ = finished
+    data, expected = tmp_path / "data", {}
+    shutil.copytree(settings["data"], data)
+    for split in ("train", "val"):
+        file = data / "annotations" / f"instances_{split}.json"
+        content = json.loads(file.read_text())
+        if split == "train":
+            gone = content["categories"][1]["id"]
+            content["annotations"] = [t for t in content["annotations"] if t["category_id"] != gone]
+            file.write_text(json.dumps(content))
+        looked_at = [image["id"] for image in content["images"]][: None if split == "train" else 1]
+        found = {t["category_id"] for t in content["annotations"] if t["image_id"] in looked_at}
+        expected[split] = {c["name"] for c in content["categories"] if c["id"] not in found}
+    lines = io.StringIO()
+    asked = {**settings, "data": data, "out": tmp_path / "run", "trials": 1, "rungs": (0,), "proxy_images": 1}
+    with progress.show(Console(file=lines, width=300)):
+        search(asked)
+    said = [line for line in lines.getvalue().splitlines() if " hold no " in line]
+    assert [line.partition(" images")[0] for line in said] == ["the 8 training", "the 1 validation"]
+    for line, names in zip(said, expected.values(), strict=True):
+        assert set(line.partition(" hold no ")[2].partition(":")[0].split(", ")) == names
+    assert len(expected["train"]) == 1
 
 
 def test_another_configuration_is_refused_and_its_fields_named(finished):
@@ -334,9 +383,24 @@ def test_latency_is_an_objective_and_a_budget(finished, tmp_path):
     result = search({**asked, "out": tmp_path / "run"})
     assert result.front[0].metrics["latency_ms"] > 0
     assert result.dense["latency_ms"] > 0
-    tight = search({**asked, "out": tmp_path / "tight", "budget_latency_ms": "0.01"})
-    assert "above budget_latency_ms" in tight.failed[0].reason
-    assert tight.seconds["training"] == 0  # refused before any work was spent on it
+    with pytest.raises(BudgetError, match=r"0\.01 ms can't be reached, the smallest of the space takes"):
+        search({**asked, "out": tmp_path / "tight", "budget_latency_ms": "0.01"})
+    assert not (tmp_path / "tight" / "config.yaml").exists()
+
+
+def test_trials_above_the_budget_on_latency_fail_before_any_work_is_spent_on_them(
+    finished, tmp_path, monkeypatch
+):
+    settings, _ = finished
+    monkeypatch.setattr(
+        Objective, "latency_ms", lambda self, model: sum(p.numel() for p in model.parameters()) / 1e6
+    )
+    asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 20, "budget_latency_ms": "30%"}
+    with pytest.raises(
+        TrainingError, match=r"trial 0: .* ms is above budget_latency_ms, .* a lower budget_gflops"
+    ):
+        search({**asked, "out": tmp_path / "run"})
+    assert load_result(tmp_path / "run").seconds["training"] == 0
 
 
 def test_runs_that_share_a_database_keep_apart(finished, tmp_path):

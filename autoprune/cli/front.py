@@ -102,6 +102,8 @@ def _recovered_map(run: Path, trial: int) -> float | None:
 
 def _account(result: "SearchResult") -> list[str]:
     """How the trials ended, why some failed, and where the time went."""
+    from autoprune.search.results import indistinct
+
     counted = [record for record in result.records if record.counts]
     states = {state: [r for r in counted if r.state == state] for state in ("complete", "stopped", "failed")}
     lines = [
@@ -111,8 +113,8 @@ def _account(result: "SearchResult") -> list[str]:
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more (--json lists all)")
-    gains = _gains(states["complete"])
-    return [*lines, *gains]
+    lines += _gains(states["complete"])
+    return lines if (warning := indistinct(result)) is None else [*lines, warning]
 
 
 def _gains(complete: "Sequence[Record]") -> list[str]:

@@ -72,6 +72,17 @@ def check_alike(first: "Split", second: "Split") -> None:
     )
 
 
+def absent_classes(split: "Split", images: int | None = None) -> list[str]:
+    """Names of the classes that the first ``images`` images (``None``: all) hold no box of, crowds apart."""
+    seen = {
+        thing["category_id"]
+        for number in split.image_ids[:images]
+        for thing in split.coco.imgToAnns.get(number, ())
+        if not thing["iscrowd"]
+    }
+    return [split.categories[label] for label, number in split.category_ids.items() if number not in seen]
+
+
 class Split:
     """Images and boxes of one split; the place of an image in it is its index.
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from autoprune.data.annotations import silence
 from autoprune.data.coco import Split
+from autoprune.data.standard_error import standard_error
 from autoprune.errors import DataError, ModelError
 from autoprune.progress import track
 
@@ -37,6 +38,7 @@ class Metrics:
         mar_large: of boxes above 96² pixels.
         per_class: average precision of each class that the data has boxes of.
         images: number of images it was measured on.
+        map_error: standard error of ``map`` over the choice of images, where it was asked for.
     """
 
     map: float
@@ -53,6 +55,7 @@ class Metrics:
     mar_large: float
     per_class: dict[str, float]
     images: int
+    map_error: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """``images``, ``metrics`` (the twelve numbers that are defined) and ``per_class``, for JSON."""
@@ -72,6 +75,7 @@ def evaluate(
     batch_size: int = 8,
     images: int | None = None,
     amp: bool = False,
+    error: bool = False,
 ) -> Metrics:
     """Measures a detector on a split, or on its first ``images`` images.
 
@@ -82,6 +86,7 @@ def evaluate(
         batch_size: images at once.
         images: number of images; ``None`` takes all.
         amp: bfloat16 autocast, on CUDA only.
+        error: estimate the standard error of mAP too.
 
     Raises:
         DataError: the images hold no boxes, so that there is nothing to score.
@@ -96,16 +101,19 @@ def evaluate(
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
     ):
         found = _detect(model, split, chosen, device, batch_size)
-    return score_detections(split, chosen, found)
+    return score_detections(split, chosen, found, error)
 
 
-def score_detections(split: Split, chosen: Sequence[int], found: list[list[float]]) -> Metrics:
+def score_detections(
+    split: Split, chosen: Sequence[int], found: list[list[float]], error: bool = False
+) -> Metrics:
     """Runs COCOeval.
 
     Args:
         split: the split that holds the true boxes.
         chosen: indices of the images that were looked at.
         found: for each detection: image id; x, y, width, height in stored pixels; score; category id.
+        error: estimate the standard error of mAP too.
 
     Raises:
         DataError: the chosen images hold no boxes.
@@ -135,7 +143,8 @@ def score_detections(split: Split, chosen: Sequence[int], found: list[list[float
             key = f"{name} ({number})" if name in per_class else name
             per_class[key] = float(values[values > -1].mean())
     named: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
-    return Metrics(**named, per_class=per_class, images=len(image_ids))
+    spread = standard_error(result) if error else None
+    return Metrics(**named, per_class=per_class, images=len(image_ids), map_error=spread)
 
 
 def _detect(

@@ -22,7 +22,7 @@ from autoprune.search.study import directions, front_of, open_study, read_record
 from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record
 from autoprune.seeding import seed as derive
 
-FORMAT = 1
+FORMAT = 2  # raise it when older studies must not be continued
 MOST_REPEATS = 200  # asks in a row that give known policies, after which the space counts as exhausted
 MOST_LOSSES = 3  # workers that a policy may take down with it
 
@@ -273,6 +273,12 @@ class Ledger:
             self.note("budgets", list(self.plan.budgets))
             return
         differing = [name for name in identity if (found or {}).get(name) != identity[name]]
+        if "format" in differing:
+            raise RunError(
+                f"{where} was made by another version of autoprune (its format is "
+                f"{(found or {}).get('format')}, this one's {FORMAT}); go on with that version, or choose "
+                "another --out"
+            )
         if differing:
             raise RunError(f"{where} is of another search: its {differing[0]} differs; choose another --out")
 

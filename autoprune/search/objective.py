@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 from autoprune.config import Config
-from autoprune.cost.budget import parse_budget
+from autoprune.cost.budget import figures, parse_budget
 from autoprune.cost.latency import measure
 from autoprune.data.evaluate import evaluate
-from autoprune.errors import TrainingError
+from autoprune.errors import BudgetError, TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.models import detector_inputs
@@ -86,11 +86,29 @@ class Objective:
         inputs = detector_inputs(self.subject.input_size, self.subject.device)
         return measure({"trial": model}, inputs, device=self.subject.device)["trial"].median_ms
 
+    def check_latency(self, smallest: Keep) -> None:
+        """Refuses a budget on the latency that not even the smallest policy meets.
+
+        Raises:
+            BudgetError: says the smallest latency.
+        """
+        if self._latency_limit is None:
+            return
+        latency = self.latency_ms(self._prune(smallest))
+        if latency > self._latency_limit:
+            raise BudgetError(
+                f"budget_latency_ms: {figures(self._latency_limit)} ms can't be reached, the smallest of "
+                f"the space takes {figures(latency)} ms here; raise the budget, or max_ratio in the space"
+            )
+
     def _timed(self, model: nn.Module) -> float:
         """Latency of a pruned detector; refuses one above the budget before any work is spent on it."""
         latency = self.latency_ms(model)
         if self._latency_limit is not None and latency > self._latency_limit:
-            raise TrainingError(f"{latency:.2f} ms is above budget_latency_ms, {self._latency_limit:.2f} ms")
+            raise TrainingError(
+                f"{latency:.2f} ms is above budget_latency_ms, {self._latency_limit:.2f} ms; a lower "
+                "budget_gflops brings trials nearer"
+            )
         return latency
 
     def _read_latency_limit(self) -> float | None:

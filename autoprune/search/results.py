@@ -74,6 +74,26 @@ class SearchResult:
         return max(0.0, 1 - work / wall) if wall else 0.0
 
 
+LEAST_TO_COMPARE = 3
+
+
+def indistinct(result: SearchResult) -> str | None:
+    """One line where the trials of a budget differ by less than mAP would on other images of the kind."""
+    error = result.dense.get("map_error")
+    complete = [record for record in result.records if record.counts and record.state == "complete"]
+    for budget in sorted({record.budget for record in complete}, key=lambda limit: -(limit or 0)):
+        maps = [record.metrics["map"] for record in complete if record.budget == budget]
+        if error is None or len(maps) < LEAST_TO_COMPARE or max(maps) - min(maps) >= error:
+            continue
+        at = "" if budget is None else f" at {budget:.2f} GFLOPs"
+        return (
+            f"the complete trials{at} differ by {100 * (max(maps) - min(maps)):.1f} mAP, less than the "
+            f"standard error of mAP on these validation images, {100 * error:.1f}: too few images to rank "
+            "them; give more (--proxy-images, or more validation data)"
+        )
+    return None
+
+
 def load_result(path: Path) -> SearchResult:
     """Reads a run directory, finished or not, without loading detector or data.
 

@@ -8,10 +8,18 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autoprune.search.front import Direction, order
+from autoprune.search.trials import Record
 
 ALWAYS_FIRST = 3
 NO_MAP = 0.02  # below it a mAP is a handful of lucky boxes
 INSTEAD = ("loss", "features")  # what ranks trials whose mAP does not, both the less the better
+
+
+def hopeless(records: Sequence[Record], least: int) -> Record | None:
+    """The first trial that failed at a rung where at least ``least`` trials failed and none came through."""
+    reached = max((len(record.rungs) for record in records), default=0)
+    failed = [record for record in records if record.state == "failed" and len(record.rungs) == reached]
+    return failed[0] if len(failed) >= max(least, 1) else None
 
 
 def score_of(seen: Sequence[Mapping[str, float]]) -> str | None:

@@ -230,6 +230,14 @@ def test_a_study_of_another_space_or_other_objectives_is_refused(tmp_path):
         ledger(tmp_path, objectives=("map",))
 
 
+def test_a_study_of_another_version_is_refused_in_plain_words(tmp_path, monkeypatch):
+    with monkeypatch.context() as older:
+        older.setattr("autoprune.search.ledger.FORMAT", 1)
+        ledger(tmp_path)
+    with pytest.raises(RunError, match=r"made by another version of autoprune .*; go on with that version"):
+        ledger(tmp_path)
+
+
 def test_a_storage_that_cannot_be_opened_is_refused_in_one_line():
     with pytest.raises(RunError, match="cannot open the study in nosuch://x") as raised:
         Ledger("nosuch://x", "s", FakePlan(), LedgerSettings(trials=1))

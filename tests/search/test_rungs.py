@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.search.rungs import goes_on, score_of
+from autoprune.search.rungs import goes_on, hopeless, score_of
+from autoprune.search.trials import Record
 
 scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
 
@@ -53,3 +54,17 @@ def test_trials_are_ranked_by_what_tells_them_apart(maps, others, expected):
 
 def test_a_metric_that_one_trial_lacks_ranks_none():
     assert score_of([{"map": 0.0, "loss": 1.0, "features": 1.0}, {"map": 0.0, "features": 2.0}]) == "features"
+
+
+def trial(number, state, rungs):
+    return Record(number, state, "sampler", None, {}, ({"map": 0.1},) * rungs, reason=f"reason {number}")
+
+
+def test_a_rung_is_hopeless_once_enough_failed_there_and_none_came_through():
+    failed = [trial(0, "stopped", 1), trial(3, "failed", 1), trial(5, "failed", 1)]
+    assert hopeless(failed, 3) is None
+    assert hopeless([*failed, trial(6, "failed", 1)], 3).reason == "reason 3"
+    assert hopeless([*failed, trial(6, "failed", 0)], 3) is None  # rung 0 can be passed
+    assert hopeless([*failed, trial(6, "failed", 1), trial(7, "complete", 2)], 3) is None
+    assert hopeless([trial(n, "failed", 0) for n in range(4)], 3).number == 0
+    assert hopeless([], 3) is None

@@ -1,0 +1,159 @@
+"""One driver's work on a run: the dense detector measured, trials run, the front written after each."""
+
+from functools import partial
+
+from autoprune.config import Config
+from autoprune.data.evaluate import evaluate
+from autoprune.engines import local
+from autoprune.errors import TrainingError
+from autoprune.files import unwritable
+from autoprune.progress import say
+from autoprune.search.account import PARTS, Account
+from autoprune.search.ledger import Ledger
+from autoprune.search.objective import Objective
+from autoprune.search.results import SearchResult, load_result
+from autoprune.search.rundir import RunDirectory, absolute
+from autoprune.search.rungs import hopeless
+from autoprune.search.trials import Record
+
+FAILURES_TO_STOP = 5  # where this many trials fail at a rung that none passed, not their policies are wrong
+
+
+class Session:
+    """One driver's work on a run.
+
+    Args:
+        config: what was asked.
+        run: where everything is written.
+        objective: does the work of a trial.
+        ledger: knows the trials.
+        account: books the time.
+    """
+
+    def __init__(
+        self, config: Config, run: RunDirectory, objective: Objective, ledger: Ledger, account: Account
+    ) -> None:
+        """Takes up where earlier sessions left."""
+        self.config, self.run, self.objective, self.ledger = config, run, objective, ledger
+        self._account = account
+        self._at_start = len(ledger.finished())
+        account.take_up(ledger.notes.get("seconds", {}))
+
+    def go(self) -> SearchResult:
+        """Runs what is left to run, and writes the front whatever happens."""
+        try:
+            self._measure_dense()
+            self._account.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
+            if self._at_start:
+                say(f"{self._at_start} of {self.config.trials} trials are there already")
+            self._run_engine()
+            self._write()
+            self._say_account()
+            if self.ledger.exhausted:
+                say("the search space holds no other policy within the budget")
+            return load_result(self.run.path)
+        except KeyboardInterrupt:
+            self._write()
+            done = len(self.ledger.finished())
+            say(
+                f"stopped: {done} of {self.config.trials} trials are finished and kept in {self.run.path}; "
+                "the same command goes on from there"
+            )
+            raise
+        except OSError as error:
+            raise unwritable(self.run.path, error) from error
+
+    def _run_engine(self) -> None:
+        config = self.config
+        if config.engine == "local":
+            local.run(self.ledger, self.objective, self._finished)
+            return
+        from autoprune.engines import ray
+
+        cluster = ray.Cluster(config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial)
+        load = partial(Objective.load, absolute(config), self.run.importance_file.resolve())
+        ray.run(self.ledger, load, self._finished, cluster)
+
+    def _measure_dense(self) -> None:
+        """Measures the dense detector once a run, on the images that trials are measured on."""
+        if "dense" in self.ledger.notes:
+            return
+        subject = self.objective.subject
+        with self._account.spend("dense_evaluation"):
+            found = evaluate(
+                subject.model,
+                subject.val,
+                subject.device,
+                batch_size=self.config.batch_size,
+                images=self.config.proxy_images,
+                error=True,
+            )
+        dense = {"map": found.map, "map50": found.map50, **subject.costs({})}
+        if found.map_error is not None:
+            dense["map_error"] = found.map_error
+        if self.objective.measures_latency:
+            dense["latency_ms"] = self.objective.latency_ms(subject.model)
+        self.ledger.note("dense", dense)
+        say(f"dense: mAP {100 * found.map:.1f}, {dense['gflops']:.2f} GFLOPs")
+
+    def _finished(self, number: int) -> None:
+        """Writes what a trial changed and prints its line."""
+        finished = self.ledger.finished()
+        record = next((record for record in finished if record.number == number), None)
+        if record is None:  # its worker was lost, and it is in the queue again
+            return
+        self._write()
+        say(self._line(record, finished))
+        if record.state == "failed" and (first := hopeless(finished, FAILURES_TO_STOP)) is not None:
+            raise TrainingError(
+                f"every trial failed at rung {len(first.rungs)}, the first of them, trial {first.number}: "
+                f"{first.reason}"
+            )
+
+    def _line(self, record: Record, finished: list[Record]) -> str:
+        done, total = len(finished), self.config.trials
+        metrics = record.metrics
+        if record.state == "failed":
+            outcome = f"failed: {record.reason}".replace("[", r"\[")
+        else:
+            outcome = f"mAP {100 * metrics['map']:.1f}, {metrics['gflops']:.2f} GFLOPs"
+        if record.state == "stopped":
+            outcome += f", stopped at rung {len(record.rungs) - 1}"
+        best = max((r.metrics["map"] for r in finished if r.state == "complete"), default=None)
+        shown = "none complete" if best is None else f"best {100 * best:.1f}"
+        left = self._account.left(done - self._at_start, total - done)
+        what = f"trial {record.number} ({record.origin})"
+        return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {_duration(left)} left"
+
+    def _write(self) -> None:
+        """Brings `front.csv`, the policies and the account of time up to date."""
+        rows, policies = [], {}
+        for record in self.ledger.front():
+            metrics = {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
+            keep = self.ledger.plan.keep(record.widths)
+            policies[record.number] = self.objective.subject.policy(keep, metrics)
+            rows.append(
+                {
+                    "trial": record.number,
+                    "origin": record.origin,
+                    "budget_gflops": record.budget,
+                    **metrics,
+                }
+            )
+        self.run.write_front(rows, policies)
+        self.ledger.note("seconds", self._seconds())
+
+    def _seconds(self) -> dict[str, float]:
+        return self._account.seconds(self.ledger.records())
+
+    def _say_account(self) -> None:
+        seconds = self._seconds()
+        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
+        say(f"search: {_duration(seconds['wall'])}, of it {shares}")
+
+
+def _duration(seconds: float) -> str:
+    """``45 s``, ``12 min``, ``3.4 h``."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

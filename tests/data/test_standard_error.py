@@ -1,0 +1,98 @@
+import contextlib
+import copy
+import io
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from autoprune.data.standard_error import resampled_map, standard_error
+
+
+def data_set(images=9, seed=0):
+    """Boxes of three classes, one of them rare, with some crowds; detections near them, some spurious."""
+    random = np.random.default_rng(seed)
+    truths, found = [], []
+    for image in range(1, images + 1):
+        for _ in range(random.integers(0, 5)):
+            kind = int(random.choice([1, 2, 3], p=[0.6, 0.35, 0.05]))
+            box = [*random.uniform(0, 60, 2), *random.uniform(8, 40, 2)]
+            truths.append((image, kind, box, bool(random.random() < 0.1)))
+            for _ in range(random.integers(0, 3)):
+                moved = [value + random.normal(0, 2) for value in box]
+                found.append((image, kind, moved, float(random.random())))
+        found.append((image, int(random.integers(1, 4)), [5, 5, 20, 20], float(random.random())))
+    return truths, found
+
+
+def coco_of(rows, images, scored):
+    coco = COCO()
+    annotations = [
+        {
+            "id": number, "image_id": image, "category_id": kind, "bbox": box, "area": box[2] * box[3],
+            **({"score": last, "iscrowd": 0} if scored else {"iscrowd": int(last)}),
+        }
+        for number, (image, kind, box, last) in enumerate(rows, 1)
+    ]  # fmt: skip
+    coco.dataset = {
+        "images": [{"id": image} for image in images],
+        "categories": [{"id": kind, "name": str(kind)} for kind in (1, 2, 3)],
+        "annotations": annotations,
+    }
+    coco.createIndex()
+    return coco
+
+
+def evaluated(truths, found, images):
+    with contextlib.redirect_stdout(io.StringIO()):
+        result = COCOeval(coco_of(truths, images, False), coco_of(found, images, True), "bbox")
+        result.params.imgIds = images
+        result.evaluate()
+    return result
+
+
+def pycocotools_map(truths, found, counts):
+    """COCOeval's own number on a data set in which images are really repeated."""
+    many_truths, many_found, images = [], [], []
+    for image, times in enumerate(counts, 1):
+        for _ in range(times):
+            images.append(len(images) + 1)
+            many_truths += [(images[-1], *rest) for number, *rest in truths if number == image]
+            many_found += [(images[-1], *rest) for number, *rest in found if number == image]
+    result = evaluated(many_truths, many_found, images)
+    with contextlib.redirect_stdout(io.StringIO()):
+        result.accumulate()
+        result.summarize()
+    return result.stats[0]
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_resampled_maps_are_those_of_data_sets_with_repeated_images(seed):
+    truths, found = data_set(seed=seed)
+    result = evaluated(truths, found, list(range(1, 10)))
+    random = np.random.default_rng(seed)
+    counts = np.array([np.ones(9, int), *random.multinomial(9, np.full(9, 1 / 9), size=6)])
+    expected = [pycocotools_map(truths, found, row) for row in counts]
+    assert resampled_map(result, counts) == pytest.approx(expected, abs=1e-9)
+
+
+def test_the_error_is_the_deviation_of_the_resamples_and_falls_with_the_number_of_images():
+    errors = []
+    for images in (8, 128):
+        truths, found = data_set(images, seed=1)
+        result = evaluated(truths, found, list(range(1, images + 1)))
+        before = copy.deepcopy(result.params.imgIds)
+        errors.append(standard_error(result, resamples=60))
+        assert result.params.imgIds == before
+        assert standard_error(result, resamples=60) == errors[-1]
+    assert 0.01 < errors[1] < 0.6 * errors[0]
+
+
+def test_no_boxes_in_a_resample_give_no_number_and_one_image_no_error():
+    truths, found = [(1, 1, [0, 0, 10, 10], False)], [(1, 1, [0, 0, 10, 10], 0.5)]
+    result = evaluated(truths, found, [1, 2])
+    values = resampled_map(result, np.array([[2, 0], [0, 2], [1, 1]]))
+    assert values == pytest.approx([1, np.nan, 1], nan_ok=True)
+    assert standard_error(result) == pytest.approx(0)
+    assert standard_error(evaluated(truths, found, [1])) == 0
