@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.stats import rankdata
 
 from autoprune.errors import RunError
 from autoprune.files import write_text
@@ -203,16 +202,21 @@ Vector = np.ndarray[Any, np.dtype[np.float64]]
 
 def spearman(first: Vector, second: Vector) -> Vector:
     """Spearman's rank correlation of each row [..., n]; NaN where one of the two is constant. Shape [...]."""
-    ranks = (rankdata(values, axis=-1) for values in (first, second))
-    x, y = (rank - rank.mean(axis=-1, keepdims=True) for rank in ranks)
+    # a value's rank, ties shared, is half of what its signs to all values add up to, plus (n + 1) / 2
+    x, y = (_signs(values).sum(axis=-1) for values in (first, second))
     return _ratio((x * y).sum(axis=-1), (x * x).sum(axis=-1) * (y * y).sum(axis=-1))
 
 
 def kendall(first: Vector, second: Vector) -> Vector:
     """Kendall's tau-b of each row [..., n]; NaN where one of the two is constant. Shape [...]."""
-    x, y = (np.sign(values[..., :, None] - values[..., None, :]) for values in (first, second))
+    x, y = _signs(first), _signs(second)
     pairs = (-2, -1)
     return _ratio((x * y).sum(axis=pairs), (x * x).sum(axis=pairs) * (y * y).sum(axis=pairs))
+
+
+def _signs(values: Vector) -> Vector:
+    """Whether each value is above (1), equal to (0) or below (-1) each other one: [..., n] gives [..., n, n]."""
+    return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
 
 
 def _ratio(product: Vector, squares: Vector) -> Vector:
