@@ -215,7 +215,7 @@ def kendall(first: Vector, second: Vector) -> Vector:
 
 
 def _signs(values: Vector) -> Vector:
-    """Whether each value is above (1), equal to (0) or below (-1) each other one: [..., n] gives [..., n, n]."""
+    """Whether each of n values is above (1), equal to (0) or below (-1) each other one, [..., n, n]."""
     return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
 
 
