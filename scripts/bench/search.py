@@ -27,12 +27,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from statistics import mean, stdev
 from typing import Any
 
-import numpy as np
-from rich.console import Console
-from rich.table import Table
+from search_table import show
 
 from autoprune.config import Config, make_config
 from autoprune.cost.budget import parse_budget
@@ -169,13 +166,6 @@ METHODS: dict[str, Callable[[Case], tuple[Keep, dict[str, Any]]]] = {
     "random": by_random,
     "ours": by_search,
 }
-LABELS = {
-    "tp-taylor": "torch-pruning, global Taylor",
-    "tp-l2": "torch-pruning, global L2",
-    "fastnas": "FastNAS's score",
-    "fisher": "greedy Group Fisher",
-    "random": "random search, our proxies",
-}
 
 
 def measure(method: str, case: Case) -> dict[str, Any]:
@@ -238,7 +228,7 @@ def main() -> None:
                 if not file.exists():
                     print(f"{case.name(method)} …", file=sys.stderr, flush=True)
                     write(file, measure(method, case))
-    show(given)
+    show(given.out / "results", given.budgets.split(","), given.steps)
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -277,63 +267,6 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
     """Writes JSON, whole or not at all."""
     file.parent.mkdir(parents=True, exist_ok=True)
     write_text(file, json.dumps(content, indent=2) + "\n")
-
-
-def show(given: argparse.Namespace) -> None:
-    """Prints a table for each budget from the results that are there."""
-    files = sorted((given.out / "results").glob("*-*.json"))
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
-    dense = json.loads((given.out / "results" / "dense.json").read_text(encoding="utf-8"))
-    console = Console(width=120)
-    for budget in given.budgets.split(","):
-        here = [result for result in results if result["budget"] == budget]
-        ours = {result["seed"]: both(result) for result in here if result["method"] == "ours"}
-        table = Table(
-            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation", "less ours", "search / recovery",
-            title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {given.steps} steps, mAP",
-        )  # fmt: skip
-        table.add_row(
-            "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
-        )
-        for method in METHODS:
-            if rows := [result for result in here if result["method"] == method]:
-                table.add_row(*line(method, rows, ours))
-        console.print(table)
-
-
-def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
-    """One row of the table: means over the seeds; the difference to ours over the seeds that both have."""
-    means = {
-        name: None if rows[0][name] is None else mean(row[name] for row in rows)
-        for name in ("gflops", "val", "test")
-    }
-    totals = [100 * both(row) for row in rows]
-    less = [100 * (both(row) - ours[row["seed"]]) for row in rows if row["seed"] in ours]
-    work = mean(row["notes"].get("proxy_s", row["policy_s"]) / row["recovery_s"] for row in rows)
-    return [
-        LABELS.get(method, method),
-        str(len(rows)),
-        f"{means['gflops']:.3f}",
-        *points(means),
-        f"{mean(totals):.2f}" + (f" ± {stdev(totals):.2f}" if len(totals) > 1 else ""),
-        "" if method == "ours" or not less else spread(less),
-        f"{work:.2f}",
-    ]
-
-
-def spread(values: Sequence[float]) -> str:
-    """Mean and standard deviation, with a sign."""
-    return f"{mean(values):+.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
-
-
-def both(result: Mapping[str, Any]) -> float:
-    """Mean of the mAP on validation and test images; of the first alone where there are no others."""
-    return float(np.mean([result[name] for name in ("val", "test") if result[name] is not None]))
-
-
-def points(result: Mapping[str, Any]) -> list[str]:
-    """MAP on validation and test images in points."""
-    return ["-" if result[name] is None else f"{100 * result[name]:.2f}" for name in ("val", "test")]
 
 
 def arguments() -> argparse.Namespace:

@@ -1,0 +1,85 @@
+"""The tables of `search.py`, from its folder of results."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+# The methods of `search.py`, in the order of the table.
+LABELS = {
+    "uniform": "uniform",
+    "tp-taylor": "torch-pruning, global Taylor",
+    "tp-l2": "torch-pruning, global L2",
+    "fastnas": "FastNAS's score",
+    "fisher": "greedy Group Fisher",
+    "random": "random search, our proxies",
+    "ours": "autoprune",
+}
+
+
+def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
+    """Prints a table for each budget from the results that are there.
+
+    Args:
+        folder: `dense.json`, and one file for each method, budget and seed.
+        budgets: as they were asked for.
+        steps: of each recovery.
+    """
+    files = sorted(folder.glob("*-*.json"))
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    dense = json.loads((folder / "dense.json").read_text(encoding="utf-8"))
+    console = Console(width=120)
+    for budget in budgets:
+        here = [result for result in results if result["budget"] == budget]
+        ours = {result["seed"]: both(result) for result in here if result["method"] == "ours"}
+        table = Table(
+            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation", "less ours", "search / recovery",
+            title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
+        )  # fmt: skip
+        table.add_row(
+            "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
+        )
+        for method in LABELS:
+            if rows := [result for result in here if result["method"] == method]:
+                table.add_row(*line(method, rows, ours))
+        console.print(table)
+
+
+def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
+    """One row of the table: means over the seeds; the difference to ours over the seeds that both have."""
+    means = {
+        name: None if rows[0][name] is None else mean(row[name] for row in rows)
+        for name in ("gflops", "val", "test")
+    }
+    totals = [100 * both(row) for row in rows]
+    less = [100 * (both(row) - ours[row["seed"]]) for row in rows if row["seed"] in ours]
+    work = mean(row["notes"].get("proxy_s", row["policy_s"]) / row["recovery_s"] for row in rows)
+    return [
+        LABELS[method],
+        str(len(rows)),
+        f"{means['gflops']:.3f}",
+        *points(means),
+        f"{mean(totals):.2f}" + (f" ± {stdev(totals):.2f}" if len(totals) > 1 else ""),
+        "" if method == "ours" or not less else spread(less),
+        f"{work:.2f}",
+    ]
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean and standard deviation, with a sign."""
+    return f"{mean(values):+.2f}" + (f" ± {stdev(values):.2f}" if len(values) > 1 else "")
+
+
+def both(result: Mapping[str, Any]) -> float:
+    """Mean of the mAP on validation and test images; of the first alone where there are no others."""
+    return float(np.mean([result[name] for name in ("val", "test") if result[name] is not None]))
+
+
+def points(result: Mapping[str, Any]) -> list[str]:
+    """MAP on validation and test images in points."""
+    return ["-" if result[name] is None else f"{100 * result[name]:.2f}" for name in ("val", "test")]
