@@ -261,6 +261,16 @@ def ratios(found: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
         print(f"largest peak memory of autoprune: {max(peaks):.0f} MiB")
 
 
+def row(name: str, norm: str, tool: str, r: Mapping[str, Any]) -> str:
+    """A line of the table."""
+    line = f"{name:38}{norm:7}{tool:14}{'yes' if r['works'] else 'no':6}"
+    if "mib" in r:
+        line += f"{r['groups']:>7}{r['channels']:>9}{r['seconds']:>7.2f}{r['mib']:>6.0f}"
+    if "off" in r:
+        line += f"  {r['off']:.0e}"
+    return line if r["works"] else f"{line}  {r['said'][:90]}"
+
+
 def main() -> None:
     """Runs all cases and prints the ratios first, then the table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -278,8 +288,7 @@ def main() -> None:
             for tool in options.tools:
                 python = sys.executable if tool == "autoprune" else options.peer_python
                 found[name, norm, tool] = case(python, tool, name, norm)
-                print(".", end="", file=sys.stderr, flush=True)
-    print(file=sys.stderr)
+                print(row(name, norm, tool, found[name, norm, tool]), file=sys.stderr, flush=True)
     for tool in options.tools:
         of_tool = [result for (_, _, t), result in found.items() if t == tool]
         exact = sum(result["works"] and result.get("off", math.inf) < 1e-9 for result in of_tool)
@@ -287,13 +296,8 @@ def main() -> None:
     ratios(found)
     head = f"{'detector':38}{'norm':7}{'tool':14}{'works':6}{'groups':>7}{'channels':>9}"
     print(f"\n{head}{'s':>7}{'MiB':>6}  off")
-    for (name, norm, tool), r in found.items():
-        line = f"{name:38}{norm:7}{tool:14}{'yes' if r['works'] else 'no':6}"
-        if "groups" in r:
-            line += f"{r['groups']:>7}{r['channels']:>9}{r['seconds']:>7.2f}{r['mib']:>6.0f}"
-        if "off" in r:
-            line += f"  {r['off']:.0e}"
-        print(line if r["works"] else f"{line}  {r['said'][:90]}")
+    for key, result in found.items():
+        print(row(*key, result))
 
 
 if __name__ == "__main__":
