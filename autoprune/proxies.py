@@ -244,7 +244,7 @@ def verdict(top: Agreement) -> str:
     rho = top.spearman
     if rho.value is None or rho.low is None:
         return "These proxies tell nothing apart: all of the compared trials have the same mAP."
-    figures = f"ρ {rho} over {top.trials} trials"
+    figures = f"ρ {rho.value:.2f}, 95% between {rho.low:.2f} and {rho.high:.2f}, {top.trials} trials"
     if rho.value >= TRUSTED and rho.low > 0:
         return (
             f"These proxies can be trusted: trials end up after recovery in nearly their order ({figures})."
