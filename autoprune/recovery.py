@@ -12,6 +12,7 @@ import numpy as np
 
 from autoprune.config import make_config
 from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.data.samples import save_samples
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import POLICY_FILE, save_detector
 from autoprune.files import write_text
@@ -29,6 +30,7 @@ from autoprune.seeding import seed as derive
 from autoprune.training import TrainSettings, ranks, train
 
 METRICS_FILE = "metrics.json"
+LOSSES_FILE = "losses.csv"
 CHECKPOINT = ".checkpoint.safetensors"
 
 
@@ -37,7 +39,8 @@ class Recovered:
     """One recovered detector.
 
     Attributes:
-        folder: `policy.yaml`, `model.safetensors` and `metrics.json` are in it; `autoprune.load` reads it.
+        folder: `policy.yaml`, `model.safetensors` and `metrics.json` are in it, with the loss of each step
+            (`losses.csv`) and what is found in a few images (`samples.json`); `autoprune.load` reads it.
         policy: what is kept, with the recovered detector's metrics.
         metrics: what `metrics.json` holds.
     """
@@ -157,7 +160,8 @@ def recover_policy(
     model = subject.renewed(model, keep, seed)
     checkpoint = folder / CHECKPOINT
     teacher = subject.teacher(keep, importance)
-    model = train(model, subject.train, settings, subject.device, teacher, checkpoint, what).model
+    result = train(model, subject.train, settings, subject.device, teacher, checkpoint, what)
+    model, losses = result.model, result.losses
     trained = time.perf_counter()
     if ranks.rank() > 0:
         ranks.wait()
@@ -178,6 +182,9 @@ def recover_policy(
         "settings": asked,
     }
     save_detector(folder, model, policy)
+    save_samples(folder, {"dense": subject.model, "pruned": model}, subject.val, subject.device)
+    lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
+    write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     checkpoint.unlink(missing_ok=True)
     ranks.wait()

@@ -27,7 +27,7 @@ from autoprune.graph import prune
 from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
 from autoprune.policy import Policy
-from autoprune.recovery import METRICS_FILE, recover, recover_policy
+from autoprune.recovery import LOSSES_FILE, METRICS_FILE, recover, recover_policy
 from autoprune.search.subject import load_subject
 
 
@@ -49,6 +49,8 @@ def test_the_best_on_the_front_is_recovered(run, recovered):
         "policy.yaml",
         "model.safetensors",
         "metrics.json",
+        "losses.csv",
+        "samples.json",
     }
     assert recovered.policy.keep == run.best.policy.keep
 
@@ -62,6 +64,13 @@ def test_metrics_are_those_of_the_detector_that_was_written(run, recovered, demo
     dense = evaluate(subject.model, subject.val, batch_size=2)
     assert metrics["dense"]["metrics"]["map"] == dense.map
     assert metrics["gflops"] == run.best.metrics["gflops"] < metrics["dense"]["gflops"]
+
+
+def test_the_loss_of_every_step_is_kept(recovered):
+    head, *lines = (recovered.folder / LOSSES_FILE).read_text().splitlines()
+    assert head == "step,loss"
+    assert [int(line.split(",")[0]) for line in lines] == [1, 2]
+    assert all(float(line.split(",")[1]) > 0 for line in lines)
 
 
 def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):

@@ -93,6 +93,33 @@ def evaluate(
         ModelError: the model does not answer as torchvision's detectors do.
     """
     chosen = range(len(split) if images is None else min(images, len(split)))
+    return score_detections(split, chosen, detect(model, split, chosen, device, batch_size, amp), error)
+
+
+def detect(
+    model: nn.Module,
+    split: Split,
+    chosen: Sequence[int],
+    device: torch.device | str = "cpu",
+    batch_size: int = 8,
+    amp: bool = False,
+) -> list[list[float]]:
+    """Runs a detector on images of a split; see `evaluate` for the arguments.
+
+    Args:
+        model: not changed.
+        split: the images.
+        chosen: their indices.
+        device: where the images go.
+        batch_size: images at once.
+        amp: bfloat16 autocast, on CUDA only.
+
+    Returns:
+        Detections as `score_detections` takes them.
+
+    Raises:
+        ModelError: the model does not answer as torchvision's detectors do.
+    """
     device = torch.device(device)
     # channels_last takes a third off the time of a convolutional detector on a CPU
     model = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
@@ -100,8 +127,7 @@ def evaluate(
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
     ):
-        found = _detect(model, split, chosen, device, batch_size)
-    return score_detections(split, chosen, found, error)
+        return _detect(model, split, chosen, device, batch_size)
 
 
 def score_detections(
