@@ -26,6 +26,7 @@ from autoprune.pipeline import search
 from autoprune.policy import Policy
 from autoprune.search import subject
 from autoprune.search.account import PARTS
+from autoprune.search.journal import Journal
 from autoprune.search.objective import Objective
 from autoprune.search.results import load_result
 from autoprune.search.subject import scores_beside
@@ -342,7 +343,7 @@ def test_a_full_disk_is_one_line(finished, tmp_path, monkeypatch):
     def full(self, logs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(optuna.storages.journal.JournalFileBackend, "append_logs", full)
+    monkeypatch.setattr(Journal, "append_logs", full)
     with pytest.raises(RunError, match="the disk is full"):
         search({**settings, "out": tmp_path / "run"})
 

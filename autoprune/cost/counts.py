@@ -7,6 +7,7 @@ lengths of some axes. So each cost is a sum of products of linear forms.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -41,6 +42,12 @@ class Terms:
             np.array(list(sums.values()), dtype=np.float64),
             np.array(padded, dtype=np.int64).reshape(len(sums), degree).T.copy(),
         )
+
+    @cached_property
+    def compact(self) -> tuple[npt.NDArray[np.int64], "Terms"]:
+        """The forms that are used [U], and the same terms with factors that count among these."""
+        used, places = np.unique(self.factors, return_inverse=True)
+        return used, Terms(self.constants, places.reshape(self.factors.shape))
 
     def __call__(self, lengths: Array) -> Array:
         """Sums the terms for ``lengths`` [F, n]; returns [n]."""
@@ -86,8 +93,7 @@ class CostModel:
         units = np.asarray(widths, dtype=np.float64) / self.unit
         rows = units.reshape(math.prod(units.shape[:-1]), len(self.names))
         total = np.empty(len(rows))
-        used, local = np.unique(terms.factors, return_inverse=True)
-        terms = Terms(terms.constants, local.reshape(terms.factors.shape))
+        used, terms = terms.compact
         forms = self.forms[used]
         for start in range(0, len(rows), _CHUNK):
             chunk = rows[start : start + _CHUNK]

@@ -34,13 +34,13 @@ class Ladder:
         changed[self.places] = self.widths[level]
         return changed
 
-    def gone(self, widths: Widths) -> float:
-        """Importance gone from this variable's groups at widths [G], which need not be on the ladder.
+    def gone(self, widths: Widths) -> NDArray[np.float64]:
+        """Importance gone from this variable's groups at widths [..., G], which need not be on the ladder.
 
         Groups that share a variable can end a step apart; between levels their total width counts.
         """
         total = self.widths.sum(axis=1)
-        return float(np.interp(-widths[self.places].sum(), -total, self.removed))
+        return np.asarray(np.interp(-widths[..., self.places].sum(axis=-1), -total, self.removed))
 
 
 def make_ladders(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[Ladder]:

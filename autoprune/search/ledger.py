@@ -18,7 +18,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.errors import RunError
 from autoprune.search.rungs import goes_on, score_of
 from autoprune.search.samplers import make_sampler
-from autoprune.search.study import directions, front_of, open_study, read_records
+from autoprune.search.study import batch, directions, front_of, open_study, read_records
 from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Record
 from autoprune.seeding import seed as derive
 
@@ -55,6 +55,7 @@ class Ledger:
         if len(plan.budgets) > 1:
             self._distributions["budget"] = CategoricalDistribution(list(range(len(plan.budgets))))
         self._known: dict[tuple[tuple[str, int], ...], int] = {}
+        self._finished: dict[int, Record] = {}
         self._resume()
         for record in self.records():
             if record.counts:
@@ -68,14 +69,15 @@ class Ledger:
             counted = [trial for trial in self._trials() if _counts(trial)]
             if len(counted) >= self.settings.trials:
                 return None
-            trial = self._next()
-            widths = self._widths(trial)
+            with batch(self._storage):
+                trial = self._next()
+                widths = self._widths(trial)
+                self._set(trial.number, "widths", widths)
             earlier = self._known.setdefault(_key(widths), trial.number)
             if earlier == trial.number:
-                self._set(trial.number, "widths", widths)
                 origin = trial.user_attrs.get("origin", "sampler")
                 return Candidate(trial.number, origin, widths, self.plan.keep(widths))
-            self._repeat(trial.number, earlier, widths)
+            self._repeat(trial.number, earlier)
         self.exhausted = True
         return None
 
@@ -93,35 +95,14 @@ class Ledger:
         if missing:
             self.fail(number, f"{missing[0]} is not a number at rung {rung}")
             return False
-        self._set(number, f"rung_{rung}", dict(metrics))
-        trial = self._trial(number)
-        point = self._values(trial, metrics)
-        if rung + 1 == self.settings.rungs:
-            self.study.tell(number, point)
-            return False
-        if "warm_start" in trial.user_attrs:
-            return True
-        others = [
-            other
-            for other in self._trials()
-            if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
-        ]
-        seen = [other.user_attrs[f"rung_{rung}"] for other in others]
-        score = score_of([metrics, *seen])
-        if score is None:
-            return True
-        self._set(number, f"ranked_by_{rung}", score)
-        points = [self._values(other, found, score) for other, found in zip(others, seen, strict=True)]
-        point = self._values(trial, metrics, score)
-        if goes_on(point, points, self._directions, self.settings.rung_keep):
-            return True
-        self.study.tell(number, state=TrialState.PRUNED)
-        return False
+        with batch(self._storage):
+            return self._decide(number, rung, metrics)
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial that can't be done; it counts as one of the trials asked for."""
-        self._set(number, "reason", reason)
-        self.study.tell(number, state=TrialState.FAIL)
+        with batch(self._storage):
+            self._set(number, "reason", reason)
+            self.study.tell(number, state=TrialState.FAIL)
 
     def lose(self, number: int, reason: str) -> None:
         """Puts a trial whose worker was lost back into the queue, a few times at most."""
@@ -142,7 +123,7 @@ class Ledger:
 
     def records(self) -> list[Record]:
         """All trials but those that were put back into the queue, by number."""
-        return read_records(self.study)
+        return read_records(self.study, self._finished)
 
     def finished(self) -> list[Record]:
         """The trials that count: run to their end, with no policy twice."""
@@ -194,22 +175,49 @@ class Ledger:
             attributes["widths"] = dict(start.widths)
         self.study.enqueue_trial(parameters, user_attrs=attributes)
 
+    def _decide(self, number: int, rung: int, metrics: Metrics) -> bool:
+        """Keeps the metrics; ends the trial at the top rung, and where too many others are better."""
+        self._set(number, f"rung_{rung}", dict(metrics))
+        trial = self._trial(number)
+        point = self._values(trial, metrics)
+        if rung + 1 == self.settings.rungs:
+            self.study.tell(number, point)
+            return False
+        if "warm_start" in trial.user_attrs:
+            return True
+        others = [
+            other
+            for other in self._trials()
+            if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
+        ]
+        seen = [other.user_attrs[f"rung_{rung}"] for other in others]
+        score = score_of([metrics, *seen])
+        if score is None:
+            return True
+        self._set(number, f"ranked_by_{rung}", score)
+        points = [self._values(other, found, score) for other, found in zip(others, seen, strict=True)]
+        point = self._values(trial, metrics, score)
+        if goes_on(point, points, self._directions, self.settings.rung_keep):
+            return True
+        self.study.tell(number, state=TrialState.PRUNED)
+        return False
+
     def _widths(self, trial: FrozenTrial) -> dict[str, int]:
         if "widths" in trial.user_attrs:
             return dict(trial.user_attrs["widths"])
         shares = np.array([trial.params[name] for name in self.plan.variables])
         return self.plan.widths(shares, trial.params.get("budget", 0))
 
-    def _repeat(self, number: int, earlier: int, widths: Mapping[str, int]) -> None:
+    def _repeat(self, number: int, earlier: int) -> None:
         """Ends a trial with the results of the trial that had the same policy."""
         first = self._trial(earlier)
-        self._set(number, "widths", dict(widths))
-        self._set(number, "same_as", earlier)
-        if first.state == TrialState.COMPLETE:
-            self.study.tell(number, list(first.values))
-        else:
-            pruned = first.state == TrialState.PRUNED
-            self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+        with batch(self._storage):
+            self._set(number, "same_as", earlier)
+            if first.state == TrialState.COMPLETE:
+                self.study.tell(number, list(first.values))
+            else:
+                pruned = first.state == TrialState.PRUNED
+                self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
 
     def _resume(self) -> None:
         """Finishes or requeues the trials that a killed driver left in flight."""
@@ -235,8 +243,9 @@ class Ledger:
         """Queues the trial's parameters anew, then drops it: in this order nothing can be lost between."""
         kept = ("origin", "warm_start", "widths", "losses")
         attributes = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs} | attributes
-        self.study.enqueue_trial(trial.params, user_attrs={**attributes, "requeued_from": trial.number})
-        self._drop(trial)
+        with batch(self._storage):
+            self.study.enqueue_trial(trial.params, user_attrs={**attributes, "requeued_from": trial.number})
+            self._drop(trial)
         self._known = {key: number for key, number in self._known.items() if number != trial.number}
 
     def _drop(self, trial: FrozenTrial) -> None:

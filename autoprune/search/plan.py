@@ -87,10 +87,11 @@ class SpacePlan:
             raise ValueError("the space has no importance; give it to resolve()")
         return make_ladders(self.space, comparable(self.space.importance, self._criterion))
 
-    def removed(self, widths: Mapping[str, int]) -> Shares:
-        """Importance that widths remove from each variable, [V]."""
-        ordered = np.array([widths[name] for name in self.space.names])
-        return np.array([ladder.gone(ordered) for ladder in self._ladders])
+    def removed(self, widths: Sequence[Mapping[str, int]]) -> Shares:
+        """Importance that each of N widths removes from each variable, [N, V]."""
+        ordered = np.array([[each[name] for name in self.space.names] for each in widths], dtype=np.int64)
+        ordered = ordered.reshape(len(widths), len(self.space.names))
+        return np.stack([ladder.gone(ordered) for ladder in self._ladders], axis=-1)
 
     def cheapest(self, weights: Shares, budget: int, level: float) -> Shares:
         """Shares [V] of the policy on a budget that removes the least importance, weighted by [V].

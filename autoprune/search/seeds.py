@@ -124,32 +124,60 @@ def greedy_levels(
     space.check(budgets)
     level = np.zeros(len(ladders), dtype=np.int64)
     widths = space.dense.copy()
-    while space.load(widths, budgets) > 1:
-        down = [v for v, ladder in enumerate(ladders) if level[v] + 1 < len(ladder.shares)]
-        tried = np.stack([ladders[v].apply(widths, level[v] + 1) for v in down])
-        lost = np.array([np.diff(ladders[v].removed)[level[v]] for v in down])
-        saved = _excess(space, widths, budgets) - _excess(space, tried, budgets)
+    lost = [np.diff(ladder.removed) for ladder in ladders]
+    tried = _neighbours(ladders, level, widths, 1)
+    load, excess = space.load(widths, budgets), _excess(space, widths, budgets)
+    while load > 1:
+        left = np.array([lost[v][k] if k < len(lost[v]) else np.inf for v, k in enumerate(level)])
+        excesses = _excess(space, tried, budgets)
+        saved = excess - excesses
         if not per_cost:
             saved = np.where(saved > 0, (widths - tried).sum(axis=1), 0)
-        chosen = int(np.argmin(np.divide(lost, saved, out=np.full(len(down), np.inf), where=saved > 0)))
-        level[down[chosen]] += 1
-        widths = tried[chosen]
+        worth = np.divide(left, saved, out=np.full(len(ladders), np.inf), where=saved > 0)
+        chosen = int(np.argmin(worth))
+        _move(ladders, level, widths, tried, chosen, 1)
+        load, excess = space.load(widths, budgets), excesses[chosen]
+    tried = _neighbours(ladders, level, widths, -1)
     while True:
-        up = [v for v in range(len(ladders)) if level[v] > 0]
-        if not up:
-            return level
-        tried = np.stack([ladders[v].apply(widths, level[v] - 1) for v in up])
-        fits = space.load(tried, budgets) <= 1
+        loads = space.load(tried, budgets)
+        fits = (loads <= 1) & (level > 0)
         if not fits.any():
             return level
-        gained = np.array([np.diff(ladders[v].removed)[level[v] - 1] for v in up])
-        spent = space.load(tried, budgets) - space.load(widths, budgets)
+        gained = np.array([lost[v][k - 1] if k > 0 else 0.0 for v, k in enumerate(level)])
+        spent = loads - load
         if not per_cost:
             spent = (tried - widths).sum(axis=1)
-        worth = np.where(fits, gained / np.maximum(spent, 1e-12), -np.inf)
-        chosen = int(np.argmax(worth))
-        level[up[chosen]] -= 1
-        widths = tried[chosen]
+        chosen = int(np.argmax(np.where(fits, gained / np.maximum(spent, 1e-12), -np.inf)))
+        _move(ladders, level, widths, tried, chosen, -1)
+        load = loads[chosen]
+
+
+def _neighbours(
+    ladders: Sequence[Ladder], level: NDArray[np.int64], widths: Widths, step: int
+) -> NDArray[np.int64]:
+    """[V, G]: widths [G] with one variable each ``step`` levels further, or as it is at its ladder's end."""
+    tried = np.tile(widths, (len(ladders), 1))
+    for v, ladder in enumerate(ladders):
+        if 0 <= level[v] + step < len(ladder.shares):
+            tried[v, ladder.places] = ladder.widths[level[v] + step]
+    return tried
+
+
+def _move(
+    ladders: Sequence[Ladder],
+    level: NDArray[np.int64],
+    widths: Widths,
+    tried: NDArray[np.int64],
+    v: int,
+    step: int,
+) -> None:
+    """Moves variable v ``step`` levels further, in place: in level [V], widths [G], neighbours [V, G]."""
+    ladder = ladders[v]
+    level[v] += step
+    widths[ladder.places] = ladder.widths[level[v]]
+    tried[:, ladder.places] = widths[ladder.places]
+    if 0 <= level[v] + step < len(ladder.shares):
+        tried[v, ladder.places] = ladder.widths[level[v] + step]
 
 
 def knapsack(

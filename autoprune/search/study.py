@@ -1,16 +1,17 @@
 """The Optuna study: opened in a journal file or behind a storage URL, and read as records."""
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import count, takewhile
 from pathlib import Path
 
 import optuna
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
 from autoprune.search.front import Direction, front
+from autoprune.search.journal import Journal
 from autoprune.search.trials import Record, State
 
 _STATES: dict[TrialState, State] = {
@@ -53,6 +54,12 @@ def open_study(storage: Path | str, name: str, ways: Sequence[Direction]) -> tup
     return study, opened
 
 
+def batch(storage: BaseStorage) -> AbstractContextManager[None]:
+    """What is written inside the block reaches a journal in one piece; other storages write as they do."""
+    journal = getattr(storage, "_backend", None)
+    return journal.batch() if isinstance(journal, Journal) else nullcontext()
+
+
 def load_study(storage: Path | str, name: str) -> optuna.Study:
     """Opens a study that is there, to read it.
 
@@ -71,18 +78,30 @@ def load_study(storage: Path | str, name: str) -> optuna.Study:
 
 def _open(storage: Path | str) -> BaseStorage:
     if isinstance(storage, Path):
-        return JournalStorage(JournalFileBackend(str(storage)))
+        return JournalStorage(Journal(storage))
     return optuna.storages.get_storage(storage)
 
 
-def read_records(study: optuna.Study) -> list[Record]:
-    """All trials of a ledger's study but those that were put back into the queue, by number."""
+def read_records(study: optuna.Study, known: dict[int, Record] | None = None) -> list[Record]:
+    """All trials of a ledger's study but those that were put back into the queue, by number.
+
+    Args:
+        study: the study.
+        known: records of finished trials by number, which do not change; those that are missing are added.
+    """
     budgets = study.user_attrs.get("budgets") or [None]
-    return [
-        _record(trial, budgets)
-        for trial in study.get_trials(deepcopy=False)
-        if trial.state != TrialState.WAITING and not trial.user_attrs.get("requeued")
-    ]
+    known = {} if known is None else known
+    records = []
+    for trial in study.get_trials(deepcopy=False):
+        record = known.get(trial.number)
+        if record is None:
+            if trial.state == TrialState.WAITING or trial.user_attrs.get("requeued"):
+                continue
+            record = _record(trial, budgets)
+            if trial.state.is_finished():
+                known[trial.number] = record
+        records.append(record)
+    return records
 
 
 def front_of(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:

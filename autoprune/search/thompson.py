@@ -8,6 +8,7 @@ trial is the policy with the least weighted importance on its budget, for weight
 uncertain are explored, and each policy that is proposed might be the best.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -76,7 +77,7 @@ def evidence(study: optuna.Study, plan: Plan) -> tuple[Vector, Vector, Vector]:
     of importance costs, so for each the losses are divided by that rate, found by least squares through the
     dense detector's mAP, which loses nothing. A rung and budget with one trial says nothing yet.
     """
-    found: dict[tuple[int, int], list[tuple[Vector, float]]] = {}
+    found: dict[tuple[int, int], list[tuple[Mapping[str, int], float]]] = {}
     best = study.user_attrs.get("dense", {}).get("map")
     for trial in study.get_trials(deepcopy=False):
         rungs = [name for name in trial.user_attrs if name.startswith("rung_")]
@@ -85,11 +86,12 @@ def evidence(study: optuna.Study, plan: Plan) -> tuple[Vector, Vector, Vector]:
         top = max(int(name.removeprefix("rung_")) for name in rungs)
         score = float(trial.user_attrs[f"rung_{top}"]["map"])
         key = top, trial.params.get("budget", 0)
-        found.setdefault(key, []).append((plan.removed(trial.user_attrs["widths"]), score))
+        found.setdefault(key, []).append((trial.user_attrs["widths"], score))
     count = len(plan.variables)
     rows, losses, noises = [np.zeros((0, count))], [np.zeros(0)], [np.zeros(0)]
     for trials in found.values():
-        removed, scores = np.stack([r for r, _ in trials]), np.array([score for _, score in trials])
+        removed = plan.removed([widths for widths, _ in trials])
+        scores = np.array([score for _, score in trials])
         sums = removed.sum(axis=1)
         lost = (max(scores) if best is None else best) - scores
         rate = float(sums @ lost / (sums @ sums)) if sums.any() else 0.0
@@ -110,10 +112,14 @@ def likeliest_noise(removed: Vector, lost: Vector, spread: float = SPREAD) -> fl
         lost: [N], of the distribution N(X 1, spread² X Xᵀ + noise² I).
         spread: standard deviation of each weight before any trial.
     """
-    values, vectors = np.linalg.eigh(spread**2 * removed @ removed.T)
-    along = (vectors.T @ (lost - removed.sum(axis=1))) ** 2
-    variances = values.clip(0)[:, None] + NOISES**2  # [N, levels]
-    return float(NOISES[np.argmax(-(np.log(variances) + along[:, None] / variances).sum(axis=0))])
+    vectors, singular, _ = np.linalg.svd(removed, full_matrices=False)
+    unexpected = lost - removed.sum(axis=1)
+    along = (vectors.T @ unexpected) ** 2
+    variances = (spread * singular)[:, None] ** 2 + NOISES**2  # [min(N, V), levels]
+    explained = (np.log(variances) + along[:, None] / variances).sum(axis=0)
+    # No weights reach the other directions: there all is noise.
+    others, beyond = len(lost) - len(singular), max(float(unexpected @ unexpected - along.sum()), 0.0)
+    return float(NOISES[np.argmin(explained + others * np.log(NOISES**2) + beyond / NOISES**2)])
 
 
 def posterior(removed: Vector, lost: Vector, noise: Vector, spread: float = SPREAD) -> tuple[Vector, Vector]:

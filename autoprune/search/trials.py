@@ -51,8 +51,8 @@ class Plan(Protocol):
     def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
         """The widths of shares [variables], put on a budget."""
 
-    def removed(self, widths: Mapping[str, int]) -> np.ndarray[Any, Any]:
-        """Importance that widths remove from each variable, [variables]."""
+    def removed(self, widths: Sequence[Mapping[str, int]]) -> np.ndarray[Any, Any]:
+        """Importance that each of N widths removes from each variable, [N, variables]."""
 
     def cheapest(self, weights: np.ndarray[Any, Any], budget: int, level: float) -> np.ndarray[Any, Any]:
         """Shares of the policy on a budget that removes the least importance, weighted by [variables].

@@ -69,7 +69,7 @@ def run(ledger, worth, dense_map=0.5):
     ledger.note("dense", {"map": dense_map})
     lost = []
     while (candidate := ledger.ask()) is not None:
-        lost.append(float(worth @ ledger.plan.removed(candidate.widths)))
+        lost.append(float(worth @ ledger.plan.removed([candidate.widths])[0]))
         ledger.report(candidate.number, 0, {"map": dense_map - lost[-1], "gflops": 1.0})
     return np.array(lost)
 
@@ -81,7 +81,7 @@ def test_it_learns_which_scores_are_wrong(make_plan, tmp_path):
 
     def exact(weights):
         widths = plan.widths(plan.cheapest(weights, 0, 0.0), 0)
-        return float(worth @ plan.removed(widths))
+        return float(worth @ plan.removed([widths])[0])
 
     scale = 0.1 / exact(worth)
     lost = {}
@@ -125,7 +125,7 @@ def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
     ledger = Ledger(tmp_path / "study", "s", plan, LedgerSettings(trials=12, rungs=2, sampler="random"))
     ledger.note("dense", {"map": 0.5})
     while (candidate := ledger.ask()) is not None:
-        lost = float(plan.removed(candidate.widths).sum())
+        lost = float(plan.removed([candidate.widths]).sum())
         number, lost = candidate.number, lost / 1e4
         if ledger.report(number, 0, {"map": 0.5 - 2 * lost, "gflops": 1.0}):
             ledger.report(number, 1, {"map": 0.5 - lost, "gflops": 1.0})
