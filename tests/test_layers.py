@@ -18,7 +18,8 @@ LAYERS = (
     {"training"},
     {"search"},
     {"engines"},
-    {"export", "pipeline", "proxies", "recovery", "report", "session"},
+    {"export", "pipeline", "proxies", "recovery", "session"},
+    {"report"},
     {"cli"},
 )
 FENCES = {
@@ -28,6 +29,7 @@ FENCES = {
     "yaml": {"files"},
     "typer": {"cli"},
     "matplotlib": {"report", "data"},
+    "jinja2": {"report"},
 }
 FILES = {
     ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path

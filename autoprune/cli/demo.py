@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune import demo_detector
-from autoprune.cli.front import PICTURE, entries
+from autoprune.cli.front import PICTURE
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config, make_config
 from autoprune.errors import AutopruneError
 from autoprune.progress import say
+from autoprune.report.entries import budgets_of, entries
 from autoprune.report.tables import Entry, Kind, comparison
 
 if TYPE_CHECKING:
@@ -205,8 +206,9 @@ def _draw(result: "SearchResult", out: Path) -> Path:
 
     trials, dense = entries(result)
     assert dense is not None  # a search measures it first
-    budgets = sorted({record.budget for record in result.records if record.budget is not None})
-    plot_front(out / PICTURE, trials, dense, budgets, f"autoprune demo: {len(trials)} complete trials")
+    plot_front(
+        out / PICTURE, trials, dense, budgets_of(result), f"autoprune demo: {len(trials)} complete trials"
+    )
     return out / PICTURE
 
 

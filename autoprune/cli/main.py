@@ -18,6 +18,7 @@ from autoprune.cli.front import front
 from autoprune.cli.inspect import inspect
 from autoprune.cli.latency import latency
 from autoprune.cli.recover import recover
+from autoprune.cli.report import report
 from autoprune.cli.schema import schema
 from autoprune.cli.search import search
 from autoprune.cli.space import space
@@ -72,6 +73,7 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "export": (export, "autoprune export runs/mine --to detector"),
     "apply": (apply, "autoprune apply runs/mine/policies/trial-0017.yaml --weights dense.pt --to pruned"),
     "latency": (latency, "autoprune latency retinanet_resnet50_fpn runs/mine/policies/trial-0017.yaml"),
+    "report": (report, "autoprune report runs/mine --png --csv"),
     "schema": (schema, "autoprune schema --space > space.schema.json"),
 }
 for name, (command, example) in COMMANDS.items():

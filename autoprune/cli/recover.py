@@ -8,6 +8,7 @@ import typer
 from autoprune.cli.settings import PANELS, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
+from autoprune.report.entries import kind_of
 from autoprune.report.tables import Entry, comparison
 
 FIELDS = (*PANELS["Training"], "device", "threads", "image_cache_gib", "strict")
@@ -25,7 +26,6 @@ def recover(
     ] = None,
 ) -> None:
     """Train policies of a run back in full, the dense detector as their teacher; resumes where it stopped."""
-    from autoprune.cli.front import kind_of
     from autoprune.recovery import recover as train_back
 
     # what the search was about stands in the run's config.yaml; only how to train may differ

@@ -44,6 +44,11 @@ def points(fraction: float | None) -> str:
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
+def cost(value: float | None) -> str:
+    """A cost to about three digits: ``0.295``, ``7.39``, ``151.5``."""
+    return "-" if value is None else f"{value:.{3 if value < 1 else 2 if value < 100 else 1}f}"
+
+
 def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
     """Detectors below one another, each against the first, the dense one.
 
@@ -114,11 +119,9 @@ def _map_cell(entry: Entry, reference: Entry | None) -> str:
     return f"{points(entry.map)} ({100 * (entry.map - reference.map):+.1f})"
 
 
-def _cost_cell(cost: float | None, reference: float | None) -> str:
-    if cost is None:
-        return "-"
-    number = f"{cost:.{3 if cost < 1 else 2 if cost < 100 else 1}f}"
-    return number if not reference else f"{number} ({cost / reference:.0%})"
+def _cost_cell(value: float | None, reference: float | None) -> str:
+    share = "" if value is None or not reference else f" ({value / reference:.0%})"
+    return cost(value) + share
 
 
 def _latency_cell(entry: Entry) -> str:

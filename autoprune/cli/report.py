@@ -1,0 +1,52 @@
+"""`autoprune report`: one HTML page that shows what a run did, finished or not."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autoprune.cli.terminal import output, tell
+
+PAGE = "report.html"
+PICTURE = "front.png"
+TRIALS = "trials.csv"
+
+
+def report(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="The page; default: report.html in RUN.")
+    ] = None,
+    png: Annotated[
+        bool, typer.Option("--png", help="Write front.png beside the page: the front, for a README.")
+    ] = False,
+    csv: Annotated[
+        bool, typer.Option("--csv", help="Write trials.csv beside the page: all trials, with their widths.")
+    ] = False,
+    images: Annotated[
+        bool, typer.Option("--images/--no-images", help="Show sample images of the validation data.")
+    ] = True,
+) -> None:
+    """Write one HTML page about a run: front, layers, images, recovery, search; opens without network."""
+    from autoprune.report.entries import budgets_of, entries
+    from autoprune.report.facts import read_facts
+    from autoprune.report.html import write_page
+    from autoprune.report.plots import plot_front
+    from autoprune.report.trials import write_trials
+
+    console = output()
+    facts = read_facts(run)
+    page = run / PAGE if to is None else to
+    write_page(facts, page, images)
+    tell(console, f"page: {page}")
+    if png:
+        trials, dense = entries(facts.result)
+        if dense is None:
+            console.print("no front.png: the dense detector is not measured yet", markup=False)
+        else:
+            title = f"{run}: {len(trials)} complete trials"
+            plot_front(page.with_name(PICTURE), trials, dense, budgets_of(facts.result), title)
+            tell(console, f"picture: {page.with_name(PICTURE)}")
+    if csv:
+        write_trials(page.with_name(TRIALS), facts)
+        tell(console, f"trials: {page.with_name(TRIALS)}")

@@ -1,0 +1,104 @@
+"""A run's trials as the entries of tables and plots, and what is to be said about them in lines."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from autoprune.report.tables import Entry, Kind
+
+if TYPE_CHECKING:
+    from autoprune.search.results import SearchResult
+    from autoprune.search.trials import Record
+
+REASONS_SHOWN = 3
+
+
+def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
+    """The complete trials of a run, and its dense detector if that is measured, for tables and plots.
+
+    Trials that were stopped at a lower rung are left out: their mAP does not compare.
+    """
+    best = {point.trial for point in result.front}
+    recovered = recoveries(result.run)
+    trials = [
+        _entry(
+            f"trial {record.number}",
+            kind_of(record.origin),
+            record.metrics,
+            recovered_map=recovered_map(recovered.get(record.number)),
+            on_front=record.number in best,
+            origin="searched" if record.origin == "sampler" else record.origin,
+        )
+        for record in result.records
+        if record.counts and record.state == "complete"
+    ]
+    return trials, _entry("dense", "dense", result.dense) if result.dense else None
+
+
+def kind_of(origin: str) -> Kind:
+    """How a trial came about, in the words of tables and plots."""
+    if origin == "uniform":
+        return "uniform"
+    return "searched" if origin == "sampler" else "one-shot"
+
+
+def recoveries(run: Path) -> dict[int, dict[str, Any]]:
+    """What `metrics.json` holds of each recovered trial, by number."""
+    from autoprune.recovery import METRICS_FILE
+
+    found = {}
+    for file in sorted((run / "recovered").glob(f"trial-*/{METRICS_FILE}")):
+        number = file.parent.name.removeprefix("trial-")
+        if number.isdecimal():
+            found[int(number)] = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def recovered_map(metrics: Mapping[str, Any] | None) -> float | None:
+    """MAP on the validation split after recovery, a fraction; ``None`` where there was none."""
+    return None if metrics is None else float(metrics["metrics"]["map"])
+
+
+def budgets_of(result: "SearchResult") -> list[float]:
+    """The GFLOPs that a run's trials were fitted to, the largest first."""
+    budgets = {record.budget for record in result.records if record.counts}
+    return sorted((budget for budget in budgets if budget is not None), reverse=True)
+
+
+def account(result: "SearchResult") -> list[str]:
+    """How the trials ended, why some failed, and what the search gained, a line each."""
+    from autoprune.search.results import indistinct
+
+    counted = [record for record in result.records if record.counts]
+    states = {state: [r for r in counted if r.state == state] for state in ("complete", "stopped", "failed")}
+    lines = [
+        f"{len(counted)} trials: {len(states['complete'])} complete, "
+        f"{len(states['stopped'])} stopped at a lower rung, {len(states['failed'])} failed"
+    ]
+    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
+    if len(result.failed) > REASONS_SHOWN:
+        lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more (--json lists all)")
+    lines += _gains(states["complete"])
+    return lines if (warning := indistinct(result)) is None else [*lines, warning]
+
+
+def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **more: Any) -> Entry:
+    costs = (metrics["gflops"], metrics["mparams"], metrics.get("latency_ms"))
+    return Entry(name, kind, metrics["map"], *costs, **more)
+
+
+def _gains(complete: "Sequence[Record]") -> list[str]:
+    """By how much the search beat the warm starts, in mAP of the proxies, at each budget."""
+    lines = []
+    for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
+        best: dict[str, float] = {}
+        for record in complete:
+            if record.budget == budget:
+                best[record.origin] = max(record.metrics["map"], best.get(record.origin, 0.0))
+        if (found := best.pop("sampler", None)) is not None and best:
+            gains = ", ".join(f"{100 * (found - value):+.1f} on {origin}" for origin, value in best.items())
+            lines.append(
+                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * found:.1f} ({gains})"
+            )
+    return lines

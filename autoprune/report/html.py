@@ -1,0 +1,181 @@
+"""`report.html`: one page that holds all it needs, so that it opens anywhere, without network."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from autoprune.cost.budget import UNITS, Metric, parse_budget
+from autoprune.files import write_text
+from autoprune.policy import Policy
+from autoprune.report.entries import account, kind_of, recovered_map
+from autoprune.report.facts import Facts
+from autoprune.report.headline import headline
+from autoprune.report.samples import Sample, read_samples
+from autoprune.report.tables import cost, points
+from autoprune.search.rundir import RunDirectory
+from autoprune.search.trials import Record
+
+PAGE = Path(__file__).parent / "page"
+SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")
+PARTS = {"training": "training", "evaluation": "evaluation", "importance": "importance", "loading": "loading"}
+
+
+def write_page(facts: Facts, to: Path, images: bool = True) -> None:
+    """Writes the page of a run, finished or not.
+
+    Args:
+        facts: what is known of the run.
+        to: the HTML file.
+        images: show sample images, where a trial is recovered.
+
+    Raises:
+        RunError: the page can't be written.
+    """
+    write_text(to, render(facts, images))
+
+
+def render(facts: Facts, images: bool = True) -> str:
+    """The page as HTML; see `write_page`."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(PAGE),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"points": points, "cost": cost}
+    top = headline(facts)
+    shown = top.trial if top.trial in facts.recovered else None
+    samples, missing = _samples(facts, shown) if images and shown is not None else ([], None)
+    seconds = facts.result.seconds
+    return environment.get_template("report.html").render(
+        top=top,
+        facts=facts,
+        samples=samples,
+        samples_missing=missing,
+        classes=_classes(facts, shown),
+        lines=account(facts.result) if facts.records else [],
+        seconds=[(name, seconds.get(name, 0.0)) for name in (*PARTS, "other")] if seconds else [],
+        wall=seconds.get("wall", 0.0),
+        rows=_rows(facts),
+        settings=RunDirectory(facts.run).config_file.read_text(encoding="utf-8"),
+        style=(PAGE / "report.css").read_text(encoding="utf-8"),
+        script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
+        data=_embedded(chart_data(facts, top.trial)),
+    )
+
+
+def chart_data(facts: Facts, best: int | None) -> dict[str, Any]:
+    """What the page's charts are drawn from, as JSON has it; mAP as fractions.
+
+    Args:
+        facts: what is known of the run.
+        best: number of the trial that is shown first.
+    """
+    front = {point.trial for point in facts.result.front}
+    dense = facts.result.dense
+    return {
+        "dense": {name: dense.get(name) for name in ("map", "gflops", "mparams", "latency_ms")}
+        if dense
+        else None,
+        "trials": [_trial(facts, record, record.number in front) for record in facts.records],
+        "groups": [asdict(group) for group in facts.groups],
+        "budgets": {metric: _limits(facts, metric) for metric in UNITS},
+        "rungs": list(facts.config.rungs),
+        "losses": {str(number): pairs for number, pairs in facts.losses.items()},
+        "check": asdict(facts.check) if facts.check is not None else None,
+        "best": best,
+    }
+
+
+def _trial(facts: Facts, record: Record, on_front: bool) -> dict[str, Any]:
+    widths: Mapping[str, int] = record.widths
+    recovered = facts.recovered.get(record.number)
+    if recovered is not None:  # regrowth may have changed them
+        file = RunDirectory(facts.run).recovered_folder(record.number) / "policy.yaml"
+        if file.is_file():
+            widths = {**{group.name: group.width for group in facts.groups}, **Policy.load(file).kept_widths}
+    metrics = record.metrics
+    return {
+        "number": record.number,
+        "state": record.state,
+        "kind": kind_of(record.origin),
+        "origin": "searched" if record.origin == "sampler" else record.origin,
+        "budget": record.budget,
+        "front": on_front,
+        **{name: metrics.get(name) for name in ("map", "gflops", "mparams", "latency_ms")},
+        "rungs": [found["map"] for found in record.rungs],
+        "recovered": None
+        if recovered is None
+        else {
+            "map": recovered_map(recovered),
+            **{name: recovered.get(name) for name in ("gflops", "mparams")},
+        },
+        "widths": [widths.get(group.name, group.width) for group in facts.groups] if record.widths else None,
+    }
+
+
+def _rows(facts: Facts) -> list[dict[str, Any]]:
+    """The trials for the table, the complete ones first, the best first."""
+    front = {point.trial for point in facts.result.front}
+    order = {"complete": 0, "stopped": 1, "running": 2, "failed": 3}
+    records = sorted(
+        facts.records, key=lambda record: (order[record.state], -record.metrics.get("map", -1), record.number)
+    )
+    dense = facts.result.dense.get("gflops")
+    return [
+        {
+            "record": record,
+            "origin": "searched" if record.origin == "sampler" else record.origin,
+            "on_front": record.number in front,
+            "metrics": record.metrics,
+            "share": record.metrics["gflops"] / dense if dense and "gflops" in record.metrics else None,
+            "recovered": recovered_map(facts.recovered.get(record.number)),
+            "ended": f"stopped at rung {len(record.rungs) - 1}"
+            if record.state == "stopped" and record.rungs
+            else record.state,
+        }
+        for record in records
+    ]
+
+
+def _classes(facts: Facts, number: int | None) -> list[tuple[str, float, float]]:
+    """Each class with the average precision of the dense and of the pruned detector, the worst loss first."""
+    if number is None:
+        return []
+    pruned = facts.recovered[number]["per_class"]
+    dense = facts.recovered[number]["dense"]["per_class"]
+    found = [(name, dense[name], pruned[name]) for name in dense if name in pruned]
+    return sorted(found, key=lambda row: row[2] - row[1])
+
+
+def _samples(facts: Facts, number: int) -> tuple[Sequence[Sample], str | None]:
+    return read_samples(RunDirectory(facts.run).recovered_folder(number))
+
+
+def _limits(facts: Facts, metric: Metric) -> list[float]:
+    """The bounds that were asked for on a cost; they are known once the dense detector's is."""
+    dense = facts.result.dense.get(metric)
+    asked = getattr(facts.config, f"budget_{metric}") or ()
+    texts = (asked,) if isinstance(asked, str) else asked
+    return [parse_budget(text, metric, dense).limit for text in texts] if dense else []
+
+
+def _embedded(content: Any) -> str:
+    """JSON that may stand inside a script element; numbers that are none become null."""
+    return json.dumps(_finite(content), separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, float):
+        return content if math.isfinite(content) else None
+    if isinstance(content, Mapping):
+        return {key: _finite(value) for key, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return content

@@ -1,0 +1,209 @@
+"use strict";
+// The charts of a run, each drawn into its host from DATA; hosts that are not on the page are left out.
+
+const DATA = JSON.parse(document.getElementById("data").textContent);
+const BY_NUMBER = new Map(DATA.trials.map((trial) => [trial.number, trial]));
+const COMPLETE = DATA.trials.filter((trial) => trial.state === "complete");
+const AXES = {
+  gflops: { label: "GFLOPs (multiply-adds) of one image", short: "GFLOPs" },
+  mparams: { label: "parameters, millions", short: "M params" },
+  latency_ms: { label: "latency of one image, ms", short: "ms" },
+};
+const state = { axis: "gflops", view: null, trial: DATA.best };
+
+const host = (id) => document.getElementById(id);
+const named = (trial) => `trial ${trial.number} (${trial.origin})`;
+
+/** What the tooltip says of a trial. */
+function facts(trial) {
+  const dense = DATA.dense;
+  const lines = [["proxy mAP", points(trial.map)]];
+  if (trial.recovered) lines.push(["recovered mAP", points(trial.recovered.map)]);
+  for (const [name, axis] of Object.entries(AXES)) {
+    if (trial[name] == null) continue;
+    lines.push([axis.short, cost(trial[name]) + (dense && dense[name] ? ` (${percent(trial[name] / dense[name])})` : "")]);
+  }
+  if (trial.front) lines.push(["on the front", "yes"]);
+  if (trial.state === "stopped") lines.push(["stopped at rung", String(trial.rungs.length - 1)]);
+  return lines;
+}
+
+// the front
+
+function frontMarks() {
+  const marks = COMPLETE.filter((trial) => trial[state.axis] != null).map((trial) => (
+    { trial, kind: trial.kind, x: trial[state.axis], y: 100 * trial.map, filled: trial.front }
+  ));
+  for (const trial of DATA.trials) {
+    if (trial.recovered) marks.push({ trial, kind: "recovered", x: trial.recovered[state.axis] ?? trial[state.axis], y: 100 * trial.recovered.map, filled: true });
+  }
+  return marks.filter((m) => m.x != null);
+}
+
+/** The ranges that show everything, or the trials alone. */
+function frontView(all) {
+  const marks = frontMarks(), dense = DATA.dense;
+  const xs = marks.map((m) => m.x), ys = marks.map((m) => m.y);
+  const bounds = DATA.budgets[state.axis];
+  if ((all || !marks.length) && dense && dense[state.axis] != null) {
+    xs.push(dense[state.axis], ...bounds);
+    ys.push(100 * dense.map);
+  }
+  if (!xs.length) return { x: [0, 1], y: [0, 100] };
+  const x = range(xs, 0.08);
+  return { x: all ? [0, Math.max(...xs) * 1.06] : x, y: range(ys) };
+}
+
+function drawFront() {
+  const place = host("front-chart");
+  if (!place) return;
+  const view = state.view || frontView(true), axis = AXES[state.axis];
+  const plot = new Plot(place, {
+    x: { range: view.x, label: axis.label },
+    y: { range: view.y, label: "mAP at IoU 0.50:0.95, points" },
+    height: Math.max(300, Math.min(440, place.clientWidth * 0.6)),
+    label: `mAP over ${axis.label} of ${COMPLETE.length} complete trials; the table of all trials has the figures`,
+  });
+  const found = [];
+  for (const bound of DATA.budgets[state.axis]) {
+    plot.line([[bound, view.y[0]], [bound, view.y[1]]], "budget");
+    plot.text(plot.x(bound) - 5, plot.margin.top + 10, `budget ${cost(bound)}`, { "text-anchor": "end", class: "strong" }, plot.area);
+  }
+  const marks = frontMarks();
+  const front = marks.filter((m) => m.kind !== "recovered" && m.filled).sort((a, b) => a.x - b.x);
+  plot.line(front.map((m) => [m.x, m.y]), "front-line");
+  for (const m of marks.filter((m) => m.kind === "recovered" && m.trial.map != null)) {
+    plot.line([[m.trial[state.axis], 100 * m.trial.map], [m.x, m.y]], "rise");
+  }
+  const order = (m) => (m.kind === "recovered" ? 3 : m.filled ? 2 : m.kind === "searched" ? 0 : 1);
+  for (const m of marks.sort((a, b) => order(a) - order(b))) {
+    const x = plot.x(m.x), y = plot.y(m.y);
+    const element = mark(m.kind, x, y, { filled: m.filled, chosen: m.trial.number === state.trial });
+    element.dataset.trial = m.trial.number;
+    plot.area.append(element);
+    found.push({ x, y, heading: named(m.trial), lines: facts(m.trial), trial: m.trial.number });
+  }
+  const dense = DATA.dense;
+  if (dense && dense[state.axis] != null) {
+    const x = plot.x(dense[state.axis]), y = plot.y(100 * dense.map);
+    const element = mark("dense", x, y);
+    element.dataset.dense = "1";
+    plot.area.append(element);
+    const costs = Object.entries(AXES).filter(([name]) => dense[name] != null).map(([name, one]) => [one.short, cost(dense[name])]);
+    found.push({ x, y, heading: "dense detector", lines: [["mAP", points(dense.map)], ...costs] });
+  }
+  explore(plot, found, choose);
+  zoomable(plot);
+}
+
+/** Drag makes a window; the wheel zooms with Ctrl held, so that the page still scrolls; double click undoes. */
+function zoomable(plot) {
+  const band = svg("rect", { class: "band", visibility: "hidden" });
+  plot.area.append(band);
+  let from = null;
+  const at = (event) => {
+    const box = plot.root.getBoundingClientRect(), scale = box.width / plot.width;
+    return [(event.clientX - box.left) / scale, (event.clientY - box.top) / scale];
+  };
+  plot.root.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "mouse" && event.button === 0) from = at(event);
+  });
+  plot.root.addEventListener("pointermove", (event) => {
+    if (!from) return;
+    const to = at(event), [x, y] = [0, 1].map((k) => Math.min(from[k], to[k]));
+    const size = { x, y, width: Math.abs(to[0] - from[0]), height: Math.abs(to[1] - from[1]), visibility: "visible" };
+    for (const [name, value] of Object.entries(size)) band.setAttribute(name, value);
+  });
+  plot.root.addEventListener("pointerleave", () => { from = null; band.setAttribute("visibility", "hidden"); });
+  plot.root.addEventListener("pointerup", (event) => {
+    const start = from, to = at(event);
+    from = null;
+    band.setAttribute("visibility", "hidden");
+    if (!start || Math.abs(to[0] - start[0]) < 12 || Math.abs(to[1] - start[1]) < 12) return;
+    const [x0, y0] = plot.at(...start), [x1, y1] = plot.at(...to);
+    look({ x: [Math.min(x0, x1), Math.max(x0, x1)], y: [Math.min(y0, y1), Math.max(y0, y1)] });
+  });
+  plot.root.addEventListener("dblclick", () => look(null));
+  plot.root.addEventListener("wheel", (event) => {
+    if (!event.ctrlKey && !event.metaKey) return;
+    event.preventDefault();
+    zoom(event.deltaY < 0 ? 0.8 : 1.25, plot.at(...at(event)));
+  }, { passive: false });
+}
+
+function look(view) {
+  state.view = view;
+  tooltip.hide();
+  drawFront();
+}
+
+function zoom(factor, centre) {
+  const view = state.view || frontView(true);
+  const [cx, cy] = centre || [(view.x[0] + view.x[1]) / 2, (view.y[0] + view.y[1]) / 2];
+  const around = (ends, c) => ends.map((end) => c + (end - c) * factor);
+  look({ x: around(view.x, cx), y: around(view.y, cy) });
+}
+
+// rungs and history
+
+function drawRungs() {
+  const place = host("rungs-chart");
+  if (!place) return;
+  const started = DATA.trials.filter((trial) => trial.rungs.length), last = DATA.rungs.length - 1;
+  if (!started.length) return place.replaceChildren("No trial has reached a rung yet.");
+  const plot = new Plot(place, {
+    x: {
+      range: [-0.25, Math.max(last, 0.5) + 0.25],
+      label: "steps of training",
+      ticks: DATA.rungs.map((steps, value) => ({ value, text: String(steps) })),
+    },
+    y: { range: range(started.flatMap((trial) => trial.rungs.map((map) => 100 * map))), label: "mAP, points" },
+    height: 280,
+    label: `mAP of ${started.length} trials at each rung`,
+  });
+  const found = [];
+  for (const trial of started) {
+    const pairs = trial.rungs.map((map, rung) => [rung, 100 * map]);
+    plot.line(pairs, trial.number === state.trial ? "curve strong" : "curve faint");
+  }
+  for (const trial of started) {
+    const rung = trial.rungs.length - 1, x = plot.x(rung), y = plot.y(100 * trial.rungs[rung]);
+    const lost = trial.state !== "complete";
+    plot.area.append(mark(lost ? "lost" : trial.kind, x, y, { filled: trial.front, size: 4.5, chosen: trial.number === state.trial }));
+    found.push({ x, y, heading: named(trial), lines: facts(trial), trial: trial.number });
+  }
+  explore(plot, found, choose);
+}
+
+function drawHistory() {
+  const place = host("history-chart");
+  if (!place) return;
+  const scored = DATA.trials.filter((trial) => trial.map != null);
+  if (!scored.length) return place.replaceChildren("No trial has a mAP yet.");
+  const plot = new Plot(place, {
+    x: { range: [-0.5, Math.max(...DATA.trials.map((trial) => trial.number), 1) + 0.5], label: "trial" },
+    y: { range: range(scored.map((trial) => 100 * trial.map)), label: "mAP at the highest rung reached, points" },
+    height: 280,
+    label: "mAP of the trials in the order in which they were tried",
+  });
+  for (const budget of new Set(scored.map((trial) => trial.budget))) {
+    const steps = [];
+    for (const trial of COMPLETE.filter((one) => one.budget === budget)) {
+      const best = steps.length ? steps[steps.length - 1][1] : -1;
+      if (100 * trial.map <= best) continue;
+      if (steps.length) steps.push([trial.number, best]);
+      steps.push([trial.number, 100 * trial.map]);
+    }
+    if (!steps.length) continue;
+    const [, best] = steps[steps.length - 1];
+    plot.line([...steps, [plot.xRange[1], best]], "front-line");
+    const words = budget == null ? "best so far" : `best at ${cost(budget)}`;
+    plot.text(plot.width - plot.margin.right, plot.y(best) - 8, words, { "text-anchor": "end", class: "strong" }, plot.area);
+  }
+  const found = scored.map((trial) => {
+    const x = plot.x(trial.number), y = plot.y(100 * trial.map), lost = trial.state !== "complete";
+    plot.area.append(mark(lost ? "lost" : trial.kind, x, y, { filled: trial.front, size: 4.5, chosen: trial.number === state.trial }));
+    return { x, y, heading: named(trial), lines: facts(trial), trial: trial.number };
+  });
+  explore(plot, found, choose);
+}

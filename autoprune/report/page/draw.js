@@ -1,0 +1,203 @@
+"use strict";
+// Drawing: SVG elements, scales, axes, marks, and the tooltip. What is drawn is in charts.js.
+
+const FONT_PX = 12;
+const PRINT_WIDTH_PX = 660;
+
+function svg(name, attributes = {}, ...children) {
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+function html(name, attributes = {}, ...children) {
+  const element = document.createElement(name);
+  for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
+  element.append(...children);
+  return element;
+}
+
+const points = (fraction) => (fraction == null ? "-" : (100 * fraction).toFixed(1));
+const cost = (value) => (value == null ? "-" : value.toFixed(value < 1 ? 3 : value < 100 ? 2 : 1));
+const percent = (share) => `${Math.round(100 * share)}%`;
+
+/** Round numbers between two ends, at most `most` of them. */
+function ticks(low, high, most) {
+  const rough = (high - low) / Math.max(most, 1);
+  const power = 10 ** Math.floor(Math.log10(rough));
+  const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
+  const found = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(k * step);
+  const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
+  return found.map((value) => ({ value, text: value.toFixed(Math.min(decimals, 6)) }));
+}
+
+/** The range of some values with a margin around it; a lone value gets one too. */
+function range(values, margin = 0.08) {
+  const low = Math.min(...values), high = Math.max(...values);
+  const extra = (high - low || Math.abs(high) * 0.2 || 1) * margin;
+  return [low - extra, high + extra];
+}
+
+// The shape tells the kinds apart, colour only after it; the same shapes as in the PNG.
+const KINDS = {
+  dense: "dense detector",
+  uniform: "uniform pruning (warm start)",
+  "one-shot": "one-shot by importance (warm start)",
+  searched: "searched",
+  recovered: "after recovery",
+};
+
+function mark(kind, x, y, { filled = true, size = 6, chosen = false } = {}) {
+  const at = (pairs) => "M" + pairs.map(([dx, dy]) => `${x + dx * size},${y + dy * size}`).join("L") + "Z";
+  const shapes = {
+    dense: () => at(Array.from({ length: 10 }, (_, k) => {
+      const angle = (k * Math.PI) / 5, radius = k % 2 ? 0.75 : 1.7;
+      return [radius * Math.sin(angle), -radius * Math.cos(angle)];
+    })),
+    uniform: () => at([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
+    "one-shot": () => at([[0, -1.15], [1.1, 0.85], [-1.1, 0.85]]),
+    recovered: () => at([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]]),
+    lost: () => `M${x - size * 0.7},${y - size * 0.7}L${x + size * 0.7},${y + size * 0.7}` +
+      `M${x + size * 0.7},${y - size * 0.7}L${x - size * 0.7},${y + size * 0.7}`,
+    searched: () => `M${x - size},${y}a${size},${size} 0 1 0 ${2 * size},0a${size},${size} 0 1 0 ${-2 * size},0Z`,
+  };
+  const look = kind === "lost" ? "cross" : filled ? "filled" : "";
+  return svg("path", { d: shapes[kind](), class: `mark ${kind} ${look} ${chosen ? "chosen" : ""}` });
+}
+
+/** One chart: axes and a clipped area in the width of its host. `x` and `y` are {range, label, ticks?}. */
+class Plot {
+  constructor(host, { x, y, height, label, small = false }) {
+    this.width = printing ? Math.min(PRINT_WIDTH_PX, host.dataset.print || PRINT_WIDTH_PX) : host.clientWidth || 320;
+    this.height = height;
+    this.margin = small ? { top: 6, right: 6, bottom: 20, left: 30 } : { top: 22, right: 14, bottom: 44, left: 46 };
+    this.xRange = x.range;
+    this.yRange = y.range;
+    const { left, right, top, bottom } = this.margin;
+    this.inner = { width: this.width - left - right, height: height - top - bottom };
+    this.root = svg("svg", { viewBox: `0 0 ${this.width} ${height}`, role: "img", "aria-label": label });
+    const clip = `clip-${Plot.count = (Plot.count || 0) + 1}`;
+    const room = { x: left, y: top - 12, width: this.inner.width + right, height: this.inner.height + 24 };
+    this.root.append(svg("clipPath", { id: clip }, svg("rect", room)));
+    this._axes(x, y, small);
+    this.area = svg("g", { "clip-path": `url(#${clip})` });
+    this.root.append(this.area);
+    host.replaceChildren(this.root);
+  }
+
+  x(value) {
+    return this.margin.left + ((value - this.xRange[0]) / (this.xRange[1] - this.xRange[0])) * this.inner.width;
+  }
+
+  y(value) {
+    return this.margin.top + (1 - (value - this.yRange[0]) / (this.yRange[1] - this.yRange[0])) * this.inner.height;
+  }
+
+  /** What lies at a pixel of the SVG. */
+  at(px, py) {
+    const across = (px - this.margin.left) / this.inner.width, down = (py - this.margin.top) / this.inner.height;
+    return [
+      this.xRange[0] + across * (this.xRange[1] - this.xRange[0]),
+      this.yRange[1] - down * (this.yRange[1] - this.yRange[0]),
+    ];
+  }
+
+  line(pairs, className, target = this.area) {
+    const path = pairs.map(([x, y], place) => `${place ? "L" : "M"}${this.x(x).toFixed(1)},${this.y(y).toFixed(1)}`);
+    const element = svg("path", { d: path.join("") || "M0,0", class: className });
+    target.append(element);
+    return element;
+  }
+
+  text(x, y, words, attributes = {}, target = this.root) {
+    const element = svg("text", { x, y, ...attributes }, words);
+    target.append(element);
+    return element;
+  }
+
+  _axes(x, y, small) {
+    const { left, top } = this.margin, { width, height } = this.inner;
+    for (const { value, text } of y.ticks || ticks(...this.yRange, height / (small ? 40 : 45))) {
+      const place = this.y(value);
+      this.root.append(svg("line", { class: "grid", x1: left, x2: left + width, y1: place, y2: place }));
+      this.text(left - 6, place + 4, text, { "text-anchor": "end" });
+    }
+    for (const { value, text } of x.ticks || ticks(...this.xRange, width / 70)) {
+      this.text(this.x(value), top + height + FONT_PX + 5, text, { "text-anchor": "middle" });
+      this.root.append(svg("line", { class: "axis", x1: this.x(value), x2: this.x(value), y1: top + height, y2: top + height + 4 }));
+    }
+    this.root.append(svg("line", { class: "axis", x1: left, x2: left + width, y1: top + height, y2: top + height }));
+    if (!small) {
+      this.text(left, 12, y.label, {});
+      this.text(left + width, top + height + 2 * FONT_PX + 12, x.label, { "text-anchor": "end" });
+    }
+  }
+}
+
+let printing = false;
+
+// The tooltip: a heading and "name value" lines, beside what is pointed at.
+const tooltip = {
+  show(x, y, heading, lines) {
+    const box = document.getElementById("tooltip");
+    box.replaceChildren(html("b", {}, heading), ...lines.map(([name, value]) => html("div", {}, html("span", {}, name), html("span", {}, value))));
+    box.hidden = false;
+    const left = Math.max(8, Math.min(x + 14, document.documentElement.clientWidth - box.offsetWidth - 8));
+    box.style.left = `${left + window.scrollX}px`;
+    box.style.top = `${Math.max(y - box.offsetHeight - 12, 4) + window.scrollY}px`;
+  },
+  hide() {
+    document.getElementById("tooltip").hidden = true;
+  },
+};
+
+/**
+ * Lets pointer and arrow keys find the marks of a plot.
+ * `marks` are {x, y, heading, lines, trial?}, in pixels of the plot; `choose` is called with a trial's number.
+ */
+function explore(plot, marks, choose) {
+  const ring = svg("circle", { class: "ring", r: 11, visibility: "hidden" });
+  plot.area.append(ring);
+  let current = -1;
+  const shown = marks.filter((m) => m.x >= plot.margin.left - 1 && m.x <= plot.width && m.y >= 0 && m.y <= plot.height - plot.margin.bottom + 12);
+  shown.sort((a, b) => a.x - b.x || a.y - b.y);
+  const scale = () => plot.root.getBoundingClientRect().width / plot.width;
+  const show = (place) => {
+    current = place;
+    ring.setAttribute("visibility", place < 0 ? "hidden" : "visible");
+    if (place < 0) return tooltip.hide();
+    const found = shown[place], box = plot.root.getBoundingClientRect();
+    ring.setAttribute("cx", found.x);
+    ring.setAttribute("cy", found.y);
+    tooltip.show(box.left + found.x * scale(), box.top + found.y * scale(), found.heading, found.lines);
+  };
+  const nearest = (event) => {
+    const box = plot.root.getBoundingClientRect();
+    const x = (event.clientX - box.left) / scale(), y = (event.clientY - box.top) / scale();
+    const far = shown.map((m) => Math.hypot(m.x - x, m.y - y));
+    const place = far.indexOf(Math.min(...far));
+    return far[place] <= 22 ? place : -1;
+  };
+  plot.root.setAttribute("tabindex", "0");
+  plot.root.addEventListener("pointermove", (event) => show(nearest(event)));
+  plot.root.addEventListener("pointerleave", () => show(-1));
+  plot.root.addEventListener("blur", () => show(-1));
+  plot.root.addEventListener("click", (event) => {
+    const place = nearest(event);
+    show(place);
+    if (place >= 0 && shown[place].trial != null) choose(shown[place].trial);
+  });
+  plot.root.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (step && shown.length) {
+      event.preventDefault();
+      show((current + step + shown.length) % shown.length);
+    } else if (event.key === "Enter" && current >= 0 && shown[current].trial != null) {
+      choose(shown[current].trial);
+    } else if (event.key === "Escape") {
+      show(-1);
+    }
+  });
+}
