@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from autoprune.errors import RunError
 from autoprune.report.tables import Entry, Kind
 
 if TYPE_CHECKING:
@@ -44,15 +45,31 @@ def kind_of(origin: str) -> Kind:
 
 
 def recoveries(run: Path) -> dict[int, dict[str, Any]]:
-    """What `metrics.json` holds of each recovered trial, by number."""
+    """What `metrics.json` holds of each recovered trial, by number.
+
+    Raises:
+        RunError: one of them can't be read.
+    """
     from autoprune.recovery import METRICS_FILE
 
     found = {}
     for file in sorted((run / "recovered").glob(f"trial-*/{METRICS_FILE}")):
         number = file.parent.name.removeprefix("trial-")
         if number.isdecimal():
-            found[int(number)] = json.loads(file.read_text(encoding="utf-8"))
+            found[int(number)] = read_json(file)
     return found
+
+
+def read_json(file: Path) -> Any:
+    """Reads a JSON file of a run directory.
+
+    Raises:
+        RunError: it is no JSON, or can't be read.
+    """
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{file} can't be read ({error}); delete {file.parent} and make it anew") from error
 
 
 def recovered_map(metrics: Mapping[str, Any] | None) -> float | None:

@@ -78,9 +78,12 @@ def _of_recovered(facts: Facts, number: int) -> Headline:
     metrics = facts.recovered[number]
     pruned = {**metrics, "map": metrics["metrics"]["map"]}
     dense = {**metrics["dense"], "map": metrics["dense"]["metrics"]["map"]}
-    difference = 100 * (pruned["map"] - dense["map"])
-    than = "as much as" if round(difference, 1) == 0 else f"{abs(difference):.1f} points "
-    than += "" if round(difference, 1) == 0 else ("below" if difference < 0 else "above")
+    difference = _difference(pruned, dense)
+    than = (
+        f"{abs(difference):.1f} points {'below' if difference < 0 else 'above'}"
+        if difference
+        else "as much as"
+    )
     sentence = (
         f"The pruned detector does {_share(pruned, dense)} and reaches {points(pruned['map'])} mAP, {than} "
         f"the dense one's {points(dense['map'])}."
@@ -121,6 +124,11 @@ def _share(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
     return f"{share:.0%} of the work ({cost(pruned['gflops'])} of {cost(dense['gflops'])} GFLOPs)"
 
 
+def _difference(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> float:
+    """In points, of the rounded figures, so that a reader who subtracts them finds the same."""
+    return round(float(points(pruned["map"])) - float(points(dense["map"])), 1)
+
+
 def _found(origin: str) -> str:
     return "found by the search" if kind_of(origin) == "searched" else f"the warm start “{origin}”"
 
@@ -130,7 +138,7 @@ def _at(size: Any) -> str:
 
 
 def _tiles(pruned: Mapping[str, Any], dense: Mapping[str, Any], score: str = "mAP") -> tuple[Tile, ...]:
-    change = f"{100 * (pruned['map'] - dense['map']):+.1f} points"
+    change = f"{_difference(pruned, dense):+.1f} points"
     tiles = [Tile(score, "at IoU 0.50:0.95, points", points(dense["map"]), points(pruned["map"]), change)]
     for name, shown, unit in COSTS:
         if pruned.get(name) is not None and dense.get(name):

@@ -79,10 +79,12 @@ def chart_data(facts: Facts, best: int | None) -> dict[str, Any]:
     """
     front = {point.trial for point in facts.result.front}
     dense = facts.result.dense
+    compared = [found for found in facts.recovered.values() if found.get("dense")]
     return {
         "dense": {name: dense.get(name) for name in ("map", "gflops", "mparams", "latency_ms")}
         if dense
         else None,
+        "dense_map_on_all": next((recovered_map(found["dense"]) for found in compared), None),
         "trials": [_trial(facts, record, record.number in front) for record in facts.records],
         "groups": [asdict(group) for group in facts.groups],
         "budgets": {metric: _limits(facts, metric) for metric in UNITS},

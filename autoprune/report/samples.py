@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from PIL import Image
 from autoprune.data.images import decode
 from autoprune.data.samples import SAMPLES_FILE
 from autoprune.errors import DataError
+from autoprune.report.entries import read_json
 
 LARGEST_SIDE = 560  # pixels of an embedded picture
 SMALLEST_SIDE = 320  # smaller pictures are enlarged, so that their boxes can be told apart
@@ -66,7 +66,7 @@ def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
     if not file.is_file():
         return [], f"{folder} has no {SAMPLES_FILE}: it was recovered by an earlier version"
     samples, missing = [], []
-    for content in json.loads(file.read_text(encoding="utf-8"))["images"]:
+    for content in read_json(file)["images"]:
         try:
             samples.append(_sample(content))
         except DataError:

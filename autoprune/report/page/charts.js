@@ -40,16 +40,27 @@ function frontMarks() {
   return marks.filter((m) => m.x != null);
 }
 
+/** The dense detector: on the images of the recovered detectors (filled), and of the proxies if they are others. */
+function denseStars() {
+  const x = DATA.dense && DATA.dense[state.axis], all = DATA.dense_map_on_all;
+  if (x == null) return [];
+  if (all == null || all === DATA.dense.map) return [{ x, map: DATA.dense.map, filled: true, images: "the same images" }];
+  return [
+    { x, map: DATA.dense.map, filled: false, images: "the proxies' images" },
+    { x, map: all, filled: true, images: "all validation images" },
+  ];
+}
+
 /** The ranges that show everything, or the trials alone. */
 function frontView(all) {
-  const marks = frontMarks(), dense = DATA.dense;
+  const marks = frontMarks(), stars = denseStars();
   const xs = marks.map((m) => m.x), ys = marks.map((m) => m.y);
   const bounds = DATA.budgets[state.axis];
-  if ((all || !marks.length) && dense && dense[state.axis] != null) {
-    xs.push(dense[state.axis], ...bounds);
-    ys.push(100 * dense.map);
+  if (all || !marks.length) {
+    xs.push(...stars.map((star) => star.x), ...bounds);
+    ys.push(...stars.map((star) => 100 * star.map));
   }
-  if (!xs.length) return { x: [0, 1], y: [0, 100] };
+  if (!ys.length) return { x: [0, 1], y: [0, 100] };
   const x = range(xs, 0.08);
   return { x: all ? [0, Math.max(...xs) * 1.06] : x, y: range(ys) };
 }
@@ -65,10 +76,10 @@ function drawFront() {
     label: `mAP over ${axis.label} of ${COMPLETE.length} complete trials; the table of all trials has the figures`,
   });
   const found = [];
-  for (const bound of DATA.budgets[state.axis]) {
+  DATA.budgets[state.axis].forEach((bound, row) => {
     plot.line([[bound, view.y[0]], [bound, view.y[1]]], "budget");
-    plot.text(plot.x(bound) - 5, plot.margin.top + 10, `budget ${cost(bound)}`, { "text-anchor": "end", class: "strong" }, plot.area);
-  }
+    plot.text(plot.x(bound) + 6, plot.margin.top + 2 + 15 * row, `budget ${cost(bound)}`, { class: "strong label" }, plot.area);
+  });
   const marks = frontMarks();
   const front = marks.filter((m) => m.kind !== "recovered" && m.filled).sort((a, b) => a.x - b.x);
   plot.line(front.map((m) => [m.x, m.y]), "front-line");
@@ -81,19 +92,29 @@ function drawFront() {
     const element = mark(m.kind, x, y, { filled: m.filled, chosen: m.trial.number === state.trial });
     element.dataset.trial = m.trial.number;
     plot.area.append(element);
+    if (m.trial.number === state.trial && (m.kind === "recovered" || !m.trial.recovered)) {
+      beside(plot, x, y, `trial ${m.trial.number}: ${m.y.toFixed(1)}`);
+    }
     found.push({ x, y, heading: named(m.trial), lines: facts(m.trial), trial: m.trial.number });
   }
-  const dense = DATA.dense;
-  if (dense && dense[state.axis] != null) {
-    const x = plot.x(dense[state.axis]), y = plot.y(100 * dense.map);
-    const element = mark("dense", x, y);
-    element.dataset.dense = "1";
+  for (const star of denseStars()) {
+    const x = plot.x(star.x), y = plot.y(100 * star.map);
+    const element = mark("dense", x, y, { filled: star.filled });
+    element.dataset.dense = star.images;
     plot.area.append(element);
-    const costs = Object.entries(AXES).filter(([name]) => dense[name] != null).map(([name, one]) => [one.short, cost(dense[name])]);
-    found.push({ x, y, heading: "dense detector", lines: [["mAP", points(dense.map)], ...costs] });
+    if (star.filled) beside(plot, x, y, `dense: ${points(star.map)}`);
+    const costs = Object.entries(AXES).filter(([name]) => DATA.dense[name] != null).map(([name, one]) => [one.short, cost(DATA.dense[name])]);
+    found.push({ x, y, heading: "dense detector", lines: [["mAP", points(star.map)], ["measured on", star.images], ...costs] });
   }
   explore(plot, found, choose);
   zoomable(plot);
+}
+
+/** A label beside a mark, on the side that has room. */
+function beside(plot, x, y, words) {
+  const right = x + 12 + 7 * words.length < plot.width;
+  const attributes = { "text-anchor": right ? "start" : "end", class: "strong label" };
+  plot.text(x + (right ? 13 : -13), y + 4, words, attributes, plot.area);
 }
 
 /** Drag makes a window; the wheel zooms with Ctrl held, so that the page still scrolls; double click undoes. */

@@ -14,7 +14,7 @@ function drawLayers() {
     const words = kept === group.width ? `all ${kept}` : `${kept} of ${group.width} (${percent(share)})`;
     const fill = html("i", { style: `width:${100 * share}%` });
     return html("li", {},
-      html("div", { class: "name" }, html("span", {}, group.name), html("span", {}, words)),
+      html("div", { class: "name" }, html("span", {}, ...breakable(group.name)), html("span", {}, words)),
       html("div", { class: "bar", role: "img", "aria-label": `${group.name} keeps ${words}` }, fill));
   }));
   const scores = trial.recovered ? `${points(trial.recovered.map)} mAP after recovery` : `proxy mAP ${points(trial.map)}`;
@@ -100,7 +100,7 @@ function drawImportance() {
   const trial = BY_NUMBER.get(state.trial);
   const tiles = DATA.groups.map((group, number) => {
     const chart = html("div", { class: "chart", "data-print": 200 });
-    return { group, number, chart, tile: html("div", {}, html("h3", {}, group.name), chart) };
+    return { group, number, chart, tile: html("div", {}, html("h3", {}, ...breakable(group.name)), chart) };
   });
   place.replaceChildren(...tiles.map(({ tile }) => tile));
   const shares = [0, 0.5, 1].map((value) => ({ value, text: percent(value) }));

@@ -3,6 +3,7 @@
 
 const FONT_PX = 12;
 const PRINT_WIDTH_PX = 660;
+const PRINT_HEIGHT_PX = 300;
 
 function svg(name, attributes = {}, ...children) {
   const element = document.createElementNS("http://www.w3.org/2000/svg", name);
@@ -20,6 +21,8 @@ function html(name, attributes = {}, ...children) {
 
 const points = (fraction) => (fraction == null ? "-" : (100 * fraction).toFixed(1));
 const cost = (value) => (value == null ? "-" : value.toFixed(value < 1 ? 3 : value < 100 ? 2 : 1));
+/** A dotted name that may break after its dots. */
+const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]);
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 /** Round numbers between two ends, at most `most` of them. */
@@ -71,8 +74,8 @@ function mark(kind, x, y, { filled = true, size = 6, chosen = false } = {}) {
 class Plot {
   constructor(host, { x, y, height, label, small = false }) {
     this.width = printing ? Math.min(PRINT_WIDTH_PX, host.dataset.print || PRINT_WIDTH_PX) : host.clientWidth || 320;
-    this.height = height;
-    this.margin = small ? { top: 6, right: 6, bottom: 20, left: 30 } : { top: 22, right: 14, bottom: 44, left: 46 };
+    this.height = height = printing ? Math.min(height, PRINT_HEIGHT_PX) : height;
+    this.margin = small ? { top: 6, right: 16, bottom: 20, left: 38 } : { top: 22, right: 14, bottom: 44, left: 46 };
     this.xRange = x.range;
     this.yRange = y.range;
     const { left, right, top, bottom } = this.margin;

@@ -28,7 +28,7 @@ function setUpFront() {
   if (DATA.trials.some((trial) => trial.recovered)) kinds.add("recovered");
   host("front-legend").append(...Object.keys(KINDS).filter((kind) => kinds.has(kind)).map((kind) => (
     html("li", {}, keyOf(mark(kind, 12, 8, { size: 5 })), KINDS[kind])
-  )), html("li", {}, keyOf(mark("searched", 12, 8, { size: 5, filled: false })), "hollow: another trial beats it"));
+  )), ...(denseStars().length > 1 ? [html("li", {}, keyOf(mark("dense", 12, 8, { size: 5, filled: false })), "dense, on the proxies' images")] : []), html("li", {}, keyOf(mark("searched", 12, 8, { size: 5, filled: false })), "hollow: another trial beats it"));
   host("zoom-all").addEventListener("click", () => look(null));
   host("zoom-trials").addEventListener("click", () => look(frontView(false)));
   host("zoom-in").addEventListener("click", () => zoom(0.7));
@@ -58,6 +58,8 @@ function setUpLayers() {
   select.addEventListener("change", () => choose(Number(select.value)));
 }
 
+const LABEL_PX = 11;
+
 /** Shows the boxes above the threshold, and counts what is right, false and missed. */
 function filterBoxes() {
   const slider = host("score");
@@ -76,6 +78,9 @@ function filterBoxes() {
       box.toggleAttribute("hidden", !missed);
       if (missed) count.missed += 1;
     }
+    const picture = figure.querySelector("svg");
+    // labels keep their size on the screen whatever the size of the picture
+    picture.style.fontSize = `${LABEL_PX * picture.viewBox.baseVal.width / (picture.clientWidth || 240)}px`;
     figure.querySelector(".counts").textContent = `${count.right} right, ${count.wrong} false, ${count.missed} missed`;
   }
 }
@@ -134,6 +139,7 @@ window.addEventListener("resize", () => {
   if (window.innerWidth === width) return; // phones resize while they scroll
   width = window.innerWidth;
   drawAll();
+  filterBoxes();
 });
 window.addEventListener("beforeprint", () => {
   printing = true;
