@@ -43,3 +43,7 @@ class RunError(InputError):
 
 class TrainingError(AutopruneError):
     """Training failed: the loss is not finite, or memory ran out."""
+
+
+class ExportError(AutopruneError):
+    """An exported file does not do what the detector does."""

@@ -2,15 +2,28 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from autoprune.cli.terminal import output, tell
-from autoprune.errors import AutopruneError, RunError
+from autoprune.cli.detectors import open_split, run_of
+from autoprune.cli.settings import parse_size, with_config
+from autoprune.cli.terminal import tell, working
+from autoprune.config import Config
+from autoprune.errors import AutopruneError, ConfigError, RunError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from autoprune.export.formats import Images
+    from autoprune.export.parity import Parity
+
+Format = Literal["safetensors", "onnx", "pt2"]
 
 
+@with_config("Data", "threads")
 def export(
+    config: Config,
     source: Annotated[
         Path,
         typer.Argument(metavar="RUN|DIR", help="A run directory, or the folder of one recovered detector."),
@@ -24,22 +37,68 @@ def export(
             help="Of a run: which trial; default: the recovered one with the best mAP.",
         ),
     ] = None,
+    format: Annotated[
+        Format,
+        typer.Option(
+            "--format",
+            help="What to write beside policy and weights: onnx, or pt2 (torch.export, raw heads only); "
+            "either is compared with the detector on real images.",
+        ),
+    ] = "safetensors",
+    raw_heads: Annotated[
+        bool,
+        typer.Option(
+            "--raw-heads",
+            help="Of a one-stage detector: a fixed input and dense outputs, which every runtime takes; "
+            "autoprune/deploy/frame.py reads the detections off them.",
+        ),
+    ] = False,
+    size: Annotated[
+        str | None,
+        typer.Option(
+            "--size", metavar="HxW", help="Input of the raw heads; default: the policy's input_size."
+        ),
+    ] = None,
+    images: Annotated[
+        Path | None,
+        typer.Option(
+            "--images",
+            metavar="DIR",
+            help="Compare on the images of a folder, without mAP, in place of --data.",
+        ),
+    ] = None,
+    parity_images: Annotated[
+        int, typer.Option("--parity-images", min=1, help="Images to compare on, at most.")
+    ] = 64,
 ) -> None:
-    """Write a recovered detector to a folder: policy.yaml and model.safetensors; then compare its outputs."""
+    """Write a recovered detector to a folder: policy, weights, ONNX; then compare its outputs."""
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.policy import Policy
 
+    raw_heads = raw_heads or format == "pt2"
+    if raw_heads and format == "safetensors":
+        raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
+    if size is not None and not raw_heads:
+        raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or leave it away")
     folder = source if (source / "policy.yaml").is_file() else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load(folder), Policy.load(folder / "policy.yaml")
-    save_detector(to, model, policy)
-    difference = largest_difference(model, load(to), policy.input_size)
-    if difference != 0:
-        raise AutopruneError(f"{to} gives other outputs than {folder}: they differ by {difference:.3g}")
-    console = output()
-    tell(console, f"wrote {to}: policy.yaml and model.safetensors of {folder}")
-    console.print("read back: the outputs on a random image are identical")
-    tell(console, f'next: autoprune eval {to}, or autoprune.load("{to}") in Python')
+    with working() as console:
+        file: Path | None = None
+        if format != "safetensors":
+            shown = _images(folder, model, config, images)
+            wanted = parse_size(size, "--size") if size is not None else policy.input_size
+            file, parity = _write(model, to, shown, parity_images, wanted if raw_heads else None, format)
+        save_detector(to, model, policy)
+        difference = largest_difference(model, load(to), policy.input_size)
+        if difference != 0:
+            raise AutopruneError(f"{to} gives other outputs than {folder}: they differ by {difference:.3g}")
+        names = ["policy.yaml", "model.safetensors", *([file.name] if file else [])]
+        tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
+        console.print("read back: the outputs on a random image are identical")
+        if file is not None:
+            tell(console, f"{file.name}: {parity}")
+        tell(console, f'next: autoprune eval {to}, or autoprune.load("{to}") in Python')
 
 
 def refuse_existing(folder: Path) -> None:
@@ -50,6 +109,50 @@ def refuse_existing(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} exists already; choose another --to")
+
+
+def _write(
+    model: "nn.Module",
+    to: Path,
+    images: "Images",
+    count: int,
+    raw_size: tuple[int, int] | None,
+    format: str,
+) -> "tuple[Path, Parity]":
+    """Writes the file for other runtimes; leaves no empty folder behind where that fails."""
+    from autoprune.export.formats import write_onnx, write_raw
+
+    try:
+        if raw_size is None:
+            return write_onnx(model, to, images, count)
+        return write_raw(model, to, images, count, raw_size, format)
+    except BaseException:
+        if to.is_dir() and not any(to.iterdir()):
+            to.rmdir()
+        raise
+
+
+def _images(folder: Path, model: "nn.Module", config: Config, pictures: Path | None) -> "Images":
+    """The images to compare on: the folder asked for, the data asked for, or the run's own.
+
+    Raises:
+        ConfigError: neither is known.
+        DataError: they can't be read.
+    """
+    from autoprune.export.parity import Pictures
+    from autoprune.models import resize_rule
+
+    if pictures is not None:
+        return Pictures(pictures, resize_rule(model))
+    if "data" not in config.model_fields_set:
+        run = run_of(folder)
+        if run is None:
+            raise ConfigError(
+                "the exported file is compared with the detector on real images; give --data FOLDER, or "
+                "--images FOLDER for images without boxes"
+            )
+        config = config.model_copy(update={"data": run.data})
+    return open_split(config, "val", model)
 
 
 def _recovered(run: Path, trial: int | None) -> Path:

@@ -164,6 +164,18 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)
 
 
+def parse_size(text: str, option: str) -> tuple[int, int]:
+    """Reads height x width in pixels.
+
+    Raises:
+        ConfigError: the text is something else; the message names the option.
+    """
+    sides = text.lower().replace(",", "x").split("x")
+    if len(sides) != 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+        raise ConfigError(f"{option} must be height x width in pixels such as 800x1344, not {text!r}")
+    return int(sides[0]), int(sides[1])
+
+
 def _parse(name: str, value: Any) -> Any:
     """Reads the fields whose text differs from their YAML."""
     if name == "model_arguments":
@@ -174,10 +186,5 @@ def _parse(name: str, value: Any) -> Any:
                 f"--model-arguments must be JSON such as '{{\"min_size\": 192}}', not {value!r}: {error.msg}"
             ) from error
     if name == "input_size":
-        sides = value.lower().replace(",", "x").split("x")
-        if len(sides) != 2 or not all(side.strip().isdigit() for side in sides):
-            raise ConfigError(
-                f"--input-size must be height x width in pixels such as 800x1344, not {value!r}"
-            )
-        return [int(side) for side in sides]
+        return list(parse_size(value, "--input-size"))
     return value

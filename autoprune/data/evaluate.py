@@ -188,7 +188,7 @@ def _detect(
                 "{boxes, scores, labels}, as torchvision's do; mend the factory that model names"
             )
         for index, output in zip(indices, outputs, strict=True):
-            rows += _rows(split, index, output)
+            rows += detection_rows(split, index, output)
     return rows
 
 
@@ -200,8 +200,14 @@ def _is_answer(outputs: Any, count: int) -> bool:
     )
 
 
-def _rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:
-    """Detections of one image for `score_detections`; labels that the data lacks are left out."""
+def detection_rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:
+    """Detections of one image for `score_detections`; labels that the data lacks are left out.
+
+    Args:
+        split: holds the image.
+        index: its place.
+        output: ``boxes`` [n, 4] in pixels of the image at the detector's size, ``scores`` and ``labels`` [n].
+    """
     (height, width), (new_height, new_width) = split.stored_sizes[index], split.sizes[index]
     boxes = output["boxes"].double().cpu().numpy().reshape(-1, 4) * (
         [width / new_width, height / new_height] * 2

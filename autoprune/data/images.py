@@ -73,6 +73,20 @@ def header_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} is no image that can be read; replace it") from error
 
 
+def picture_files(folder: Path) -> list[Path]:
+    """The image files in a folder, by the endings that Pillow knows, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
+    endings = Image.registered_extensions()
+    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
+    if not found:
+        missing = "" if folder.is_dir() else ", there is no such folder"
+        raise DataError(f"no images in {folder}{missing}; give --images a folder with .jpg or .png files")
+    return found
+
+
 def is_turned(path: Path) -> bool:
     """Whether an EXIF entry asks viewers to turn the image on its side."""
     with Image.open(path) as image:

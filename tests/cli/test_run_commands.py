@@ -108,6 +108,38 @@ def test_export_reads_back_and_evaluates_the_same(autoprune: Run, run: Path, tmp
     assert autoprune("export", run, "--to", folder).is_refusal("exists already", "--to")
 
 
+def test_export_to_onnx_compares_on_the_runs_own_data(autoprune: Run, run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    folder = tmp_path / "detector"
+    outcome = autoprune("export", run, "--to", folder, "--format", "onnx", "--raw-heads", "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    assert "raw_heads.onnx" in outcome.out
+    assert "mAP" in outcome.out
+    assert {"policy.yaml", "model.safetensors", "raw_heads.onnx"} <= {path.name for path in folder.iterdir()}
+    # the folder stands alone, so that images have to be named
+    again = ["export", folder, "--to", tmp_path / "again", "--format", "onnx"]
+    assert autoprune(*again).is_refusal("real images", "--data", "--images")
+    (tmp_path / "empty").mkdir()
+    assert autoprune(*again, "--images", tmp_path / "empty").is_refusal("no images in", "--images")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        (["--raw-heads"], ["--raw-heads", "--format onnx"]),
+        (["--format", "onnx", "--size", "64x64"], ["--size", "--raw-heads"]),
+        (["--format", "onnx", "--raw-heads", "--size", "64"], ["--size", "800x1344"]),
+        (["--format", "tflite"], ["--format", "onnx"]),
+    ],
+)
+def test_formats_that_make_no_sense_are_refused(
+    autoprune: Run, run: Path, tmp_path: Path, flags: list[str], fragments: list[str]
+) -> None:
+    assert autoprune("export", run, "--to", tmp_path / "x", *flags).is_refusal(*fragments)
+    assert not (tmp_path / "x").exists()
+
+
 def test_apply_prunes_the_dense_weights(
     autoprune: Run, run: Path, demo_settings: dict[str, Any], tmp_path: Path
 ) -> None:
