@@ -95,7 +95,8 @@ function drawFront() {
     if (m.trial.number === state.trial && (m.kind === "recovered" || !m.trial.recovered)) {
       beside(plot, x, y, `trial ${m.trial.number}: ${m.y.toFixed(1)}`);
     }
-    found.push({ x, y, heading: named(m.trial), lines: facts(m.trial), trial: m.trial.number });
+    const heading = named(m.trial) + (m.kind === "recovered" ? ", recovered" : "");
+    found.push({ x, y, heading, lines: facts(m.trial), trial: m.trial.number });
   }
   for (const star of denseStars()) {
     const x = plot.x(star.x), y = plot.y(100 * star.map);
