@@ -7,26 +7,19 @@ import time
 from collections.abc import Iterable, Iterator, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+if TYPE_CHECKING:
+    from rich.console import Console
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 10.0
 
-_console: ContextVar[Console | None] = ContextVar("console", default=None)
+_console: ContextVar["Console | None"] = ContextVar("console", default=None)
 
 
 @contextmanager
-def show(console: Console | None) -> Iterator[None]:
+def show(console: "Console | None") -> Iterator[None]:
     """Sends progress to ``console`` inside the block; ``None`` silences it."""
     token = _console.set(console)
     try:
@@ -59,7 +52,16 @@ def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T
         yield from _lines(items, what, total, console)
 
 
-def _bar(items: Iterable[T], what: str, total: int | None, console: Console) -> Iterator[T]:
+def _bar(items: Iterable[T], what: str, total: int | None, console: "Console") -> Iterator[T]:
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -74,7 +76,7 @@ def _bar(items: Iterable[T], what: str, total: int | None, console: Console) -> 
             bar.advance(task)
 
 
-def _lines(items: Iterable[T], what: str, total: int | None, console: Console) -> Iterator[T]:
+def _lines(items: Iterable[T], what: str, total: int | None, console: "Console") -> Iterator[T]:
     start = last = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
