@@ -9,15 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import nn
 
 from autoprune.config import make_config
+from autoprune.cost.latency import in_turns
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
+from autoprune.deploy.machine import label, versions
+from autoprune.deploy.runners import NETWORK, in_torch
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import POLICY_FILE, save_detector
+from autoprune.export.card import add_latencies, write_card
 from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
+from autoprune.models import detector_inputs
 from autoprune.policy import Policy
 from autoprune.progress import say
 from autoprune.search.regrow import regrow
@@ -32,6 +38,7 @@ from autoprune.training import TrainSettings, ranks, train
 METRICS_FILE = "metrics.json"
 LOSSES_FILE = "losses.csv"
 CHECKPOINT = ".checkpoint.safetensors"
+LATENCY_PASSES = 10
 
 
 @dataclass(frozen=True)
@@ -173,6 +180,8 @@ def recover_policy(
     policy = subject.policy(keep, {"map": found.map, "map50": found.map50, **costs})
     metrics = {
         **(notes or {}),
+        "data": config.data.name if isinstance(config.data, Path) else config.data.val.annotations.name,
+        "versions": versions(),
         "input_size": list(subject.input_size),
         **found.to_dict(),
         **costs,
@@ -186,6 +195,8 @@ def recover_policy(
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
     write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
+    add_latencies(folder, [_latency(subject, model)])
+    write_card(folder)
     checkpoint.unlink(missing_ok=True)
     ranks.wait()
     say(f"{what}: mAP {100 * found.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
@@ -195,6 +206,16 @@ def recover_policy(
 def measure_dense(subject: Subject) -> Metrics:
     """The dense detector's scores on the whole validation split."""
     return evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size)
+
+
+def _latency(subject: Subject, model: nn.Module) -> dict[str, Any]:
+    """A row of `latency.json`: the recovered detector in torch, in turns with the dense one."""
+    (images,) = detector_inputs(subject.input_size, subject.device)
+    runs = {"dense": in_torch(subject.model, images), "pruned": in_torch(model.eval(), images)}
+    found = in_turns(runs, LATENCY_PASSES)
+    where = label("torch", subject.device, None, 1, subject.input_size)
+    dense_ms = found["dense"][NETWORK].median_ms
+    return {"label": where, **asdict(found["pruned"][NETWORK]), "dense_ms": dense_ms}
 
 
 def _regrown(

@@ -51,6 +51,8 @@ def test_the_best_on_the_front_is_recovered(run, recovered):
         "metrics.json",
         "losses.csv",
         "samples.json",
+        "latency.json",
+        "MODEL_CARD.md",
     }
     assert recovered.policy.keep == run.best.policy.keep
 

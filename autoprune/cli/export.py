@@ -73,6 +73,8 @@ def export(
 ) -> None:
     """Write a recovered detector to a folder: policy, weights, ONNX; then compare its outputs."""
     from autoprune.export import largest_difference, load, save_detector
+    from autoprune.export.card import CARD_FILE, LATENCY_FILE, METRICS_FILE, write_card
+    from autoprune.files import write_text
     from autoprune.policy import Policy
 
     raw_heads = raw_heads or format == "pt2"
@@ -93,7 +95,11 @@ def export(
         difference = largest_difference(model, load(to), policy.input_size)
         if difference != 0:
             raise AutopruneError(f"{to} gives other outputs than {folder}: they differ by {difference:.3g}")
-        names = ["policy.yaml", "model.safetensors", *([file.name] if file else [])]
+        for known in (folder / METRICS_FILE, folder / LATENCY_FILE):
+            if known.is_file():
+                write_text(to / known.name, known.read_text(encoding="utf-8"))
+        write_card(to)
+        names = ["policy.yaml", "model.safetensors", *([file.name] if file else []), CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
         console.print("read back: the outputs on a random image are identical")
         if file is not None:

@@ -61,26 +61,57 @@ def measure(
     Raises:
         ValueError: ``repeats`` or ``warmup`` is too small.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats must be at least 1, not {repeats}")
-    if warmup < 0:
-        raise ValueError(f"warmup must be at least 0, not {warmup}")
     finish = _finisher(torch.device(device))
-    order = list(models)
-    seconds: dict[str, list[float]] = {name: [] for name in order}
+
+    def timed(model: nn.Module) -> Callable[[], dict[str, float]]:
+        def run() -> dict[str, float]:
+            finish()
+            start = clock()
+            model(*inputs)
+            finish()
+            return {"": clock() - start}
+
+        return run
+
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         for model in models.values():
             stack.enter_context(_evaluating(model))
-        for number in track(range(warmup + repeats), "latency"):
-            for name in order if number % 2 == 0 else reversed(order):
-                finish()
-                start = clock()
-                models[name](*inputs)
-                finish()
-                if number >= warmup:
-                    seconds[name].append(clock() - start)
-    return {name: _summary(times) for name, times in seconds.items()}
+        found = in_turns({name: timed(model) for name, model in models.items()}, repeats, warmup)
+    return {name: stages[""] for name, stages in found.items()}
+
+
+def in_turns(
+    runs: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int = REPEATS, warmup: int = WARMUP
+) -> dict[str, dict[str, Latency]]:
+    """Runs each once a round, every other round in the reverse order, so that drift cancels.
+
+    Args:
+        runs: name → a pass, which gives the seconds of each of its stages.
+        repeats: timed passes of each, at least 1.
+        warmup: passes of each before the clock starts, 0 or more.
+
+    Returns:
+        For each name, the latency of each stage.
+
+    Raises:
+        ValueError: ``repeats`` or ``warmup`` is too small.
+    """
+    if repeats < 1:
+        raise ValueError(f"repeats must be at least 1, not {repeats}")
+    if warmup < 0:
+        raise ValueError(f"warmup must be at least 0, not {warmup}")
+    order = list(runs)
+    seconds: dict[str, list[Mapping[str, float]]] = {name: [] for name in order}
+    for number in track(range(warmup + repeats), "latency"):
+        for name in order if number % 2 == 0 else reversed(order):
+            taken = runs[name]()
+            if number >= warmup:
+                seconds[name].append(taken)
+    return {
+        name: {stage: _summary([taken[stage] for taken in times]) for stage in times[0]}
+        for name, times in seconds.items()
+    }
 
 
 def _summary(seconds: Sequence[float]) -> Latency:

@@ -5,8 +5,11 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection._utils import BoxLinearCoder
 from torchvision.models.detection.image_list import ImageList
@@ -125,6 +128,15 @@ def on_placed(detector: nn.Module, placed: Tensor, size: tuple[int, int]) -> dic
     with torch.inference_mode():
         (found,) = same([placed[0]])
     return dict(found)
+
+
+def fit(image: Tensor, frame: Frame) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """An image [3, h, w] in the frame, [1, 3, H, W], and the height and width that it has in there."""
+    old = (int(image.shape[-2]), int(image.shape[-1]))
+    size = frame.fitted_size(*old)
+    if size != old:
+        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+    return frame.place(image.numpy()), size
 
 
 class _Placed(nn.Module):

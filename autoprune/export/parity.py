@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detection_rows, score_detections
 from autoprune.data.images import ResizeRule, decode, header_size, picture_files, resized_size
 from autoprune.deploy.frame import Frame
-from autoprune.deploy.raw_heads import on_placed
+from autoprune.deploy.raw_heads import fit, on_placed
 from autoprune.deploy.sessions import Session
 from autoprune.errors import ExportError
 from autoprune.progress import track
@@ -175,15 +174,6 @@ def raw_heads_file(session: Session, frame: Frame) -> Finder:
         return _back({k: torch.from_numpy(v) for k, v in zip(names, found, strict=True)}, size, image)
 
     return find
-
-
-def fit(image: Tensor, frame: Frame) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """An image [3, h, w] in the frame, [1, 3, H, W], and the height and width that it has in there."""
-    old = (int(image.shape[-2]), int(image.shape[-1]))
-    size = frame.fitted_size(*old)
-    if size != old:
-        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-    return frame.place(image.numpy()), size
 
 
 class Pictures:

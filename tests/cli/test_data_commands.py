@@ -10,6 +10,7 @@ import torch
 
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.deploy import extras
 from autoprune.importance import load
 from autoprune.models import load_dense, load_state, resize_rule, save_state
 from autoprune.search.space import SpaceFile
@@ -94,10 +95,46 @@ def test_space_is_written_and_read_back_and_never_overwritten(
 def test_latency_compares_detectors(autoprune: Run, tiny_model: list[str]) -> None:
     arguments = [*tiny_model[2:], "--input-size", "64x64", "--repeats", "2", "--warmup-passes", "0"]
     found = json.loads(autoprune("latency", TINY.name, "retinanet_resnet34_fpn", *arguments, "--json").out)
-    assert list(found) == [TINY.name, "retinanet_resnet34_fpn"]
-    for entry in found.values():
-        assert 0 < entry["p10_ms"] <= entry["median_ms"] <= entry["p90_ms"]
-    assert autoprune("latency", TINY.name, TINY.name, *arguments).is_refusal("given twice")
+    assert "64x64" in found["label"]
+    assert list(found["detectors"]) == [TINY.name, "retinanet_resnet34_fpn"]
+    for stages in found["detectors"].values():
+        assert list(stages) == ["preprocessing", "network", "postprocessing"]
+        for entry in stages.values():
+            assert 0 < entry["p10_ms"] <= entry["median_ms"] <= entry["p90_ms"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_latency_in_other_runtimes(autoprune: Run, tiny_model: list[str], runtime: str) -> None:
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    flags = [*tiny_model[2:], "--runtime", runtime, "--repeats", "1", "--size", "64x64", "--batch", "2"]
+    outcome = autoprune("latency", TINY.name, *flags, "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    assert all(part in outcome.out for part in (runtime, "1 thread,", "batch 2", "network", "100%"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        ([TINY.name], ["given twice"]),
+        (["--device", "cuda:99"], ["cuda:99", "--device"]),
+        (["--runtime", "tensorrt"], ["--runtime", "openvino"]),
+        (["--size", "64"], ["--size", "800x1344"]),
+        (["--record"], ["--record", "folders"]),
+    ],
+)
+def test_latency_refuses(autoprune: Run, flags: list[str], fragments: list[str]) -> None:
+    assert autoprune("latency", TINY.name, *flags).is_refusal(*fragments)
+
+
+def test_latency_names_the_extra_of_a_runtime(
+    autoprune: Run, tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(extras, "import_module", missing)
+    arguments = ["latency", TINY.name, *tiny_model[2:], "--size", "64x64"]
+    assert autoprune(*arguments, "--runtime", "openvino").is_refusal("autoprune[")
 
 
 # what is refused

@@ -164,7 +164,20 @@ def test_apply_prunes_the_dense_weights(
 def test_latency_takes_policies_and_folders(autoprune: Run, run: Path) -> None:
     best = f"trial-{best_of(run):04d}"
     arguments = [run / f"policies/{best}.yaml", run / f"recovered/{best}", "--repeats", "1", "--json"]
-    assert len(json.loads(autoprune("latency", *arguments).out)) == 2
+    assert len(json.loads(autoprune("latency", *arguments).out)["detectors"]) == 2
+
+
+def test_recorded_latency_stands_in_the_card(autoprune: Run, run: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "detector"
+    assert autoprune("export", run, "--to", folder).code == 0
+    card = folder / "MODEL_CARD.md"
+    assert card.read_text().count("batch 1, 128x128") == 1  # what the recovery measured
+    policy = run / f"policies/trial-{best_of(run):04d}.yaml"
+    outcome = autoprune("latency", policy, folder, "--batch", "3", "--repeats", "2", "--record")
+    assert outcome.code == 0, outcome.err
+    assert "batch 3, 128x128" in card.read_text()
+    (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "batch 3" in row["label"])
+    assert row["dense_ms"] > 0
 
 
 def test_a_failed_trial_does_not_stop_the_search_and_the_front_says_so(

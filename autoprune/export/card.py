@@ -1,0 +1,193 @@
+"""`MODEL_CARD.md`: what a recovered detector is, how good, how dear, and how to load it, on one page."""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from autoprune.cost.budget import figures
+from autoprune.export.folder import POLICY_FILE, WEIGHTS_FILE
+from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
+from autoprune.files import write_text
+from autoprune.policy import Policy
+
+CARD_FILE = "MODEL_CARD.md"
+METRICS_FILE = "metrics.json"
+LATENCY_FILE = "latency.json"
+
+SCORES = {
+    "map": "mAP (IoU 0.50:0.95)",
+    "map50": "mAP at IoU 0.50",
+    "map75": "mAP at IoU 0.75",
+    "map_small": "mAP, small",
+    "map_medium": "mAP, medium",
+    "map_large": "mAP, large",
+    "mar_100": "mean recall, 100 detections",
+}
+OTHER_FILES = {
+    WHOLE_ONNX: "ONNX, all of it: `image` [3, height, width] in [0, 1] → `boxes`, `scores`, `labels`",
+    RAW_HEADS_ONNX: "ONNX, fixed input, dense outputs; `autoprune/deploy/frame.py` reads detections off them",
+    RAW_HEADS_PT2: "torch.export, the same network as `raw_heads.onnx`: `torch.export.load(…).module()`",
+}
+
+
+def write_card(folder: Path) -> None:
+    """Writes `MODEL_CARD.md` from what lies in the folder, so that it can be written anew at any time.
+
+    Args:
+        folder: holds `policy.yaml`; of `metrics.json`, `latency.json` and the exported files, what is there.
+
+    Raises:
+        PolicyError: the policy can't be read.
+        RunError: the folder can't be written to.
+    """
+    write_text(folder / CARD_FILE, render(folder))
+
+
+def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Adds measured latencies to `latency.json`; a row takes the place of one with the same label.
+
+    Args:
+        folder: of the detector.
+        rows: ``label`` (device, runtime, versions, batch, size), ``median_ms``, ``p10_ms`` and ``p90_ms`` of
+            the network, and ``dense_ms``, the dense detector's median in the same turns, where it took part.
+    """
+    known = {row["label"]: row for row in _read(folder / LATENCY_FILE) or []}
+    known |= {row["label"]: dict(row) for row in rows}
+    write_text(folder / LATENCY_FILE, json.dumps(list(known.values()), indent=2) + "\n")
+
+
+def render(folder: Path) -> str:
+    """The card's Markdown; see `write_card`."""
+    policy = Policy.load(folder / POLICY_FILE)
+    metrics: Mapping[str, Any] = _read(folder / METRICS_FILE) or {}
+    parts = [
+        _head(policy, metrics),
+        _accuracy(policy, metrics),
+        _cost(policy, metrics),
+        _latency(_read(folder / LATENCY_FILE) or []),
+        _loading(folder),
+        _origin(folder, policy, metrics),
+    ]
+    return "\n".join(part for part in parts if part)
+
+
+def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
+    dense = (metrics.get("dense") or {}).get("gflops")
+    share = f", {policy.metrics['gflops'] / dense:.0%} of the dense detector's GFLOPs" if dense else ""
+    arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
+    return (
+        f"# {policy.model.name}, pruned\n\n"
+        f"An object detector of {policy.model.num_classes - 1} classes with torchvision's interface: "
+        f"`{policy.model.name}`{arguments}, pruned by autoprune{share}. Whole channels were removed, so it "
+        "is a plain, smaller network that needs no sparse kernels.\n"
+    )
+
+
+def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
+    found = metrics.get("metrics")
+    if not found:
+        return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"
+    dense = metrics.get("dense") or {}
+    before = dense.get("metrics", {})
+    where = f"{metrics['images']} images of val" + (f" of {metrics['data']}" if metrics.get("data") else "")
+    rows = [(SCORES[name], found.get(name), before.get(name)) for name in SCORES if name in found]
+    classes = [
+        (f"mAP of {name}", value, dense.get("per_class", {}).get(name))
+        for name, value in metrics.get("per_class", {}).items()
+    ]
+    lines = [
+        f"| {name} | {_points(old)} | {_points(new)} | {_change(new, old)} |"
+        for name, new, old in rows + classes
+    ]
+    return (
+        f"## Accuracy\n\nCOCOeval in points, {where}.\n\n"
+        "| | dense | this detector | change |\n|---|---|---|---|\n" + "\n".join(lines) + "\n"
+    )
+
+
+def _cost(policy: Policy, metrics: Mapping[str, Any]) -> str:
+    dense = metrics.get("dense") or {}
+    height, width = policy.input_size
+    lines = []
+    for key, name in (("gflops", "GFLOPs (multiply-adds, one image)"), ("mparams", "M parameters")):
+        if key in policy.metrics:
+            new, old = policy.metrics[key], dense.get(key)
+            share = f" ({new / old:.0%})" if old else ""
+            lines.append(f"| {name} | {figures(old) if old else '-'} | {figures(new)}{share} |")
+    if not lines:
+        return ""
+    return (
+        f"## Cost at {height}x{width}\n\n| | dense | this detector |\n|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return "## Latency\n\nNot measured: `autoprune latency FOLDER --record` does, and adds it here.\n"
+    lines = []
+    for row in rows:
+        dense = row.get("dense_ms")
+        share = f" ({row['median_ms'] / dense:.0%})" if dense else ""
+        spread = f"{row['p10_ms']:.1f} to {row['p90_ms']:.1f}"
+        before = f"{dense:.1f}" if dense else "-"
+        lines.append(f"| {row['label']} | {before} | {row['median_ms']:.1f}{share} | {spread} |")
+    return (
+        "## Latency\n\nOf the network in ms, the median; dense and pruned in turns.\n\n"
+        "| where | dense | this detector | 10th to 90th percentile |\n|---|---|---|---|\n"
+        + "\n".join(lines)
+        + "\n"
+    )
+
+
+def _loading(folder: Path) -> str:
+    text = (
+        "## Loading\n\n"
+        "```python\n"
+        "import autoprune, torch\n\n"
+        f'model = autoprune.load("{folder.name}")  # {POLICY_FILE} and {WEIGHTS_FILE}\n'
+        "with torch.inference_mode():\n"
+        "    (found,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
+        "```\n"
+    )
+    files = [f"- `{name}`: {what}" for name, what in OTHER_FILES.items() if (folder / name).is_file()]
+    return text + ("\n" + "\n".join(files) + "\n" if files else "")
+
+
+def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
+    digest = hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()
+    removed = sum(policy.widths[name] - len(kept) for name, kept in policy.keep.items())
+    lines = [
+        f"- policy: {removed} channels of {len(policy.keep)} groups removed, ranked by `{policy.criterion}`; "
+        f"`sha256sum {POLICY_FILE}`: `{digest}`",
+        f"- dense weights: `autoprune.policy.hash_weights` of them: `{policy.weights_sha256}`",
+    ]
+    settings = metrics.get("settings", {})
+    if "steps" in settings:
+        lines.append(
+            f"- recovery: {settings['steps']} steps of {settings['batch_size']} images, learning rate "
+            f"{settings['learning_rate']:g}, feature distillation {settings['distill']:g}, "
+            f"seed {settings['seed']}"
+        )
+    if "trial" in metrics:
+        lines.append(
+            f"- found as trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})"
+        )
+    if "versions" in metrics:
+        lines.append(f"- made with {metrics['versions']}")
+    return "## Where it comes from\n\n" + "\n".join(lines) + "\n"
+
+
+def _points(fraction: float | None) -> str:
+    return "-" if fraction is None else f"{100 * fraction:.1f}"
+
+
+def _change(new: float | None, old: float | None) -> str:
+    return "-" if new is None or old is None else f"{100 * (new - old):+.1f}"
+
+
+def _read(file: Path) -> Any:
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None

@@ -1,0 +1,93 @@
+"""The card says what the files beside it say."""
+
+import hashlib
+import json
+import re
+
+import pytest
+
+from autoprune.config import ModelSpec
+from autoprune.export.card import add_latencies, write_card
+from autoprune.policy import Policy
+
+METRICS = {
+    "trial": 17,
+    "origin": "sampler",
+    "data": "bccd",
+    "images": 87,
+    "metrics": {"map": 0.4621, "map50": 0.7},
+    "per_class": {"RBC": 0.5},
+    "dense": {
+        "metrics": {"map": 0.4632, "map50": 0.71},
+        "per_class": {"RBC": 0.49},
+        "gflops": 8.0,
+        "mparams": 20.0,
+    },
+    "settings": {"steps": 200, "batch_size": 8, "learning_rate": 0.0003, "distill": 1.0, "seed": 5},
+    "versions": "autoprune 0.1.0, torch 2.8.0",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    policy = Policy(
+        model=ModelSpec(name="retinanet_resnet18_fpn", num_classes=4),
+        weights_sha256="ab" * 32,
+        criterion="joint",
+        input_size=(192, 256),
+        widths={"backbone.body.conv1": 64, "head.conv": 10},
+        keep={"backbone.body.conv1": tuple(range(60)), "head.conv": (0, 1)},
+        metrics={"map": 0.4621, "gflops": 4.0, "mparams": 15.0},
+    )
+    folder = tmp_path / "trial-0017"
+    policy.save(folder / "policy.yaml")
+    return folder
+
+
+def rows(card):
+    """Cells of every table row by the first cell."""
+    found = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in card.splitlines()
+        if line.startswith("|")
+    ]
+    return {cells[0]: cells[1:] for cells in found}
+
+
+def test_figures_are_those_of_the_files(folder):
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    row = {"label": "a CPU, torch 2.8", "median_ms": 12.34, "p10_ms": 11.0, "p90_ms": 14.0, "dense_ms": 24.68}
+    add_latencies(folder, [{**row, "median_ms": 99.0}, {**row, "label": "a GPU, torch 2.8"}])
+    add_latencies(folder, [row])  # takes the place of the first
+    write_card(folder)
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    table = rows(card)
+    assert table["mAP (IoU 0.50:0.95)"] == ["46.3", "46.2", "-0.1"]
+    assert table["mAP of RBC"] == ["49.0", "50.0", "+1.0"]
+    assert table["GFLOPs (multiply-adds, one image)"] == ["8", "4 (50%)"]
+    assert table["a CPU, torch 2.8"] == ["24.7", "12.3 (50%)", "11.0 to 14.0"]
+    assert "a GPU, torch 2.8" in table
+    digest = hashlib.sha256((folder / "policy.yaml").read_bytes()).hexdigest()
+    for part in (
+        digest,
+        "12 channels of 2 groups",
+        "87 images of val of bccd",
+        "trial 17",
+        "192x256",
+        "50% of the",
+    ):
+        assert part in card
+    assert 'autoprune.load("trial-0017")' in card
+    assert not re.search(r"None|\bnan\b", card)
+
+
+def test_what_is_not_known_is_said_to_be_so(folder):
+    write_card(folder)
+    card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+    assert "Not measured: `autoprune eval`" in card
+    assert "Not measured: `autoprune latency" in card
+    assert "onnx" not in card.lower()
+    assert not re.search(r"None|\bnan\b", card)
+    (folder / "raw_heads.onnx").write_bytes(b"")
+    write_card(folder)
+    assert "`raw_heads.onnx`: ONNX, fixed input" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
