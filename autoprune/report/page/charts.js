@@ -203,7 +203,7 @@ function drawHistory() {
   const scored = DATA.trials.filter((trial) => trial.map != null);
   if (!scored.length) return place.replaceChildren("No trial has a mAP yet.");
   const plot = new Plot(place, {
-    x: { range: [-0.5, Math.max(...DATA.trials.map((trial) => trial.number), 1) + 0.5], label: "trial" },
+    x: { range: [-0.5, Math.max(...DATA.trials.map((trial) => trial.number), 1) + 0.5], label: "trial", whole: true },
     y: { range: range(scored.map((trial) => 100 * trial.map)), label: "mAP at the highest rung reached, points" },
     height: 280,
     label: "mAP of the trials in the order in which they were tried",

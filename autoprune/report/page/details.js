@@ -31,7 +31,7 @@ function drawRecovery() {
   // a few first steps may be far above all the others
   const top = losses[Math.min(losses.length - 1, Math.floor(losses.length * 0.985))];
   const plot = new Plot(place, {
-    x: { range: [0, Math.max(...runs.flatMap(([, pairs]) => pairs.map(([step]) => step)))], label: "step" },
+    x: { range: [0, Math.max(...runs.flatMap(([, pairs]) => pairs.map(([step]) => step)))], label: "step", whole: true },
     y: { range: range([losses[0], top]), label: "training loss, with the distillation's" },
     height: 300,
     label: "training loss of the recovered trials",

@@ -25,9 +25,9 @@ const cost = (value) => (value == null ? "-" : value.toFixed(value < 1 ? 3 : val
 const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]);
 const percent = (share) => `${Math.round(100 * share)}%`;
 
-/** Round numbers between two ends, at most `most` of them. */
-function ticks(low, high, most) {
-  const rough = (high - low) / Math.max(most, 1);
+/** Round numbers between two ends, about `most` of them; `whole` ones where only those mean something. */
+function ticks(low, high, most, whole = false) {
+  const rough = Math.max((high - low) / Math.max(most, 1), whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
   const found = [];
@@ -70,7 +70,7 @@ function mark(kind, x, y, { filled = true, size = 6, chosen = false } = {}) {
   return svg("path", { d: shapes[kind](), class: `mark ${kind} ${look} ${chosen ? "chosen" : ""}` });
 }
 
-/** One chart: axes and a clipped area in the width of its host. `x` and `y` are {range, label, ticks?}. */
+/** One chart: axes and a clipped area in the width of its host. `x` and `y` are {range, label, ticks?, whole?}. */
 class Plot {
   constructor(host, { x, y, height, label, small = false }) {
     this.width = printing ? Math.min(PRINT_WIDTH_PX, host.dataset.print || PRINT_WIDTH_PX) : host.clientWidth || 320;
@@ -127,7 +127,7 @@ class Plot {
       this.root.append(svg("line", { class: "grid", x1: left, x2: left + width, y1: place, y2: place }));
       this.text(left - 6, place + 4, text, { "text-anchor": "end" });
     }
-    for (const { value, text } of x.ticks || ticks(...this.xRange, width / 70)) {
+    for (const { value, text } of x.ticks || ticks(...this.xRange, width / 70, x.whole)) {
       this.text(this.x(value), top + height + FONT_PX + 5, text, { "text-anchor": "middle" });
       this.root.append(svg("line", { class: "axis", x1: this.x(value), x2: this.x(value), y1: top + height, y2: top + height + 4 }));
     }
