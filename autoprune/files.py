@@ -12,6 +12,8 @@ import yaml
 
 from autoprune.errors import ConfigError, RunError
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes a tenth of the time
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
@@ -61,7 +63,7 @@ def read_yaml(path: Path) -> Any:
         ConfigError: the file is missing or is not YAML.
     """
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:

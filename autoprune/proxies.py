@@ -12,7 +12,6 @@ import numpy as np
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.progress import say
-from autoprune.recovery import recover
 from autoprune.search.results import load_result
 from autoprune.search.rundir import RunDirectory
 from autoprune.search.rungs import INSTEAD
@@ -95,6 +94,8 @@ def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
     Raises:
         RunError: the directory is no run, or has too few trials.
     """
+    from autoprune.recovery import recover  # imports torchvision; who reads a check does without
+
     directory = RunDirectory(Path(run))
     result, config = load_result(directory.path), directory.config()
     chosen = choose_trials(result.records, max(count, LEAST))

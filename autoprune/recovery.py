@@ -28,15 +28,13 @@ from autoprune.policy import Policy
 from autoprune.progress import say
 from autoprune.search.regrow import regrow
 from autoprune.search.results import SearchResult, load_result
-from autoprune.search.rundir import RunDirectory
+from autoprune.search.rundir import LOSSES_FILE, METRICS_FILE, RunDirectory
 from autoprune.search.space import SpaceFile, resolve
 from autoprune.search.subject import Subject, load_subject, refuse_missing, score_channels
 from autoprune.search.widths import Space
 from autoprune.seeding import seed as derive
 from autoprune.training import TrainSettings, ranks, train
 
-METRICS_FILE = "metrics.json"
-LOSSES_FILE = "losses.csv"
 CHECKPOINT = ".checkpoint.safetensors"
 LATENCY_PASSES = 10
 

@@ -95,11 +95,17 @@ def test_no_file_is_deeper_than_one_folder() -> None:
     assert not [name for name in FILES if name.count(".") > 1]
 
 
-@pytest.mark.parametrize("what", ["autoprune", "autoprune.pipeline", "autoprune.cli.main"])
+HEAVY = {
+    "autoprune": ["ray", "optuna", "torch"],
+    "autoprune.pipeline": ["ray"],
+    "autoprune.cli.main": ["ray", "optuna", "torch"],
+    "autoprune.report.html": ["ray", "torchvision"],
+}
+
+
+@pytest.mark.parametrize("what", HEAVY)
 def test_importing_leaves_heavy_libraries_alone(what: str) -> None:
-    heavy = {"autoprune": ["ray", "optuna", "torch"], "autoprune.pipeline": ["ray"]}.get(
-        what, ["ray", "optuna", "torch"]
-    )
+    heavy = HEAVY[what]
     code = f"import sys, {what}; print([name for name in {heavy!r} if name in sys.modules])"
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT.parent, capture_output=True, text=True, check=True

@@ -27,7 +27,8 @@ from autoprune.graph import prune
 from autoprune.models import load_dense, save_state, with_norm
 from autoprune.pipeline import search
 from autoprune.policy import Policy
-from autoprune.recovery import LOSSES_FILE, METRICS_FILE, recover, recover_policy
+from autoprune.recovery import recover, recover_policy
+from autoprune.search.rundir import LOSSES_FILE, METRICS_FILE
 from autoprune.search.subject import load_subject
 
 

@@ -21,7 +21,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
@@ -30,8 +29,6 @@ from autoprune.progress import track
 from autoprune.seeding import scoped
 
 Batches = Callable[[], Iterable[tuple[list[torch.Tensor], list[dict[str, Any]]]]]
-
-_STILL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, FrozenBatchNorm2d)
 
 
 def taylor(model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int) -> Importance:
@@ -220,9 +217,12 @@ def _gather(
 
 def _lossy_copy(model: nn.Module) -> nn.Module:
     """A copy in training mode whose norms and dropouts stand still; no parameter asks for gradients."""
+    from torchvision.ops import FrozenBatchNorm2d  # takes seconds, and readers of kept scores do without
+
+    still = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, FrozenBatchNorm2d)
     lossy = copy.deepcopy(model).train().requires_grad_(False)
     for module in lossy.modules():
-        if isinstance(module, _STILL):
+        if isinstance(module, still):
             module.eval()
     return lossy
 

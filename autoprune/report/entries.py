@@ -50,7 +50,7 @@ def recoveries(run: Path) -> dict[int, dict[str, Any]]:
     Raises:
         RunError: one of them can't be read.
     """
-    from autoprune.recovery import METRICS_FILE
+    from autoprune.search.rundir import METRICS_FILE
 
     found = {}
     for file in sorted((run / "recovered").glob(f"trial-*/{METRICS_FILE}")):

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from autoprune.config import Config
 from autoprune.importance import load as load_scores
 from autoprune.proxies import ProxyCheck, load_check
-from autoprune.recovery import LOSSES_FILE
 from autoprune.report.entries import recoveries
 from autoprune.search.results import SearchResult, load_result
-from autoprune.search.rundir import RunDirectory
-from autoprune.search.space import SpaceFile
+from autoprune.search.rundir import LOSSES_FILE, RunDirectory
+from autoprune.search.space_file import SpaceFile
 from autoprune.search.trials import Record
 
 CURVE_POINTS = 41

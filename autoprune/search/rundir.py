@@ -17,6 +17,10 @@ from autoprune.errors import RunError
 from autoprune.files import unwritable, write_text, write_yaml
 from autoprune.policy import Policy
 
+# What a recovery leaves in its folder, beside the detector.
+METRICS_FILE = "metrics.json"
+LOSSES_FILE = "losses.csv"
+
 # Fields that a run may be continued with other values of: they say where and how long, not what.
 MAY_CHANGE = frozenset(
     {

@@ -81,10 +81,9 @@ def main() -> None:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-m", "autoprune.cli.main", "report", str(run)], check=True)
         seconds.append(time.perf_counter() - started)
+    size = page.stat().st_size / 1e6
     print(f"{len(result.records)} trials, {len(chosen)} recovered, {page}")
-    print(
-        f"page {page.stat().st_size / 1e6:.2f} MB, built in {median(seconds):.1f} s (median of {given.repeats})"
-    )
+    print(f"page {size:.2f} MB, built in {median(seconds):.1f} s (median of {given.repeats})")
 
 
 if __name__ == "__main__":
