@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from autoprune.config import Config
 from autoprune.importance import load as load_scores
 from autoprune.proxies import ProxyCheck, load_check
-from autoprune.report.entries import recoveries
+from autoprune.report.entries import read_json, recoveries
 from autoprune.search.results import SearchResult, load_result
-from autoprune.search.rundir import LOSSES_FILE, RunDirectory
+from autoprune.search.rundir import LATENCY_FILE, LOSSES_FILE, RunDirectory
 from autoprune.search.space_file import SpaceFile
 from autoprune.search.trials import Record
 
@@ -52,6 +52,7 @@ class Facts:
         groups: channel groups in the detector's order.
         recovered: `metrics.json` of each recovered trial.
         losses: for each recovered trial (step, mean loss up to it) pairs.
+        latencies: for each recovered trial the rows of `latency.json`.
         check: whether the proxies can be trusted, where that was looked into.
     """
 
@@ -61,6 +62,7 @@ class Facts:
     groups: tuple[Group, ...]
     recovered: Mapping[int, Mapping[str, Any]]
     losses: Mapping[int, Sequence[tuple[int, float]]]
+    latencies: Mapping[int, Sequence[Mapping[str, Any]]]
     check: ProxyCheck | None
 
     @property
@@ -80,14 +82,23 @@ def read_facts(run: Path) -> Facts:
     begun = config.storage is not None or directory.journal_file.is_file()
     result = load_result(run) if begun else SearchResult(run, (), (), {}, {})
     recovered = recoveries(run)
-    files = {number: directory.recovered_folder(number) / LOSSES_FILE for number in recovered}
+    folders = {number: directory.recovered_folder(number) for number in recovered}
     return Facts(
         run,
         config,
         result,
         _groups(directory, config, result),
         recovered,
-        {number: _losses(file) for number, file in files.items() if file.is_file()},
+        {
+            number: _losses(folder / LOSSES_FILE)
+            for number, folder in folders.items()
+            if (folder / LOSSES_FILE).is_file()
+        },
+        {
+            number: read_json(folder / LATENCY_FILE)
+            for number, folder in folders.items()
+            if (folder / LATENCY_FILE).is_file()
+        },
         load_check(run),
     )
 

@@ -78,6 +78,8 @@ def _of_recovered(facts: Facts, number: int) -> Headline:
     metrics = facts.recovered[number]
     pruned = {**metrics, "map": metrics["metrics"]["map"]}
     dense = {**metrics["dense"], "map": metrics["dense"]["metrics"]["map"]}
+    for row in facts.latencies.get(number, ())[:1]:
+        pruned["latency_ms"], dense["latency_ms"] = row["median_ms"], row.get("dense_ms")
     difference = _difference(pruned, dense)
     than = (
         f"{abs(difference):.1f} points {'below' if difference < 0 else 'above'}"

@@ -17,12 +17,13 @@ from autoprune.report.facts import Facts
 from autoprune.report.headline import headline
 from autoprune.report.samples import Sample, read_samples
 from autoprune.report.tables import cost, points
+from autoprune.search.account import PARTS
 from autoprune.search.rundir import RunDirectory
 from autoprune.search.trials import Record
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")
-PARTS = {"training": "training", "evaluation": "evaluation", "importance": "importance", "loading": "loading"}
+OBJECTIVES = {"map": "mAP", "gflops": "GFLOPs", "latency_ms": "latency"}
 
 
 def write_page(facts: Facts, to: Path, images: bool = True) -> None:
@@ -59,8 +60,10 @@ def render(facts: Facts, images: bool = True) -> str:
         samples=samples,
         samples_missing=missing,
         classes=_classes(facts, shown),
+        latencies=facts.latencies.get(shown, ()) if shown is not None else (),
+        objectives=_listed([OBJECTIVES[name] for name in facts.config.objectives]),
         lines=account(facts.result) if facts.records else [],
-        seconds=[(name, seconds.get(name, 0.0)) for name in (*PARTS, "other")] if seconds else [],
+        seconds=[(name, seconds.get(name, 0.0)) for name in PARTS] if seconds else [],
         wall=seconds.get("wall", 0.0),
         rows=_rows(facts),
         settings=RunDirectory(facts.run).config_file.read_text(encoding="utf-8"),
@@ -158,6 +161,11 @@ def _classes(facts: Facts, number: int | None) -> list[tuple[str, float, float]]
 
 def _samples(facts: Facts, number: int) -> tuple[Sequence[Sample], str | None]:
     return read_samples(RunDirectory(facts.run).recovered_folder(number))
+
+
+def _listed(words: Sequence[str]) -> str:
+    """Such as ``mAP, GFLOPs and latency``."""
+    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
 def _limits(facts: Facts, metric: Metric) -> list[float]:

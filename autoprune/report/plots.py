@@ -64,7 +64,7 @@ def front_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     scored = [entry for entry in entries if entry.map is not None]
-    line = sorted((entry for entry in scored if entry.on_front), key=lambda entry: entry.gflops)
+    line = _rising([entry for entry in scored if entry.on_front])
     axes.plot(*_places(line), color="#333333", linewidth=1.2, zorder=1, label="front")
     for kind in MARKS:
         _scatter(axes, kind, [entry for entry in [*scored, dense] if entry.kind == kind])
@@ -84,6 +84,15 @@ def front_figure(
     axes.set_xlim(left=0)  # so that the distance to the dense detector is seen for what it is
     axes.legend(frameon=False, fontsize=8, loc="best")
     return figure
+
+
+def _rising(entries: Sequence[Entry]) -> list[Entry]:
+    """Those that no other beats in GFLOPs and mAP; a front of three objectives has others too."""
+    line: list[Entry] = []
+    for entry in sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))):
+        if not line or (entry.map or 0.0) > (line[-1].map or 0.0):
+            line.append(entry)
+    return line
 
 
 def _points(fraction: float | None) -> float:

@@ -20,6 +20,7 @@ from autoprune.policy import Policy
 # What a recovery leaves in its folder, beside the detector.
 METRICS_FILE = "metrics.json"
 LOSSES_FILE = "losses.csv"
+LATENCY_FILE = "latency.json"
 
 # Fields that a run may be continued with other values of: they say where and how long, not what.
 MAY_CHANGE = frozenset(

@@ -123,6 +123,13 @@ def test_the_budget_is_a_share_of_the_dense_detector(page):
     assert page.data["budgets"]["gflops"] == pytest.approx([0.6 * dense])
 
 
+def test_latencies_are_those_that_the_recovery_measured(run, page):
+    best = page.data["best"]
+    (row,) = json.loads((run / f"recovered/trial-{best:04d}/latency.json").read_text())
+    assert row["label"] in page.text
+    assert f"{row['dense_ms']:.2f} → {row['median_ms']:.2f}" in page.text.replace("dense_ms", "")
+
+
 def test_the_page_needs_nothing_beside_it(page):
     assert page.links
     assert all(link.startswith(("data:", "#")) for link in page.links)

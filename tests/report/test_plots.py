@@ -32,6 +32,12 @@ def test_marks_lines_and_budgets_are_at_their_values() -> None:
     assert [line.get_xdata()[0] for line in budgets] == [3.7, 2.4]
 
 
+def test_the_line_leaves_out_what_is_beaten_in_these_two_axes() -> None:
+    third = Entry("trial 5", "searched", 0.22, 2.2, on_front=True, latency_ms=1.0)  # the fastest, no more
+    (front,) = plots.front_figure([*ENTRIES, third], DENSE).axes[0].lines
+    assert np.allclose(front.get_xydata(), [[1.6, 25], [3.6, 36]])
+
+
 def test_kinds_differ_by_shape_and_beaten_trials_are_hollow() -> None:
     assert len({shape for shape, _, _ in plots.MARKS.values()}) == len(plots.MARKS)
     axes = plots.front_figure(ENTRIES, DENSE).axes[0]

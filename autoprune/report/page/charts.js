@@ -40,6 +40,15 @@ function frontMarks() {
   return marks.filter((m) => m.x != null);
 }
 
+/** The places that none beats in these two axes; a front of three objectives has others too. */
+function rising(marks) {
+  const line = [];
+  for (const m of [...marks].sort((a, b) => a.x - b.x || b.y - a.y)) {
+    if (!line.length || m.y > line[line.length - 1][1]) line.push([m.x, m.y]);
+  }
+  return line;
+}
+
 /** The dense detector: on the images of the recovered detectors (filled), and of the proxies if they are others. */
 function denseStars() {
   const x = DATA.dense && DATA.dense[state.axis], all = DATA.dense_map_on_all;
@@ -81,8 +90,7 @@ function drawFront() {
     plot.text(plot.x(bound) + 6, plot.margin.top + 2 + 15 * row, `budget ${cost(bound)}`, { class: "strong label" }, plot.area);
   });
   const marks = frontMarks();
-  const front = marks.filter((m) => m.kind !== "recovered" && m.filled).sort((a, b) => a.x - b.x);
-  plot.line(front.map((m) => [m.x, m.y]), "front-line");
+  plot.line(rising(marks.filter((m) => m.kind !== "recovered" && m.filled)), "front-line");
   for (const m of marks.filter((m) => m.kind === "recovered" && m.trial.map != null)) {
     plot.line([[m.trial[state.axis], 100 * m.trial.map], [m.x, m.y]], "rise");
   }

@@ -82,7 +82,7 @@ class Plot {
     this.inner = { width: this.width - left - right, height: height - top - bottom };
     this.root = svg("svg", { viewBox: `0 0 ${this.width} ${height}`, role: "img", "aria-label": label });
     const clip = `clip-${Plot.count = (Plot.count || 0) + 1}`;
-    const room = { x: left, y: top - 12, width: this.inner.width + right, height: this.inner.height + 24 };
+    const room = { x: left - 9, y: top - 12, width: this.inner.width + right + 9, height: this.inner.height + 24 };
     this.root.append(svg("clipPath", { id: clip }, svg("rect", room)));
     this._axes(x, y, small);
     this.area = svg("g", { "clip-path": `url(#${clip})` });
