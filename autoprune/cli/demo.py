@@ -81,6 +81,7 @@ def demo(
             "its policy": f"{exported}/policy.yaml",
             "search space": f"{out}/space.yaml",
             "front": picture,
+            "report": _report(out),
         }.items():
             tell(console, f"{what:<13} {path}")
         console.print(f"\n{time.monotonic() - started:.0f} s in all. Your own detector is next:")
@@ -210,6 +211,15 @@ def _draw(result: "SearchResult", out: Path) -> Path:
         out / PICTURE, trials, dense, budgets_of(result), f"autoprune demo: {len(trials)} complete trials"
     )
     return out / PICTURE
+
+
+def _report(out: Path) -> Path:
+    from autoprune.cli.report import PAGE
+    from autoprune.report.facts import read_facts
+    from autoprune.report.html import write_page
+
+    write_page(read_facts(out), out / PAGE)
+    return out / PAGE
 
 
 def _train(out: Path, data: Path) -> Path:

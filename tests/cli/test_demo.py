@@ -75,7 +75,13 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
         assert f" {100 * evaluate(model, images).map:.1f} " in table[name]
         assert f" {gflops(model):.3f} " in table[name]
     assert gflops(searched) <= 0.5 * gflops(dense)
-    for path in ("detector/model.safetensors", "detector/policy.yaml", "space.yaml", "front.png"):
+    for path in (
+        "detector/model.safetensors",
+        "detector/policy.yaml",
+        "space.yaml",
+        "front.png",
+        "report.html",
+    ):
         assert str(out / path) in outcome.out
         assert (out / path).stat().st_size > 100
 
