@@ -14,157 +14,50 @@ Methods:
                 search (NSGA-II) over widths; not modelopt's own code
     fisher      Group Fisher's order, one shot: the least importance per GFLOP, again and again
     random      random search, with autoprune's proxies and space
-    ours        `autoprune search` with its defaults
+    ours        `autoprune search`
+
+All are recovered plainly: new statistics of the norms, then training on the detection loss alone; and the
+proxies of the searches are trained as plainly. A second table recovers the policies of `ours` in other ways
+(--recoveries), each with the same number of steps.
 """
 
 import argparse
 import json
-import os
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search_table import show
+from search_methods import METHODS, Case
+from search_table import show, show_recoveries
 
-from autoprune.config import Config, make_config
-from autoprune.cost.budget import parse_budget
+from autoprune.config import make_config
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import DataError
-from autoprune.export import load
+from autoprune.export import POLICY_FILE, load
 from autoprune.files import write_text
-from autoprune.importance import Importance
 from autoprune.models import resize_rule
-from autoprune.pipeline import search
+from autoprune.policy import Policy
 from autoprune.recovery import recover_policy
-from autoprune.search.seeds import greedy, uniform
-from autoprune.search.space import GroupRule, Space, SpaceFile, resolve, save_space
-from autoprune.search.subject import Subject, load_subject, score_channels
+from autoprune.search.subject import Subject, load_subject
 
-Keep = Mapping[str, Sequence[int]]
-
-LARGEST_RATIO = 0.9  # of every group, for the methods that have no bounds of their own
-PEERS = Path(__file__).with_name("search_peers.py")
-
-
-@dataclass(frozen=True)
-class Case:
-    """One method's task: a budget and a seed.
-
-    Attributes:
-        subject: dense detector and data, with the settings of this seed and budget.
-        given: the command line.
-    """
-
-    subject: Subject
-    given: argparse.Namespace
-
-    @property
-    def config(self) -> Config:
-        """The settings of this seed and budget."""
-        return self.subject.config
-
-    @cached_property
-    def budget(self) -> Any:
-        """The bound on the GFLOPs."""
-        return parse_budget(self.config.budget_gflops[0], "gflops", self.subject.graph.gflops())
-
-    def scores(self, criterion: str) -> Importance:
-        """Importance by a criterion; computed once a seed."""
-        file: Path = self.given.out / f"importance-{self.config.seed}-{criterion}.safetensors"
-        return score_channels(self.subject, criterion, file)
-
-    def wide_space(self, criterion: str) -> tuple[SpaceFile, Space]:
-        """A space that lets every group go as far as any other."""
-        file = SpaceFile(
-            model=self.config.model,
-            model_arguments=self.config.model_arguments,
-            input_size=self.subject.input_size,
-            criterion=criterion,
-            groups=(GroupRule(match="*", max_ratio=LARGEST_RATIO),),
-        )
-        return file, resolve(file, self.subject.graph, self.scores(criterion))
-
-    def search(self, name: str, **changes: Any) -> tuple[Keep, dict[str, Any]]:
-        """The best policy that a search finds, and what it took."""
-        out = self.given.out / "searches" / self.name(name)
-        fields = {field: getattr(self.config, field) for field in self.config.model_fields_set}
-        result = search(make_config(**{**fields, **changes, "out": out}))
-        if result.best is None:
-            raise SystemExit(f"{out}: no trial was completed; `autoprune front {out}` says why")
-        notes = {
-            "trial": result.best.trial,
-            "origin": result.best.origin,
-            "proxy_map": result.best.metrics["map"],
-        }
-        return result.best.policy.keep, {**notes, "proxy_s": result.seconds["wall"]}
-
-    def name(self, method: str) -> str:
-        """Names the case in files."""
-        return f"{method}-{self.config.budget_gflops[0].replace('%', 'pc')}-{self.config.seed}"
-
-
-def by_uniform(case: Case) -> tuple[Keep, dict[str, Any]]:
-    _, space = case.wide_space(case.config.criterion)
-    return space.keep(uniform(space, [case.budget]).widths), {}
-
-
-def by_fisher(case: Case) -> tuple[Keep, dict[str, Any]]:
-    _, space = case.wide_space("fisher")
-    return space.keep(greedy(space, case.scores("fisher"), [case.budget], "fisher").widths), {}
-
-
-def by_fastnas(case: Case) -> tuple[Keep, dict[str, Any]]:
-    file, _ = case.wide_space("l2")
-    path = case.given.out / "uniform-space.yaml"
-    save_space(path, file, case.subject.graph, case.scores("l2"))
-    changes = {"rungs": (0,), "sampler": "nsga2", "warm_starts": False, "trials": case.given.fastnas_trials}
-    return case.search("fastnas", space=path, criterion="l2", **changes)
-
-
-def by_random(case: Case) -> tuple[Keep, dict[str, Any]]:
-    return case.search("random", sampler="random", warm_starts=False)
-
-
-def by_search(case: Case) -> tuple[Keep, dict[str, Any]]:
-    return case.search("ours")
-
-
-def by_torch_pruning(importance: str) -> Callable[[Case], tuple[Keep, dict[str, Any]]]:
-    """Global pruning by torch-pruning, in a process of the environment that has it."""
-
-    def prune(case: Case) -> tuple[Keep, dict[str, Any]]:
-        answer = case.given.out / "peers" / f"{case.name(importance)}.json"
-        answer.parent.mkdir(parents=True, exist_ok=True)
-        asked = {
-            "config": case.config.model_dump(mode="json", include=case.config.model_fields_set),
-            "importance": importance,
-            "limit_gflops": case.budget.limit,
-            "images": case.given.taylor_images,
-            "largest_ratio": LARGEST_RATIO,
-            "answer": str(answer),
-        }
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        subprocess.run([case.given.peer_python, str(PEERS), json.dumps(asked)], check=True, env=environment)
-        found = json.loads(answer.read_text(encoding="utf-8"))
-        return found["keep"], {"pruning_ratio": found["pruning_ratio"]}
-
-    return prune
-
-
-METHODS: dict[str, Callable[[Case], tuple[Keep, dict[str, Any]]]] = {
-    "uniform": by_uniform,
-    "tp-taylor": by_torch_pruning("taylor"),
-    "tp-l2": by_torch_pruning("l2"),
-    "fastnas": by_fastnas,
-    "fisher": by_fisher,
-    "random": by_random,
-    "ours": by_search,
+PLAIN: dict[str, Any] = {"distill": 0, "distill_logits": 0, "reconstruct_images": 0, "regrow_rounds": 0}
+# Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
+_DISTILLED = {"distill": 1, "distill_weighting": "none"}
+_BOTH = {**_DISTILLED, "reconstruct_images": 32}
+RECOVERIES: dict[str, dict[str, Any]] = {
+    "distilled": _DISTILLED,
+    "distilled-by-importance": {"distill": 1, "distill_weighting": "importance"},
+    "reconstructed": {"reconstruct_images": 32},
+    "reconstructed-distilled": _BOTH,
+    "reconstructed-distilled-by-importance": {**_BOTH, "distill_weighting": "importance"},
+    "with-logits": {**_BOTH, "distill_logits": 1},
+    "regrown": {**_BOTH, "regrow_rounds": 2},
+    "frozen-norms": {**_BOTH, "norm": "freeze"},
+    "trained-norms": {**_BOTH, "norm": "train"},
 }
 
 
@@ -172,32 +65,45 @@ def measure(method: str, case: Case) -> dict[str, Any]:
     """Finds a policy, recovers it, and scores it on validation and test images."""
     started = time.perf_counter()
     keep, notes = METHODS[method](case)
-    keep = {name: tuple(kept) for name, kept in keep.items()}
     chosen = time.perf_counter()
     costs = case.subject.costs(keep)
     if costs["gflops"] > case.budget.limit:
         raise SystemExit(
             f"{method}: {costs['gflops']:.4f} GFLOPs are above the budget, {case.budget.limit:.4f}"
         )
-    folder = case.given.out / "recovered" / case.name(method)
-    recovered = recover_policy(
+    result = recovered(case, keep, method)
+    return {"method": method, **result, "policy_s": chosen - started, "notes": notes}
+
+
+def measure_recovery(recovery: str, case: Case) -> dict[str, Any]:
+    """Recovers the policy of `ours` in another way."""
+    policy = Policy.load(case.given.out / "recovered" / case.name("ours") / POLICY_FILE)
+    fields = {name: getattr(case.config, name) for name in case.config.model_fields_set}
+    config = make_config(**{**fields, **RECOVERIES[recovery]})
+    subject = load_subject(config) if "norm" in RECOVERIES[recovery] else replace(case.subject, config=config)
+    return {"recovery": recovery, **recovered(replace(case, subject=subject), policy.keep, recovery)}
+
+
+def recovered(case: Case, keep: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Recovers a policy and scores it."""
+    keep = {group: tuple(kept) for group, kept in keep.items()}
+    folder = case.given.out / "recovered" / case.name(name)
+    space = case.wide_space(case.config.criterion)[1]
+    result = recover_policy(
         case.subject,
         keep,
         folder,
         case.scores(case.config.criterion),
-        what=f"recovery of {case.name(method)}",
+        what=f"recovery of {case.name(name)}",
+        space=space,
     )
-    model = load(folder).to(case.subject.device)
     return {
-        "method": method,
         "budget": case.config.budget_gflops[0],
         "seed": case.config.seed,
-        "val": recovered.map,
-        "test": score_test(model, case.subject),
-        **costs,
-        "policy_s": chosen - started,
-        "recovery_s": recovered.metrics["training_s"],
-        "notes": notes,
+        "val": result.map,
+        "test": score_test(load(folder).to(case.subject.device), case.subject),
+        **case.subject.costs(result.policy.keep),
+        "recovery_s": result.metrics["training_s"],
     }
 
 
@@ -215,20 +121,32 @@ def main() -> None:
     common = settings(given)
     guard(given.out / "settings.json", common)
     subject = load_subject(make_config(**common))
-    dense_file = given.out / "results" / "dense.json"
+    folder = given.out / "results"
+    dense_file = folder / "dense.json"
     if not dense_file.exists():
         val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
         write(dense_file, {"val": val, "test": score_test(subject.model, subject), **subject.costs({})})
+
+    def make_case(seed: int, budget: str) -> Case:
+        return Case(replace(subject, config=make_config(**common, seed=seed, budget_gflops=budget)), given)
+
     for seed in range(given.seeds):
         for budget in given.budgets.split(","):
             for method in given.methods.split(","):
-                config = make_config(**common, seed=seed, budget_gflops=budget)
-                case = Case(replace(subject, config=config), given)
-                file = given.out / "results" / f"{case.name(method)}.json"
-                if not file.exists():
-                    print(f"{case.name(method)} …", file=sys.stderr, flush=True)
-                    write(file, measure(method, case))
-    show(given.out / "results", given.budgets.split(","), given.steps)
+                case = make_case(seed, budget)
+                once(folder / f"{case.name(method)}.json", measure, method, case)
+            for recovery in given.recoveries:
+                case = make_case(seed, budget)
+                once(folder / f"recovery-{case.name(recovery)}.json", measure_recovery, recovery, case)
+    show(folder, given.budgets.split(","), given.steps)
+    show_recoveries(folder, given.budgets.split(","), given.steps)
+
+
+def once(file: Path, work: Callable[[str, Case], dict[str, Any]], name: str, case: Case) -> None:
+    """Does a piece of work whose result is not there yet."""
+    if not file.exists():
+        print(f"{file.stem} …", file=sys.stderr, flush=True)
+        write(file, work(name, case))
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -241,6 +159,7 @@ def settings(given: argparse.Namespace) -> dict[str, Any]:
         "data": given.data,
         "steps": given.steps,
         "trials": given.trials,
+        **PLAIN,
         **{name: _value(text) for name, text in more.items()},
     }
 
@@ -285,6 +204,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fastnas-trials", type=int, default=72)
     parser.add_argument("--taylor-images", type=int, default=40, help="for torch-pruning's Taylor scores")
     parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument(
+        "--recoveries",
+        type=lambda text: [name for name in text.split(",") if name],
+        default=list(RECOVERIES),
+        help=f"of the policies of `ours`: {', '.join(RECOVERIES)}; '' for none",
+    )
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has torch-pruning")
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field of the settings"
@@ -292,6 +217,8 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
     if unknown := [name for name in given.methods.split(",") if name not in METHODS]:
         parser.error(f"there is no method {unknown[0]}; choose {', '.join(METHODS)}")
+    if unknown := [name for name in given.recoveries if name not in RECOVERIES]:
+        parser.error(f"there is no recovery {unknown[0]}; choose {', '.join(RECOVERIES)}")
     return given
 
 

@@ -36,7 +36,7 @@ def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
     console = Console(width=120)
     for budget in budgets:
         here = [result for result in results if result["budget"] == budget]
-        ours = {result["seed"]: both(result) for result in here if result["method"] == "ours"}
+        ours = {result["seed"]: both(result) for result in here if result.get("method") == "ours"}
         table = Table(
             "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation", "less ours", "search / recovery",
             title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
@@ -45,9 +45,52 @@ def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
             "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
         )
         for method in LABELS:
-            if rows := [result for result in here if result["method"] == method]:
+            if rows := [result for result in here if result.get("method") == method]:
                 table.add_row(*line(method, rows, ours))
         console.print(table)
+
+
+def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
+    """Prints what other recoveries make of the policies of `ours`, beside the plain one.
+
+    Args:
+        folder: as for `show`, and one file for each recovery, budget and seed.
+        budgets: as they were asked for.
+        steps: of each recovery.
+    """
+    read = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*-*.json"))]
+    dense = both(json.loads((folder / "dense.json").read_text(encoding="utf-8")))
+    console = Console(width=120)
+    for budget in budgets:
+        here = [result for result in read if result["budget"] == budget]
+        plain = {result["seed"]: both(result) for result in here if result.get("method") == "ours"}
+        table = Table(
+            "recovery", "seeds", "val", "test", "mean ± deviation", "over plain", "over dense", "seconds",
+            title=f"{budget}: the policies of autoprune, {steps} steps, mAP",
+        )  # fmt: skip
+        ways = dict.fromkeys(result["recovery"] for result in here if "recovery" in result)
+        for way in [None, *ways]:
+            rows = [
+                result
+                for result in here
+                if (result.get("method") == "ours" if way is None else result.get("recovery") == way)
+            ]
+            if not rows:
+                continue
+            totals = [100 * both(row) for row in rows]
+            more = [100 * (both(row) - plain[row["seed"]]) for row in rows if row["seed"] in plain]
+            means = {name: mean(row[name] for row in rows) for name in ("val", "test") if rows[0][name]}
+            table.add_row(
+                way or "plain",
+                str(len(rows)),
+                *points({"val": None, "test": None, **means}),
+                f"{mean(totals):.2f}" + (f" ± {stdev(totals):.2f}" if len(totals) > 1 else ""),
+                spread(more) if way and more else "",
+                f"{mean(totals) - 100 * dense:+.2f}",
+                f"{mean(row['recovery_s'] for row in rows):.0f}",
+            )
+        if plain:
+            console.print(table)
 
 
 def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
