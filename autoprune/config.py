@@ -186,12 +186,14 @@ class Config(Strict):
         "channels for more valuable removed ones at no more GFLOPs; 0 turns it off",
     )
     reconstruct_images: int = Field(
-        0,
+        32,
         ge=0,
         description="images that pruned weights are solved anew on, by least squares on the dense layers' "
-        "outputs, before they are trained; 0 renews the statistics instead, 32 are enough",
+        "outputs, before they are trained; 0 renews the statistics instead",
     )
-    recalibration_images: int = Field(128, ge=0, description="images that renew the BatchNorm statistics")
+    recalibration_images: int = Field(
+        128, ge=0, description="images that renew the BatchNorm statistics where nothing is reconstructed"
+    )
 
     @property
     def norm_kind(self) -> Literal["auto"] | NormKind:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from autoprune.seeding import seed as derive
 
-COUNT = 64  # of each feature map of an image; half of them in objects where there are as many
+COUNT = 2048  # of each feature map of all images together
+LEAST = 64  # of each feature map of an image
 
 Places: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
@@ -49,15 +50,16 @@ class Positions:
         return self._known[height, width]
 
     def _draw(self, image: int, height: int, width: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
-        """Cells of one image: half of `COUNT` in objects if there are as many, the rest anywhere."""
+        """Cells of one image: half of them in objects if there are as many, the rest anywhere."""
+        count = max(LEAST, COUNT // len(self._boxes))
         y, x = np.divmod(np.arange(height * width), width)
         y, x = (y + 0.5) / height, (x + 0.5) / width
         x1, y1, x2, y2 = self._boxes[image].reshape(-1, 4, 1).swapaxes(0, 1)
         inside = ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(axis=0)
         bottom, right = self._areas[image]
-        objects = random.permutation(np.flatnonzero(inside))[: COUNT // 2]
+        objects = random.permutation(np.flatnonzero(inside))[: count // 2]
         others = np.setdiff1d(np.flatnonzero((y < bottom) & (x < right)), objects)
-        return np.concatenate([objects, random.permutation(others)[: COUNT - len(objects)]])
+        return np.concatenate([objects, random.permutation(others)[: count - len(objects)]])
 
 
 def objects_in(

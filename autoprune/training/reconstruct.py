@@ -28,6 +28,9 @@ from autoprune.training.loop import TrainSplit
 from autoprune.training.positions import Places, Positions, objects_in
 
 HELD_OUT = 0.2  # share of the images that the strength of the ridge is chosen on
+# All images go through a detector at once. A RetinaNet-R50 holds about 1 kB a pixel meanwhile.
+MOST_PIXELS = 2**23
+LEAST_IMAGES = 2  # one to fit, one held out
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,7 @@ def reconstruct(
         graph: its channel groups.
         keep: kept channels of each pruned group.
         split: training images.
-        images: how many of them to use.
+        images: how many of them to use, at most; fewer of large ones, see `MOST_PIXELS`, but two at least.
         device: where to work; the result stays there.
         seed: decides which images and positions.
 
@@ -93,9 +96,9 @@ def reconstruct(
     model = copy.deepcopy(pruned).to(device).eval()
     seed = derive(seed, "reconstruction")
     chosen = np.random.default_rng(seed).permutation(len(split))[:images].tolist()
-    if len(chosen) < 2:
+    if len(chosen) < LEAST_IMAGES:
         raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
-    batch, targets = split.batch(chosen, device)
+    batch, targets = _load(split, chosen, device)
     layers = _layers(model, dense)
     positions = Positions(*objects_in(model, batch, targets), seed, device)
     calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, positions)
@@ -105,6 +108,22 @@ def reconstruct(
     for names in _plan(model, layers, calls, batch[:1]):
         errors |= _solve({name: layers[name] for name in names}, calls, partial(model, batch), held_from)
     return Reconstruction(model, errors)
+
+
+def _load(
+    split: TrainSplit, chosen: Sequence[int], device: torch.device
+) -> tuple[list[Tensor], list[dict[str, Any]]]:
+    """The first of the chosen images, with their targets, as many as `MOST_PIXELS` lets in."""
+    batch: list[Tensor] = []
+    targets: list[dict[str, Any]] = []
+    for index in chosen:
+        images, found = split.batch([index], device)
+        pixels = sum(image[0].numel() for image in (*batch, *images))
+        if len(batch) >= LEAST_IMAGES and pixels > MOST_PIXELS:
+            break
+        batch += images
+        targets += found
+    return batch, targets
 
 
 def _layers(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:

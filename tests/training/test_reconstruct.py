@@ -1,4 +1,5 @@
 import copy
+import sys
 from typing import Any
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_against_numpys_least_squares_on_all_patches(split: Any, monkeypatch: py
     """The head's second layer: patches of both levels together, behind what was solved before."""
     strength = 1e-2
     monkeypatch.setattr(least_squares, "STRENGTHS", (strength,))
-    monkeypatch.setattr(positions, "COUNT", 1000)  # all
+    monkeypatch.setattr(positions, "COUNT", 10_000)  # all
     dense, graph = shared_head(noise=0.1)
     pruned = prune(dense, graph, TWINS)
     model = reconstruct(pruned, dense, graph, TWINS, split, 10, CPU, seed=0).model
@@ -140,15 +141,16 @@ def test_layers_behind_roi_pooling_stay_as_they_are(image_split: Any) -> None:
     assert not {name.rpartition(".")[0] for name in changed} & depthwise
 
 
-def test_half_of_the_positions_are_in_objects() -> None:
+def test_half_of_the_positions_are_in_objects(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(positions, "COUNT", 160)
     boxes = [np.array([[0.25, 0.0, 0.5, 0.5], [0.75, 0.5, 1.0, 1.0]]), np.zeros((0, 4))]
     draw = Positions(boxes, [(1.0, 1.0), (0.5, 1.0)], 0, CPU)
     image, row, column = (place.numpy() for place in draw(40, 40))
-    assert (np.bincount(image) == positions.COUNT).all()
+    assert (np.bincount(image) == 80).all()
     assert len({*zip(image, row, column, strict=True)}) == len(image)
     inside = ((column >= 10) & (column < 20) & (row < 20)) | ((column >= 30) & (row >= 20))
-    assert inside[image == 0].sum() >= positions.COUNT // 2
-    assert (~inside[image == 0]).sum() > positions.COUNT // 4
+    assert inside[image == 0].sum() >= 40
+    assert (~inside[image == 0]).sum() > 20
     assert (row[image == 1] < 20).all()  # below is padding
     assert len(draw(2, 3)[0]) == 6 + 3
     assert draw(40, 40)[0] is draw(40, 40)[0]
@@ -173,3 +175,15 @@ def test_one_image_is_too_few(split: Any) -> None:
     dense, graph = shared_head()
     with pytest.raises(TrainingError, match="two images at least; set reconstruct_images to 0"):
         reconstruct(prune(dense, graph, TWINS), dense, graph, TWINS, split, 1, CPU, seed=0)
+
+
+def test_images_that_are_large_are_fewer(split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their number is what the bound on the pixels lets in, and two where that is none."""
+    dense, graph = shared_head()
+    pruned, pixels = prune(dense, graph, TWINS), split.images[0][0].numel()
+    seen: list[int] = []
+    dense.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
+    for bound, expected in ((5 * pixels, 5), (1, 2), (100 * pixels, 8)):
+        monkeypatch.setattr(sys.modules["autoprune.training.reconstruct"], "MOST_PIXELS", bound)
+        reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
+        assert seen.pop() == expected
