@@ -14,11 +14,11 @@ Methods:
                 search (NSGA-II) over widths; not modelopt's own code
     fisher      Group Fisher's order, one shot: the least importance per GFLOP, again and again
     random      random search, with autoprune's proxies and space
-    ours        `autoprune search`
+    ours        `autoprune search`, its proxies trained as plainly as all are recovered
+    own-proxies `autoprune search` with the proxies that are its default (reconstructed, distilled)
 
-All are recovered plainly: new statistics of the norms, then training on the detection loss alone; and the
-proxies of the searches are trained as plainly. A second table recovers the policies of `ours` in other ways
-(--recoveries), each with the same number of steps.
+All are recovered plainly: new statistics of the norms, then training on the detection loss alone. A second
+table recovers the policies of `ours` in other ways (--recoveries), each with the same number of steps.
 """
 
 import argparse
@@ -30,7 +30,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from search_methods import METHODS, Case
+from search_methods import METHODS, PLAIN, Case
 from search_table import show, show_recoveries
 
 from autoprune.config import make_config
@@ -44,7 +44,6 @@ from autoprune.policy import Policy
 from autoprune.recovery import recover_policy
 from autoprune.search.subject import Subject, load_subject
 
-PLAIN: dict[str, Any] = {"distill": 0, "distill_logits": 0, "reconstruct_images": 0, "regrow_rounds": 0}
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
 _DISTILLED = {"distill": 1, "distill_weighting": "none"}
 _BOTH = {**_DISTILLED, "reconstruct_images": 32}

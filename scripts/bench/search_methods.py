@@ -20,6 +20,8 @@ from autoprune.search.subject import Subject, score_channels
 
 Keep = Mapping[str, Sequence[int]]
 
+# What recovers all policies alike: new statistics of the norms, then training on the detection loss alone.
+PLAIN: dict[str, Any] = {"distill": 0, "distill_logits": 0, "reconstruct_images": 0, "regrow_rounds": 0}
 LARGEST_RATIO = 0.9  # of every group, for the methods that have no bounds of their own
 PEERS = Path(__file__).with_name("search_peers.py")
 
@@ -107,6 +109,11 @@ def by_search(case: Case) -> tuple[Keep, dict[str, Any]]:
     return case.search("ours")
 
 
+def by_default_search(case: Case) -> tuple[Keep, dict[str, Any]]:
+    own = {name: Config.model_fields[name].default for name in PLAIN}
+    return case.search("own-proxies", **own)
+
+
 def by_torch_pruning(importance: str) -> Callable[[Case], tuple[Keep, dict[str, Any]]]:
     """Global pruning by torch-pruning, in a process of the environment that has it."""
 
@@ -137,4 +144,5 @@ METHODS: dict[str, Callable[[Case], tuple[Keep, dict[str, Any]]]] = {
     "fisher": by_fisher,
     "random": by_random,
     "ours": by_search,
+    "own-proxies": by_default_search,
 }

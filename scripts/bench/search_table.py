@@ -19,6 +19,7 @@ LABELS = {
     "fisher": "greedy Group Fisher",
     "random": "random search, our proxies",
     "ours": "autoprune",
+    "own-proxies": "autoprune, default proxies",
 }
 
 
