@@ -33,6 +33,7 @@ def demo_settings(tmp_path_factory):
         "rungs": (0, 1),
         "batch_size": 2,
         "importance_images": 2,
+        "reconstruct_images": 2,
         "recalibration_images": 4,
         "steps": 2,
     }

@@ -49,7 +49,9 @@ def test_the_same_policy_gives_the_same_numbers_and_leaves_the_dense_detector_al
 
 
 def test_without_recovery_it_is_the_masked_detectors_map(demo_settings, keep):
-    config = make_config(**{**demo_settings, "recalibration_images": 0, "criterion": "l2"})
+    config = make_config(
+        **{**demo_settings, "reconstruct_images": 0, "recalibration_images": 0, "criterion": "l2"}
+    )
     subject = load_subject(config)
     metrics, _ = Objective(subject, score_channels(subject, "l2")).evaluate(keep, 0, None)
     masked = evaluate(mask(subject.model, subject.graph, keep), subject.val, batch_size=2)

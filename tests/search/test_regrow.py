@@ -131,7 +131,11 @@ def test_where_what_is_kept_is_worth_more_nothing_moves(chained):
 
 @pytest.fixture(scope="module")
 def subject(demo_settings):
-    return load_subject(make_config(**{**demo_settings, "importance_images": 8, "recalibration_images": 8}))
+    return load_subject(
+        make_config(
+            **{**demo_settings, "importance_images": 8, "reconstruct_images": 0, "recalibration_images": 8}
+        )
+    )
 
 
 def test_what_was_cut_out_goes_back_to_its_place(subject):
