@@ -1,12 +1,14 @@
 """One driver's work on a run: the dense detector measured, trials run, the front written after each."""
 
 from functools import partial
+from pathlib import Path
 
-from autoprune.config import Config
+from autoprune.config import Config, DataPaths
 from autoprune.data.evaluate import evaluate
 from autoprune.engines import local
 from autoprune.errors import TrainingError
 from autoprune.files import unwritable
+from autoprune.importance import Importance
 from autoprune.progress import say
 from autoprune.search.account import PARTS, Account
 from autoprune.search.ledger import Ledger
@@ -14,6 +16,7 @@ from autoprune.search.objective import Objective
 from autoprune.search.results import SearchResult, load_result
 from autoprune.search.rundir import RunDirectory, absolute
 from autoprune.search.rungs import hopeless
+from autoprune.search.subject import load_subject
 from autoprune.search.trials import Record
 
 FAILURES_TO_STOP = 5  # where this many trials fail at a rung that none passed, not their policies are wrong
@@ -70,8 +73,12 @@ class Session:
             return
         from autoprune.engines import ray
 
-        cluster = ray.Cluster(config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial)
-        load = partial(Objective.load, absolute(config), self.run.importance_file.resolve())
+        there = absolute(config)
+        cluster = ray.Cluster(
+            config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial, inputs(there)
+        )
+        # The scores travel along: no node but this one needs to see the run directory.
+        load = partial(_load, there, self.objective.importance)
         ray.run(self.ledger, load, self._finished, cluster)
 
     def _measure_dense(self) -> None:
@@ -150,6 +157,22 @@ class Session:
         seconds = self._seconds()
         shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
         say(f"search: {_duration(seconds['wall'])}, of it {shares}")
+
+
+def inputs(config: Config) -> tuple[Path, ...]:
+    """The files and folders that a worker reads: data, and weights that are a file."""
+    data = config.data
+    if isinstance(data, DataPaths):
+        paths = [path for _, split in data for path in (split.annotations, split.images)]
+    else:
+        paths = [data, *sorted(data.glob("annotations/*.json"))]
+    weights = Path(config.weights or "")
+    return (*paths, weights) if weights.is_file() else tuple(paths)
+
+
+def _load(config: Config, importance: Importance) -> Objective:
+    """Loads everything once, in a worker's process."""
+    return Objective(load_subject(config), importance)
 
 
 def _duration(seconds: float) -> str:

@@ -4,36 +4,41 @@ One actor a worker loads detector, data and teacher once and is reused for all i
 policy (kilobytes), back come metrics (bytes). Checkpoints and Tune's own files are not used.
 """
 
+import gc
 import json
 import math
-import os
-import shutil
 import socket
-import tempfile
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from autoprune import __version__
+from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end, look, sizes, version
 from autoprune.engines.local import TRIAL_ERRORS
+from autoprune.engines.surroundings import environment, knock, quiet, same_signals, scratch
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.policy import from_ranges, to_ranges
 from autoprune.progress import say
 from autoprune.search.ledger import Ledger
-from autoprune.search.trials import Candidate, Evaluator
+from autoprune.search.trials import Evaluator
 
 try:
     import ray
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
     from ray.tune.search import Searcher
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as missing:
     raise ConfigError(
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
     ) from missing
 
-KNOCK_S = 10.0  # a head node that listens answers within this
+__all__ = ["Cluster", "run"]
+
+LOOK_S = 60.0  # a node says within this what it sees; starting Python there takes seconds
+LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
+STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -45,20 +50,13 @@ _ENVIRONMENT = {
 }
 
 
-@dataclass(frozen=True)
-class Cluster:
-    """Where to run and how much each worker takes; see `Config` for the fields of the same names."""
-
-    address: str | None = None
-    workers: int = 1
-    cpus_per_trial: float = 1.0
-    gpus_per_trial: float = 0.0
-
-
 def run(
     ledger: Ledger, load: Callable[[], Evaluator[Any]], finished: Callable[[int], None], cluster: Cluster
 ) -> None:
     """Runs trials until the ledger has no more.
+
+    A trial whose worker or node dies, or is silent for too long (`dispatch.LIMIT_MEDIANS`), goes back into
+    the queue. Nodes that join are used.
 
     Args:
         ledger: asks, decides and keeps; it stays in this process.
@@ -67,12 +65,13 @@ def run(
         cluster: where, and how many at once.
 
     Raises:
-        RunError: there is no cluster at the address.
+        RunError: there is no cluster at the address, it has other versions, or a node can't see the data.
         ConfigError: no node has what one worker takes.
     """
-    with _environment(), _connected(cluster), _quiet(), _scratch() as folder:
-        workers = _capacity(cluster)
-        messenger = _Messenger(ledger, finished)
+    with environment(_ENVIRONMENT), scratch() as folder, _connected(cluster, folder), quiet():
+        _check_room(cluster)
+        _check_nodes(cluster)
+        dispatch = Dispatch(ledger, finished)
         trainable = tune.with_resources(
             _trainable(load),
             tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}]),
@@ -80,10 +79,10 @@ def run(
         tuner = tune.Tuner(
             trainable,
             tune_config=tune.TuneConfig(
-                search_alg=_LedgerSearcher(messenger),
-                scheduler=_LedgerScheduler(messenger),
+                search_alg=_LedgerSearcher(dispatch),
+                scheduler=_LedgerScheduler(dispatch),
                 num_samples=-1,
-                max_concurrent_trials=workers,
+                max_concurrent_trials=cluster.workers,
                 reuse_actors=True,
                 trial_dirname_creator=lambda trial: f"trial-{trial.config['number']:04d}",
             ),
@@ -91,79 +90,36 @@ def run(
                 name="search",
                 storage_path=folder,
                 verbose=0,
+                callbacks=[_Watch(dispatch)],
+                stop=_OnError(dispatch),
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
         try:
             tuner.fit()
         except Exception as error:
-            raise messenger.error or error from error
-        if messenger.error is not None:
-            raise messenger.error
-
-
-class _Messenger:
-    """What Tune's searcher and scheduler share: the ledger, and which Tune trial is which of its trials."""
-
-    def __init__(self, ledger: Ledger, finished: Callable[[int], None]) -> None:
-        self.ledger, self._finished = ledger, finished
-        self.numbers: dict[str, int] = {}
-        self.error: AutopruneError | OSError | None = None
-
-    def ask(self, trial_id: str) -> Candidate | None:
-        try:
-            candidate = None if self.error is not None else self.ledger.ask()
-        except (AutopruneError, OSError) as error:  # the disk is full: end Tune's loop, then raise
-            self.error = error
-            return None
-        if candidate is not None:
-            self.numbers[trial_id] = candidate.number
-        return candidate
-
-    @property
-    def done(self) -> bool:
-        return self.error is not None or self.ledger.done
-
-    def report(self, trial_id: str, answer: Mapping[str, Any]) -> bool:
-        """Passes a worker's answer to the ledger; whether the trial goes on."""
-        number = self.numbers[trial_id]
-        try:
-            if "reason" in answer:
-                self.ledger.fail(number, answer["reason"])
-                return False
-            return self.ledger.report(number, answer["rung"], answer["metrics"])
-        except (AutopruneError, OSError) as error:
-            self.error = error
-            return False
-
-    def finish(self, trial_id: str, lost: bool) -> None:
-        """Ends a trial; one whose worker was lost goes back into the queue."""
-        number = self.numbers.pop(trial_id)
-        try:
-            if lost:
-                self.ledger.lose(number, "its worker died")
-            self._finished(number)
-        except (AutopruneError, OSError) as error:
-            self.error = error
+            raise dispatch.error or error from error
+        if dispatch.error is not None:
+            raise dispatch.error
 
 
 class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
     """Hands the ledger's trials to Tune."""
 
-    def __init__(self, messenger: _Messenger) -> None:
+    def __init__(self, dispatch: Dispatch) -> None:
         super().__init__()
-        self._messenger = messenger
+        self._dispatch = dispatch
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
-        if (candidate := self._messenger.ask(trial_id)) is not None:
+        if (candidate := self._dispatch.ask(trial_id)) is not None:
             keep = {name: to_ranges(kept) for name, kept in candidate.keep.items()}
             return {"number": candidate.number, "keep": json.dumps(keep)}
-        return str(Searcher.FINISHED) if self._messenger.done else None
+        return str(Searcher.FINISHED) if self._dispatch.done else None
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
     ) -> None:
-        self._messenger.finish(trial_id, lost=error)
+        self._dispatch.finish(trial_id, lost=error)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: the ledger is the state."""
@@ -175,13 +131,60 @@ class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
 class _LedgerScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
     """Stops a trial where the ledger says so, which it also does at the top rung."""
 
-    def __init__(self, messenger: _Messenger) -> None:
+    def __init__(self, dispatch: Dispatch) -> None:
         super().__init__()
-        self._messenger = messenger
+        self._dispatch = dispatch
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        goes_on = self._messenger.report(trial.trial_id, json.loads(result["answer"]))
+        goes_on = self._dispatch.report(trial.trial_id, json.loads(result["answer"]))
         return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+
+    def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
+        text = Path(trial.error_file).read_text() if trial.error_file else ""
+        self._dispatch.blame(trial.trial_id, cause_of(text))
+
+
+class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
+    """Kills workers that are silent for too long, and frees what Tune keeps of trials that are over."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+        self._processes: dict[str, Any] = {}  # references to (address, pid) of the workers
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Asked for before the worker begins: a worker that hangs does not answer.
+        actor = trial.temporary_state.ray_actor
+        self._processes[trial.trial_id] = actor.get_current_ip_pid.remote()
+        self._dispatch.begin(trial.trial_id)
+
+    def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
+        for trial_id in self._dispatch.overdue():
+            address, pid = ray.get(self._processes[trial_id], timeout=LOOK_S)
+            # `ray.kill` asks the process itself, in vain where it is frozen.
+            for node in _nodes():
+                if node["NodeManagerAddress"] == address:
+                    _on(node, end, pid)
+                    break
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self._processes.pop(trial.trial_id, None)
+        trial.config = trial.evaluated_params = {"number": trial.config["number"]}
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        self.on_trial_complete(iteration, trials, trial)
+
+
+class _OnError(tune.Stopper):  # type: ignore[misc, unused-ignore]
+    """Ends all trials at once where the search has to end."""
+
+    def __init__(self, dispatch: Dispatch) -> None:
+        self._dispatch = dispatch
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._dispatch.error is not None
 
 
 def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
@@ -189,112 +192,137 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
 
     class PolicyTrial(tune.Trainable):  # type: ignore[misc, unused-ignore]
         def setup(self, config: dict[str, Any]) -> None:
-            self._objective = load()
+            self._broken: str | None = None
+            try:
+                self._objective = load()
+            except AutopruneError as error:  # no other trial would fare better here
+                self._broken = str(error)
             self.reset_config(config)
 
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             ranges = json.loads(new_config["keep"])
             self._keep = {name: from_ranges(text) for name, text in ranges.items()}
             self._rung, self._state = 0, None
+            _free()
             return True
 
         def step(self) -> dict[str, Any]:
+            return {"answer": json.dumps(self._answer())}
+
+        def _answer(self) -> dict[str, Any]:
+            if self._broken is not None:
+                return {"broken": self._broken, "node": socket.gethostname()}
             try:
                 metrics, self._state = self._objective.evaluate(self._keep, self._rung, self._state)
             except TRIAL_ERRORS as error:
-                return {"answer": json.dumps({"reason": str(error)})}
+                self._state = None
+                return {"reason": str(error)}
             self._rung += 1
-            return {"answer": json.dumps({"rung": self._rung - 1, "metrics": metrics})}
+            return {"rung": self._rung - 1, "metrics": metrics}
 
     return PolicyTrial
 
 
-def _capacity(cluster: Cluster) -> int:
-    """How many workers fit on the cluster, at most as many as asked for.
+def _free() -> None:
+    """Gives the last trial's memory back to the GPU, which other workers may share."""
+    import torch
+
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _check_room(cluster: Cluster) -> None:
+    """Says how many workers fit on the cluster as it is now; nodes that join later are used.
 
     Raises:
         ConfigError: not even one does.
     """
     wanted = {"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}
     fitting = 0
-    for node in ray.nodes():
-        if node["Alive"]:
-            has = node["Resources"]
-            counts = [has.get(name, 0) / amount + 1e-9 for name, amount in wanted.items() if amount > 0]
-            fitting += math.floor(min(counts))
+    for node in _nodes():
+        has = node["Resources"]
+        counts = [has.get(name, 0) / amount + 1e-9 for name, amount in wanted.items() if amount > 0]
+        fitting += math.floor(min(counts))
     if fitting == 0:
         raise ConfigError(
             f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
             "worker; lower --cpus-per-trial or --gpus-per-trial"
         )
     if fitting < cluster.workers:
-        say(f"{cluster.workers} workers asked for, the cluster has room for {fitting}")
-    return min(fitting, cluster.workers)
+        say(f"{cluster.workers} workers asked for, the cluster has room for {fitting} now")
+
+
+def _check_nodes(cluster: Cluster) -> None:
+    """Asks every node whether it has this autoprune and sees what workers will read.
+
+    Raises:
+        RunError: names the node, and what it lacks.
+    """
+    asked = [(node, [_on(node, version), _on(node, look, sizes(cluster.must_see))]) for node in _nodes()]
+    for node, answers in asked:
+        where = f"node {node['NodeManagerAddress']}"
+        try:
+            found, lacks = ray.get(answers, timeout=LOOK_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise RunError(
+                f"{where} does not answer; see `ray status`, and take it out or mend it"
+            ) from error
+        except (ray.exceptions.RayError, ImportError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(f"{where} can't run autoprune: {reason}; install it there too") from error
+        if found != __version__:
+            raise RunError(f"{where} has autoprune {found}, this is {__version__}; install the same there")
+        if lacks is not None:
+            raise RunError(f"{where} {lacks}; put data and weights on storage that all nodes see")
+
+
+def _nodes() -> list[dict[str, Any]]:
+    return [node for node in ray.nodes() if node["Alive"]]
+
+
+def _on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a function on one node, whatever else runs there; returns Ray's reference to the result."""
+    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
+    return task.remote(*arguments)
 
 
 @contextmanager
-def _connected(cluster: Cluster) -> Iterator[None]:
+def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
     """Connects to the cluster, or starts Ray here; leaves a connection alone that was there before."""
     if ray.is_initialized():
         yield
         return
-    here = cluster.address in (None, "local")
+    here: dict[str, Any] = {
+        "address": "local",
+        "include_dashboard": False,
+        "object_store_memory": STORE_BYTES,
+    }
+    if len(folder) <= LONGEST_FOLDER:  # so that its files go with the rest
+        here["_temp_dir"] = folder
     try:
-        _knock(cluster.address)
-        ray.init(
-            address="local" if here else cluster.address,
-            include_dashboard=False if here else None,
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        knock(cluster.address)
+        there = here if cluster.address in (None, "local") else {"address": cluster.address}
+        with same_signals():
+            ray.init(**there, log_to_driver=False, logging_level="ERROR")
     except (OSError, RuntimeError, ValueError) as error:
-        raise RunError(
-            f"no Ray cluster at {cluster.address}: {' '.join(str(error).split())[:200]}; start one with "
-            "`ray start --head`, or leave --address away to start Ray here"
-        ) from error
+        raise _no_cluster(cluster.address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
 
 
-def _knock(address: str | None) -> None:
-    """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
-
-    Raises:
-        OSError: no connection can be made.
-    """
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), KNOCK_S).close()
-
-
-@contextmanager
-def _environment() -> Iterator[None]:
-    """Sets what Tune reads from the environment, and puts the old values back."""
-    old = {name: os.environ.get(name) for name in _ENVIRONMENT}
-    os.environ.update({name: value for name, value in _ENVIRONMENT.items() if old[name] is None})
-    try:
-        yield
-    finally:
-        for name, value in old.items():
-            if value is None:
-                os.environ.pop(name, None)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Hides the warnings that Ray's developers have for one another."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", module=r"ray\b")
-        yield
-
-
-@contextmanager
-def _scratch() -> Iterator[str]:
-    """A folder for the files that Tune insists on."""
-    folder = tempfile.mkdtemp(prefix="autoprune-ray-")
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def _no_cluster(address: str | None, error: Exception) -> RunError:
+    """Why the connection failed, and what to do."""
+    problem = " ".join(str(error).split())
+    if "ersion mismatch" in problem:
+        return RunError(
+            f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
+            "install the same here"
+        )
+    return RunError(
+        f"no Ray cluster at {address}: {problem[:200]}; start one with `ray start --head`, or leave "
+        "--address away to start Ray here"
+    )

@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import torch
 from torch import nn
 
-from autoprune.config import Config
 from autoprune.cost.budget import figures, parse_budget
 from autoprune.cost.latency import measure
 from autoprune.data.evaluate import evaluate
@@ -19,7 +17,7 @@ from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.models import detector_inputs
 from autoprune.search.probe import Probe
-from autoprune.search.subject import Subject, load_subject, score_channels
+from autoprune.search.subject import Subject
 from autoprune.search.trials import Keep
 from autoprune.seeding import seed as derive
 from autoprune.training import TrainSettings, train
@@ -43,12 +41,6 @@ class Objective:
         self._probe = Probe(subject)
         self._latency_limit = self._read_latency_limit()
         self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
-
-    @staticmethod
-    def load(config: Config, importance_file: Path) -> "Objective":
-        """Loads everything once, for a worker in another process."""
-        subject = load_subject(config)
-        return Objective(subject, score_channels(subject, config.criterion, importance_file))
 
     def evaluate(self, keep: Keep, rung: int, state: nn.Module | None) -> tuple[dict[str, float], nn.Module]:
         """Takes a policy to a rung; see `Evaluator`."""

@@ -1,11 +1,15 @@
 """One Ray is started for all of these; starting it takes seconds."""
 
+import io
+import re
 import socket
 import warnings
 
 import pytest
+from rich.console import Console
 
-from autoprune.engines import local
+from autoprune import progress
+from autoprune.engines import dispatch, local, surroundings
 from autoprune.errors import ConfigError, RunError
 
 pytestmark = [
@@ -91,16 +95,84 @@ def test_an_error_of_the_driver_ends_the_search(engine, make_ledger, objective):
         engine.run(make_ledger(), objective, disk_full, engine.Cluster())
 
 
+def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, objective, tmp_path):
+    flag = tmp_path / "hung"
+
+    class Hanging(objective):
+        """Stops answering once, after some trials, as a frozen process does."""
+
+        def evaluate(self, keep, rung, state):
+            import os
+            import signal
+
+            if self.evaluations == 8 and not flag.exists():
+                flag.touch()
+                os.kill(os.getpid(), signal.SIGSTOP)
+            return super().evaluate(keep, rung, state)
+
+    ledger, said = make_ledger(trials=6), io.StringIO()
+    with pytest.MonkeyPatch.context() as short, progress.show(Console(file=said, width=200)):
+        short.setattr(dispatch, "LEAST_LIMIT_S", 0.5)
+        engine.run(ledger, Hanging, lambda number: None, engine.Cluster(workers=1))
+    assert len(ledger.finished()) == 6
+    assert not any(record.state == "failed" for record in ledger.finished())
+    assert [trial.user_attrs["losses"] for trial in ledger.study.trials if "losses" in trial.user_attrs] == [
+        1
+    ]
+    assert re.search(
+        r"lost its worker: no answer at rung \d for \d+ s \(the median is 0 s\)", said.getvalue()
+    )
+
+
+def test_a_worker_that_cannot_load_ends_the_search_and_names_its_node(engine, make_ledger):
+    def load():
+        from autoprune.errors import DataError
+
+        raise DataError("no data at /data/coco")
+
+    ledger = make_ledger()
+    with pytest.raises(RunError, match=rf"on node {socket.gethostname()}: no data at /data/coco"):
+        engine.run(ledger, load, lambda number: None, engine.Cluster())
+    assert ledger.finished() == []
+
+
+def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
+    engine, make_ledger, objective, monkeypatch
+):
+    monkeypatch.setattr("autoprune.search.ledger.MOST_LOSSES", 2)
+
+    class Broken(objective):
+        def evaluate(self, keep, rung, state):
+            if len(keep["a"]) == 50:  # the warm start's
+                raise ZeroDivisionError("no such kernel")
+            return super().evaluate(keep, rung, state)
+
+    ledger = make_ledger(trials=3)
+    engine.run(ledger, Broken, lambda number: None, engine.Cluster())
+    failed = [record for record in ledger.finished() if record.state == "failed"]
+    assert [record.widths for record in failed] == [{"a": 50, "b": 50}]
+    assert "2 workers were lost with it, at last: ZeroDivisionError: no such kernel" in failed[0].reason
+
+
+def test_nodes_must_see_the_data(engine, make_ledger, objective, tmp_path):
+    seen, missing = tmp_path / "seen", tmp_path / "missing"
+    seen.write_text("x")
+    cluster = engine.Cluster(must_see=(seen, tmp_path))
+    engine.run(make_ledger(trials=1), objective, lambda number: None, cluster)
+    with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}; put data and weights on storage"):
+        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster(must_see=(missing,)))
+
+
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_an_address_where_nobody_listens_is_refused_at_once(engine, form):
+def test_an_address_where_nobody_listens_is_refused_at_once(form):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
-        engine._knock(form.format(port))
+        surroundings.knock(form.format(port))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        engine._knock(form.format(listening.getsockname()[1]))
+        surroundings.knock(form.format(listening.getsockname()[1]))
     for elsewhere in (None, "auto", "local"):
-        engine._knock(elsewhere)
+        surroundings.knock(elsewhere)

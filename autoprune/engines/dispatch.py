@@ -1,0 +1,205 @@
+"""What the Ray engine decides without Ray: which trial is whose, and who has been silent for too long."""
+
+import os
+import signal
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from autoprune import __version__
+from autoprune.errors import AutopruneError, RunError
+from autoprune.progress import say
+from autoprune.search.ledger import Ledger
+from autoprune.search.trials import Candidate
+
+# A worker that is silent for this many times the median of its rung, and for this long, is killed.
+LIMIT_MEDIANS, LEAST_LIMIT_S = 10, 60.0
+MOST_CHARACTERS = 200  # of a reason
+ENOUGH = 3  # answers at a rung from which there is a median
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Where to run and how much each worker takes; see `Config` for the fields of the same names.
+
+    Attributes:
+        must_see: files and folders that every node must have as this one has them.
+    """
+
+    address: str | None = None
+    workers: int = 1
+    cpus_per_trial: float = 1.0
+    gpus_per_trial: float = 0.0
+    must_see: tuple[Path, ...] = ()
+
+
+class Dispatch:
+    """The ledger as Tune's searcher, scheduler and callback share it; trials go by Tune's ids here.
+
+    Args:
+        ledger: asks, decides and keeps.
+        finished: called with a trial's number after each trial.
+
+    Attributes:
+        error: what the search has to end with; the driver's disk is full, or a worker can't load its data.
+    """
+
+    def __init__(self, ledger: Ledger, finished: Callable[[int], None]) -> None:
+        """Knows of no trial yet."""
+        self.ledger, self._finished = ledger, finished
+        self._numbers: dict[str, int] = {}
+        self._causes: dict[str, str] = {}
+        self._silence = Silence()
+        self.error: AutopruneError | OSError | None = None
+
+    def ask(self, trial_id: str) -> Candidate | None:
+        """The next trial, if any can be begun now."""
+        try:
+            candidate = None if self.error is not None else self.ledger.ask()
+        except (AutopruneError, OSError) as error:  # the disk is full: end Tune's loop, then raise
+            self.error = error
+            return None
+        if candidate is not None:
+            self._numbers[trial_id] = candidate.number
+        return candidate
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do or in flight."""
+        return self.error is not None or self.ledger.done
+
+    def begin(self, trial_id: str) -> None:
+        """A worker has the trial and is ready to work on it."""
+        self._silence.begin(trial_id)
+
+    def report(self, trial_id: str, answer: Mapping[str, Any]) -> bool:
+        """Passes a worker's answer to the ledger; whether the trial goes on."""
+        number = self._numbers[trial_id]
+        try:
+            if "broken" in answer:
+                self.error = RunError(f"a worker can't begin on node {answer['node']}: {answer['broken']}")
+                return False
+            if "reason" in answer:
+                self.ledger.fail(number, answer["reason"])
+                return False
+            self._silence.answer(trial_id)
+            return self.ledger.report(number, answer["rung"], answer["metrics"])
+        except (AutopruneError, OSError) as error:
+            self.error = error
+            return False
+
+    def blame(self, trial_id: str, cause: str) -> None:
+        """Keeps why the trial's worker was lost; the first cause counts."""
+        self._causes.setdefault(trial_id, " ".join(cause.split())[:MOST_CHARACTERS])
+
+    def finish(self, trial_id: str, lost: bool) -> None:
+        """Ends a trial; one whose worker was lost goes back into the queue."""
+        number = self._numbers.pop(trial_id)
+        cause = self._causes.pop(trial_id, "its worker died")
+        self._silence.end(trial_id)
+        if self.error is not None:
+            return
+        try:
+            if lost:
+                say(f"trial {number} lost its worker: {cause}".replace("[", r"\["))
+                self.ledger.lose(number, cause)
+            self._finished(number)
+        except (AutopruneError, OSError) as error:
+            self.error = error
+
+    def overdue(self) -> list[str]:
+        """Tune's ids of the trials whose workers are to be killed."""
+        found = self._silence.overdue()
+        for trial_id, why in found:
+            self.blame(trial_id, why)
+        return [trial_id for trial_id, _ in found]
+
+
+class Silence:
+    """How long workers have not answered, by the clock of the driver."""
+
+    def __init__(self) -> None:
+        """Knows of no trial and no median."""
+        self._since: dict[str, tuple[int, float]] = {}  # rung, and when it was begun
+        self._seconds: defaultdict[int, list[float]] = defaultdict(list)
+
+    def begin(self, trial_id: str) -> None:
+        """The trial's first rung begins now."""
+        self._since[trial_id] = 0, time.monotonic()
+
+    def answer(self, trial_id: str) -> None:
+        """The trial's rung is done, and the next begins."""
+        rung, since = self._since.get(trial_id, (0, time.monotonic()))
+        self._seconds[rung].append(time.monotonic() - since)
+        self._since[trial_id] = rung + 1, time.monotonic()
+
+    def end(self, trial_id: str) -> None:
+        """The trial needs no watch any more."""
+        self._since.pop(trial_id, None)
+
+    def limit_s(self, rung: int) -> float | None:
+        """Seconds that a rung may take; ``None`` until enough trials have shown what it takes."""
+        seconds = self._seconds[rung]
+        return max(LEAST_LIMIT_S, LIMIT_MEDIANS * median(seconds)) if len(seconds) >= ENOUGH else None
+
+    def overdue(self) -> list[tuple[str, str]]:
+        """Trials above the limit, each named once, with what to say."""
+        found = []
+        for trial_id, (rung, since) in list(self._since.items()):
+            limit, silent = self.limit_s(rung), time.monotonic() - since
+            if limit is not None and silent > limit:
+                self.end(trial_id)
+                typical = median(self._seconds[rung])
+                found.append(
+                    (trial_id, f"no answer at rung {rung} for {silent:.0f} s (the median is {typical:.0f} s)")
+                )
+        return found
+
+
+# What Ray says of a worker that was lost, and what we say; the first that fits.
+_CAUSES = {
+    "low on memory": "its node ran low on memory",
+    "node has died": "its node died",
+    "actor died": "its worker died",
+    "is dead because": "its worker died",
+}
+
+
+def cause_of(text: str) -> str:
+    """Ray's pages about a lost worker in a few words: the cause, or the last line of a traceback."""
+    lines = text.strip().splitlines() or ["its worker died"]
+    return next((cause for sign, cause in _CAUSES.items() if sign in text), lines[-1].strip())
+
+
+def look(paths: Mapping[str, int | None]) -> str | None:
+    """What a node lacks, in a few words; runs there.
+
+    Args:
+        paths: files with their sizes in bytes, folders with ``None``.
+    """
+    for name, size in paths.items():
+        path = Path(name)
+        if not path.exists():
+            return f"can't see {name}"
+        if size is not None and path.stat().st_size != size:
+            return f"has another {name} ({path.stat().st_size} bytes, here {size})"
+    return None
+
+
+def sizes(paths: tuple[Path, ...]) -> dict[str, int | None]:
+    """What `look` compares, as it is here."""
+    return {str(path): path.stat().st_size if path.is_file() else None for path in paths}
+
+
+def version() -> str:
+    """The version of autoprune that a node has; runs there."""
+    return __version__
+
+
+def end(pid: int) -> None:
+    """Kills a process, frozen or not; runs on its node."""
+    os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,73 @@
+"""What a driver sets up around Ray, and takes down again."""
+
+import logging
+import os
+import shutil
+import signal
+import socket
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+KNOCK_S = 10.0  # a head node that listens answers within this
+
+
+def knock(address: str | None) -> None:
+    """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
+
+    Raises:
+        OSError: no connection can be made.
+    """
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host, int(port)), KNOCK_S).close()
+
+
+@contextmanager
+def environment(wanted: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables that are not set yet, and takes them out again."""
+    missing = [name for name in wanted if name not in os.environ]
+    os.environ.update({name: wanted[name] for name in missing})
+    try:
+        yield
+    finally:
+        for name in missing:
+            os.environ.pop(name, None)
+
+
+@contextmanager
+def same_signals() -> Iterator[None]:
+    """Puts back the handler of SIGTERM that the block replaces; Ray's ends the process with nothing said."""
+    main = threading.current_thread() is threading.main_thread()
+    on_sigterm = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if main:
+            signal.signal(signal.SIGTERM, on_sigterm)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Hides warnings that Ray's developers have for one another, and Tune's tracebacks of lost workers."""
+    logger = logging.getLogger("ray.tune")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\b")
+        logger.setLevel(logging.CRITICAL)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
+
+
+@contextmanager
+def scratch() -> Iterator[str]:
+    """A folder for the files that Tune insists on."""
+    folder = tempfile.mkdtemp(prefix="autoprune-ray-")
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
