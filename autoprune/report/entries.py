@@ -29,7 +29,7 @@ def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             record.metrics,
             recovered_map=recovered_map(recovered.get(record.number)),
             on_front=record.number in best,
-            origin="searched" if record.origin == "sampler" else record.origin,
+            origin=found_by(record.origin),
         )
         for record in result.records
         if record.counts and record.state == "complete"
@@ -42,6 +42,11 @@ def kind_of(origin: str) -> Kind:
     if origin == "uniform":
         return "uniform"
     return "searched" if origin == "sampler" else "one-shot"
+
+
+def found_by(origin: str) -> str:
+    """A trial's origin for people: the warm start's, or ``searched``."""
+    return "searched" if origin == "sampler" else origin
 
 
 def recoveries(run: Path) -> dict[int, dict[str, Any]]:

@@ -63,6 +63,11 @@ def headline(facts: Facts) -> Headline:
     return Headline(title, f"No trial has come through: {running} were started.", details, command=command)
 
 
+def difference(pruned: float, dense: float) -> float:
+    """Of two mAPs in points, as rounded, so that a reader who subtracts what is shown finds the same."""
+    return round(float(points(pruned)) - float(points(dense)), 1)
+
+
 def _best_recovered(facts: Facts) -> int | None:
     """The recovered trial with the highest mAP; one on the front before those that were taken to compare."""
     comparable = [number for number, metrics in facts.recovered.items() if metrics.get("dense")]
@@ -80,12 +85,10 @@ def _of_recovered(facts: Facts, number: int) -> Headline:
     dense = {**metrics["dense"], "map": metrics["dense"]["metrics"]["map"]}
     for row in facts.latencies.get(number, ())[:1]:
         pruned["latency_ms"], dense["latency_ms"] = row["median_ms"], row.get("dense_ms")
-    difference = _difference(pruned, dense)
-    than = (
-        f"{abs(difference):.1f} points {'below' if difference < 0 else 'above'}"
-        if difference
-        else "as much as"
-    )
+    change = difference(pruned["map"], dense["map"])
+    than = "as much as"
+    if change:
+        than = f"{abs(change):.1f} points {'below' if change < 0 else 'above'}"
     sentence = (
         f"The pruned detector does {_share(pruned, dense)} and reaches {points(pruned['map'])} mAP, {than} "
         f"the dense one's {points(dense['map'])}."
@@ -126,11 +129,6 @@ def _share(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
     return f"{share:.0%} of the work ({cost(pruned['gflops'])} of {cost(dense['gflops'])} GFLOPs)"
 
 
-def _difference(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> float:
-    """In points, of the rounded figures, so that a reader who subtracts them finds the same."""
-    return round(float(points(pruned["map"])) - float(points(dense["map"])), 1)
-
-
 def _found(origin: str) -> str:
     return "found by the search" if kind_of(origin) == "searched" else f"the warm start “{origin}”"
 
@@ -140,7 +138,7 @@ def _at(size: Any) -> str:
 
 
 def _tiles(pruned: Mapping[str, Any], dense: Mapping[str, Any], score: str = "mAP") -> tuple[Tile, ...]:
-    change = f"{_difference(pruned, dense):+.1f} points"
+    change = f"{difference(pruned['map'], dense['map']):+.1f} points"
     tiles = [Tile(score, "at IoU 0.50:0.95, points", points(dense["map"]), points(pruned["map"]), change)]
     for name, shown, unit in COSTS:
         if pruned.get(name) is not None and dense.get(name):

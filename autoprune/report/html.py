@@ -12,9 +12,9 @@ import jinja2
 from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
 from autoprune.policy import Policy
-from autoprune.report.entries import account, kind_of, recovered_map
+from autoprune.report.entries import account, found_by, kind_of, recovered_map
 from autoprune.report.facts import Facts
-from autoprune.report.headline import headline
+from autoprune.report.headline import difference, headline
 from autoprune.report.samples import Sample, read_samples
 from autoprune.report.tables import cost, points
 from autoprune.search.account import PARTS
@@ -66,6 +66,7 @@ def render(facts: Facts, images: bool = True) -> str:
         seconds=[(name, seconds.get(name, 0.0)) for name in PARTS] if seconds else [],
         wall=seconds.get("wall", 0.0),
         rows=_rows(facts),
+        recovered=_recovered(facts),
         settings=RunDirectory(facts.run).config_file.read_text(encoding="utf-8"),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
@@ -110,7 +111,7 @@ def _trial(facts: Facts, record: Record, on_front: bool) -> dict[str, Any]:
         "number": record.number,
         "state": record.state,
         "kind": kind_of(record.origin),
-        "origin": "searched" if record.origin == "sampler" else record.origin,
+        "origin": found_by(record.origin),
         "budget": record.budget,
         "front": on_front,
         **{name: metrics.get(name) for name in ("map", "gflops", "mparams", "latency_ms")},
@@ -136,7 +137,7 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
     return [
         {
             "record": record,
-            "origin": "searched" if record.origin == "sampler" else record.origin,
+            "origin": found_by(record.origin),
             "on_front": record.number in front,
             "metrics": record.metrics,
             "share": record.metrics["gflops"] / dense if dense and "gflops" in record.metrics else None,
@@ -147,6 +148,23 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
         }
         for record in records
     ]
+
+
+def _recovered(facts: Facts) -> list[dict[str, Any]]:
+    """The recovered trials against the dense detector, the best first."""
+    rows = [
+        {
+            "number": number,
+            "origin": found_by(metrics.get("origin", "sampler")),
+            "map": metrics["metrics"]["map"],
+            "change": difference(metrics["metrics"]["map"], metrics["dense"]["metrics"]["map"]),
+            "share": metrics["gflops"] / metrics["dense"]["gflops"],
+            **{name: metrics[name] for name in ("gflops", "mparams")},
+        }
+        for number, metrics in facts.recovered.items()
+        if metrics.get("dense")
+    ]
+    return sorted(rows, key=lambda row: -row["map"])
 
 
 def _classes(facts: Facts, number: int | None) -> list[tuple[str, float, float]]:

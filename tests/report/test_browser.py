@@ -4,6 +4,7 @@ Screenshots of a desktop, a phone and a print go to the test's folder, or to the
 SCREENSHOTS names, for a person to look at.
 """
 
+import csv
 import json
 import os
 import shutil
@@ -164,7 +165,7 @@ def test_choosing_a_trial_shows_its_widths(run, show):
     facts = read_facts(run)
     page = show(**DESKTOP)
     for record in facts.records[-2:]:
-        page.locator(f"tr[data-trial='{record.number}'] button").click()
+        page.locator(f"#trials tr[data-trial='{record.number}'] button").click()
         bars = page.locator("#layers-bars li")
         for place, group in enumerate(facts.groups):
             text = bars.nth(place).inner_text().replace("\n", " ")
@@ -189,6 +190,16 @@ def test_tables_sort_by_what_is_clicked(show):
             "#trials-table tbody tr", f"rows => rows.map(row => Number(row.cells[{column}].dataset.value))"
         )
         assert values == sorted(values, reverse=direction == "descending")
+
+
+def test_the_table_can_be_saved(run, show, tmp_path):
+    page = show(**DESKTOP)
+    with page.expect_download() as download:
+        page.click("#save-csv")
+    download.value.save_as(tmp_path / "trials.csv")
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
+    maps = {record.number: record.metrics["map"] for record in read_facts(run).records}
+    assert {int(row["trial"]): float(row["proxy mAP"]) for row in rows} == maps
 
 
 def test_the_score_decides_which_boxes_count(run, show):

@@ -22,7 +22,7 @@ function html(name, attributes = {}, ...children) {
 const points = (fraction) => (fraction == null ? "-" : (100 * fraction).toFixed(1));
 const cost = (value) => (value == null ? "-" : value.toFixed(value < 1 ? 3 : value < 100 ? 2 : 1));
 /** A dotted name that may break after its dots. */
-const breakable = (name) => name.split(/(?<=[._])/).flatMap((part) => [part, document.createElement("wbr")]);
+const breakable = (name) => name.match(/[^._]*[._]?/g).flatMap((part) => [part, document.createElement("wbr")]);
 const percent = (share) => `${Math.round(100 * share)}%`;
 
 /** Round numbers between two ends, about `most` of them; `whole` ones where only those mean something. */
