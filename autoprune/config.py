@@ -21,6 +21,7 @@ Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
 Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
+Track = Literal["tensorboard", "mlflow"]
 
 
 class Strict(BaseModel):
@@ -147,6 +148,11 @@ class Config(Strict):
         None, description="Optuna storage URL; default: a journal file in the run directory"
     )
     out: Path = Field(Path("runs/search"), description="run directory")
+    track: tuple[Track, ...] = Field(
+        ("tensorboard",),
+        description="where the driver sends metrics: tensorboard (in the run directory), mlflow (to "
+        "MLFLOW_TRACKING_URI), or none",
+    )
 
     # training, recovery and proxies
     steps: int = Field(2000, ge=1, description="optimiser steps of a baseline or of a full recovery")
@@ -202,12 +208,14 @@ class Config(Strict):
         kinds = {"auto": "auto", "freeze": "frozen", "train": "batch"}
         return kinds[self.norm]
 
-    @field_validator("budget_gflops", "objectives", "rungs", mode="before")
+    @field_validator("budget_gflops", "objectives", "rungs", "track", mode="before")
     @classmethod
     def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
         """Takes `50`, `"50%,33%"` or a list."""
         if isinstance(value, str):
             value = [part.strip() for part in value.split(",") if part.strip()]
+            if info.field_name == "track" and value == ["none"]:
+                value = []
         elif isinstance(value, int | float):
             value = [value]
         if info.field_name == "budget_gflops" and isinstance(value, list | tuple):

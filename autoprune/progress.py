@@ -4,16 +4,19 @@ Only the command line calls `show`; the layers below call `track` and `say` and 
 """
 
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.live import Live
+    from rich.text import Text
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 10.0
+BOARD_INTERVAL_S = 60.0
 
 _console: ContextVar["Console | None"] = ContextVar("console", default=None)
 
@@ -32,6 +35,45 @@ def say(text: str) -> None:
     """Prints one line of rich markup where progress is shown."""
     if (console := _console.get()) is not None:
         console.print(text, highlight=False)
+
+
+class Board:
+    """Lines that stay below all that is said, on a terminal; elsewhere one line a minute.
+
+    It shows what it was given last, and asks nobody, so that it may be drawn by a thread of its own.
+    """
+
+    def __init__(self) -> None:
+        """Shows nothing yet."""
+        self._lines: Sequence[str] = ()
+        self._printed = time.monotonic()
+        self._live: Live | None = None
+
+    def __enter__(self) -> Self:
+        """Begins to show."""
+        if (console := _console.get()) is not None and console.is_terminal:
+            from rich.live import Live
+
+            self._live = Live(get_renderable=self._render, console=console, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        """Takes the lines away."""
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, lines: Sequence[str]) -> None:
+        """Replaces the lines (rich markup)."""
+        self._lines = lines
+        if self._live is None and time.monotonic() - self._printed >= BOARD_INTERVAL_S:
+            self._printed = time.monotonic()
+            say("; ".join(" ".join(line.split()) for line in lines))
+
+    def _render(self) -> "Text":
+        from rich.text import Text
+
+        return Text.from_markup("\n".join(self._lines))
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

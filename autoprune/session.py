@@ -3,13 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+from autoprune.board import board
 from autoprune.config import Config, DataPaths
 from autoprune.data.evaluate import evaluate
 from autoprune.engines import local
 from autoprune.errors import TrainingError
 from autoprune.files import unwritable
 from autoprune.importance import Importance
-from autoprune.progress import say
+from autoprune.progress import Board, say
 from autoprune.search.account import PARTS, Account
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
@@ -18,6 +19,7 @@ from autoprune.search.rundir import RunDirectory, absolute
 from autoprune.search.rungs import hopeless
 from autoprune.search.subject import load_subject
 from autoprune.search.trials import Record
+from autoprune.tracking import Tracker, log_trial, open_trackers
 
 FAILURES_TO_STOP = 5  # where this many trials fail at a rung that none passed, not their policies are wrong
 
@@ -40,6 +42,8 @@ class Session:
         self.config, self.run, self.objective, self.ledger = config, run, objective, ledger
         self._account = account
         self._at_start = len(ledger.finished())
+        self._board = Board()
+        self._trackers: list[Tracker] = []
         account.take_up(ledger.notes.get("seconds", {}))
 
     def go(self) -> SearchResult:
@@ -49,9 +53,11 @@ class Session:
             self._account.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
             if self._at_start:
                 say(f"{self._at_start} of {self.config.trials} trials are there already")
+            self._trackers = open_trackers(self.config, self.run.path, self.ledger)
             self._run_engine()
             self._write()
             self._say_account()
+            say(f"{self.run.path} takes {self.run.megabytes():.1f} MB")
             if self.ledger.exhausted:
                 say("the search space holds no other policy within the budget")
             return load_result(self.run.path)
@@ -65,6 +71,9 @@ class Session:
             raise
         except OSError as error:
             raise unwritable(self.run.path, error) from error
+        finally:
+            for tracker in self._trackers:
+                tracker.close()
 
     def _run_engine(self) -> None:
         config = self.config
@@ -79,7 +88,8 @@ class Session:
         )
         # The scores travel along: no node but this one needs to see the run directory.
         load = partial(_load, there, self.objective.importance)
-        ray.run(self.ledger, load, self._finished, cluster)
+        with self._board:
+            ray.run(self.ledger, load, self._finished, cluster, self._changed)
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once a run, on the images that trials are measured on."""
@@ -110,12 +120,22 @@ class Session:
         if record is None:  # its worker was lost, and it is in the queue again
             return
         self._write()
+        log_trial(self._trackers, record, finished)
         say(self._line(record, finished))
         if record.state == "failed" and (first := hopeless(finished, FAILURES_TO_STOP)) is not None:
             raise TrainingError(
                 f"every trial failed at rung {len(first.rungs)}, the first of them, trial {first.number}: "
                 f"{first.reason}"
             )
+
+    def _changed(self) -> None:
+        """Shows what the workers do now."""
+        records = self.ledger.records()
+        done = sum(record.counts and record.state != "running" for record in records)
+        self._board.show(board(records, self.ledger.front(), self.config.trials, self._left(done)))
+
+    def _left(self, done: int) -> str:
+        return _duration(self._account.left(done - self._at_start, self.config.trials - done))
 
     def _line(self, record: Record, finished: list[Record]) -> str:
         done, total = len(finished), self.config.trials
@@ -128,9 +148,8 @@ class Session:
             outcome += f", stopped at rung {len(record.rungs) - 1}"
         best = max((r.metrics["map"] for r in finished if r.state == "complete"), default=None)
         shown = "none complete" if best is None else f"best {100 * best:.1f}"
-        left = self._account.left(done - self._at_start, total - done)
         what = f"trial {record.number} ({record.origin})"
-        return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {_duration(left)} left"
+        return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {self._left(done)} left"
 
     def _write(self) -> None:
         """Brings `front.csv`, the policies and the account of time up to date."""

@@ -17,7 +17,7 @@ LAYERS = (
     {"cost.budget", "cost.latency", "models", "data", "importance", "demo_detector", "deploy"},
     {"training"},
     {"search"},
-    {"engines"},
+    {"engines", "board", "tracking"},
     {"export"},
     {"pipeline", "proxies", "recovery", "session"},
     {"report"},

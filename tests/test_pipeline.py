@@ -55,6 +55,7 @@ def test_the_run_directory_holds_what_the_design_says(finished):
         "importance.safetensors",
         "front.csv",
         "policies",
+        "tensorboard",
     }
     assert {path.name for path in run.iterdir()} == expected
     rows = list(csv.DictReader((run / "front.csv").read_text().splitlines()))

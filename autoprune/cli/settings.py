@@ -29,6 +29,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "proxy_images",
         "check_proxies",
         "storage",
+        "track",
     ),
     "Engine": ("engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"),
     "Training": (

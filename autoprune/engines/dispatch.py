@@ -19,6 +19,7 @@ from autoprune.search.trials import Candidate
 # A worker that is silent for this many times the median of its rung, and for this long, is killed.
 LIMIT_MEDIANS, LEAST_LIMIT_S = 10, 60.0
 MOST_CHARACTERS = 200  # of a reason
+MOST_STILLBORN = 5  # workers in a row that die before they begin, after which the search ends
 ENOUGH = 3  # answers at a rung from which there is a median
 
 
@@ -43,16 +44,21 @@ class Dispatch:
     Args:
         ledger: asks, decides and keeps.
         finished: called with a trial's number after each trial.
+        changed: called when a worker begins a trial or ends a rung.
 
     Attributes:
         error: what the search has to end with; the driver's disk is full, or a worker can't load its data.
     """
 
-    def __init__(self, ledger: Ledger, finished: Callable[[int], None]) -> None:
+    def __init__(
+        self, ledger: Ledger, finished: Callable[[int], None], changed: Callable[[], None] = lambda: None
+    ) -> None:
         """Knows of no trial yet."""
-        self.ledger, self._finished = ledger, finished
+        self.ledger, self._finished, self._changed = ledger, finished, changed
         self._numbers: dict[str, int] = {}
         self._causes: dict[str, str] = {}
+        self._began: set[str] = set()
+        self._stillborn = 0
         self._silence = Silence()
         self.error: AutopruneError | OSError | None = None
 
@@ -74,7 +80,10 @@ class Dispatch:
 
     def begin(self, trial_id: str) -> None:
         """A worker has the trial and is ready to work on it."""
+        self._began.add(trial_id)
+        self._stillborn = 0
         self._silence.begin(trial_id)
+        self._changed()
 
     def report(self, trial_id: str, answer: Mapping[str, Any]) -> bool:
         """Passes a worker's answer to the ledger; whether the trial goes on."""
@@ -87,7 +96,9 @@ class Dispatch:
                 self.ledger.fail(number, answer["reason"])
                 return False
             self._silence.answer(trial_id)
-            return self.ledger.report(number, answer["rung"], answer["metrics"])
+            goes_on = self.ledger.report(number, answer["rung"], answer["metrics"])
+            self._changed()
+            return goes_on
         except (AutopruneError, OSError) as error:
             self.error = error
             return False
@@ -106,10 +117,22 @@ class Dispatch:
         try:
             if lost:
                 say(f"trial {number} lost its worker: {cause}".replace("[", r"\["))
-                self.ledger.lose(number, cause)
+                self._lose(number, cause, trial_id in self._began)
             self._finished(number)
         except (AutopruneError, OSError) as error:
             self.error = error
+        finally:
+            self._began.discard(trial_id)
+
+    def _lose(self, number: int, cause: str, began: bool) -> None:
+        """Puts the trial back into the queue; it is to blame only where its worker had begun with it."""
+        self.ledger.lose(number, cause, counts=began)
+        self._stillborn += not began
+        if self._stillborn >= MOST_STILLBORN:
+            self.error = RunError(
+                f"{self._stillborn} workers in a row died before they could begin: {cause}; see Ray's logs "
+                "(`ray logs`), then run the same command"
+            )
 
     def overdue(self) -> list[str]:
         """Tune's ids of the trials whose workers are to be killed."""

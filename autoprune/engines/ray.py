@@ -51,7 +51,11 @@ _ENVIRONMENT = {
 
 
 def run(
-    ledger: Ledger, load: Callable[[], Evaluator[Any]], finished: Callable[[int], None], cluster: Cluster
+    ledger: Ledger,
+    load: Callable[[], Evaluator[Any]],
+    finished: Callable[[int], None],
+    cluster: Cluster,
+    changed: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs trials until the ledger has no more.
 
@@ -63,6 +67,7 @@ def run(
         load: makes the objective, once in each worker. It is sent there, so it must pickle.
         finished: called with a trial's number after each trial.
         cluster: where, and how many at once.
+        changed: called when a worker begins a trial or ends a rung.
 
     Raises:
         RunError: there is no cluster at the address, it has other versions, or a node can't see the data.
@@ -71,7 +76,7 @@ def run(
     with environment(_ENVIRONMENT), scratch() as folder, _connected(cluster, folder), quiet():
         _check_room(cluster)
         _check_nodes(cluster)
-        dispatch = Dispatch(ledger, finished)
+        dispatch = Dispatch(ledger, finished, changed)
         trainable = tune.with_resources(
             _trainable(load),
             tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}]),

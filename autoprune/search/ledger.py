@@ -104,9 +104,9 @@ class Ledger:
             self._set(number, "reason", reason)
             self.study.tell(number, state=TrialState.FAIL)
 
-    def lose(self, number: int, reason: str) -> None:
-        """Puts a trial whose worker was lost back into the queue, a few times at most."""
-        losses = self._trial(number).user_attrs.get("losses", 0) + 1
+    def lose(self, number: int, reason: str, counts: bool = True) -> None:
+        """Puts a trial whose worker was lost back into the queue, a few times at most if that ``counts``."""
+        losses = self._trial(number).user_attrs.get("losses", 0) + counts
         if losses >= MOST_LOSSES:
             self.fail(number, f"{losses} workers were lost with it, at last: {reason}")
             return

@@ -38,6 +38,7 @@ MAY_CHANGE = frozenset(
         "workers",
         "cpus_per_trial",
         "gpus_per_trial",
+        "track",
     }
 )
 
@@ -107,6 +108,10 @@ class RunDirectory:
         header = "# autoprune search: what was asked, in full. The same command resumes the run.\n"
         header += "".join(f"# {name}: {value}\n" for name, value in notes.items())
         write_yaml(self.config_file, absolute(config).model_dump(mode="json"), header)
+
+    def megabytes(self) -> float:
+        """What the directory takes on disk."""
+        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6
 
     # who writes
 

@@ -154,6 +154,24 @@ def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
     assert "2 workers were lost with it, at last: ZeroDivisionError: no such kernel" in failed[0].reason
 
 
+def test_workers_that_die_before_they_begin_cost_no_trial_and_end_the_search(
+    engine, make_ledger, objective, monkeypatch
+):
+    monkeypatch.setattr(dispatch, "MOST_STILLBORN", 2)
+
+    def load():
+        raise OSError("the file system is gone")
+
+    with pytest.raises(
+        RunError, match=r"2 workers in a row died before they could begin: .*file system is gone"
+    ):
+        engine.run(make_ledger(trials=2), load, lambda number: None, engine.Cluster())
+    ledger = make_ledger(trials=2)
+    assert ledger.finished() == []
+    local.run(ledger, objective(), lambda number: None)
+    assert [record.state for record in ledger.finished()] == ["complete", "complete"]
+
+
 def test_nodes_must_see_the_data(engine, make_ledger, objective, tmp_path):
     seen, missing = tmp_path / "seen", tmp_path / "missing"
     seen.write_text("x")

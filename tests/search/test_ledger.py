@@ -160,6 +160,13 @@ def test_a_lost_worker_costs_nothing_but_time_until_it_happens_too_often(tmp_pat
     assert len(run(found).finished()) == 2
 
 
+def test_workers_that_died_before_they_began_are_not_held_against_a_trial(tmp_path):
+    found = ledger(tmp_path, trials=1)
+    for _ in range(MOST_LOSSES + 1):
+        found.lose(found.ask().number, "the node is gone", counts=False)
+    assert [r.state for r in run(found).finished()] == ["complete"]
+
+
 def test_rungs_stop_the_worse_trials_and_never_the_warm_starts(tmp_path):
     found = run(ledger(tmp_path, trials=30, rungs=2, rung_keep=0.3))
     stopped = [r for r in found.finished() if r.state == "stopped"]
