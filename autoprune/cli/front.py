@@ -51,6 +51,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
         console.print(check.verdict, markup=False)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / PICTURE}")
+        tell(console, f"all of it on a page: autoprune report {result.run}")
     if result.best is not None:
         tell(console, f"next: autoprune recover {result.run} --trial {result.best.trial}")
 

@@ -19,7 +19,23 @@ from autoprune.report.entries import entries, recovered_map
 from autoprune.report.facts import read_facts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+
+def chromium() -> str | None:
+    """The system's Chromium, else the one that playwright installed, else nothing."""
+    if found := next(
+        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+    ):
+        return found
+    with playwright.sync_playwright() as tool:
+        own = tool.chromium.executable_path
+    return own if Path(own).is_file() else None
+
+
+CHROMIUM = chromium()
+pytestmark = pytest.mark.skipif(
+    CHROMIUM is None, reason="no Chromium here; install one (Debian: apt-get install chromium)"
+)
 DESKTOP = {"viewport": {"width": 1200, "height": 900}}
 PHONE = {
     "viewport": {"width": 390, "height": 844},
@@ -37,9 +53,6 @@ CENTRES = """marks => marks.map(mark => {
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as tool:
-        installed = Path(tool.chromium.executable_path).is_file()
-        if CHROMIUM is None and not installed:
-            pytest.skip("no Chromium here; install one (Debian: apt-get install chromium)")
         started = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield started
         started.close()
