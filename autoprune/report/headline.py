@@ -11,7 +11,7 @@ from autoprune.report.tables import cost, points
 COSTS = (
     ("gflops", "GFLOPs", "billions of multiply-adds for one image"),
     ("mparams", "parameters", "millions"),
-    ("latency_ms", "latency", "milliseconds for one image, median"),
+    ("latency_ms", "latency", "milliseconds of the network for one image, median"),
 )
 
 
