@@ -74,6 +74,7 @@ class Session:
         finally:
             for tracker in self._trackers:
                 tracker.close()
+            self.ledger.release()
 
     def _run_engine(self) -> None:
         config = self.config

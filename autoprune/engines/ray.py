@@ -36,7 +36,7 @@ except ImportError as missing:
 
 __all__ = ["Cluster", "run"]
 
-LOOK_S = 60.0  # a node says within this what it sees; starting Python there takes seconds
+LOOK_S = 300.0  # a node says within this what it sees; on a busy one, starting Python takes a minute
 LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
 STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
 

@@ -16,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
+from autoprune.search.lease import Lease
 from autoprune.search.rungs import goes_on, score_of
 from autoprune.search.samplers import make_sampler
 from autoprune.search.study import batch, directions, front_of, open_study, read_records
@@ -40,7 +41,7 @@ class Ledger:
         exhausted: the space has no policy left that was not tried.
 
     Raises:
-        RunError: the storage can't be opened, or the study is of another search.
+        RunError: the storage can't be opened, the study is of another search, or another driver is at it.
     """
 
     def __init__(self, storage: Path | str, name: str, plan: Plan, settings: LedgerSettings) -> None:
@@ -48,7 +49,10 @@ class Ledger:
         self.plan, self.settings, self.exhausted = plan, settings, False
         self._directions = directions(settings.objectives)
         self.study, self._storage = open_study(storage, name, self._directions)
-        self._check_identity(f"the study {name} in {storage}")
+        where = f"the study {name} in {storage}"
+        self._check_identity(where)
+        # A journal file lies in a run directory, whose lock keeps others out.
+        self._lease = Lease(self.study, where) if isinstance(storage, str) else None
         self._distributions: dict[str, BaseDistribution] = {
             name: FloatDistribution(0.0, 1.0) for name in plan.variables
         }
@@ -60,6 +64,11 @@ class Ledger:
         for record in self.records():
             if record.counts:
                 self._known.setdefault(_key(record.widths), record.number)
+
+    def release(self) -> None:
+        """Lets another driver in; nothing may be written after it."""
+        if self._lease is not None:
+            self._lease.release()
 
     # engines call these
 

@@ -1,0 +1,68 @@
+"""Keeps a second driver away from a study in a database, where no lock on a file tells of the first."""
+
+import os
+import socket
+import threading
+import time
+from typing import Any
+
+import optuna
+
+from autoprune.errors import RunError
+
+BEAT_S = 20.0  # a driver says as often that it lives
+STALE_S = 120.0  # without a sign for this long, a driver on another host counts as dead
+ATTRIBUTE = "driver"
+
+
+class Lease:
+    """The right to drive a study, renewed by a thread until `release`.
+
+    Args:
+        study: the study, in a storage that threads may share.
+        where: what the message calls it.
+
+    Raises:
+        RunError: another driver has it (names its host and pid).
+    """
+
+    def __init__(self, study: optuna.Study, where: str) -> None:
+        """Takes the lease; that of a driver that is dead is free."""
+        self._study, self._ended = study, threading.Event()
+        self._me = {"host": socket.gethostname(), "pid": os.getpid()}
+        owner = study.user_attrs.get(ATTRIBUTE) or {}
+        if owner and self._lives(owner):
+            ago = time.time() - owner["beat"]
+            raise RunError(
+                f"{where} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
+                f"{ago:.0f} s ago); stop it, choose another --out, or, if it is dead, try again in "
+                f"{STALE_S:.0f} s"
+            )
+        self._beat()
+        self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
+        self._thread.start()
+
+    def release(self) -> None:
+        """Lets the next driver in at once."""
+        self._ended.set()
+        self._thread.join()
+        self._study.set_user_attr(ATTRIBUTE, None)
+
+    def _lives(self, owner: dict[str, Any]) -> bool:
+        if {name: owner[name] for name in self._me} == self._me:
+            return False  # this process itself
+        if owner["host"] == self._me["host"]:
+            try:
+                os.kill(owner["pid"], 0)
+            except ProcessLookupError:
+                return False
+            except PermissionError:
+                return True
+        return time.time() - float(owner["beat"]) < STALE_S
+
+    def _beat(self) -> None:
+        self._study.set_user_attr(ATTRIBUTE, {**self._me, "beat": time.time()})
+
+    def _renew(self) -> None:
+        while not self._ended.wait(BEAT_S):
+            self._beat()
