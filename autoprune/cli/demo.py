@@ -30,7 +30,7 @@ TEST_IMAGES = 256
 BUDGET = "50%"
 SETTINGS: dict[str, Any] = {
     "trials": 16,
-    "rungs": (0, 30),
+    "rungs": (0,),
     "proxy_images": 192,
     "importance_images": 64,
     "recalibration_images": 64,
@@ -90,7 +90,7 @@ def demo(
 
 _SEARCH = (
     "scores every channel by what the loss would lose with it, then tries {trials} ways to spend {budget} "
-    "of the GFLOPs on the layers; each is pruned, trained for a moment and scored"
+    "of the GFLOPs on the layers; each is pruned, solved anew for what it lost, and scored"
 )
 _RECOVERY = (
     "trains the best policy for {steps} steps, the dense detector as its teacher; and, to compare, uniform "

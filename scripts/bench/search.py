@@ -131,7 +131,7 @@ def main() -> None:
 
     for seed in range(given.seeds):
         for budget in given.budgets.split(","):
-            for method in given.methods.split(","):
+            for method in given.methods:
                 case = make_case(seed, budget)
                 once(folder / f"{case.name(method)}.json", measure, method, case)
             for recovery in given.recoveries:
@@ -187,6 +187,11 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
+def names(text: str) -> list[str]:
+    """What stands between commas."""
+    return [name for name in text.split(",") if name]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -202,10 +207,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=24, help="of ours and of random search")
     parser.add_argument("--fastnas-trials", type=int, default=72)
     parser.add_argument("--taylor-images", type=int, default=40, help="for torch-pruning's Taylor scores")
-    parser.add_argument("--methods", default=",".join(METHODS))
+    parser.add_argument("--methods", type=names, default=list(METHODS), help="separated by commas")
     parser.add_argument(
         "--recoveries",
-        type=lambda text: [name for name in text.split(",") if name],
+        type=names,
         default=list(RECOVERIES),
         help=f"of the policies of `ours`: {', '.join(RECOVERIES)}; '' for none",
     )
@@ -214,7 +219,7 @@ def arguments() -> argparse.Namespace:
         "--set", action="append", default=[], metavar="FIELD=VALUE", help="any other field of the settings"
     )
     given = parser.parse_args()
-    if unknown := [name for name in given.methods.split(",") if name not in METHODS]:
+    if unknown := [name for name in given.methods if name not in METHODS]:
         parser.error(f"there is no method {unknown[0]}; choose {', '.join(METHODS)}")
     if unknown := [name for name in given.recoveries if name not in RECOVERIES]:
         parser.error(f"there is no recovery {unknown[0]}; choose {', '.join(RECOVERIES)}")
