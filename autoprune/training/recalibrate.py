@@ -1,7 +1,8 @@
 """New BatchNorm statistics for a pruned detector: those of the dense one no longer fit its activations."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ def recalibrate(
     batch_size: int,
     device: torch.device | str,
     seed: int,
+    behind: Collection[str] | None = None,
 ) -> nn.Module:
     """Returns a copy whose BatchNorm statistics are the averages over training images.
 
@@ -34,6 +36,8 @@ def recalibrate(
         batch_size: images in a forward pass; batches differ in size by one at most.
         device: where to run; the copy stays there.
         seed: decides which images.
+        behind: convolutions and linear layers; only the norms that run next after one of them are renewed.
+            ``None`` renews all.
 
     Returns:
         The copy, in eval mode.
@@ -46,6 +50,8 @@ def recalibrate(
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
     count = min(images, len(split))
+    if behind is not None and norms and count:
+        norms = _next_after(behind, norms, renewed, split.batch([0], device)[0])
     if not norms or not count:
         return renewed
     renewed.to(memory_format=torch.channels_last)  # a third less time on a CPU
@@ -62,6 +68,33 @@ def recalibrate(
         norm.momentum = momentum
         norm.eval()
     return renewed.to(memory_format=torch.contiguous_format)
+
+
+def _next_after(
+    layers: Collection[str], norms: list[_BatchNorm], model: nn.Module, images: list[Tensor]
+) -> list[_BatchNorm]:
+    """Those of the norms that run next after one of the layers, by a forward pass."""
+    found: list[_BatchNorm] = []
+    last = ""
+
+    def note(name: str, module: nn.Module, _: tuple[Any, ...]) -> None:
+        nonlocal last
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            last = name
+        elif last in layers and module in norms and module not in found:
+            found.append(module)
+
+    handles = [
+        module.register_forward_pre_hook(partial(note, name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear | _BatchNorm)
+    ]
+    try:
+        model(images)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
 
 
 def _shortest_forward(model: nn.Module, norms: list[_BatchNorm]) -> Callable[[list[Tensor]], Any]:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -41,10 +41,12 @@ class Reconstruction:
         model: the pruned detector with new weights, in eval mode.
         errors: for each layer that was looked at, the squared error of its outputs on held-out images before
             and after, as shares of their variance.
+        left: layers that lost inputs and were left as they are.
     """
 
     model: nn.Module
     errors: dict[str, tuple[float, float]]
+    left: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Solves weights and biases of every convolution and linear layer that lost inputs.
 
-    All images go through a detector at once, without gradients. Left as they are: layers with groups, layers
-    whose positions are no positions of the image (behind RoI pooling, where the dense detector looks
-    elsewhere), and layers that read their own output.
+    All images go through a detector at once, without gradients. Left as they are: layers with groups or with
+    a forward of their own, layers whose positions are no positions of the image (behind RoI pooling, where
+    the dense detector looks elsewhere), and layers that read their own output.
 
     Args:
         pruned: what `prune` made of ``dense``; not changed.
@@ -90,7 +92,7 @@ def reconstruct(
         seed: decides which images and positions.
 
     Raises:
-        TrainingError: there are fewer than two images.
+        TrainingError: there are fewer than two images, or the pruned detector's numbers are not finite.
     """
     device = torch.device(device)
     model = copy.deepcopy(pruned).to(device).eval()
@@ -99,7 +101,8 @@ def reconstruct(
     if len(chosen) < LEAST_IMAGES:
         raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
     batch, targets = _load(split, chosen, device)
-    layers = _layers(model, dense)
+    lost = _lost_inputs(model, dense)
+    layers = _solvable(lost)
     positions = Positions(*objects_in(model, batch, targets), seed, device)
     calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, positions)
     layers = {name: layer for name, layer in layers.items() if name in calls}
@@ -107,7 +110,7 @@ def reconstruct(
     errors: dict[str, tuple[float, float]] = {}
     for names in _plan(model, layers, calls, batch[:1]):
         errors |= _solve({name: layers[name] for name in names}, calls, partial(model, batch), held_from)
-    return Reconstruction(model, errors)
+    return Reconstruction(model, errors, tuple(name for name in lost if name not in errors))
 
 
 def _load(
@@ -126,20 +129,34 @@ def _load(
     return batch, targets
 
 
-def _layers(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
-    """The layers that lost inputs, by name, but those with groups or with weights of other layers."""
-    found = {n: module for n, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    owners = Counter(id(layer.weight) for layer in found.values())
+def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
+    """The layers without groups that lost inputs, by name. A grouped one loses whole groups instead."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+        and getattr(module, "groups", 1) == 1
+        and module.weight.shape[1] < cast(Layer, dense.get_submodule(name)).weight.shape[1]
+    }
 
-    def solvable(name: str, layer: Layer) -> bool:
-        if isinstance(layer, nn.Conv2d) and (
-            layer.groups > 1 or layer.padding_mode != "zeros" or isinstance(layer.padding, str)
-        ):
-            return False
-        before = dense.get_parameter(f"{name}.weight")
-        return layer.weight.shape[1] < before.shape[1] and owners[id(layer.weight)] == 1
 
-    return {name: layer for name, layer in found.items() if solvable(name, layer)}
+def _solvable(lost: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Those that `patches` can read and whose outputs are linear in a weight that is theirs alone."""
+    owners = Counter(id(layer.weight) for layer in lost.values())
+    return {
+        name: layer
+        for name, layer in lost.items()
+        if isinstance(layer.weight, nn.Parameter)
+        and owners[id(layer.weight)] == 1
+        and (
+            type(layer).forward is nn.Linear.forward
+            if isinstance(layer, nn.Linear)
+            else type(layer).forward is nn.Conv2d.forward
+            and type(layer)._conv_forward is nn.Conv2d._conv_forward
+            and layer.padding_mode == "zeros"
+            and not isinstance(layer.padding, str)
+        )
+    }
 
 
 def _dense_calls(
@@ -220,8 +237,10 @@ def _solve(
     def solve(name: str, layer: Layer) -> None:
         images = torch.cat([call.places[0] for call in calls[name]])
         outputs = torch.cat([call.outputs for call in calls[name]])
-        weights = layer.weight.flatten(1)
-        found = fit(torch.cat(inputs[name]), outputs, weights, layer.bias, images >= held_from)
+        weights, read = layer.weight.flatten(1), torch.cat(inputs[name])
+        if not read.isfinite().all():
+            raise TrainingError(f"what `{name}` reads in the pruned detector is not finite; prune less")
+        found = fit(read, outputs, weights, layer.bias, images >= held_from)
         layer.weight.copy_(found.weights.view_as(layer.weight))
         if layer.bias is not None and found.bias is not None:
             layer.bias.copy_(found.bias)

@@ -57,6 +57,19 @@ def test_a_detector_with_norms_in_its_head_passes_them_all(toy: Any, split: Any)
     assert renewed.dropout.training is False
 
 
+def test_only_the_norms_behind_some_layers(toy: Any, split: Any) -> None:
+    convolutions = {name for name, module in toy.named_modules() if isinstance(module, nn.Conv2d)}
+    assert "backbone.conv1" in convolutions
+    before = toy.state_dict()
+    renewed = recalibrate(toy, split, 10, batch_size=10, device=CPU, seed=0, behind={"backbone.conv1"})
+    values = inputs_of_the_first_norm(toy, split, list(range(10)))
+    np.testing.assert_allclose(
+        renewed.backbone.norm1.running_mean, values.mean((0, 2, 3)), rtol=1e-4, atol=1e-6
+    )
+    assert torch.equal(renewed.backbone.norm2.running_mean, before["backbone.norm2.running_mean"])
+    assert renewed.backbone.norm2.num_batches_tracked == toy.backbone.norm2.num_batches_tracked
+
+
 def test_without_batch_norm_or_images_nothing_happens(toy: Any, split: Any) -> None:
     frozen = copy.deepcopy(toy)
     frozen.backbone.norm1, frozen.backbone.norm2 = FrozenBatchNorm2d(6), FrozenBatchNorm2d(6)

@@ -187,3 +187,53 @@ def test_images_that_are_large_are_fewer(split: Any, monkeypatch: pytest.MonkeyP
         monkeypatch.setattr(sys.modules["autoprune.training.reconstruct"], "MOST_PIXELS", bound)
         reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
         assert seen.pop() == expected
+
+
+class Squashed(nn.Conv2d):
+    """Its outputs are not linear in its weight."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self._conv_forward(images, self.weight.tanh(), self.bias)
+
+
+class Branches(nn.Module):
+    """One branch can be solved anew, the others can't."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 6, 3, padding=1)
+        self.plain = nn.Conv2d(6, 4, 3, padding=1)
+        self.own = Squashed(6, 4, 3, padding=1)
+        self.reparametrised = nn.Conv2d(6, 4, 1)
+        nn.utils.parametrize.register_parametrization(self.reparametrised, "weight", nn.Tanh())
+        self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
+
+    def forward(self, images: list[Tensor]) -> Tensor:
+        maps = self.stem(torch.stack(images)).relu()
+        branches = (self.plain, self.own, self.reparametrised)
+        return sum(norm(branch(maps)) for norm, branch in zip(self.norms, branches, strict=True))
+
+
+def test_layers_whose_outputs_are_not_linear_in_their_weights_are_left_and_named(split: Any) -> None:
+    torch.manual_seed(0)
+    dense = Branches().eval()
+    graph = analyze(dense, ([torch.rand(3, 16, 16)],))
+    keep = {"stem": [0, 2, 3, 5]}
+    pruned = prune(dense, graph, keep)
+    found = reconstruct(pruned, dense, graph, keep, split, 8, CPU, seed=0)
+    assert found.left == ("own", "reparametrised")
+    changed = {
+        name
+        for name, value in found.model.state_dict().items()
+        if not torch.equal(value, pruned.state_dict()[name])
+    }
+    assert changed == {"plain.weight", "plain.bias"}
+
+
+def test_numbers_that_are_not_finite_fail_in_one_line(split: Any) -> None:
+    dense, graph = shared_head()
+    pruned = prune(dense, graph, TWINS)
+    with torch.no_grad():
+        pruned.body[0].weight.fill_(torch.nan)
+    with pytest.raises(TrainingError, match=r"what `body.2` reads in the pruned detector is not finite"):
+        reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
