@@ -106,6 +106,9 @@ class Config(Strict):
     budget_latency_ms: str | None = Field(
         None, description="upper bound on the measured latency, in milliseconds or per cent"
     )
+    latency_runtime: Literal["torch", "onnxruntime", "openvino"] = Field(
+        "torch", description="where latency is measured; all but torch come with an optional extra"
+    )
     objectives: tuple[Objective, ...] = Field(
         ("map", "gflops"), description="what the search trades off; map is always one"
     )

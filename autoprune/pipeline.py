@@ -15,6 +15,8 @@ from autoprune.files import unwritable
 from autoprune.progress import say
 from autoprune.proxies import check_proxies
 from autoprune.search.account import Account
+from autoprune.search.latency import fit_model, on_budget, prediction_error
+from autoprune.search.latency_model import LatencyModel
 from autoprune.search.ledger import Ledger
 from autoprune.search.objective import Objective
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
@@ -63,21 +65,26 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     with _sigterm_interrupts(), run.locked():
         try:
             run.mend_journal()
-            session = _prepare(config, run, file, account)
+            session, latency = _prepare(config, run, file, account)
         except InputError:
             if not run.config_file.exists():
                 run.importance_file.unlink(missing_ok=True)
+                run.latency_file.unlink(missing_ok=True)
             raise
         except OSError as error:
             raise unwritable(run.path, error) from error
         result = session.go()
+        if latency is not None and (line := prediction_error(latency, result.records)) is not None:
+            say(line)
     if config.check_proxies:
         machine = {name: getattr(config, name) for name in ("device", "threads", "image_cache_gib", "strict")}
         check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
     return result
 
 
-def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account: Account) -> Session:
+def _prepare(
+    config: Config, run: RunDirectory, file: SpaceFile | None, account: Account
+) -> tuple[Session, LatencyModel | None]:
     """Loads everything, checks everything, and only then writes what was asked for."""
     with account.spend("loading"):
         subject = load_subject(config)
@@ -98,11 +105,16 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
     if file is None:
         file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)
     space = resolve(file, subject.graph, importance)
+    latency: LatencyModel | None = None
+    if config.budget_latency_ms is not None:
+        latency = fit_model(subject, space, run.latency_file)
+        space, budget = on_budget(latency, space, config.budget_latency_ms)
+        bounds = [(*bound, budget) for bound in bounds]
     identity = identify(subject.weights_sha256, file, bounds)
     plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity, config.criterion)
     if (coarse := plan.coarseness()) is not None:
         say(coarse)
-    objective = Objective(subject, importance)
+    objective = Objective(subject, importance, latency.dense_ms if latency is not None else None)
     objective.check_latency(space.keep(space.lowest))
     _say_absent(subject)
     run.write_config(config, _notes(subject))
@@ -120,7 +132,7 @@ def _prepare(config: Config, run: RunDirectory, file: SpaceFile | None, account:
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:
         _claim(ledger, run, config.storage)
-    return Session(config, run, objective, ledger, account)
+    return Session(config, run, objective, ledger, account), latency
 
 
 def _say_absent(subject: Subject) -> None:

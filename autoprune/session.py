@@ -88,7 +88,7 @@ class Session:
             config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial, inputs(there)
         )
         # The scores travel along: no node but this one needs to see the run directory.
-        load = partial(_load, there, self.objective.importance)
+        load = partial(_load, there, self.objective.importance, self.objective.dense_ms)
         with self._board:
             ray.run(self.ledger, load, self._finished, cluster, self._changed)
 
@@ -190,9 +190,9 @@ def inputs(config: Config) -> tuple[Path, ...]:
     return (*paths, weights) if weights.is_file() else tuple(paths)
 
 
-def _load(config: Config, importance: Importance) -> Objective:
+def _load(config: Config, importance: Importance, dense_ms: float | None) -> Objective:
     """Loads everything once, in a worker's process."""
-    return Objective(load_subject(config), importance)
+    return Objective(load_subject(config), importance, dense_ms)
 
 
 def _duration(seconds: float) -> str:

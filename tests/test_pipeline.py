@@ -12,6 +12,7 @@ import time
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import optuna
 import pytest
 import torch
@@ -20,11 +21,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune import pipeline, progress
 from autoprune.config import load_config, make_config
+from autoprune.cost.latency import Latency
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, TrainingError
 from autoprune.models import detector_inputs, load_dense
 from autoprune.pipeline import search
 from autoprune.policy import Policy
-from autoprune.search import subject
+from autoprune.search import latency, latency_model, objective, subject
 from autoprune.search.account import PARTS
 from autoprune.search.journal import Journal
 from autoprune.search.objective import Objective
@@ -379,28 +381,78 @@ def test_several_budgets_each_get_their_warm_starts(finished, tmp_path):
     assert all(r.metrics["gflops"] <= r.budget for r in found.records)
 
 
-def test_latency_is_an_objective_and_a_budget(finished, tmp_path):
+def test_latency_is_an_objective(finished, tmp_path):
     settings, _ = finished
     asked = {**settings, "objectives": ("map", "latency_ms"), "trials": 1, "rungs": (0,)}
     result = search({**asked, "out": tmp_path / "run"})
     assert result.front[0].metrics["latency_ms"] > 0
     assert result.dense["latency_ms"] > 0
-    with pytest.raises(BudgetError, match=r"0\.01 ms can't be reached, the smallest of the space takes"):
-        search({**asked, "out": tmp_path / "tight", "budget_latency_ms": "0.01"})
-    assert not (tmp_path / "tight" / "config.yaml").exists()
+
+
+@pytest.fixture
+def slow_machine(monkeypatch):
+    """A machine that needs a millisecond for 100 000 parameters, and whose operators say about the same."""
+
+    def networks(models, *_):
+        models = list(models)
+        ms = [sum(p.numel() for p in model.parameters()) / 1e5 for model in models]
+        return [Latency(value, value, value, 1) for value in ms]
+
+    def tables(calls, *_):
+        weights = [
+            call.operator.inputs * call.operator.outputs * call.operator.kernel[0] ** 2 for call in calls
+        ]
+        return np.array(weights)[:, None, None] / 1e5 * np.outer(latency_model.GRID, latency_model.GRID)
+
+    monkeypatch.setattr(latency, "measure_tables", tables)
+    monkeypatch.setattr(latency, "measure_networks", networks)
+    monkeypatch.setattr(objective, "measure_networks", networks)
+    return monkeypatch
+
+
+def test_a_budget_on_latency_is_met_by_measurement(finished, tmp_path, slow_machine, capsys):
+    settings, _ = finished
+    asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 6, "budget_latency_ms": "60%"}
+    asked["out"] = tmp_path / "run"
+    with progress.show(Console(width=400)):
+        result = search(asked)
+    said = capsys.readouterr().out
+    assert "latency model of" in said
+    assert "latency: predictions were off by" in said
+    done = [record for record in result.records if record.state == "complete"]
+    assert len(done) >= 4
+    dense = result.dense["latency_ms"]
+    assert all(0.4 * dense < record.metrics["latency_ms"] <= 0.6 * dense for record in done)
+    for point in result.front:  # the front holds what was measured
+        model = point.policy.apply(
+            load_dense(settings["model"], settings["model_arguments"], weights=settings["weights"])[0]
+        )
+        assert point.metrics["latency_ms"] == sum(p.numel() for p in model.parameters()) / 1e5
+
+    def never(*_):
+        raise AssertionError
+
+    slow_machine.setattr(latency, "measure_tables", never)
+    assert len(search({**asked, "trials": 7}).records) == 7
+
+
+def test_a_budget_on_latency_out_of_reach_is_refused_before_the_search(finished, tmp_path, slow_machine):
+    settings, _ = finished
+    asked = {**settings, "rungs": (0,), "trials": 1, "budget_latency_ms": "0.01", "out": tmp_path / "run"}
+    with pytest.raises(BudgetError, match=r"0\.01 ms can't be reached, the smallest in this search space is"):
+        search(asked)
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    assert not (tmp_path / "run" / "latency_model.json").exists()
 
 
 def test_trials_above_the_budget_on_latency_fail_before_any_work_is_spent_on_them(
-    finished, tmp_path, monkeypatch
+    finished, tmp_path, slow_machine
 ):
     settings, _ = finished
-    monkeypatch.setattr(
-        Objective, "latency_ms", lambda self, model: sum(p.numel() for p in model.parameters()) / 1e6
-    )
-    asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 20, "budget_latency_ms": "30%"}
-    with pytest.raises(
-        TrainingError, match=r"trial 0: .* ms is above budget_latency_ms, .* a lower budget_gflops"
-    ):
+    slow_machine.setattr(Objective, "latency_ms", lambda self, model: 1e9)  # a machine that got busy
+    slow_machine.setattr(Objective, "check_latency", lambda self, keep: None)
+    asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 20, "budget_latency_ms": "60%"}
+    with pytest.raises(TrainingError, match=r"trial 0: .* ms is above budget_latency_ms, .* by measurement"):
         search({**asked, "out": tmp_path / "run"})
     assert load_result(tmp_path / "run").seconds["training"] == 0
 

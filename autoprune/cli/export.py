@@ -73,9 +73,10 @@ def export(
 ) -> None:
     """Write a recovered detector to a folder: policy, weights, ONNX; then compare its outputs."""
     from autoprune.export import largest_difference, load, save_detector
-    from autoprune.export.card import CARD_FILE, LATENCY_FILE, METRICS_FILE, write_card
+    from autoprune.export.card import CARD_FILE, write_card
     from autoprune.files import write_text
     from autoprune.policy import Policy
+    from autoprune.search.rundir import LATENCY_FILE, METRICS_FILE
 
     raw_heads = raw_heads or format == "pt2"
     if raw_heads and format == "safetensors":

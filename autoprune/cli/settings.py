@@ -17,7 +17,7 @@ from autoprune.errors import ConfigError
 PANELS: dict[str, tuple[str, ...]] = {
     "Detector": ("model", "model_arguments", "num_classes", "weights", "input_size"),
     "Data": ("data", "image_cache_gib", "strict"),
-    "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "objectives"),
+    "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "latency_runtime", "objectives"),
     "Importance and space": ("criterion", "importance_images", "space"),
     "Search": (
         "out",

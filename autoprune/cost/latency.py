@@ -82,7 +82,10 @@ def measure(
 
 
 def in_turns(
-    runs: Mapping[str, Callable[[], Mapping[str, float]]], repeats: int = REPEATS, warmup: int = WARMUP
+    runs: Mapping[str, Callable[[], Mapping[str, float]]],
+    repeats: int = REPEATS,
+    warmup: int = WARMUP,
+    quiet: bool = False,
 ) -> dict[str, dict[str, Latency]]:
     """Runs each once a round, every other round in the reverse order, so that drift cancels.
 
@@ -90,6 +93,7 @@ def in_turns(
         runs: name → a pass, which gives the seconds of each of its stages.
         repeats: timed passes of each, at least 1.
         warmup: passes of each before the clock starts, 0 or more.
+        quiet: show no progress.
 
     Returns:
         For each name, the latency of each stage.
@@ -103,7 +107,8 @@ def in_turns(
         raise ValueError(f"warmup must be at least 0, not {warmup}")
     order = list(runs)
     seconds: dict[str, list[Mapping[str, float]]] = {name: [] for name in order}
-    for number in track(range(warmup + repeats), "latency"):
+    rounds = range(warmup + repeats)
+    for number in rounds if quiet else track(rounds, "latency"):
         for name in order if number % 2 == 0 else reversed(order):
             taken = runs[name]()
             if number >= warmup:

@@ -11,10 +11,9 @@ from autoprune.export.folder import POLICY_FILE, WEIGHTS_FILE
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
+from autoprune.search.rundir import LATENCY_FILE, METRICS_FILE
 
 CARD_FILE = "MODEL_CARD.md"
-METRICS_FILE = "metrics.json"
-LATENCY_FILE = "latency.json"
 
 SCORES = {
     "map": "mAP (IoU 0.50:0.95)",

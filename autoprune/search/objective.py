@@ -10,12 +10,11 @@ import torch
 from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
-from autoprune.cost.latency import measure
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import BudgetError, TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
-from autoprune.models import detector_inputs
+from autoprune.search.latency import measure_networks
 from autoprune.search.probe import Probe
 from autoprune.search.subject import Subject
 from autoprune.search.trials import Keep
@@ -29,14 +28,15 @@ class Objective:
     Args:
         subject: detector and data.
         importance: scores that weight the channels in the distillation.
+        dense_ms: latency of the dense detector that shares of it are taken of; ``None`` measures it.
 
     Raises:
         BudgetError: the budget on the latency is no number, or not below the dense detector's.
     """
 
-    def __init__(self, subject: Subject, importance: Importance) -> None:
+    def __init__(self, subject: Subject, importance: Importance, dense_ms: float | None = None) -> None:
         """Keeps what is shared by all trials."""
-        self.subject, self.importance = subject, importance
+        self.subject, self.importance, self.dense_ms = subject, importance, dense_ms
         config = subject.config
         self._probe = Probe(subject)
         self._latency_limit = self._read_latency_limit()
@@ -74,9 +74,12 @@ class Objective:
         return "latency_ms" in config.objectives or config.budget_latency_ms is not None
 
     def latency_ms(self, model: nn.Module) -> float:
-        """Median time of one image at the input size."""
-        inputs = detector_inputs(self.subject.input_size, self.subject.device)
-        return measure({"trial": model}, inputs, device=self.subject.device)["trial"].median_ms
+        """Median time of the network on one image at the input size, in the run's runtime."""
+        subject, config = self.subject, self.subject.config
+        (found,) = measure_networks(
+            [model], subject.input_size, config.latency_runtime, subject.device, config.threads
+        )
+        return found.median_ms
 
     def check_latency(self, smallest: Keep) -> None:
         """Refuses a budget on the latency that not even the smallest policy meets.
@@ -98,8 +101,8 @@ class Objective:
         latency = self.latency_ms(model)
         if self._latency_limit is not None and latency > self._latency_limit:
             raise TrainingError(
-                f"{latency:.2f} ms is above budget_latency_ms, {self._latency_limit:.2f} ms; a lower "
-                "budget_gflops brings trials nearer"
+                f"{latency:.2f} ms is above budget_latency_ms, {self._latency_limit:.2f} ms, by measurement; "
+                "an idle machine measures better"
             )
         return latency
 
@@ -107,7 +110,8 @@ class Objective:
         text = self.subject.config.budget_latency_ms
         if text is None:
             return None
-        return parse_budget(text, "latency_ms", self.latency_ms(self.subject.model)).limit
+        dense_ms = self.latency_ms(self.subject.model) if self.dense_ms is None else self.dense_ms
+        return parse_budget(text, "latency_ms", dense_ms).limit
 
     def _prune(self, keep: Keep) -> nn.Module:
         return prune(self.subject.model, self.subject.graph, keep)

@@ -100,7 +100,7 @@ class SpacePlan:
         GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense detector's.
         """
         bound = self.bounds[budget]
-        if all(part.metric == "latency_ms" for part in bound):
+        if not any(self.space.models(part.metric) for part in bound):
             least, dense = (
                 float(self.space.cost("gflops", w)) for w in (self.space.lowest, self.space.dense)
             )
@@ -150,7 +150,7 @@ class SpacePlan:
 
     def _levels(self, bound: Bounds) -> list[Bounds]:
         """The bounds to make warm starts for: the budget's own, or a few where costs are free."""
-        if any(budget.metric != "latency_ms" for budget in bound):
+        if any(self.space.models(budget.metric) for budget in bound):
             return [bound]
         dense, least = (float(self.space.cost("gflops", w)) for w in (self.space.dense, self.space.lowest))
         return [(Budget("gflops", level * dense),) for level in FREE_LEVELS if level * dense >= least]

@@ -22,6 +22,8 @@ METRICS_FILE = "metrics.json"
 LOSSES_FILE = "losses.csv"
 LATENCY_FILE = "latency.json"
 
+LATENCY_MODEL_FILE = "latency_model.json"  # of the run, not of a detector
+
 # Fields that a run may be continued with other values of: they say where and how long, not what.
 MAY_CHANGE = frozenset(
     {
@@ -57,6 +59,7 @@ class RunDirectory:
         self.space_file = path / "space.yaml"
         self.journal_file = path / "study.journal"
         self.importance_file = path / "importance.safetensors"
+        self.latency_file = path / LATENCY_MODEL_FILE
         self.front_file = path / "front.csv"
         self.policies = path / "policies"
         self.recovered = path / "recovered"

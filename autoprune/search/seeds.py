@@ -211,7 +211,7 @@ def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[
     """By how much widths [..., G] overrun the budgets, in shares of each, summed."""
     overrun = np.zeros(np.shape(widths)[:-1])
     for budget in budgets:
-        if budget.metric != "latency_ms":
+        if space.models(budget.metric):
             overrun += np.maximum(space.cost(budget.metric, widths) / budget.limit - 1, 0)
     return overrun
 

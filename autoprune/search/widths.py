@@ -1,6 +1,6 @@
 """From the numbers that a sampler suggests to widths on budget, and from widths to kept channels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -49,6 +49,7 @@ class Space:
         lowest: [G], smallest width.
         step: [G], kept widths are multiples of this, or the dense width.
         importance: {group: [width]}, which channels go first; needed by `keep` alone.
+        latency: milliseconds of widths [..., G], where the run has a model of them.
     """
 
     graph: ChannelGraph
@@ -58,6 +59,7 @@ class Space:
     lowest: Widths
     step: Widths
     importance: Mapping[str, NDArray[np.float64]] | None = None
+    latency: Callable[[Widths], NDArray[np.float64]] | None = None
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -70,21 +72,27 @@ class Space:
         return np.asarray(self.graph.cost.dense, dtype=np.int64)
 
     def cost(self, metric: Metric, widths: Widths) -> NDArray[np.float64]:
-        """GFLOPs, or millions of parameters, of widths [..., G]."""
+        """GFLOPs, millions of parameters, or predicted milliseconds of widths [..., G]."""
         if metric == "gflops":
             return np.asarray(self.graph.cost.flops(widths), dtype=np.float64) / 1e9
         if metric == "mparams":
             return np.asarray(self.graph.cost.params(widths), dtype=np.float64) / 1e6
-        raise ValueError(f"{metric} is measured, not modelled")
+        if self.latency is None:
+            raise ValueError(f"{metric} is measured, not modelled")
+        return self.latency(widths)
+
+    def models(self, metric: Metric) -> bool:
+        """Whether the cost of widths is known without building them."""
+        return metric != "latency_ms" or self.latency is not None
 
     def load(self, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
         """Share of the tightest budget that widths [..., G] use: at most 1 where all are met.
 
-        Budgets on the latency are left out: they are measured, not modelled.
+        Budgets on the latency are left out where it is measured only, and not modelled.
         """
         used = np.zeros(np.shape(widths)[:-1])
         for budget in budgets:
-            if budget.metric != "latency_ms":
+            if self.models(budget.metric):
                 used = np.maximum(used, self.cost(budget.metric, widths) / budget.limit)
         return used
 
@@ -108,7 +116,7 @@ class Space:
             BudgetError: says the smallest cost reachable, or the dense one.
         """
         for budget in budgets:
-            if budget.metric == "latency_ms":
+            if not self.models(budget.metric):
                 continue
             unit = UNITS[budget.metric]
             least, dense = (float(self.cost(budget.metric, w)) for w in (self.lowest, self.dense))
@@ -137,7 +145,7 @@ class Space:
 
         Args:
             shares: [V] in 0..1.
-            budgets: with none on GFLOPs or parameters, the shares' own widths are returned.
+            budgets: with none on a cost that is modelled, the shares' own widths are returned.
 
         Returns:
             [G] widths that meet every budget.
@@ -146,7 +154,7 @@ class Space:
             BudgetError: see `check`.
         """
         shares = np.asarray(shares, dtype=np.float64)
-        if all(budget.metric == "latency_ms" for budget in budgets):
+        if not any(self.models(budget.metric) for budget in budgets):
             return self.widths(shares)
         self.check(budgets)
         low, high = 0.0, 2.0
