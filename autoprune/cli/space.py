@@ -16,6 +16,7 @@ from autoprune.errors import RunError
     "Data",
     "criterion",
     "importance_images",
+    "latency_runtime",
     "Machine",
 )
 def space(
@@ -33,11 +34,20 @@ def space(
     min_width: Annotated[
         int, typer.Option("--min-width", min=1, help="Smallest number of channels a group keeps.")
     ] = 8,
+    measure_steps: Annotated[
+        bool,
+        typer.Option(
+            "--measure-steps",
+            help="Time the layers, and give each group the multiple in which this device's time really "
+            "falls, in place of --round-to.",
+        ),
+    ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Score the channels and write the search space: for each group its largest pruning ratio."""
+    from autoprune.search.latency import group_steps
     from autoprune.search.plan import warm_criteria
-    from autoprune.search.space import derive_space, resolve, save_space
+    from autoprune.search.space import derive_space, resolve, save_space, with_steps
     from autoprune.search.subject import load_subject, score_several, scores_beside
 
     if to.exists() and not force:
@@ -58,6 +68,12 @@ def space(
             round_to=round_to,
             min_width=min_width,
         )
+        if measure_steps:
+            steps = group_steps(subject)
+            file = with_steps(file, steps)
+            counts = {step: list(steps.values()).count(step) for step in sorted({*steps.values()})}
+            told = ", ".join(f"{step} for {count} groups" for step, count in counts.items())
+            console.print(f"steps measured in {config.latency_runtime} on {subject.device}: {told or 'none'}")
         save_space(to, file, subject.graph, importance)
         found = resolve(file, subject.graph)
         least, dense = (float(found.cost("gflops", widths)) for widths in (found.lowest, found.dense))

@@ -29,6 +29,7 @@ from autoprune.search.latency_model import (
     measure_tables,
     shares_of,
 )
+from autoprune.search.latency_steps import measured_steps
 from autoprune.search.subject import Subject
 from autoprune.search.trials import Record
 from autoprune.search.widths import Space, Widths
@@ -154,6 +155,16 @@ def prediction_error(model: LatencyModel, records: Iterable[Record]) -> str | No
         f"latency: predictions were off by {off.mean():.1%} on average, {off.max():.1%} at most, of what "
         f"{len(known)} trials measured; trials and front hold the measured"
     )
+
+
+def group_steps(subject: Subject) -> dict[str, int]:
+    """The steps of `latency_steps.measured_steps` in the run's runtime and on its device."""
+    config = subject.config
+    calls = find_calls(subject.model, detector_inputs(subject.input_size, subject.device)[0])
+    with TemporaryDirectory(prefix="autoprune-") as folder:
+        return measured_steps(
+            subject.graph, calls, config.latency_runtime, subject.device, config.threads, Path(folder)
+        )
 
 
 def sample_widths(space: Space, count: int, seed: int = 0) -> list[Widths]:

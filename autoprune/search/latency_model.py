@@ -25,6 +25,7 @@ from autoprune.graph import ChannelGraph
 from autoprune.progress import track
 
 Array = NDArray[np.float64]
+Seconds = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]]
 
 GRID = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 """Shares of a dense width that operators are timed at; at 0 a width costs what the first step costs."""
@@ -129,7 +130,7 @@ def measure_tables(
     device: torch.device,
     threads: int | None,
     folder: Path,
-    seconds: Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]] | None = None,
+    seconds: Seconds | None = None,
 ) -> Array:
     """Times every operator over the grid of its widths, [C, P, Q] milliseconds; equal operators once.
 
@@ -141,7 +142,7 @@ def measure_tables(
         folder: for files in between.
         seconds: times passes; only tests replace it.
     """
-    seconds = seconds or _time
+    seconds = seconds or time_passes
     known: dict[Operator, Array] = {}
     times: dict[Operator, float] = {}
     for operator in track(list(dict.fromkeys(call.operator for call in calls)), "latency of operators"):
@@ -244,7 +245,7 @@ def _width(dense: int, share: float) -> int:
     return min(dense, max(STEP, round(dense * share / STEP) * STEP))
 
 
-def _time(passes: Mapping[str, Callable[[], object]]) -> dict[str, float]:
+def time_passes(passes: Mapping[str, Callable[[], object]]) -> dict[str, float]:
     """Seconds of each pass, taken in turns."""
     import time
 

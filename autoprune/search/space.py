@@ -91,6 +91,17 @@ def derive_space(
         removable += _STEP
 
 
+def with_steps(file: SpaceFile, steps: Mapping[str, int]) -> SpaceFile:
+    """The same space with other multiples for the groups in ``steps``, where they differ from the file's."""
+    rules = [
+        rule.model_copy(update={"round_to": steps[rule.match]})
+        if not rule.frozen and steps.get(rule.match, file.round_to) != file.round_to
+        else rule
+        for rule in file.groups
+    ]
+    return file.model_copy(update={"groups": tuple(rules)})
+
+
 def largest_ratio(curve: NDArray[np.float64], removable: float) -> float:
     """The largest ratio r with curve(r) <= ``removable``: linear between units, to 0.01 below, in 0.01..0.9.
 
@@ -125,7 +136,8 @@ def render_space(file: SpaceFile, graph: ChannelGraph, importance: Scores) -> st
         "# autoprune search space: the largest share of its channels that each channel group may lose.",
         "# Edit it freely. `match` is a glob over the names that `autoprune inspect` prints (* takes dots).",
         "# Where several entries match a group the last one counts; groups that none matches stay whole.",
-        "# Other fields: `frozen: true`, `tie: WORD` (groups with one word share one ratio), `min_width: N`.",
+        "# Other fields: `frozen: true`, `tie: WORD` (groups with one word share one ratio), `min_width: N`, "
+        "`round_to: N`.",
         f"model: {json.dumps(file.model)}",
         f"model_arguments: {inline_yaml(file.model_arguments)}",
         f"input_size: [{height}, {width}]  # height, width: GFLOPs are counted at this size",
@@ -158,6 +170,8 @@ def _entry(rule: GroupRule) -> str:
         fields.append(f"tie: {json.dumps(rule.tie)}")
     if rule.min_width is not None:
         fields.append(f"min_width: {rule.min_width}")
+    if rule.round_to is not None:
+        fields.append(f"round_to: {rule.round_to}")
     return f"  - {{{', '.join(fields)}}}"
 
 

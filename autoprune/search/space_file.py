@@ -26,6 +26,7 @@ class GroupRule(Strict):
         frozen: keep the groups whole.
         tie: groups with the same word share one ratio, relative to each one's `max_ratio`.
         min_width: smallest number of channels kept, in place of the file's.
+        round_to: kept widths are multiples of this, in place of the file's.
     """
 
     match: str = Field(min_length=1)
@@ -33,13 +34,14 @@ class GroupRule(Strict):
     frozen: bool = False
     tie: str | None = Field(None, min_length=1)
     min_width: int | None = Field(None, ge=1)
+    round_to: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
     def _says_one_thing(self) -> Self:
         if self.frozen == (self.max_ratio is not None):
             raise ValueError(f"`{self.match}` needs either max_ratio (above 0, below 1) or frozen: true")
-        if self.frozen and (self.tie is not None or self.min_width is not None):
-            raise ValueError(f"`{self.match}` is frozen: leave out tie and min_width")
+        if self.frozen and (self.tie, self.min_width, self.round_to) != (None, None, None):
+            raise ValueError(f"`{self.match}` is frozen: leave out tie, min_width and round_to")
         return self
 
 
@@ -94,6 +96,7 @@ class Match:
     max_ratio: float
     min_width: int
     tie: str | None
+    round_to: int
 
 
 def match_groups(file: SpaceFile, graph: ChannelGraph) -> list[Match]:
@@ -118,7 +121,7 @@ def match_groups(file: SpaceFile, graph: ChannelGraph) -> list[Match]:
             )
         ruling.update(dict.fromkeys(names, rule))
     found = [
-        Match(group, own.max_ratio, own.min_width or file.min_width, own.tie)
+        Match(group, own.max_ratio, own.min_width or file.min_width, own.tie, own.round_to or file.round_to)
         for name, group in graph.groups.items()
         if group.prunable and (own := ruling.get(name)) is not None and own.max_ratio is not None
     ]

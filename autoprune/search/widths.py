@@ -265,7 +265,7 @@ def resolve(
     for place, name in enumerate(names):
         match = matches.get(name)
         width, unit = int(dense[place]), graph.groups[name].unit
-        common = int(np.lcm(unit, file.round_to))
+        common = int(np.lcm(unit, file.round_to if match is None else match.round_to))
         step[place] = common if common <= width else unit
         if match is None:
             continue
