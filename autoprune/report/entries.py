@@ -88,8 +88,13 @@ def budgets_of(result: "SearchResult") -> list[float]:
     return sorted((budget for budget in budgets if budget is not None), reverse=True)
 
 
-def account(result: "SearchResult") -> list[str]:
-    """How the trials ended, why some failed, and what the search gained, a line each."""
+def account(result: "SearchResult", all_reasons: str = "--json lists all") -> list[str]:
+    """How the trials ended, why some failed, and what the search gained, a line each.
+
+    Args:
+        result: of the search.
+        all_reasons: where the reasons are that do not fit here.
+    """
     from autoprune.search.results import indistinct
 
     counted = [record for record in result.records if record.counts]
@@ -100,7 +105,7 @@ def account(result: "SearchResult") -> list[str]:
     ]
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
-        lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more (--json lists all)")
+        lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
     lines += _gains(states["complete"])
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
 

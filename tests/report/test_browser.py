@@ -36,6 +36,7 @@ CHROMIUM = chromium()
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here; install one (Debian: apt-get install chromium)"
 )
+PATIENCE_MS = 120_000  # a busy machine is slow, and that is no error of the page
 DESKTOP = {"viewport": {"width": 1200, "height": 900}}
 PHONE = {
     "viewport": {"width": 390, "height": 844},
@@ -53,7 +54,7 @@ CENTRES = """marks => marks.map(mark => {
 @pytest.fixture(scope="module")
 def browser():
     with playwright.sync_playwright() as tool:
-        started = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        started = tool.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"], timeout=PATIENCE_MS)
         yield started
         started.close()
 
@@ -73,6 +74,7 @@ def show(browser, page_file):
     def show(file=page_file, **options):
         page = browser.new_context(**options).new_page()
         opened.append(page.context)
+        page.set_default_timeout(PATIENCE_MS)
         page.on("console", lambda message: problems.append(message.text))
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.on("request", lambda request: requests.append(request.url))
