@@ -311,7 +311,7 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
         there = here if cluster.address in (None, "local") else {"address": cluster.address}
         with same_signals():
             ray.init(**there, log_to_driver=False, logging_level="ERROR")
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises plain ones where a process of its own is late
         raise _no_cluster(cluster.address, error) from error
     try:
         yield
@@ -327,6 +327,8 @@ def _no_cluster(address: str | None, error: Exception) -> RunError:
             f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
             "install the same here"
         )
+    if address in (None, "local"):
+        return RunError(f"Ray can't be started here: {problem[:200]}; try again, or take --engine local")
     return RunError(
         f"no Ray cluster at {address}: {problem[:200]}; start one with `ray start --head`, or leave "
         "--address away to start Ray here"
