@@ -143,8 +143,10 @@ class Config(Strict):
         description="trials to recover in full after the search, to see how far proxies can be trusted",
     )
     engine: Literal["local", "ray"] = Field("local", description="where trials run")
-    address: str | None = Field(None, description="Ray: cluster address; default: start Ray here")
-    workers: int = Field(1, ge=1, description="Ray: trials at once")
+    address: str | None = Field(
+        None, description="Ray: HOST:PORT of the cluster, auto, or local; default: start Ray here"
+    )
+    workers: int = Field(1, ge=1, description="Ray: trials at once, as far as nodes have room")
     cpus_per_trial: float = Field(1.0, gt=0, description="Ray: CPUs a worker takes")
     gpus_per_trial: float = Field(0.0, ge=0, description="Ray: GPUs a worker takes; fractions share one")
     storage: str | None = Field(

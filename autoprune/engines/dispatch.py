@@ -1,5 +1,6 @@
 """What the Ray engine decides without Ray: which trial is whose, and who has been silent for too long."""
 
+import math
 import os
 import signal
 import time
@@ -36,6 +37,13 @@ class Cluster:
     cpus_per_trial: float = 1.0
     gpus_per_trial: float = 0.0
     must_see: tuple[Path, ...] = ()
+
+
+def room(resources: Mapping[str, float], cluster: Cluster) -> int:
+    """How many workers fit on a node."""
+    wanted = {"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}
+    counts = [resources.get(name, 0) / amount + 1e-9 for name, amount in wanted.items() if amount > 0]
+    return math.floor(min(counts))
 
 
 class Dispatch:

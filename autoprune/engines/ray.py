@@ -6,7 +6,6 @@ policy (kilobytes), back come metrics (bytes). Checkpoints and Tune's own files 
 
 import gc
 import json
-import math
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -14,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from autoprune import __version__
-from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end, look, sizes, version
+from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end, look, room, sizes, version
 from autoprune.engines.local import TRIAL_ERRORS
-from autoprune.engines.surroundings import environment, knock, quiet, same_signals, scratch
+from autoprune.engines.surroundings import environment, knock, no_cluster, quiet, same_signals, scratch
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.policy import from_ranges, to_ranges
 from autoprune.progress import say
@@ -71,7 +70,7 @@ def run(
 
     Raises:
         RunError: there is no cluster at the address, it has other versions, or a node can't see the data.
-        ConfigError: no node has what one worker takes.
+        ConfigError: no node has what one worker takes, or the address is a Ray client's.
     """
     with environment(_ENVIRONMENT), scratch() as folder, _connected(cluster, folder), quiet():
         _check_room(cluster)
@@ -243,12 +242,7 @@ def _check_room(cluster: Cluster) -> None:
     Raises:
         ConfigError: not even one does.
     """
-    wanted = {"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}
-    fitting = 0
-    for node in _nodes():
-        has = node["Resources"]
-        counts = [has.get(name, 0) / amount + 1e-9 for name, amount in wanted.items() if amount > 0]
-        fitting += math.floor(min(counts))
+    fitting = sum(room(node["Resources"], cluster) for node in _nodes())
     if fitting == 0:
         raise ConfigError(
             f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
@@ -299,6 +293,11 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
     if ray.is_initialized():
         yield
         return
+    if (cluster.address or "").startswith("ray://"):  # Tune would take the ledger to the cluster with it
+        raise ConfigError(
+            f"the search can't be driven through {cluster.address}: run it on a machine of the cluster "
+            "(`ray exec`, `ray job submit`), with --address auto"
+        )
     here: dict[str, Any] = {
         "address": "local",
         "include_dashboard": False,
@@ -312,24 +311,8 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
         with same_signals():
             ray.init(**there, log_to_driver=False, logging_level="ERROR")
     except Exception as error:  # Ray raises plain ones where a process of its own is late
-        raise _no_cluster(cluster.address, error) from error
+        raise no_cluster(cluster.address, error) from error
     try:
         yield
     finally:
         ray.shutdown()
-
-
-def _no_cluster(address: str | None, error: Exception) -> RunError:
-    """Why the connection failed, and what to do."""
-    problem = " ".join(str(error).split())
-    if "ersion mismatch" in problem:
-        return RunError(
-            f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
-            "install the same here"
-        )
-    if address in (None, "local"):
-        return RunError(f"Ray can't be started here: {problem[:200]}; try again, or take --engine local")
-    return RunError(
-        f"no Ray cluster at {address}: {problem[:200]}; start one with `ray start --head`, or leave "
-        "--address away to start Ray here"
-    )

@@ -11,6 +11,8 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+from autoprune.errors import RunError
+
 KNOCK_S = 10.0  # a head node that listens answers within this
 
 
@@ -71,3 +73,19 @@ def scratch() -> Iterator[str]:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def no_cluster(address: str | None, error: Exception) -> RunError:
+    """Why the connection failed, and what to do."""
+    problem = " ".join(str(error).split())
+    if "ersion mismatch" in problem:
+        return RunError(
+            f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
+            "install the same here"
+        )
+    if address in (None, "local"):
+        return RunError(f"Ray can't be started here: {problem[:200]}; try again, or take --engine local")
+    return RunError(
+        f"no Ray cluster at {address}: {problem[:200]}; start one with `ray start --head`, or leave "
+        "--address away to start Ray here"
+    )

@@ -3,7 +3,7 @@
 import pytest
 
 from autoprune.engines import dispatch
-from autoprune.engines.dispatch import Silence, cause_of, look, sizes
+from autoprune.engines.dispatch import Cluster, Silence, cause_of, look, room, sizes
 
 
 @pytest.fixture
@@ -73,3 +73,17 @@ def test_a_node_with_other_data_is_told_from_one_with_the_same(tmp_path):
     assert look(here) == f"has another {file} (3 bytes, here 2)"
     file.unlink()
     assert look(here) == f"can't see {file}"
+
+
+@pytest.mark.parametrize(
+    ("resources", "cpus", "gpus", "workers"),
+    [
+        ({"CPU": 16.0, "GPU": 4.0}, 4, 0.5, 4),
+        ({"CPU": 16.0, "GPU": 1.0}, 2, 0.5, 2),
+        ({"CPU": 3.0}, 1, 0, 3),
+        ({"CPU": 3.0}, 1, 0.1, 0),
+        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.1, 10),  # ten tenths are one
+    ],
+)
+def test_a_node_has_room_for_whole_workers(resources, cpus, gpus, workers):
+    assert room(resources, Cluster(cpus_per_trial=cpus, gpus_per_trial=gpus)) == workers
