@@ -14,6 +14,7 @@ import argparse
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -33,7 +34,14 @@ from autoprune.deploy.runners import NETWORK, Run, in_file, in_torch
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.models import build, detector_inputs, resize_rule
 from autoprune.search.latency import NETWORKS, prune_to, sample_widths
-from autoprune.search.latency_model import correct, features, left_out_errors, measure_tables, shares_of
+from autoprune.search.latency_model import (
+    correct,
+    features,
+    left_out_errors,
+    measure_tables,
+    shares_of,
+    time_passes,
+)
 from autoprune.search.seeds import uniform
 from autoprune.search.space import Space, derive_space, resolve
 
@@ -94,8 +102,9 @@ def predict(bench: Bench, options: argparse.Namespace) -> None:
     """The latency model against policies that it never saw, and a straight line over GFLOPs beside it."""
     calls = find_calls(bench.model, detector_inputs(bench.size)[0])
     start = time.perf_counter()
+    timed = partial(time_passes, clock=bench.clock)
     with TemporaryDirectory() as folder:
-        tables = measure_tables(calls, bench.runtime, bench.device, bench.threads, Path(folder))
+        tables = measure_tables(calls, bench.runtime, bench.device, bench.threads, Path(folder), timed)
     took = time.perf_counter() - start
     widths = sample_widths(bench.space, NETWORKS) + sample_widths(bench.space, options.policies + 2, 1)[2:]
     measured = np.array([found.median_ms for found in bench.networks(widths)])

@@ -66,6 +66,7 @@ def test_between_the_measured_widths_times_are_interpolated(network):
         kept = np.append(width / graph.cost.dense, 1.0)
         assert row[0] == pytest.approx((worth * (shares[0] @ kept) * (shares[1] @ kept)).sum())
         assert row[1] == pytest.approx(float(graph.cost.activations(width)) / 1e6)
+        assert row[3] == pytest.approx(float(graph.cost.flops(width)) / 1e9)
     assert (found[:, 2] == 1).all()
 
 
@@ -115,9 +116,9 @@ def latency(network):
     worth = np.array([_fake_time(call.operator) * 1e3 for call in calls])
     tables = worth[:, None, None] * np.outer(GRID, GRID)
     errors = (-0.02, 0.0, 0.01, 0.04, 0.05)
-    unscaled = LatencyModel(graph, calls, tables, (1.0, 0.0, 0.0), errors, 1.0, "here")
+    unscaled = LatencyModel(graph, calls, tables, (1.0, 0.0, 0.0, 0.0), errors, 1.0, "here")
     dense = float(unscaled(space.dense))
-    return LatencyModel(graph, calls, tables, (100 / dense, 0.0, 0.0), errors, 100.0, "here")
+    return LatencyModel(graph, calls, tables, (100 / dense, 0.0, 0.0, 0.0), errors, 100.0, "here")
 
 
 def test_candidates_are_fitted_to_the_budget_less_the_margin(network, latency):
