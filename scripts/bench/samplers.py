@@ -24,11 +24,12 @@ from autoprune.data.shapes import make_shapes
 from autoprune.pipeline import search
 from autoprune.search.results import load_result
 from autoprune.search.space import derive_space, save_space
+from autoprune.search.space_file import Granularity
 from autoprune.search.subject import load_subject, score_channels
 from autoprune.search.trials import Record
 
 SAMPLERS = ("thompson", "tpe", "nsga2", "gp", "qmc", "random")
-GRANULARITIES = ("layer", "block", "stage")
+GRANULARITIES: tuple[Granularity, ...] = ("layer", "block", "stage")
 IMAGES = 4  # that a trial's weights are reconstructed on
 
 
@@ -42,7 +43,7 @@ def main() -> None:
         test=1,
         size=demo_detector.IMAGE_SIZE,
     )
-    cases = [(sampler, "layer") for sampler in given.samplers.split(",")]
+    cases: list[tuple[str, Granularity]] = [(sampler, "layer") for sampler in given.samplers.split(",")]
     cases += [("thompson", granularity) for granularity in GRANULARITIES[1:]]
     found: dict[tuple[str, str], list[list[Record]]] = {}
     dense = 0.0
@@ -57,7 +58,9 @@ def main() -> None:
             show(found, dense, given)
 
 
-def settings(given: argparse.Namespace, data: Path, sampler: str, granularity: str, seed: int) -> Config:
+def settings(
+    given: argparse.Namespace, data: Path, sampler: str, granularity: Granularity, seed: int
+) -> Config:
     """One search; its space is written first, where it is not there yet."""
     model = demo_detector.MODEL
     config = make_config(
