@@ -29,7 +29,7 @@ TEST_IMAGES = 256
 """Neither training nor search sees them; the last table is measured on them."""
 BUDGET = "50%"
 SETTINGS: dict[str, Any] = {
-    "trials": 16,
+    "trials": 40,
     "rungs": (0,),
     "proxy_images": 192,
     "importance_images": 64,

@@ -201,8 +201,13 @@ _CAUSES = {
 
 
 def cause_of(text: str) -> str:
-    """Ray's pages about a lost worker in a few words: the cause, or the last line of a traceback."""
+    """Ray's pages about a lost worker in a few words: the cause, or the last line of a traceback.
+
+    A worker that could not begin is an actor that died as well; its traceback says more.
+    """
     lines = text.strip().splitlines() or ["its worker died"]
+    if "in its creation task" in text:
+        return lines[-1].strip()
     return next((cause for sign, cause in _CAUSES.items() if sign in text), lines[-1].strip())
 
 
