@@ -84,7 +84,10 @@ if name == "scontrol":
 if name == "hostname":
     print("10.0.0.1 fe80::1")
 if name == "ray" and sys.argv[1] == "status":
-    print("Active:\\n 1 node_a\\n 1 node_b\\n 1 node_c")
+    with open(os.environ["CALLS"]) as calls:
+        up = sum(json.loads(line)[:2] == ["ray", "start"] for line in calls if line.endswith("\\n"))
+    print("Active:", *(f" 1 node_{node}" for node in range(up)), sep="\\n")
+    sys.exit(0 if up else 1)
 if name == "srun":
     command = [word for word in sys.argv[1:] if not word.startswith(("--nodes", "--nodelist", "--overlap"))]
     command = command[1:] if command[0].startswith("--ntasks") else command
