@@ -6,9 +6,8 @@ detector, `policy.yaml` and `model.safetensors` the recovered one.
 
 import hashlib
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from autoprune.config import ModelSpec, Strict, first_problem
 from autoprune.errors import PolicyError
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
+from autoprune.ranges import from_ranges, to_ranges
 
 FORMAT = 1
 
@@ -163,40 +163,6 @@ def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()
-
-
-def to_ranges(indices: Sequence[int]) -> str:
-    """Writes rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``."""
-    runs: list[list[int]] = []
-    for index in indices:
-        if runs and index == runs[-1][1] + 1:
-            runs[-1][1] = index
-        else:
-            runs.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
-
-
-def from_ranges(text: str) -> tuple[int, ...]:
-    """Reads what `to_ranges` wrote.
-
-    Raises:
-        ValueError: the text is not a list of rising ranges.
-    """
-    indices: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        run = range(int(first), int(last if dash else first) + 1)
-        if not run:
-            raise ValueError("the ranges must rise")
-        indices.extend(run)
-    if not _rising(indices):
-        raise ValueError("the ranges must rise")
-    return tuple(indices)
-
-
-def _rising(indices: Iterable[int]) -> bool:
-    ordered = list(indices)
-    return all(a < b for a, b in pairwise(ordered))
 
 
 def _read_ranges(name: str, entry: _GroupEntry) -> tuple[int, ...]:

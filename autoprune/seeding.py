@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-import torch
 
 
 def seed(master: int, *scope: str | int) -> int:
@@ -26,6 +25,8 @@ def seed(master: int, *scope: str | int) -> int:
 @contextmanager
 def scoped(value: int) -> Iterator[None]:
     """Seeds python, numpy and torch inside the block and restores their states after it."""
+    import torch  # drivers of trials derive seeds, and need not wait for torch
+
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         random.seed(value)

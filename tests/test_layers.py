@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
-    {"errors", "seeding", "files", "progress", "config"},
+    {"errors", "seeding", "files", "progress", "config", "ranges"},
     {"cost.counts"},
     {"graph"},
     {"policy"},
@@ -97,6 +97,7 @@ def test_no_file_is_deeper_than_one_folder() -> None:
 
 HEAVY = {
     "autoprune": ["ray", "optuna", "torch"],
+    "autoprune.engines.ray": ["torch"],
     "autoprune.pipeline": ["ray"],
     "autoprune.cli.main": ["ray", "optuna", "torch"],
     "autoprune.report.html": ["ray", "torchvision"],

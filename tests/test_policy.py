@@ -5,7 +5,8 @@ from hypothesis import strategies as st
 
 from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
-from autoprune.policy import Policy, from_ranges, hash_weights, to_ranges
+from autoprune.policy import Policy, hash_weights
+from autoprune.ranges import from_ranges, to_ranges
 
 
 def make_policy(**changes):

@@ -17,8 +17,8 @@ from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end, look, r
 from autoprune.engines.local import TRIAL_ERRORS
 from autoprune.engines.surroundings import environment, knock, no_cluster, quiet, same_signals, scratch
 from autoprune.errors import AutopruneError, ConfigError, RunError
-from autoprune.policy import from_ranges, to_ranges
 from autoprune.progress import say
+from autoprune.ranges import from_ranges, to_ranges
 from autoprune.search.ledger import Ledger
 from autoprune.search.trials import Evaluator
 
@@ -43,7 +43,6 @@ _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
     "TUNE_DISABLE_SIGINT_HANDLER": "1",
     "TUNE_GLOBAL_CHECKPOINT_S": "3600",
-    "TUNE_MAX_PENDING_TRIALS_PG": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
 }
@@ -72,8 +71,14 @@ def run(
         RunError: there is no cluster at the address, it has other versions, or a node can't see the data.
         ConfigError: no node has what one worker takes, or the address is a Ray client's.
     """
-    with environment(_ENVIRONMENT), scratch() as folder, _connected(cluster, folder), quiet():
-        _check_room(cluster)
+    with (
+        environment(_ENVIRONMENT),
+        scratch() as folder,
+        _connected(cluster, folder),
+        quiet(),
+        # Workers load side by side, not one after the other as is Tune's default.
+        environment({"TUNE_MAX_PENDING_TRIALS_PG": str(_fitting(cluster))}),
+    ):
         _check_nodes(cluster)
         dispatch = Dispatch(ledger, finished, changed)
         trainable = tune.with_resources(
@@ -236,8 +241,8 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _check_room(cluster: Cluster) -> None:
-    """Says how many workers fit on the cluster as it is now; nodes that join later are used.
+def _fitting(cluster: Cluster) -> int:
+    """How many of the workers fit on the cluster as it is now; nodes that join later are used.
 
     Raises:
         ConfigError: not even one does.
@@ -250,6 +255,7 @@ def _check_room(cluster: Cluster) -> None:
         )
     if fitting < cluster.workers:
         say(f"{cluster.workers} workers asked for, the cluster has room for {fitting} now")
+    return min(fitting, cluster.workers)
 
 
 def _check_nodes(cluster: Cluster) -> None:
