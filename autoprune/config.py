@@ -144,7 +144,9 @@ class Config(Strict):
     )
     engine: Literal["local", "ray"] = Field("local", description="where trials run")
     address: str | None = Field(
-        None, description="Ray: HOST:PORT of the cluster, auto, or local; default: start Ray here"
+        None,
+        description="Ray: HOST:PORT of the cluster, ray://HOST:PORT from outside of it, auto, or local; "
+        "default: start Ray here",
     )
     workers: int = Field(1, ge=1, description="Ray: trials at once, as far as nodes have room")
     cpus_per_trial: float = Field(1.0, gt=0, description="Ray: CPUs a worker takes")

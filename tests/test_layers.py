@@ -24,7 +24,7 @@ LAYERS = (
     {"cli"},
 )
 FENCES = {
-    "ray": {"engines.ray"},
+    "ray": {"engines.ray", "engines.ray_client", "engines.ray_nodes"},
     "optuna": {"search", "engines"},
     "pycocotools": {"data"},
     "yaml": {"files"},

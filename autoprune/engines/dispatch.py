@@ -82,9 +82,14 @@ class Dispatch:
         return candidate
 
     @property
+    def failed(self) -> bool:
+        """Whether the search has to end."""
+        return self.error is not None
+
+    @property
     def done(self) -> bool:
         """Whether nothing is left to do or in flight."""
-        return self.error is not None or self.ledger.done
+        return self.failed or self.ledger.done
 
     def begin(self, trial_id: str) -> None:
         """A worker has the trial and is ready to work on it."""

@@ -9,15 +9,14 @@ import json
 import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoprune import __version__
-from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end, look, room, sizes, version
+from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end
 from autoprune.engines.local import TRIAL_ERRORS
 from autoprune.engines.surroundings import environment, knock, no_cluster, quiet, same_signals, scratch
-from autoprune.errors import AutopruneError, ConfigError, RunError
-from autoprune.progress import say
+from autoprune.errors import AutopruneError, ConfigError
 from autoprune.ranges import from_ranges, to_ranges
 from autoprune.search.ledger import Ledger
 from autoprune.search.trials import Evaluator
@@ -27,7 +26,9 @@ try:
     from ray import tune
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
     from ray.tune.search import Searcher
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    from autoprune.engines.ray_client import RemoteDispatch, check_client, leave, lost, serve, through_client
+    from autoprune.engines.ray_nodes import LOOK_S, check_nodes, fitting, nodes, on
 except ImportError as missing:
     raise ConfigError(
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
@@ -35,7 +36,6 @@ except ImportError as missing:
 
 __all__ = ["Cluster", "run"]
 
-LOOK_S = 300.0  # a node says within this what it sees; on a busy one, starting Python takes a minute
 LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
 STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
 
@@ -68,19 +68,38 @@ def run(
         changed: called when a worker begins a trial or ends a rung.
 
     Raises:
-        RunError: there is no cluster at the address, it has other versions, or a node can't see the data.
-        ConfigError: no node has what one worker takes, or the address is a Ray client's.
+        RunError: there is no cluster at the address, it has other versions, it is lost while the search
+            runs, or a node can't see the data.
+        ConfigError: no node has what one worker takes, or what the address needs is not installed.
     """
-    with (
-        environment(_ENVIRONMENT),
-        scratch() as folder,
-        _connected(cluster, folder),
-        quiet(),
-        # Workers load side by side, not one after the other as is Tune's default.
-        environment({"TUNE_MAX_PENDING_TRIALS_PG": str(_fitting(cluster))}),
-    ):
-        _check_nodes(cluster)
+    with environment(_ENVIRONMENT), scratch() as folder, _connected(cluster, folder), quiet():
+        work = partial(_tune, load, cluster, fitting(cluster))
+        check_nodes(cluster)
         dispatch = Dispatch(ledger, finished, changed)
+        try:
+            if through_client():
+                serve(dispatch, work)
+            else:
+                work(dispatch)
+        except Exception as error:
+            raise dispatch.error or error from error
+        if dispatch.error is not None:
+            raise dispatch.error
+
+
+def _tune(
+    load: Callable[[], Evaluator[Any]], cluster: Cluster, pending: int, dispatch: Dispatch | RemoteDispatch
+) -> None:
+    """Has Tune carry trials to workers until there are no more; on the cluster itself.
+
+    Args:
+        load: makes the objective, once in each worker.
+        cluster: how many workers at once, and what each takes.
+        pending: workers that load side by side, not one after the other as is Tune's default.
+        dispatch: asks, decides and keeps.
+    """
+    wanted = _ENVIRONMENT | {"TUNE_MAX_PENDING_TRIALS_PG": str(pending)}
+    with environment(wanted), scratch() as folder, quiet():
         trainable = tune.with_resources(
             _trainable(load),
             tune.PlacementGroupFactory([{"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}]),
@@ -104,18 +123,13 @@ def run(
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        try:
-            tuner.fit()
-        except Exception as error:
-            raise dispatch.error or error from error
-        if dispatch.error is not None:
-            raise dispatch.error
+        tuner.fit()
 
 
 class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
     """Hands the ledger's trials to Tune."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch | RemoteDispatch) -> None:
         super().__init__()
         self._dispatch = dispatch
 
@@ -140,7 +154,7 @@ class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
 class _LedgerScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
     """Stops a trial where the ledger says so, which it also does at the top rung."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch | RemoteDispatch) -> None:
         super().__init__()
         self._dispatch = dispatch
 
@@ -156,7 +170,7 @@ class _LedgerScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
 class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
     """Kills workers that are silent for too long, and frees what Tune keeps of trials that are over."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch | RemoteDispatch) -> None:
         self._dispatch = dispatch
         self._processes: dict[str, Any] = {}  # references to (address, pid) of the workers
 
@@ -170,9 +184,9 @@ class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
         for trial_id in self._dispatch.overdue():
             address, pid = ray.get(self._processes[trial_id], timeout=LOOK_S)
             # `ray.kill` asks the process itself, in vain where it is frozen.
-            for node in _nodes():
+            for node in nodes():
                 if node["NodeManagerAddress"] == address:
-                    _on(node, end, pid)
+                    on(node, end, pid)
                     break
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -186,14 +200,14 @@ class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
 class _OnError(tune.Stopper):  # type: ignore[misc, unused-ignore]
     """Ends all trials at once where the search has to end."""
 
-    def __init__(self, dispatch: Dispatch) -> None:
+    def __init__(self, dispatch: Dispatch | RemoteDispatch) -> None:
         self._dispatch = dispatch
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._dispatch.error is not None
+        return self._dispatch.failed
 
 
 def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
@@ -241,69 +255,12 @@ def _free() -> None:
         torch.cuda.empty_cache()
 
 
-def _fitting(cluster: Cluster) -> int:
-    """How many of the workers fit on the cluster as it is now; nodes that join later are used.
-
-    Raises:
-        ConfigError: not even one does.
-    """
-    fitting = sum(room(node["Resources"], cluster) for node in _nodes())
-    if fitting == 0:
-        raise ConfigError(
-            f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
-            "worker; lower --cpus-per-trial or --gpus-per-trial"
-        )
-    if fitting < cluster.workers:
-        say(f"{cluster.workers} workers asked for, the cluster has room for {fitting} now")
-    return min(fitting, cluster.workers)
-
-
-def _check_nodes(cluster: Cluster) -> None:
-    """Asks every node whether it has this autoprune and sees what workers will read.
-
-    Raises:
-        RunError: names the node, and what it lacks.
-    """
-    asked = [(node, [_on(node, version), _on(node, look, sizes(cluster.must_see))]) for node in _nodes()]
-    for node, answers in asked:
-        where = f"node {node['NodeManagerAddress']}"
-        try:
-            found, lacks = ray.get(answers, timeout=LOOK_S)
-        except ray.exceptions.GetTimeoutError as error:
-            raise RunError(
-                f"{where} does not answer; see `ray status`, and take it out or mend it"
-            ) from error
-        except (ray.exceptions.RayError, ImportError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"{where} can't run autoprune: {reason}; install it there too") from error
-        if found != __version__:
-            raise RunError(f"{where} has autoprune {found}, this is {__version__}; install the same there")
-        if lacks is not None:
-            raise RunError(f"{where} {lacks}; put data and weights on storage that all nodes see")
-
-
-def _nodes() -> list[dict[str, Any]]:
-    return [node for node in ray.nodes() if node["Alive"]]
-
-
-def _on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
-    """Runs a function on one node, whatever else runs there; returns Ray's reference to the result."""
-    there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(function).options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-    return task.remote(*arguments)
-
-
 @contextmanager
 def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
     """Connects to the cluster, or starts Ray here; leaves a connection alone that was there before."""
     if ray.is_initialized():
         yield
         return
-    if (cluster.address or "").startswith("ray://"):  # Tune would take the ledger to the cluster with it
-        raise ConfigError(
-            f"the search can't be driven through {cluster.address}: run it on a machine of the cluster "
-            "(`ray exec`, `ray job submit`), with --address auto"
-        )
     here: dict[str, Any] = {
         "address": "local",
         "include_dashboard": False,
@@ -311,14 +268,27 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
     }
     if len(folder) <= LONGEST_FOLDER:  # so that its files go with the rest
         here["_temp_dir"] = folder
+    check_client(cluster.address)
     try:
         knock(cluster.address)
-        there = here if cluster.address in (None, "local") else {"address": cluster.address}
         with same_signals():
-            ray.init(**there, log_to_driver=False, logging_level="ERROR")
+            _init(**here if cluster.address in (None, "local") else {"address": cluster.address})
     except Exception as error:  # Ray raises plain ones where a process of its own is late
+        ray.shutdown()  # half a connection of a client would stand in the way of the next
         raise no_cluster(cluster.address, error) from error
     try:
         yield
+    except ConnectionError as error:  # not to be taken for an error of the disk
+        raise lost(error) from error
     finally:
-        ray.shutdown()
+        if through_client():
+            leave()
+        else:
+            ray.shutdown()
+
+
+def _init(**where: Any) -> None:
+    try:
+        ray.init(**where, log_to_driver=False, logging_level="ERROR")
+    except ConnectionAbortedError:  # now and then a head node's process for a client dies as it is forked
+        ray.init(**where, log_to_driver=False, logging_level="ERROR")

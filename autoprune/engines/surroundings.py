@@ -15,6 +15,9 @@ from autoprune.errors import RunError
 
 KNOCK_S = 10.0  # a head node that listens answers within this
 
+# Tune's tracebacks of lost workers, and what Ray's client tells of a lost connection.
+_TALKATIVE = ("ray.tune", "ray.util.client", "ray.util.client.logsclient")
+
 
 def knock(address: str | None) -> None:
     """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
@@ -53,16 +56,18 @@ def same_signals() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides warnings that Ray's developers have for one another, and Tune's tracebacks of lost workers."""
-    logger = logging.getLogger("ray.tune")
-    level = logger.level
+    """Hides what Ray's developers have to say to one another, and tracebacks of what is told in one line."""
+    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\b")
-        logger.setLevel(logging.CRITICAL)
+        for logger in loggers:
+            logger.setLevel(logging.CRITICAL)
         try:
             yield
         finally:
-            logger.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 @contextmanager
@@ -83,9 +88,17 @@ def no_cluster(address: str | None, error: Exception) -> RunError:
             f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
             "install the same here"
         )
+    if "Initialization failure" in problem:
+        return RunError(
+            f"the head node at {address} can't start its process for a client; see ray_client_server.err "
+            "among its logs, then run the same command"
+        )
     if address in (None, "local"):
         return RunError(f"Ray can't be started here: {problem[:200]}; try again, or take --engine local")
+    start = "`ray start --head`"
+    if str(address).startswith("ray://"):
+        start += " (it serves clients at port 10001, where grpcio is installed)"
     return RunError(
-        f"no Ray cluster at {address}: {problem[:200]}; start one with `ray start --head`, or leave "
-        "--address away to start Ray here"
+        f"no Ray cluster at {address}: {problem[:200]}; start one with {start}, or leave --address away to "
+        "start Ray here"
     )

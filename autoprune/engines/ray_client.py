@@ -1,0 +1,206 @@
+"""A search that is driven through Ray's client (``ray://HOST:PORT``), from outside of the cluster.
+
+Tune has to run where the workers are. So it runs in a task on the head node, and the ledger stays in the
+driver's process: Tune gets a stand-in for `Dispatch`, whose calls come to the driver through a mailbox.
+"""
+
+import asyncio
+import importlib.util
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import ray
+import ray.util.client
+
+from autoprune.engines.dispatch import Dispatch, cause_of
+from autoprune.engines.ray_nodes import nodes, on, there
+from autoprune.errors import ConfigError, RunError
+from autoprune.search.trials import Candidate
+
+GLANCE_S = 2.0  # so long the driver waits at a time; Ctrl-C is heard in between
+ANSWER_S = 600.0  # a driver that is silent for so long is taken for dead
+LEAVE_S = 5.0  # a cluster that answers ends a connection within this
+LOOK_EVERY_S = 1.0  # for workers that are overdue; Tune asks at each of its steps
+
+
+def check_client(address: str | None) -> None:
+    """Whether what an address of Ray's client needs is there.
+
+    Raises:
+        ConfigError: it names no port, or grpcio is not installed.
+    """
+    if not (address or "").startswith("ray://"):
+        return
+    if not str(address).rpartition(":")[2].isdigit():
+        raise ConfigError(f"--address {address} names no port; `ray start --head` serves clients at 10001")
+    if importlib.util.find_spec("grpc") is None:
+        raise ConfigError(
+            f"--address {address} needs grpcio: pip install 'autoprune[client]', or run the search on a "
+            "machine of the cluster with --address auto"
+        )
+
+
+def through_client() -> bool:
+    """Whether this process is connected by Ray's client."""
+    return bool(ray.util.client.ray.is_connected())
+
+
+def serve(dispatch: Dispatch, work: Callable[[Any], None]) -> None:
+    """Runs ``work`` on the cluster, and answers its calls here until it ends.
+
+    Args:
+        dispatch: stays here, with the ledger.
+        work: is sent to the head node, and called there with a `RemoteDispatch`.
+
+    Raises:
+        RunError: the connection or the head node's task is lost.
+    """
+    head = nodes()[0]
+    mailbox = ray.remote(Mailbox).options(**there(head)).remote()
+    task = on(head, _work, mailbox, work)
+    try:
+        answer = None
+        while (call := _next(mailbox, task, answer)) is not None:
+            name, arguments = call
+            found = getattr(dispatch, name)
+            answer = (found(*arguments) if callable(found) else found, dispatch.failed)
+    except RunError:
+        raise
+    except BaseException:  # Ctrl-C; the connection may be one that was there before, and stays
+        with _patience(), suppress(ConnectionError):  # one that is lost takes the task along
+            ray.cancel(task, force=True)
+        raise
+
+
+def leave() -> None:
+    """Ends the connection, within seconds even where the cluster does not answer any more."""
+    with _patience():
+        ray.shutdown()
+
+
+@contextmanager
+def _patience() -> Iterator[None]:
+    """Cuts the connection where the block takes too long; Ray itself would wait for ten minutes."""
+    channel = ray.util.client.ray.get_context().client_worker.channel
+    timer = threading.Timer(LEAVE_S, channel.close)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def lost(error: Exception) -> RunError:
+    """What to say where the connection, or what runs on the cluster for the driver, is lost."""
+    if isinstance(error, ray.exceptions.RayTaskError):
+        problem = f"Tune failed on the cluster ({str(error).strip().splitlines()[-1].strip()[:200]})"
+    elif isinstance(error, ray.exceptions.RayError):
+        problem = f"what drives the search on the head node was lost ({cause_of(str(error))[:200]})"
+    else:
+        problem = "the connection to the Ray cluster was lost"
+    return RunError(f"{problem}; finished trials are kept, the same command goes on from there")
+
+
+def _next(mailbox: Any, task: Any, answer: tuple[Any, bool] | None) -> tuple[str, Sequence[Any]] | None:
+    """Sends the last call's answer, and waits for the next call; ``None`` once the task has ended."""
+    try:
+        call = mailbox.next.remote(answer)
+        while not (ready := ray.wait([call, task], timeout=GLANCE_S)[0]):
+            pass
+        if task in ready:
+            ray.get(task)
+            return None
+        name, arguments = ray.get(call)
+        return name, arguments
+    except Exception as error:  # Ray's own, gRPC's, and plain ones where a session is over
+        raise lost(error) from error
+
+
+def _work(mailbox: Any, work: Callable[["RemoteDispatch"], None]) -> None:
+    """Runs on the head node."""
+    work(RemoteDispatch(mailbox))
+
+
+class Mailbox:
+    """Carries calls to the driver and answers back, one at a time; an actor."""
+
+    def __init__(self) -> None:
+        """Has neither calls nor answers."""
+        self._calls: asyncio.Queue[tuple[str, Sequence[Any]]] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[Any, bool]] = asyncio.Queue()
+
+    async def call(self, name: str, arguments: Sequence[Any]) -> tuple[Any, bool]:
+        """What a method of the driver's `Dispatch` returns, and whether the search has to end.
+
+        Raises:
+            TimeoutError: the driver does not answer for `ANSWER_S`.
+        """
+        await self._calls.put((name, arguments))
+        return await asyncio.wait_for(self._answers.get(), ANSWER_S)
+
+    async def next(self, answer: tuple[Any, bool] | None) -> tuple[str, Sequence[Any]]:
+        """Passes the answer of the last call on, if there was one, and waits for the next call."""
+        if answer is not None:
+            await self._answers.put(answer)
+        return await self._calls.get()
+
+
+class RemoteDispatch:
+    """What Tune has of the driver's `Dispatch`; see there for the methods.
+
+    Attributes:
+        failed: whether the search has to end.
+    """
+
+    def __init__(self, mailbox: Any) -> None:
+        """Calls nobody yet."""
+        self._mailbox = mailbox
+        self._looked = time.monotonic()
+        self._lost: Exception | None = None
+        self.failed = False
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        if self._lost is not None:
+            raise self._lost
+        try:
+            result, self.failed = ray.get(self._mailbox.call.remote(name, arguments))
+        except ray.exceptions.RayError as error:  # there is no driver any more: nothing else is asked of it
+            self._lost, self.failed = error, True
+            raise
+        return result
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing is left to do or in flight."""
+        return bool(self._call("done"))
+
+    def ask(self, trial_id: str) -> Candidate | None:
+        """The next trial, if any can be begun now."""
+        found: Candidate | None = self._call("ask", trial_id)
+        return found
+
+    def begin(self, trial_id: str) -> None:
+        """A worker has the trial and is ready to work on it."""
+        self._call("begin", trial_id)
+
+    def report(self, trial_id: str, answer: Mapping[str, Any]) -> bool:
+        """Passes a worker's answer to the ledger; whether the trial goes on."""
+        return bool(self._call("report", trial_id, answer))
+
+    def blame(self, trial_id: str, cause: str) -> None:
+        """Keeps why the trial's worker was lost."""
+        self._call("blame", trial_id, cause)
+
+    def finish(self, trial_id: str, lost: bool) -> None:
+        """Ends a trial."""
+        self._call("finish", trial_id, lost)
+
+    def overdue(self) -> list[str]:
+        """Tune's ids of the trials whose workers are to be killed."""
+        if time.monotonic() - self._looked < LOOK_EVERY_S:
+            return []
+        self._looked = time.monotonic()
+        return list(self._call("overdue"))

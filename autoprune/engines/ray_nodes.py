@@ -1,0 +1,74 @@
+"""The nodes of a Ray cluster: what fits on them, whether they can do the work, and what runs on which."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from autoprune import __version__
+from autoprune.engines.dispatch import Cluster, look, room, sizes, version
+from autoprune.errors import ConfigError, RunError
+from autoprune.progress import say
+
+LOOK_S = 300.0  # a node says within this what it sees; on a busy one, starting Python takes a minute
+
+
+def nodes() -> list[dict[str, Any]]:
+    """The nodes that are alive, as Ray describes them; the head node first."""
+    alive = [node for node in ray.nodes() if node["Alive"]]
+    return sorted(alive, key=lambda node: "node:__internal_head__" not in node["Resources"])
+
+
+def there(node: Mapping[str, Any]) -> dict[str, Any]:
+    """Ray's options for what has to run on that node, whatever else runs there."""
+    return {
+        "num_cpus": 0,
+        "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
+    }
+
+
+def on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+    """Runs a function on one node, once; returns Ray's reference to the result."""
+    return ray.remote(function).options(max_retries=0, **there(node)).remote(*arguments)
+
+
+def fitting(cluster: Cluster) -> int:
+    """How many of the workers fit on the cluster as it is now; nodes that join later are used.
+
+    Raises:
+        ConfigError: not even one does.
+    """
+    found = sum(room(node["Resources"], cluster) for node in nodes())
+    if found == 0:
+        raise ConfigError(
+            f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
+            "worker; lower --cpus-per-trial or --gpus-per-trial"
+        )
+    if found < cluster.workers:
+        say(f"{cluster.workers} workers asked for, the cluster has room for {found} now")
+    return min(found, cluster.workers)
+
+
+def check_nodes(cluster: Cluster) -> None:
+    """Asks every node whether it has this autoprune and sees what workers will read.
+
+    Raises:
+        RunError: names the node, and what it lacks.
+    """
+    asked = [(node, [on(node, version), on(node, look, sizes(cluster.must_see))]) for node in nodes()]
+    for node, answers in asked:
+        where = f"node {node['NodeManagerAddress']}"
+        try:
+            found, lacks = ray.get(answers, timeout=LOOK_S)
+        except ray.exceptions.GetTimeoutError as error:
+            raise RunError(
+                f"{where} does not answer; see `ray status`, and take it out or mend it"
+            ) from error
+        except (ray.exceptions.RayError, ImportError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise RunError(f"{where} can't run autoprune: {reason}; install it there too") from error
+        if found != __version__:
+            raise RunError(f"{where} has autoprune {found}, this is {__version__}; install the same there")
+        if lacks is not None:
+            raise RunError(f"{where} {lacks}; put data and weights on storage that all nodes see")

@@ -1,0 +1,228 @@
+"""A search driven from outside of a cluster, through the client server of a real head node."""
+
+import _thread
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+import warnings
+from pathlib import Path
+
+import pytest
+
+from autoprune.engines import local
+from autoprune.errors import ConfigError, RunError
+
+pytest.importorskip("grpc", reason="pip install 'autoprune[client]'")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
+]
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+@pytest.fixture(scope="module")
+def engine():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from autoprune.engines import ray
+
+        return ray
+
+
+@pytest.fixture(scope="module")
+def address(engine):
+    """Of a head node with two CPUs that serves clients."""
+    from ray.cluster_utils import Cluster
+
+    port = free_port()
+    options = {"num_cpus": 2, "include_dashboard": False, "object_store_memory": engine.STORE_BYTES}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cluster = Cluster(initialize_head=True, head_node_args={**options, "ray_client_server_port": port})
+        yield f"ray://127.0.0.1:{port}"
+        cluster.shutdown()
+
+
+def results(ledger):
+    return [(r.origin, dict(r.widths), r.state, [m["map"] for m in r.rungs]) for r in ledger.finished()]
+
+
+def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_ledger, objective):
+    here, there = make_ledger(trials=8, name="here"), make_ledger(trials=8, name="there")
+    local.run(here, objective(fails_above=70), lambda number: None)
+    told, changes = [], []
+    engine.run(
+        there,
+        lambda: objective(fails_above=70),
+        told.append,
+        engine.Cluster(address),
+        lambda: changes.append(len(there.finished())),
+    )
+    assert results(there) == results(here)
+    assert {record.state for record in there.finished()} >= {"complete", "failed"}
+    assert told == [record.number for record in there.finished()]
+    assert set(range(8)) <= set(changes)  # the board is drawn while trials are under way
+    assert not engine.ray.is_initialized()
+
+
+def test_a_lost_worker_is_put_back_and_a_connection_that_was_there_stays(
+    engine, address, make_ledger, objective, tmp_path
+):
+    flag = str(tmp_path / "killed")
+
+    class Deadly(objective):
+        """Kills its worker once."""
+
+        def evaluate(self, keep, rung, state):
+            if self.evaluations == 2 and not os.path.exists(flag):
+                open(flag, "w").close()
+                os._exit(1)
+            return super().evaluate(keep, rung, state)
+
+    ledger = make_ledger(trials=5)
+    engine.ray.init(address, log_to_driver=False, logging_level="ERROR")
+    try:
+        engine.run(ledger, Deadly, lambda number: None, engine.Cluster(workers=2))
+        assert engine.ray.is_initialized()
+    finally:
+        engine.ray.shutdown()
+    records = ledger.finished()
+    assert [record.state for record in records].count("failed") == 0
+    assert len({tuple(record.widths.values()) for record in records}) == len(records) == 5
+    assert [trial.user_attrs["losses"] for trial in ledger.study.trials if "losses" in trial.user_attrs] == [
+        1
+    ]
+
+
+def test_an_error_of_the_driver_ends_the_search_on_the_cluster(engine, address, make_ledger, objective):
+    def disk_full(number):
+        raise RunError("the disk is full")
+
+    with pytest.raises(RunError, match="disk is full"):
+        engine.run(make_ledger(), objective, disk_full, engine.Cluster(address))
+
+
+def test_the_checks_of_nodes_are_made(engine, address, make_ledger, objective, tmp_path):
+    missing = tmp_path / "missing"
+    with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}"):
+        engine.run(
+            make_ledger(), objective, lambda number: None, engine.Cluster(address, must_see=(missing,))
+        )
+
+
+def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
+    engine, address, make_ledger, objective, monkeypatch
+):
+    from autoprune.engines import ray_client
+
+    class Dying(ray_client.Mailbox):
+        async def next(self, answer):
+            if answer is not None and answer[0] is False:  # a trial has reached the top
+                os._exit(1)
+            return await super().next(answer)
+
+    monkeypatch.setattr(ray_client, "Mailbox", Dying)
+    ledger = make_ledger()
+    with pytest.raises(RunError, match=r"head node was lost \(its worker died\); .* same command") as raised:
+        engine.run(ledger, objective, lambda number: None, engine.Cluster(address))
+    assert "\n" not in str(raised.value)
+    monkeypatch.undo()
+    engine.run(ledger_again := make_ledger(), objective, lambda number: None, engine.Cluster(address))
+    assert len(ledger_again.finished()) == 6
+
+
+def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, objective):
+    class Slow(objective):
+        def evaluate(self, keep, rung, state):
+            time.sleep(60 if self.evaluations == 4 else 0)
+            return super().evaluate(keep, rung, state)
+
+    ledger, began = make_ledger(), []
+
+    def interrupt(number):
+        if not began:
+            began.append(time.monotonic())
+            threading.Timer(1.0, _thread.interrupt_main).start()
+
+    with pytest.raises(KeyboardInterrupt):
+        engine.run(ledger, Slow, interrupt, engine.Cluster(address))
+    assert time.monotonic() - began[0] < 30
+    assert 1 <= len(ledger.finished()) <= 4
+
+
+def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
+    engine, address, make_ledger, objective, tmp_path
+):
+    script = textwrap.dedent(f"""
+        import sys, time, warnings
+        warnings.simplefilter("ignore")
+        from pathlib import Path
+        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        from conftest import FakePlan
+        from autoprune.engines import ray
+        from autoprune.search.ledger import Ledger
+        from autoprune.search.trials import LedgerSettings
+
+        def load():
+            class Sleeper:
+                def evaluate(self, keep, rung, state):
+                    time.sleep(0.5)
+                    return {{"map": 0.5, "gflops": 1.0}}, state
+            return Sleeper()
+
+        journal = Path({str(tmp_path / "study.journal")!r})
+        ledger = Ledger(journal, "s", FakePlan(), LedgerSettings(50, rungs=2))
+        ray.run(ledger, load, lambda number: print(number, flush=True), ray.Cluster({address!r}, workers=2))
+    """)
+    environment = {**os.environ, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}
+    command = [sys.executable, "-c", script]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
+        assert driver.stdout.readline().strip() in ("0", "1")
+        driver.send_signal(signal.SIGKILL)
+    resumed = make_ledger(trials=6)
+    kept = results(resumed)
+    assert kept
+    # Both CPUs in one worker: it can't begin before the others are gone.
+    engine.run(resumed, objective, lambda number: None, engine.Cluster(address, cpus_per_trial=2))
+    assert results(resumed)[: len(kept)] == kept
+    assert len(resumed.finished()) == 6
+
+
+@pytest.mark.parametrize(
+    ("address", "problem"),
+    [
+        (
+            "ray://127.0.0.1:{}",
+            r"no Ray cluster at ray://127.0.0.1:\d+: .*refused; start one with `ray start",
+        ),
+        ("ray://head", r"--address ray://head names no port; `ray start --head` serves clients at 10001"),
+    ],
+)
+def test_addresses_that_cannot_be_used_are_refused_in_one_line(
+    engine, make_ledger, objective, address, problem
+):
+    cluster = engine.Cluster(address.format(free_port()))
+    with pytest.raises((RunError, ConfigError), match=problem) as raised:
+        engine.run(make_ledger(), objective, lambda number: None, cluster)
+    assert "\n" not in str(raised.value)
+
+
+def test_without_grpcio_the_command_that_installs_it_is_named(engine, make_ledger, objective, monkeypatch):
+    from autoprune.engines import ray_client
+
+    monkeypatch.setattr(ray_client.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"needs grpcio: pip install 'autoprune\[client\]', or run the"):
+        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster("ray://head:10001"))
