@@ -70,6 +70,10 @@ class Dispatch:
         self._silence = Silence()
         self.error: AutopruneError | OSError | None = None
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing: Tune pickles all that it is given, and would write down the detector, for no use."""
+        return {}
+
     def ask(self, trial_id: str) -> Candidate | None:
         """The next trial, if any can be begun now."""
         try:
