@@ -7,6 +7,7 @@ policy (kilobytes), back come metrics (bytes). Checkpoints and Tune's own files 
 import gc
 import json
 import socket
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -248,9 +249,8 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
 
 def _free() -> None:
     """Gives the last trial's memory back to the GPU, which other workers may share."""
-    import torch
-
-    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+    torch = sys.modules.get("torch")  # where nothing has loaded it, there is nothing to give back
+    if torch is not None and torch.cuda.is_initialized():
         gc.collect()
         torch.cuda.empty_cache()
 
