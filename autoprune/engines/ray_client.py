@@ -95,10 +95,8 @@ def _patience() -> Iterator[None]:
 
 def lost(error: Exception) -> RunError:
     """What to say where the connection, or what runs on the cluster for the driver, is lost."""
-    if isinstance(error, ray.exceptions.RayTaskError):
-        problem = f"Tune failed on the cluster ({str(error).strip().splitlines()[-1].strip()[:200]})"
-    elif isinstance(error, ray.exceptions.RayError):
-        problem = f"what drives the search on the head node was lost ({cause_of(str(error))[:200]})"
+    if isinstance(error, ray.exceptions.RayError):
+        problem = f"what drives the search on the head node failed ({cause_of(str(error))[:200]})"
     else:
         problem = "the connection to the Ray cluster was lost"
     return RunError(f"{problem}; finished trials are kept, the same command goes on from there")

@@ -70,7 +70,7 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ob
     # A driver in another process, killed with -9, leaves its trial in flight.
     script = textwrap.dedent(f"""
         import sys, time
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
         from conftest import FakePlan
         from autoprune.search.ledger import Ledger
         from autoprune.search.trials import LedgerSettings

@@ -36,22 +36,6 @@ def engine():
         ray.shutdown()
 
 
-def results(ledger):
-    return [(r.origin, dict(r.widths), r.state, [m["map"] for m in r.rungs]) for r in ledger.finished()]
-
-
-def test_one_worker_proposes_and_decides_what_the_local_engine_does(engine, make_ledger, objective):
-    here, there = make_ledger(trials=8, name="here"), make_ledger(trials=8, name="there")
-    local.run(here, objective(), lambda number: None)
-    told = []
-    engine.run(there, objective, told.append, engine.Cluster(workers=1))
-    assert results(there) == results(here)
-    assert told == [record.number for record in there.finished()]
-    # One actor did all the work: its count of evaluations goes on from trial to trial.
-    counts = [m["evaluations"] for r in there.finished() for m in r.rungs]
-    assert counts == list(range(1, len(counts) + 1))
-
-
 def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, objective):
     local.run(make_ledger(trials=2), objective(), lambda number: None)
     engine.run(make_ledger(trials=4), objective, lambda number: None, engine.Cluster(workers=2))
@@ -85,14 +69,6 @@ def test_failing_trials_and_lost_workers(engine, make_ledger, objective, tmp_pat
 def test_more_than_any_node_has_is_refused(engine, make_ledger, objective):
     with pytest.raises(ConfigError, match=r"no Ray node has 64 CPUs .* --cpus-per-trial"):
         engine.run(make_ledger(), objective, lambda number: None, engine.Cluster(cpus_per_trial=64))
-
-
-def test_an_error_of_the_driver_ends_the_search(engine, make_ledger, objective):
-    def disk_full(number):
-        raise RunError("the disk is full")
-
-    with pytest.raises(RunError, match="disk is full"):
-        engine.run(make_ledger(), objective, disk_full, engine.Cluster())
 
 
 def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, objective, tmp_path):

@@ -136,7 +136,7 @@ def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
 
     monkeypatch.setattr(ray_client, "Mailbox", Dying)
     ledger = make_ledger()
-    with pytest.raises(RunError, match=r"head node was lost \(its worker died\); .* same command") as raised:
+    with pytest.raises(RunError, match=r"head node failed \(its worker died\); .* same command") as raised:
         engine.run(ledger, objective, lambda number: None, engine.Cluster(address))
     assert "\n" not in str(raised.value)
     monkeypatch.undo()
@@ -170,7 +170,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
         import sys, time, warnings
         warnings.simplefilter("ignore")
         from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent)!r})
+        sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
         from conftest import FakePlan
         from autoprune.engines import ray
         from autoprune.search.ledger import Ledger

@@ -1,0 +1,95 @@
+"""What every engine must do, whatever carries its trials."""
+
+import warnings
+
+import pytest
+
+from autoprune.engines import local
+from autoprune.errors import RunError, TrainingError
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
+    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
+]
+
+
+def _local():
+    yield lambda ledger, load, finished: local.run(ledger, load(), finished)
+
+
+def _ray():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from autoprune.engines import ray as engine
+
+        engine.ray.init(
+            address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
+        )
+        yield lambda ledger, load, finished: engine.run(ledger, load, finished, engine.Cluster())
+        engine.ray.shutdown()
+
+
+@pytest.fixture(scope="module", params=[_local, pytest.param(_ray, marks=pytest.mark.slow)])
+def run(request):
+    """Runs trials on one worker: ``run(ledger, load, finished)``."""
+    yield from request.param()
+
+
+def by_hand(ledger, objective):
+    """The trials as the ledger and the evaluator define them, without an engine."""
+    while (candidate := ledger.ask()) is not None:
+        rung, state = 0, None
+        try:
+            while True:
+                metrics, state = objective.evaluate(candidate.keep, rung, state)
+                if not ledger.report(candidate.number, rung, metrics):
+                    break
+                rung += 1
+        except TrainingError as error:
+            ledger.fail(candidate.number, str(error))
+
+
+def results(ledger):
+    return [(r.origin, dict(r.widths), r.state, r.reason, list(r.rungs)) for r in ledger.finished()]
+
+
+def test_the_ledger_decides_the_objective_is_loaded_once_and_failures_are_kept(run, make_ledger, objective):
+    expected, ledger, told = make_ledger(trials=10, name="by-hand"), make_ledger(trials=10), []
+    by_hand(expected, objective(fails_above=60))
+    run(ledger, lambda: objective(fails_above=60), told.append)
+    # The metrics hold how often the objective was evaluated: it is one object for all trials.
+    assert results(ledger) == results(expected)
+    assert {record.state for record in ledger.finished()} == {"complete", "stopped", "failed"}
+    assert told == [record.number for record in ledger.finished()]
+
+
+def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twice(
+    run, make_ledger, objective
+):
+    def disk_full(number):
+        if number == 2:
+            raise RunError("the disk is full")
+
+    ledger = make_ledger(trials=6)
+    with pytest.raises(RunError, match="disk is full"):
+        run(ledger, objective, disk_full)
+    kept = results(ledger)
+    assert len(kept) == 3
+    resumed = make_ledger(trials=6)
+    run(resumed, objective, lambda number: None)
+    assert results(resumed)[:3] == kept
+    widths = [tuple(record.widths.values()) for record in resumed.finished()]
+    assert len(set(widths)) == len(widths) == 6
+
+
+def test_a_search_that_is_done_runs_nothing_and_can_be_extended(run, make_ledger, objective):
+    run(make_ledger(trials=2), objective, lambda number: None)
+    told = []
+    run(make_ledger(trials=2), objective, told.append)
+    assert told == []
+    longer = make_ledger(trials=4)
+    run(longer, objective, told.append)
+    assert [record.number for record in longer.finished()][2:] == told
+    assert len(told) == 2
