@@ -166,6 +166,7 @@ def _one_run(
 ) -> dict[str, Any]:
     """Starts drivers one after the other until one ends by itself; says what is wrong with the result."""
     kept: dict[int, Any] = {}
+    runs: dict[tuple[int, ...], int] = {}  # of the policies that were complete at a kill: how often until then
     problems, drivers = [], 0
     while True:
         drivers += 1
@@ -186,10 +187,14 @@ def _one_run(
         if driver.returncode != -signal.SIGKILL:
             problems.append(f"a driver ended with {driver.returncode}")
             break
+        tops = _tops(folder)
         for record in _read(folder)[0]:
             problems += [f"trial {record.number} changed"] * (
                 kept.setdefault(record.number, record) != record
             )
+            if record.state == "complete":
+                policy = tuple(record.widths.values())
+                runs.setdefault(policy, tops.count(policy))
     records, best = _read(folder)
     policies = [tuple(record.widths.values()) for record in records]
     if len(records) != trials:
@@ -202,11 +207,8 @@ def _one_run(
     front = {n for m, g, n in values if not any(x >= m and y <= g and (x, y) != (m, g) for x, y, _ in values)}
     if front != {record.number for record in best}:
         problems.append("the front is not that of the trials")
-    tops = [tuple(line["widths"]) for line in map(json.loads, _text(folder)) if line["rung"] == RUNGS - 1]
-    finished_at_kill = {
-        tuple(kept[number].widths.values()) for number in kept if kept[number].state == "complete"
-    }
-    if any(tops.count(policy) > 1 for policy in finished_at_kill):
+    tops = _tops(folder)
+    if any(tops.count(policy) > count for policy, count in runs.items()):
         problems.append("a finished trial was run again")
     return {"drivers": drivers, "finished_at_last_kill": len(kept), "problems": problems}
 
@@ -239,6 +241,12 @@ def _read(folder: Path) -> tuple[list[Record], list[Record]]:
 def _text(folder: Path) -> list[str]:
     log = folder / "log"
     return log.read_text().splitlines() if log.exists() else []
+
+
+def _tops(folder: Path) -> list[tuple[int, ...]]:
+    """Widths of each time that a worker did the top rung."""
+    lines = map(json.loads, _text(folder))
+    return [tuple(line["widths"]) for line in lines if line["rung"] == RUNGS - 1]
 
 
 def _lines(folder: Path) -> int:
