@@ -40,6 +40,21 @@ def replacing(path: Path) -> Iterator[Path]:
             temporary.unlink(missing_ok=True)
 
 
+def cache_folder() -> Path:
+    """Where measurements are kept that other runs can use; it need not exist.
+
+    ``AUTOPRUNE_CACHE``, else ``autoprune`` in ``XDG_CACHE_HOME`` or ``~/.cache``; of a user without a home, in
+    the system's folder for temporary files.
+    """
+    if own := os.environ.get("AUTOPRUNE_CACHE"):
+        return Path(own).expanduser()
+    try:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # neither HOME nor an entry among the system's users
+        base = Path(tempfile.gettempdir())
+    return base / "autoprune"
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes ``text`` as UTF-8, whole or not at all."""
     with replacing(path) as temporary:

@@ -107,7 +107,7 @@ def _prepare(
     space = resolve(file, subject.graph, importance)
     latency: LatencyModel | None = None
     if config.budget_latency_ms is not None:
-        latency = fit_model(subject, space, run.latency_file)
+        latency = fit_model(subject, space, run.latency_file, begun=run.config_file.exists())
         space, budget = on_budget(latency, space, config.budget_latency_ms)
         bounds = [(*bound, budget) for bound in bounds]
     identity = identify(subject.weights_sha256, file, bounds)

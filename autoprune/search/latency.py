@@ -9,14 +9,17 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
+from rich.markup import escape
 from torch import nn
 
 from autoprune.cost.budget import Budget, parse_budget
 from autoprune.cost.latency import Latency, in_turns
 from autoprune.data.images import resized_size
-from autoprune.deploy.machine import label
-from autoprune.deploy.operators import find_calls
+from autoprune.deploy.machine import label, versions
+from autoprune.deploy.operators import Call, find_calls
 from autoprune.deploy.runners import NETWORK, Run, in_file, in_torch
+from autoprune.errors import RunError
+from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph, prune
 from autoprune.models import detector_inputs, resize_rule
 from autoprune.progress import say
@@ -75,49 +78,67 @@ def measure_networks(
     return [stages[NETWORK] for stages in found.values()]
 
 
-def fit_model(subject: Subject, space: Space, file: Path | None = None) -> LatencyModel:
-    """The latency model of a dense detector in the run's runtime; measured, or read from ``file``.
+def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -> LatencyModel:
+    """The latency model of a dense detector in the run's runtime: the run's, an earlier run's, or measured.
+
+    What was measured is kept in the run and in the user's cache, where other runs of the same architecture and
+    space find it, on the same device, with the same runtime, versions, threads and input size.
 
     Args:
         subject: the dense detector.
         space: where widths lie; the networks that correct the model are taken from all over it.
-        file: what was measured is kept there; it counts for the same device, runtime and operators alone.
+        file: the run's own copy, which keeps a resumed run as it was.
+        begun: whether trials have been measured already.
 
     Raises:
         ConfigError: the runtime is not installed, or has no such device.
-        RunError: the file is damaged or can't be written.
+        RunError: the run was begun on another device; a file is damaged or can't be written.
     """
-    config, device = subject.config, subject.device
+    config, graph = subject.config, subject.graph
     runtime, threads = config.latency_runtime, config.threads
-    where = label(runtime, device, threads, 1, subject.input_size)
-    calls = tuple(find_calls(subject.model, detector_inputs(subject.input_size, device)[0]))
-    key = sha256(repr((where, GRID, calls, space.lowest.tolist(), space.step.tolist())).encode()).hexdigest()
-    if file is not None and (known := LatencyModel.load(file, key, subject.graph)) is not None:
-        return known
+    where = label(runtime, subject.device, threads, 1, subject.input_size)
+    calls = tuple(find_calls(subject.model, detector_inputs(subject.input_size, subject.device)[0]))
+    network = (where, GRID, calls, graph.cost.names, graph.cost.dense.tolist())
+    key = sha256(repr((network, space.lowest.tolist(), space.step.tolist())).encode()).hexdigest()
+    if (own := LatencyModel.load(file, graph)) is not None:
+        if own.key == key:
+            return own
+        if begun:
+            raise RunError(
+                f"{file.parent} has its latencies from {own.label}, and this is {where}; go on there, or "
+                "choose another --out"
+            )
+    # other versions of torch and autoprune export and prune in other ways
+    cached = cache_folder() / "latency" / f"{sha256((key + versions()).encode()).hexdigest()[:32]}.json"
+    if (model := LatencyModel.load(cached, graph)) is not None:
+        said = f"as an earlier run measured it; delete {cached} to measure it anew"
+    else:
+        model = _measure(subject, space, calls, where, key)
+        said = f"mean error {model.mean_error:.1%} on {NETWORKS} networks, each left out in turn"
+        try:
+            model.save(cached)
+        except RunError as error:  # the run does not need it
+            say(escape(f"not kept for other runs: {error} (the variable AUTOPRUNE_CACHE names one)"))
+    say(escape(f"latency model of {where}: dense {model.dense_ms:.1f} ms; {said}"))
+    model.save(file)
+    return model
+
+
+def _measure(
+    subject: Subject, space: Space, calls: tuple[Call, ...], where: str, key: str
+) -> LatencyModel:
+    """Times operators and whole networks."""
+    config, graph, device = subject.config, subject.graph, subject.device
+    runtime, threads = config.latency_runtime, config.threads
     with TemporaryDirectory(prefix="autoprune-") as folder:
         tables = measure_tables(calls, runtime, device, threads, Path(folder))
     chosen = sample_widths(space, NETWORKS)
-    models = (prune_to(subject.model, subject.graph, widths) for widths in chosen)
-    measured = np.array(
-        [t.median_ms for t in measure_networks(models, subject.input_size, runtime, device, threads)]
-    )
-    found = features(subject.graph, shares_of(subject.graph, calls), tables, np.stack(chosen))
-    model = LatencyModel(
-        subject.graph,
-        calls,
-        tables,
-        correct(found, measured),
-        left_out_errors(found, measured),
-        float(measured[0]),
-        where,
-    )
-    say(
-        f"latency model of {where}: dense {model.dense_ms:.1f} ms; mean error "
-        f"{model.mean_error:.1%} on {NETWORKS} networks, each left out in turn"
-    )
-    if file is not None:
-        model.save(file, key)
-    return model
+    models = (prune_to(subject.model, graph, widths) for widths in chosen)
+    times = measure_networks(models, subject.input_size, runtime, device, threads)
+    measured = np.array([found.median_ms for found in times])
+    found = features(graph, shares_of(graph, calls), tables, np.stack(chosen))
+    correction, errors = correct(found, measured), left_out_errors(found, measured)
+    return LatencyModel(graph, calls, tables, correction, errors, float(measured[0]), where, key)
 
 
 def on_budget(model: LatencyModel, space: Space, text: str) -> tuple[Space, Budget]:

@@ -51,6 +51,7 @@ class LatencyModel:
         errors: relative error of each measured network, predicted by a correction that did not see it.
         dense_ms: measured latency of the dense network.
         label: what it was measured on.
+        key: tells apart what a model holds for: device, runtime, operators, groups and space.
     """
 
     graph: ChannelGraph
@@ -60,6 +61,7 @@ class LatencyModel:
     errors: tuple[float, ...]
     dense_ms: float
     label: str
+    key: str = ""
 
     def __call__(self, widths: NDArray[Any]) -> Array:
         """Milliseconds of widths [..., G]."""
@@ -87,10 +89,14 @@ class LatencyModel:
     def _shares(self) -> tuple[Array, Array]:
         return shares_of(self.graph, self.calls)
 
-    def save(self, path: Path, key: str) -> None:
-        """Writes what was measured as JSON, under the ``key`` that `load` asks for."""
+    def save(self, path: Path) -> None:
+        """Writes what was measured as JSON.
+
+        Raises:
+            RunError: the file can't be written.
+        """
         content = {
-            "key": key,
+            "key": self.key,
             "label": self.label,
             "coefficients": self.coefficients,
             "errors": self.errors,
@@ -101,8 +107,8 @@ class LatencyModel:
         write_text(path, json.dumps(content) + "\n")
 
     @staticmethod
-    def load(path: Path, key: str, graph: ChannelGraph) -> "LatencyModel | None":
-        """Reads what `save` wrote; ``None`` where there is nothing, or something measured otherwise.
+    def load(path: Path, graph: ChannelGraph) -> "LatencyModel | None":
+        """Reads what `save` wrote; ``None`` where there is nothing. The `key` says whether it is of ``graph``.
 
         Raises:
             RunError: the file is damaged.
@@ -111,8 +117,6 @@ class LatencyModel:
             return None
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["key"] != key:
-                return None
             calls = tuple(Call(entry["weight"], _operator(entry["operator"])) for entry in content["calls"])
             return LatencyModel(
                 graph,
@@ -122,6 +126,7 @@ class LatencyModel:
                 tuple(content["errors"]),
                 content["dense_ms"],
                 content["label"],
+                content["key"],
             )
         except (ValueError, KeyError, TypeError) as error:
             raise RunError(f"{path} is damaged; delete it, and the latency is measured anew") from error

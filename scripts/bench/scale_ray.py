@@ -166,7 +166,7 @@ def _one_run(
 ) -> dict[str, Any]:
     """Starts drivers one after the other until one ends by itself; says what is wrong with the result."""
     kept: dict[int, Any] = {}
-    runs: dict[tuple[int, ...], int] = {}  # of the policies that were complete at a kill: how often until then
+    runs: dict[tuple[int, ...], int] = {}  # of policies complete at a kill: how often until then
     problems, drivers = [], 0
     while True:
         drivers += 1
