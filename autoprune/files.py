@@ -43,8 +43,8 @@ def replacing(path: Path) -> Iterator[Path]:
 def cache_folder() -> Path:
     """Where measurements are kept that other runs can use; it need not exist.
 
-    ``AUTOPRUNE_CACHE``, else ``autoprune`` in ``XDG_CACHE_HOME`` or ``~/.cache``; of a user without a home, in
-    the system's folder for temporary files.
+    ``AUTOPRUNE_CACHE``, else ``autoprune`` in ``XDG_CACHE_HOME`` or ``~/.cache``; of a user without a home,
+    in the system's folder for temporary files.
     """
     if own := os.environ.get("AUTOPRUNE_CACHE"):
         return Path(own).expanduser()

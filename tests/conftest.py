@@ -10,6 +10,14 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory):
+    """Keeps what tests measure out of the user's own cache; commands that they start inherit it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AUTOPRUNE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def demo_settings(tmp_path_factory):
     """Fields of `Config` for a search that takes seconds; `out` is for the test to give."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import ConfigError, RunError
-from autoprune.files import read_yaml, replacing, write_text, write_yaml
+from autoprune.files import cache_folder, read_yaml, replacing, write_text, write_yaml
 
 
 def test_written_yaml_reads_back_in_order(tmp_path):
@@ -51,3 +51,14 @@ def test_broken_yaml_is_one_line_with_the_place(tmp_path, text):
 def test_missing_yaml_names_the_path():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_yaml(Path("nowhere.yaml"))
+
+
+def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "own"))
+    assert cache_folder() == tmp_path / "own"
+    monkeypatch.delenv("AUTOPRUNE_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "autoprune"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert cache_folder() == tmp_path / ".cache" / "autoprune"

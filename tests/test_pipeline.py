@@ -390,8 +390,9 @@ def test_latency_is_an_objective(finished, tmp_path):
 
 
 @pytest.fixture
-def slow_machine(monkeypatch):
+def slow_machine(monkeypatch, tmp_path):
     """A machine that needs a millisecond for 100 000 parameters, and whose operators say about the same."""
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "cache"))
 
     def networks(models, *_):
         models = list(models)
@@ -434,6 +435,51 @@ def test_a_budget_on_latency_is_met_by_measurement(finished, tmp_path, slow_mach
 
     slow_machine.setattr(latency, "measure_tables", never)
     assert len(search({**asked, "trials": 7}).records) == 7
+
+
+@pytest.fixture
+def latency_run(finished, slow_machine, capsys):
+    """Runs a search under a latency budget; gives its run and what it said of its latency model."""
+    settings, _ = finished
+    asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 1, "budget_latency_ms": "60%"}
+
+    def run(out, **more):
+        with progress.show(Console(width=4000)):
+            search({**asked, "out": out, **more})
+        said = capsys.readouterr().out.splitlines()
+        model = json.loads((out / "latency_model.json").read_text())
+        return model, [line for line in said if "latency model of" in line or "not kept" in line]
+
+    return run
+
+
+def test_another_run_takes_the_measured_latencies_from_the_cache(latency_run, slow_machine, tmp_path):
+    first, said = latency_run(tmp_path / "first")
+    assert "mean error" in said[0]
+    (cached,) = (tmp_path / "cache" / "latency").iterdir()
+    assert json.loads(cached.read_text()) == first
+
+    content = {**first, "dense_ms": 2 * first["dense_ms"]}  # so that it shows where a run has its model from
+    cached.write_text(json.dumps(content))
+    second, (line,) = latency_run(tmp_path / "second")
+    assert second == content
+    assert f"as an earlier run measured it; delete {cached} to measure it anew" in line
+    again, said = latency_run(tmp_path / "first", trials=2)
+    assert (again, said) == (first, []), "a run that goes on keeps its own"
+
+    slow_machine.setattr(latency, "label", lambda *_: "another device")
+    third, _ = latency_run(tmp_path / "third")
+    assert (third["label"], third["dense_ms"]) == ("another device", first["dense_ms"])
+    assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
+    with pytest.raises(RunError, match=r"first has its latencies from .*, and this is another device; go on"):
+        latency_run(tmp_path / "first", trials=3)
+
+
+def test_a_cache_that_cant_be_written_stops_no_search(latency_run, slow_machine, tmp_path):
+    (tmp_path / "file").write_text("")
+    slow_machine.setenv("AUTOPRUNE_CACHE", str(tmp_path / "file" / "below"))
+    _, said = latency_run(tmp_path / "run")
+    assert said[0].startswith("not kept for other runs: cannot write")
 
 
 def test_a_budget_on_latency_out_of_reach_is_refused_before_the_search(finished, tmp_path, slow_machine):

@@ -81,8 +81,8 @@ def measure_networks(
 def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -> LatencyModel:
     """The latency model of a dense detector in the run's runtime: the run's, an earlier run's, or measured.
 
-    What was measured is kept in the run and in the user's cache, where other runs of the same architecture and
-    space find it, on the same device, with the same runtime, versions, threads and input size.
+    What was measured is kept in the run and in the user's cache, where other runs of the same architecture
+    and space find it, on the same device, with the same runtime, versions, threads and input size.
 
     Args:
         subject: the dense detector.
@@ -124,9 +124,7 @@ def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -
     return model
 
 
-def _measure(
-    subject: Subject, space: Space, calls: tuple[Call, ...], where: str, key: str
-) -> LatencyModel:
+def _measure(subject: Subject, space: Space, calls: tuple[Call, ...], where: str, key: str) -> LatencyModel:
     """Times operators and whole networks."""
     config, graph, device = subject.config, subject.graph, subject.device
     runtime, threads = config.latency_runtime, config.threads

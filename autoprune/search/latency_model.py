@@ -108,7 +108,7 @@ class LatencyModel:
 
     @staticmethod
     def load(path: Path, graph: ChannelGraph) -> "LatencyModel | None":
-        """Reads what `save` wrote; ``None`` where there is nothing. The `key` says whether it is of ``graph``.
+        """Reads what `save` wrote; ``None`` where there is nothing. Its `key` says if it is of ``graph``.
 
         Raises:
             RunError: the file is damaged.

@@ -118,7 +118,7 @@ def latency(network):
     errors = (-0.02, 0.0, 0.01, 0.04, 0.05)
     unscaled = LatencyModel(graph, calls, tables, (1.0, 0.0, 0.0, 0.0), errors, 1.0, "here")
     dense = float(unscaled(space.dense))
-    return LatencyModel(graph, calls, tables, (100 / dense, 0.0, 0.0, 0.0), errors, 100.0, "here")
+    return LatencyModel(graph, calls, tables, (100 / dense, 0.0, 0.0, 0.0), errors, 100.0, "here", "key")
 
 
 def test_candidates_are_fitted_to_the_budget_less_the_margin(network, latency):
@@ -141,16 +141,16 @@ def test_a_budget_on_latency_out_of_reach_says_the_least(network, latency):
         on_budget(latency, network[2], "101")
 
 
-def test_what_was_measured_is_read_back_for_the_same_key_alone(network, latency, tmp_path):
+def test_what_was_measured_is_read_back(network, latency, tmp_path):
     _, graph, space, _ = network
     file = tmp_path / "latency_model.json"
-    assert LatencyModel.load(file, "key", graph) is None
-    latency.save(file, "key")
-    again = LatencyModel.load(file, "key", graph)
+    assert LatencyModel.load(file, graph) is None
+    latency.save(file)
+    again = LatencyModel.load(file, graph)
     widths = np.stack(sample_widths(space, 5))
     assert again(widths) == pytest.approx(latency(widths), rel=1e-4)
     assert (again.errors, again.dense_ms, again.calls) == (latency.errors, 100.0, latency.calls)
-    assert LatencyModel.load(file, "another", graph) is None
+    assert (again.label, again.key) == ("here", "key")
     file.write_text(json.dumps({"key": "key"}))
     with pytest.raises(RunError, match="is damaged; delete it"):
-        LatencyModel.load(file, "key", graph)
+        LatencyModel.load(file, graph)
