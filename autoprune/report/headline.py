@@ -68,6 +68,16 @@ def difference(pruned: float, dense: float) -> float:
     return round(float(points(pruned)) - float(points(dense)), 1)
 
 
+def steps(count: int) -> str:
+    """A number of steps, as people say it."""
+    return f"{count} step{'' if count == 1 else 's'}"
+
+
+def after(count: int) -> str:
+    """How long a proxy is trained before it is measured."""
+    return f"after {steps(count)} of training" if count else "without training"
+
+
 def _best_recovered(facts: Facts) -> int | None:
     """The recovered trial with the highest mAP; one on the front before those that were taken to compare."""
     comparable = [number for number, metrics in facts.recovered.items() if metrics.get("dense")]
@@ -95,7 +105,7 @@ def _of_recovered(facts: Facts, number: int) -> Headline:
     )
     details = (
         f"Trial {number} ({_found(metrics.get('origin', 'sampler'))}), trained back for "
-        f"{metrics['settings']['steps']} steps. Both are measured on {metrics['images']} validation images"
+        f"{steps(metrics['settings']['steps'])}. Both are measured on {metrics['images']} validation images"
         f"{_at(metrics.get('input_size'))}."
     )
     command = f"autoprune export {facts.run / 'recovered' / f'trial-{number:04d}'} --to detector"
@@ -111,8 +121,8 @@ def _of_proxy(facts: Facts) -> Headline:
         f"the dense detector has {points(dense['map'])} on the same images."
     )
     details = (
-        f"Trial {best.trial} ({_found(best.origin)}). A proxy is measured after "
-        f"{facts.config.rungs[-1]} steps of training; full recovery brings back more:"
+        f"Trial {best.trial} ({_found(best.origin)}). A proxy is measured {after(facts.config.rungs[-1])}; "
+        "full recovery brings back more:"
     )
     command = f"autoprune recover {facts.run} --trial {best.trial}"
     tiles = _tiles(pruned, dense, "proxy mAP")

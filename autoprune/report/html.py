@@ -14,7 +14,7 @@ from autoprune.files import write_text
 from autoprune.policy import Policy
 from autoprune.report.entries import account, found_by, kind_of, recovered_map
 from autoprune.report.facts import Facts
-from autoprune.report.headline import difference, headline
+from autoprune.report.headline import after, difference, headline, steps
 from autoprune.report.samples import Sample, read_samples
 from autoprune.report.tables import cost, points
 from autoprune.search.account import PARTS
@@ -49,7 +49,7 @@ def render(facts: Facts, images: bool = True) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"points": points, "cost": cost}
+    environment.filters |= {"points": points, "cost": cost, "after": after, "steps": steps}
     top = headline(facts)
     shown = top.trial if top.trial in facts.recovered else None
     samples, missing = _samples(facts, shown) if images and shown is not None else ([], None)

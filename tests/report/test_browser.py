@@ -245,6 +245,21 @@ def test_screenshots_fit_their_screen(name, options, show, screenshots):
         assert len(picture.convert("RGB").resize((200, 800)).getcolors(200 * 800)) > 100
 
 
+@pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_labels_of_the_front_keep_out_of_one_another(options, show):
+    page = show(**options)
+    boxes = page.eval_on_selector_all(
+        "#front-chart text.strong",
+        "all => all.map(text => { const box = text.getBoundingClientRect();"
+        " return [box.left, box.top, box.right, box.bottom]; })",
+    )
+    assert len(boxes) == 3  # the budget, the chosen trial, the dense detector
+    for place, (left, top, right, bottom) in enumerate(boxes):
+        for other in boxes[place + 1 :]:
+            apart = other[2] <= left or other[0] >= right or other[3] <= top + 1 or other[1] >= bottom - 1
+            assert apart, boxes
+
+
 def test_a_tap_on_a_phone_tells_the_policy(show):
     page = show(**PHONE)
     _, _, x, y = marks_of(page)[0]

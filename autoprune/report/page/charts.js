@@ -9,6 +9,7 @@ const AXES = {
   mparams: { label: "parameters, millions", short: "M params" },
   latency_ms: { label: "latency of one image, ms", short: "ms" },
 };
+const LETTER_PX = 7; // of a label, on average
 const state = { axis: "gflops", view: null, trial: DATA.best };
 
 const host = (id) => document.getElementById(id);
@@ -87,7 +88,9 @@ function drawFront() {
   const found = [];
   DATA.budgets[state.axis].forEach((bound, row) => {
     plot.line([[bound, view.y[0]], [bound, view.y[1]]], "budget");
-    plot.text(plot.x(bound) + 6, plot.margin.top + 2 + 15 * row, `budget ${cost(bound)}`, { class: "strong label" }, plot.area);
+    const words = `budget ${cost(bound)}`, x = plot.x(bound) + 6, y = plot.margin.top + 2 + 15 * row;
+    plot.text(x, y, words, { class: "strong label" }, plot.area);
+    plot.labels.push({ from: x, to: x + LETTER_PX * words.length, y });
   });
   const marks = frontMarks();
   plot.line(rising(marks.filter((m) => m.kind !== "recovered" && m.filled)), "front-line");
@@ -119,11 +122,14 @@ function drawFront() {
   zoomable(plot);
 }
 
-/** A label beside a mark, on the side that has room. */
+/** A label beside a mark, on the side that has room; lower or higher where another label stands. */
 function beside(plot, x, y, words) {
-  const right = x + 12 + 7 * words.length < plot.width;
+  const long = LETTER_PX * words.length, right = x + 12 + long < plot.width, from = right ? x + 13 : x - 13 - long;
+  const free = (at) => plot.labels.every((other) => Math.abs(other.y - at) >= 15 || other.to < from || other.from > from + long);
+  const at = [4, 20, -12, 36].map((down) => y + down).find(free) ?? y + 4;
+  plot.labels.push({ from, to: from + long, y: at });
   const attributes = { "text-anchor": right ? "start" : "end", class: "strong label" };
-  plot.text(x + (right ? 13 : -13), y + 4, words, attributes, plot.area);
+  plot.text(right ? from : from + long, at, words, attributes, plot.area);
 }
 
 /** Drag makes a window; the wheel zooms with Ctrl held, so that the page still scrolls; double click undoes. */

@@ -75,7 +75,8 @@ class Plot {
   constructor(host, { x, y, height, label, small = false }) {
     this.width = printing ? Math.min(PRINT_WIDTH_PX, host.dataset.print || PRINT_WIDTH_PX) : host.clientWidth || 320;
     this.height = height = printing ? Math.min(height, PRINT_HEIGHT_PX) : height;
-    this.margin = small ? { top: 6, right: 16, bottom: 20, left: 38 } : { top: 22, right: 14, bottom: 44, left: 46 };
+    this.margin = small ? { top: 6, right: 20, bottom: 20, left: 38 } : { top: 22, right: 14, bottom: 44, left: 46 };
+    this.labels = [];
     this.xRange = x.range;
     this.yRange = y.range;
     const { left, right, top, bottom } = this.margin;
