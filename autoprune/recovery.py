@@ -12,20 +12,18 @@ import numpy as np
 from torch import nn
 
 from autoprune.config import make_config
-from autoprune.cost.latency import in_turns
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
 from autoprune.deploy.machine import label, versions
-from autoprune.deploy.runners import NETWORK, in_torch
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import POLICY_FILE, save_detector
 from autoprune.export.card import add_latencies, write_card
 from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
-from autoprune.models import detector_inputs
 from autoprune.policy import Policy
 from autoprune.progress import say
+from autoprune.search.latency import measure_networks
 from autoprune.search.regrow import regrow
 from autoprune.search.results import SearchResult, load_result
 from autoprune.search.rundir import LOSSES_FILE, METRICS_FILE, RunDirectory
@@ -158,6 +156,7 @@ def recover_policy(
     if (done := _finished(folder, asked)) is not None:
         say(f"{what}: there already, in {folder}")
         return done
+    where = _label(subject)  # a runtime that is missing is told before the training, not after
     started = time.perf_counter()
     if config.regrow_rounds:
         keep = _regrown(subject, space, keep, what)
@@ -193,7 +192,7 @@ def recover_policy(
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
     write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    add_latencies(folder, [_latency(subject, model)])
+    add_latencies(folder, [{"label": where, **_latency(subject, model)}])
     write_card(folder)
     checkpoint.unlink(missing_ok=True)
     ranks.wait()
@@ -207,13 +206,17 @@ def measure_dense(subject: Subject) -> Metrics:
 
 
 def _latency(subject: Subject, model: nn.Module) -> dict[str, Any]:
-    """A row of `latency.json`: the recovered detector in torch, in turns with the dense one."""
-    (images,) = detector_inputs(subject.input_size, subject.device)
-    runs = {"dense": in_torch(subject.model, images), "pruned": in_torch(model.eval(), images)}
-    found = in_turns(runs, LATENCY_PASSES)
-    where = label("torch", subject.device, None, 1, subject.input_size)
-    dense_ms = found["dense"][NETWORK].median_ms
-    return {"label": where, **asdict(found["pruned"][NETWORK]), "dense_ms": dense_ms}
+    """For `latency.json`: the recovered detector in the run's runtime, in turns with the dense one."""
+    runtime, threads, models = subject.config.latency_runtime, subject.config.threads, (subject.model, model)
+    dense, pruned = measure_networks(
+        models, subject.input_size, runtime, subject.device, threads, LATENCY_PASSES
+    )
+    return {**asdict(pruned), "dense_ms": dense.median_ms}
+
+
+def _label(subject: Subject) -> str:
+    config = subject.config
+    return label(config.latency_runtime, subject.device, config.threads, 1, subject.input_size)
 
 
 def _regrown(

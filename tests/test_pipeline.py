@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -400,8 +401,10 @@ def slow_machine(monkeypatch, tmp_path):
         return [Latency(value, value, value, 1) for value in ms]
 
     def tables(calls, *_):
+        uses = Counter(call.weight for call in calls)  # a head is called at each level
         weights = [
-            call.operator.inputs * call.operator.outputs * call.operator.kernel[0] ** 2 for call in calls
+            call.operator.inputs * call.operator.outputs * call.operator.kernel[0] ** 2 / uses[call.weight]
+            for call in calls
         ]
         return np.array(weights)[:, None, None] / 1e5 * np.outer(latency_model.GRID, latency_model.GRID)
 
@@ -448,6 +451,7 @@ def latency_run(finished, slow_machine, capsys):
             search({**asked, "out": out, **more})
         said = capsys.readouterr().out.splitlines()
         model = json.loads((out / "latency_model.json").read_text())
+        assert load_result(out).dense["latency_ms"] == model["dense_ms"]  # which the budget is a share of
         return model, [line for line in said if "latency model of" in line or "not kept" in line]
 
     return run
@@ -480,6 +484,19 @@ def test_a_cache_that_cant_be_written_stops_no_search(latency_run, slow_machine,
     slow_machine.setenv("AUTOPRUNE_CACHE", str(tmp_path / "file" / "below"))
     _, said = latency_run(tmp_path / "run")
     assert said[0].startswith("not kept for other runs: cannot write")
+
+
+def test_what_a_busy_machine_measured_is_for_no_other_run(latency_run, slow_machine, tmp_path):
+    calm = latency.measure_networks
+
+    def busy(models, *rest):
+        found = calm(models, *rest)
+        return [Latency(value.median_ms * (1 + place % 2), 1, 1, 1) for place, value in enumerate(found)]
+
+    slow_machine.setattr(latency, "measure_networks", busy)
+    _, said = latency_run(tmp_path / "run")
+    assert "as if the machine had other work" in said[0]
+    assert not (tmp_path / "cache").exists()
 
 
 def test_a_budget_on_latency_out_of_reach_is_refused_before_the_search(finished, tmp_path, slow_machine):

@@ -162,6 +162,19 @@ def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
         recover(frozen_run.run, learning_rate=1e-2)
 
 
+def test_the_latency_is_measured_in_the_runtime_of_the_run(run, tmp_path):
+    pytest.importorskip("onnxruntime", reason="onnxruntime is not installed")
+    copy = tmp_path / "run"
+    shutil.copytree(run.run, copy, ignore=shutil.ignore_patterns("recovered"))
+    settings = copy / "config.yaml"
+    text = settings.read_text()
+    settings.write_text(text.replace("latency_runtime: torch", "latency_runtime: onnxruntime"))
+    (done,) = recover(copy, steps=1)
+    (row,) = json.loads((done.folder / "latency.json").read_text())
+    assert "1 thread, onnxruntime" in row["label"]
+    assert "onnxruntime" in (done.folder / "MODEL_CARD.md").read_text()
+
+
 def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path, capsys):
     (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-2)
     dense = frozen_run.run.parent / "dense.safetensors"

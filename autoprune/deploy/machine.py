@@ -17,7 +17,7 @@ def label(runtime: str, device: torch.device, threads: int | None, batch: int, s
     Args:
         runtime: ``torch``, ``onnxruntime`` or ``openvino``.
         device: where it runs.
-        threads: CPU threads; ``None`` for torch's own number.
+        threads: CPU threads; ``None`` for torch's own number, which other runtimes get too.
         batch: images at once.
         size: height and width of an image.
     """

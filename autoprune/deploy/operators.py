@@ -135,7 +135,7 @@ def one_pass(
         operator: what to run.
         runtime: ``torch``, ``onnxruntime`` or ``openvino``.
         device: where.
-        threads: CPU threads of the runtimes other than torch.
+        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
         folder: for a file, which is overwritten by the next call.
 
     Raises:

@@ -82,7 +82,7 @@ def in_file(
         network_size: height and width that the network itself sees.
         runtime: ``onnxruntime`` or ``openvino``.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        threads: CPU threads; ``None`` for torch's own number.
         folder: for the ONNX file, which must stay while the runner is used.
         clock: seconds, rising; only tests replace it.
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from autoprune.deploy.extras import need
@@ -22,7 +23,7 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
         path: the file.
         runtime: ``onnxruntime`` or ``openvino``.
         device: ``cpu`` or ``cuda``.
-        threads: CPU threads; ``None`` leaves the choice to the runtime.
+        threads: CPU threads; ``None`` for torch's own number, so that runtimes compare.
 
     Returns:
         A function from the input to the list of outputs; in float32 whatever the processor could do.
@@ -31,6 +32,7 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
         ConfigError: the runtime is unknown or not installed, or has no such device here.
         ModelError: the runtime can't read the file.
     """
+    threads = threads or torch.get_num_threads()
     if runtime == "onnxruntime":
         return _onnxruntime(path, device, threads)
     if runtime == "openvino":
@@ -38,7 +40,7 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
     raise ConfigError(f"no runtime {runtime!r} for ONNX files; --runtime is one of {', '.join(RUNTIMES)}")
 
 
-def _onnxruntime(path: Path, device: str, threads: int | None) -> Session:
+def _onnxruntime(path: Path, device: str, threads: int) -> Session:
     library = need("onnxruntime")
     cuda = device.startswith("cuda")
     provider = "CUDAExecutionProvider" if cuda else "CPUExecutionProvider"
@@ -49,8 +51,7 @@ def _onnxruntime(path: Path, device: str, threads: int | None) -> Session:
         )
     options = library.SessionOptions()
     options.log_severity_level = 3  # errors; it warns of every constant that it folds
-    if threads is not None:
-        options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads
     number = int(device.partition(":")[2] or 0)
     providers: list[Any] = [(provider, {"device_id": number})] if cuda else [provider]
     try:
@@ -61,13 +62,11 @@ def _onnxruntime(path: Path, device: str, threads: int | None) -> Session:
     return lambda image: list(session.run(None, {name: image}))
 
 
-def _openvino(path: Path, device: str, threads: int | None) -> Session:
+def _openvino(path: Path, device: str, threads: int) -> Session:
     library = need("openvino")
     if device != "cpu":
         raise ConfigError(f"openvino runs on the CPU here, not on {device!r}; give --device cpu")
-    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-    if threads is not None:
-        settings["INFERENCE_NUM_THREADS"] = threads
+    settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": threads}
     core = library.Core()
     try:
         compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)

@@ -92,6 +92,7 @@ def chart_data(facts: Facts, best: int | None) -> dict[str, Any]:
         "trials": [_trial(facts, record, record.number in front) for record in facts.records],
         "groups": [asdict(group) for group in facts.groups],
         "budgets": {metric: _limits(facts, metric) for metric in UNITS},
+        "axis": _axis(facts),
         "rungs": list(facts.config.rungs),
         "losses": {str(number): pairs for number, pairs in facts.losses.items()},
         "check": asdict(facts.check) if facts.check is not None else None,
@@ -184,6 +185,15 @@ def _samples(facts: Facts, number: int) -> tuple[Sequence[Sample], str | None]:
 def _listed(words: Sequence[str]) -> str:
     """Such as ``mAP, GFLOPs and latency``."""
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
+
+
+def _axis(facts: Facts) -> Metric:
+    """The cost that the front is first shown over: GFLOPs, or what was asked for in their place."""
+    config = facts.config
+    asked = [metric for metric in UNITS if getattr(config, f"budget_{metric}")]
+    if not asked:
+        asked = [metric for metric in UNITS if metric in config.objectives]
+    return next((metric for metric in asked if metric in facts.result.dense), "gflops")
 
 
 def _limits(facts: Facts, metric: Metric) -> list[float]:

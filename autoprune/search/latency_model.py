@@ -146,7 +146,7 @@ def measure_tables(
         calls: what a network runs.
         runtime: ``torch``, ``onnxruntime`` or ``openvino``.
         device: where.
-        threads: CPU threads of the runtimes other than torch.
+        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
         folder: for files in between.
         seconds: times passes; only tests replace it.
     """

@@ -36,7 +36,7 @@ def measured_steps(
         calls: the operators of one pass.
         runtime: ``torch``, ``onnxruntime`` or ``openvino``.
         device: where.
-        threads: CPU threads of the runtimes other than torch.
+        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
         folder: for files in between.
         seconds: times passes; only tests replace it.
 

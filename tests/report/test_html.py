@@ -4,6 +4,7 @@ import csv
 import json
 import re
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
@@ -17,7 +18,7 @@ from autoprune.cli.main import main
 from autoprune.errors import RunError
 from autoprune.report.facts import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_facts
 from autoprune.report.headline import headline
-from autoprune.report.html import render
+from autoprune.report.html import chart_data, render
 
 
 class Reader(HTMLParser):
@@ -121,6 +122,22 @@ def test_the_first_sentence_compares_the_best_recovered_detector_with_the_dense_
 def test_the_budget_is_a_share_of_the_dense_detector(page):
     dense = page.data["dense"]["gflops"]
     assert page.data["budgets"]["gflops"] == pytest.approx([0.6 * dense])
+
+
+@pytest.mark.parametrize(
+    ("asked", "axis"),
+    [
+        ({}, "gflops"),
+        ({"budget_gflops": (), "budget_latency_ms": "60%"}, "latency_ms"),
+        ({"budget_latency_ms": "60%"}, "gflops"),
+        ({"budget_gflops": (), "objectives": ("map", "latency_ms")}, "latency_ms"),
+    ],
+)
+def test_the_front_is_shown_over_the_cost_that_was_asked_for(run, asked, axis):
+    facts = read_facts(run)
+    result = replace(facts.result, dense={**facts.result.dense, "latency_ms": 12.0})
+    facts = replace(facts, result=result, config=facts.config.model_copy(update=asked))
+    assert chart_data(facts, None)["axis"] == axis
 
 
 def test_latencies_are_those_that_the_recovery_measured(run, page):

@@ -10,7 +10,7 @@ const AXES = {
   latency_ms: { label: "latency of one image, ms", short: "ms" },
 };
 const LETTER_PX = 7; // of a label, on average
-const state = { axis: "gflops", view: null, trial: DATA.best };
+const state = { axis: DATA.axis, view: null, trial: DATA.best };
 
 const host = (id) => document.getElementById(id);
 const named = (trial) => `trial ${trial.number} (${trial.origin})`;

@@ -19,6 +19,7 @@ function setUpFront() {
   if (!host("front-chart")) return;
   const axes = Object.entries(AXES).filter(([name]) => COMPLETE.some((trial) => trial[name] != null));
   host("front-axis").append(...axes.map(([name, axis]) => html("option", { value: name }, axis.short)));
+  if (axes.some(([name]) => name === state.axis)) host("front-axis").value = state.axis;
   host("front-axis-label").hidden = axes.length < 2;
   host("front-axis").addEventListener("change", (event) => {
     state.axis = event.target.value;
