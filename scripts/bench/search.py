@@ -25,21 +25,19 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from parts import guard, once, score_test
 from search_methods import METHODS, PLAIN, Case
 from search_table import show, show_recoveries
 
 from autoprune.config import make_config
-from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.errors import DataError
 from autoprune.export import POLICY_FILE, load
-from autoprune.files import write_text
-from autoprune.models import resize_rule
 from autoprune.policy import Policy
 from autoprune.recovery import recover_policy
 from autoprune.search.subject import Subject, load_subject
@@ -58,6 +56,12 @@ RECOVERIES: dict[str, dict[str, Any]] = {
     "frozen-norms": {**_BOTH, "norm": "freeze"},
     "trained-norms": {**_BOTH, "norm": "train"},
 }
+
+
+def measure_dense(subject: Subject) -> dict[str, Any]:
+    """Scores the dense detector on validation and test images."""
+    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
+    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
 
 
 def measure(method: str, case: Case) -> dict[str, Any]:
@@ -106,25 +110,13 @@ def recovered(case: Case, keep: Mapping[str, Any], name: str) -> dict[str, Any]:
     }
 
 
-def score_test(model: Any, subject: Subject) -> float | None:
-    """MAP on the test images, or ``None`` where the data has none."""
-    try:
-        test = open_data(subject.config.data, "test", resize_rule(subject.model))
-    except DataError:
-        return None
-    return evaluate(model, test, subject.device, batch_size=subject.config.batch_size).map
-
-
 def main() -> None:
     given = arguments()
     common = settings(given)
     guard(given.out / "settings.json", common)
     subject = load_subject(make_config(**common))
     folder = given.out / "results"
-    dense_file = folder / "dense.json"
-    if not dense_file.exists():
-        val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
-        write(dense_file, {"val": val, "test": score_test(subject.model, subject), **subject.costs({})})
+    once(folder / "dense.json", partial(measure_dense, subject))
 
     def make_case(seed: int, budget: str) -> Case:
         return Case(replace(subject, config=make_config(**common, seed=seed, budget_gflops=budget)), given)
@@ -133,19 +125,14 @@ def main() -> None:
         for budget in given.budgets.split(","):
             for method in given.methods:
                 case = make_case(seed, budget)
-                once(folder / f"{case.name(method)}.json", measure, method, case)
+                once(folder / f"{case.name(method)}.json", partial(measure, method, case))
             for recovery in given.recoveries:
                 case = make_case(seed, budget)
-                once(folder / f"recovery-{case.name(recovery)}.json", measure_recovery, recovery, case)
+                once(
+                    folder / f"recovery-{case.name(recovery)}.json", partial(measure_recovery, recovery, case)
+                )
     show(folder, given.budgets.split(","), given.steps)
     show_recoveries(folder, given.budgets.split(","), given.steps)
-
-
-def once(file: Path, work: Callable[[str, Case], dict[str, Any]], name: str, case: Case) -> None:
-    """Does a piece of work whose result is not there yet."""
-    if not file.exists():
-        print(f"{file.stem} …", file=sys.stderr, flush=True)
-        write(file, work(name, case))
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
@@ -168,23 +155,6 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def guard(file: Path, common: dict[str, Any]) -> None:
-    """Refuses to mix results of different settings in one folder."""
-    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != common:
-        differing = next(name for name in {**found, **common} if found.get(name) != common.get(name))
-        raise SystemExit(
-            f"{file.parent} holds results with {differing} {found.get(differing)!r}, not "
-            f"{common.get(differing)!r}; give another --out"
-        )
-    write(file, common)
-
-
-def write(file: Path, content: Mapping[str, Any]) -> None:
-    """Writes JSON, whole or not at all."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_text(file, json.dumps(content, indent=2) + "\n")
 
 
 def names(text: str) -> list[str]:

@@ -1,0 +1,51 @@
+"""What benches share that can be stopped: each part's result is one JSON file, done once."""
+
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from autoprune.data.coco import open_data
+from autoprune.data.evaluate import evaluate
+from autoprune.errors import DataError
+from autoprune.files import write_text
+from autoprune.models import resize_rule
+from autoprune.search.subject import Subject
+
+Result = dict[str, Any]
+
+
+def once(file: Path, work: Callable[[], Mapping[str, Any]]) -> Result:
+    """The result in ``file``, after doing the work if it is not there yet."""
+    if not file.exists():
+        print(f"{file.stem} …", file=sys.stderr, flush=True)
+        write(file, work())
+    found: Result = json.loads(file.read_text(encoding="utf-8"))
+    return found
+
+
+def guard(file: Path, settings: Mapping[str, Any]) -> None:
+    """Refuses to mix results of different settings in one folder."""
+    asked = json.loads(json.dumps(settings))
+    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != asked:
+        differing = next(name for name in {**found, **asked} if found.get(name) != asked.get(name))
+        raise SystemExit(
+            f"{file.parent} holds results with {differing} {found.get(differing)!r}, not "
+            f"{asked.get(differing)!r}; give another --out"
+        )
+    write(file, asked)
+
+
+def write(file: Path, content: Mapping[str, Any]) -> None:
+    """Writes JSON, whole or not at all."""
+    write_text(file, json.dumps(content, indent=2) + "\n")
+
+
+def score_test(model: Any, subject: Subject) -> float | None:
+    """MAP on the test images, or ``None`` where the data has none."""
+    try:
+        test = open_data(subject.config.data, "test", resize_rule(subject.model))
+    except DataError:
+        return None
+    return evaluate(model, test, subject.device, batch_size=subject.config.batch_size).map
