@@ -1,6 +1,7 @@
 """What a user can set: one flat model, with the same names in YAML and as flags. Unknown keys are errors."""
 
 import difflib
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -21,6 +22,7 @@ Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
 Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
+_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # as `cost.budget` reads it
 Track = Literal["tensorboard", "mlflow"]
 
 
@@ -233,6 +235,20 @@ class Config(Strict):
     @classmethod
     def _number_as_text(cls, value: Any) -> Any:
         return str(value) if isinstance(value, int | float) else value
+
+    @field_validator("budget_latency_ms")
+    @classmethod
+    def _a_time_or_a_share(cls, value: str | None) -> str | None:
+        """Refuses what is wrong whatever the dense latency, which takes minutes to measure."""
+        if value is None:
+            return None
+        share, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
+        if not _NUMBER.fullmatch(number) or float(number) == 0 or (share and float(number) >= 100):
+            raise ValueError(
+                "must be milliseconds such as 12.5, or a share below 100% of the dense detector's latency "
+                "such as 60%"
+            )
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

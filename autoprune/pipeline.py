@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
+from autoprune.deploy.extras import need_runtime
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.files import unwritable
 from autoprune.progress import say
@@ -62,6 +63,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     run = RunDirectory(config.out)
     run.check(config)
     refuse_missing(config)
+    need_runtime(config.latency_runtime)
     with _sigterm_interrupts(), run.locked():
         try:
             run.mend_journal()

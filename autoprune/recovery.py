@@ -14,6 +14,7 @@ from torch import nn
 from autoprune.config import make_config
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
+from autoprune.deploy.extras import need_runtime
 from autoprune.deploy.machine import label, versions
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import POLICY_FILE, save_detector
@@ -85,6 +86,7 @@ def recover(
     if absent := [number for number in numbers if number not in known or not known[number].widths]:
         raise RunError(f"{run} has no trial {absent[0]}; `autoprune front {run}` lists them")
     refuse_missing(config)
+    need_runtime(config.latency_runtime)
     subject = load_subject(config)
     if any(point.policy.weights_sha256 != subject.weights_sha256 for point in result.front):
         raise RunError(f"{config.weights} is not what {run} was made from; put the dense weights back")
@@ -156,7 +158,6 @@ def recover_policy(
     if (done := _finished(folder, asked)) is not None:
         say(f"{what}: there already, in {folder}")
         return done
-    where = _label(subject)  # a runtime that is missing is told before the training, not after
     started = time.perf_counter()
     if config.regrow_rounds:
         keep = _regrown(subject, space, keep, what)
@@ -192,7 +193,7 @@ def recover_policy(
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
     write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    add_latencies(folder, [{"label": where, **_latency(subject, model)}])
+    add_latencies(folder, [_latency(subject, model)])
     write_card(folder)
     checkpoint.unlink(missing_ok=True)
     ranks.wait()
@@ -206,17 +207,13 @@ def measure_dense(subject: Subject) -> Metrics:
 
 
 def _latency(subject: Subject, model: nn.Module) -> dict[str, Any]:
-    """For `latency.json`: the recovered detector in the run's runtime, in turns with the dense one."""
+    """A row of `latency.json`: the recovered detector in the run's runtime, in turns with the dense one."""
     runtime, threads, models = subject.config.latency_runtime, subject.config.threads, (subject.model, model)
     dense, pruned = measure_networks(
         models, subject.input_size, runtime, subject.device, threads, LATENCY_PASSES
     )
-    return {**asdict(pruned), "dense_ms": dense.median_ms}
-
-
-def _label(subject: Subject) -> str:
-    config = subject.config
-    return label(config.latency_runtime, subject.device, config.threads, 1, subject.input_size)
+    where = label(runtime, subject.device, threads, 1, subject.input_size)
+    return {"label": where, **asdict(pruned), "dense_ms": dense.median_ms}
 
 
 def _regrown(

@@ -49,6 +49,10 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"objectives": ["gflops"]}, "objectives must hold map"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
+        *(
+            ({"budget_latency_ms": text}, "`budget_latency_ms`: must be milliseconds such as 12.5")
+            for text in ("fast", "0", "-3", "100%", "60%%", "%", "")
+        ),
     ],
 )
 def test_bad_values_are_one_line_naming_the_field(values, said):
@@ -56,6 +60,11 @@ def test_bad_values_are_one_line_naming_the_field(values, said):
         make_config(**values)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("given", ["12.5", "60%", " 60 % ", 12, "1e3", "150"])
+def test_a_budget_on_latency_is_a_time_or_a_share(given):
+    assert make_config(budget_latency_ms=given).budget_latency_ms == str(given)
 
 
 def test_a_list_is_not_a_config(tmp_path):

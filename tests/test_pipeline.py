@@ -553,3 +553,15 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished, tmp_path):
         assert search(form).front == result.front
     with pytest.raises(ConfigError, match="not a int"):
         search(3)  # type: ignore[arg-type]
+
+
+def test_a_runtime_that_is_not_installed_is_told_before_any_work(finished, tmp_path, monkeypatch):
+    settings, _ = finished
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    monkeypatch.setattr(pipeline, "load_subject", None)  # calling it would be another error
+    asked = {**settings, "latency_runtime": "openvino", "budget_latency_ms": "60%", "out": tmp_path / "run"}
+    with pytest.raises(
+        ConfigError, match=r"openvino can't be imported .* `pip install 'autoprune\[openvino\]'`"
+    ):
+        search(asked)
+    assert not (tmp_path / "run").exists()

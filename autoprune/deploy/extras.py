@@ -22,3 +22,14 @@ def need(library: str) -> Any:
         raise ConfigError(
             f"{library} can't be imported ({error}); install it with `pip install 'autoprune[{extra}]'`"
         ) from error
+
+
+def need_runtime(runtime: str) -> None:
+    """Refuses a runtime that is not installed; all but torch read ONNX files.
+
+    Raises:
+        ConfigError: names the extra that brings what is missing.
+    """
+    if runtime != "torch":
+        need(runtime)
+        need("onnx")
