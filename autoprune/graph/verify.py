@@ -78,9 +78,13 @@ def _problem(
 
 
 def _parting(one: Sequence[tuple[Any, ...]], other: Sequence[tuple[Any, ...]]) -> int:
-    """The number of ops that two runs have in common before they part."""
-    pairs = zip(one, other, strict=False)
-    return next((n for n, (a, b) in enumerate(pairs) if a[0] is not b[0]), min(len(one), len(other)))
+    """The number of ops that two runs have in common before they part.
+
+    Ops that take something apart (a list of boxes) part runs too, where they give other numbers of parts.
+    """
+    pairs = enumerate(zip(one, other, strict=False))
+    parted = (n for n, (a, b) in pairs if a[0] is not b[0] or len(a[2]) != len(b[2]))
+    return next(parted, min(len(one), len(other)))
 
 
 def _deviation(

@@ -209,6 +209,22 @@ def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, k
     assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
 
 
+class Picky(Literal):
+    """Goes on with the positive values one by one, as detectors do with their boxes."""
+
+    def forward(self, x):
+        found = super().forward(x)
+        return torch.stack([value * 2 for value in found[found > 0]]).sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_as_many_parts_as_the_values_say_are_no_reason_to_freeze(seed):
+    torch.manual_seed(seed)  # the pruned model goes on with another number of values
+    graph = analyze(Picky(lambda x: x * x.shape[1] ** -0.5), (torch.randn(2, 3, 4, 4),))
+    assert list(graph.prunable) == ["enter"]
+    assert "sets a number" in graph.groups["middle"].reason
+
+
 @pytest.mark.parametrize(
     "how",
     [
