@@ -1,5 +1,6 @@
 """Latency in the search: a network's measured time in the run's runtime, and the model that predicts it."""
 
+import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -17,7 +18,7 @@ from autoprune.cost.latency import Latency, in_turns
 from autoprune.data.images import resized_size
 from autoprune.deploy.machine import label, versions
 from autoprune.deploy.operators import Call, find_calls
-from autoprune.deploy.runners import NETWORK, Run, in_file, in_torch
+from autoprune.deploy.runners import NETWORK, Clock, Run, in_file, in_torch
 from autoprune.errors import RunError
 from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph, prune
@@ -51,6 +52,7 @@ def measure_networks(
     device: torch.device,
     threads: int | None,
     passes: int = PASSES,
+    clock: Clock = time.perf_counter,
 ) -> list[Latency]:
     """Times the networks of detectors, one image at a time, in turns.
 
@@ -61,6 +63,7 @@ def measure_networks(
         device: where.
         threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
         passes: timed passes of each.
+        clock: seconds, rising; benchmarks on a machine with other work take the process' own.
 
     Raises:
         ConfigError: the runtime is not installed, or has no such device.
@@ -69,13 +72,13 @@ def measure_networks(
     with ExitStack() as stack:
         for number, model in enumerate(models):
             if runtime == "torch":
-                runs[str(number)] = in_torch(model.eval(), detector_inputs(input_size, device)[0])
+                runs[str(number)] = in_torch(model.eval(), detector_inputs(input_size, device)[0], clock)
                 continue
             model = model.to("cpu").eval()
             inside = resized_size(input_size, resize_rule(model))
             (images,) = detector_inputs(input_size)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
-            runs[str(number)] = in_file(model, images, inside, runtime, str(device), threads, folder)
+            runs[str(number)] = in_file(model, images, inside, runtime, str(device), threads, folder, clock)
             model.to(device)
         found = in_turns(runs, passes)
     return [stages[NETWORK] for stages in found.values()]

@@ -1,0 +1,282 @@
+r"""Is a search for latency worth it? Against a search for GFLOPs that ends at the same measured latency.
+
+    python scripts/bench/latency_search.py --data ../shared/data/bccd \
+        --weights ../shared/models/retinanet_resnet18_bccd.safetensors --out runs/bench-latency-search
+
+One search has `budget_latency_ms`. Another, with the same space, scores, trials, rungs and seed, has a budget
+on the GFLOPs, chosen so that its policy takes as long: at first by the latency model on knapsack policies,
+then by measurement in turns, with another search where it is more than --tolerance off. Both policies are
+recovered alike, and dense and recovered detectors are timed in the same turns. Every part is one JSON file in
+--out, so a run that was stopped goes on where it was; a seed is a seed of everything random.
+On a machine with other work, ``--cpu-time`` counts the process' own seconds; right with one thread alone.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from parts import Result, guard, once, score_test
+from rich.console import Console
+from rich.table import Table
+
+from autoprune import importance, progress, recovery
+from autoprune.config import Config, make_config
+from autoprune.cost.budget import Budget
+from autoprune.data.evaluate import evaluate
+from autoprune.export import load
+from autoprune.graph import prune
+from autoprune.pipeline import search
+from autoprune.policy import Policy
+from autoprune.recovery import recover_policy
+from autoprune.search import latency, objective
+from autoprune.search.latency import measure_networks
+from autoprune.search.latency_model import LatencyModel, measure_tables, time_passes
+from autoprune.search.rundir import RunDirectory
+from autoprune.search.seeds import knapsack
+from autoprune.search.space import SpaceFile, resolve
+from autoprune.search.subject import Subject, load_subject
+
+HALVINGS = 24
+
+
+class Case:
+    """Both searches of one seed.
+
+    Args:
+        subject: dense detector and data, with the settings that both searches share.
+        given: the command line.
+    """
+
+    def __init__(self, subject: Subject, given: argparse.Namespace) -> None:
+        """Names the folders."""
+        self.subject, self.given, self.config = subject, given, subject.config
+        self.out: Path = given.out / f"seed-{self.config.seed}"
+        self.first = RunDirectory(self.out / "latency")
+
+    def search(self, name: str, **changes: Any) -> Result:
+        """The best policy of a search."""
+        fields = {field: getattr(self.config, field) for field in self.config.model_fields_set}
+        run = self.out / name
+        result = search(make_config(**{**fields, **changes, "out": run}))
+        if result.best is None:
+            raise SystemExit(f"{run}: no trial was completed; `autoprune front {run}` says why")
+        best = result.best
+        return {"policy": str(best.path), "origin": best.origin, "proxy": best.metrics["map"]}
+
+    def for_latency(self) -> Result:
+        """What the search under a budget on latency finds."""
+        objectives = ("map", "latency_ms")
+        return self.search("latency", budget_latency_ms=self.given.budget, objectives=objectives)
+
+    def for_gflops(self, target: Mapping[str, Any]) -> Result:
+        """What a search under a budget on the GFLOPs finds that takes as long as the ``target``."""
+        gflops, tried = self.level(target), []
+        for number in range(self.given.searches):
+            found = once(
+                self.out / f"gflops-{number}.json",
+                partial(self.search_gflops, f"gflops-{number}", gflops, target),
+            )
+            tried.append(found)
+            if abs(found["ratio"] - 1) <= self.given.tolerance:
+                break
+            # the part of the time that no GFLOPs decide makes the ratio too small a step
+            gflops = found["gflops"] * (1 + 1.2 * (1 / found["ratio"] - 1))
+        return min(tried, key=lambda one: abs(one["ratio"] - 1))
+
+    def search_gflops(self, name: str, gflops: float, target: Mapping[str, Any]) -> Result:
+        """One search under a budget on the GFLOPs, and its policy's time over that of the ``target``."""
+        found = self.search(name, budget_gflops=f"{gflops:.5f}", space=self.first.space_file)
+        mine, other = (Policy.load(Path(one["policy"])) for one in (found, target))
+        models = [prune(self.subject.model, self.subject.graph, each.keep) for each in (mine, other)]
+        first, second = self.time(models)
+        return {**found, "gflops": gflops, "ratio": first / second}
+
+    def level(self, target: Mapping[str, Any]) -> float:
+        """The GFLOPs at which the knapsack's policy is predicted to take as long as the ``target``."""
+        model, space = self.model, self.space
+        kept = {**{n: g.width for n, g in self.subject.graph.groups.items()}, **self.kept(target)}
+        wanted = float(model(np.array([kept[name] for name in space.names])))
+        low, high = (float(space.cost("gflops", widths)) for widths in (space.lowest, space.dense))
+        for _ in range(HALVINGS):
+            middle = (low + high) / 2
+            start = knapsack(space, self.scores, [Budget("gflops", middle)], self.config.criterion)
+            low, high = (middle, high) if float(model(start.widths)) <= wanted else (low, middle)
+        return (low + high) / 2
+
+    @staticmethod
+    def kept(found: Mapping[str, Any]) -> Mapping[str, int]:
+        """Widths of a policy's pruned groups."""
+        return Policy.load(Path(found["policy"])).kept_widths
+
+    @cached_property
+    def scores(self) -> importance.Importance:
+        """The scores that the first search made."""
+        found = importance.load(self.first.importance_file, self.config.criterion)
+        assert found is not None
+        return found
+
+    @cached_property
+    def space(self) -> Any:
+        """The space that both search."""
+        return resolve(SpaceFile.load(self.first.space_file), self.subject.graph, self.scores)
+
+    @cached_property
+    def model(self) -> LatencyModel:
+        """The latency model of the first search."""
+        found = LatencyModel.load(self.first.latency_file, self.subject.graph)
+        assert found is not None
+        return found
+
+    def time(self, models: list[Any]) -> list[float]:
+        """Median milliseconds of detectors, in turns."""
+        config, subject = self.config, self.subject
+        times = latency.measure_networks(
+            models,
+            subject.input_size,
+            config.latency_runtime,
+            subject.device,
+            config.threads,
+            self.given.passes,
+        )
+        return [found.median_ms for found in times]
+
+    def recovered(self, name: str, found: Mapping[str, Any]) -> Result:
+        """Recovers a policy and scores it."""
+        keep = {group: tuple(kept) for group, kept in Policy.load(Path(found["policy"])).keep.items()}
+        folder = self.out / "recovered" / name
+        what = f"recovery of {name}"
+        result = recover_policy(self.subject, keep, folder, self.scores, what=what, space=self.space)
+        test = score_test(load(folder).to(self.subject.device), self.subject)
+        return {"val": result.map, "test": test, "folder": str(folder), **self.subject.costs(keep)}
+
+    def timed(self, folders: Mapping[str, str]) -> Result:
+        """Milliseconds of the dense and of the recovered detectors, in the same turns."""
+        device = self.subject.device
+        models = [self.subject.model, *(load(folder).to(device) for folder in folders.values())]
+        return dict(zip(["dense", *folders], self.time(models), strict=True))
+
+
+def count_cpu_time() -> None:
+    """Has searches and recoveries count the process' own seconds."""
+    clock = time.process_time
+    networks = partial(measure_networks, clock=clock)
+    for module in (latency, objective, recovery):
+        module.measure_networks = networks  # type: ignore[attr-defined]
+    seconds = partial(time_passes, clock=clock)
+    latency.measure_tables = partial(measure_tables, seconds=seconds)  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    given = arguments()
+    if given.cpu_time:
+        count_cpu_time()
+    kept = {name: str(value) for name, value in vars(given).items() if name not in ("out", "seeds")}
+    guard(given.out / "settings.json", kept)
+    os.environ["AUTOPRUNE_CACHE"] = str(given.out / "cache")  # its own: seconds may be of another clock
+    with progress.show(Console(stderr=True)):
+        subject = load_subject(settings(given, 0))
+        dense = once(given.out / "dense.json", partial(score_dense, subject))
+        rows = []
+        for seed in range(given.seeds):
+            case = Case(replace(subject, config=settings(given, seed)), given)
+            first = once(case.out / "latency.json", case.for_latency)
+            found = {
+                "latency": first,
+                "GFLOPs": once(case.out / "gflops.json", partial(case.for_gflops, first)),
+            }
+            done = {
+                name: once(case.out / f"recovered-{name}.json", partial(case.recovered, name, one))
+                for name, one in found.items()
+            }
+            folders = {name: one["folder"] for name, one in done.items()}
+            times = once(case.out / "times.json", partial(case.timed, folders))
+            rows.append(
+                {
+                    name: {**one, "ms": times[name], "share": times[name] / times["dense"]}
+                    for name, one in {"dense": dense, **done}.items()
+                }
+            )
+    show(rows, given)
+
+
+def score_dense(subject: Subject) -> Result:
+    """Scores of the dense detector."""
+    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
+    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
+
+
+def show(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
+    """Prints the means over the seeds."""
+    title = f"{given.budget} latency, {given.runtime}, {len(rows)} seeds, {given.steps} steps"
+    table = Table("searched for", "ms", "of dense", "GFLOPs", "val mAP", "test mAP", title=title)
+    for name in rows[0]:
+        ms, share, gflops, val = (
+            mean(row[name][key] for row in rows) for key in ("ms", "share", "gflops", "val")
+        )
+        tests = [row[name]["test"] for row in rows]
+        test = None if None in tests else mean(tests)
+        table.add_row(name, f"{ms:.2f}", f"{share:.1%}", f"{gflops:.3f}", _points(val), _points(test))
+    Console(width=100).print(table)
+
+
+def _points(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.2f}"
+
+
+def settings(given: argparse.Namespace, seed: int) -> Config:
+    """What both searches and recoveries share."""
+    return make_config(
+        model=given.model,
+        model_arguments=json.loads(given.model_arguments),
+        weights=given.weights,
+        data=given.data,
+        device=given.device,
+        threads=given.threads,
+        latency_runtime=given.runtime,
+        trials=given.trials,
+        rungs=given.rungs,
+        steps=given.steps,
+        importance_images=given.importance_images,
+        proxy_images=given.proxy_images,
+        seed=seed,
+    )
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", default="../shared/data/bccd")
+    parser.add_argument("--weights", default="../shared/models/retinanet_resnet18_bccd.safetensors")
+    parser.add_argument("--model", default="retinanet_resnet18_fpn")
+    parser.add_argument("--model-arguments", default='{"min_size": 192, "max_size": 256}', help="JSON")
+    parser.add_argument("--out", type=Path, default=Path("runs/bench-latency-search"))
+    parser.add_argument("--budget", default="60%", help="of the dense detector's latency")
+    parser.add_argument("--runtime", default="onnxruntime", choices=["torch", "onnxruntime", "openvino"])
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--cpu-time", action="store_true", help="count the process' own seconds")
+    parser.add_argument("--trials", type=int, default=16)
+    parser.add_argument(
+        "--rungs", type=lambda text: tuple(int(part) for part in text.split(",")), default=(0,)
+    )
+    parser.add_argument("--steps", type=int, default=100, help="of each recovery")
+    parser.add_argument("--importance-images", type=int, default=128)
+    parser.add_argument("--proxy-images", type=int, help="default: all of val")
+    parser.add_argument("--passes", type=int, default=25, help="of a timing in turns")
+    parser.add_argument("--tolerance", type=float, default=0.03, help="between the two policies' latencies")
+    parser.add_argument("--searches", type=int, default=3, help="for GFLOPs, at most")
+    parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, …")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()
