@@ -87,8 +87,7 @@ class Case:
             tried.append(found)
             if abs(found["ratio"] - 1) <= self.given.tolerance:
                 break
-            # the part of the time that no GFLOPs decide makes the ratio too small a step
-            gflops = found["gflops"] * (1 + 1.2 * (1 / found["ratio"] - 1))
+            gflops = next_level(tried)
         return min(tried, key=lambda one: abs(one["ratio"] - 1))
 
     def search_gflops(self, name: str, gflops: float, target: Mapping[str, Any]) -> Result:
@@ -162,6 +161,18 @@ class Case:
         device = self.subject.device
         models = [self.subject.model, *(load(folder).to(device) for folder in folders.values())]
         return dict(zip(["dense", *folders], self.time(models), strict=True))
+
+
+def next_level(tried: list[Result]) -> float:
+    """The GFLOPs to try next: between what was too fast and what was too slow, or a step beyond."""
+    fast = max((one for one in tried if one["ratio"] <= 1), key=lambda one: one["gflops"], default=None)
+    slow = min((one for one in tried if one["ratio"] > 1), key=lambda one: one["gflops"], default=None)
+    if fast is None or slow is None or fast["gflops"] >= slow["gflops"]:
+        last = tried[-1]
+        # the part of the time that no GFLOPs decide makes the ratio itself too small a step
+        return float(last["gflops"] * (1 + 1.2 * (1 / last["ratio"] - 1)))
+    share = (1 - fast["ratio"]) / (slow["ratio"] - fast["ratio"])
+    return float(fast["gflops"] + share * (slow["gflops"] - fast["gflops"]))
 
 
 def count_cpu_time() -> None:
@@ -273,7 +284,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--proxy-images", type=int, help="default: all of val")
     parser.add_argument("--passes", type=int, default=25, help="of a timing in turns")
     parser.add_argument("--tolerance", type=float, default=0.03, help="between the two policies' latencies")
-    parser.add_argument("--searches", type=int, default=3, help="for GFLOPs, at most")
+    parser.add_argument("--searches", type=int, default=4, help="for GFLOPs, at most")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, …")
     return parser.parse_args()
 
