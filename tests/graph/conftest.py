@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.graph import ChannelGraph, mask, prune
@@ -150,7 +150,11 @@ class _Written(TorchDispatchMode):
 
 def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int, int]:
     """Multiply-adds by torch's own counter, parameters, and bytes that ops write."""
-    with torch.no_grad(), FlopCounterMode(display=False) as counter, _Written() as written:
+    # torch registers its formula of attention for the kernels of GPUs alone; CPUs have one of their own.
+    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    formula = {kernel: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+    counter = FlopCounterMode(display=False, custom_mapping=formula)
+    with torch.no_grad(), counter, _Written() as written:
         model(*inputs)
     return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()), written.total
 
