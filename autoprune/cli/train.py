@@ -1,6 +1,8 @@
 """`autoprune train`: a dense baseline, with the loop that also recovers pruned detectors."""
 
 import json
+import shlex
+from pathlib import Path
 
 from autoprune.cli.detectors import build_dense, find, open_split
 from autoprune.cli.settings import with_config
@@ -60,4 +62,16 @@ def train(config: Config) -> None:
         write_text(metrics_file, json.dumps(content, indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)
         tell(console, f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")
-        tell(console, f"next: autoprune space --weights {weights}")
+        tell(console, f"next: {_next(config, weights)}")
+
+
+def _next(config: Config, weights: Path) -> str:
+    """The command that goes on with these weights: what was not a default here must be said there too."""
+    words = ["autoprune", "space", "--weights", str(weights)]
+    if "model" in config.model_fields_set:
+        words += ["--model", config.model]
+    if config.model_arguments:
+        words += ["--model-arguments", json.dumps(config.model_arguments)]
+    if "data" in config.model_fields_set and isinstance(config.data, Path):
+        words += ["--data", str(config.data)]
+    return shlex.join(words)

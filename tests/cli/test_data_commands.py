@@ -1,6 +1,7 @@
 """`eval`, `train`, `space` and `latency` on a tiny set, and every kind of bad input in one line."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,11 @@ def test_train_writes_weights_that_load_and_score_what_it_says(
     )
     assert json.loads(checked.out)["metrics"] == pytest.approx(told["val"]["metrics"], abs=1e-6)
     assert autoprune("train", *flags).is_refusal("exists already", "--out")
+
+    # what it says to type next is typed as it stands
+    told_next = next(line for line in outcome.out.splitlines() if line.startswith("next: autoprune "))
+    command = shlex.split(told_next.removeprefix("next: autoprune "))
+    assert autoprune(*command, "--to", tmp_path / "space.yaml").code == 0
 
 
 def test_space_is_written_and_read_back_and_never_overwritten(
