@@ -17,8 +17,9 @@ Methods:
     ours        `autoprune search`, its proxies trained as plainly as all are recovered
     own-proxies `autoprune search` with the proxies that are its default (reconstructed, distilled)
 
-All are recovered plainly: new statistics of the norms, then training on the detection loss alone. A second
-table recovers the policies of `ours` in other ways (--recoveries), each with the same number of steps.
+All are recovered plainly: new statistics of the norms, then training on the detection loss alone. The luck of
+one recovery is as large as what methods differ by, so each policy is recovered --recoveries-each times.
+A second table recovers the policies of `ours` in other ways (--recoveries), with the same number of steps.
 """
 
 import argparse
@@ -42,6 +43,7 @@ from autoprune.policy import Policy
 from autoprune.recovery import recover_policy
 from autoprune.search.subject import Subject, load_subject
 
+AGAIN = 1000  # between the seeds of two recoveries of one policy
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
 _DISTILLED = {"distill": 1, "distill_weighting": "none"}
 _BOTH = {**_DISTILLED, "reconstruct_images": 32}
@@ -87,17 +89,25 @@ def measure_recovery(recovery: str, case: Case) -> dict[str, Any]:
     return {"recovery": recovery, **recovered(replace(case, subject=subject), policy.keep, recovery)}
 
 
-def recovered(case: Case, keep: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """Recovers a policy and scores it."""
+def measure_again(method: str, case: Case, again: int) -> dict[str, Any]:
+    """Recovers a method's policy once more, with another seed: how much of a difference is luck?"""
+    policy = Policy.load(case.given.out / "recovered" / case.name(method) / POLICY_FILE)
+    return {"method": method, "again": again, **recovered(case, policy.keep, method, again)}
+
+
+def recovered(case: Case, keep: Mapping[str, Any], name: str, again: int = 0) -> dict[str, Any]:
+    """Recovers a policy and scores it; ``again`` numbers further recoveries of the same policy."""
     keep = {group: tuple(kept) for group, kept in keep.items()}
-    folder = case.given.out / "recovered" / case.name(name)
+    folder = case.given.out / "recovered" / f"{case.name(name)}{f'-again-{again}' if again else ''}"
     space = case.wide_space(case.config.criterion)[1]
+    fields = {field: getattr(case.config, field) for field in case.config.model_fields_set}
+    config = make_config(**{**fields, "seed": case.config.seed + AGAIN * again}) if again else case.config
     result = recover_policy(
-        case.subject,
+        replace(case.subject, config=config),
         keep,
         folder,
         case.scores(case.config.criterion),
-        what=f"recovery of {case.name(name)}",
+        what=f"recovery of {folder.name}",
         space=space,
     )
     return {
@@ -126,6 +136,11 @@ def main() -> None:
             for method in given.methods:
                 case = make_case(seed, budget)
                 once(folder / f"{case.name(method)}.json", partial(measure, method, case))
+            for again in range(1, given.recoveries_each):
+                for method in given.methods:
+                    case = make_case(seed, budget)
+                    file = folder / f"{case.name(method)}-again-{again}.json"
+                    once(file, partial(measure_again, method, case, again))
             for recovery in given.recoveries:
                 case = make_case(seed, budget)
                 once(
@@ -178,6 +193,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--fastnas-trials", type=int, default=72)
     parser.add_argument("--taylor-images", type=int, default=40, help="for torch-pruning's Taylor scores")
     parser.add_argument("--methods", type=names, default=list(METHODS), help="separated by commas")
+    parser.add_argument(
+        "--recoveries-each", type=int, default=3, help="recoveries of each policy, each with another seed"
+    )
     parser.add_argument(
         "--recoveries",
         type=names,

@@ -31,24 +31,58 @@ def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
         budgets: as they were asked for.
         steps: of each recovery.
     """
-    files = sorted(folder.glob("*-*.json"))
-    results = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    results = [result for result in read(folder) if "recovery" not in result]
+    deviation = noise(results)
     dense = json.loads((folder / "dense.json").read_text(encoding="utf-8"))
     console = Console(width=120)
     for budget in budgets:
-        here = [result for result in results if result["budget"] == budget]
+        here = averaged([result for result in results if result["budget"] == budget])
         ours = {result["seed"]: both(result) for result in here if result.get("method") == "ours"}
         table = Table(
-            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation", "less ours", "search / recovery",
-            title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
+            "method", "seeds", "recoveries", "GFLOPs", "val", "test", "mean ± deviation", "less ours",
+            "search / recovery", title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
         )  # fmt: skip
         table.add_row(
-            "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
+            "dense", "", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
         )
         for method in LABELS:
             if rows := [result for result in here if result.get("method") == method]:
                 table.add_row(*line(method, rows, ours))
         console.print(table)
+    if deviation is not None:
+        console.print(f"One policy recovered again, with another seed: ± {100 * deviation:.2f} mAP.")
+
+
+def read(folder: Path) -> list[dict[str, Any]]:
+    """All results of a folder but the dense detector's."""
+    return [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*-*.json"))]
+
+
+def averaged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """One result for each policy: the means of all its recoveries, and in ``count`` how many those are."""
+    found = []
+    for policy in recoveries_of(results):
+        splits = [name for name in ("val", "test") if policy[0][name] is not None]
+        means = {name: mean(result[name] for result in policy) for name in splits}
+        found.append({**policy[0], **means, "count": len(policy)})
+    return found
+
+
+def noise(results: Sequence[Mapping[str, Any]]) -> float | None:
+    """Standard deviation of the mAP between recoveries of one policy, pooled over all recovered again."""
+    several = [[both(result) for result in policy] for policy in recoveries_of(results) if len(policy) > 1]
+    if not several:
+        return None
+    squares = sum((len(policy) - 1) * stdev(policy) ** 2 for policy in several)
+    return float(np.sqrt(squares / sum(len(policy) - 1 for policy in several)))
+
+
+def recoveries_of(results: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
+    """The results of each policy together, the first recovery's first."""
+    found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    for result in sorted(results, key=lambda result: int(result.get("again", 0))):
+        found.setdefault((result["method"], result["budget"], result["seed"]), []).append(result)
+    return list(found.values())
 
 
 def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
@@ -59,11 +93,11 @@ def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
         budgets: as they were asked for.
         steps: of each recovery.
     """
-    read = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(folder.glob("*-*.json"))]
+    results = [result for result in read(folder) if not result.get("again")]
     dense = both(json.loads((folder / "dense.json").read_text(encoding="utf-8")))
     console = Console(width=120)
     for budget in budgets:
-        here = [result for result in read if result["budget"] == budget]
+        here = [result for result in results if result["budget"] == budget]
         plain = {result["seed"]: both(result) for result in here if result.get("method") == "ours"}
         table = Table(
             "recovery", "seeds", "val", "test", "mean ± deviation", "over plain", "over dense", "seconds",
@@ -95,7 +129,7 @@ def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
 
 
 def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
-    """One row of the table: means over the seeds; the difference to ours over the seeds that both have."""
+    """One row of the table, from what `averaged` gives: means over the seeds, the difference over common ones."""
     means = {
         name: None if rows[0][name] is None else mean(row[name] for row in rows)
         for name in ("gflops", "val", "test")
@@ -106,6 +140,7 @@ def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, floa
     return [
         LABELS[method],
         str(len(rows)),
+        str(sum(row["count"] for row in rows)),
         f"{means['gflops']:.3f}",
         *points(means),
         f"{mean(totals):.2f}" + (f" ± {stdev(totals):.2f}" if len(totals) > 1 else ""),
