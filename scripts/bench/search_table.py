@@ -129,7 +129,7 @@ def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
 
 
 def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
-    """One row of the table, from what `averaged` gives: means over the seeds, the difference over common ones."""
+    """One row of the table, from what `averaged` gives: means over the seeds."""
     means = {
         name: None if rows[0][name] is None else mean(row[name] for row in rows)
         for name in ("gflops", "val", "test")
