@@ -124,6 +124,9 @@ def recover_policy(
 ) -> Recovered:
     """Trains one policy back with the settings of ``subject.config`` and writes it to a folder.
 
+    What is written is the better, on the validation split, of the trained detector and the one that the
+    training began with: where a policy lost little, a short training can cost more than it gains.
+
     A call that was killed goes on from its checkpoint; a finished one is read back. Two policies that are
     recovered with the same settings see the same images in the same order.
 
@@ -162,18 +165,17 @@ def recover_policy(
     if config.regrow_rounds:
         keep = _regrown(subject, space, keep, what)
     model = prune(subject.model, subject.graph, keep)
-    model = subject.renewed(model, keep, seed)
+    start = subject.renewed(model, keep, seed)
     checkpoint = folder / CHECKPOINT
     teacher = subject.teacher(keep, importance)
-    result = train(model, subject.train, settings, subject.device, teacher, checkpoint, what)
-    model, losses = result.model, result.losses
+    result = train(start, subject.train, settings, subject.device, teacher, checkpoint, what)
     trained = time.perf_counter()
     if ranks.rank() > 0:
         ranks.wait()
         shared = _finished(folder, asked)
         assert shared is not None
         return shared
-    found = evaluate(model, subject.val, subject.device, batch_size=config.batch_size)
+    model, found, untrained = _better(subject, start, result.model, what)
     costs = subject.costs(keep)
     policy = subject.policy(keep, {"map": found.map, "map50": found.map50, **costs})
     metrics = {
@@ -184,13 +186,15 @@ def recover_policy(
         **found.to_dict(),
         **costs,
         "dense": {**dense.to_dict(), **subject.costs({})} if dense is not None else None,
+        "untrained_map": untrained,
+        "kept": "untrained" if model is start else "trained",
         "training_s": round(trained - started, 3),
         "evaluation_s": round(time.perf_counter() - trained, 3),
         "settings": asked,
     }
     save_detector(folder, model, policy)
     save_samples(folder, {"dense": subject.model, "pruned": model}, subject.val, subject.device)
-    lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
+    lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(result.losses, 1)]
     write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
     add_latencies(folder, [_latency(subject, model)])
@@ -199,6 +203,23 @@ def recover_policy(
     ranks.wait()
     say(f"{what}: mAP {100 * found.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
     return Recovered(folder, policy, metrics)
+
+
+def _better(
+    subject: Subject, start: nn.Module, trained: nn.Module, what: str
+) -> tuple[nn.Module, Metrics, float]:
+    """The better of two detectors on the validation split, its scores, and the mAP of the first."""
+    before, after = (
+        evaluate(model, subject.val, subject.device, batch_size=subject.config.batch_size)
+        for model in (start.to(subject.device), trained)
+    )
+    if after.map >= before.map:
+        return trained, after, before.map
+    say(
+        f"{what}: mAP {100 * before.map:.1f} before the training and {100 * after.map:.1f} after it; the "
+        "untrained weights are kept. A lower --learning-rate or more --steps may gain where this lost"
+    )
+    return start, before, before.map
 
 
 def measure_dense(subject: Subject) -> Metrics:

@@ -5,12 +5,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
-from autoprune.data.evaluate import evaluate
+from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.errors import BudgetError, TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
@@ -39,11 +40,15 @@ class Objective:
         self.subject, self.importance, self.dense_ms = subject, importance, dense_ms
         config = subject.config
         self._probe = Probe(subject)
+        self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # what rungs left
         self._latency_limit = self._read_latency_limit()
         self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
 
     def evaluate(self, keep: Keep, rung: int, state: nn.Module | None) -> tuple[dict[str, float], nn.Module]:
-        """Takes a policy to a rung; see `Evaluator`."""
+        """Takes a policy to a rung; see `Evaluator`.
+
+        A rung whose training makes the detector worse leaves it as it was, as a recovery does.
+        """
         subject, config, start = self.subject, self.subject.config, time.perf_counter()
         with _out_of_memory(f"evaluating at rung {rung}"):
             model = self._prune(keep) if state is None else state
@@ -51,9 +56,6 @@ class Objective:
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung)
             recovered = time.perf_counter()
-            known = (
-                self._probe(model, keep) if rung + 1 < len(config.rungs) else {}
-            )  # none is stopped at the top
             found = evaluate(
                 model,
                 subject.val,
@@ -61,6 +63,11 @@ class Objective:
                 batch_size=config.batch_size,
                 images=config.proxy_images,
             )
+            if state is not None and (before := self._measured.get(state)) and before.map > found.map:
+                model, found = state, before
+            self._measured[model] = found
+            top = rung + 1 == len(config.rungs)  # no trial is stopped there
+            known = {} if top else self._probe(model, keep)
             evaluated = time.perf_counter()
         metrics = {"map": found.map, "map50": found.map50, **known, **subject.costs(keep), **latency}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
