@@ -76,6 +76,19 @@ def test_the_loss_of_every_step_is_kept(recovered):
     assert all(float(line.split(",")[1]) > 0 for line in lines)
 
 
+def test_a_training_that_makes_it_worse_is_not_kept(run, demo_settings, tmp_path):
+    shutil.copytree(run.run, tmp_path / "run", ignore=shutil.ignore_patterns("recovered"))
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=300)):
+        (done,) = recover(tmp_path / "run", learning_rate=0.05)
+    assert done.map == done.metrics["untrained_map"] > 0.1
+    assert done.metrics["kept"] == "untrained"
+    subject = load_subject(make_config(**demo_settings))
+    assert evaluate(autoprune.load(done.folder), subject.val, batch_size=2).map == done.map
+    assert f"mAP {100 * done.map:.1f} before the training" in lines.getvalue()
+    assert "before the training, and kept as it was then" in (done.folder / "MODEL_CARD.md").read_text()
+
+
 def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):
     monkeypatch.setattr("autoprune.recovery.train", None)  # would fail if it were called
     (again,) = recover(run.run)
@@ -124,6 +137,7 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
     first, second = (load_file(done.folder / "model.safetensors") for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.map == whole.map
+    assert whole.metrics["kept"] == "trained"
     assert {path.name for path in resumed.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
 
 
@@ -142,7 +156,7 @@ def frozen_run(demo_settings, tmp_path_factory):
 def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
     point = frozen_run.best
     assert point.policy.model.norm == "frozen"
-    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-2)
+    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-3)
     assert (done.policy.model.norm, done.policy.keep) == ("batch", point.policy.keep)
     model, dense = autoprune.load(done.folder), frozen_run.run.parent / "dense.safetensors"
     spec = done.policy.model
@@ -159,7 +173,7 @@ def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
     assert done.metrics["gflops"] == point.metrics["gflops"]
     assert not [warning for warning in recwarn if "other dense weights" in str(warning.message)]
     with pytest.raises(RunError, match=r"norm was batch, now frozen; delete the folder"):
-        recover(frozen_run.run, learning_rate=1e-2)
+        recover(frozen_run.run, learning_rate=1e-3)
 
 
 def test_the_latency_is_measured_in_the_runtime_of_the_run(run, tmp_path):
@@ -176,7 +190,7 @@ def test_the_latency_is_measured_in_the_runtime_of_the_run(run, tmp_path):
 
 
 def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path, capsys):
-    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-2)
+    (done,) = recover(frozen_run.run, norm="train", learning_rate=1e-3)
     dense = frozen_run.run.parent / "dense.safetensors"
     assert main(["apply", str(done.folder), "--weights", str(dense), "--to", str(tmp_path / "applied")]) == 0
     policy = Policy.load(tmp_path / "applied" / "policy.yaml")

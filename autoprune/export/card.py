@@ -171,6 +171,11 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
             f"{settings['learning_rate']:g}, feature distillation {settings['distill']:g}, "
             f"seed {settings['seed']}"
         )
+    if metrics.get("kept") == "untrained":
+        lines.append(
+            "- on these images it was better before the training, and kept as it was then: mAP "
+            f"{_points(metrics['untrained_map'])}"
+        )
     if "trial" in metrics:
         lines.append(
             f"- found as trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})"

@@ -48,6 +48,28 @@ def test_the_same_policy_gives_the_same_numbers_and_leaves_the_dense_detector_al
     assert hash_weights(subject.model.state_dict()) == before
 
 
+@pytest.mark.parametrize(("rate", "better"), [(1e-3, True), (0.05, False)])
+def test_a_rung_never_leaves_a_detector_worse(demo_settings, keep, rate, better, monkeypatch):
+    """As it was measured before and after by `evaluate`, on the detectors that the rungs had."""
+    maps = []
+
+    def told(*arguments, **more):
+        maps.append(evaluate(*arguments, **more).map)
+        return evaluate(*arguments, **more)
+
+    monkeypatch.setattr(module, "evaluate", told)
+    subject = load_subject(make_config(**{**demo_settings, "learning_rate": rate, "rungs": (0, 2, 4)}))
+    work, state, found = Objective(subject, score_channels(subject, "l2")), None, []
+    for rung in range(3):
+        before = state
+        metrics, state = work.evaluate(keep, rung, state)
+        found.append(metrics["map"])
+        assert evaluate(state, subject.val, batch_size=2).map == found[-1] == max(maps)
+        if not better and rung:
+            assert state is before
+    assert (maps[1] > maps[0]) == better
+
+
 def test_without_recovery_it_is_the_masked_detectors_map(demo_settings, keep):
     config = make_config(
         **{**demo_settings, "reconstruct_images": 0, "recalibration_images": 0, "criterion": "l2"}
