@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -42,7 +43,7 @@ def url():
                 assert server.poll() is None
                 time.sleep(0.05)
             yield f"postgresql+psycopg2://tester@/postgres?host={name}"
-            server.terminate()
+            server.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, a killed driver's among them
 
 
 @pytest.fixture
