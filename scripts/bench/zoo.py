@@ -18,7 +18,7 @@ import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SECONDS, GIBIBYTES = 300, 10
@@ -203,7 +203,8 @@ def work(name: str) -> dict[str, Any]:
     off = distance(outputs(pruned, draw(shapes, 1, dtype)), expected)
     # torch registers its formula of attention for the kernels of GPUs alone; CPUs have one of their own.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formula = {kernel: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
+    count: Callable[..., int] = sdpa_flop_count
+    formula = {kernel: lambda query, key, value, *_, **__: count(query, key, value)}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formula) as counter:
         pruned(*draw(shapes, 1, dtype))
     try:
