@@ -203,8 +203,8 @@ def work(name: str) -> dict[str, Any]:
     off = distance(outputs(pruned, draw(shapes, 1, dtype)), expected)
     # torch registers its formula of attention for the kernels of GPUs alone; CPUs have one of their own.
     kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    count: Callable[..., int] = sdpa_flop_count
-    formula = {kernel: lambda query, key, value, *_, **__: count(query, key, value)}
+    formula_of: Callable[..., int] = sdpa_flop_count
+    formula = {kernel: lambda query, key, value, *_, **__: formula_of(query, key, value)}
     with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formula) as counter:
         pruned(*draw(shapes, 1, dtype))
     try:
