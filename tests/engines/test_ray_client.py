@@ -52,8 +52,21 @@ def address(engine):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         cluster = Cluster(initialize_head=True, head_node_args={**options, "ray_client_server_port": port})
+        wait_for(port)  # the client server is up some time after its node
         yield f"ray://127.0.0.1:{port}"
         cluster.shutdown()
+
+
+def wait_for(port, seconds=60):
+    """Until something listens at a port of this machine."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            assert time.monotonic() < end, f"nothing listens at port {port}"
+            time.sleep(0.1)
 
 
 def results(ledger):
