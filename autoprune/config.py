@@ -22,7 +22,7 @@ Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
 Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
-_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)  # as `cost.budget` reads it
+BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 Track = Literal["tensorboard", "mlflow"]
 
 
@@ -243,7 +243,7 @@ class Config(Strict):
         if value is None:
             return None
         share, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
-        if not _NUMBER.fullmatch(number) or float(number) == 0 or (share and float(number) >= 100):
+        if not BUDGET_NUMBER.fullmatch(number) or float(number) == 0 or (share and float(number) >= 100):
             raise ValueError(
                 "must be milliseconds such as 12.5, or a share below 100% of the dense detector's latency "
                 "such as 60%"

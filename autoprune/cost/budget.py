@@ -1,17 +1,15 @@
 """Budgets: upper bounds on what a pruned detector may cost, as numbers or as shares of the dense one."""
 
 import math
-import re
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+from autoprune.config import BUDGET_NUMBER
 from autoprune.errors import BudgetError
 
 Metric = Literal["gflops", "mparams", "latency_ms"]
 
 UNITS: dict[Metric, str] = {"gflops": "GFLOPs", "mparams": "M parameters", "latency_ms": "ms"}
-
-_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -51,7 +49,7 @@ def parse_budget(text: str, metric: Metric, dense: float) -> Budget:
     """
     field, unit = f"budget_{metric}", UNITS[metric]
     number = text.strip().removesuffix("%").strip()
-    if not _NUMBER.fullmatch(number.removeprefix("-")):
+    if not BUDGET_NUMBER.fullmatch(number.removeprefix("-")):
         raise BudgetError(
             f"{field}: {text!r} is not a number; "
             f"give {unit} such as {figures(dense / 2)}, or a share such as 50%"

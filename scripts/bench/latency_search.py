@@ -23,14 +23,13 @@ from statistics import mean
 from typing import Any
 
 import numpy as np
-from parts import Result, guard, once, score_test
+from parts import Result, add_detector, changed, guard, once, score_dense, score_test
 from rich.console import Console
 from rich.table import Table
 
 from autoprune import importance, progress, recovery
 from autoprune.config import Config, make_config
 from autoprune.cost.budget import Budget
-from autoprune.data.evaluate import evaluate
 from autoprune.export import load
 from autoprune.graph import prune
 from autoprune.pipeline import search
@@ -63,9 +62,8 @@ class Case:
 
     def search(self, name: str, **changes: Any) -> Result:
         """The best policy of a search."""
-        fields = {field: getattr(self.config, field) for field in self.config.model_fields_set}
         run = self.out / name
-        result = search(make_config(**{**fields, **changes, "out": run}))
+        result = search(changed(self.config, **changes, out=run))
         if result.best is None:
             raise SystemExit(f"{run}: no trial was completed; `autoprune front {run}` says why")
         best = result.best
@@ -218,12 +216,6 @@ def main() -> None:
     show(rows, given)
 
 
-def score_dense(subject: Subject) -> Result:
-    """Scores of the dense detector."""
-    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
-    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
-
-
 def show(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
     """Prints the means over the seeds."""
     title = f"{given.budget} latency, {given.runtime}, {len(rows)} seeds, {given.steps} steps"
@@ -265,10 +257,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="../shared/data/bccd")
-    parser.add_argument("--weights", default="../shared/models/retinanet_resnet18_bccd.safetensors")
-    parser.add_argument("--model", default="retinanet_resnet18_fpn")
-    parser.add_argument("--model-arguments", default='{"min_size": 192, "max_size": 256}', help="JSON")
+    add_detector(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-latency-search"))
     parser.add_argument("--budget", default="60%", help="of the dense detector's latency")
     parser.add_argument("--runtime", default="onnxruntime", choices=["torch", "onnxruntime", "openvino"])

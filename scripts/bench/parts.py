@@ -1,11 +1,13 @@
 """What benches share that can be stopped: each part's result is one JSON file, done once."""
 
+import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from autoprune.config import Config, make_config
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import DataError
@@ -49,3 +51,23 @@ def score_test(model: Any, subject: Subject) -> float | None:
     except DataError:
         return None
     return evaluate(model, test, subject.device, batch_size=subject.config.batch_size).map
+
+
+def score_dense(subject: Subject) -> Result:
+    """MAP of the dense detector on validation and test images, and its costs."""
+    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
+    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
+
+
+def changed(config: Config, **changes: Any) -> Config:
+    """The same settings but for ``changes``; what was left to its default still is."""
+    fields = {name: getattr(config, name) for name in config.model_fields_set}
+    return make_config(**{**fields, **changes})
+
+
+def add_detector(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which detector and data: by default the one that was trained on BCCD."""
+    parser.add_argument("--data", default="../shared/data/bccd")
+    parser.add_argument("--weights", default="../shared/models/retinanet_resnet18_bccd.safetensors")
+    parser.add_argument("--model", default="retinanet_resnet18_fpn")
+    parser.add_argument("--model-arguments", default='{"min_size": 192, "max_size": 256}', help="JSON")

@@ -15,6 +15,7 @@ from pathlib import Path
 from statistics import mean, stdev
 
 import numpy as np
+from parts import changed
 from rich.console import Console
 from rich.table import Table
 
@@ -90,8 +91,7 @@ def settings(
             granularity,
         )
         save_space(path, file, subject.graph, scores)
-    fields = {name: getattr(config, name) for name in config.model_fields_set}
-    return make_config(**{**fields, "space": path})
+    return changed(config, space=path)
 
 
 def hypervolume(records: Sequence[Record], dense: float) -> float:

@@ -32,16 +32,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from parts import guard, once, score_test
+from parts import add_detector, changed, guard, once, score_dense, score_test
 from search_methods import METHODS, PLAIN, Case
 from search_table import show, show_recoveries
 
 from autoprune.config import make_config
-from autoprune.data.evaluate import evaluate
 from autoprune.export import POLICY_FILE, load
 from autoprune.policy import Policy
 from autoprune.recovery import recover_policy
-from autoprune.search.subject import Subject, load_subject
+from autoprune.search.subject import load_subject
 
 AGAIN = 1000  # between the seeds of two recoveries of one policy
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
@@ -58,12 +57,6 @@ RECOVERIES: dict[str, dict[str, Any]] = {
     "frozen-norms": {**_BOTH, "norm": "freeze"},
     "trained-norms": {**_BOTH, "norm": "train"},
 }
-
-
-def measure_dense(subject: Subject) -> dict[str, Any]:
-    """Scores the dense detector on validation and test images."""
-    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
-    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
 
 
 def measure(method: str, case: Case) -> dict[str, Any]:
@@ -83,8 +76,7 @@ def measure(method: str, case: Case) -> dict[str, Any]:
 def measure_recovery(recovery: str, case: Case) -> dict[str, Any]:
     """Recovers the policy of `ours` in another way."""
     policy = Policy.load(case.given.out / "recovered" / case.name("ours") / POLICY_FILE)
-    fields = {name: getattr(case.config, name) for name in case.config.model_fields_set}
-    config = make_config(**{**fields, **RECOVERIES[recovery]})
+    config = changed(case.config, **RECOVERIES[recovery])
     subject = load_subject(config) if "norm" in RECOVERIES[recovery] else replace(case.subject, config=config)
     return {"recovery": recovery, **recovered(replace(case, subject=subject), policy.keep, recovery)}
 
@@ -100,8 +92,7 @@ def recovered(case: Case, keep: Mapping[str, Any], name: str, again: int = 0) ->
     keep = {group: tuple(kept) for group, kept in keep.items()}
     folder = case.given.out / "recovered" / f"{case.name(name)}{f'-again-{again}' if again else ''}"
     space = case.wide_space(case.config.criterion)[1]
-    fields = {field: getattr(case.config, field) for field in case.config.model_fields_set}
-    config = make_config(**{**fields, "seed": case.config.seed + AGAIN * again}) if again else case.config
+    config = changed(case.config, seed=case.config.seed + AGAIN * again)
     result = recover_policy(
         replace(case.subject, config=config),
         keep,
@@ -126,7 +117,7 @@ def main() -> None:
     guard(given.out / "settings.json", common)
     subject = load_subject(make_config(**common))
     folder = given.out / "results"
-    once(folder / "dense.json", partial(measure_dense, subject))
+    once(folder / "dense.json", partial(score_dense, subject))
 
     def make_case(seed: int, budget: str) -> Case:
         return Case(replace(subject, config=make_config(**common, seed=seed, budget_gflops=budget)), given)
@@ -181,10 +172,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--data", default="../shared/data/bccd")
-    parser.add_argument("--weights", default="../shared/models/retinanet_resnet18_bccd.safetensors")
-    parser.add_argument("--model", default="retinanet_resnet18_fpn")
-    parser.add_argument("--model-arguments", default='{"min_size": 192, "max_size": 256}', help="JSON")
+    add_detector(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-search"))
     parser.add_argument("--budgets", default="50%,33%")
     parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, …")

@@ -10,7 +10,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import Config, make_config
+from parts import changed
+
+from autoprune.config import Config
 from autoprune.cost.budget import parse_budget
 from autoprune.importance import Importance
 from autoprune.pipeline import search
@@ -67,8 +69,7 @@ class Case:
     def search(self, name: str, **changes: Any) -> tuple[Keep, dict[str, Any]]:
         """The best policy that a search finds, and what it took."""
         out = self.given.out / "searches" / self.name(name)
-        fields = {field: getattr(self.config, field) for field in self.config.model_fields_set}
-        result = search(make_config(**{**fields, **changes, "out": out}))
+        result = search(changed(self.config, **changes, out=out))
         if result.best is None:
             raise SystemExit(f"{out}: no trial was completed; `autoprune front {out}` says why")
         notes = {
