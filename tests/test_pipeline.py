@@ -48,6 +48,7 @@ def outcome(result):
     ]
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_what_the_design_says(finished):
     _settings, result = finished
     run = result.run

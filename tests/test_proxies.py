@@ -132,6 +132,7 @@ def checked(demo_settings, tmp_path_factory):
     return settings
 
 
+@pytest.mark.slow
 def test_a_search_checks_its_proxies_against_full_recoveries(checked):
     run = checked["out"]
     check = load_check(run)

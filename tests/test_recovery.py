@@ -220,6 +220,7 @@ def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path,
     assert json.loads(capsys.readouterr().out)["metrics"]["map"] == pytest.approx(done.map, abs=1e-6)
 
 
+@pytest.mark.slow
 def test_torchrun_recovers_on_two_processes(frozen_run, tmp_path):
     """Through the command; norms stand still and nothing is distilled, so it equals one process' work."""
     for name in ("one", "two"):

@@ -8,6 +8,7 @@ import gc
 import json
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
@@ -39,6 +40,7 @@ __all__ = ["Cluster", "run"]
 
 LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
 STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
+CONNECT_PAUSES_S = (1.0, 5.0)  # between tries to be served as a client
 
 _ENVIRONMENT = {
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
@@ -288,7 +290,10 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
 
 
 def _init(**where: Any) -> None:
-    try:
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
-    except ConnectionAbortedError:  # now and then a head node's process for a client dies as it is forked
-        ray.init(**where, log_to_driver=False, logging_level="ERROR")
+    for pause in CONNECT_PAUSES_S:
+        try:
+            ray.init(**where, log_to_driver=False, logging_level="ERROR")
+            return
+        except ConnectionAbortedError:  # now and then a head node's process for a client dies as it is forked
+            time.sleep(pause)
+    ray.init(**where, log_to_driver=False, logging_level="ERROR")

@@ -53,6 +53,7 @@ def gflops(model: torch.nn.Module) -> float:
     return counter.get_total_flops() / 2e9
 
 
+@pytest.mark.slow
 def test_the_demo_ends_with_a_true_table_and_files_that_work(
     autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -59,6 +59,7 @@ def study_of(run):
     return optuna.load_study(study_name="autoprune", storage=storage)
 
 
+@pytest.mark.slow
 def test_trials_are_those_of_the_study(run, page):
     expected = {
         trial.number: trial.user_attrs
