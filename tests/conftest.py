@@ -48,7 +48,7 @@ def demo_settings(tmp_path_factory):
         "rungs": (0, 1),
         "batch_size": 2,
         "importance_images": 2,
-        "reconstruct_images": 2,
+        "reconstruct_images": 0,  # half of the time, where it is not what is tested
         "recalibration_images": 4,
         "steps": 2,
     }

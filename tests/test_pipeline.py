@@ -122,6 +122,9 @@ def test_the_same_seed_repeats_everything_and_another_does_not(finished, tmp_pat
     settings, result = finished
     again = search({**settings, "out": tmp_path / "again", "trials": 4})
     assert outcome(again) == outcome(result)[:4]
+    solved = {**settings, "reconstruct_images": 2, "trials": 2}
+    one, two = (search({**solved, "out": tmp_path / name}) for name in ("one", "two"))
+    assert outcome(one) == outcome(two) != outcome(result)[:2]
     first = {**settings, "warm_starts": False, "rungs": (0,), "trials": 1}
     one, other = (search({**first, "out": tmp_path / str(seed), "seed": seed}) for seed in (0, 1))
     assert one.records[0].widths != other.records[0].widths

@@ -34,8 +34,8 @@ from autoprune.search.subject import load_subject
 
 @pytest.fixture(scope="module")
 def run(demo_settings, tmp_path_factory):
-    settings = {**demo_settings, "rungs": (0,), "trials": 4, "out": tmp_path_factory.mktemp("runs") / "one"}
-    return search(settings)
+    out = tmp_path_factory.mktemp("runs") / "one"
+    return search({**demo_settings, "reconstruct_images": 2, "rungs": (0,), "trials": 4, "out": out})
 
 
 @pytest.fixture(scope="module")
