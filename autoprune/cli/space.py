@@ -26,7 +26,10 @@ def space(
     ),
     granularity: Annotated[
         Literal["layer", "block", "stage"],
-        typer.Option("--granularity", help="What shares one pruning ratio; fewer are searched faster."),
+        typer.Option(
+            "--granularity",
+            help="What shares one pruning ratio: stage for a dozen trials, layer for 32 or more.",
+        ),
     ] = "layer",
     round_to: Annotated[
         int, typer.Option("--round-to", min=1, help="Kept widths are multiples of this.")
