@@ -1,11 +1,12 @@
 """What several folders share: a search of the demo detector in seconds, and trials that compute nothing."""
 
+import fcntl
 import os
 from dataclasses import dataclass, field
 
 import pytest
 
-# Two processes run the tests; were each to use all cores, they would wait for each other most of the time.
+# Several processes run the tests; were each to use all cores, they would mostly wait for each other.
 # Set before torch is imported, and inherited by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
@@ -52,6 +53,25 @@ def demo_settings(tmp_path_factory):
         "recalibration_images": 4,
         "steps": 2,
     }
+
+
+@pytest.fixture(scope="session")
+def checked_run(demo_settings, tmp_path_factory):
+    """The folder of a search of five trials, four of which are recovered to check its proxies.
+
+    Made by the first process of a test session that asks, for all of them; it is for reading.
+    """
+    from autoprune.pipeline import search
+
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    out = shared / "checked"
+    with (shared / "checked.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (out / "proxies.json").exists():
+            settings = {**demo_settings, "budget_gflops": "60%", "proxy_images": 3}
+            search({**settings, "trials": 5, "check_proxies": 4, "out": out})
+    return out
 
 
 @dataclass

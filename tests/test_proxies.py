@@ -124,22 +124,14 @@ def test_scores_that_are_all_equal_have_no_correlation():
     assert "tell nothing apart" in verdict(found[0])
 
 
-@pytest.fixture(scope="module")
-def checked(demo_settings, tmp_path_factory):
-    """A search that checks its proxies."""
-    settings = {**demo_settings, "trials": 5, "out": tmp_path_factory.mktemp("runs") / "one"}
-    search({**settings, "check_proxies": 4})
-    return settings
-
-
 @pytest.mark.slow
-def test_a_search_checks_its_proxies_against_full_recoveries(checked):
-    run = checked["out"]
-    check = load_check(run)
-    assert check.steps == checked["steps"]
+def test_a_search_checks_its_proxies_against_full_recoveries(checked_run, demo_settings):
+    check = load_check(checked_run)
+    assert check.steps == demo_settings["steps"]
     assert len(check.trials) == 4
     for trial in check.trials:
-        metrics = json.loads((run / "recovered" / f"trial-{trial['trial']:04d}" / "metrics.json").read_text())
+        folder = checked_run / "recovered" / f"trial-{trial['trial']:04d}"
+        metrics = json.loads((folder / "metrics.json").read_text())
         assert trial["recovered_map"] == metrics["metrics"]["map"]
     top = next(a for a in check.agreements if (a.rung, a.score) == (1, "map"))
     maps = [trial["rungs"][1]["map"] for trial in check.trials]
@@ -149,21 +141,21 @@ def test_a_search_checks_its_proxies_against_full_recoveries(checked):
 
 
 def test_a_finished_check_is_not_made_again_and_a_finished_run_can_be_checked_by_the_command(
-    checked, monkeypatch, capsys
+    checked_run, monkeypatch, capsys
 ):
     monkeypatch.setattr(recovery, "train", lambda *_, **__: pytest.fail("it was recovered already"))
-    before = load_check(checked["out"])
-    assert check_proxies(checked["out"], 4) == before
-    arguments = ["search", "--config", str(checked["out"] / "config.yaml"), "--check-proxies", "4"]
+    before = load_check(checked_run)
+    assert check_proxies(checked_run, 4) == before
+    arguments = ["search", "--config", str(checked_run / "config.yaml"), "--check-proxies", "4"]
     assert main(arguments) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "Spearman" in printed
     assert before.verdict in printed
 
 
-def test_the_table_shows_every_rung_and_score(checked):
+def test_the_table_shows_every_rung_and_score(checked_run):
     console = Console(file=io.StringIO(), width=120)
-    check = load_check(checked["out"])
+    check = load_check(checked_run)
     console.print(proxies_table(check))
     printed = console.file.getvalue()
     for agreement in check.agreements:

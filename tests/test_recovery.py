@@ -35,7 +35,7 @@ from autoprune.search.subject import load_subject
 @pytest.fixture(scope="module")
 def run(demo_settings, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "one"
-    return search({**demo_settings, "reconstruct_images": 2, "rungs": (0,), "trials": 4, "out": out})
+    return search({**demo_settings, "rungs": (0,), "trials": 4, "out": out})
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +114,7 @@ DRIVER = """
 
     loop._Run.advance = told
     recovery.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
-    recovery.recover(sys.argv[1], steps=4)
+    recovery.recover(sys.argv[1], steps=4, reconstruct_images=2, learning_rate=1e-4)
 """
 
 
@@ -131,9 +131,9 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
     assert not list((tmp_path / "killed").rglob(METRICS_FILE))
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=200)):
-        (resumed,) = recover(tmp_path / "killed", steps=4)
+        (resumed,) = recover(tmp_path / "killed", steps=4, reconstruct_images=2, learning_rate=1e-4)
     assert re.search("[123] of 4 steps are done already", lines.getvalue())
-    (whole,) = recover(tmp_path / "whole", steps=4)
+    (whole,) = recover(tmp_path / "whole", steps=4, reconstruct_images=2, learning_rate=1e-4)
     first, second = (load_file(done.folder / "model.safetensors") for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.map == whole.map

@@ -26,7 +26,7 @@ SMALL = {
     "trials": 2,
     "rungs": (0, 1),
     "importance_images": 2,
-    "reconstruct_images": 2,
+    "reconstruct_images": 0,
     "recalibration_images": 4,
     "steps": 2,
     "batch_size": 2,
