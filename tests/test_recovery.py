@@ -101,7 +101,7 @@ def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
 
 
 DRIVER = """
-    import sys
+    import json, sys
     from autoprune import recovery
     from autoprune.training import loop
 
@@ -114,8 +114,9 @@ DRIVER = """
 
     loop._Run.advance = told
     recovery.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
-    recovery.recover(sys.argv[1], steps=4, reconstruct_images=2, learning_rate=1e-4)
+    recovery.recover(sys.argv[1], **json.loads(sys.argv[2]))
 """
+LONGER = {"steps": 4, "reconstruct_images": 2, "learning_rate": 1e-4}
 
 
 def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
@@ -124,6 +125,7 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
         shutil.copytree(run.run, tmp_path / name, ignore=shutil.ignore_patterns("recovered"))
     environment = {**os.environ, "PYTHONPATH": str(Path(autoprune.__file__).parent.parent)}
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(tmp_path / "killed")]
+    command.append(json.dumps(LONGER))
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         while process.stdout.readline() != "2\n":
             assert process.poll() is None
@@ -131,9 +133,9 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
     assert not list((tmp_path / "killed").rglob(METRICS_FILE))
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=200)):
-        (resumed,) = recover(tmp_path / "killed", steps=4, reconstruct_images=2, learning_rate=1e-4)
+        (resumed,) = recover(tmp_path / "killed", **LONGER)
     assert re.search("[123] of 4 steps are done already", lines.getvalue())
-    (whole,) = recover(tmp_path / "whole", steps=4, reconstruct_images=2, learning_rate=1e-4)
+    (whole,) = recover(tmp_path / "whole", **LONGER)
     first, second = (load_file(done.folder / "model.safetensors") for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)
     assert resumed.map == whole.map
