@@ -22,6 +22,8 @@ def board(records: Sequence[Record], front: Sequence[Record], trials: int, left:
     working = Counter(len(record.rungs) for record in counted if record.state == "running")
     rungs = Counter(rung for record in counted for rung in range(len(record.rungs)))
     at = ", ".join(f"{count} at rung {rung}" for rung, count in sorted(working.items())) or "none at work"
+    if again := sum(record.repeat_of is not None and record.state == "running" for record in records):
+        at += f", {again} with leaders again"
     done = len(counted) - states["running"]
     ended = ", ".join(f"{states[name]} {name}" for name in ("complete", "stopped", "failed") if states[name])
     passed = ", ".join(f"{count} through rung {rung}" for rung, count in sorted(rungs.items()))

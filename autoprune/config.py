@@ -138,6 +138,12 @@ class Config(Strict):
     rung_keep: float = Field(
         0.5, gt=0, le=1, description="share of the trials that goes on from a rung to the next"
     )
+    confirm: int = Field(
+        4,
+        ge=0,
+        description="times, for each budget at most, that a trial which leads is recovered once more with "
+        "another seed before the search ends, so that it does not lead by luck; 0 turns it off",
+    )
     proxy_images: int | None = Field(None, ge=1, description="validation images for a proxy; default: all")
     check_proxies: int = Field(
         0,

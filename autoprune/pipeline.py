@@ -130,6 +130,7 @@ def _prepare(
         sampler=config.sampler,
         seed=config.seed,
         parallel=config.engine == "ray" and config.workers > 1,
+        confirm=config.confirm,
     )
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:

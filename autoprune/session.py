@@ -118,12 +118,12 @@ class Session:
     def _finished(self, number: int) -> None:
         """Writes what a trial changed and prints its line."""
         finished = self.ledger.finished()
-        record = next((record for record in finished if record.number == number), None)
+        record = next((record for record in self.ledger.records() if record.number == number), None)
         if record is None:  # its worker was lost, and it is in the queue again
             return
         self._write()
         log_trial(self._trackers, record, finished)
-        say(self._line(record, finished))
+        say(self._line(record, finished) if record.repeat_of is None else self._repeat_line(record, finished))
         if record.state == "failed" and (first := hopeless(finished, FAILURES_TO_STOP)) is not None:
             raise TrainingError(
                 f"every trial failed at rung {len(first.rungs)}, the first of them, trial {first.number}: "
@@ -152,6 +152,16 @@ class Session:
         shown = "none complete" if best is None else f"best {100 * best:.1f}"
         what = f"trial {record.number} ({record.origin})"
         return f"{done:>{len(str(total))}}/{total} {what}: {outcome}; {shown}; {self._left(done)} left"
+
+    def _repeat_line(self, record: Record, finished: list[Record]) -> str:
+        first = next(other for other in finished if other.number == record.repeat_of)
+        if record.state == "failed":
+            return f"trial {first.number} again: failed: {record.reason}".replace("[", r"\[")
+        best = max(finished, key=lambda other: other.metrics["map"] if other.state == "complete" else -1)
+        return (
+            f"trial {first.number} again, with another seed: mAP {100 * record.metrics['map']:.1f} after "
+            f"{100 * first.rungs[-1]['map']:.1f}; best {100 * best.metrics['map']:.1f}, trial {best.number}"
+        )
 
     def _write(self) -> None:
         """Brings `front.csv`, the policies and the account of time up to date."""

@@ -47,6 +47,7 @@ def demo_settings(tmp_path_factory):
         "threads": 1,
         "budget_gflops": "70%",
         "rungs": (0, 1),
+        "confirm": 0,
         "batch_size": 2,
         "importance_images": 2,
         "reconstruct_images": 0,  # half of the time, where it is not what is tested
@@ -70,7 +71,7 @@ def checked_run(demo_settings, tmp_path_factory):
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not (out / "proxies.json").exists():
             settings = {**demo_settings, "budget_gflops": "60%", "proxy_images": 3}
-            search({**settings, "trials": 5, "check_proxies": 4, "out": out})
+            search({**settings, "trials": 5, "confirm": 1, "check_proxies": 4, "out": out})
     return out
 
 
@@ -116,14 +117,14 @@ def objective():
             self.fails_above = fails_above
             self.evaluations = 0
 
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             from autoprune.errors import TrainingError
 
             assert rung == (state or 0), "rungs are climbed one by one, with the state of the one below"
             self.evaluations += 1
             if len(keep["b"]) > self.fails_above:
                 raise TrainingError("the loss is not finite at step 3")
-            value = 0.5 + 0.1 * rung - abs(len(keep["a"]) - 80) / 200
+            value = 0.5 + 0.1 * rung - 0.05 * repeat - abs(len(keep["a"]) - 80) / 200
             metrics = {"map": value, "gflops": len(keep["a"]) / 10, "evaluations": self.evaluations}
             return metrics, rung + 1
 

@@ -20,13 +20,14 @@ RECORDS = [
     record(4, "running", ()),
     record(5, "running", (0.3,)),
     record(6, "complete", (0.3,), same_as=0),
+    record(7, "running", (0.3,), repeat_of=0),
 ]
 
 
 def test_the_board_counts_what_the_study_holds():
     lines = board(RECORDS, [RECORDS[2], RECORDS[0]], 9, "3 min")
     assert [" ".join(line.split()) for line in lines] == [
-        "workers 1 at rung 0, 1 at rung 1",
+        "workers 1 at rung 0, 1 at rung 1, 1 with leaders again",
         "trials 4 of 9 done; 2 complete, 1 stopped, 1 failed; 4 through rung 0, 2 through rung 1",
         "front mAP 50.0 at 2.00 GFLOPs, mAP 40.0 at 1.00 GFLOPs",
         "left 3 min",

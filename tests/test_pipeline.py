@@ -161,8 +161,8 @@ DRIVER = """
     done = Path(sys.argv[2])
     evaluate = Objective.evaluate
 
-    def counted(self, keep, rung, state):
-        metrics, state = evaluate(self, keep, rung, state)
+    def counted(self, keep, rung, state, repeat=0):
+        metrics, state = evaluate(self, keep, rung, state, repeat)
         with done.open("a") as file:
             file.write(f"{rung}\\n")
         return metrics, state

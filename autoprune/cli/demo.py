@@ -31,6 +31,7 @@ BUDGET = "50%"
 SETTINGS: dict[str, Any] = {
     "trials": 12,
     "rungs": (0,),
+    "confirm": 0,
     "proxy_images": 192,
     "importance_images": 64,
     "recalibration_images": 64,

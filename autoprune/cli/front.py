@@ -71,6 +71,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
                 "budget_gflops": record.budget,
                 "on_front": record.number in front_numbers,
                 "metrics": dict(record.metrics),
+                "measured_maps": record.maps,
                 "ranked_by": list(record.ranked_by),
                 "reason": record.reason,
                 "recovered_map": recovered_map(recovered.get(record.number)),

@@ -27,6 +27,7 @@ PANELS: dict[str, tuple[str, ...]] = {
         "rungs",
         "rung_keep",
         "proxy_images",
+        "confirm",
         "check_proxies",
         "storage",
         "track",

@@ -34,7 +34,7 @@ def _climb(ledger: Ledger, objective: Evaluator[Work], candidate: Candidate) -> 
     state: Work | None = None
     rung = 0
     while True:
-        metrics, state = objective.evaluate(candidate.keep, rung, state)
+        metrics, state = objective.evaluate(candidate.keep, rung, state, candidate.repeat)
         if not ledger.report(candidate.number, rung, metrics):
             return
         rung += 1

@@ -139,7 +139,7 @@ class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         if (candidate := self._dispatch.ask(trial_id)) is not None:
             keep = {name: to_ranges(kept) for name, kept in candidate.keep.items()}
-            return {"number": candidate.number, "keep": json.dumps(keep)}
+            return {"number": candidate.number, "keep": json.dumps(keep), "repeat": candidate.repeat}
         return str(Searcher.FINISHED) if self._dispatch.done else None
 
     def on_trial_complete(
@@ -228,6 +228,7 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             ranges = json.loads(new_config["keep"])
             self._keep = {name: from_ranges(text) for name, text in ranges.items()}
+            self._repeat = int(new_config["repeat"])
             self._rung, self._state = 0, None
             _free()
             return True
@@ -239,7 +240,9 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
             if self._broken is not None:
                 return {"broken": self._broken, "node": socket.gethostname()}
             try:
-                metrics, self._state = self._objective.evaluate(self._keep, self._rung, self._state)
+                metrics, self._state = self._objective.evaluate(
+                    self._keep, self._rung, self._state, self._repeat
+                )
             except TRIAL_ERRORS as error:
                 self._state = None
                 return {"reason": str(error)}

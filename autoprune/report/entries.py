@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import RunError
-from autoprune.report.tables import Entry, Kind
+from autoprune.report.tables import Entry, Kind, points
 
 if TYPE_CHECKING:
     from autoprune.search.results import SearchResult
@@ -106,6 +106,9 @@ def account(result: "SearchResult", all_reasons: str = "--json lists all") -> li
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
+    if repeated := [record for record in states["complete"] if record.again]:
+        shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
+        lines.append(f"leaders measured again with another seed, their means count: {shown}")
     lines += _gains(states["complete"])
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
 

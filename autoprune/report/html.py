@@ -145,6 +145,8 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
             "recovered": recovered_map(facts.recovered.get(record.number)),
             "ended": f"stopped at rung {len(record.rungs) - 1}"
             if record.state == "stopped" and record.rungs
+            else f"complete, mean of {len(record.maps)}"
+            if record.again
             else record.state,
         }
         for record in records

@@ -12,6 +12,8 @@ from autoprune.report.facts import Facts
 def write_trials(path: Path, facts: Facts) -> None:
     """Writes one row a trial. Metrics are those of the highest rung reached, mAP a fraction.
 
+    The mAP of a trial that was measured again is the mean; ``measured`` says of how many.
+
     The columns of a rung's mAP are ``map_rung_0`` and so on, those of a group's width ``width:GROUP``.
 
     Raises:
@@ -27,6 +29,7 @@ def write_trials(path: Path, facts: Facts) -> None:
             "budget_gflops": record.budget,
             "on_front": int(record.number in front),
             **record.metrics,
+            "measured": len(record.maps),
             "recovered_map": recovered_map(facts.recovered.get(record.number)),
             "reason": record.reason,
             **{f"map_rung_{rung}": metrics["map"] for rung, metrics in enumerate(record.rungs)},
@@ -37,7 +40,7 @@ def write_trials(path: Path, facts: Facts) -> None:
     columns = [
         *("trial", "state", "origin", "budget_gflops", "on_front"),
         *measured,
-        *("recovered_map", "reason"),
+        *("measured", "recovered_map", "reason"),
         *(f"map_rung_{rung}" for rung in range(len(facts.config.rungs))),
         *dict.fromkeys(f"width:{name}" for record in facts.records for name in record.widths),
     ]

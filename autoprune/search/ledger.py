@@ -17,6 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
 from autoprune.search.lease import Lease
+from autoprune.search.repeats import next_repeat
 from autoprune.search.rungs import goes_on, score_of
 from autoprune.search.samplers import make_sampler
 from autoprune.search.study import batch, directions, front_of, open_study, read_records
@@ -24,7 +25,7 @@ from autoprune.search.trials import Candidate, LedgerSettings, Metrics, Plan, Re
 from autoprune.seeding import seed as derive
 
 FORMAT = 2  # raise it when older studies must not be continued
-MOST_REPEATS = 200  # asks in a row that give known policies, after which the space counts as exhausted
+MOST_KNOWN = 200  # asks in a row that give known policies, after which the space counts as exhausted
 MOST_LOSSES = 3  # workers that a policy may take down with it
 
 
@@ -73,22 +74,25 @@ class Ledger:
     # engines call these
 
     def ask(self) -> Candidate | None:
-        """The next trial to run; ``None`` while all that are asked for are finished or in flight."""
-        for _ in range(MOST_REPEATS):
-            counted = [trial for trial in self._trials() if _counts(trial)]
-            if len(counted) >= self.settings.trials:
+        """The next trial to run; ``None`` while all that are asked for are finished or in flight.
+
+        After these, the leaders are measured again, so that none leads by luck (`repeats.next_repeat`).
+        """
+        for _ in range(MOST_KNOWN):
+            if self._enough and not self._repeats_wait() and not self._enqueue_repeat():
                 return None
             with batch(self._storage):
                 trial = self._next()
                 widths = self._widths(trial)
                 self._set(trial.number, "widths", widths)
-            earlier = self._known.setdefault(_key(widths), trial.number)
+            repeats = "repeat_of" in trial.user_attrs
+            earlier = trial.number if repeats else self._known.setdefault(_key(widths), trial.number)
             if earlier == trial.number:
                 origin = trial.user_attrs.get("origin", "sampler")
-                return Candidate(trial.number, origin, widths, self.plan.keep(widths))
-            self._repeat(trial.number, earlier)
+                return Candidate(trial.number, origin, widths, self.plan.keep(widths), repeat=int(repeats))
+            self._take_over(trial.number, earlier)
         self.exhausted = True
-        return None
+        return self.ask()
 
     def report(self, number: int, rung: int, metrics: Metrics) -> bool:
         """Takes a trial's metrics at a rung and says whether it goes on; else it is finished.
@@ -126,9 +130,8 @@ class Ledger:
     @property
     def done(self) -> bool:
         """Whether no trial is left to run or in flight."""
-        counted = [trial for trial in self._trials() if _counts(trial)]
-        enough = self.exhausted or len(counted) >= self.settings.trials
-        return enough and all(trial.state.is_finished() for trial in counted)
+        running = any(trial.state == TrialState.RUNNING for trial in self._trials())
+        return self._enough and not running and not self._repeats_wait() and self._next_repeat() is None
 
     def records(self) -> list[Record]:
         """All trials but those that were put back into the queue, by number."""
@@ -152,6 +155,31 @@ class Ledger:
         self.study.set_user_attr(name, value)
 
     # the study
+
+    @property
+    def _enough(self) -> bool:
+        """Whether all policies that are asked for have a trial."""
+        return self.exhausted or sum(map(_counts, self._trials())) >= self.settings.trials
+
+    def _repeats_wait(self) -> bool:
+        return any(
+            trial.state == TrialState.WAITING and "repeat_of" in trial.user_attrs for trial in self._trials()
+        )
+
+    def _next_repeat(self) -> Record | None:
+        """The leader to measure again; unknown while a trial that could lead is in flight."""
+        records, most = self.records(), self.settings.confirm * len(self.plan.budgets)
+        if not most or any(record.state == "running" and record.counts for record in records):
+            return None
+        return next_repeat(records, self.settings.objectives, most)
+
+    def _enqueue_repeat(self) -> bool:
+        """Puts the leader into the queue again; whether there is one to measure again."""
+        if (leader := self._next_repeat()) is None:
+            return False
+        attributes = {"origin": leader.origin, "widths": dict(leader.widths), "repeat_of": leader.number}
+        self.study.enqueue_trial(self._trial(leader.number).params, user_attrs=attributes)
+        return True
 
     def _next(self) -> FrozenTrial:
         """A RUNNING trial with all parameters: from the queue, a warm start, or the sampler."""
@@ -192,7 +220,7 @@ class Ledger:
         if rung + 1 == self.settings.rungs:
             self.study.tell(number, point)
             return False
-        if "warm_start" in trial.user_attrs:
+        if "warm_start" in trial.user_attrs or "repeat_of" in trial.user_attrs:
             return True
         others = [
             other
@@ -217,7 +245,7 @@ class Ledger:
         shares = np.array([trial.params[name] for name in self.plan.variables])
         return self.plan.widths(shares, trial.params.get("budget", 0))
 
-    def _repeat(self, number: int, earlier: int) -> None:
+    def _take_over(self, number: int, earlier: int) -> None:
         """Ends a trial with the results of the trial that had the same policy."""
         first = self._trial(earlier)
         with batch(self._storage):
@@ -250,7 +278,7 @@ class Ledger:
 
     def _requeue(self, trial: FrozenTrial, **attributes: Any) -> None:
         """Queues the trial's parameters anew, then drops it: in this order nothing can be lost between."""
-        kept = ("origin", "warm_start", "widths", "losses")
+        kept = ("origin", "warm_start", "widths", "losses", "repeat_of")
         attributes = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs} | attributes
         with batch(self._storage):
             self.study.enqueue_trial(trial.params, user_attrs={**attributes, "requeued_from": trial.number})
@@ -303,7 +331,8 @@ class Ledger:
 
 def _counts(trial: FrozenTrial) -> bool:
     """Whether a trial is one of those asked for: finished or in flight, and no repetition."""
-    dropped = trial.user_attrs.get("requeued") or "same_as" in trial.user_attrs
+    attributes = trial.user_attrs
+    dropped = attributes.get("requeued") or "same_as" in attributes or "repeat_of" in attributes
     return trial.state != TrialState.WAITING and not dropped
 
 

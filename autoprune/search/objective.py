@@ -24,7 +24,7 @@ from autoprune.training import TrainSettings, train
 
 
 class Objective:
-    """Evaluates policies of one dense detector. The same policy gives the same numbers, whatever the trial.
+    """Evaluates policies of one dense detector; the same policy and repeat give the same numbers every time.
 
     Args:
         subject: detector and data.
@@ -44,7 +44,9 @@ class Objective:
         self._latency_limit = self._read_latency_limit()
         self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
 
-    def evaluate(self, keep: Keep, rung: int, state: nn.Module | None) -> tuple[dict[str, float], nn.Module]:
+    def evaluate(
+        self, keep: Keep, rung: int, state: nn.Module | None, repeat: int = 0
+    ) -> tuple[dict[str, float], nn.Module]:
         """Takes a policy to a rung; see `Evaluator`.
 
         A rung whose training makes the detector worse leaves it as it was, as a recovery does.
@@ -54,7 +56,7 @@ class Objective:
             model = self._prune(keep) if state is None else state
             latency = {"latency_ms": self._timed(model)} if self.measures_latency else {}
             pruned = time.perf_counter()
-            model = self._recover(model, keep, rung)
+            model = self._recover(model, keep, rung, repeat)
             recovered = time.perf_counter()
             found = evaluate(
                 model,
@@ -123,11 +125,11 @@ class Objective:
     def _prune(self, keep: Keep) -> nn.Module:
         return prune(self.subject.model, self.subject.graph, keep)
 
-    def _recover(self, model: nn.Module, keep: Keep, rung: int) -> nn.Module:
+    def _recover(self, model: nn.Module, keep: Keep, rung: int, repeat: int) -> nn.Module:
         """Renews weights and statistics at the bottom rung, then trains as long as this rung asks."""
         subject, config = self.subject, self.subject.config
         # The seed knows the rung and not the trial, so that trials differ by their policies alone.
-        seed = derive(config.seed, "proxy", rung)
+        seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
             model = subject.renewed(model, keep, seed)
         if self._steps[rung] == 0:

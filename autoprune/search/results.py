@@ -78,19 +78,24 @@ LEAST_TO_COMPARE = 3
 
 
 def indistinct(result: SearchResult) -> str | None:
-    """One line where the trials of a budget differ by less than mAP would on other images of the kind."""
+    """One line where trials are as good as a budget's best one, as far as these validation images can tell.
+
+    Where GFLOPs are free, trials of other costs are no rivals, and nothing is said.
+    """
     error = result.dense.get("map_error")
     complete = [record for record in result.records if record.counts and record.state == "complete"]
-    for budget in sorted({record.budget for record in complete}, key=lambda limit: -(limit or 0)):
+    for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
         maps = [record.metrics["map"] for record in complete if record.budget == budget]
-        if error is None or len(maps) < LEAST_TO_COMPARE or max(maps) - min(maps) >= error:
+        if error is None or len(maps) < LEAST_TO_COMPARE:
             continue
-        at = "" if budget is None else f" at {budget:.2f} GFLOPs"
-        return (
-            f"the complete trials{at} differ by {100 * (max(maps) - min(maps)):.1f} mAP, less than the "
-            f"standard error of mAP on these validation images, {100 * error:.1f}: too few images to rank "
-            "them; give more (--proxy-images, or more validation data)"
-        )
+        close = sum(max(maps) - value < error for value in maps)
+        if close >= LEAST_TO_COMPARE:
+            return (
+                f"at {budget:.2f} GFLOPs {close} of {len(maps)} complete trials lie within the standard "
+                f"error of mAP on these validation images, {100 * error:.1f}, of the best: too few images to "
+                "say which is best; give more (--proxy-images, or more validation data), or recover several "
+                "(recover --trial) and compare them on other images"
+            )
     return None
 
 

@@ -30,6 +30,7 @@ MAY_CHANGE = frozenset(
         "trials",
         "steps",
         "check_proxies",
+        "confirm",
         "out",
         "device",
         "threads",

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from itertools import count, takewhile
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.errors import RunError
 from autoprune.search.front import Direction, front
 from autoprune.search.journal import Journal
-from autoprune.search.trials import Record, State
+from autoprune.search.trials import Metrics, Record, State
 
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -101,7 +102,18 @@ def read_records(study: optuna.Study, known: dict[int, Record] | None = None) ->
             if trial.state.is_finished():
                 known[trial.number] = record
         records.append(record)
-    return records
+    return _joined(records)
+
+
+def _joined(records: list[Record]) -> list[Record]:
+    """The same records, those that were measured again with what came out."""
+    again: dict[int, list[Metrics]] = {}
+    for record in records:
+        if record.repeat_of is not None and record.state == "complete":
+            again.setdefault(record.repeat_of, []).append(record.metrics)
+    if not again:
+        return records
+    return [replace(record, again=tuple(again.get(record.number, ()))) for record in records]
 
 
 def front_of(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
@@ -125,4 +137,5 @@ def _record(trial: FrozenTrial, budgets: Sequence[float | None]) -> Record:
         ranked_by=tuple(attributes.get(f"ranked_by_{rung}") for rung in range(len(reached))),
         reason=attributes.get("reason"),
         same_as=attributes.get("same_as"),
+        repeat_of=attributes.get("repeat_of"),
     )

@@ -9,6 +9,7 @@ import numpy as np
 Metrics = Mapping[str, float]
 Keep = Mapping[str, Sequence[int]]
 State = Literal["running", "complete", "stopped", "failed"]
+AVERAGED = ("map", "map50")  # over the measurements of a trial
 Work = TypeVar("Work")
 
 
@@ -71,6 +72,7 @@ class LedgerSettings:
     Attributes:
         rungs: number of rungs.
         parallel: trials run side by side.
+        confirm: repetitions for each budget, at most.
     """
 
     trials: int
@@ -80,23 +82,26 @@ class LedgerSettings:
     sampler: str = "tpe"
     seed: int = 0
     parallel: bool = False
+    confirm: int = 0
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """One trial's work: a policy that no trial had before.
+    """One trial's work: a policy that no trial had before, or one to measure again.
 
     Attributes:
         number: the trial's number in the study.
         origin: the warm start's, or ``"sampler"``.
         widths: channels that each group has after pruning.
         keep: kept channels of each pruned group.
+        repeat: 0, or 1 where another trial had this policy and it is recovered with another seed.
     """
 
     number: int
     origin: str
     widths: Mapping[str, int]
     keep: Mapping[str, tuple[int, ...]]
+    repeat: int = 0
 
 
 @dataclass(frozen=True)
@@ -111,6 +116,8 @@ class Record:
         ranked_by: the metric that it was compared by at each of them, ``None`` where it was not compared.
         reason: why it failed.
         same_as: trial that had the same policy; this one was not run.
+        repeat_of: trial that this one measures again, with another seed.
+        again: metrics at the top rung of the trials that measured this one again.
     """
 
     number: int
@@ -122,16 +129,28 @@ class Record:
     ranked_by: tuple[str | None, ...] = ()
     reason: str | None = None
     same_as: int | None = None
+    repeat_of: int | None = None
+    again: tuple[Metrics, ...] = ()
 
     @property
     def counts(self) -> bool:
         """Whether it is one of the trials asked for, and no repetition of another."""
-        return self.same_as is None
+        return self.same_as is None and self.repeat_of is None
 
     @property
     def metrics(self) -> Metrics:
-        """Metrics at the highest rung that it reached."""
-        return self.rungs[-1] if self.rungs else {}
+        """Metrics at the highest rung that it reached; the mAP is the mean of all that measured it."""
+        if not self.again:
+            return self.rungs[-1] if self.rungs else {}
+        seen = [self.rungs[-1], *self.again]
+        means = {name: sum(one[name] for one in seen) / len(seen) for name in AVERAGED if name in seen[0]}
+        return {**self.rungs[-1], **means}
+
+    @property
+    def maps(self) -> list[float]:
+        """The mAP of each time that it was measured at the top rung, as far as it came there."""
+        top = [*self.rungs[-1:], *self.again] if self.state == "complete" else []
+        return [metrics["map"] for metrics in top]
 
     def seconds(self, what: str) -> float:
         """Seconds of all rungs together spent on ``training``, ``evaluation`` or ``other``."""
@@ -141,13 +160,16 @@ class Record:
 class Evaluator(Protocol[Work]):
     """What engines run. A test's stand-in sleeps or computes a formula."""
 
-    def evaluate(self, keep: Keep, rung: int, state: Work | None) -> tuple[dict[str, float], Work]:
+    def evaluate(
+        self, keep: Keep, rung: int, state: Work | None, repeat: int = 0
+    ) -> tuple[dict[str, float], Work]:
         """Takes a policy to a rung.
 
         Args:
             keep: kept channels of each pruned group.
             rung: 0, 1, …; rungs are climbed one by one.
             state: what the rung below returned.
+            repeat: numbers the measurements of a policy; each has a seed of its own.
 
         Returns:
             The metrics at this rung (times end in ``_s``), and the state for the next.

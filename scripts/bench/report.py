@@ -30,7 +30,7 @@ ARGUMENTS = {"min_size": SIDE, "max_size": SIDE}
 
 
 def formula(
-    self: Objective, keep: dict[str, tuple[int, ...]], rung: int, state: Any
+    self: Objective, keep: dict[str, tuple[int, ...]], rung: int, state: Any, repeat: int = 0
 ) -> tuple[dict[str, float], None]:
     """A mAP that falls with the importance removed, and rises with the rung."""
     scores = self.importance

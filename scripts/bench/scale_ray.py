@@ -66,7 +66,7 @@ def sleeper(seconds: float, log: Path | None = None, together: int = 0) -> Calla
                 while len(list(log.parent.glob(f"{log.name}.*"))) < together:
                     time.sleep(0.2)
 
-        def evaluate(self, keep: Any, rung: int, state: Any) -> tuple[dict[str, float], Any]:
+        def evaluate(self, keep: Any, rung: int, state: Any, repeat: int = 0) -> tuple[dict[str, float], Any]:
             began = time.time()
             time.sleep(seconds / RUNGS)
             widths = [len(kept) for kept in keep.values()]

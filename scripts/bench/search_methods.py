@@ -98,8 +98,8 @@ def by_fastnas(case: Case) -> tuple[Keep, dict[str, Any]]:
     file, _ = case.wide_space("l2")
     path = case.given.out / "uniform-space.yaml"
     save_space(path, file, case.subject.graph, case.scores("l2"))
-    changes = {"rungs": (0,), "sampler": "nsga2", "warm_starts": False, "trials": case.given.fastnas_trials}
-    return case.search("fastnas", space=path, criterion="l2", **changes)
+    changes = {"rungs": (0,), "sampler": "nsga2", "warm_starts": False, "confirm": 0}
+    return case.search("fastnas", space=path, criterion="l2", trials=case.given.fastnas_trials, **changes)
 
 
 def by_random(case: Case) -> tuple[Keep, dict[str, Any]]:

@@ -186,11 +186,11 @@ def test_a_failed_trial_does_not_stop_the_search_and_the_front_says_so(
     whole = Objective.evaluate
     calls: list[int] = []
 
-    def evaluate(self: Objective, keep: Any, rung: int, state: Any) -> Any:
+    def evaluate(self: Objective, keep: Any, rung: int, state: Any, repeat: int = 0) -> Any:
         calls.append(rung)
         if len(calls) == 1:
             raise TrainingError("the loss is not finite at step 3 of 5")
-        return whole(self, keep, rung, state)
+        return whole(self, keep, rung, state, repeat)
 
     monkeypatch.setattr(Objective, "evaluate", evaluate)
     outcome = autoprune("search", "--config", settings, "--trials", "2", "--out", tmp_path / "run")

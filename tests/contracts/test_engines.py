@@ -43,7 +43,7 @@ def by_hand(ledger, objective):
         rung, state = 0, None
         try:
             while True:
-                metrics, state = objective.evaluate(candidate.keep, rung, state)
+                metrics, state = objective.evaluate(candidate.keep, rung, state, candidate.repeat)
                 if not ledger.report(candidate.number, rung, metrics):
                     break
                 rung += 1
@@ -56,13 +56,17 @@ def results(ledger):
 
 
 def test_the_ledger_decides_the_objective_is_loaded_once_and_failures_are_kept(run, make_ledger, objective):
-    expected, ledger, told = make_ledger(trials=10, name="by-hand"), make_ledger(trials=10), []
+    expected, ledger = (make_ledger(trials=10, confirm=2, name=name) for name in ("by-hand", "by-engine"))
+    told = []
     by_hand(expected, objective(fails_above=60))
     run(ledger, lambda: objective(fails_above=60), told.append)
     # The metrics hold how often the objective was evaluated: it is one object for all trials.
     assert results(ledger) == results(expected)
     assert {record.state for record in ledger.finished()} == {"complete", "stopped", "failed"}
-    assert told == [record.number for record in ledger.finished()]
+    repeats = [record for record in ledger.records() if record.repeat_of is not None]
+    assert told == [record.number for record in [*ledger.finished(), *repeats]]
+    assert [r.rungs for r in repeats] == [r.rungs for r in expected.records() if r.repeat_of is not None]
+    assert len(repeats) == 2
 
 
 def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twice(

@@ -42,7 +42,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
     class Telling(objective):
         """Writes down its node; waits for the second one once that has joined, and on that for its death."""
 
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             import ray
 
             here, end = ray.get_runtime_context().get_node_id(), time.monotonic() + 60
@@ -50,7 +50,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
                 lines.write(f"{here}\n")
             while time.monotonic() < end and (here in nodes()[1:] or (joined.exists() and nodes() == [here])):
                 time.sleep(0.1)
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     def finished(number):
         if not joined.exists():

@@ -50,13 +50,13 @@ def test_failing_trials_and_lost_workers(engine, make_ledger, objective, tmp_pat
     class Deadly(objective):
         """Kills its worker once."""
 
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             import os
 
             if self.evaluations == 2 and not os.path.exists(flag):
                 open(flag, "w").close()
                 os._exit(1)
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     ledger = make_ledger(trials=5)
     engine.run(ledger, lambda: Deadly(fails_above=70), lambda number: None, engine.Cluster(workers=1))
@@ -77,14 +77,14 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_l
     class Hanging(objective):
         """Stops answering once, after some trials, as a frozen process does."""
 
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             import os
             import signal
 
             if self.evaluations == 8 and not flag.exists():
                 flag.touch()
                 os.kill(os.getpid(), signal.SIGSTOP)
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     ledger, said = make_ledger(trials=6), io.StringIO()
     with pytest.MonkeyPatch.context() as short, progress.show(Console(file=said, width=200)):
@@ -118,10 +118,10 @@ def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
     monkeypatch.setattr("autoprune.search.ledger.MOST_LOSSES", 2)
 
     class Broken(objective):
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             if len(keep["a"]) == 50:  # the warm start's
                 raise ZeroDivisionError("no such kernel")
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     ledger = make_ledger(trials=3)
     engine.run(ledger, Broken, lambda number: None, engine.Cluster())

@@ -117,11 +117,11 @@ def test_a_lost_worker_is_put_back_and_a_connection_that_was_there_stays(
     class Deadly(objective):
         """Kills its worker once."""
 
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             if self.evaluations == 2 and not os.path.exists(flag):
                 open(flag, "w").close()
                 os._exit(1)
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     ledger = make_ledger(trials=5)
     with engine._connected(engine.Cluster(address), ""):
@@ -193,9 +193,9 @@ def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
 
 def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, objective):
     class Slow(objective):
-        def evaluate(self, keep, rung, state):
+        def evaluate(self, keep, rung, state, repeat=0):
             time.sleep(60 if self.evaluations == 4 else 0)
-            return super().evaluate(keep, rung, state)
+            return super().evaluate(keep, rung, state, repeat)
 
     ledger, began, heard = make_ledger(), [], threading.Event()
 
@@ -235,7 +235,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
 
         def load():
             class Sleeper:
-                def evaluate(self, keep, rung, state):
+                def evaluate(self, keep, rung, state, repeat=0):
                     time.sleep(0.5)
                     return {{"map": 0.5, "gflops": 1.0}}, state
             return Sleeper()

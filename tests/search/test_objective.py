@@ -44,6 +44,9 @@ def test_the_same_policy_gives_the_same_numbers_and_leaves_the_dense_detector_al
         second, _ = work.evaluate(keep, 1, state)
         runs.append([(m["map"], m["map50"], m["gflops"]) for m in (first, second)])
     assert runs[0] == runs[1]
+    repeated = [work.evaluate(keep, 0, None, repeat)[0] for repeat in (1, 1, 2)]
+    assert repeated[0]["map"] == repeated[1]["map"]
+    assert len({runs[0][0][0], repeated[0]["map"], repeated[2]["map"]}) == 3  # each has a seed of its own
     assert runs[0][0] != runs[0][1]  # a step of training changed something
     assert hash_weights(subject.model.state_dict()) == before
 

@@ -16,10 +16,13 @@ def result(maps, error, budgets=None, state="complete"):
     return SearchResult(Path("run"), (), records, dense, {})
 
 
-def test_trials_that_differ_by_less_than_the_standard_error_are_said_to_be_alike():
-    said = indistinct(result([0.30, 0.31, 0.305], 0.021))
-    assert "complete trials at 1.50 GFLOPs differ by 1.0 mAP, less than the standard error" in said
-    assert "images, 2.1: too few images to rank them" in said
+@pytest.mark.parametrize(
+    ("maps", "counts"), [([0.30, 0.31, 0.305], "3 of 3"), ([0.30, 0.1, 0.31, 0.2, 0.305], "3 of 5")]
+)
+def test_trials_within_the_standard_error_of_the_best_are_said_to_be_alike(maps, counts):
+    said = indistinct(result(maps, 0.021))
+    assert f"at 1.50 GFLOPs {counts} complete trials lie within the standard error" in said
+    assert "images, 2.1, of the best: too few images to say which is best" in said
     assert "\n" not in said
 
 
@@ -31,6 +34,7 @@ def test_trials_that_differ_by_less_than_the_standard_error_are_said_to_be_alike
         result([0.30, 0.31, 0.32], None),  # an older run
         result([0.30, 0.31, 0.32], 0.05, state="stopped"),
         result([0.30, 0.31, 0.2, 0.4, 0.3], 0.05, budgets=[2, 2, 1, 1, 1]),
+        result([0.30, 0.31, 0.32], 0.05, budgets=[None] * 3),  # GFLOPs are free
     ],
 )
 def test_otherwise_nothing_is_said(found):

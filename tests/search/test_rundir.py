@@ -63,7 +63,7 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
         "storage": "sqlite://", "out": tmp_path / "run", "steps": 3, "batch_size": 3, "learning_rate": 1,
         "weight_decay": 1, "warmup": 0.5, "clip_norm": 1, "ema_decay": 0.5, "distill": 3,
         "recalibration_images": 3, "precision": "float32", "distill_weighting": "none", "distill_logits": 1,
-        "reconstruct_images": 2, "regrow_rounds": 1, "check_proxies": 5,
+        "reconstruct_images": 2, "regrow_rounds": 1, "check_proxies": 5, "confirm": 1,
         "latency_runtime": "openvino", "track": ("mlflow",),
     }  # fmt: skip
     assert set(others) == set(type(config).model_fields)
