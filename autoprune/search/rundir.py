@@ -65,6 +65,7 @@ class RunDirectory:
         self.policies = path / "policies"
         self.recovered = path / "recovered"
         self._lock_file = path / ".lock"
+        self._written: dict[int, Policy] = {}
 
     def policy_file(self, trial: int) -> Path:
         """Where the policy of a trial on the front is."""
@@ -194,8 +195,10 @@ class RunDirectory:
             policies: trial number → policy, for each trial on the front.
         """
         for trial, policy in policies.items():
-            if not self.policy_file(trial).exists():
-                policy.save(self.policy_file(trial))
+            file = self.policy_file(trial)
+            if not file.exists() or self._written.get(trial) != policy:  # new, or measured again
+                policy.save(file)
+                self._written[trial] = policy
         text = io.StringIO()
         if rows:
             writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")

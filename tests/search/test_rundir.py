@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config import make_config
+from autoprune.config import ModelSpec, make_config
 from autoprune.errors import RunError
+from autoprune.policy import Policy
 from autoprune.search.rundir import MAY_CHANGE, RunDirectory
 
 ROOT = Path(__file__).parents[2]
@@ -88,13 +89,23 @@ def test_relative_paths_hold_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_the_front_that_is_written_replaces_the_last(tmp_path):
-    class Text:
-        def save(self, path):
-            path.parent.mkdir(exist_ok=True)
-            path.write_text("policy")
+    def policy(score):
+        return Policy(
+            model=ModelSpec(name="x", num_classes=2), weights_sha256="w", criterion="l2", input_size=(1, 1),
+            widths={"a": 2}, keep={"a": (0,)}, metrics={"map": score},
+        )  # fmt: skip
+
+    def write(run, scores):
+        rows = [{"trial": trial, "map": score} for trial, score in scores.items()]
+        run.write_front(rows, {trial: policy(score) for trial, score in scores.items()})
+        files = {int(file.stem.removeprefix("trial-")): Policy.load(file) for file in run.policies.iterdir()}
+        assert {trial: found.metrics["map"] for trial, found in files.items()} == scores
 
     run = RunDirectory(tmp_path)
-    run.write_front([{"trial": 1, "map": 0.5}, {"trial": 2, "map": 0.25}], {1: Text(), 2: Text()})
-    run.write_front([{"trial": 2, "map": 0.25}], {2: Text()})
+    write(run, {1: 0.5, 2: 0.25})
+    write(run, {2: 0.25})
     assert run.front_file.read_text() == "trial,map\n2,0.25\n"
-    assert [path.name for path in run.policies.iterdir()] == ["trial-0002.yaml"]
+    write(run, {2: 0.125})  # measured again
+    write(run, {1: 0.5})
+    write(run, {2: 0.125})
+    write(RunDirectory(tmp_path), {2: 0.25, 3: 0.5})
