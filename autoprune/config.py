@@ -141,8 +141,8 @@ class Config(Strict):
     confirm: int = Field(
         4,
         ge=0,
-        description="times, for each budget at most, that a trial which leads is recovered once more with "
-        "another seed before the search ends, so that it does not lead by luck; 0 turns it off",
+        description="how often at most, for each budget, a trial that leads is recovered again with another "
+        "seed at the end of the search, so that none leads by luck; 0 turns it off",
     )
     proxy_images: int | None = Field(None, ge=1, description="validation images for a proxy; default: all")
     check_proxies: int = Field(

@@ -157,10 +157,14 @@ class Session:
         first = next(other for other in finished if other.number == record.repeat_of)
         if record.state == "failed":
             return f"trial {first.number} again: failed: {record.reason}".replace("[", r"\[")
-        best = max(finished, key=lambda other: other.metrics["map"] if other.state == "complete" else -1)
+        rivals = [r for r in finished if r.state == "complete" and r.budget == first.budget]
+        best = max(rivals, key=lambda rival: rival.metrics["map"])
+        at = "" if first.budget is None else f" at {first.budget:.2f} GFLOPs"
+        maps = (100 * value for value in (record.metrics["map"], first.rungs[-1]["map"], best.metrics["map"]))
+        now, before, leads = (f"{value:.1f}" for value in maps)
         return (
-            f"trial {first.number} again, with another seed: mAP {100 * record.metrics['map']:.1f} after "
-            f"{100 * first.rungs[-1]['map']:.1f}; best {100 * best.metrics['map']:.1f}, trial {best.number}"
+            f"trial {first.number} again, with another seed: mAP {now} after {before}; best{at}: "
+            f"trial {best.number}, {leads}"
         )
 
     def _write(self) -> None:
