@@ -229,11 +229,11 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(finished,
     settings, _ = finished
     recover = Objective._recover
 
-    def nan_in_the_second_trial(self, model, keep, rung):
+    def nan_in_the_second_trial(self, model, keep, rung, repeat):
         calls.append(rung)
         if len(calls) == 3:
             raise TrainingError("the loss is not finite at step 1")
-        return recover(self, model, keep, rung)
+        return recover(self, model, keep, rung, repeat)
 
     calls: list[int] = []
     monkeypatch.setattr(Objective, "_recover", nan_in_the_second_trial)
@@ -246,7 +246,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(finished,
 def test_if_all_trials_fail_the_search_says_so_and_stops(finished, tmp_path, monkeypatch):
     settings, _ = finished
 
-    def fail(self, model, keep, rung):
+    def fail(self, model, keep, rung, repeat):
         raise TrainingError("the loss is not finite at step 1")
 
     monkeypatch.setattr(Objective, "_recover", fail)
@@ -261,11 +261,11 @@ def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(finished
     settings, _ = finished
     recover = Objective._recover
 
-    def fail_above(self, model, keep, rung):
+    def fail_above(self, model, keep, rung, repeat):
         calls.append(rung)
         if rung == 1:
             raise TrainingError(f"out of memory, time {calls.count(1)}")
-        return recover(self, model, keep, rung)
+        return recover(self, model, keep, rung, repeat)
 
     calls: list[int] = []
     monkeypatch.setattr(Objective, "_recover", fail_above)

@@ -32,7 +32,6 @@ SETTINGS: dict[str, Any] = {
     "trials": 10,
     "rungs": (0,),
     "confirm": 0,
-    "proxy_images": 192,
     "importance_images": 64,
     "recalibration_images": 64,
     "steps": 270,

@@ -25,6 +25,7 @@ Run = Callable[..., Any]
 SMALL = {
     "trials": 2,
     "rungs": (0, 1),
+    "confirm": 0,
     "importance_images": 2,
     "reconstruct_images": 0,
     "recalibration_images": 4,
