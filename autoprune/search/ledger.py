@@ -168,10 +168,10 @@ class Ledger:
 
     def _next_repeat(self) -> Record | None:
         """The leader to measure again; unknown while a trial that could lead is in flight."""
-        records, most = self.records(), self.settings.confirm * len(self.plan.budgets)
-        if not most or any(record.state == "running" and record.counts for record in records):
-            return None
-        return next_repeat(records, self.settings.objectives, most)
+        most = self.settings.confirm * len(self.plan.budgets)
+        if not most or any(t.state == TrialState.RUNNING and _counts(t) for t in self._trials()):
+            return None  # found out before all records are read: engines with idle workers ask often
+        return next_repeat(self.records(), self.settings.objectives, most)
 
     def _enqueue_repeat(self) -> bool:
         """Puts the leader into the queue again; whether there is one to measure again."""
