@@ -29,8 +29,13 @@ MODEL = ModelSpec(
 )
 """The dense detector: torchvision's RetinaNet on ResNet-18 up to layer3, 3.3 M parameters."""
 
+SIBLING = MODEL.model_copy(update={"arguments": {**MODEL.arguments, "base_width": 36, "fpn_channels": 36}})
+"""The smaller sibling: the same RetinaNet with 36/64 of the channels of every layer, a third of the GFLOPs."""
+
 WEIGHTS = Path(__file__).parent / "data" / "demo_retinanet.safetensors"
 """The shipped dense weights, float16 on disk."""
+SIBLING_WEIGHTS = WEIGHTS.with_name("demo_retinanet_small.safetensors")
+"""The shipped weights of the smaller sibling, trained as long on the same images, float16 on disk."""
 
 TRAINING: dict[str, Any] = {
     "steps": 6000,
@@ -41,4 +46,4 @@ TRAINING: dict[str, Any] = {
     "ema_decay": 0.998,
     "bf16": True,
 }
-"""`training.TrainSettings` of the shipped weights."""
+"""`training.TrainSettings` of the shipped weights, the sibling's too."""

@@ -22,6 +22,7 @@ def resnet_detector(
     fpn_channels: int = 256,
     returned_layers: Sequence[int] = (2, 3, 4),
     anchor_sizes: Sequence[float | Sequence[float]] | None = None,
+    base_width: int = 64,
     **detector_arguments: Any,
 ) -> nn.Module:
     """A RetinaNet, RetinaNet v2 or FCOS on ResNet-18 or 34, laid out as torchvision's are on ResNet-50.
@@ -37,13 +38,16 @@ def resnet_detector(
             added on top.
         anchor_sizes: pixels, one entry a level; RetinaNet adds two anchors of 2^(1/3) and 2^(2/3) times a
             single number. By default four times a level's stride for RetinaNet, the stride for FCOS.
+        base_width: channels of the ResNet's first layer; those of the others are in proportion to it.
         **detector_arguments: to torchvision's class, such as ``score_thresh``.
     """
     layers = list(returned_layers)
     if not layers or layers != list(range(layers[0], layers[-1] + 1)) or layers[0] < 1 or layers[-1] > 4:
         raise ValueError(f"returned_layers must be neighbours from 1 to 4, such as [2, 3, 4], not {layers}")
     body = getattr(resnet, f"resnet{depth}")(weights=None, norm_layer=nn.BatchNorm2d)
-    widths = [64 * 2 ** (layer - 1) for layer in layers]
+    if base_width != 64:
+        _scale_width(body, base_width)
+    widths = [base_width * 2 ** (layer - 1) for layer in layers]
     extra = LastLevelP6P7(widths[-1] if family == "retinanet_v2" else fpn_channels, fpn_channels)
     outputs = {f"layer{layer}": str(index) for index, layer in enumerate(layers)}
     backbone = BackboneWithFPN(body, outputs, widths, fpn_channels, extra_blocks=extra)
@@ -69,6 +73,30 @@ def resnet_detector(
     )
     head.regression_head._loss_type = "giou"
     return cast(nn.Module, RetinaNet(backbone, num_classes, head=head, **given))
+
+
+def _scale_width(body: nn.Module, base_width: int) -> None:
+    """Gives every layer of a torchvision ResNet ``base_width / 64`` of its channels, with fresh weights.
+
+    The constructor of torchvision's ResNet holds its widths as literals.
+    """
+    if base_width < 1:
+        raise ValueError(f"base_width must be at least 1, not {base_width}")
+    for name, layer in list(body.named_modules()):
+        scaled: nn.Module
+        if isinstance(layer, nn.Conv2d):
+            inputs = 3 if layer.in_channels == 3 else layer.in_channels * base_width // 64
+            outputs = layer.out_channels * base_width // 64
+            scaled = nn.Conv2d(
+                inputs, outputs, cast(int, layer.kernel_size), layer.stride, layer.padding, bias=False
+            )
+            nn.init.kaiming_normal_(scaled.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            scaled = nn.BatchNorm2d(layer.num_features * base_width // 64)
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(body.get_submodule(parent), child, scaled)
 
 
 OWN: dict[str, Callable[..., nn.Module]] = {
