@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from autoprune.export import load
     from autoprune.graph import ChannelGraph, ChannelGroup, analyze, prune
-    from autoprune.pipeline import SearchResult, search
     from autoprune.policy import Policy
+    from autoprune.search.pipeline import SearchResult, search
 
 __version__ = "0.1.0"
 
@@ -18,11 +18,11 @@ _HOME = {
     "ChannelGraph": "autoprune.graph",
     "ChannelGroup": "autoprune.graph",
     "Policy": "autoprune.policy",
-    "SearchResult": "autoprune.pipeline",
+    "SearchResult": "autoprune.search.pipeline",
     "analyze": "autoprune.graph",
     "load": "autoprune.export",
     "prune": "autoprune.graph",
-    "search": "autoprune.pipeline",
+    "search": "autoprune.search.pipeline",
 }
 
 __all__ = [

@@ -13,12 +13,11 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
-from autoprune import demo_detector as demo
 from autoprune import progress
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.data.shapes import make_shapes
-from autoprune.models import build, load_state, resize_rule, save_state
+from autoprune.detectors import build, demo, load_state, resize_rule, save_state
 from autoprune.training import TrainSettings, train
 
 SETTINGS = TrainSettings(**demo.TRAINING)
@@ -33,9 +32,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    spec, shipped = (
-        (demo.SIBLING, demo.SIBLING_WEIGHTS) if arguments.sibling else (demo.MODEL, demo.WEIGHTS)
-    )
+    spec, shipped = (demo.SIBLING, demo.SIBLING_WEIGHTS) if arguments.sibling else (demo.MODEL, demo.WEIGHTS)
     out = arguments.out or shipped
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     console = Console()
@@ -53,9 +50,7 @@ def main() -> None:
         save_state(trained, out, dtype=torch.float16)
         trained.load_state_dict(load_state(out))
         metrics = evaluate(trained, splits["val"], device)
-    console.print(
-        f"mAP {metrics.map:.4f} (AP50 {metrics.map50:.4f}) on {metrics.images} images: {out}"
-    )
+    console.print(f"mAP {metrics.map:.4f} (AP50 {metrics.map50:.4f}) on {metrics.images} images: {out}")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_settings(tmp_path_factory):
     """Fields of `Config` for a search that takes seconds; `out` is for the test to give."""
-    from autoprune import demo_detector
     from autoprune.data.shapes import make_shapes
+    from autoprune.data import demo_detector
 
     data = make_shapes(
         tmp_path_factory.mktemp("shapes"),
@@ -62,7 +62,7 @@ def checked_run(demo_settings, tmp_path_factory):
 
     Made by the first process of a test session that asks, for all of them; it is for reading.
     """
-    from autoprune.pipeline import search
+    from autoprune.search.pipeline import search
 
     base = tmp_path_factory.getbasetemp()
     shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
@@ -94,8 +94,8 @@ class FakePlan:
 @pytest.fixture
 def make_ledger(tmp_path):
     """Ledgers of two rungs and a `FakePlan`, as engines need them; other folders have their own."""
-    from autoprune.search.ledger import Ledger
-    from autoprune.search.trials import LedgerSettings, WarmStart
+    from autoprune.study.ledger import Ledger
+    from autoprune.study.trials import LedgerSettings, WarmStart
 
     plan = FakePlan(warm_starts=(WarmStart("uniform", 0, (0.5, 0.5)),))
 

@@ -10,10 +10,10 @@ import torch
 
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
+from autoprune.detectors import build, detector_inputs
 from autoprune.graph import analyze
-from autoprune.models import build, detector_inputs
-from autoprune.search.seeds import warm_starts
-from autoprune.search.space import SpaceFile, ready_space, resolve
+from autoprune.space.derive import SpaceFile, ready_space, resolve
+from autoprune.space.one_shot import warm_starts
 
 FOLDER = Path(__file__).parent.parent / "search_spaces"
 FILES = sorted(FOLDER.glob("*.yaml"))

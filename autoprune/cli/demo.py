@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune import demo_detector
 from autoprune.cli.front import PICTURE
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config, make_config
+from autoprune.data import demo_detector
 from autoprune.errors import AutopruneError
 from autoprune.progress import say
 from autoprune.report.entries import budgets_of, entries
@@ -20,8 +20,8 @@ from autoprune.report.tables import Entry, Kind, comparison
 if TYPE_CHECKING:
     from torch import nn
 
-    from autoprune.recovery import Recovered
-    from autoprune.search.results import SearchResult
+    from autoprune.recovery.recover import Recovered
+    from autoprune.run.results import SearchResult
 
 TRAIN_IMAGES = 1200
 """For importance and recovery; the shipped weights were trained on these and more."""
@@ -139,14 +139,14 @@ def _config(
 
 
 def _search(config: Config) -> "SearchResult":
-    from autoprune.pipeline import search
+    from autoprune.search.pipeline import search
 
     return search(config)
 
 
 def _recover(result: "SearchResult") -> "tuple[Recovered, Recovered]":
     """The best policy on the front and the uniform one, trained back alike."""
-    from autoprune.recovery import recover
+    from autoprune.recovery.recover import recover
 
     uniform = next(record.number for record in result.records if record.origin == "uniform")
     if result.best is None:
@@ -170,13 +170,13 @@ def _export(recovered: "Recovered", folder: Path) -> Path:
 
 def _compare(config: Config, exported: Path, uniform: Path) -> list[Entry]:
     """Measures the dense, the uniformly pruned and the searched detector on the test images, side by side."""
-    from autoprune.cost.latency import measure
     from autoprune.data.coco import open_data
     from autoprune.data.evaluate import evaluate
+    from autoprune.detectors import detector_inputs, load_dense, resize_rule
     from autoprune.export import load
     from autoprune.graph import analyze
-    from autoprune.models import detector_inputs, load_dense, resize_rule
-    from autoprune.search.subject import pick_device
+    from autoprune.latency.timing import measure
+    from autoprune.task.pruning_task import pick_device
 
     kinds: tuple[Kind, ...] = ("dense", "uniform", "searched")
     device = pick_device(config)
@@ -215,8 +215,8 @@ def _draw(result: "SearchResult", out: Path) -> Path:
 
 def _report(out: Path) -> Path:
     from autoprune.cli.report import PAGE
-    from autoprune.report.facts import read_facts
     from autoprune.report.html import write_page
+    from autoprune.report.run_summary import read_facts
 
     write_page(read_facts(out), out / PAGE)
     return out / PAGE
@@ -227,7 +227,7 @@ def _train(out: Path, data: Path) -> Path:
     import torch
 
     from autoprune.data.coco import open_data
-    from autoprune.models import build, resize_rule, save_state
+    from autoprune.detectors import build, resize_rule, save_state
     from autoprune.training import TrainSettings
     from autoprune.training import train as fit
 

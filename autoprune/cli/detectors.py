@@ -70,7 +70,7 @@ def build_dense(named: Named, config: Config) -> "tuple[nn.Module, ModelSpec]":
     Raises:
         ModelError: it can't be built, or the weights are of another architecture.
     """
-    from autoprune.models import load_dense
+    from autoprune.detectors import load_dense
 
     if named.policy is not None:  # a policy decides the whole architecture
         spec = named.policy.model
@@ -82,7 +82,7 @@ def build_dense(named: Named, config: Config) -> "tuple[nn.Module, ModelSpec]":
 
 def input_size_of(named: Named, model: "nn.Module", config: Config) -> tuple[int, int]:
     """Height and width to count at: the user's, the policy's, or a square of the detector's own size."""
-    from autoprune.models import resize_rule
+    from autoprune.detectors import resize_rule
 
     if config.input_size is not None:
         return config.input_size
@@ -103,7 +103,7 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
         DataError: the data is missing or is not in COCO format.
     """
     from autoprune.data.coco import open_data
-    from autoprune.models import resize_rule
+    from autoprune.detectors import resize_rule
 
     return open_data(config.data, split, resize_rule(model), config.image_cache_gib, config.strict)
 

@@ -37,7 +37,7 @@ def evaluate(
 ) -> None:
     """Evaluate a detector on COCO-format data: the twelve numbers, and mAP by class."""
     from autoprune.data.evaluate import evaluate as measure
-    from autoprune.search.subject import pick_device
+    from autoprune.task.pruning_task import pick_device
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
@@ -63,7 +63,7 @@ def _open(what: str | None, config: Config, split: str) -> "tuple[nn.Module, Spl
         if run is not None and "data" not in config.model_fields_set:
             config = config.model_copy(update={"data": run.data})
         return model, open_split(config, split, model)
-    from autoprune.search.subject import refuse_missing
+    from autoprune.task.pruning_task import refuse_missing
 
     refuse_missing(config)
     model, _ = build_dense(named, config)

@@ -50,7 +50,7 @@ def export(
         typer.Option(
             "--raw-heads",
             help="Of a one-stage detector: a fixed input and dense outputs, which every runtime takes; "
-            "autoprune/deploy/frame.py reads the detections off them.",
+            "autoprune/runtimes/frame.py reads the detections off them.",
         ),
     ] = False,
     size: Annotated[
@@ -76,7 +76,7 @@ def export(
     from autoprune.export.card import CARD_FILE, write_card
     from autoprune.files import write_text
     from autoprune.policy import Policy
-    from autoprune.search.rundir import LATENCY_FILE, METRICS_FILE
+    from autoprune.run.directory import LATENCY_FILE, METRICS_FILE
 
     raw_heads = raw_heads or format == "pt2"
     if raw_heads and format == "safetensors":
@@ -146,8 +146,8 @@ def _images(folder: Path, model: "nn.Module", config: Config, pictures: Path | N
         ConfigError: neither is known.
         DataError: they can't be read.
     """
+    from autoprune.detectors import resize_rule
     from autoprune.export.parity import Pictures
-    from autoprune.models import resize_rule
 
     if pictures is not None:
         return Pictures(pictures, resize_rule(model))
@@ -168,7 +168,7 @@ def _recovered(run: Path, trial: int | None) -> Path:
     Raises:
         RunError: the run has none, or not this one.
     """
-    from autoprune.search.rundir import RunDirectory
+    from autoprune.run.directory import RunDirectory
 
     directory = RunDirectory(run)
     directory.config()  # says so where this is no run

@@ -13,7 +13,7 @@ from autoprune.report.tables import front as front_table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from autoprune.search.results import SearchResult
+    from autoprune.run.results import SearchResult
 
 PICTURE = "front.png"
 
@@ -24,7 +24,7 @@ def front(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the front of a run beside the dense detector and the warm starts; writes front.png there."""
-    from autoprune.search.results import load_result
+    from autoprune.run.results import load_result
 
     result = load_result(run)
     if as_json:
@@ -35,7 +35,7 @@ def front(
 
 def show_result(console: "Console", result: "SearchResult", every: bool = False) -> None:
     """Prints the table of a run and what to do next, and draws its front."""
-    from autoprune.proxies import load_check
+    from autoprune.recovery.proxy_check import load_check
     from autoprune.report.plots import plot_front
 
     trials, dense = entries(result)

@@ -36,7 +36,7 @@ def inspect(
 ) -> None:
     """Show the channel groups of a detector: width, share of the cost, what is frozen and why."""
     if names:
-        from autoprune import models
+        from autoprune import detectors as models
 
         print("\n".join(models.names()))
         return
@@ -49,8 +49,8 @@ def inspect(
 
 def _report(config: Config, what: str | None, policy_file: Path | None) -> dict[str, Any]:
     """Everything that is shown, as plain values."""
+    from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze
-    from autoprune.models import detector_inputs
     from autoprune.policy import Policy
 
     named = find(what, config)

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
-    from autoprune.cost.latency import Latency
-    from autoprune.deploy.runners import Run
+    from autoprune.latency.runners import Run
+    from autoprune.latency.timing import Latency
 
     Stages = Mapping[str, Latency]
 
@@ -67,10 +67,10 @@ def latency(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Measure the latency of detectors: medians of passes taken in turns, network and the rest apart."""
-    from autoprune.cost.latency import in_turns
-    from autoprune.deploy.machine import label
-    from autoprune.models import detector_inputs
-    from autoprune.search.subject import pick_device
+    from autoprune.detectors import detector_inputs
+    from autoprune.latency.machine import label
+    from autoprune.latency.timing import in_turns
+    from autoprune.task.pruning_task import pick_device
 
     device = pick_device(config)
     asked = parse_size(size, "--size") if size is not None else config.input_size
@@ -112,8 +112,8 @@ def _runner(
     folder: Path,
 ) -> "Run":
     from autoprune.data.images import resized_size
-    from autoprune.deploy.runners import in_file, in_torch
-    from autoprune.models import resize_rule
+    from autoprune.detectors import resize_rule
+    from autoprune.latency.runners import in_file, in_torch
 
     if runtime == "torch":
         return in_torch(model.to(device), [image.to(device) for image in images])
@@ -124,8 +124,8 @@ def _runner(
 
 def _record(found: "Mapping[str, Stages]", folders: Mapping[str, Path], where: str) -> None:
     """Keeps the networks' times beside the detectors they are of."""
-    from autoprune.deploy.runners import NETWORK
     from autoprune.export.card import add_latencies, write_card
+    from autoprune.latency.runners import NETWORK
 
     first = next(iter(found))
     for name, folder in folders.items():
@@ -149,7 +149,7 @@ def _show(console: "Console", found: "Mapping[str, Stages]", title: str) -> None
     from rich import box
     from rich.table import Table
 
-    from autoprune.deploy.runners import NETWORK, STAGES
+    from autoprune.latency.runners import NETWORK, STAGES
 
     tell(console, title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
@@ -179,8 +179,8 @@ def _build(named: Named, config: Config) -> "nn.Module":
     model, _ = build_dense(named, config)
     if named.policy is None:
         return model
+    from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze, prune
-    from autoprune.models import detector_inputs
 
     graph = analyze(model, detector_inputs(named.policy.input_size))
     named.policy.check(graph)

@@ -26,7 +26,7 @@ def recover(
     ] = None,
 ) -> None:
     """Train policies of a run back in full, the dense detector as their teacher; resumes where it stopped."""
-    from autoprune.recovery import recover as train_back
+    from autoprune.recovery.recover import recover as train_back
 
     # what the search was about stands in the run's config.yaml; only how to train may differ
     given = {name: getattr(config, name) for name in FIELDS if name in config.model_fields_set}

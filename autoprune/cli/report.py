@@ -29,9 +29,9 @@ def report(
 ) -> None:
     """Write one HTML page about a run: front, layers, images, recovery, search; opens without network."""
     from autoprune.report.entries import budgets_of, entries
-    from autoprune.report.facts import read_facts
     from autoprune.report.html import write_page
     from autoprune.report.plots import plot_front
+    from autoprune.report.run_summary import read_facts
     from autoprune.report.trials import write_trials
 
     console = output()

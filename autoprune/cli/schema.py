@@ -16,7 +16,7 @@ def schema(
     """Print the JSON schema of the settings file: every key, its type, default and meaning."""
     model: type[BaseModel] = Config
     if space:
-        from autoprune.search.space import SpaceFile
+        from autoprune.space.derive import SpaceFile
 
         model = SpaceFile
     elif policy:

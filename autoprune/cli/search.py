@@ -10,14 +10,14 @@ from autoprune.config import Config
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from autoprune.proxies import ProxyCheck
+    from autoprune.recovery.proxy_check import ProxyCheck
 
 
 @with_config(*PANELS)
 def search(config: Config) -> None:
     """Search for the policies that keep the most mAP within a budget; the same command resumes a run."""
-    from autoprune.pipeline import search as run
-    from autoprune.proxies import load_check
+    from autoprune.recovery.proxy_check import load_check
+    from autoprune.search.pipeline import search as run
 
     with working() as console:
         result = run(config)

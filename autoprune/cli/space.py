@@ -48,10 +48,10 @@ def space(
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
     """Score the channels and write the search space: for each group its largest pruning ratio."""
-    from autoprune.search.latency import group_steps
+    from autoprune.latency.fit import group_steps
     from autoprune.search.plan import warm_criteria
-    from autoprune.search.space import derive_space, resolve, save_space, with_steps
-    from autoprune.search.subject import load_subject, score_several, scores_beside
+    from autoprune.space.derive import derive_space, resolve, save_space, with_steps
+    from autoprune.task.pruning_task import load_subject, score_several, scores_beside
 
     if to.exists() and not force:
         raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")

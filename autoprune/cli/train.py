@@ -29,8 +29,8 @@ def train(config: Config) -> None:
     """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""
     from autoprune.data.coco import check_alike
     from autoprune.data.evaluate import evaluate
-    from autoprune.models import save_state
-    from autoprune.search.subject import pick_device
+    from autoprune.detectors import save_state
+    from autoprune.task.pruning_task import pick_device
     from autoprune.training import TrainSettings, ranks
     from autoprune.training import train as fit
 

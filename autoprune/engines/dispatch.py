@@ -14,8 +14,8 @@ from typing import Any
 from autoprune import __version__
 from autoprune.errors import AutopruneError, RunError
 from autoprune.progress import say
-from autoprune.search.ledger import Ledger
-from autoprune.search.trials import Candidate
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import Candidate
 
 # A worker that is silent for this many times the median of its rung, and for this long, is killed.
 LIMIT_MEDIANS, LEAST_LIMIT_S = 10, 60.0

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from autoprune.errors import ModelError, PolicyError, TrainingError
-from autoprune.search.ledger import Ledger
-from autoprune.search.trials import Candidate, Evaluator
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import Candidate, Evaluator
 
 Work = TypeVar("Work")
 

@@ -17,11 +17,11 @@ from typing import Any
 
 from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end
 from autoprune.engines.local import TRIAL_ERRORS
-from autoprune.engines.surroundings import environment, knock, no_cluster, quiet, same_signals, scratch
+from autoprune.engines.ray_setup import environment, knock, no_cluster, quiet, same_signals, scratch
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.ranges import from_ranges, to_ranges
-from autoprune.search.ledger import Ledger
-from autoprune.search.trials import Evaluator
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import Evaluator
 
 try:
     import ray

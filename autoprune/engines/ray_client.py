@@ -18,7 +18,7 @@ import ray.util.client
 from autoprune.engines.dispatch import Dispatch, cause_of
 from autoprune.engines.ray_nodes import nodes, on, there
 from autoprune.errors import ConfigError, RunError
-from autoprune.search.trials import Candidate
+from autoprune.study.trials import Candidate
 
 GLANCE_S = 2.0  # so long the driver waits at a time; Ctrl-C is heard in between
 ANSWER_S = 600.0  # a driver that is silent for so long is taken for dead

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.detectors import build, detector_inputs, load_state, save_state
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
-from autoprune.models import build, detector_inputs, load_state, save_state
 from autoprune.policy import Policy
 
 POLICY_FILE = "policy.yaml"

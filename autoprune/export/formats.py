@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.deploy.extras import need
-from autoprune.deploy.onnx import write_raw_heads, write_whole
-from autoprune.deploy.raw_heads import RawHeads
-from autoprune.deploy.sessions import Session, open_session
 from autoprune.errors import ModelError
 from autoprune.export import parity
 from autoprune.export.parity import Finder, Parity, Pictures
 from autoprune.files import replacing
+from autoprune.runtimes.extras import need
+from autoprune.runtimes.onnx import write_raw_heads, write_whole
+from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.runtimes.sessions import Session, open_session
 
 WHOLE_ONNX = "model.onnx"
 RAW_HEADS_ONNX = "raw_heads.onnx"

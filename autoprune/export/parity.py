@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detection_rows, score_detections
 from autoprune.data.images import ResizeRule, decode, header_size, picture_files, resized_size
-from autoprune.deploy.frame import Frame
-from autoprune.deploy.raw_heads import fit, on_placed
-from autoprune.deploy.sessions import Session
 from autoprune.errors import ExportError
 from autoprune.progress import track
+from autoprune.runtimes.frame import Frame
+from autoprune.runtimes.raw_heads import fit, on_placed
+from autoprune.runtimes.sessions import Session
 
 Found = dict[str, Tensor]
 Finder = Callable[[Tensor], Found]

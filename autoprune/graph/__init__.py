@@ -6,9 +6,9 @@ from typing import Any
 from torch import nn
 
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.refusals import check
 from autoprune.graph.surgery import mask, prune
 from autoprune.graph.trace import trace
+from autoprune.graph.validate import check
 from autoprune.graph.verify import verified
 
 __all__ = ["ChannelGraph", "ChannelGroup", "analyze", "mask", "prune"]

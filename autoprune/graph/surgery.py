@@ -12,7 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.attention import adopt
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group, named
-from autoprune.graph.values import tensors_within
+from autoprune.graph.tensor_tree import tensors_within
 
 
 def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:

@@ -13,14 +13,14 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Facts
-from autoprune.graph.lengths import LengthWatcher
-from autoprune.graph.modes import set_training, thresholds_lowered, undisturbed
-from autoprune.graph.refusals import failure
+from autoprune.graph.op_dispatch import Known, OpWatcher, tensors_in
 from autoprune.graph.rules import RULES
 from autoprune.graph.rules_pointwise import elementwise
+from autoprune.graph.run_modes import set_training, thresholds_lowered, undisturbed
+from autoprune.graph.shape_reads import LengthWatcher
 from autoprune.graph.surgery import follows
-from autoprune.graph.values import tensors_within
-from autoprune.graph.watcher import Known, OpWatcher, tensors_in
+from autoprune.graph.tensor_tree import tensors_within
+from autoprune.graph.validate import failure
 
 # An op that ran: itself, the numbers it computed with, the shapes of its results.
 Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]

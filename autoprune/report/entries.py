@@ -9,8 +9,8 @@ from autoprune.errors import RunError
 from autoprune.report.tables import Entry, Kind, points
 
 if TYPE_CHECKING:
-    from autoprune.search.results import SearchResult
-    from autoprune.search.trials import Record
+    from autoprune.run.results import SearchResult
+    from autoprune.study.trials import Record
 
 REASONS_SHOWN = 3
 
@@ -55,7 +55,7 @@ def recoveries(run: Path) -> dict[int, dict[str, Any]]:
     Raises:
         RunError: one of them can't be read.
     """
-    from autoprune.search.rundir import METRICS_FILE
+    from autoprune.run.directory import METRICS_FILE
 
     found = {}
     for file in sorted((run / "recovered").glob(f"trial-*/{METRICS_FILE}")):
@@ -95,7 +95,7 @@ def account(result: "SearchResult", all_reasons: str = "--json lists all") -> li
         result: of the search.
         all_reasons: where the reasons are that do not fit here.
     """
-    from autoprune.search.results import indistinct
+    from autoprune.run.results import indistinct
 
     counted = [record for record in result.records if record.counts]
     states = {state: [r for r in counted if r.state == state] for state in ("complete", "stopped", "failed")}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.report.entries import kind_of, recovered_map
-from autoprune.report.facts import Facts
+from autoprune.report.run_summary import Facts
 from autoprune.report.tables import cost, points
 
 COSTS = (

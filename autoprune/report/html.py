@@ -13,13 +13,13 @@ from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
 from autoprune.policy import Policy
 from autoprune.report.entries import account, found_by, kind_of, recovered_map
-from autoprune.report.facts import Facts
 from autoprune.report.headline import after, difference, headline, steps
+from autoprune.report.run_summary import Facts
 from autoprune.report.samples import Sample, read_samples
 from autoprune.report.tables import cost, points
-from autoprune.search.account import PARTS
-from autoprune.search.rundir import RunDirectory
-from autoprune.search.trials import Record
+from autoprune.run.directory import RunDirectory
+from autoprune.search.wall_time import PARTS
+from autoprune.study.trials import Record
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from autoprune.files import write_text
 from autoprune.report.entries import recovered_map
-from autoprune.report.facts import Facts
+from autoprune.report.run_summary import Facts
 
 
 def write_trials(path: Path, facts: Facts) -> None:

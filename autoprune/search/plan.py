@@ -15,11 +15,11 @@ from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
 from autoprune.importance.reduce import LOSS_UNITS, comparable
-from autoprune.search import seeds
-from autoprune.search.ladders import Ladder, make_ladders, shares_at
-from autoprune.search.space_file import SpaceFile
-from autoprune.search.trials import WarmStart
-from autoprune.search.widths import NEAR, Shares, Space
+from autoprune.space import one_shot as seeds
+from autoprune.space.file import SpaceFile
+from autoprune.space.space import NEAR, Shares, Space
+from autoprune.space.width_options import Ladder, make_ladders, shares_at
+from autoprune.study.trials import WarmStart
 
 # Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)

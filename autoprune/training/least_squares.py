@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.training.positions import Places
+from autoprune.training.feature_sampling import Places
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # λ over the number of samples
 

@@ -23,9 +23,9 @@ from autoprune.errors import TrainingError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.surgery import kept_rows
 from autoprune.seeding import seed as derive
+from autoprune.training.feature_sampling import Places, Positions, objects_in
 from autoprune.training.least_squares import Layer, as_maps, fit, patches
 from autoprune.training.loop import TrainSplit
-from autoprune.training.positions import Places, Positions, objects_in
 
 HELD_OUT = 0.2  # share of the images that the strength of the ridge is chosen on
 # All images go through a detector at once. A RetinaNet-R50 holds about 1 kB a pixel meanwhile.

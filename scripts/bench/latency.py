@@ -31,23 +31,23 @@ from rich.table import Table
 from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
-from autoprune.cost.latency import WARMUP, Latency, in_turns
 from autoprune.data.images import resized_size
-from autoprune.deploy.machine import label
-from autoprune.deploy.operators import find_calls
-from autoprune.deploy.runners import NETWORK, Run, in_file, in_torch
+from autoprune.detectors import build, detector_inputs, resize_rule
 from autoprune.graph import analyze
-from autoprune.models import build, detector_inputs, resize_rule
-from autoprune.search.latency import NETWORKS, prune_to, sample_widths
-from autoprune.search.latency_model import (
+from autoprune.latency.fit import NETWORKS, prune_to, sample_widths
+from autoprune.latency.machine import label
+from autoprune.latency.model import (
     correct,
     features,
     measure_tables,
     shares_of,
     time_passes,
 )
-from autoprune.search.seeds import uniform
-from autoprune.search.space import derive_space, resolve
+from autoprune.latency.operators import find_calls
+from autoprune.latency.runners import NETWORK, Run, in_file, in_torch
+from autoprune.latency.timing import WARMUP, Latency, in_turns
+from autoprune.space.derive import derive_space, resolve
+from autoprune.space.one_shot import uniform
 
 SHARES = (0.5, 0.33)
 

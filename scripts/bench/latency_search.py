@@ -27,21 +27,23 @@ from parts import Result, add_detector, changed, guard, once, score_dense, score
 from rich.console import Console
 from rich.table import Table
 
-from autoprune import importance, progress, recovery
+from autoprune import importance, progress
 from autoprune.config import Config, make_config
 from autoprune.cost.budget import Budget
 from autoprune.export import load
 from autoprune.graph import prune
-from autoprune.pipeline import search
+from autoprune.latency import fit as latency
+from autoprune.latency.fit import measure_networks
+from autoprune.latency.model import LatencyModel, measure_tables, time_passes
 from autoprune.policy import Policy
-from autoprune.recovery import recover_policy
-from autoprune.search import latency, objective
-from autoprune.search.latency import measure_networks
-from autoprune.search.latency_model import LatencyModel, measure_tables, time_passes
-from autoprune.search.rundir import RunDirectory
-from autoprune.search.seeds import knapsack
-from autoprune.search.space import SpaceFile, resolve
-from autoprune.search.subject import Subject, load_subject
+from autoprune.recovery import recover as recovery
+from autoprune.recovery.recover import recover_policy
+from autoprune.run.directory import RunDirectory
+from autoprune.search.pipeline import search
+from autoprune.space.derive import SpaceFile, resolve
+from autoprune.space.one_shot import knapsack
+from autoprune.task import evaluator as objective
+from autoprune.task.pruning_task import Subject, load_subject
 
 HALVINGS = 24
 

@@ -10,10 +10,10 @@ from typing import Any
 from autoprune.config import Config, make_config
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.detectors import resize_rule
 from autoprune.errors import DataError
 from autoprune.files import write_text
-from autoprune.models import resize_rule
-from autoprune.search.subject import Subject
+from autoprune.task.pruning_task import Subject
 
 Result = dict[str, Any]
 

@@ -20,10 +20,10 @@ import numpy as np
 
 from autoprune.config import ModelSpec, make_config
 from autoprune.data.shapes import make_shapes
-from autoprune.models import build, save_state
-from autoprune.pipeline import search
-from autoprune.recovery import recover
-from autoprune.search.objective import Objective
+from autoprune.detectors import build, save_state
+from autoprune.recovery.recover import recover
+from autoprune.search.pipeline import search
+from autoprune.task.evaluator import Objective
 
 SIDE = 128  # pixels the detector works at; the images have four times as many a side
 ARGUMENTS = {"min_size": SIDE, "max_size": SIDE}

@@ -19,15 +19,15 @@ from parts import changed
 from rich.console import Console
 from rich.table import Table
 
-from autoprune import demo_detector
 from autoprune.config import Config, make_config
 from autoprune.data.shapes import make_shapes
-from autoprune.pipeline import search
-from autoprune.search.results import load_result
-from autoprune.search.space import derive_space, save_space
-from autoprune.search.space_file import Granularity
-from autoprune.search.subject import load_subject, score_channels
-from autoprune.search.trials import Record
+from autoprune.data import demo_detector
+from autoprune.run.results import load_result
+from autoprune.search.pipeline import search
+from autoprune.space.derive import derive_space, save_space
+from autoprune.space.file import Granularity
+from autoprune.study.trials import Record
+from autoprune.task.pruning_task import load_subject, score_channels
 
 SAMPLERS = ("thompson", "tpe", "nsga2", "gp", "qmc", "random")
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "block", "stage")

@@ -13,12 +13,12 @@ from torchvision.models.detection import retinanet_resnet50_fpn
 
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
+from autoprune.detectors import detector_inputs
 from autoprune.graph import analyze
-from autoprune.models import detector_inputs
-from autoprune.search.ledger import Ledger
 from autoprune.search.plan import SpacePlan
-from autoprune.search.space import derive_space, resolve
-from autoprune.search.trials import LedgerSettings
+from autoprune.space.derive import derive_space, resolve
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import LedgerSettings
 
 MEASURED = 100  # suggestions at the end that are timed, for each sampler
 SIZE = (256, 256)

@@ -20,16 +20,16 @@ import numpy as np
 import ray
 
 from autoprune.engines import ray as engine
-from autoprune.search.ledger import Ledger
-from autoprune.search.rundir import RunDirectory
-from autoprune.search.trials import LedgerSettings, Record, WarmStart
+from autoprune.run.directory import RunDirectory
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import LedgerSettings, Record, WarmStart
 
 RUNGS = 2
 
 
 @dataclass
 class Plan:
-    """Three groups of 1,000 channels; nothing is computed. See `autoprune.search.trials.Plan`."""
+    """Three groups of 1,000 channels; nothing is computed. See `autoprune.study.trials.Plan`."""
 
     variables: tuple[str, ...] = ("a", "b", "c")
     budgets: tuple[float | None, ...] = (None,)

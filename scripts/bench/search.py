@@ -39,8 +39,8 @@ from search_table import show, show_recoveries
 from autoprune.config import make_config
 from autoprune.export import POLICY_FILE, load
 from autoprune.policy import Policy
-from autoprune.recovery import recover_policy
-from autoprune.search.subject import load_subject
+from autoprune.recovery.recover import recover_policy
+from autoprune.task.pruning_task import load_subject
 
 AGAIN = 1000  # between the seeds of two recoveries of one policy
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.

@@ -15,10 +15,10 @@ from parts import changed
 from autoprune.config import Config
 from autoprune.cost.budget import parse_budget
 from autoprune.importance import Importance
-from autoprune.pipeline import search
-from autoprune.search.seeds import greedy, uniform
-from autoprune.search.space import GroupRule, Space, SpaceFile, resolve, save_space
-from autoprune.search.subject import Subject, score_channels
+from autoprune.search.pipeline import search
+from autoprune.space.derive import GroupRule, Space, SpaceFile, resolve, save_space
+from autoprune.space.one_shot import greedy, uniform
+from autoprune.task.pruning_task import Subject, score_channels
 
 Keep = Mapping[str, Sequence[int]]
 

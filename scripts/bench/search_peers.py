@@ -15,10 +15,10 @@ import torch
 import torch_pruning as tp
 
 from autoprune.config import make_config
+from autoprune.detectors import detector_inputs
 from autoprune.graph import ChannelGraph, prune
 from autoprune.importance.gradients import _lossy_copy, _total
-from autoprune.models import detector_inputs
-from autoprune.search.subject import Subject, load_subject
+from autoprune.task.pruning_task import Subject, load_subject
 
 PRECISION = 0.005  # how near to the budget the pruning ratio is tuned, as a share of it
 _HALVINGS = 12

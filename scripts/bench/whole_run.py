@@ -19,7 +19,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from autoprune.search.results import load_result
+from autoprune.run.results import load_result
 
 
 def main() -> None:

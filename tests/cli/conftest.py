@@ -10,7 +10,7 @@ import pytest
 from autoprune.cli.main import main
 from autoprune.config import ModelSpec
 from autoprune.data.shapes import make_shapes
-from autoprune.models import build, save_state
+from autoprune.detectors import build, save_state
 
 TINY = ModelSpec(
     name="retinanet_resnet18_fpn",

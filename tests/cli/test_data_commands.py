@@ -11,10 +11,10 @@ import torch
 
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.deploy import extras
+from autoprune.detectors import load_dense, load_state, resize_rule, save_state
 from autoprune.importance import load
-from autoprune.models import load_dense, load_state, resize_rule, save_state
-from autoprune.search.space import SpaceFile
+from autoprune.runtimes import extras
+from autoprune.space.derive import SpaceFile
 
 from .conftest import TINY
 

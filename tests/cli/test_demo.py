@@ -11,14 +11,14 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune import demo_detector
 from autoprune.cli import demo
-from autoprune.cost import latency
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.data import demo_detector
+from autoprune.detectors import detector_inputs, load_dense, load_state, resize_rule
 from autoprune.export import load
-from autoprune.models import detector_inputs, load_dense, load_state, resize_rule
-from autoprune.search.objective import Objective
+from autoprune.latency import timing as latency
+from autoprune.task.evaluator import Objective
 
 Run = Callable[..., Any]
 

@@ -10,8 +10,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import retinanet_resnet50_fpn
 
+from autoprune.detectors import build, detector_inputs
 from autoprune.graph import analyze, prune
-from autoprune.models import build, detector_inputs
 from autoprune.policy import Policy
 
 from .conftest import TINY

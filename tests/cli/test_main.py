@@ -86,7 +86,7 @@ def test_usage_errors_are_one_line_and_name_the_help(autoprune: Run) -> None:
 
 def test_users_see_our_warnings_only(autoprune: Run, failing: Any) -> None:
     def warn() -> None:
-        warnings.warn_explicit("for developers", DeprecationWarning, "f.py", 1, "autoprune.models")
+        warnings.warn_explicit("for developers", DeprecationWarning, "f.py", 1, "autoprune.detectors")
         warnings.warn_explicit("of a library", UserWarning, "f.py", 1, "torch.nn")
         warnings.warn_explicit("other dense\nweights", UserWarning, "f.py", 1, "autoprune.policy")
 

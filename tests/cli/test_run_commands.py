@@ -13,11 +13,11 @@ from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.cli.main import main
+from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import TrainingError
 from autoprune.export import load
-from autoprune.models import detector_inputs, load_dense
 from autoprune.policy import Policy, hash_weights
-from autoprune.search.objective import Objective
+from autoprune.task.evaluator import Objective
 
 Run = Callable[..., Any]
 

@@ -16,8 +16,8 @@ from autoprune.config import DataPaths, SplitPaths
 from autoprune.data import coco, images
 from autoprune.data.annotations import read
 from autoprune.data.coco import check_alike, open_data
+from autoprune.detectors import Resize
 from autoprune.errors import DataError
-from autoprune.models import Resize
 
 Record = dict[str, Any]
 ONE = [{"id": 1, "name": "thing"}]

@@ -12,8 +12,8 @@ from torch import nn
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import NUMBERS, evaluate
 from autoprune.data.shapes import make_shapes
+from autoprune.detectors import Resize, load_dense, resize_rule
 from autoprune.errors import DataError, ModelError
-from autoprune.models import Resize, load_dense, resize_rule
 
 SHARED = Path(__file__).parents[3] / "shared"
 

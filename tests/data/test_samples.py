@@ -7,7 +7,7 @@ from torch import nn
 from autoprune.data.coco import open_data
 from autoprune.data.samples import IMAGES, LEAST_SCORE, save_samples
 from autoprune.data.shapes import make_shapes
-from autoprune.models import Resize
+from autoprune.detectors import Resize
 
 
 class Shifted(nn.Module):

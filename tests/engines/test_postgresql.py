@@ -14,8 +14,8 @@ import pytest
 
 from autoprune.engines import local
 from autoprune.errors import RunError
-from autoprune.search.ledger import Ledger
-from autoprune.search.trials import LedgerSettings
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import LedgerSettings
 
 pytest.importorskip("psycopg2", reason="pip install 'autoprune[postgresql]'")
 BINARIES = [Path(found).parent for found in [shutil.which("initdb")] if found]
@@ -73,8 +73,8 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ob
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
         from conftest import FakePlan
-        from autoprune.search.ledger import Ledger
-        from autoprune.search.trials import LedgerSettings
+        from autoprune.study.ledger import Ledger
+        from autoprune.study.trials import LedgerSettings
         ledger = Ledger({url!r}, "s", FakePlan(), LedgerSettings(trials=6, rungs=2))
         print(ledger.ask().number, flush=True)
         time.sleep(300)

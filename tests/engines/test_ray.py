@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from autoprune import progress
-from autoprune.engines import dispatch, local, surroundings
+from autoprune.engines import dispatch, local
+from autoprune.engines import ray_setup as surroundings
 from autoprune.errors import ConfigError, RunError
 
 pytestmark = [
@@ -115,7 +116,7 @@ def test_a_worker_that_cannot_load_ends_the_search_and_names_its_node(engine, ma
 def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
     engine, make_ledger, objective, monkeypatch
 ):
-    monkeypatch.setattr("autoprune.search.ledger.MOST_LOSSES", 2)
+    monkeypatch.setattr("autoprune.study.ledger.MOST_LOSSES", 2)
 
     class Broken(objective):
         def evaluate(self, keep, rung, state, repeat=0):

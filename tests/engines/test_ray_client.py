@@ -230,8 +230,8 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
         sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
         from conftest import FakePlan
         from autoprune.engines import ray
-        from autoprune.search.ledger import Ledger
-        from autoprune.search.trials import LedgerSettings
+        from autoprune.study.ledger import Ledger
+        from autoprune.study.trials import LedgerSettings
 
         def load():
             class Sleeper:

@@ -8,10 +8,10 @@ import torch
 
 import autoprune
 from autoprune.data.coco import open_data
+from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ModelError, PolicyError
 from autoprune.export import load, save_detector
 from autoprune.graph import analyze, prune
-from autoprune.models import detector_inputs, load_dense
 from autoprune.policy import Policy, hash_weights
 
 SIZE = (128, 128)

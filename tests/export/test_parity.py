@@ -11,11 +11,11 @@ from PIL import Image
 from autoprune.config import ModelSpec
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.deploy.raw_heads import RawHeads
+from autoprune.detectors import build, load_dense
 from autoprune.errors import DataError, ExportError, ModelError
 from autoprune.export import formats
 from autoprune.export.parity import Parity, Pictures, compare, placed, whole
-from autoprune.models import build, load_dense
+from autoprune.runtimes.raw_heads import RawHeads
 
 needs_onnx = pytest.mark.skipif(
     any(find_spec(name) is None for name in ("onnx", "onnxruntime")),

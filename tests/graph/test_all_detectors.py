@@ -9,9 +9,9 @@ from torchvision.models import detection, list_models
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.config import ModelSpec
+from autoprune.detectors import build
 from autoprune.export import load, save_detector
 from autoprune.graph import ChannelGraph, analyze, mask, prune
-from autoprune.models import build
 from autoprune.policy import Policy, hash_weights
 
 SIZE, OTHER_SIZE = (64, 64), (96, 64)

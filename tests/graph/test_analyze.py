@@ -11,9 +11,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.nn import functional as F
 
 from autoprune.config import ModelSpec
+from autoprune.detectors import build
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, mask, prune
-from autoprune.models import build
 
 X = torch.rand(2, 3, 8, 8)
 

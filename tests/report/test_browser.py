@@ -16,7 +16,7 @@ from PIL import Image
 
 from autoprune.cli.main import main
 from autoprune.report.entries import entries, recovered_map
-from autoprune.report.facts import read_facts
+from autoprune.report.run_summary import read_facts
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 

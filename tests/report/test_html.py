@@ -16,9 +16,9 @@ from safetensors.numpy import load_file
 
 from autoprune.cli.main import main
 from autoprune.errors import RunError
-from autoprune.report.facts import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_facts
 from autoprune.report.headline import headline
 from autoprune.report.html import chart_data, render
+from autoprune.report.run_summary import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_facts
 
 
 class Reader(HTMLParser):

@@ -10,9 +10,9 @@ from scipy.stats import entropy
 from torch import Tensor, nn
 
 from autoprune.config import ModelSpec
+from autoprune.detectors import build, detector_inputs
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
-from autoprune.models import build, detector_inputs
 from autoprune.training import Teacher, TrainSettings, train
 from autoprune.training.distill import Seen, class_logits, correlation_distance, feature_maps, logit_distance
 

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
+from autoprune.detectors import detector_inputs
 from autoprune.errors import TrainingError
 from autoprune.graph import analyze, prune
-from autoprune.models import detector_inputs
-from autoprune.training import least_squares, positions, reconstruct
-from autoprune.training.positions import Positions, objects_in
+from autoprune.training import feature_sampling as positions
+from autoprune.training import least_squares, reconstruct
+from autoprune.training.feature_sampling import Positions, objects_in
 
 CPU = torch.device("cpu")
 TWINS = {"body.0": [0, 1, 2, 3], "head.0": [0, 2, 3]}  # what is left without the second of each two twins

@@ -1,0 +1,18 @@
+"""Detectors: by torchvision's names, by autoprune's own, or from a user's factory; weights in and out."""
+
+from autoprune.detectors.factories import build, names, with_norm
+from autoprune.detectors.inputs import Resize, detector_inputs, resize_rule
+from autoprune.detectors.weights import State, load_dense, load_state, save_state
+
+__all__ = [
+    "Resize",
+    "State",
+    "build",
+    "detector_inputs",
+    "load_dense",
+    "load_state",
+    "names",
+    "resize_rule",
+    "save_state",
+    "with_norm",
+]

@@ -1,0 +1,149 @@
+"""Names to detectors with fresh weights, and the two kinds of norm."""
+
+import difflib
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from copy import deepcopy
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision.models import detection, get_model, list_models
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.ops import FrozenBatchNorm2d
+
+from autoprune.config import ModelSpec
+from autoprune.detectors.resnets import OWN
+from autoprune.errors import ModelError
+from autoprune.seeding import scoped
+
+
+def names() -> list[str]:
+    """Names that `build` knows: torchvision's detectors and autoprune's own."""
+    return sorted({*list_models(module=detection), *OWN})
+
+
+def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """Builds a detector on the CPU with fresh weights, without a download.
+
+    Args:
+        spec: the architecture.
+        seed: of the fresh weights.
+
+    Raises:
+        ModelError: the name, an argument or the user's factory is at fault.
+    """
+    arguments = dict(spec.arguments)
+    if own := [name for name in ("num_classes", "norm", "weights", "weights_backbone") if name in arguments]:
+        raise ModelError(
+            f"model_arguments cannot hold `{own[0]}`; weights, num_classes and norm have own fields"
+        )
+    factory = _factory(spec, arguments)
+    try:
+        with scoped(seed):
+            model = factory(**arguments)
+    except Exception as error:  # a factory is foreign code: whatever it raises is an answer to the user
+        problem = " ".join(f"{type(error).__name__}: {error}".split())
+        raise ModelError(
+            f"{spec.name} failed to build: {problem}; check model and model_arguments"
+        ) from error
+    if not isinstance(model, nn.Module):
+        raise ModelError(f"{spec.name} returned a {type(model).__name__}; it must return a torch.nn.Module")
+    if ":" not in spec.name:
+        _refuse_swallowed(spec, model)
+    return _set_norm(model, spec.norm)
+
+
+def with_norm(model: nn.Module, norm: str) -> nn.Module:
+    """Returns a copy whose backbone norms are ``batch`` or ``frozen``, with the same outputs in eval mode.
+
+    A model without a ``backbone`` is converted as a whole.
+    """
+    return _set_norm(deepcopy(model), norm)
+
+
+def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
+    """Finds the builder and adds to ``arguments`` what it takes."""
+    if ":" in spec.name:
+        factory = _user_factory(spec.name)
+        try:
+            taken = inspect.signature(factory).parameters.values()
+        except (TypeError, ValueError):
+            return factory
+        if any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in taken):
+            arguments["num_classes"] = spec.num_classes
+        return factory
+    arguments["num_classes"] = spec.num_classes
+    if spec.name in OWN:
+        return OWN[spec.name]
+    if spec.name in list_models(module=detection):
+        arguments |= {"weights": None, "weights_backbone": None}
+        return partial(get_model, spec.name)
+    near = difflib.get_close_matches(spec.name, names(), n=3)
+    hint = f"did you mean {', '.join(near)}? " if near else ""
+    raise ModelError(
+        f"unknown model {spec.name!r}; {hint}`autoprune inspect --list` shows all, and "
+        "package.module:function names your own"
+    )
+
+
+def _user_factory(name: str) -> Callable[..., Any]:
+    module_name, _, function_name = name.partition(":")
+    if not module_name or not function_name:
+        raise ModelError(f"model {name}: name it as package.module:function")
+    here = os.getcwd()
+    if here not in sys.path:  # as `python -m` does; a console script's path does not hold the folder
+        sys.path.insert(0, here)
+        importlib.invalidate_caches()
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs foreign code
+        if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
+            problem = f"there is no module {error.name!r}; run from the folder that holds it, or install it"
+        else:
+            problem = " ".join(f"importing it failed with {type(error).__name__}: {error}".split())
+        raise ModelError(f"model {name}: {problem}") from error
+    function = getattr(module, function_name, None)
+    if not callable(function):
+        raise ModelError(
+            f"model {name}: {module_name} has no function {function_name!r}; give one that makes the detector"
+        )
+    return function  # type: ignore[no-any-return]
+
+
+def _refuse_swallowed(spec: ModelSpec, model: nn.Module) -> None:
+    """Refuses arguments that torchvision's ``**kwargs`` took without a word."""
+    builder = OWN.get(spec.name) or getattr(detection, spec.name)
+    readers = [builder, GeneralizedRCNNTransform, *(cls for cls in type(model).__mro__ if cls is not object)]
+    valid = {name for reader in readers for name in inspect.signature(reader).parameters}
+    valid -= {"self", "args", "kwargs", "num_classes", "weights", "weights_backbone", "detector_arguments"}
+    if unknown := [name for name in spec.arguments if name not in valid]:
+        near = difflib.get_close_matches(unknown[0], valid, n=3) or sorted(valid)
+        raise ModelError(f"model_arguments: {spec.name} has no `{unknown[0]}`; valid: {', '.join(near)}")
+
+
+def _set_norm(model: nn.Module, norm: str) -> nn.Module:
+    """Replaces the backbone's norms in place."""
+    root = getattr(model, "backbone", model)
+    source = nn.BatchNorm2d if norm == "frozen" else FrozenBatchNorm2d
+    for parent in list(root.modules()):
+        for name, old in list(parent.named_children()):
+            if type(old) is not source or old.running_mean is None:
+                continue
+            new = _like(old, FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d)
+            setattr(parent, name, new)
+    return model
+
+
+def _like(old: Any, kind: Any) -> nn.Module:
+    new: nn.Module = kind(len(old.running_mean), eps=old.eps).to(old.running_mean)  # device and dtype
+    state = {name: value for name, value in old.state_dict().items() if name != "num_batches_tracked"}
+    with torch.no_grad():
+        for name, target in [*new.named_parameters(), *new.named_buffers()]:
+            if name in state:
+                target.copy_(state[name])
+    return new.train(old.training)

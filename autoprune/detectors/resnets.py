@@ -1,0 +1,108 @@
+"""Autoprune's own detectors: RetinaNet and FCOS on ResNet-18 and 34, out of torchvision's parts."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, cast
+
+from torch import nn
+from torchvision.models import resnet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.backbone_utils import BackboneWithFPN
+from torchvision.models.detection.fcos import FCOS
+from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
+from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+
+def resnet_detector(
+    depth: int,
+    family: str,
+    num_classes: int,
+    min_size: int = 800,
+    max_size: int = 1333,
+    fpn_channels: int = 256,
+    returned_layers: Sequence[int] = (2, 3, 4),
+    anchor_sizes: Sequence[float | Sequence[float]] | None = None,
+    base_width: int = 64,
+    **detector_arguments: Any,
+) -> nn.Module:
+    """A RetinaNet, RetinaNet v2 or FCOS on ResNet-18 or 34, laid out as torchvision's are on ResNet-50.
+
+    Args:
+        depth: 18 or 34.
+        family: ``retinanet``, ``retinanet_v2`` or ``fcos``.
+        num_classes: with the background.
+        min_size: pixels of the resized image's shorter side.
+        max_size: most pixels of its longer side.
+        fpn_channels: channels of the FPN and of the heads.
+        returned_layers: neighbouring ResNet stages, 1 to 4, that the FPN takes; two coarser levels are
+            added on top.
+        anchor_sizes: pixels, one entry a level; RetinaNet adds two anchors of 2^(1/3) and 2^(2/3) times a
+            single number. By default four times a level's stride for RetinaNet, the stride for FCOS.
+        base_width: channels of the ResNet's first layer; those of the others are in proportion to it.
+        **detector_arguments: to torchvision's class, such as ``score_thresh``.
+    """
+    layers = list(returned_layers)
+    if not layers or layers != list(range(layers[0], layers[-1] + 1)) or layers[0] < 1 or layers[-1] > 4:
+        raise ValueError(f"returned_layers must be neighbours from 1 to 4, such as [2, 3, 4], not {layers}")
+    body = getattr(resnet, f"resnet{depth}")(weights=None, norm_layer=nn.BatchNorm2d)
+    if base_width != 64:
+        _scale_width(body, base_width)
+    widths = [base_width * 2 ** (layer - 1) for layer in layers]
+    extra = LastLevelP6P7(widths[-1] if family == "retinanet_v2" else fpn_channels, fpn_channels)
+    outputs = {f"layer{layer}": str(index) for index, layer in enumerate(layers)}
+    backbone = BackboneWithFPN(body, outputs, widths, fpn_channels, extra_blocks=extra)
+
+    strides = [2 ** (layers[0] + 1 + level) for level in range(len(layers) + 2)]
+    scale, ratios = (1, (1.0,)) if family == "fcos" else (4, (0.5, 1.0, 2.0))
+    bases = [scale * stride for stride in strides] if anchor_sizes is None else list(anchor_sizes)
+    if len(bases) != len(strides):
+        raise ValueError(f"anchor_sizes needs {len(strides)} entries, one a level, not {len(bases)}")
+    octaves = (0,) if family == "fcos" else (0, 1, 2)
+    sizes = tuple(
+        tuple(base) if isinstance(base, Sequence) else tuple(int(base * 2 ** (o / 3)) for o in octaves)
+        for base in bases
+    )
+    anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
+    given = {"min_size": min_size, "max_size": max_size, "anchor_generator": anchors, **detector_arguments}
+    if family == "fcos":
+        return cast(nn.Module, FCOS(backbone, num_classes, **given))
+    if family == "retinanet":
+        return cast(nn.Module, RetinaNet(backbone, num_classes, **given))
+    head = RetinaNetHead(
+        fpn_channels, len(sizes[0]) * len(ratios), num_classes, norm_layer=partial(nn.GroupNorm, 32)
+    )
+    head.regression_head._loss_type = "giou"
+    return cast(nn.Module, RetinaNet(backbone, num_classes, head=head, **given))
+
+
+def _scale_width(body: nn.Module, base_width: int) -> None:
+    """Gives every layer of a torchvision ResNet ``base_width / 64`` of its channels, with fresh weights.
+
+    The constructor of torchvision's ResNet holds its widths as literals.
+    """
+    if base_width < 1:
+        raise ValueError(f"base_width must be at least 1, not {base_width}")
+    for name, layer in list(body.named_modules()):
+        scaled: nn.Module
+        if isinstance(layer, nn.Conv2d):
+            inputs = 3 if layer.in_channels == 3 else layer.in_channels * base_width // 64
+            outputs = layer.out_channels * base_width // 64
+            kernel, stride, padding = layer.kernel_size[0], layer.stride[0], int(layer.padding[0])
+            scaled = nn.Conv2d(inputs, outputs, kernel, stride, padding, bias=False)
+            nn.init.kaiming_normal_(scaled.weight, mode="fan_out", nonlinearity="relu")
+        elif isinstance(layer, nn.BatchNorm2d):
+            scaled = nn.BatchNorm2d(layer.num_features * base_width // 64)
+        else:
+            continue
+        parent, _, child = name.rpartition(".")
+        setattr(body.get_submodule(parent), child, scaled)
+
+
+OWN: dict[str, Callable[..., nn.Module]] = {
+    f"{family.removesuffix('_v2')}_resnet{depth}_fpn{'_v2' if family.endswith('_v2') else ''}": partial(
+        resnet_detector, depth, family
+    )
+    for family in ("retinanet", "retinanet_v2", "fcos")
+    for depth in (18, 34)
+}
+"""Autoprune's own detectors, which torchvision has the parts for but no builder."""

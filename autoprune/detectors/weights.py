@@ -1,0 +1,241 @@
+"""Weights in and out: files, torchvision's weight names, and class heads for other data sets."""
+
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as parse_safetensors
+from safetensors.torch import save as serialize
+from torch import Tensor, nn
+from torchvision.models import detection, get_model_weights, get_weight, list_models
+
+from autoprune.config import ModelSpec, NormKind
+from autoprune.detectors.factories import build
+from autoprune.errors import ModelError
+from autoprune.files import replacing
+from autoprune.progress import say
+
+State = dict[str, Tensor]
+
+WRAPPERS = ("model", "state_dict", "model_state_dict")
+DEFAULT_CLASSES = 91
+"""COCO's labels with the background, which torchvision's weights have."""
+ZERO_EPS_WEIGHTS = frozenset(
+    f"{model}_ResNet50_FPN_Weights.COCO_V1"
+    for model in ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "RetinaNet")
+)
+"""Weights whose norms torchvision runs with an epsilon of 0 (`overwrite_eps` in its builders)."""
+
+
+def load_dense(
+    name: str,
+    arguments: Mapping[str, Any] | None = None,
+    num_classes: int | None = None,
+    norm: Literal["auto"] | NormKind = "auto",
+    weights: str | Path | None = None,
+    seed: int = 0,
+) -> tuple[nn.Module, ModelSpec]:
+    """Builds a detector and loads its weights.
+
+    Args:
+        name: see `ModelSpec.name`.
+        arguments: keyword arguments of the builder.
+        num_classes: with the background; ``None`` takes what the weights have, or COCO's 91.
+        norm: kind of the backbone's norms, whatever the weights were trained with: the detector computes the
+            same. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
+        weights: a .safetensors or .pt file, or a torchvision weight name; ``None`` keeps fresh weights.
+        seed: of fresh weights, which a class head keeps whose number of classes differs from the weights'.
+
+    Returns:
+        The detector, in eval mode on the CPU, and the specification that `build` makes it from.
+
+    Raises:
+        ModelError: the model can't be built, or the weights can't be read or are another architecture's.
+    """
+    state = None if weights is None else _read_weights(str(weights), name)
+    found = _norm_of(state) if norm == "auto" else norm
+    spec = ModelSpec(
+        name=name, arguments=dict(arguments or {}), num_classes=num_classes or DEFAULT_CLASSES, norm=found
+    )
+    model = build(spec, seed)
+    if state is None:
+        return model.eval(), spec
+    if num_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
+        spec = spec.model_copy(update={"num_classes": inferred})
+        model = build(spec, seed)
+    _fill(model, spec, state, str(weights))
+    return model.eval(), spec
+
+
+def load_state(path: Path) -> State:
+    """Reads weights: .safetensors, or whatever `torch.load` reads with ``weights_only=True``.
+
+    ``{"model": …}``, ``{"state_dict": …}`` and ``{"model_state_dict": …}`` are unwrapped, a prefix
+    ``module.`` is cut, and floating-point numbers become float32.
+
+    Raises:
+        ModelError: the file can't be read, or holds more than tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            content: Any = parse_safetensors(path.read_bytes())
+        else:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise ModelError(f"cannot read weights {path}: {error.strerror or error}; check --weights") from error
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
+        raise ModelError(
+            f"{path} holds no weights that can be read safely; save model.state_dict() as .safetensors or .pt"
+        ) from error
+    return _plain_state(content, str(path))
+
+
+def save_state(
+    model: nn.Module | Mapping[str, Tensor],
+    path: Path,
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Writes weights as safetensors, whole or not at all.
+
+    Args:
+        model: a model, or its state dict.
+        path: file to write.
+        dtype: type of the floating-point tensors on disk, such as ``torch.float16``; ``None`` keeps theirs.
+        metadata: texts for the file's header.
+
+    Raises:
+        RunError: the file can't be written.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    tensors = {
+        name: (tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)).clone().contiguous()
+        for name, tensor in state.items()
+    }
+    with replacing(path) as temporary:
+        temporary.write_bytes(serialize(tensors, dict(metadata) if metadata else None))
+
+
+def _read_weights(weights: str, model_name: str) -> State:
+    """Reads a file, or fetches torchvision's weights by their name."""
+    path = Path(weights)
+    published = {Path(entry.url).name: entry for entry in _published(model_name)}
+    if path.exists() or path.suffix in (".safetensors", ".pt", ".pth"):
+        state = load_state(path)
+        entry = published.get(path.name)
+    else:
+        entry = _named(weights, model_name)
+        try:
+            content = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        except (OSError, RuntimeError) as error:
+            problem = " ".join(str(error).split())
+            raise ModelError(
+                f"cannot fetch {entry.url} ({problem}); get the file another way and give it with --weights"
+            ) from error
+        state = _plain_state(content, weights)
+    return _absorb_zero_eps(state) if entry is not None and str(entry) in ZERO_EPS_WEIGHTS else state
+
+
+def _published(model_name: str) -> list[Any]:
+    return list(get_model_weights(model_name)) if model_name in list_models(module=detection) else []
+
+
+def _named(weights: str, model_name: str) -> Any:
+    try:
+        if "." in weights:
+            return get_weight(weights)
+        return get_model_weights(model_name)[weights]
+    except (ValueError, KeyError) as error:
+        known = ", ".join(str(entry) for entry in _published(model_name)) or f"none for {model_name}"
+        raise ModelError(
+            f"no file {weights}, nor torchvision weights of that name (known: {known}); check --weights"
+        ) from error
+
+
+def _absorb_zero_eps(state: State, eps: float = 1e-5) -> State:
+    """Scales the norms' weights so that an epsilon of ``eps`` gives what 0 gave: w·√((v + ε) / v)."""
+    scaled = dict(state)
+    for name, variance in state.items():
+        if name.endswith(".running_var"):
+            weight = name.removesuffix("running_var") + "weight"
+            ratio = ((variance.double() + eps) / variance.double()).sqrt()
+            scaled[weight] = (state[weight] * ratio.nan_to_num(1.0, 1.0, 1.0)).to(state[weight].dtype)
+    return scaled
+
+
+def _plain_state(content: Any, where: str) -> State:
+    for wrapper in WRAPPERS:
+        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
+            content = content[wrapper]
+    if not isinstance(content, Mapping) or not content:
+        raise ModelError(f"{where} holds no state dict; save model.state_dict() and give that with --weights")
+    wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
+    if wrong is not None:
+        raise ModelError(f"{where} is no state dict: `{wrong}` is no tensor; save model.state_dict()")
+    prefix = "module." if all(name.startswith("module.") for name in content) else ""
+    return {
+        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
+        for name, value in content.items()
+    }
+
+
+def _norm_of(state: State | None) -> Any:
+    """``frozen`` where the backbone's norms have statistics but count no batches."""
+    if state is None:
+        return "batch"
+    inside = [name for name in state if name.startswith("backbone.")] or list(state)
+    means = [name for name in inside if name.endswith("running_mean")]
+    counted = any(name.endswith("num_batches_tracked") for name in inside)
+    return "frozen" if means and not counted else "batch"
+
+
+def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, tuple[int, int, int]]:
+    """For each tensor that the number of classes shapes: an axis, its size per class, its size at none."""
+    more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
+    found = {}
+    for name, tensor in model.state_dict().items():
+        sizes = zip(tensor.shape, more[name].shape, strict=True) if name in more else ()
+        for axis, (size, larger) in enumerate(sizes):
+            if size != larger:
+                found[name] = (axis, larger - size, size - (larger - size) * spec.num_classes)
+    return found
+
+
+def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:
+    """The number of classes that the shapes in ``state`` speak of."""
+    if all(state[name].shape == tensor.shape for name, tensor in model.state_dict().items() if name in state):
+        return spec.num_classes
+    for name, (axis, each, base) in _class_axes(spec, model).items():
+        if (
+            name in state
+            and state[name].dim() > axis
+            and (classes := (state[name].shape[axis] - base) // each) > 1
+        ):
+            return classes
+    return spec.num_classes
+
+
+def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
+    """Copies ``state`` into ``model``; a class head for other classes stays fresh."""
+    own = model.state_dict()
+    counters = {name for name in {*own, *state} if name.endswith("num_batches_tracked")}
+    missing = sorted(own.keys() - state.keys() - counters)
+    extra = sorted(state.keys() - own.keys() - counters)
+    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
+    sized_by_classes = _class_axes(spec, model) if shapes else {}
+    resized = [n for n in shapes if n in sized_by_classes]
+    wrong = [f"{n} is missing" for n in missing] + [f"{n} is not in the model" for n in extra]
+    wrong += [
+        f"{n} is {list(state[n].shape)}, the model's {list(own[n].shape)}" for n in shapes if n not in resized
+    ]
+    if wrong:
+        raise ModelError(
+            f"weights {where} are not for {spec.name}: {len(wrong)} keys differ: {'; '.join(wrong[:5])}"
+            "; check model, model_arguments and weights"
+        )
+    if resized:
+        say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
+    model.load_state_dict({n: state[n] if n in state and n not in resized else own[n] for n in own})

@@ -1,0 +1,210 @@
+"""The convolutions and linear layers of a network, and one pass of each of them at any width in a runtime."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from autoprune.runtimes.extras import need
+from autoprune.runtimes.onnx import OPSET
+from autoprune.runtimes.sessions import open_session
+
+Pass = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Operator:
+    """What a convolution's time depends on, beside its runtime; a linear layer is one of size 1 x rows.
+
+    Attributes:
+        inputs: channels that go in.
+        outputs: channels that come out.
+        kernel: height and width.
+        stride: of rows and columns.
+        padding: of rows and columns.
+        dilation: of rows and columns.
+        groups: blocks of channels that do not meet.
+        bias: whether it adds one.
+        size: images, height and width of the input.
+    """
+
+    inputs: int
+    outputs: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+    bias: bool
+    size: tuple[int, int, int]
+
+    def narrowed(self, inputs: int, outputs: int) -> "Operator":
+        """The same with other numbers of channels; grouped ones keep their channels a group."""
+        if self.groups == 1:
+            return Operator(**{**self.__dict__, "inputs": inputs, "outputs": outputs})
+        groups = max(1, round(self.groups * inputs / self.inputs))
+        each_in, each_out = self.inputs // self.groups, self.outputs // self.groups
+        changed = {"inputs": groups * each_in, "outputs": groups * each_out, "groups": groups}
+        return Operator(**{**self.__dict__, **changed})
+
+
+@dataclass(frozen=True)
+class Call:
+    """One use of an operator in a network.
+
+    Attributes:
+        weight: name of its weight in the state dict, whose axes are outputs and inputs.
+        operator: at its dense width.
+    """
+
+    weight: str
+    operator: Operator
+
+
+def find_calls(model: nn.Module, images: Sequence[Tensor]) -> list[Call]:
+    """Every call of a convolution or linear layer in one pass, in order; a shared head counts each time.
+
+    Args:
+        model: in eval mode, on the images' device.
+        images: each [3, height, width].
+    """
+    calls: list[Call] = []
+    names = {module: name for name, module in model.named_modules()}
+
+    def note(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        shape = inputs[0].shape
+        name = f"{names[module]}.weight"
+        if isinstance(module, nn.Conv2d):
+            padding = module.padding if isinstance(module.padding, tuple) else (0, 0)
+            calls.append(
+                Call(
+                    name,
+                    Operator(
+                        module.in_channels,
+                        module.out_channels,
+                        _pair(module.kernel_size),
+                        _pair(module.stride),
+                        _pair(padding),
+                        _pair(module.dilation),
+                        module.groups,
+                        module.bias is not None,
+                        (int(shape[0]), int(shape[2]), int(shape[3])),
+                    ),
+                )
+            )
+        elif isinstance(module, nn.Linear) and inputs[0].numel():
+            rows = inputs[0].numel() // module.in_features
+            one = (1, 1)
+            operator = Operator(
+                module.in_features,
+                module.out_features,
+                one,
+                one,
+                (0, 0),
+                one,
+                1,
+                module.bias is not None,
+                (1, 1, int(rows)),
+            )
+            calls.append(Call(name, operator))
+
+    hooks = [
+        module.register_forward_hook(note)
+        for module in model.modules()
+        if isinstance(module, nn.Conv2d | nn.Linear)
+    ]
+    try:
+        with torch.inference_mode():
+            model(list(images))
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return calls
+
+
+def one_pass(
+    operator: Operator, runtime: str, device: torch.device, threads: int | None, folder: Path
+) -> Pass:
+    """A function that runs the operator once, on fixed random numbers.
+
+    Args:
+        operator: what to run.
+        runtime: ``torch``, ``onnxruntime`` or ``openvino``.
+        device: where.
+        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
+        folder: for a file, which is overwritten by the next call.
+
+    Raises:
+        ConfigError: the runtime is not installed, or has no such device.
+    """
+    count, height, width = operator.size
+    shape = (count, operator.inputs, height, width)
+    if runtime != "torch":
+        path = folder / "operator.onnx"
+        _write(operator, path)
+        session = open_session(path, runtime, str(device), threads)
+        image = np.random.default_rng(0).random(shape, np.float32)
+        return lambda: session(image)
+    convolution = nn.Conv2d(
+        operator.inputs,
+        operator.outputs,
+        operator.kernel,
+        operator.stride,
+        operator.padding,
+        operator.dilation,
+        operator.groups,
+        operator.bias,
+    )
+    convolution = convolution.to(device).eval().requires_grad_(False)
+    pixels = torch.rand(shape, device=device)
+
+    def run() -> None:
+        with torch.inference_mode():
+            convolution(pixels)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+    return run
+
+
+def _write(operator: Operator, path: Path) -> None:
+    """An ONNX file of one convolution."""
+    onnx = need("onnx")
+    helper, kind = onnx.helper, onnx.TensorProto.FLOAT
+    count, height, width = operator.size
+    random = np.random.default_rng(0)
+    weight = random.standard_normal(
+        (operator.outputs, operator.inputs // operator.groups, *operator.kernel)
+    ).astype(np.float32)
+    weights = [onnx.numpy_helper.from_array(weight, "weight")]
+    if operator.bias:
+        weights.append(onnx.numpy_helper.from_array(np.zeros(operator.outputs, np.float32), "bias"))
+    node = helper.make_node(
+        "Conv",
+        ["image", *(tensor.name for tensor in weights)],
+        ["out"],
+        kernel_shape=operator.kernel,
+        strides=operator.stride,
+        pads=[*operator.padding, *operator.padding],
+        dilations=operator.dilation,
+        group=operator.groups,
+    )
+    graph = helper.make_graph(
+        [node],
+        "operator",
+        [helper.make_tensor_value_info("image", kind, [count, operator.inputs, height, width])],
+        [helper.make_tensor_value_info("out", kind, None)],
+        weights,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)])
+    model.ir_version = 8
+    path.write_bytes(model.SerializeToString())
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    first, second = value if isinstance(value, tuple) else (value, value)
+    return int(first), int(second)

@@ -1,0 +1,1 @@
+"""Full recovery of chosen policies, and what it says of the proxies."""

@@ -1,0 +1,188 @@
+"""Regrowth: the least valuable kept channels make room for the most valuable removed ones.
+
+Importance is measured on the dense detector, where a channel may look worthless because others do its work,
+and these may be gone in the end. Here every channel has a gate, open where it is kept and closed where not,
+and its value is what `taylor` makes of the gates in the pruned detector, the mean over images of |dL/dm|. So
+do single weights change places in sparse training (RigL, Evci et al., ICML 2020); here it is whole channels,
+and the cost model holds the budget.
+
+With the sign, -dL/dm is the first-order change of the loss; yet exchanges by it made it worse. On the demo's
+detector at 50% of its GFLOPs (uniform policy, 64 validation images, statistics renewed, no training) two
+rounds took mAP from 63.8 to 43.6 with the sign, and to 72.8 without.
+"""
+
+import copy
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from autoprune.graph import ChannelGraph, ChannelGroup, prune
+from autoprune.graph.surgery import kept_rows
+from autoprune.importance.gradients import gate_gradients
+from autoprune.seeding import seed as derive
+from autoprune.space.space import Space
+from autoprune.task.pruning_task import OneByOne, Subject
+
+EXCHANGED = 0.05  # share of the kept units that change places in a round, at most
+
+Keep = dict[str, tuple[int, ...]]
+Values = NDArray[np.float64]
+
+
+def regrow(subject: Subject, space: Space, keep: Mapping[str, Sequence[int]], rounds: int) -> Keep:
+    """Exchanges channels of a policy for removed ones, without costing more GFLOPs.
+
+    Args:
+        subject: the dense detector and its data; `importance_images` images are used in each round.
+        space: whose steps and smallest widths hold.
+        keep: kept channels of each pruned group.
+        rounds: how often values are measured and channels exchanged.
+
+    Returns:
+        Kept channels of each pruned group. Widths stay as they are where latency is bounded or searched.
+    """
+    config, graph = subject.config, subject.graph
+    seed = derive(config.seed, "regrowth")
+    fixed = config.budget_latency_ms is not None or "latency_ms" in config.objectives
+    order = np.random.default_rng(seed).permutation(len(subject.train)).tolist()
+    images = OneByOne(subject, order[: config.importance_images])
+    found = {name: tuple(kept) for name, kept in keep.items()}
+    for _ in range(rounds):
+        pruned = subject.renewed(prune(subject.model, graph, found), found, seed)
+        gated = restored(pruned, subject.model, graph, found)
+        gates = list(gate_gradients(gated, graph, lambda: images, seed, found))
+        values = {
+            name: np.abs([image[name][group.units].sum(axis=1) for image in gates]).mean(axis=0)
+            for name, group in graph.prunable.items()
+        }
+        exchanged = exchange(space, found, values, same_widths=fixed)
+        if exchanged == found:
+            break
+        found = exchanged
+    return found
+
+
+@torch.no_grad()
+def restored(
+    pruned: nn.Module, dense: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> nn.Module:
+    """A copy of ``dense`` that holds the tensors of ``pruned`` where these were cut out of its own."""
+    rows = kept_rows(graph, keep)
+    model = copy.deepcopy(dense)
+    smaller = pruned.state_dict()
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        shape, places = tensor.shape, rows.get(name, {})
+        index = [places.get(axis, torch.arange(shape[axis])) for axis in range(tensor.dim())]
+        if index:
+            tensor[torch.meshgrid(*index, indexing="ij")] = smaller[name].to(tensor.device)
+        else:
+            tensor.copy_(smaller[name])
+    return model
+
+
+def exchange(
+    space: Space, keep: Mapping[str, Sequence[int]], values: Mapping[str, Values], same_widths: bool = False
+) -> Keep:
+    """Exchanges the least valuable kept units for the most valuable removed ones, the best exchange first.
+
+    Within a group one unit changes places with another. Between groups a step of the one goes for a step of
+    the other, and where there is room left in the GFLOPs of the policy, a step comes in for nothing. Best is
+    what wins most value per unit that moves. No unit moves twice.
+
+    Args:
+        space: steps, smallest widths and costs.
+        keep: kept channels of each pruned group.
+        values: value of each unit, {group: [units]}.
+        same_widths: exchange within groups only.
+
+    Returns:
+        Kept channels of each pruned group.
+    """
+    lists = [_Lists.of(space.graph.groups[name], keep.get(name), values[name]) for name in space.names]
+    units = np.array([space.graph.groups[name].unit for name in space.names])
+    movable = space.max_ratio > 0
+    widths = np.array([len(each.kept) for each in lists]) * units
+    limit = float(space.cost("gflops", widths))
+    left = max(1, round(EXCHANGED * sum(len(each.kept) for each in lists)))
+    while True:
+        lower = np.where(movable, (widths - 1) // space.step * space.step, widths)
+        lower = np.where(lower >= space.lowest, lower, widths)
+        down, up = (widths - lower) // units, (space.raised(widths) - widths) // units
+        # Rows: who gives, the last of them nobody. Columns: who takes.
+        gives = np.vstack([np.diag(down * units), np.zeros_like(down)])
+        after = widths - gives[:, None] + np.diag(up * units)
+        lost = [*(each.worth(each.kept, n) for each, n in zip(lists, down, strict=True)), 0.0]
+        won = np.array([each.worth(each.removed, n) for each, n in zip(lists, up, strict=True)])
+        gain = (won - np.array(lost)[:, None]) / np.maximum(np.append(down, 0)[:, None] + up, 1)
+        gain[(space.cost("gflops", after) > limit) | same_widths] = -np.inf
+        swaps = [each.worth(each.removed, 1) - each.worth(each.kept, 1) for each in lists]
+        np.fill_diagonal(gain, np.where(movable, swaps, -np.inf) / 2)
+        if left <= 0:
+            gain[:-1] = -np.inf
+        source, target = (int(place) for place in np.unravel_index(gain.argmax(), gain.shape))
+        if not gain[source, target] > 0:
+            break
+        into = 1 if source == target else int(up[target])
+        if source < len(lists):
+            out = 1 if source == target else int(down[source])
+            lists[source].close(out)
+            widths[source] -= out * units[source]
+        lists[target].open(into)
+        widths[target] += into * units[target]
+        left -= into
+    return {
+        name: each.channels
+        for name, each in zip(space.names, lists, strict=True)
+        if len(each.channels) < space.graph.groups[name].width
+    }
+
+
+@dataclass
+class _Lists:
+    """A group's units in the order in which they would move, and those that did.
+
+    Attributes:
+        group: the channel group.
+        values: [units].
+        kept: units that can be closed, the least valuable first.
+        removed: units that can be opened, the most valuable first.
+        opened: units that were.
+    """
+
+    group: ChannelGroup
+    values: Values
+    kept: list[int]
+    removed: list[int]
+    opened: list[int]
+
+    @staticmethod
+    def of(group: ChannelGroup, keep: Sequence[int] | None, values: Values) -> "_Lists":
+        """The lists of a policy's group; with ``keep`` ``None`` all of it is kept."""
+        order = np.argsort(values, kind="stable").tolist()
+        inside = np.ones(len(order), dtype=bool) if keep is None else np.isin(group.units[:, 0], keep)
+        kept = [unit for unit in order if inside[unit]]
+        return _Lists(group, values, kept, [unit for unit in reversed(order) if not inside[unit]], [])
+
+    def worth(self, units: list[int], count: int) -> float:
+        """Value of the first ``count`` of some units; infinitely against a move of none or of too many."""
+        if not 0 < count <= len(units) - (units is self.kept):
+            return np.inf if units is self.kept else -np.inf
+        return float(self.values[units[:count]].sum())
+
+    def close(self, count: int) -> None:
+        """Removes the least valuable units."""
+        del self.kept[:count]
+
+    def open(self, count: int) -> None:
+        """Takes in the most valuable removed units."""
+        self.opened += self.removed[:count]
+        del self.removed[:count]
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """The kept channels, rising."""
+        return tuple(np.sort(self.group.units[self.kept + self.opened].ravel()).tolist())

@@ -1,0 +1,145 @@
+"""All that the page tells of a run, read from its directory; an unfinished or empty run has less of it."""
+
+import csv
+import fnmatch
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.config import Config
+from autoprune.importance import load as load_scores
+from autoprune.recovery.proxy_check import ProxyCheck, load_check
+from autoprune.report.entries import read_json, recoveries
+from autoprune.run.directory import LATENCY_FILE, LOSSES_FILE, RunDirectory
+from autoprune.run.results import SearchResult, load_result
+from autoprune.space.file import SpaceFile
+from autoprune.study.trials import Record
+
+CURVE_POINTS = 41
+LOSS_POINTS = 240  # a curve has no more, each the mean of as many steps
+
+
+@dataclass(frozen=True)
+class Group:
+    """One channel group that the search may prune.
+
+    Attributes:
+        name: its first producer.
+        width: channels of the dense detector.
+        max_ratio: the largest share of them that the space lets go; ``None`` where it is not known.
+        curve: share of the importance that the least important channels hold, at `CURVE_POINTS` even steps
+            from none to all of them; empty where it is not known.
+    """
+
+    name: str
+    width: int
+    max_ratio: float | None
+    curve: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a run.
+
+    Attributes:
+        run: the run directory.
+        config: what was asked.
+        result: trials, front and dense detector; empty where the search has not begun.
+        groups: channel groups in the detector's order.
+        recovered: `metrics.json` of each recovered trial.
+        losses: for each recovered trial (step, mean loss up to it) pairs.
+        latencies: for each recovered trial the rows of `latency.json`.
+        check: whether the proxies can be trusted, where that was looked into.
+    """
+
+    run: Path
+    config: Config
+    result: SearchResult
+    groups: tuple[Group, ...]
+    recovered: Mapping[int, Mapping[str, Any]]
+    losses: Mapping[int, Sequence[tuple[int, float]]]
+    latencies: Mapping[int, Sequence[Mapping[str, Any]]]
+    check: ProxyCheck | None
+
+    @property
+    def records(self) -> tuple[Record, ...]:
+        """The trials that were asked for, in the order of their numbers."""
+        return tuple(record for record in self.result.records if record.counts)
+
+
+def read_facts(run: Path) -> Facts:
+    """Reads a run directory; neither detector nor data is loaded.
+
+    Raises:
+        RunError: the directory is no run, or a file of it can't be read.
+    """
+    directory = RunDirectory(run)
+    config = directory.config()
+    begun = config.storage is not None or directory.journal_file.is_file()
+    result = load_result(run) if begun else SearchResult(run, (), (), {}, {})
+    recovered = recoveries(run)
+    folders = {number: directory.recovered_folder(number) for number in recovered}
+    return Facts(
+        run,
+        config,
+        result,
+        _groups(directory, config, result),
+        recovered,
+        {
+            number: _losses(folder / LOSSES_FILE)
+            for number, folder in folders.items()
+            if (folder / LOSSES_FILE).is_file()
+        },
+        {
+            number: read_json(folder / LATENCY_FILE)
+            for number, folder in folders.items()
+            if (folder / LATENCY_FILE).is_file()
+        },
+        load_check(run),
+    )
+
+
+def _groups(directory: RunDirectory, config: Config, result: SearchResult) -> tuple[Group, ...]:
+    """The groups that trials have widths of, with what importance, space and policies say of them."""
+    scores = load_scores(directory.importance_file, config.criterion) or {}
+    widths = {name: len(values) for name, values in scores.items()}
+    for point in result.front:
+        widths.update(point.policy.widths)
+    ratios: dict[str, float | None] = {}
+    if directory.space_file.is_file():
+        for rule in SpaceFile.load(directory.space_file).groups:  # the last match counts
+            ratios.update(dict.fromkeys(fnmatch.filter(widths, rule.match), rule.max_ratio))
+    searched = next((record.widths for record in result.records if record.widths), None)
+    names = [name for name in (widths if searched is None else searched) if name in widths]
+    return tuple(
+        Group(name, widths[name], ratios.get(name), curve(scores[name]) if name in scores else ())
+        for name in names
+    )
+
+
+def curve(scores: NDArray[np.float64]) -> tuple[float, ...]:
+    """The Lorenz curve of a group's scores [width]: see `Group.curve`.
+
+    Straight from 0 to 1 where no channel has any importance.
+    """
+    total = float(np.sum(scores))
+    shares = np.linspace(0, 1, CURVE_POINTS)
+    if total <= 0:
+        return tuple(shares.tolist())
+    held = np.concatenate([[0.0], np.cumsum(np.sort(scores))]) / total
+    return tuple(np.interp(shares, np.linspace(0, 1, len(held)), held).round(4).tolist())
+
+
+def _losses(file: Path) -> list[tuple[int, float]]:
+    """Step and loss; of a long training the mean of each of `LOSS_POINTS` stretches, at its last step."""
+    with file.open(encoding="utf-8", newline="") as lines:
+        values = np.array([float(row["loss"]) for row in csv.DictReader(lines)])
+    parts = np.array_split(values, min(LOSS_POINTS, max(len(values), 1)))
+    ends = np.cumsum([len(part) for part in parts])
+    return [
+        (int(end), round(float(part.mean()), 5)) for end, part in zip(ends, parts, strict=True) if len(part)
+    ]

@@ -1,0 +1,124 @@
+"""What a search found, read from its run directory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from autoprune.config import Config
+from autoprune.policy import Policy
+from autoprune.run.directory import RunDirectory
+from autoprune.study.storage import load_study, read_records
+from autoprune.study.trials import Record
+
+STUDY = "autoprune"
+
+
+@dataclass(frozen=True)
+class FrontPoint:
+    """One policy on the front.
+
+    Attributes:
+        trial: number of the trial.
+        origin: the warm start's, or ``"sampler"``.
+        policy: which channels are kept; its ``metrics`` are those of the trial's top rung.
+        path: the policy's file.
+    """
+
+    trial: int
+    origin: str
+    policy: Policy
+    path: Path
+
+    @property
+    def metrics(self) -> Mapping[str, Any]:
+        """``map``, ``gflops``, ``mparams`` and what else was measured."""
+        return self.policy.metrics
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        run: the run directory.
+        front: the policies that no other beats, cheapest first.
+        records: all trials.
+        dense: metrics of the dense detector on the images that trials are measured on.
+        seconds: wall time of the search so far, all sessions together: ``wall``, and what it went to:
+            ``training``, ``evaluation`` (the dense detector's too), ``importance``, ``loading`` and
+            ``other``. With several workers, ``wall`` counts each one's.
+    """
+
+    run: Path
+    front: tuple[FrontPoint, ...]
+    records: tuple[Record, ...]
+    dense: Mapping[str, float]
+    seconds: Mapping[str, float]
+
+    @property
+    def best(self) -> FrontPoint | None:
+        """The point of the front with the highest mAP."""
+        return max(self.front, key=lambda point: point.metrics["map"], default=None)
+
+    @property
+    def failed(self) -> tuple[Record, ...]:
+        """The trials that could not be evaluated, each with its ``reason``."""
+        return tuple(record for record in self.records if record.state == "failed" and record.counts)
+
+    @property
+    def overhead(self) -> float:
+        """Share of the wall time that was neither training nor evaluation."""
+        wall = self.seconds.get("wall", 0.0)
+        work = self.seconds.get("training", 0.0) + self.seconds.get("evaluation", 0.0)
+        return max(0.0, 1 - work / wall) if wall else 0.0
+
+
+LEAST_TO_COMPARE = 3
+
+
+def indistinct(result: SearchResult) -> str | None:
+    """One line where trials are as good as a budget's best one, as far as these validation images can tell.
+
+    Where GFLOPs are free, trials of other costs are no rivals, and nothing is said.
+    """
+    error = result.dense.get("map_error")
+    complete = [record for record in result.records if record.counts and record.state == "complete"]
+    for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
+        maps = [record.metrics["map"] for record in complete if record.budget == budget]
+        if error is None or len(maps) < LEAST_TO_COMPARE:
+            continue
+        close = sum(max(maps) - value < error for value in maps)
+        if close >= LEAST_TO_COMPARE:
+            return (
+                f"at {budget:.2f} GFLOPs {close} of {len(maps)} complete trials lie within the standard "
+                f"error of mAP on these validation images, {100 * error:.1f}, of the best: too few images to "
+                "say which is best; give more (--proxy-images, or more validation data), or recover several "
+                "(recover --trial) and compare them on other images"
+            )
+    return None
+
+
+def load_result(path: Path) -> SearchResult:
+    """Reads a run directory, finished or not, without loading detector or data.
+
+    Raises:
+        RunError: the directory is no run, or has no study.
+    """
+    run = RunDirectory(path)
+    config = run.config()
+    study = load_study(config.storage or run.journal_file, study_name(config))
+    notes = study.user_attrs
+    records = read_records(study)
+    points = [
+        FrontPoint(record.number, record.origin, Policy.load(file), file)
+        for record in records
+        if (file := run.policy_file(record.number)).is_file()
+    ]
+    points.sort(key=lambda point: (point.metrics.get("gflops", 0.0), point.trial))
+    return SearchResult(path, tuple(points), tuple(records), notes.get("dense", {}), notes.get("seconds", {}))
+
+
+def study_name(config: Config) -> str:
+    """Name of the study: fixed in a run's own journal, the run's name in a database that several share."""
+    return STUDY if config.storage is None else config.out.resolve().name

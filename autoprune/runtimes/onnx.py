@@ -1,0 +1,162 @@
+"""ONNX files: a whole detector with its non-maximum suppression, or the raw heads of a one-stage one."""
+
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+from autoprune.files import replacing
+from autoprune.runtimes.extras import need
+from autoprune.runtimes.frame import Frame
+from autoprune.runtimes.raw_heads import RawHeads
+
+OPSET = 17
+FRAME_KEY = "autoprune.frame"
+DETECTIONS = ("boxes", "scores", "labels", "masks", "keypoints", "keypoints_scores")
+
+
+def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, ...]:
+    """Writes a detector as it is: resizing, network, non-maximum suppression.
+
+    The file takes one ``image``, float32 [3, height, width] of any size in [0, 1], and gives ``boxes``
+    [n, 4], ``scores`` [n] and ``labels`` [n], masks or keypoints beside them where the detector has some.
+
+    Args:
+        detector: in eval mode, on the CPU.
+        example: [3, height, width]; a real image, so that something is found on it.
+        path: file to write, whole or not at all.
+
+    Returns:
+        The names of the outputs.
+
+    Raises:
+        ModelError: the exporter can't express the detector.
+    """
+    with torch.inference_mode():
+        (found,) = detector([example])
+    names = tuple(name for name in DETECTIONS if name in found)
+    _export(
+        _Whole(detector, names),
+        example,
+        path,
+        inputs=["image"],
+        outputs=list(names),
+        dynamic_axes={
+            "image": {1: "height", 2: "width"},
+            **{name: {0: "detections"} for name in names},
+        },
+        metadata={},
+    )
+    return names
+
+
+def write_raw_heads(model: RawHeads, path: Path, batch: int = 1) -> None:
+    """Writes raw heads for a fixed number of images; see `frame` for what the file takes and gives.
+
+    Raises:
+        ModelError: the exporter can't express the detector.
+    """
+    frame = model.frame
+    example = torch.rand(batch, 3, frame.height, frame.width, generator=torch.Generator().manual_seed(0))
+    _export(
+        model,
+        example,
+        path,
+        inputs=["image"],
+        outputs=["boxes", "scores"],
+        dynamic_axes={},
+        metadata={FRAME_KEY: frame.to_json()},
+    )
+
+
+def read_frame(path: Path) -> Frame:
+    """The frame of a raw-heads file.
+
+    Raises:
+        ModelError: the file is of another kind.
+    """
+    onnx = need("onnx")
+    entries = onnx.load(str(path), load_external_data=False).metadata_props
+    found = next((entry.value for entry in entries if entry.key == FRAME_KEY), None)
+    if found is None:
+        raise ModelError(
+            f"{path} is no raw-heads file of autoprune; make one with `autoprune export --raw-heads`"
+        )
+    return Frame.from_json(found)
+
+
+class _Whole(nn.Module):
+    """A detector of one image, with its outputs in a fixed order."""
+
+    def __init__(self, detector: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.detector, self.names = detector, tuple(names)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        (found,) = self.detector([image])
+        return tuple(found[name] for name in self.names)
+
+
+def _export(
+    model: nn.Module,
+    example: Tensor,
+    path: Path,
+    inputs: list[str],
+    outputs: list[str],
+    dynamic_axes: dict[str, dict[int, str]],
+    metadata: dict[str, str],
+) -> None:
+    """Traces ``model``, writes it and checks the file.
+
+    The exporter is the one that traces (``dynamo=False``): torch.export, on which the newer one is built, has
+    no answer to a number of detections that depends on the data (torch 2.15).
+    """
+    onnx = need("onnx")
+    with replacing(path) as temporary:
+        try:
+            with _quiet(), torch.no_grad():
+                torch.onnx.export(
+                    model.eval(),
+                    (example,),
+                    str(temporary),
+                    dynamo=False,
+                    opset_version=OPSET,
+                    input_names=inputs,
+                    output_names=outputs,
+                    dynamic_axes=dynamic_axes,
+                )
+        except OSError:
+            raise
+        except Exception as error:  # the exporter raises whatever it stumbled on
+            problem = " ".join(str(error).split())[:300]
+            raise ModelError(
+                f"torch's ONNX exporter can't express this detector ({type(error).__name__}: {problem}); "
+                "try --raw-heads, or another torch"
+            ) from error
+        file = onnx.load(str(temporary))
+        for key, value in metadata.items():
+            file.metadata_props.add(key=key, value=value)
+        onnx.checker.check_model(file)
+        temporary.write_bytes(file.SerializeToString())
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the exporter says of values it takes for constants; the parity check is the judge."""
+    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.jit")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

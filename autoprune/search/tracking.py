@@ -1,0 +1,192 @@
+"""Metrics of a search for TensorBoard and MLflow, written by the driver alone, after each trial."""
+
+import logging
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from autoprune.config import Config, Track
+from autoprune.errors import ConfigError, RunError
+from autoprune.progress import say
+from autoprune.study.ledger import Ledger
+from autoprune.study.trials import Record
+
+MOST_AT_ONCE = 1000  # values that MLflow takes in one request
+RETRIES = "2"  # MLflow's own seven keep a driver waiting for four minutes
+
+
+class Tracker(Protocol):
+    """Where metrics go."""
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Writes one trial's values; ``step`` is its number."""
+
+    def close(self) -> None:
+        """Ends the writing."""
+
+
+class TensorBoard:
+    """Event files in ``folder``: `tensorboard --logdir runs`."""
+
+    def __init__(self, folder: Path) -> None:
+        """Opens a new event file.
+
+        Raises:
+            ConfigError: tensorboardX is not installed.
+        """
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                from tensorboardX import SummaryWriter
+            except ImportError as missing:
+                raise ConfigError(
+                    "--track tensorboard needs tensorboardX: pip install tensorboardX"
+                ) from missing
+            self._writer = SummaryWriter(str(folder), write_to_disk=True)
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each scalar's curve."""
+        for name, value in values.items():
+            self._writer.add_scalar(name, value, step)
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Closes the event file."""
+        self._writer.close()
+
+
+class MLflow:
+    """One MLflow run for a search, on the server that ``MLFLOW_TRACKING_URI`` names; resumed with it.
+
+    A server that is away for a while does not end the search: what it missed is sent with the next trial.
+
+    Args:
+        name: of the run.
+        known: id of the run that an earlier driver began, if any.
+        settings: written once, as the run's parameters.
+    """
+
+    def __init__(self, name: str, known: str | None, settings: Mapping[str, Any]) -> None:
+        """Begins the run, or goes on with the known one where the server has it.
+
+        Raises:
+            ConfigError: MLflow is not installed.
+            RunError: the server can't be reached.
+        """
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                from mlflow.entities import Metric
+                from mlflow.exceptions import MlflowException
+                from mlflow.tracking import MlflowClient
+        except ImportError as missing:
+            raise ConfigError("--track mlflow needs MLflow: pip install 'autoprune[mlflow]'") from missing
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # tables that it makes are no news
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", RETRIES)
+        self._metric, self._error = Metric, MlflowException
+        self._waiting: list[Any] = []
+        self._away = False
+        try:
+            self._client = MlflowClient()
+            self.run_id = self._again(known) or self._begin(name, settings)
+        except Exception as error:  # each kind of server has errors of its own
+            raise RunError(f"MLflow can't be reached: {_line(error)}; check MLFLOW_TRACKING_URI") from error
+
+    def log(self, values: Mapping[str, float], step: int) -> None:
+        """Adds a point to each metric's curve, now or once the server is there again."""
+        now_ms = int(1000 * time.time())
+        self._waiting += [self._metric(name, value, now_ms, step) for name, value in values.items()]
+        self._send()
+
+    def close(self) -> None:
+        """Marks the run as finished."""
+        self._send()
+        try:
+            self._client.set_terminated(self.run_id)
+        except self._error as error:
+            say(f"MLflow's run {self.run_id} can't be ended: {_line(error)}".replace("[", r"\["))
+        if self._waiting:
+            say(f"MLflow misses {len(self._waiting)} values of this search")
+
+    def _send(self) -> None:
+        """Sends what waits; says so once where the server is away."""
+        try:
+            while self._waiting:
+                self._client.log_batch(self.run_id, metrics=self._waiting[:MOST_AT_ONCE])
+                del self._waiting[:MOST_AT_ONCE]
+            self._away = False
+        except self._error as error:
+            if not self._away:
+                told = f"MLflow is away: {_line(error)}; the search goes on, its values are sent later"
+                say(told.replace("[", r"\["))
+            self._away = True
+
+    def _again(self, known: str | None) -> str | None:
+        """The known run, as running; ``None`` where this server has none of that id."""
+        if known is None:
+            return None
+        try:
+            stage = self._client.get_run(known).info.lifecycle_stage
+        except self._error as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return None
+            raise
+        if stage != "active":
+            return None
+        self._client.update_run(known, status="RUNNING")
+        return known
+
+    def _begin(self, name: str, settings: Mapping[str, Any]) -> str:
+        found = self._client.get_experiment_by_name("autoprune")
+        experiment = found.experiment_id if found else self._client.create_experiment("autoprune")
+        run_id = str(self._client.create_run(experiment, run_name=name).info.run_id)
+        for key, value in settings.items():
+            self._client.log_param(run_id, key, str(value)[:500])
+        return run_id
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]:
+    """The trackers that ``config.track`` asks for.
+
+    Raises:
+        ConfigError: one that is asked for is not installed.
+        RunError: MLflow's server can't be reached.
+    """
+
+    def mlflow() -> Tracker:
+        tracker = MLflow(
+            folder.resolve().name, ledger.notes.get("mlflow_run"), config.model_dump(mode="json")
+        )
+        ledger.note("mlflow_run", tracker.run_id)
+        return tracker
+
+    makers: dict[Track, Callable[[], Tracker]] = {
+        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
+        "mlflow": mlflow,
+    }
+    return [makers[name]() for name in config.track]
+
+
+def values_of(record: Record, best: float | None, done: int) -> dict[str, float]:
+    """What is drawn of a trial: its metrics, seconds by rung, and the best mAP so far."""
+    values = {f"trial/{name}": value for name, value in record.metrics.items() if not name.endswith("_s")}
+    for rung, metrics in enumerate(record.rungs):
+        values[f"rung_{rung}/map"] = metrics["map"]
+        values[f"rung_{rung}/seconds"] = sum(value for name, value in metrics.items() if name.endswith("_s"))
+    values["search/trials"] = float(done)
+    return values if best is None else {**values, "search/best_map": best}
+
+
+def log_trial(trackers: Sequence[Tracker], record: Record, finished: Sequence[Record]) -> None:
+    """Writes a finished trial to every tracker."""
+    if trackers and record.rungs:
+        best = max((other.metrics["map"] for other in finished if other.state == "complete"), default=None)
+        for tracker in trackers:
+            tracker.log(values_of(record, best, len(finished)), record.number)

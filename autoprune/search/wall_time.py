@@ -1,0 +1,63 @@
+"""Where the wall time of a search goes, all its sessions together."""
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from autoprune.study.trials import Record
+
+PARTS = ("training", "evaluation", "importance", "loading", "other")
+
+
+class Account:
+    """The wall time of one session, on top of what earlier ones took.
+
+    Time is counted from the making of the account; before it, only imports are run.
+    """
+
+    def __init__(self) -> None:
+        """Starts the clock."""
+        self._started = time.perf_counter()
+        self._trials_began: float | None = None
+        self._spent: dict[str, float] = {"dense_evaluation": 0.0, "importance": 0.0, "loading": 0.0}
+        self._earlier: Mapping[str, float] = {}
+        self._workers = 1
+
+    @contextmanager
+    def spend(self, what: str) -> Iterator[None]:
+        """Books the time of the block as ``dense_evaluation``, ``importance`` or ``loading``."""
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._spent[what] += time.perf_counter() - started
+
+    def take_up(self, earlier: Mapping[str, float]) -> None:
+        """Adds what `seconds` gave the last session."""
+        self._earlier = earlier
+
+    def begin_trials(self, workers: int) -> None:
+        """From here on trials run, ``workers`` at once."""
+        self._trials_began, self._workers = time.perf_counter(), workers
+
+    def left(self, done: int, more: int) -> float:
+        """Seconds that ``more`` trials will take if they go as the ``done`` ones of this session did."""
+        began = self._started if self._trials_began is None else self._trials_began
+        return (time.perf_counter() - began) / max(done, 1) * max(more, 0)
+
+    def seconds(self, records: Sequence[Record]) -> dict[str, float]:
+        """Seconds by part; they add up to ``wall``, which counts each worker's time while trials run."""
+        now = time.perf_counter()
+        began = now if self._trials_began is None else self._trials_began
+        wall = began - self._started + (now - began) * self._workers
+        booked = {name: self._earlier.get(name, 0.0) + spent for name, spent in self._spent.items()}
+        evaluation = sum(record.seconds("evaluation") for record in records) + booked["dense_evaluation"]
+        seconds = {
+            "wall": self._earlier.get("wall", 0.0) + wall,
+            "training": sum(record.seconds("training") for record in records),
+            "evaluation": evaluation,
+            **booked,
+        }
+        known = sum(seconds[name] for name in PARTS if name != "other")
+        seconds["other"] = max(0.0, seconds["wall"] - known)
+        return seconds

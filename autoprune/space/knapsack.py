@@ -1,0 +1,134 @@
+"""One width for each variable, all chosen together: the least importance removed within the exact budgets.
+
+HALP (Shen et al., NeurIPS 2022) and MDP (Sun et al., CVPR 2025) choose widths by a knapsack over a table of
+costs. Multiply-adds are products of two widths, so that no table gives them; both steps here ask the cost
+model for the exact cost of every candidate instead:
+
+1. `relax`: minimise removed importance + multiplier * cost, one variable at a time while all others stand
+   still, until none moves (which is the knapsack's Lagrangian, linearised anew at every step); the multiplier
+   by bisection (Everett, Operations Research 11(3), 1963).
+2. `exchange`: widen one variable and narrow another for as long as that keeps more importance within the
+   budgets, which fills the gaps that one multiplier for all leaves.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.cost.budget import Budget
+from autoprune.space.space import Space
+from autoprune.space.width_options import Ladder, removed_at, widths_at
+
+Levels = NDArray[np.int64]
+
+_BISECTIONS = 25
+_SWEEPS = 50
+_FURTHEST = 3  # levels that a variable moves in one exchange
+_EXCHANGES = 500
+_CHUNK = 2048  # exchanges costed at once, the most profitable first
+
+
+def solve(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+    """The better of the policies that exchanges reach from the relaxed one and from ``start``.
+
+    Args:
+        space: the search space.
+        ladders: widths and removed importance of each variable.
+        budgets: upper bounds.
+        start: levels [V] that meet them.
+
+    Returns:
+        [V] levels that meet the budgets and remove no more than ``start``.
+    """
+    begins = (start, relax(space, ladders, budgets, start))
+    ends = [exchange(space, ladders, budgets, begin) for begin in begins]
+    return min(ends, key=lambda levels: removed_at(ladders, levels))
+
+
+def relax(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+    """The best of the Lagrangian's policies that meet the budgets; ``start`` if none does.
+
+    Args:
+        space: the search space.
+        ladders: V of them.
+        budgets: upper bounds; the multiplier weighs the sum of the shares of each that a policy uses.
+        start: levels [V] that meet them.
+    """
+    low, high = 0.0, 4.0 * float(sum(ladder.removed[-1] for ladder in ladders))
+    found, best = start, None
+    for _ in range(_BISECTIONS):
+        middle = (low + high) / 2
+        levels = _descend(space, ladders, budgets, middle, found)
+        if space.load(widths_at(space, ladders, levels), budgets) > 1:
+            low = middle
+            continue
+        high, found = middle, levels
+        if best is None or removed_at(ladders, found) < removed_at(ladders, best):
+            best = found
+    return start if best is None else best
+
+
+def exchange(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+    """Takes the most profitable exchange of two variables that fits, again and again.
+
+    An exchange widens one variable by 1 to 3 levels and narrows another by 0 to 3.
+
+    Args:
+        space: the search space.
+        ladders: V of them.
+        budgets: upper bounds.
+        start: levels [V] that meet them.
+    """
+    levels = start
+    for _ in range(_EXCHANGES):
+        better = _best_exchange(space, ladders, budgets, levels)
+        if better is None:
+            break
+        levels = better
+    return levels
+
+
+def _descend(
+    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], multiplier: float, start: Levels
+) -> Levels:
+    """Coordinate descent on removed importance + ``multiplier`` * (sum of the used shares of the budgets)."""
+    levels, widths = start.copy(), widths_at(space, ladders, start)
+    for _ in range(_SWEEPS):
+        before = levels.copy()
+        for v, ladder in enumerate(ladders):
+            tried = np.repeat(widths[None], len(ladder.shares), axis=0)
+            tried[:, ladder.places] = ladder.widths
+            used = sum((space.load(tried, [budget]) for budget in budgets), np.zeros(len(tried)))
+            levels[v] = int(np.argmin(ladder.removed + multiplier * used))
+            widths = tried[levels[v]]
+        if np.array_equal(levels, before):
+            break
+    return levels
+
+
+def _best_exchange(
+    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], levels: Levels
+) -> Levels | None:
+    """Levels after the exchange that saves the most importance; ``None`` where none fits."""
+    moves = np.arange(-_FURTHEST, _FURTHEST + 1)
+    lost = np.full((len(ladders), len(moves)), np.inf)  # [V, moves]: importance that goes with a move
+    for v, ladder in enumerate(ladders):
+        ends = levels[v] + moves
+        there = (ends >= 0) & (ends < len(ladder.removed))
+        lost[v, there] = ladder.removed[ends[there]] - ladder.removed[levels[v]]
+    up, down = lost[:, :_FURTHEST], lost[:, _FURTHEST:]
+    gain = -(up[:, :, None, None] + down[None, None, :, :])  # [V, up, V, down]
+    gain[np.arange(len(ladders)), :, np.arange(len(ladders)), :] = -np.inf
+    least = 1e-12 * sum(float(ladder.removed[-1]) for ladder in ladders)
+    order = np.argsort(-gain, axis=None, kind="stable")[: int((gain > least).sum())]
+    for start in range(0, len(order), _CHUNK):
+        wider, by, narrower, further = np.unravel_index(order[start : start + _CHUNK], gain.shape)
+        tried = np.repeat(levels[None], len(wider), axis=0)
+        rows = np.arange(len(wider))
+        tried[rows, wider] += moves[:_FURTHEST][by]
+        tried[rows, narrower] += moves[_FURTHEST:][further]
+        fits = space.load(widths_at(space, ladders, tried), budgets) <= 1
+        if fits.any():
+            return np.asarray(tried[int(np.argmax(fits))])
+    return None

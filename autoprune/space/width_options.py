@@ -1,0 +1,103 @@
+"""The widths that each variable of a space can set, one below the other, with the importance gone at each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from autoprune.importance.reduce import per_unit
+from autoprune.space.space import Shares, Space, Widths
+
+_LEVELS = 129  # shares tried for a variable of several groups
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """The widths that one variable can set, from dense down.
+
+    Attributes:
+        places: [g], its groups' places in a width array.
+        shares: [L], rising from 0.
+        widths: [L, g], falling.
+        removed: [L], importance gone at each level.
+    """
+
+    places: NDArray[np.int64]
+    shares: Shares
+    widths: Widths
+    removed: NDArray[np.float64]
+
+    def apply(self, widths: Widths, level: int) -> Widths:
+        """A copy of widths [G] with this variable's groups at ``level``."""
+        changed = widths.copy()
+        changed[self.places] = self.widths[level]
+        return changed
+
+    def gone(self, widths: Widths) -> NDArray[np.float64]:
+        """Importance gone from this variable's groups at widths [..., G], which need not be on the ladder.
+
+        Groups that share a variable can end a step apart; between levels their total width counts.
+        """
+        total = self.widths.sum(axis=1)
+        return np.asarray(np.interp(-widths[..., self.places].sum(axis=-1), -total, self.removed))
+
+
+def make_ladders(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[Ladder]:
+    """The ladder of each variable.
+
+    Args:
+        space: the search space.
+        importance: {group: [width]}, scores that add up across groups, none negative.
+    """
+    ladders = []
+    for number in range(len(space.variables)):
+        places = np.flatnonzero(space.variable_of == number)
+        if len(places) == 1:  # every width, at the share that means exactly it
+            place = int(places[0])
+            dense, low, step = (int(a[place]) for a in (space.dense, space.lowest, space.step))
+            widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step)])[:, None]
+            shares = (dense - widths[:, 0]) / (dense * space.max_ratio[place])
+        else:
+            grid = np.zeros((_LEVELS, len(space.variables)))
+            grid[:, number] = np.linspace(0.0, 1.0, _LEVELS)
+            widths, first = np.unique(-space.widths(grid)[:, places], axis=0, return_index=True)
+            widths, shares = -widths, grid[first, number]
+        removed = np.zeros(len(shares))
+        for column, name in enumerate(np.array(space.names)[places]):
+            group = space.graph.groups[name]
+            scores = np.sort(per_unit(importance[group.name], group))
+            gone = (group.width - widths[:, column]) // group.unit
+            removed += np.concatenate([[0.0], np.cumsum(scores)])[gone]
+        ladders.append(Ladder(places, np.minimum(shares, 1.0), widths, removed))
+    return ladders
+
+
+def shares_at(ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> Shares:
+    """Shares [V] of levels [V]."""
+    return np.array([ladder.shares[level] for ladder, level in zip(ladders, levels, strict=True)])
+
+
+def widths_at(space: Space, ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> Widths:
+    """Widths [..., G] of levels [..., V]."""
+    widths = np.broadcast_to(space.dense, (*levels.shape[:-1], len(space.dense))).copy()
+    for v, ladder in enumerate(ladders):
+        widths[..., ladder.places] = ladder.widths[levels[..., v]]
+    return widths
+
+
+def removed_at(ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> float:
+    """The surrogate: importance gone at levels [V]."""
+    return float(sum(ladder.removed[level] for ladder, level in zip(ladders, levels, strict=True)))
+
+
+def removed_by(space: Space, importance: Mapping[str, NDArray[np.float64]], widths: Widths) -> float:
+    """The surrogate of any widths [G]: the sum of the scores of the units that are gone."""
+    total = 0.0
+    for name, width in zip(space.names, widths, strict=True):
+        group = space.graph.groups[name]
+        if width < group.width:
+            total += float(
+                np.sort(per_unit(importance[name], group))[: (group.width - width) // group.unit].sum()
+            )
+    return total

@@ -1,0 +1,1 @@
+"""What is pruned, and what a trial does with it."""

@@ -1,0 +1,98 @@
+"""How far a pruned detector is from the dense one where its mAP says nothing yet: loss and feature distance.
+
+Both are taken on a few validation images as they are, always the same ones, so the dense detector's features
+of them are computed once.
+"""
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from autoprune.seeding import scoped
+from autoprune.seeding import seed as derive
+from autoprune.task.pruning_task import Subject
+from autoprune.training.distill import CHILD, correlation_distance, feature_maps, has_features
+
+IMAGES = 32
+_STILL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, FrozenBatchNorm2d)
+
+
+class Probe:
+    """Measures policies of one dense detector on the same images.
+
+    Args:
+        subject: detector and data.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        """Takes images from all over those that trials are measured on, and the dense features of them."""
+        self._subject = subject
+        count = min(subject.config.proxy_images or len(subject.val), len(subject.val))
+        chosen = np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int)).tolist()
+        size = subject.config.batch_size
+        self._batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
+        self._seed = derive(subject.config.seed, "probe")
+        self._dense: list[list[Tensor]] | None = None  # [batch][output], float16 [n, c, h, w]
+
+    def __call__(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
+        """What is known of a pruned detector.
+
+        Args:
+            model: the pruned detector; not changed.
+            keep: the channels that it kept.
+
+        Returns:
+            ``loss``, the detection loss, where the detector gives one; ``features``, the distance of the
+            backbone's outputs to the dense detector's (see `training.distill.correlation_distance`, summed
+            over the outputs), where it has a backbone. Means over the batches.
+        """
+        if self._dense is None and has_features(self._subject.model):
+            self._dense = [[maps.half() for maps in found] for _, found in self._passes(self._subject.model)]
+        kept = [
+            np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
+            if group is not None and group in keep
+            else np.arange(len(index))
+            for group, index in self._subject.graph.features.get(CHILD, ())
+        ]
+        losses: list[float] = []
+        distances: list[float] = []
+        for place, (loss, features) in enumerate(self._passes(model)):
+            losses += [] if loss is None else [loss]
+            if self._dense is not None:
+                pairs = zip(features, self._dense[place], kept, strict=True)
+                distances.append(
+                    sum(float(correlation_distance(ours, theirs[:, k])) for ours, theirs, k in pairs)
+                )
+        found = {"loss": losses, "features": distances}
+        return {name: float(np.mean(values)) for name, values in found.items() if values}
+
+    @torch.no_grad()
+    def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:
+        """Loss and features of each batch; a detector gives its losses in training mode only."""
+        model = _lossy(model)
+        caught: list[list[Tensor]] = []
+        if has_features(model):
+            backbone: nn.Module = getattr(model, CHILD)
+            backbone.register_forward_hook(lambda _module, _args, output: caught.append(feature_maps(output)))
+        for indices in self._batches:
+            images, targets = self._subject.val.batch(indices, self._subject.device)
+            with scoped(self._seed):  # two-stage detectors sample
+                losses: Any = model(images, targets)
+            loss = None
+            if isinstance(losses, Mapping) and losses:
+                loss = float(sum(float(value.sum()) for value in losses.values()))
+            yield loss, caught.pop() if caught else []
+
+
+def _lossy(model: nn.Module) -> nn.Module:
+    """A copy in training mode whose norms and dropouts stand still."""
+    lossy = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
+    for module in lossy.modules():
+        if isinstance(module, _STILL):
+            module.eval()
+    return lossy

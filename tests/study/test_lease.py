@@ -1,0 +1,54 @@
+import os
+import socket
+import subprocess
+import sys
+import time
+
+import optuna
+import pytest
+
+from autoprune.errors import RunError
+from autoprune.study import lease
+from autoprune.study.lease import ATTRIBUTE, STALE_S, Lease
+
+
+@pytest.fixture
+def study(tmp_path):
+    storage = optuna.storages.RDBStorage(f"sqlite:///{tmp_path}/study.db")
+    yield optuna.create_study(storage=storage, study_name="s")
+    storage.remove_session()
+    storage.engine.dispose()
+
+
+def held_by(study, host, pid, ago=0.0):
+    study.set_user_attr(ATTRIBUTE, {"host": host, "pid": pid, "beat": time.time() - ago})
+
+
+def test_a_living_driver_is_named(study):
+    other = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    held_by(study, socket.gethostname(), other.pid)
+    with pytest.raises(
+        RunError, match=rf"in use by another driver \(host {socket.gethostname()}, pid {other.pid}"
+    ):
+        Lease(study, "the study s")
+    other.communicate(b"\n")
+    Lease(study, "the study s").release()  # it has ended, so there is nothing to wait for
+
+
+def test_a_driver_on_another_host_is_believed_for_two_minutes(study):
+    held_by(study, "node7", 12, ago=STALE_S - 5)
+    with pytest.raises(RunError, match="host node7, pid 12, last sign 115 s ago"):
+        Lease(study, "the study s")
+    held_by(study, "node7", 12, ago=STALE_S + 5)
+    Lease(study, "the study s").release()
+
+
+def test_it_is_renewed_and_given_back(study, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    held = Lease(study, "the study s")
+    first = study.user_attrs[ATTRIBUTE]
+    assert (first["host"], first["pid"]) == (socket.gethostname(), os.getpid())
+    while study.user_attrs[ATTRIBUTE]["beat"] == first["beat"]:
+        time.sleep(0.01)
+    held.release()
+    assert study.user_attrs[ATTRIBUTE] is None

@@ -1,0 +1,147 @@
+"""The regression against a plain least-squares solver; the sampler against known worths of channels."""
+
+from functools import partial
+
+import numpy as np
+import optuna
+import pytest
+from scipy.stats import multivariate_normal
+
+from autoprune.cost.budget import Budget
+from autoprune.search.plan import SpacePlan
+from autoprune.space.derive import GroupRule, SpaceFile, resolve
+from autoprune.study.ledger import Ledger
+from autoprune.study.thompson import NOISES, ThompsonSampler, evidence, likeliest_noise, posterior
+from autoprune.study.trials import LedgerSettings
+
+
+def test_the_posterior_is_that_of_bayesian_linear_regression():
+    random = np.random.default_rng(0)
+    removed, lost, noise = random.random((7, 4)), random.random(7), random.random(7) + 0.1
+    mean, covariance = posterior(removed, lost, noise, spread=0.3)
+
+    # Its mode, as the least squares of the trials and of the prior's four "trials" w = 1.
+    rows = np.concatenate([removed / noise[:, None], np.eye(4) / 0.3])
+    right = np.concatenate([lost / noise, np.full(4, 1 / 0.3)])
+    np.testing.assert_allclose(mean, np.linalg.lstsq(rows, right, rcond=None)[0], rtol=1e-10)
+    # Its covariance, as the prior's minus what the trials explain (Woodbury).
+    gain = 0.09 * removed.T @ np.linalg.inv(0.09 * removed @ removed.T + np.diag(noise**2))
+    np.testing.assert_allclose(covariance, 0.09 * (np.eye(4) - gain @ removed), rtol=1e-8, atol=1e-12)
+
+
+def test_the_noise_is_what_the_weights_cannot_explain():
+    random = np.random.default_rng(1)
+    removed, weights = random.random((40, 5)), 1 + 0.5 * random.standard_normal(5)
+    for noise in (0.05, 0.4):
+        lost = removed @ weights + noise * random.standard_normal(40)
+        assert likeliest_noise(removed, lost) == pytest.approx(noise, rel=0.35)
+
+    def log_likelihood(noise):
+        covariance = 0.25 * removed @ removed.T + noise**2 * np.eye(40)
+        return multivariate_normal(removed.sum(axis=1), covariance).logpdf(lost)
+
+    assert likeliest_noise(removed, lost) == max(NOISES, key=log_likelihood)
+
+
+def test_without_trials_the_prior_is_drawn_from():
+    mean, covariance = posterior(np.zeros((0, 3)), np.zeros(0), np.zeros(0), spread=0.5)
+    np.testing.assert_array_equal(mean, np.ones(3))
+    np.testing.assert_allclose(covariance, 0.25 * np.eye(3))
+
+
+@pytest.fixture
+def make_plan(chain, importance_of):
+    def make(shares=(0.5,), free=False):
+        graph = chain(dense=(64, 96, 128, 160, 192, 256))
+        file = SpaceFile(
+            model="chain", input_size=(64, 64), round_to=4, groups=(GroupRule(match="body.*", max_ratio=0.9),)
+        )
+        space = resolve(file, graph, importance_of(graph))
+        dense = float(graph.cost.flops(graph.cost.dense)) / 1e9
+        bounds = [()] if free else [(Budget("gflops", share * dense),) for share in shares]
+        return SpacePlan(space, bounds, {}, {}, "taylor")
+
+    return make
+
+
+def run(ledger, worth, dense_map=0.5):
+    """A search in which each variable's importance is off by a factor, and mAP is exact."""
+    ledger.note("dense", {"map": dense_map})
+    lost = []
+    while (candidate := ledger.ask()) is not None:
+        lost.append(float(worth @ ledger.plan.removed([candidate.widths])[0]))
+        ledger.report(candidate.number, 0, {"map": dense_map - lost[-1], "gflops": 1.0})
+    return np.array(lost)
+
+
+def test_it_learns_which_scores_are_wrong(make_plan, tmp_path):
+    plan = make_plan()
+    worth = np.array([2.0, 0.4, 1.0, 1.6, 0.3, 1.5])
+    ones = np.ones(6)
+
+    def exact(weights):
+        widths = plan.widths(plan.cheapest(weights, 0, 0.0), 0)
+        return float(worth @ plan.removed([widths])[0])
+
+    scale = 0.1 / exact(worth)
+    lost = {}
+    for sampler in ("thompson", "random"):
+        settings = LedgerSettings(trials=24, sampler=sampler)
+        lost[sampler] = run(Ledger(tmp_path / sampler, "s", plan, settings), scale * worth) / scale
+    best, believed = exact(worth), exact(ones)
+    assert believed > 1.2 * best  # else there is nothing to learn
+    assert lost["thompson"].min() < best + 0.1 * (believed - best)
+    assert lost["thompson"].min() < lost["random"].min()
+    assert np.median(lost["thompson"][12:]) < np.median(lost["thompson"][:12])
+
+
+def test_every_proposal_is_drawn_for_a_budget(make_plan):
+    plan = make_plan(shares=(0.6, 0.4))
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    budgets = []
+    for seed in range(12):
+        study.sampler = ThompsonSampler(seed, plan)
+        distributions = study.sampler.infer_relative_search_space(study, None)
+        params = study.ask(distributions).params
+        widths = plan.widths(np.array([params[name] for name in plan.variables]), params["budget"])
+        used = plan.space.cost("gflops", np.array(list(widths.values()))) / plan.budgets[params["budget"]]
+        assert 0.95 < used <= 1
+        budgets.append(params["budget"])
+    assert set(budgets) == {0, 1}
+
+
+def test_free_costs_are_spread_over_what_can_be_reached(make_plan):
+    plan = make_plan(free=True)
+    costs = []
+    for level in (0.05, 0.5, 0.9):
+        widths = plan.widths(plan.cheapest(np.ones(6), 0, level), 0)
+        costs.append(float(plan.space.cost("gflops", np.array(list(widths.values())))))
+    least, dense = (float(plan.space.cost("gflops", w)) for w in (plan.space.lowest, plan.space.dense))
+    np.testing.assert_allclose((np.array(costs) - least) / (dense - least), [0.05, 0.5, 0.9], atol=0.03)
+
+
+def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
+    plan = make_plan()
+    ledger = Ledger(tmp_path / "study", "s", plan, LedgerSettings(trials=12, rungs=2, sampler="random"))
+    ledger.note("dense", {"map": 0.5})
+    while (candidate := ledger.ask()) is not None:
+        lost = float(plan.removed([candidate.widths]).sum())
+        number, lost = candidate.number, lost / 1e4
+        if ledger.report(number, 0, {"map": 0.5 - 2 * lost, "gflops": 1.0}):
+            ledger.report(number, 1, {"map": 0.5 - lost, "gflops": 1.0})
+    assert {len(record.rungs) for record in ledger.finished()} == {1, 2}
+    removed, lost, noise = evidence(ledger.study, plan)
+    assert len(removed) == 12
+    np.testing.assert_allclose(removed.sum(axis=1), lost, rtol=1e-9)
+    assert (noise > 0).all()
+
+
+def test_a_resumed_search_proposes_the_same(make_plan, tmp_path):
+    open_ledger = partial(Ledger, name="s", plan=make_plan())
+    whole = open_ledger(tmp_path / "a", settings=LedgerSettings(trials=10, sampler="thompson"))
+    worth = 0.01 * np.array([3.0, 0.3, 1.0, 2.0, 0.2, 1.5])
+    run(whole, worth)
+    for trials in (4, 10):
+        run(open_ledger(tmp_path / "b", settings=LedgerSettings(trials=trials, sampler="thompson")), worth)
+    again = open_ledger(tmp_path / "b", settings=LedgerSettings(trials=10, sampler="thompson"))
+    assert [r.widths for r in again.records()] == [r.widths for r in whole.records()]
