@@ -136,7 +136,7 @@ class Config(Strict):
         (0, 50), description="recovery steps at each rung; 0 means statistics only"
     )
     rung_keep: float = Field(
-        0.5, gt=0, le=1, description="share of the trials that goes on from a rung to the next"
+        0.5, gt=0, le=1, description="fraction of the trials that goes on from a rung to the next"
     )
     confirm: int = Field(
         4,
@@ -174,7 +174,7 @@ class Config(Strict):
     batch_size: int = Field(8, ge=1, description="images a step")
     learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
-    warmup: float = Field(0.1, ge=0, le=1, description="share of the steps that warm the learning rate up")
+    warmup: float = Field(0.1, ge=0, le=1, description="fraction of the steps that warm the learning rate up")
     clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
     norm: Norm = Field(
         "auto",
@@ -248,8 +248,8 @@ class Config(Strict):
         """Refuses what is wrong whatever the dense latency, which takes minutes to measure."""
         if value is None:
             return None
-        share, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
-        if not BUDGET_NUMBER.fullmatch(number) or float(number) == 0 or (share and float(number) >= 100):
+        fraction, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
+        if not BUDGET_NUMBER.fullmatch(number) or float(number) == 0 or (fraction and float(number) >= 100):
             raise ValueError(
                 "must be milliseconds such as 12.5, or a share below 100% of the dense detector's latency "
                 "such as 60%"

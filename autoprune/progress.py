@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PLAIN_INTERVAL_S = 10.0
-BOARD_INTERVAL_S = 60.0
+STATUS_INTERVAL_S = 60.0
 
 _console: ContextVar["Console | None"] = ContextVar("console", default=None)
 
@@ -37,7 +37,7 @@ def say(text: str) -> None:
         console.print(text, highlight=False)
 
 
-class Board:
+class StatusDisplay:
     """Lines that stay below all that is said, on a terminal; elsewhere one line a minute.
 
     It shows what it was given last, and asks nobody, so that it may be drawn by a thread of its own.
@@ -66,7 +66,7 @@ class Board:
     def show(self, lines: Sequence[str]) -> None:
         """Replaces the lines (rich markup)."""
         self._lines = lines
-        if self._live is None and time.monotonic() - self._printed >= BOARD_INTERVAL_S:
+        if self._live is None and time.monotonic() - self._printed >= STATUS_INTERVAL_S:
             self._printed = time.monotonic()
             say("; ".join(" ".join(line.split()) for line in lines))
 

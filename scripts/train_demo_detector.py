@@ -14,10 +14,11 @@ import torch
 from rich.console import Console
 
 from autoprune import progress
+from autoprune.data import demo_detector as demo
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.data.shapes import make_shapes
-from autoprune.detectors import build, demo, load_state, resize_rule, save_state
+from autoprune.detectors import build, load_state, resize_rule, save_state
 from autoprune.training import TrainSettings, train
 
 SETTINGS = TrainSettings(**demo.TRAINING)

@@ -28,8 +28,8 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="session")
 def demo_settings(tmp_path_factory):
     """Fields of `Config` for a search that takes seconds; `out` is for the test to give."""
-    from autoprune.data.shapes import make_shapes
     from autoprune.data import demo_detector
+    from autoprune.data.shapes import make_shapes
 
     data = make_shapes(
         tmp_path_factory.mktemp("shapes"),
@@ -84,8 +84,10 @@ class FakePlan:
     warm_starts: tuple = ()
     identity: dict = field(default_factory=dict)
 
-    def widths(self, shares, budget):
-        return {name: max(1, round(100 * (1 - share))) for name, share in zip("ab", shares, strict=True)}
+    def widths(self, fractions, budget):
+        return {
+            name: max(1, round(100 * (1 - fraction))) for name, fraction in zip("ab", fractions, strict=True)
+        }
 
     def keep(self, widths):
         return {name: tuple(range(width)) for name, width in widths.items()}
@@ -107,7 +109,7 @@ def make_ledger(tmp_path):
 
 
 @pytest.fixture
-def objective():
+def evaluator():
     """A formula for an objective; a class made here travels to Ray's workers by value."""
 
     class Formula:

@@ -32,7 +32,7 @@ def test_the_promised_ones_are_there() -> None:
 def test_a_ready_space_fits_its_detector(path: Path) -> None:
     file = SpaceFile.load(path)
     assert ready_space(file.model) == path
-    # At a quarter of the input size: shares of the GFLOPs are the same, but the pass takes a sixteenth.
+    # At a quarter of the input size: fractions of the GFLOPs are the same, but the pass takes a sixteenth.
     size = (file.input_size[0] // 4, file.input_size[1] // 4)
     model = build(ModelSpec(name=file.model, arguments=file.model_arguments, num_classes=91))
     graph = analyze(model, detector_inputs(size, torch.device("cpu")))
@@ -50,11 +50,11 @@ def test_a_ready_space_fits_its_detector(path: Path) -> None:
 
     dense = float(space.cost("gflops", space.dense))
     assert space.cost("gflops", space.lowest) < 0.25 * dense
-    for share in (0.5, 0.33):
-        budgets = [Budget("gflops", share * dense)]
+    for fraction in (0.5, 0.33):
+        budgets = [Budget("gflops", fraction * dense)]
         for start in warm_starts(space, {"taylor": importance, "fisher": importance}, budgets):
-            assert 0.995 * share < graph.gflops(space.named(start.widths)) / dense <= share
-            assert space.fit(start.shares, budgets).tolist() == start.widths.tolist()
+            assert 0.995 * fraction < graph.gflops(space.as_dict(start.widths)) / dense <= fraction
+            assert space.project_to_budget(start.fractions, budgets).tolist() == start.widths.tolist()
             kept = space.keep(start.widths)
             assert {name: len(channels) for name, channels in kept.items()} == {
                 name: int(width)
@@ -63,8 +63,8 @@ def test_a_ready_space_fits_its_detector(path: Path) -> None:
             }
         began = time.perf_counter()
         for _ in range(10):
-            widths = space.fit(random.random(len(space.variables)), budgets)
-            assert 0.98 < space.load(widths, budgets) <= 1
+            widths = space.project_to_budget(random.random(len(space.variables)), budgets)
+            assert 0.98 < space.budget_usage(widths, budgets) <= 1
         assert (time.perf_counter() - began) / 10 < 0.1  # 1 ms on an idle core; room for a busy one
 
 

@@ -50,7 +50,9 @@ def demo(
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search and of recovery.")] = 0,
     budget_gflops: Annotated[
         str,
-        typer.Option("--budget-gflops", metavar="TEXT", help="GFLOPs, or a share of the dense detector's."),
+        typer.Option(
+            "--budget-gflops", metavar="TEXT", help="GFLOPs, or a fraction of the dense detector's."
+        ),
     ] = BUDGET,
     train: Annotated[
         bool, typer.Option("--train", help="Train the dense detector as well: about an hour on two cores.")
@@ -216,9 +218,9 @@ def _draw(result: "SearchResult", out: Path) -> Path:
 def _report(out: Path) -> Path:
     from autoprune.cli.report import PAGE
     from autoprune.report.html import write_page
-    from autoprune.report.run_summary import read_facts
+    from autoprune.report.run_summary import read_run_summary
 
-    write_page(read_facts(out), out / PAGE)
+    write_page(read_run_summary(out), out / PAGE)
     return out / PAGE
 
 

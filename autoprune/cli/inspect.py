@@ -34,7 +34,7 @@ def inspect(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
     names: Annotated[bool, typer.Option("--list", help="List the names of all detectors.")] = False,
 ) -> None:
-    """Show the channel groups of a detector: width, share of the cost, what is frozen and why."""
+    """Show the channel groups of a detector: width, fraction of the cost, what is frozen and why."""
     if names:
         from autoprune import detectors as models
 
@@ -77,7 +77,7 @@ def _report(config: Config, what: str | None, policy_file: Path | None) -> dict[
 def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[str, Any]]:
     """One entry a channel group, in the order of the forward pass.
 
-    ``gflops_share`` is the share of the dense cost that would go if the whole group went. Each product
+    ``gflops_share`` is the fraction of the dense cost that would go if the whole group went. Each product
     of two groups' widths counts for both, so the shares sum to more than one.
     """
     import numpy as np
@@ -87,7 +87,7 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
     np.fill_diagonal(without, 0)
     flops = 1 - cost.flops(without) / cost.flops(cost.dense)
     params = 1 - cost.params(without) / cost.params(cost.dense)
-    shares = {name: (float(flops[i]), float(params[i])) for i, name in enumerate(cost.names)}
+    fractions = {name: (float(flops[i]), float(params[i])) for i, name in enumerate(cost.names)}
     return [
         {
             "name": name,
@@ -98,8 +98,8 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
                 {"tensor": name, "axis": axis, "channels": int((index >= 0).sum()), "role": role}
                 for (name, axis, index), role in zip(group.members, group.roles, strict=True)
             ],
-            "gflops_share": shares[name][0] if name in shares else None,
-            "mparams_share": shares[name][1] if name in shares else None,
+            "gflops_share": fractions[name][0] if name in fractions else None,
+            "mparams_share": fractions[name][1] if name in fractions else None,
             "prunable": group.prunable,
             "reason": group.reason,
         }
@@ -149,6 +149,6 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
             group["unit"],
             len(group["members"]),
         ]
-        shares = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
-        table.add_row(group["name"], *map(str, cells), *shares)
+        fractions = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
+        table.add_row(group["name"], *map(str, cells), *fractions)
     return table

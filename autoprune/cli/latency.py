@@ -69,7 +69,7 @@ def latency(
     """Measure the latency of detectors: medians of passes taken in turns, network and the rest apart."""
     from autoprune.detectors import detector_inputs
     from autoprune.latency.machine import label
-    from autoprune.latency.timing import in_turns
+    from autoprune.latency.timing import interleaved
     from autoprune.task.pruning_task import pick_device
 
     device = pick_device(config)
@@ -93,7 +93,7 @@ def latency(
         for name, model in models.items():
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
             runs[name] = _runner(model, images, runtime, device, config.threads, folder)
-        found = in_turns(runs, repeats, warmup_passes)
+        found = interleaved(runs, repeats, warmup_passes)
         where = label(runtime, device, config.threads, batch, asked)
         if record:
             _record(found, folders, where)

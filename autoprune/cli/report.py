@@ -31,11 +31,11 @@ def report(
     from autoprune.report.entries import budgets_of, entries
     from autoprune.report.html import write_page
     from autoprune.report.plots import plot_front
-    from autoprune.report.run_summary import read_facts
+    from autoprune.report.run_summary import read_run_summary
     from autoprune.report.trials import write_trials
 
     console = output()
-    facts = read_facts(run)
+    facts = read_run_summary(run)
     page = run / PAGE if to is None else to
     write_page(facts, page, images)
     tell(console, f"page: {page}")

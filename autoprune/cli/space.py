@@ -51,34 +51,34 @@ def space(
     from autoprune.latency.fit import group_steps
     from autoprune.search.plan import warm_criteria
     from autoprune.space.derive import derive_space, resolve, save_space, with_steps
-    from autoprune.task.pruning_task import load_subject, score_several, scores_beside
+    from autoprune.task.pruning_task import load_task, score_several, scores_beside
 
     if to.exists() and not force:
         raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")
     with working() as console:
-        subject = load_subject(config)
-        console.print(f"scoring the channels of {len(subject.graph.prunable)} groups by {config.criterion}")
+        task = load_task(config)
+        console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
         # what a search's warm starts need beside the criterion costs no further pass over the images
-        scores = score_several(subject, warm_criteria(config.criterion), scores_beside(to))
+        scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
         importance = scores[config.criterion]
         file = derive_space(
-            subject.graph,
+            task.graph,
             importance,
-            subject.spec,
-            subject.input_size,
+            task.spec,
+            task.input_size,
             config.criterion,
             granularity=granularity,
             round_to=round_to,
             min_width=min_width,
         )
         if measure_steps:
-            steps = group_steps(subject)
+            steps = group_steps(task)
             file = with_steps(file, steps)
             counts = {step: list(steps.values()).count(step) for step in sorted({*steps.values()})}
             told = ", ".join(f"{step} for {count} groups" for step, count in counts.items())
-            console.print(f"steps measured in {config.latency_runtime} on {subject.device}: {told or 'none'}")
-        save_space(to, file, subject.graph, importance)
-        found = resolve(file, subject.graph)
+            console.print(f"steps measured in {config.latency_runtime} on {task.device}: {told or 'none'}")
+        save_space(to, file, task.graph, importance)
+        found = resolve(file, task.graph)
         least, dense = (float(found.cost("gflops", widths)) for widths in (found.lowest, found.dense))
         console.print(
             f"wrote {to}: {len(found.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "

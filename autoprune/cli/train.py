@@ -27,7 +27,7 @@ CHECKPOINT = "checkpoint.safetensors"
 )
 def train(config: Config) -> None:
     """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""
-    from autoprune.data.coco import check_alike
+    from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import evaluate
     from autoprune.detectors import save_state
     from autoprune.task.pruning_task import pick_device
@@ -43,7 +43,7 @@ def train(config: Config) -> None:
         named = find(None, config)
         model, spec = build_dense(named, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
-        check_alike(training, validation)
+        check_same_classes(training, validation)
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the class heads are the data's; weights, if any are given, keep all but those
             sized = config.model_copy(update={"num_classes": training.num_classes})

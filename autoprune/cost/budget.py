@@ -1,4 +1,4 @@
-"""Budgets: upper bounds on what a pruned detector may cost, as numbers or as shares of the dense one."""
+"""Budgets: upper bounds on what a pruned detector may cost, as numbers or as fractions of the dense one."""
 
 import math
 from dataclasses import dataclass

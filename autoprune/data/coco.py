@@ -57,7 +57,7 @@ def open_data(
     return Split(split, annotations, resize, cache_gib)
 
 
-def check_alike(first: "Split", second: "Split") -> None:
+def check_same_classes(first: "Split", second: "Split") -> None:
     """Refuses two splits whose labels mean different things.
 
     Raises:

@@ -27,9 +27,9 @@ FORMAT = 1
 MARKER = "shapes.json"
 SUPERSAMPLING = 4
 MIN_VISIBLE = 0.4
-"""Share of its own area that every labelled object shows."""
+"""Fraction of its own area that every labelled object shows."""
 DIAMETERS = (12 / 128, 70 / 128)
-"""Smallest and largest diameter, as shares of the image's side."""
+"""Smallest and largest diameter, as fractions of the image's side."""
 
 Rng = np.random.Generator
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -223,7 +223,7 @@ def _add_object(rng: Rng, picture: Array, objects: list[Drawn]) -> None:
 
 
 def _cover(outline: Callable[[], list[Array]], diameter: float, angle: float) -> Array:
-    """Share of each pixel that the shape covers: float32 [side, side], from a supersampled drawing."""
+    """Fraction of each pixel that the shape covers: float32 [side, side], from a supersampled drawing."""
     side = math.ceil(diameter) + 2
     mask = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
     pen = ImageDraw.Draw(mask)
@@ -258,8 +258,8 @@ CLASSES: dict[str, Callable[[], list[Array]]] = {
 def _background(rng: Rng, size: int) -> Array:
     """A textured background, float32 [size, size, 3]."""
     first, second = rng.uniform(0.1, 0.9, (2, 3))
-    share = 0.5 + 0.5 * _pattern(rng, size, size)
-    picture = first + (second - first) * share[..., None]
+    fraction = 0.5 + 0.5 * _pattern(rng, size, size)
+    picture = first + (second - first) * fraction[..., None]
     clouds = rng.uniform(-1, 1, (int(rng.integers(3, 12)),) * 2).astype(np.float32)
     smooth = np.asarray(Image.fromarray(clouds).resize((size, size), Image.Resampling.BICUBIC))
     return np.asarray(picture + rng.uniform(0, 0.2) * smooth[..., None], np.float32)

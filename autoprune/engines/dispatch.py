@@ -39,7 +39,7 @@ class Cluster:
     must_see: tuple[Path, ...] = ()
 
 
-def room(resources: Mapping[str, float], cluster: Cluster) -> int:
+def worker_slots(resources: Mapping[str, float], cluster: Cluster) -> int:
     """How many workers fit on a node."""
     wanted = {"CPU": cluster.cpus_per_trial, "GPU": cluster.gpus_per_trial}
     counts = [resources.get(name, 0) / amount + 1e-9 for name, amount in wanted.items() if amount > 0]
@@ -113,14 +113,14 @@ class Dispatch:
                 self.ledger.fail(number, answer["reason"])
                 return False
             self._silence.answer(trial_id)
-            goes_on = self.ledger.report(number, answer["rung"], answer["metrics"])
+            is_promoted = self.ledger.report(number, answer["rung"], answer["metrics"])
             self._changed()
-            return goes_on
+            return is_promoted
         except (AutopruneError, OSError) as error:
             self.error = error
             return False
 
-    def blame(self, trial_id: str, cause: str) -> None:
+    def record_cause(self, trial_id: str, cause: str) -> None:
         """Keeps why the trial's worker was lost; the first cause counts."""
         self._causes.setdefault(trial_id, " ".join(cause.split())[:MOST_CHARACTERS])
 
@@ -134,16 +134,16 @@ class Dispatch:
         try:
             if lost:
                 say(f"trial {number} lost its worker: {cause}".replace("[", r"\["))
-                self._lose(number, cause, trial_id in self._began)
+                self._requeue_lost(number, cause, trial_id in self._began)
             self._finished(number)
         except (AutopruneError, OSError) as error:
             self.error = error
         finally:
             self._began.discard(trial_id)
 
-    def _lose(self, number: int, cause: str, began: bool) -> None:
+    def _requeue_lost(self, number: int, cause: str, began: bool) -> None:
         """Puts the trial back into the queue; it is to blame only where its worker had begun with it."""
-        self.ledger.lose(number, cause, counts=began)
+        self.ledger.requeue_lost(number, cause, counts=began)
         self._stillborn += not began
         if self._stillborn >= MOST_STILLBORN:
             self.error = RunError(
@@ -155,7 +155,7 @@ class Dispatch:
         """Tune's ids of the trials whose workers are to be killed."""
         found = self._silence.overdue()
         for trial_id, why in found:
-            self.blame(trial_id, why)
+            self.record_cause(trial_id, why)
         return [trial_id for trial_id, _ in found]
 
 
@@ -220,7 +220,7 @@ def cause_of(text: str) -> str:
     return next((cause for sign, cause in _CAUSES.items() if sign in text), lines[-1].strip())
 
 
-def look(paths: Mapping[str, int | None]) -> str | None:
+def missing_inputs(paths: Mapping[str, int | None]) -> str | None:
     """What a node lacks, in a few words; runs there.
 
     Args:
@@ -245,6 +245,6 @@ def version() -> str:
     return __version__
 
 
-def end(pid: int) -> None:
+def kill(pid: int) -> None:
     """Kills a process, frozen or not; runs on its node."""
     os.kill(pid, signal.SIGKILL)

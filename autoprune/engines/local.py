@@ -13,28 +13,28 @@ Work = TypeVar("Work")
 TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
 
 
-def run(ledger: Ledger, objective: Evaluator[Work], finished: Callable[[int], None]) -> None:
+def run(ledger: Ledger, evaluator: Evaluator[Work], finished: Callable[[int], None]) -> None:
     """Runs trials until the ledger has no more.
 
     Args:
         ledger: asks, decides and keeps.
-        objective: does the work.
+        evaluator: does the work.
         finished: called with a trial's number after each trial.
     """
     while (candidate := ledger.ask()) is not None:
         try:
-            _climb(ledger, objective, candidate)
+            _climb(ledger, evaluator, candidate)
         except TRIAL_ERRORS as error:
             ledger.fail(candidate.number, str(error))
         finished(candidate.number)
 
 
-def _climb(ledger: Ledger, objective: Evaluator[Work], candidate: Candidate) -> None:
+def _climb(ledger: Ledger, evaluator: Evaluator[Work], candidate: Candidate) -> None:
     """Takes one trial up the rungs as far as the ledger lets it."""
     state: Work | None = None
     rung = 0
     while True:
-        metrics, state = objective.evaluate(candidate.keep, rung, state, candidate.repeat)
+        metrics, state = evaluator.evaluate(candidate.keep, rung, state, candidate.repeat)
         if not ledger.report(candidate.number, rung, metrics):
             return
         rung += 1

@@ -15,9 +15,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, end
+from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, kill
 from autoprune.engines.local import TRIAL_ERRORS
-from autoprune.engines.ray_setup import environment, knock, no_cluster, quiet, same_signals, scratch
+from autoprune.engines.ray_setup import check_reachable, environment, no_cluster, quiet, same_signals, scratch
 from autoprune.errors import AutopruneError, ConfigError
 from autoprune.ranges import from_ranges, to_ranges
 from autoprune.study.ledger import Ledger
@@ -30,7 +30,7 @@ try:
     from ray.tune.search import Searcher
 
     from autoprune.engines.ray_client import RemoteDispatch, check_client, leave, lost, serve, through_client
-    from autoprune.engines.ray_nodes import LOOK_S, check_nodes, fitting, nodes, on
+    from autoprune.engines.ray_nodes import NODE_ANSWER_S, check_nodes, fitting, nodes, run_on
 except ImportError as missing:
     raise ConfigError(
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
@@ -162,12 +162,12 @@ class _LedgerScheduler(FIFOScheduler):  # type: ignore[misc, unused-ignore]
         self._dispatch = dispatch
 
     def on_trial_result(self, tune_controller: Any, trial: Any, result: Mapping[str, Any]) -> str:
-        goes_on = self._dispatch.report(trial.trial_id, json.loads(result["answer"]))
-        return str(TrialScheduler.CONTINUE if goes_on else TrialScheduler.STOP)
+        is_promoted = self._dispatch.report(trial.trial_id, json.loads(result["answer"]))
+        return str(TrialScheduler.CONTINUE if is_promoted else TrialScheduler.STOP)
 
     def on_trial_error(self, tune_controller: Any, trial: Any) -> None:
         text = Path(trial.error_file).read_text() if trial.error_file else ""
-        self._dispatch.blame(trial.trial_id, cause_of(text))
+        self._dispatch.record_cause(trial.trial_id, cause_of(text))
 
 
 class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
@@ -185,11 +185,11 @@ class _Watch(tune.Callback):  # type: ignore[misc, unused-ignore]
 
     def on_step_end(self, iteration: int, trials: list[Any], **info: Any) -> None:
         for trial_id in self._dispatch.overdue():
-            address, pid = ray.get(self._processes[trial_id], timeout=LOOK_S)
+            address, pid = ray.get(self._processes[trial_id], timeout=NODE_ANSWER_S)
             # `ray.kill` asks the process itself, in vain where it is frozen.
             for node in nodes():
                 if node["NodeManagerAddress"] == address:
-                    on(node, end, pid)
+                    run_on(node, kill, pid)
                     break
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -275,7 +275,7 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
         here["_temp_dir"] = folder
     check_client(cluster.address)
     try:
-        knock(cluster.address)
+        check_reachable(cluster.address)
         with same_signals():
             _init(**here if cluster.address in (None, "local") else {"address": cluster.address})
     except Exception as error:  # Ray raises plain ones where a process of its own is late

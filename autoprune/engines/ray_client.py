@@ -16,7 +16,7 @@ import ray
 import ray.util.client
 
 from autoprune.engines.dispatch import Dispatch, cause_of
-from autoprune.engines.ray_nodes import nodes, on, there
+from autoprune.engines.ray_nodes import node_options, nodes, run_on
 from autoprune.errors import ConfigError, RunError
 from autoprune.study.trials import Candidate
 
@@ -59,8 +59,8 @@ def serve(dispatch: Dispatch, work: Callable[[Any], None]) -> None:
         RunError: the connection or the head node's task is lost.
     """
     head = nodes()[0]
-    mailbox = ray.remote(Mailbox).options(**there(head)).remote()
-    task = on(head, _work, mailbox, work)
+    mailbox = ray.remote(Mailbox).options(**node_options(head)).remote()
+    task = run_on(head, _work, mailbox, work)
     try:
         answer = None
         while (call := _next(mailbox, task, answer)) is not None:
@@ -188,7 +188,7 @@ class RemoteDispatch:
         """Passes a worker's answer to the ledger; whether the trial goes on."""
         return bool(self._call("report", trial_id, answer))
 
-    def blame(self, trial_id: str, cause: str) -> None:
+    def record_cause(self, trial_id: str, cause: str) -> None:
         """Keeps why the trial's worker was lost."""
         self._call("blame", trial_id, cause)
 

@@ -7,11 +7,11 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune import __version__
-from autoprune.engines.dispatch import Cluster, look, room, sizes, version
+from autoprune.engines.dispatch import Cluster, missing_inputs, sizes, version, worker_slots
 from autoprune.errors import ConfigError, RunError
 from autoprune.progress import say
 
-LOOK_S = 300.0  # a node says within this what it sees; on a busy one, starting Python takes a minute
+NODE_ANSWER_S = 300.0  # a node says within this what it sees; on a busy one, starting Python takes a minute
 
 
 def nodes() -> list[dict[str, Any]]:
@@ -20,7 +20,7 @@ def nodes() -> list[dict[str, Any]]:
     return sorted(alive, key=lambda node: "node:__internal_head__" not in node["Resources"])
 
 
-def there(node: Mapping[str, Any]) -> dict[str, Any]:
+def node_options(node: Mapping[str, Any]) -> dict[str, Any]:
     """Ray's options for what has to run on that node, whatever else runs there."""
     return {
         "num_cpus": 0,
@@ -28,9 +28,9 @@ def there(node: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
+def run_on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: Any) -> Any:
     """Runs a function on one node, once; returns Ray's reference to the result."""
-    return ray.remote(function).options(max_retries=0, **there(node)).remote(*arguments)
+    return ray.remote(function).options(max_retries=0, **node_options(node)).remote(*arguments)
 
 
 def fitting(cluster: Cluster) -> int:
@@ -39,7 +39,7 @@ def fitting(cluster: Cluster) -> int:
     Raises:
         ConfigError: not even one does.
     """
-    found = sum(room(node["Resources"], cluster) for node in nodes())
+    found = sum(worker_slots(node["Resources"], cluster) for node in nodes())
     if found == 0:
         raise ConfigError(
             f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
@@ -56,11 +56,14 @@ def check_nodes(cluster: Cluster) -> None:
     Raises:
         RunError: names the node, and what it lacks.
     """
-    asked = [(node, [on(node, version), on(node, look, sizes(cluster.must_see))]) for node in nodes()]
+    asked = [
+        (node, [run_on(node, version), run_on(node, missing_inputs, sizes(cluster.must_see))])
+        for node in nodes()
+    ]
     for node, answers in asked:
         where = f"node {node['NodeManagerAddress']}"
         try:
-            found, lacks = ray.get(answers, timeout=LOOK_S)
+            found, lacks = ray.get(answers, timeout=NODE_ANSWER_S)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
                 f"{where} does not answer; see `ray status`, and take it out or mend it"

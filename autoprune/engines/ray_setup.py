@@ -13,13 +13,13 @@ from contextlib import contextmanager
 
 from autoprune.errors import RunError
 
-KNOCK_S = 10.0  # a head node that listens answers within this
+REACH_S = 10.0  # a head node that listens answers within this
 
 # Tune's tracebacks of lost workers, and what Ray's client tells of a lost connection.
 _TALKATIVE = ("ray.tune", "ray.util.client", "ray.util.client.logsclient")
 
 
-def knock(address: str | None) -> None:
+def check_reachable(address: str | None) -> None:
     """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
 
     Raises:
@@ -27,7 +27,7 @@ def knock(address: str | None) -> None:
     """
     host, _, port = (address or "").rpartition("://")[2].rpartition(":")
     if host and port.isdigit():
-        socket.create_connection((host, int(port)), KNOCK_S).close()
+        socket.create_connection((host, int(port)), REACH_S).close()
 
 
 @contextmanager

@@ -74,13 +74,13 @@ def render(folder: Path) -> str:
 
 def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = (metrics.get("dense") or {}).get("gflops")
-    share = f", {policy.metrics['gflops'] / dense:.0%} of the dense detector's GFLOPs" if dense else ""
+    fraction = f", {policy.metrics['gflops'] / dense:.0%} of the dense detector's GFLOPs" if dense else ""
     arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
     return (
         f"# {policy.model.name}, pruned\n\n"
         f"An object detector of {policy.model.num_classes - 1} classes with torchvision's interface: "
-        f"`{policy.model.name}`{arguments}, pruned by autoprune{share}. Whole channels were removed, so it "
-        "is a plain, smaller network that needs no sparse kernels.\n"
+        f"`{policy.model.name}`{arguments}, pruned by autoprune{fraction}. Whole channels were removed, so "
+        "it is a plain, smaller network that needs no sparse kernels.\n"
     )
 
 
@@ -113,8 +113,8 @@ def _cost(policy: Policy, metrics: Mapping[str, Any]) -> str:
     for key, name in (("gflops", "GFLOPs (multiply-adds, one image)"), ("mparams", "M parameters")):
         if key in policy.metrics:
             new, old = policy.metrics[key], dense.get(key)
-            share = f" ({new / old:.0%})" if old else ""
-            lines.append(f"| {name} | {figures(old) if old else '-'} | {figures(new)}{share} |")
+            fraction = f" ({new / old:.0%})" if old else ""
+            lines.append(f"| {name} | {figures(old) if old else '-'} | {figures(new)}{fraction} |")
     if not lines:
         return ""
     return (
@@ -130,10 +130,10 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         dense = row.get("dense_ms")
-        share = f" ({row['median_ms'] / dense:.0%})" if dense else ""
+        fraction = f" ({row['median_ms'] / dense:.0%})" if dense else ""
         spread = f"{row['p10_ms']:.1f} to {row['p90_ms']:.1f}"
         before = f"{dense:.1f}" if dense else "-"
-        lines.append(f"| {row['label']} | {before} | {row['median_ms']:.1f}{share} | {spread} |")
+        lines.append(f"| {row['label']} | {before} | {row['median_ms']:.1f}{fraction} | {spread} |")
     return (
         "## Latency\n\nOf the network in ms, the median; dense and pruned in turns.\n\n"
         "| where | dense | this detector | 10th to 90th percentile |\n|---|---|---|---|\n"

@@ -26,7 +26,7 @@ Finder = Callable[[Tensor], Found]
 BOX_PIXELS = 0.5
 SCORE = 0.01
 ALIKE = 0.99
-"""Share of the detections that must agree; one at the threshold, or two of a score, may go either way."""
+"""Fraction of the detections that must agree; one at the threshold, or two of a score, may go either way."""
 MAP_POINTS = 0.1
 
 

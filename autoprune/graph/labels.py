@@ -35,11 +35,11 @@ class Labels:
 
     axes: tuple[Axis, ...]
     zero: list[bool]
-    owner: "Facts"
+    owner: "TraceConstraints"
 
 
 @dataclass(eq=False)
-class Facts:
+class TraceConstraints:
     """Everything that the op rules have stated about the atoms.
 
     Attributes:

@@ -13,7 +13,7 @@ import torch
 
 from autoprune.graph import rules_shape as shape
 from autoprune.graph import rules_view as views
-from autoprune.graph.labels import Args, Axis, Facts
+from autoprune.graph.labels import Args, Axis, TraceConstraints
 from autoprune.graph.rules_pointwise import (
     NONZERO,
     SUMS,
@@ -25,10 +25,10 @@ from autoprune.graph.rules_pointwise import (
     softmax,
 )
 
-Rule: TypeAlias = Callable[[Facts, str, Args, Any], None]
+Rule: TypeAlias = Callable[[TraceConstraints, str, Args, Any], None]
 
 
-def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
+def convolution(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Plain, transposed, grouped and depthwise convolutions, of any number of dimensions."""
     x, weight, bias, *_, transposed, _, groups = args
     weight_axes, x_axes = facts.axes(weight), facts.axes(x)
@@ -61,7 +61,13 @@ def convolution(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 
 def _grouped(
-    facts: Facts, c_in: int, x_axis: Axis, weight: Sequence[Axis], transposed: bool, groups: int, c_out: int
+    facts: TraceConstraints,
+    c_in: int,
+    x_axis: Axis,
+    weight: Sequence[Axis],
+    transposed: bool,
+    groups: int,
+    c_out: int,
 ) -> Axis:
     """Channels of a grouped convolution: each of its groups goes whole, inputs with outputs."""
     whole, within = weight[:2]
@@ -87,7 +93,9 @@ def _grouped(
     return made
 
 
-def _contract(facts: Facts, op: str, a: torch.Tensor, a_axis: Axis, b: torch.Tensor, b_axis: Axis) -> None:
+def _contract(
+    facts: TraceConstraints, op: str, a: torch.Tensor, a_axis: Axis, b: torch.Tensor, b_axis: Axis
+) -> None:
     """Sums products over an axis that ``a`` and ``b`` share."""
     axis = facts.unify(a_axis, b_axis, op)
     facts.consume(b_axis)
@@ -96,7 +104,7 @@ def _contract(facts: Facts, op: str, a: torch.Tensor, a_axis: Axis, b: torch.Ten
         facts.freeze(axis, "is summed over where removed channels are not zero")
 
 
-def matmul(facts: Facts, op: str, args: Args, out: Any) -> None:
+def matmul(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`mm`, `bmm`, `mv`, `dot` and `addmm`, `addmv`, `baddbmm`: ... m k, ... k n -> ... m n."""
     added = args[0] if op in ("addmm", "addmv", "baddbmm") else None
     a, b = args[1:3] if added is not None else args[:2]
@@ -124,7 +132,7 @@ def matmul(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, axes, zero)
 
 
-def batch_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+def batch_norm(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Batch norm (and instance norm, which is one): every tensor of it follows the input's channels."""
     x, (out, *statistics) = args[0], out
     axes = list(facts.axes(x))
@@ -140,7 +148,7 @@ def batch_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
             facts.put(statistic, axes[1:2])
 
 
-def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+def group_norm(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Group norm: its groups are removed whole, so the statistics of the others stay."""
     x, weight, bias, _, channels, _, groups = args[:7]
     axes = list(facts.axes(x))
@@ -161,7 +169,7 @@ def group_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out[0], axes, weight is not None or facts.zero(x))
 
 
-def layer_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
+def layer_norm(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Layer norm over the last axes: its channels can't be removed."""
     x, normalised = args[0], len(args[1])
     axes = list(facts.axes(x))
@@ -174,7 +182,7 @@ def layer_norm(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out[0], axes, facts.zero(x))
 
 
-def spatial(facts: Facts, op: str, args: Args, out: Any) -> None:
+def spatial(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Pooling and interpolation: the number in the op's name says how many axes are space."""
     dims = next(int(c) for c in reversed(op) if c in "123")
     axes = list(facts.axes(args[0]))
@@ -185,7 +193,7 @@ def spatial(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(part, axes, facts.zero(args[0]) and part.is_floating_point())
 
 
-def attention(facts: Facts, op: str, args: Args, out: Any) -> None:
+def attention(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Scaled dot products, [batch, heads, length, width] each: heads and value widths go through."""
     q, k, v = args[:3]
     q_axes, k_axes, v_axes = facts.axes(q), facts.axes(k), facts.axes(v)
@@ -212,7 +220,7 @@ def attention(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(out[1], [*batch, q_axes[-2] if out[1].shape[-1] == q.shape[-2] else None])
 
 
-def embedding(facts: Facts, op: str, args: Args, out: Any) -> None:
+def embedding(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`embedding`: rows of a table."""
     rows, width = facts.axes(args[0])
     facts.freeze(rows, "is picked from by an index")
@@ -220,7 +228,7 @@ def embedding(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, [None] * (out.dim() - 1) + [width], facts.zero(args[0]))
 
 
-def deform_conv(facts: Facts, op: str, args: Args, out: Any) -> None:
+def deform_conv(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Deformable convolution; offsets, and inputs that have several groups of them, are fixed."""
     x, weight, offset, modulation, bias = args[:5]
     groups, offset_groups = args[11:13]
@@ -240,7 +248,7 @@ def deform_conv(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, [x_axes[0], made, None, None], zero and facts.zero(bias))
 
 
-def roi_align(facts: Facts, op: str, args: Args, out: Any) -> None:
+def roi_align(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Regions of a feature map, resampled."""
     for axis in facts.axes(args[1]):
         facts.freeze(axis, "is a box coordinate")

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from autoprune.graph.labels import Args, Axis, Facts
+from autoprune.graph.labels import Args, Axis, TraceConstraints
 
 # Zero where every operand is; where one is; where the only operand is; nowhere.
 ZERO_IF_ALL = set("add sub rsub maximum minimum lerp copy where addcmul hypot".split())
@@ -34,7 +34,7 @@ _DIVIDES = {"log": 0, "log2": 0, "log10": 0, "rsqrt": 0, "reciprocal": 0, "div":
             "floor_divide": 1, "logit": 0}  # fmt: skip
 
 
-def elementwise(facts: Facts, op: str, args: Args, out: Any) -> None:
+def elementwise(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Operands of broadcast shapes: axes that line up hold the same channels."""
     out = out[0] if isinstance(out, tuple) else out
     operands = [a for a in args if isinstance(a, torch.Tensor)]
@@ -63,7 +63,9 @@ def elementwise(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(out, axes, zero)
 
 
-def _align(facts: Facts, operand: torch.Tensor, dims: int) -> tuple[Sequence[Axis], Sequence[bool]]:
+def _align(
+    facts: TraceConstraints, operand: torch.Tensor, dims: int
+) -> tuple[Sequence[Axis], Sequence[bool]]:
     """Labels of an operand on the axes of the result, and on which of them it has more than one value."""
     missing = dims - operand.dim()
     axes = facts.axes(operand)
@@ -74,7 +76,9 @@ def _align(facts: Facts, operand: torch.Tensor, dims: int) -> tuple[Sequence[Axi
     return (*[None] * missing, *axes), (*[False] * missing, *varies)
 
 
-def _zero(facts: Facts, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]) -> bool:
+def _zero(
+    facts: TraceConstraints, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]
+) -> bool:
     """Whether removed channels of the result are zero."""
     if op in ZERO_IF_ANY:
         # An outer product needs zeros from the operand that has the axis.
@@ -91,7 +95,7 @@ def _zero(facts: Facts, op: str, args: Args, operands: list[torch.Tensor], axes:
     return False
 
 
-def _spans(facts: Facts, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
+def _spans(facts: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
     own = (*[None] * (len(axes) - x.dim()), *facts.axes(x))
     return all(mine is not None for mine, axis in zip(own, axes, strict=True) if axis is not None)
 
@@ -118,7 +122,7 @@ def _keeps(op: str, args: Args) -> bool:
     return not (op == "nan_to_num" and numbers and numbers[0])
 
 
-def reduce(facts: Facts, op: str, args: Args, out: Any) -> None:
+def reduce(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Reductions: a sum or a norm over channels is exact where removed ones are zero; others freeze them."""
     x = args[0]
     source = facts.labels(x)
@@ -146,7 +150,7 @@ def reduce(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
 
 
-def softmax(facts: Facts, op: str, args: Args, out: Any) -> None:
+def softmax(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Softmax: channels that it normalises over can't be removed."""
     source = facts.labels(args[0])
     if source:

@@ -6,20 +6,20 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.graph.labels import Args, Atoms, Axis, Facts
+from autoprune.graph.labels import Args, Atoms, Axis, TraceConstraints
 
 # Buffers longer than this on any axis (lists of anchors, of candidates) never hold channels.
 _LONGEST_FACTORY = 1 << 16
 
 
-def alias(facts: Facts, op: str, args: Args, out: Any) -> None:
+def alias(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """The same elements in the same shape: `detach`, `clone`, `_to_copy`, …."""
     source = facts.labels(args[0])
     if source:
         facts.put(out, source.axes, source.zero)
 
 
-def factory(facts: Facts, op: str, args: Args, out: Any) -> None:
+def factory(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """A tensor made from nothing: its axes are what is first written to them."""
     if out.dim() > 1 and max(out.shape) <= _LONGEST_FACTORY:
         filled_with_zero = "zero" in op or "empty" in op or _fill_value(op, args) == 0
@@ -36,7 +36,7 @@ def _fill_value(op: str, args: Args) -> Any:
     return args[-1]
 
 
-def factory_like(facts: Facts, op: str, args: Args, out: Any) -> None:
+def factory_like(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """A new tensor of another's shape."""
     source = facts.labels(args[0])
     if source:
@@ -44,7 +44,7 @@ def factory_like(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(out, source.axes, zero)
 
 
-def cat(facts: Facts, op: str, args: Args, out: Any) -> None:
+def cat(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`cat`: the joined axis concatenates labels, the others must agree."""
     parts = [part for part in args[0] if part.numel() or part.dim() == out.dim()]
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
@@ -58,7 +58,7 @@ def cat(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, axes, all(facts.zero(part) for part in parts))
 
 
-def stack(facts: Facts, op: str, args: Args, out: Any) -> None:
+def stack(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`stack`: a new axis, the others must agree."""
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
     axes = _agree(facts, op, args[0], range(out.dim() - 1), out.dim() - 1)
@@ -67,7 +67,7 @@ def stack(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 
 def _agree(
-    facts: Facts, op: str, parts: Sequence[torch.Tensor], dims: Sequence[int], count: int
+    facts: TraceConstraints, op: str, parts: Sequence[torch.Tensor], dims: Sequence[int], count: int
 ) -> list[Axis]:
     """Unifies the axes ``dims`` of all parts."""
     axes: list[Axis] = [None] * count
@@ -81,14 +81,14 @@ def _agree(
     return axes
 
 
-def _fixed(facts: Facts, count: int) -> Atoms:
+def _fixed(facts: TraceConstraints, count: int) -> Atoms:
     """A label for channels that are no model parameter's, inside an axis that has others."""
     atoms = facts.fresh(count)
     facts.freeze(atoms, "is a constant")
     return atoms
 
 
-def split(facts: Facts, op: str, args: Args, out: Any) -> None:
+def split(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`split`, `split_with_sizes`, `chunk`: equal parts of channels shrink together, others are fixed."""
     source = facts.labels(args[0])
     if source is None:
@@ -108,13 +108,13 @@ def split(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(part, axes, source.zero)
 
 
-def _tie_parts(facts: Facts, axis: Atoms, count: int) -> None:
+def _tie_parts(facts: TraceConstraints, axis: Atoms, count: int) -> None:
     if count > 1:
         facts.tie(axis.reshape(count, -1).T)
         facts.guess(axis)
 
 
-def take_slice(facts: Facts, op: str, args: Args, out: Any) -> None:
+def take_slice(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`slice`: one of several equal parts, like `split`; any other range of channels freezes them."""
     source = facts.labels(args[0])
     if source is None:
@@ -136,7 +136,7 @@ def take_slice(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(out, axes, source.zero)
 
 
-def select(facts: Facts, op: str, args: Args, out: Any) -> None:
+def select(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`select`, `unbind`: picks single indices of an axis."""
     source = facts.labels(args[0])
     if source is None:
@@ -148,7 +148,9 @@ def select(facts: Facts, op: str, args: Args, out: Any) -> None:
         facts.put(part, rest, source.zero)
 
 
-def _after_index(facts: Facts, tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]) -> list[Axis]:
+def _after_index(
+    facts: TraceConstraints, tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]
+) -> list[Axis]:
     """Labels of ``tensor[indices]``; channels may not be picked by an index."""
     axes = list(facts.axes(tensor))
     # A boolean mask stands for as many axes as it has.
@@ -177,13 +179,13 @@ def _after_index(facts: Facts, tensor: torch.Tensor, indices: Sequence[torch.Ten
     return [*before, *[None] * max(indexed), *after]
 
 
-def index(facts: Facts, op: str, args: Args, out: Any) -> None:
+def index(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices]`."""
     if facts.labels(args[0]):
         facts.put(out, _after_index(facts, args[0], args[1]), facts.zero(args[0]))
 
 
-def index_put(facts: Facts, op: str, args: Args, out: Any) -> None:
+def index_put(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices] = values`: what is written labels the axes that are not indexed."""
     target, indices, values = args[:3]
     axes = _after_index(facts, target, indices)
@@ -203,7 +205,7 @@ def index_put(facts: Facts, op: str, args: Args, out: Any) -> None:
             facts.put(out, source.axes, source.zero)
 
 
-def glu(facts: Facts, op: str, args: Args, out: Any) -> None:
+def glu(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`glu`: the first half of an axis times a gate from the second."""
     source = facts.labels(args[0])
     if source is None:
@@ -215,7 +217,7 @@ def glu(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, axes, source.zero[0])
 
 
-def pad(facts: Facts, op: str, args: Args, out: Any) -> None:
+def pad(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`constant_pad_nd`: padded channels are constants."""
     source = facts.labels(args[0])
     if source is None:
@@ -236,7 +238,7 @@ def pad(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, axes, source.zero if not value else False)
 
 
-def along(facts: Facts, op: str, args: Args, out: Any) -> None:
+def along(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes that they go along can't be removed."""
     source = facts.labels(args[0])
     if source is None:

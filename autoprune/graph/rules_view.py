@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from autoprune.graph.labels import Args, Atoms, Axis, Facts
+from autoprune.graph.labels import Args, Atoms, Axis, TraceConstraints
 
 # A label longer than this (all pixels of a large image, flattened) is given up: no layer is that wide.
 _LONGEST = 1 << 20
 
 
-def permute(facts: Facts, op: str, args: Args, out: Any) -> None:
+def permute(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`permute`, `transpose`, `t`."""
     source = facts.labels(args[0])
     if source is None:
@@ -26,7 +26,7 @@ def permute(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, [source.axes[d] for d in dims], source.zero)
 
 
-def view(facts: Facts, op: str, args: Args, out: Any) -> None:
+def view(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Any change of shape that keeps the order of the elements."""
     source = facts.labels(args[0])
     if source is None:
@@ -45,7 +45,11 @@ def view(facts: Facts, op: str, args: Args, out: Any) -> None:
 
 
 def _regroup(
-    facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int], free: int | None
+    facts: TraceConstraints,
+    axes: Sequence[Axis],
+    shape: Sequence[int],
+    new_shape: Sequence[int],
+    free: int | None,
 ) -> list[Axis]:
     """Labels after a change of shape: pairs up the smallest runs of axes with equal products."""
     if 0 in shape:
@@ -79,7 +83,7 @@ def _regroup(
 
 
 def _regroup_empty(
-    facts: Facts, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
+    facts: TraceConstraints, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
 ) -> list[Axis]:
     """As `_regroup`, for no elements: the axes on both sides of the empty one must go together."""
     at, new_at = list(shape).index(0), list(new_shape).index(0)
@@ -94,7 +98,7 @@ def _regroup_empty(
     return [*before, None, *after]
 
 
-def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
+def _merge(facts: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
     """The label of several axes flattened into one; expressible if just one of them is labelled."""
     labelled = [k for k, (_, axis) in enumerate(run) if axis is not None]
     size = prod(n for n, _ in run)
@@ -111,7 +115,9 @@ def _merge(facts: Facts, run: Sequence[tuple[int, Axis]]) -> Axis:
     return np.tile(np.repeat(label, after), before)
 
 
-def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -> tuple[int, Atoms]:
+def _split(
+    facts: TraceConstraints, label: Atoms, sizes: Sequence[int], free: int | None
+) -> tuple[int, Atoms]:
     """The axis of ``sizes`` that takes over ``label``, and its label there.
 
     Where the label does not vary along the other axes (C x H x W unflattened) nothing is lost. Elsewhere the
@@ -128,14 +134,14 @@ def _split(facts: Facts, label: Atoms, sizes: Sequence[int], free: int | None) -
     return d, facts.join(lines)
 
 
-def expand(facts: Facts, op: str, args: Args, out: Any) -> None:
+def expand(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`expand`: new axes in front, axes of length one stretched."""
     source = facts.labels(args[0])
     if source:
         facts.put(out, [None] * (out.dim() - len(source.axes)) + list(source.axes), source.zero)
 
 
-def repeat(facts: Facts, op: str, args: Args, out: Any) -> None:
+def repeat(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`repeat`: new axes in front, every axis tiled."""
     source = facts.labels(args[0])
     if source is None:
@@ -147,7 +153,7 @@ def repeat(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, tiled, source.zero)
 
 
-def channel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
+def channel_shuffle(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`channel_shuffle`: as (groups, C / groups) transposed; channel j of all groups is removed at once."""
     source = facts.labels(args[0])
     if source is None:
@@ -161,7 +167,7 @@ def channel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
     facts.put(out, axes, source.zero[0])
 
 
-def pixel_shuffle(facts: Facts, op: str, args: Args, out: Any) -> None:
+def pixel_shuffle(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`pixel_shuffle`: r·r neighbouring channels become one; `pixel_unshuffle`: one becomes r·r."""
     source = facts.labels(args[0])
     if source is None:

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from autoprune.graph.labels import Axis, Facts
+from autoprune.graph.labels import Axis, TraceConstraints
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
@@ -21,7 +21,7 @@ _WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
 class LengthWatcher(TorchFunctionMode):
     """Notes in ``facts`` every labelled axis whose length is read by code outside of torch."""
 
-    def __init__(self, facts: Facts) -> None:  # noqa: D107
+    def __init__(self, facts: TraceConstraints) -> None:  # noqa: D107
         super().__init__()
         self._facts = facts
 
@@ -47,9 +47,9 @@ class Lengths(tuple[int, ...]):
     """
 
     _axes: tuple[Axis, ...]
-    _facts: "weakref.ref[Facts]"
+    _facts: "weakref.ref[TraceConstraints]"
 
-    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], facts: Facts) -> "Lengths":  # noqa: D102
+    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], facts: TraceConstraints) -> "Lengths":  # noqa: D102
         lengths = super().__new__(cls, size)
         lengths._axes, lengths._facts = axes, weakref.ref(facts)
         return lengths
@@ -71,7 +71,7 @@ class Lengths(tuple[int, ...]):
         return torch.Size, (tuple(self),)
 
 
-def _guess(facts: Facts | None, axes: Any) -> None:
+def _guess(facts: TraceConstraints | None, axes: Any) -> None:
     for axis in axes:
         if facts is not None and axis is not None:
             facts.guess(axis)

@@ -12,7 +12,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.graph.labels import Atoms, Axis, Facts
+from autoprune.graph.labels import Atoms, Axis, TraceConstraints
 from autoprune.graph.op_dispatch import Known, OpWatcher, tensors_in
 from autoprune.graph.rules import RULES
 from autoprune.graph.rules_pointwise import elementwise
@@ -55,7 +55,7 @@ class Trace:
             tensor that it returned.
     """
 
-    facts: Facts = field(default_factory=Facts)
+    facts: TraceConstraints = field(default_factory=TraceConstraints)
     leaves: list[Leaf] = field(default_factory=list)
     unit: Atoms | None = None
     lowered: bool = False
@@ -69,7 +69,7 @@ class Trace:
 
 
 def _apply_rule(
-    facts: Facts, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    facts: TraceConstraints, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> None:
     op, rule, always, _, reused = known
     tensors, outputs = tensors_in(args), tensors_in((out,))
@@ -116,7 +116,7 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
     )
 
 
-def _give_up(facts: Facts, op: str, inputs: Sequence[Any]) -> None:
+def _give_up(facts: TraceConstraints, op: str, inputs: Sequence[Any]) -> None:
     for labels in inputs:
         for axis in labels.axes if labels else ():
             facts.freeze(axis, f"goes into {op}, which has no rule for it")
@@ -246,7 +246,7 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
     return result
 
 
-def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: Facts) -> None:
+def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: TraceConstraints) -> None:
     """One forward pass under the op rules; its results keep all their channels."""
     with torch.no_grad(), LengthWatcher(facts), OpWatcher(partial(_apply_rule, facts)):
         output = model(*example_inputs)

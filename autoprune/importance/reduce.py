@@ -70,14 +70,14 @@ def comparable(importance: Mapping[str, NDArray[np.float64]], criterion: str) ->
     return {name: scores / (float(np.mean(scores)) or 1.0) for name, scores in importance.items()}
 
 
-def removed_share(scores: NDArray[np.float64]) -> NDArray[np.float64]:
+def removed_fraction(scores: NDArray[np.float64]) -> NDArray[np.float64]:
     """The cumulative importance curve of a group.
 
     Args:
         scores: one score per unit [units], none negative.
 
     Returns:
-        [units + 1]: entry k is the share of the group's importance that its k least important units hold;
+        [units + 1]: entry k is the fraction of the group's importance that its k least important units hold;
         0 at 0, 1 at the end, convex. A group of zeros counts as flat: k / units.
     """
     ordered = np.sort(np.asarray(scores, dtype=np.float64))

@@ -25,18 +25,18 @@ from autoprune.latency.model import (
     LatencyModel,
     correct,
     features,
+    fractions_of,
     left_out_errors,
     measure_tables,
-    shares_of,
 )
 from autoprune.latency.operators import Call, find_calls
 from autoprune.latency.runners import NETWORK, Clock, Run, in_file, in_torch
 from autoprune.latency.steps import measured_steps
-from autoprune.latency.timing import Latency, in_turns
+from autoprune.latency.timing import Latency, interleaved
 from autoprune.progress import say
 from autoprune.space.space import Space, Widths
 from autoprune.study.trials import Record
-from autoprune.task.pruning_task import Subject
+from autoprune.task.pruning_task import PruningTask
 
 NETWORKS = 10
 """Whole networks that correct the sum of the operators: the dense one, the smallest, and others between."""
@@ -80,18 +80,18 @@ def measure_networks(
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
             runs[str(number)] = in_file(model, images, inside, runtime, str(device), threads, folder, clock)
             model.to(device)
-        found = in_turns(runs, passes)
+        found = interleaved(runs, passes)
     return [stages[NETWORK] for stages in found.values()]
 
 
-def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -> LatencyModel:
+def fit_model(task: PruningTask, space: Space, file: Path, begun: bool = False) -> LatencyModel:
     """The latency model of a dense detector in the run's runtime: the run's, an earlier run's, or measured.
 
     What was measured is kept in the run and in the user's cache, where other runs of the same architecture
     and space find it, on the same device, with the same runtime, versions, threads and input size.
 
     Args:
-        subject: the dense detector.
+        task: the dense detector.
         space: where widths lie; the networks that correct the model are taken from all over it.
         file: the run's own copy, which keeps a resumed run as it was.
         begun: whether trials have been measured already.
@@ -100,10 +100,10 @@ def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -
         ConfigError: the runtime is not installed, or has no such device.
         RunError: the run was begun on another device; a file is damaged or can't be written.
     """
-    config, graph = subject.config, subject.graph
+    config, graph = task.config, task.graph
     runtime, threads = config.latency_runtime, config.threads
-    where = label(runtime, subject.device, threads, 1, subject.input_size)
-    calls = tuple(find_calls(subject.model, detector_inputs(subject.input_size, subject.device)[0]))
+    where = label(runtime, task.device, threads, 1, task.input_size)
+    calls = tuple(find_calls(task.model, detector_inputs(task.input_size, task.device)[0]))
     network = (where, GRID, calls, graph.cost.names, graph.cost.dense.tolist())
     key = sha256(repr((network, space.lowest.tolist(), space.step.tolist())).encode()).hexdigest()
     if (own := LatencyModel.load(file, graph)) is not None:
@@ -119,7 +119,7 @@ def fit_model(subject: Subject, space: Space, file: Path, begun: bool = False) -
     if (model := LatencyModel.load(cached, graph)) is not None:
         said = f"as an earlier run measured it; delete {cached} to measure it anew"
     else:
-        model = _measure(subject, space, calls, where, key)
+        model = _measure(task, space, calls, where, key)
         said = f"mean error {model.mean_error:.1%} on {NETWORKS} networks, each left out in turn"
         if model.mean_error > KEPT_ERROR:
             said += "; that is much, as if the machine had other work: an idle one measures better"
@@ -138,17 +138,17 @@ def _share(model: LatencyModel, file: Path) -> None:
         say(escape(f"not kept for other runs: {error} (the variable AUTOPRUNE_CACHE names one)"))
 
 
-def _measure(subject: Subject, space: Space, calls: tuple[Call, ...], where: str, key: str) -> LatencyModel:
+def _measure(task: PruningTask, space: Space, calls: tuple[Call, ...], where: str, key: str) -> LatencyModel:
     """Times operators and whole networks."""
-    config, graph, device = subject.config, subject.graph, subject.device
+    config, graph, device = task.config, task.graph, task.device
     runtime, threads = config.latency_runtime, config.threads
     with TemporaryDirectory(prefix="autoprune-") as folder:
         tables = measure_tables(calls, runtime, device, threads, Path(folder))
     chosen = sample_widths(space, NETWORKS)
-    models = (prune_to(subject.model, graph, widths) for widths in chosen)
-    times = measure_networks(models, subject.input_size, runtime, device, threads)
+    models = (prune_to(task.model, graph, widths) for widths in chosen)
+    times = measure_networks(models, task.input_size, runtime, device, threads)
     measured = np.array([found.median_ms for found in times])
-    found = features(graph, shares_of(graph, calls), tables, np.stack(chosen))
+    found = features(graph, fractions_of(graph, calls), tables, np.stack(chosen))
     correction, errors = correct(found, measured), left_out_errors(found, measured)
     return LatencyModel(graph, calls, tables, correction, errors, float(measured[0]), where, key)
 
@@ -190,13 +190,13 @@ def prediction_error(model: LatencyModel, records: Iterable[Record]) -> str | No
     )
 
 
-def group_steps(subject: Subject) -> dict[str, int]:
+def group_steps(task: PruningTask) -> dict[str, int]:
     """The steps of `latency_steps.measured_steps` in the run's runtime and on its device."""
-    config = subject.config
-    calls = find_calls(subject.model, detector_inputs(subject.input_size, subject.device)[0])
+    config = task.config
+    calls = find_calls(task.model, detector_inputs(task.input_size, task.device)[0])
     with TemporaryDirectory(prefix="autoprune-") as folder:
         return measured_steps(
-            subject.graph, calls, config.latency_runtime, subject.device, config.threads, Path(folder)
+            task.graph, calls, config.latency_runtime, task.device, config.threads, Path(folder)
         )
 
 
@@ -205,8 +205,8 @@ def sample_widths(space: Space, count: int, seed: int = 0) -> list[Widths]:
     random = np.random.default_rng(seed)
     found = [space.dense, space.lowest]
     for level in np.linspace(0.1, 0.9, max(count - 2, 0)):
-        shares = np.clip(random.normal(level, 0.25, len(space.variables)), 0, 1)
-        found.append(space.widths(shares))
+        fractions = np.clip(random.normal(level, 0.25, len(space.variables)), 0, 1)
+        found.append(space.widths(fractions))
     return found[:count]
 
 

@@ -25,14 +25,14 @@ from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.graph import ChannelGraph
 from autoprune.latency.operators import Call, Operator, one_pass
-from autoprune.latency.timing import in_turns
+from autoprune.latency.timing import interleaved
 from autoprune.progress import track
 
 Array = NDArray[np.float64]
 Seconds = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]]
 
 GRID = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-"""Shares of a dense width that operators are timed at; at 0 a width costs what the first step costs."""
+"""Fractions of a dense width that operators are timed at; at 0 a width costs what the first step costs."""
 STEP = 8
 REPEATS = 5
 WARMUP = 2
@@ -87,7 +87,7 @@ class LatencyModel:
 
     @cached_property
     def _shares(self) -> tuple[Array, Array]:
-        return shares_of(self.graph, self.calls)
+        return fractions_of(self.graph, self.calls)
 
     def save(self, path: Path) -> None:
         """Writes what was measured as JSON.
@@ -175,11 +175,11 @@ def measure_tables(
     return np.stack([known[call.operator] for call in calls])
 
 
-def shares_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Array]:
-    """How each call's share of inputs and of outputs follows from the groups' shares.
+def fractions_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Array]:
+    """How each call's fraction of inputs and of outputs follows from the groups' shares.
 
     Returns:
-        Two arrays [C, G + 1]: a share is the row times the groups' shares of their dense widths, and the last
+        Two arrays [C, G + 1]: it is the row times the groups' fractions of their dense widths, and the last
         column what no group can change.
     """
     places = {name: place for place, name in enumerate(graph.cost.names)}
@@ -202,16 +202,16 @@ def shares_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Array]
     return result[0], result[1]
 
 
-def features(graph: ChannelGraph, shares: tuple[Array, Array], tables: Array, widths: Array) -> Array:
+def features(graph: ChannelGraph, fractions: tuple[Array, Array], tables: Array, widths: Array) -> Array:
     """What the correction weighs, [n, 4]: milliseconds of all operators, millions of bytes, 1, GFLOPs."""
     kept = np.column_stack([widths / graph.cost.dense, np.ones(len(widths))])  # [n, G + 1]
     grid, last = np.array(GRID), len(GRID) - 2
     corners, weights = [], []
-    for rows in shares:
-        share = np.clip(kept @ rows.T, 0, 1)  # [n, C]
-        low = np.clip(np.searchsorted(grid, share, side="right") - 1, 0, last)
+    for rows in fractions:
+        fraction = np.clip(kept @ rows.T, 0, 1)  # [n, C]
+        low = np.clip(np.searchsorted(grid, fraction, side="right") - 1, 0, last)
         corners.append(low)
-        weights.append((share - grid[low]) / (grid[low + 1] - grid[low]))
+        weights.append((fraction - grid[low]) / (grid[low + 1] - grid[low]))
     (p, q), (u, v) = corners, weights
     c = np.arange(len(tables))
     times = (1 - u) * ((1 - v) * tables[c, p, q] + v * tables[c, p, q + 1])
@@ -246,11 +246,11 @@ def left_out_errors(found: Array, measured: Array) -> tuple[float, ...]:
 _ROWS = 512  # widths predicted at once
 
 
-def _width(dense: int, share: float) -> int:
+def _width(dense: int, fraction: float) -> int:
     """The dense width's share in whole steps, at least one step; the dense width itself at 1."""
-    if share == 1:
+    if fraction == 1:
         return dense
-    return min(dense, max(STEP, round(dense * share / STEP) * STEP))
+    return min(dense, max(STEP, round(dense * fraction / STEP) * STEP))
 
 
 def time_passes(
@@ -268,7 +268,7 @@ def time_passes(
 
     if not passes:
         return {}
-    found = in_turns({name: timed(run) for name, run in passes.items()}, REPEATS, WARMUP, quiet=True)
+    found = interleaved({name: timed(run) for name, run in passes.items()}, REPEATS, WARMUP, quiet=True)
     # the least disturbed passes: what disturbs them all alike, the correction knows
     return {name: stages[""].p10_ms / 1e3 for name, stages in found.items()}
 

@@ -7,7 +7,7 @@ import numpy as np
 import torch
 
 from autoprune.graph import ChannelGraph
-from autoprune.latency.model import Seconds, shares_of, time_passes
+from autoprune.latency.model import Seconds, fractions_of, time_passes
 from autoprune.latency.operators import Call, one_pass
 from autoprune.progress import track
 
@@ -44,7 +44,7 @@ def measured_steps(
         Steps by group; groups narrower than two blocks, and those whose channels no plain convolution makes,
         are left out.
     """
-    _, outputs = shares_of(graph, calls)
+    _, outputs = fractions_of(graph, calls)
     found: dict[str, int] = {}
     for place, name in enumerate(track(graph.cost.names, "steps of widths")):
         makers = [

@@ -77,11 +77,11 @@ def measure(
         stack.enter_context(torch.inference_mode())
         for model in models.values():
             stack.enter_context(_evaluating(model))
-        found = in_turns({name: timed(model) for name, model in models.items()}, repeats, warmup)
+        found = interleaved({name: timed(model) for name, model in models.items()}, repeats, warmup)
     return {name: stages[""] for name, stages in found.items()}
 
 
-def in_turns(
+def interleaved(
     runs: Mapping[str, Callable[[], Mapping[str, float]]],
     repeats: int = REPEATS,
     warmup: int = WARMUP,

@@ -14,7 +14,7 @@ from autoprune.files import write_text
 from autoprune.progress import say
 from autoprune.run.directory import RunDirectory
 from autoprune.run.results import load_result
-from autoprune.study.rungs import INSTEAD
+from autoprune.study.rungs import FALLBACK_METRICS
 from autoprune.study.trials import Record
 
 FILE = "proxies.json"
@@ -184,7 +184,7 @@ def compare(
     """
     agreements = []
     for rung, done in enumerate(steps):
-        for score in ("map", *INSTEAD):
+        for score in ("map", *FALLBACK_METRICS):
             pairs = [
                 (record.rungs[rung][score], value)
                 for record, value in zip(records, recovered, strict=True)

@@ -31,7 +31,7 @@ from autoprune.runtimes.extras import need_runtime
 from autoprune.seeding import seed as derive
 from autoprune.space.derive import SpaceFile, resolve
 from autoprune.space.space import Space
-from autoprune.task.pruning_task import Subject, load_subject, refuse_missing, score_channels
+from autoprune.task.pruning_task import PruningTask, load_task, refuse_missing, score_channels
 from autoprune.training import TrainSettings, ranks, train
 
 CHECKPOINT = ".checkpoint.safetensors"
@@ -87,19 +87,19 @@ def recover(
         raise RunError(f"{run} has no trial {absent[0]}; `autoprune front {run}` lists them")
     refuse_missing(config)
     need_runtime(config.latency_runtime)
-    subject = load_subject(config)
-    if any(point.policy.weights_sha256 != subject.weights_sha256 for point in result.front):
+    task = load_task(config)
+    if any(point.policy.weights_sha256 != task.weights_sha256 for point in result.front):
         raise RunError(f"{config.weights} is not what {run} was made from; put the dense weights back")
-    importance = score_channels(subject, config.criterion, directory.importance_file)
-    space = resolve(SpaceFile.load(directory.space_file), subject.graph, importance)
-    dense = measure_dense(subject)
+    importance = score_channels(task, config.criterion, directory.importance_file)
+    space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
+    dense = measure_dense(task)
     recovered = []
     for number in numbers:
         point = next((point for point in result.front if point.trial == number), None)
         widths = np.array([known[number].widths[name] for name in space.names])
         recovered.append(
             recover_policy(
-                subject,
+                task,
                 space.keep(widths) if point is None else point.policy.keep,
                 directory.recovered_folder(number),
                 importance,
@@ -113,7 +113,7 @@ def recover(
 
 
 def recover_policy(
-    subject: Subject,
+    task: PruningTask,
     keep: Mapping[str, Sequence[int]],
     folder: Path,
     importance: Importance | None = None,
@@ -122,7 +122,7 @@ def recover_policy(
     notes: Mapping[str, Any] | None = None,
     space: Space | None = None,
 ) -> Recovered:
-    """Trains one policy back with the settings of ``subject.config`` and writes it to a folder.
+    """Trains one policy back with the settings of ``task.config`` and writes it to a folder.
 
     What is written is the better, on the validation split, of the trained detector and the one that the
     training began with: where a policy lost little, a short training can cost more than it gains.
@@ -131,7 +131,7 @@ def recover_policy(
     recovered with the same settings see the same images in the same order.
 
     Args:
-        subject: dense detector and data.
+        task: dense detector and data.
         keep: kept channels of each pruned group.
         folder: where the result goes.
         importance: scores that weight the channels in the distillation; ``None`` weights all alike.
@@ -145,17 +145,17 @@ def recover_policy(
         RunError: the folder holds another policy or other settings.
         TrainingError: a loss is not finite.
     """
-    config = subject.config
+    config = task.config
     seed = derive(config.seed, "recovery")
     settings = replace(TrainSettings.from_config(config), seed=seed)
     asked = {
         **asdict(settings),
-        "norm": subject.spec.norm,
+        "norm": task.spec.norm,
         "regrow_rounds": config.regrow_rounds,
         "distill_weighting": config.distill_weighting,
         "reconstruct_images": config.reconstruct_images,
         "recalibration_images": config.recalibration_images,
-        "dense_weights": subject.weights_sha256,
+        "dense_weights": task.weights_sha256,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
     }
     if (done := _finished(folder, asked)) is not None:
@@ -163,29 +163,29 @@ def recover_policy(
         return done
     started = time.perf_counter()
     if config.regrow_rounds:
-        keep = _regrown(subject, space, keep, what)
-    model = prune(subject.model, subject.graph, keep)
-    start = subject.renewed(model, keep, seed)
+        keep = _regrown(task, space, keep, what)
+    model = prune(task.model, task.graph, keep)
+    start = task.reinitialize(model, keep, seed)
     checkpoint = folder / CHECKPOINT
-    teacher = subject.teacher(keep, importance)
-    result = train(start, subject.train, settings, subject.device, teacher, checkpoint, what)
+    teacher = task.teacher(keep, importance)
+    result = train(start, task.train, settings, task.device, teacher, checkpoint, what)
     trained = time.perf_counter()
     if ranks.rank() > 0:
         ranks.wait()
         shared = _finished(folder, asked)
         assert shared is not None
         return shared
-    model, found, untrained = _better(subject, start, result.model, what)
-    costs = subject.costs(keep)
-    policy = subject.policy(keep, {"map": found.map, "map50": found.map50, **costs})
+    model, found, untrained = _better(task, start, result.model, what)
+    costs = task.costs(keep)
+    policy = task.policy(keep, {"map": found.map, "map50": found.map50, **costs})
     metrics = {
         **(notes or {}),
         "data": config.data.name if isinstance(config.data, Path) else config.data.val.annotations.name,
         "versions": versions(),
-        "input_size": list(subject.input_size),
+        "input_size": list(task.input_size),
         **found.to_dict(),
         **costs,
-        "dense": {**dense.to_dict(), **subject.costs({})} if dense is not None else None,
+        "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
         "untrained_map": untrained,
         "kept": "untrained" if model is start else "trained",
         "training_s": round(trained - started, 3),
@@ -193,11 +193,11 @@ def recover_policy(
         "settings": asked,
     }
     save_detector(folder, model, policy)
-    save_samples(folder, {"dense": subject.model, "pruned": model}, subject.val, subject.device)
+    save_samples(folder, {"dense": task.model, "pruned": model}, task.val, task.device)
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(result.losses, 1)]
     write_text(folder / LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / METRICS_FILE, json.dumps(metrics, indent=2) + "\n")
-    add_latencies(folder, [_latency(subject, model)])
+    add_latencies(folder, [_latency(task, model)])
     write_card(folder)
     checkpoint.unlink(missing_ok=True)
     ranks.wait()
@@ -206,12 +206,12 @@ def recover_policy(
 
 
 def _better(
-    subject: Subject, start: nn.Module, trained: nn.Module, what: str
+    task: PruningTask, start: nn.Module, trained: nn.Module, what: str
 ) -> tuple[nn.Module, Metrics, float]:
     """The better of two detectors on the validation split, its scores, and the mAP of the first."""
     before, after = (
-        evaluate(model, subject.val, subject.device, batch_size=subject.config.batch_size)
-        for model in (start.to(subject.device), trained)
+        evaluate(model, task.val, task.device, batch_size=task.config.batch_size)
+        for model in (start.to(task.device), trained)
     )
     if after.map >= before.map:
         return trained, after, before.map
@@ -222,23 +222,21 @@ def _better(
     return start, before, before.map
 
 
-def measure_dense(subject: Subject) -> Metrics:
+def measure_dense(task: PruningTask) -> Metrics:
     """The dense detector's scores on the whole validation split."""
-    return evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size)
+    return evaluate(task.model, task.val, task.device, batch_size=task.config.batch_size)
 
 
-def _latency(subject: Subject, model: nn.Module) -> dict[str, Any]:
+def _latency(task: PruningTask, model: nn.Module) -> dict[str, Any]:
     """A row of `latency.json`: the recovered detector in the run's runtime, in turns with the dense one."""
-    runtime, threads, models = subject.config.latency_runtime, subject.config.threads, (subject.model, model)
-    dense, pruned = measure_networks(
-        models, subject.input_size, runtime, subject.device, threads, LATENCY_PASSES
-    )
-    where = label(runtime, subject.device, threads, 1, subject.input_size)
+    runtime, threads, models = task.config.latency_runtime, task.config.threads, (task.model, model)
+    dense, pruned = measure_networks(models, task.input_size, runtime, task.device, threads, LATENCY_PASSES)
+    where = label(runtime, task.device, threads, 1, task.input_size)
     return {"label": where, **asdict(pruned), "dense_ms": dense.median_ms}
 
 
 def _regrown(
-    subject: Subject, space: Space | None, keep: Mapping[str, Sequence[int]], what: str
+    task: PruningTask, space: Space | None, keep: Mapping[str, Sequence[int]], what: str
 ) -> Mapping[str, Sequence[int]]:
     """The policy after regrowth, the same on all processes.
 
@@ -247,8 +245,8 @@ def _regrown(
     """
     if space is None:
         raise ConfigError("regrow_rounds needs the search space; give one, or set it to 0")
-    found = ranks.agreed(regrow(subject, space, keep, subject.config.regrow_rounds))
-    groups = {name: range(subject.graph.groups[name].width) for name in {*keep, *found}}
+    found = ranks.broadcast_object(regrow(task, space, keep, task.config.regrow_rounds))
+    groups = {name: range(task.graph.groups[name].width) for name in {*keep, *found}}
     new = sum(len({*found.get(name, whole)} - {*keep.get(name, whole)}) for name, whole in groups.items())
     say(f"{what}: {new} removed channels took the place of others")
     return found

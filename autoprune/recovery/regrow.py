@@ -25,19 +25,19 @@ from autoprune.graph.surgery import kept_rows
 from autoprune.importance.gradients import gate_gradients
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
-from autoprune.task.pruning_task import OneByOne, Subject
+from autoprune.task.pruning_task import OneByOne, PruningTask
 
-EXCHANGED = 0.05  # share of the kept units that change places in a round, at most
+EXCHANGED = 0.05  # fraction of the kept units that change places in a round, at most
 
 Keep = dict[str, tuple[int, ...]]
 Values = NDArray[np.float64]
 
 
-def regrow(subject: Subject, space: Space, keep: Mapping[str, Sequence[int]], rounds: int) -> Keep:
+def regrow(task: PruningTask, space: Space, keep: Mapping[str, Sequence[int]], rounds: int) -> Keep:
     """Exchanges channels of a policy for removed ones, without costing more GFLOPs.
 
     Args:
-        subject: the dense detector and its data; `importance_images` images are used in each round.
+        task: the dense detector and its data; `importance_images` images are used in each round.
         space: whose steps and smallest widths hold.
         keep: kept channels of each pruned group.
         rounds: how often values are measured and channels exchanged.
@@ -45,15 +45,15 @@ def regrow(subject: Subject, space: Space, keep: Mapping[str, Sequence[int]], ro
     Returns:
         Kept channels of each pruned group. Widths stay as they are where latency is bounded or searched.
     """
-    config, graph = subject.config, subject.graph
+    config, graph = task.config, task.graph
     seed = derive(config.seed, "regrowth")
     fixed = config.budget_latency_ms is not None or "latency_ms" in config.objectives
-    order = np.random.default_rng(seed).permutation(len(subject.train)).tolist()
-    images = OneByOne(subject, order[: config.importance_images])
+    order = np.random.default_rng(seed).permutation(len(task.train)).tolist()
+    images = OneByOne(task, order[: config.importance_images])
     found = {name: tuple(kept) for name, kept in keep.items()}
     for _ in range(rounds):
-        pruned = subject.renewed(prune(subject.model, graph, found), found, seed)
-        gated = restored(pruned, subject.model, graph, found)
+        pruned = task.reinitialize(prune(task.model, graph, found), found, seed)
+        gated = scatter_into_dense(pruned, task.model, graph, found)
         gates = list(gate_gradients(gated, graph, lambda: images, seed, found))
         values = {
             name: np.abs([image[name][group.units].sum(axis=1) for image in gates]).mean(axis=0)
@@ -67,7 +67,7 @@ def regrow(subject: Subject, space: Space, keep: Mapping[str, Sequence[int]], ro
 
 
 @torch.no_grad()
-def restored(
+def scatter_into_dense(
     pruned: nn.Module, dense: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
 ) -> nn.Module:
     """A copy of ``dense`` that holds the tensors of ``pruned`` where these were cut out of its own."""

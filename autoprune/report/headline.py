@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from autoprune.report.entries import kind_of, recovered_map
-from autoprune.report.run_summary import Facts
+from autoprune.report.run_summary import RunSummary
 from autoprune.report.tables import cost, points
 
 COSTS = (
@@ -47,7 +47,7 @@ class Headline:
     command: str | None = None
 
 
-def headline(facts: Facts) -> Headline:
+def headline(facts: RunSummary) -> Headline:
     """Picks the best recovered trial, else the best on the front, else says how far the search is."""
     number = _best_recovered(facts)
     if number is not None:
@@ -78,7 +78,7 @@ def after(count: int) -> str:
     return f"after {steps(count)} of training" if count else "without training"
 
 
-def _best_recovered(facts: Facts) -> int | None:
+def _best_recovered(facts: RunSummary) -> int | None:
     """The recovered trial with the highest mAP; one on the front before those that were taken to compare."""
     comparable = [number for number, metrics in facts.recovered.items() if metrics.get("dense")]
     front = {point.trial for point in facts.result.front}
@@ -89,7 +89,7 @@ def _best_recovered(facts: Facts) -> int | None:
     )
 
 
-def _of_recovered(facts: Facts, number: int) -> Headline:
+def _of_recovered(facts: RunSummary, number: int) -> Headline:
     metrics = facts.recovered[number]
     pruned = {**metrics, "map": metrics["metrics"]["map"]}
     dense = {**metrics["dense"], "map": metrics["dense"]["metrics"]["map"]}
@@ -112,7 +112,7 @@ def _of_recovered(facts: Facts, number: int) -> Headline:
     return Headline(_title(facts, pruned, dense), sentence, details, _tiles(pruned, dense), number, command)
 
 
-def _of_proxy(facts: Facts) -> Headline:
+def _of_proxy(facts: RunSummary) -> Headline:
     best = facts.result.best
     assert best is not None
     pruned, dense = best.metrics, facts.result.dense
@@ -129,14 +129,14 @@ def _of_proxy(facts: Facts) -> Headline:
     return Headline(_title(facts, pruned, dense), sentence, details, tiles, best.trial, command)
 
 
-def _title(facts: Facts, pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
+def _title(facts: RunSummary, pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
     return f"{facts.config.model}, pruned to {pruned['gflops'] / dense['gflops']:.0%} of its GFLOPs"
 
 
 def _share(pruned: Mapping[str, Any], dense: Mapping[str, Any]) -> str:
     """Such as ``50% of the dense one's work (0.29 of 0.59 GFLOPs)``."""
-    share = pruned["gflops"] / dense["gflops"]
-    return f"{share:.0%} of the work ({cost(pruned['gflops'])} of {cost(dense['gflops'])} GFLOPs)"
+    fraction = pruned["gflops"] / dense["gflops"]
+    return f"{fraction:.0%} of the work ({cost(pruned['gflops'])} of {cost(dense['gflops'])} GFLOPs)"
 
 
 def _found(origin: str) -> str:
@@ -152,6 +152,6 @@ def _tiles(pruned: Mapping[str, Any], dense: Mapping[str, Any], score: str = "mA
     tiles = [Tile(score, "at IoU 0.50:0.95, points", points(dense["map"]), points(pruned["map"]), change)]
     for name, shown, unit in COSTS:
         if pruned.get(name) is not None and dense.get(name):
-            share = f"{pruned[name] / dense[name]:.0%} of the dense one's"
-            tiles.append(Tile(shown, unit, cost(dense[name]), cost(pruned[name]), share))
+            fraction = f"{pruned[name] / dense[name]:.0%} of the dense one's"
+            tiles.append(Tile(shown, unit, cost(dense[name]), cost(pruned[name]), fraction))
     return tuple(tiles)

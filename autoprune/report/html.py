@@ -14,7 +14,7 @@ from autoprune.files import write_text
 from autoprune.policy import Policy
 from autoprune.report.entries import account, found_by, kind_of, recovered_map
 from autoprune.report.headline import after, difference, headline, steps
-from autoprune.report.run_summary import Facts
+from autoprune.report.run_summary import RunSummary
 from autoprune.report.samples import Sample, read_samples
 from autoprune.report.tables import cost, points
 from autoprune.run.directory import RunDirectory
@@ -26,7 +26,7 @@ SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")
 OBJECTIVES = {"map": "mAP", "gflops": "GFLOPs", "latency_ms": "latency"}
 
 
-def write_page(facts: Facts, to: Path, images: bool = True) -> None:
+def write_page(facts: RunSummary, to: Path, images: bool = True) -> None:
     """Writes the page of a run, finished or not.
 
     Args:
@@ -40,7 +40,7 @@ def write_page(facts: Facts, to: Path, images: bool = True) -> None:
     write_text(to, render(facts, images))
 
 
-def render(facts: Facts, images: bool = True) -> str:
+def render(facts: RunSummary, images: bool = True) -> str:
     """The page as HTML; see `write_page`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
@@ -74,7 +74,7 @@ def render(facts: Facts, images: bool = True) -> str:
     )
 
 
-def chart_data(facts: Facts, best: int | None) -> dict[str, Any]:
+def chart_data(facts: RunSummary, best: int | None) -> dict[str, Any]:
     """What the page's charts are drawn from, as JSON has it; mAP as fractions.
 
     Args:
@@ -100,7 +100,7 @@ def chart_data(facts: Facts, best: int | None) -> dict[str, Any]:
     }
 
 
-def _trial(facts: Facts, record: Record, on_front: bool) -> dict[str, Any]:
+def _trial(facts: RunSummary, record: Record, on_front: bool) -> dict[str, Any]:
     widths: Mapping[str, int] = record.widths
     recovered = facts.recovered.get(record.number)
     if recovered is not None:  # regrowth may have changed them
@@ -127,7 +127,7 @@ def _trial(facts: Facts, record: Record, on_front: bool) -> dict[str, Any]:
     }
 
 
-def _rows(facts: Facts) -> list[dict[str, Any]]:
+def _rows(facts: RunSummary) -> list[dict[str, Any]]:
     """The trials for the table, the complete ones first, the best first."""
     front = {point.trial for point in facts.result.front}
     order = {"complete": 0, "stopped": 1, "running": 2, "failed": 3}
@@ -153,7 +153,7 @@ def _rows(facts: Facts) -> list[dict[str, Any]]:
     ]
 
 
-def _recovered(facts: Facts) -> list[dict[str, Any]]:
+def _recovered(facts: RunSummary) -> list[dict[str, Any]]:
     """The recovered trials against the dense detector, the best first."""
     rows = [
         {
@@ -170,7 +170,7 @@ def _recovered(facts: Facts) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["map"])
 
 
-def _classes(facts: Facts, number: int | None) -> list[tuple[str, float, float]]:
+def _classes(facts: RunSummary, number: int | None) -> list[tuple[str, float, float]]:
     """Each class with the average precision of the dense and of the pruned detector, the worst loss first."""
     if number is None:
         return []
@@ -180,7 +180,7 @@ def _classes(facts: Facts, number: int | None) -> list[tuple[str, float, float]]
     return sorted(found, key=lambda row: row[2] - row[1])
 
 
-def _samples(facts: Facts, number: int) -> tuple[Sequence[Sample], str | None]:
+def _samples(facts: RunSummary, number: int) -> tuple[Sequence[Sample], str | None]:
     return read_samples(RunDirectory(facts.run).recovered_folder(number))
 
 
@@ -189,7 +189,7 @@ def _listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
-def _axis(facts: Facts) -> Metric:
+def _axis(facts: RunSummary) -> Metric:
     """The cost that the front is first shown over: GFLOPs, or what was asked for in their place."""
     config = facts.config
     asked = [metric for metric in UNITS if getattr(config, f"budget_{metric}")]
@@ -198,7 +198,7 @@ def _axis(facts: Facts) -> Metric:
     return next((metric for metric in asked if metric in facts.result.dense), "gflops")
 
 
-def _limits(facts: Facts, metric: Metric) -> list[float]:
+def _limits(facts: RunSummary, metric: Metric) -> list[float]:
     """The bounds that were asked for on a cost; they are known once the dense detector's is."""
     dense = facts.result.dense.get(metric)
     asked = getattr(facts.config, f"budget_{metric}") or ()

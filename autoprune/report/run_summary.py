@@ -30,8 +30,8 @@ class Group:
     Attributes:
         name: its first producer.
         width: channels of the dense detector.
-        max_ratio: the largest share of them that the space lets go; ``None`` where it is not known.
-        curve: share of the importance that the least important channels hold, at `CURVE_POINTS` even steps
+        max_ratio: the largest fraction of them that the space lets go; ``None`` where it is not known.
+        curve: fraction of the importance that the least important channels hold, at `CURVE_POINTS` even steps
             from none to all of them; empty where it is not known.
     """
 
@@ -42,7 +42,7 @@ class Group:
 
 
 @dataclass(frozen=True)
-class Facts:
+class RunSummary:
     """What is known of a run.
 
     Attributes:
@@ -71,7 +71,7 @@ class Facts:
         return tuple(record for record in self.result.records if record.counts)
 
 
-def read_facts(run: Path) -> Facts:
+def read_run_summary(run: Path) -> RunSummary:
     """Reads a run directory; neither detector nor data is loaded.
 
     Raises:
@@ -83,7 +83,7 @@ def read_facts(run: Path) -> Facts:
     result = load_result(run) if begun else SearchResult(run, (), (), {}, {})
     recovered = recoveries(run)
     folders = {number: directory.recovered_folder(number) for number in recovered}
-    return Facts(
+    return RunSummary(
         run,
         config,
         result,
@@ -127,11 +127,11 @@ def curve(scores: NDArray[np.float64]) -> tuple[float, ...]:
     Straight from 0 to 1 where no channel has any importance.
     """
     total = float(np.sum(scores))
-    shares = np.linspace(0, 1, CURVE_POINTS)
+    fractions = np.linspace(0, 1, CURVE_POINTS)
     if total <= 0:
-        return tuple(shares.tolist())
+        return tuple(fractions.tolist())
     held = np.concatenate([[0.0], np.cumsum(np.sort(scores))]) / total
-    return tuple(np.interp(shares, np.linspace(0, 1, len(held)), held).round(4).tolist())
+    return tuple(np.interp(fractions, np.linspace(0, 1, len(held)), held).round(4).tolist())
 
 
 def _losses(file: Path) -> list[tuple[int, float]]:

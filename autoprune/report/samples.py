@@ -27,7 +27,7 @@ class Box:
     """A box to draw.
 
     Attributes:
-        box: x1, y1, x2, y2 as shares of the picture's width and height.
+        box: x1, y1, x2, y2 as fractions of the picture's width and height.
         label: the class.
         score: of a found box its own; of a true one that of the box that finds it, 0 where none does.
         right: whether it stands for a true box, or is one.

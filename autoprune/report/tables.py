@@ -1,4 +1,4 @@
-"""Tables for people: mAP in points, costs beside their share of the dense detector's."""
+"""Tables for people: mAP in points, costs beside their fraction of the dense detector's."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,8 +120,8 @@ def _map_cell(entry: Entry, reference: Entry | None) -> str:
 
 
 def _cost_cell(value: float | None, reference: float | None) -> str:
-    share = "" if value is None or not reference else f" ({value / reference:.0%})"
-    return cost(value) + share
+    fraction = "" if value is None or not reference else f" ({value / reference:.0%})"
+    return cost(value) + fraction
 
 
 def _latency_cell(entry: Entry) -> str:

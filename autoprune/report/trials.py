@@ -6,10 +6,10 @@ from pathlib import Path
 
 from autoprune.files import write_text
 from autoprune.report.entries import recovered_map
-from autoprune.report.run_summary import Facts
+from autoprune.report.run_summary import RunSummary
 
 
-def write_trials(path: Path, facts: Facts) -> None:
+def write_trials(path: Path, facts: RunSummary) -> None:
     """Writes one row a trial. Metrics are those of the highest rung reached, mAP a fraction.
 
     The mAP of a trial that was measured again is the mean; ``measured`` says of how many.

@@ -173,7 +173,7 @@ class RunDirectory:
         except (OSError, ValueError, KeyError):
             return "its host and pid are not known yet"
 
-    def mend_journal(self) -> None:
+    def repair_journal(self) -> None:
         """Cuts off the line that a killed driver left unfinished, and frees its lock on the journal.
 
         To be called by the owner of `locked` only.

@@ -68,7 +68,7 @@ class SearchResult:
 
     @property
     def overhead(self) -> float:
-        """Share of the wall time that was neither training nor evaluation."""
+        """Fraction of the wall time that was neither training nor evaluation."""
         wall = self.seconds.get("wall", 0.0)
         work = self.seconds.get("training", 0.0) + self.seconds.get("evaluation", 0.0)
         return max(0.0, 1 - work / wall) if wall else 0.0

@@ -21,17 +21,17 @@ from autoprune.run.results import SearchResult, study_name
 from autoprune.runtimes.extras import need_runtime
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
 from autoprune.search.session import Session
-from autoprune.search.wall_time import Account
+from autoprune.search.wall_time import WallTime
 from autoprune.space.derive import SpaceFile, derive_space, resolve, save_space
 from autoprune.study.ledger import Ledger
 from autoprune.study.trials import LedgerSettings
-from autoprune.task.evaluator import Objective
+from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import (
-    Subject,
-    load_subject,
+    PruningTask,
+    copy_scores,
+    load_task,
     refuse_missing,
     score_several,
-    take_over_scores,
     with_space,
 )
 
@@ -56,7 +56,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         TrainingError: trial after trial failed.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after what is finished was written.
     """
-    account = Account()
+    wall_time = WallTime()
     config = _as_config(config)
     file = None if config.space is None else SpaceFile.load(config.space)
     config = with_space(config, file)
@@ -66,8 +66,8 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     need_runtime(config.latency_runtime)
     with _sigterm_interrupts(), run.locked():
         try:
-            run.mend_journal()
-            session, latency = _prepare(config, run, file, account)
+            run.repair_journal()
+            session, latency = _prepare(config, run, file, wall_time)
         except InputError:
             if not run.config_file.exists():
                 run.importance_file.unlink(missing_ok=True)
@@ -85,12 +85,12 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
 
 
 def _prepare(
-    config: Config, run: RunDirectory, file: SpaceFile | None, account: Account
+    config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime
 ) -> tuple[Session, LatencyModel | None]:
     """Loads everything, checks everything, and only then writes what was asked for."""
-    with account.spend("loading"):
-        subject = load_subject(config)
-    bounds = read_bounds(config, subject.graph)
+    with wall_time.spend("loading"):
+        task = load_task(config)
+    bounds = read_bounds(config, task.graph)
     if run.config_file.exists() and run.space_file.exists():
         written = SpaceFile.load(run.space_file)
         if file is not None and file != written:
@@ -98,30 +98,30 @@ def _prepare(
         file = written
     if file is not None:  # budgets out of reach are refused before the importance is computed
         for bound in bounds:
-            resolve(file, subject.graph).check(bound)
-    with account.spend("importance"):
-        take_over_scores(config.space, run.importance_file)
+            resolve(file, task.graph).check(bound)
+    with wall_time.spend("importance"):
+        copy_scores(config.space, run.importance_file)
         wanted = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
-        criteria = score_several(subject, wanted, run.importance_file)
+        criteria = score_several(task, wanted, run.importance_file)
         importance = criteria[config.criterion]
     if file is None:
-        file = derive_space(subject.graph, importance, subject.spec, subject.input_size, config.criterion)
-    space = resolve(file, subject.graph, importance)
+        file = derive_space(task.graph, importance, task.spec, task.input_size, config.criterion)
+    space = resolve(file, task.graph, importance)
     latency: LatencyModel | None = None
     if config.budget_latency_ms is not None:
-        latency = fit_model(subject, space, run.latency_file, begun=run.config_file.exists())
+        latency = fit_model(task, space, run.latency_file, begun=run.config_file.exists())
         space, budget = on_budget(latency, space, config.budget_latency_ms)
         bounds = [(*bound, budget) for bound in bounds]
-    identity = identify(subject.weights_sha256, file, bounds)
+    identity = identify(task.weights_sha256, file, bounds)
     plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity, config.criterion)
     if (coarse := plan.coarseness()) is not None:
         say(coarse)
-    objective = Objective(subject, importance, latency.dense_ms if latency is not None else None)
-    objective.check_latency(space.keep(space.lowest))
-    _say_absent(subject)
-    run.write_config(config, _notes(subject))
+    evaluator = PolicyEvaluator(task, importance, latency.dense_ms if latency is not None else None)
+    evaluator.check_latency(space.keep(space.lowest))
+    _say_absent(task)
+    run.write_config(config, _notes(task))
     if not run.space_file.exists():
-        save_space(run.space_file, file, subject.graph, importance)
+        save_space(run.space_file, file, task.graph, importance)
     settings = LedgerSettings(
         trials=config.trials,
         objectives=config.objectives,
@@ -135,16 +135,16 @@ def _prepare(
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:
         _claim(ledger, run, config.storage)
-    return Session(config, run, objective, ledger, account), latency
+    return Session(config, run, evaluator, ledger, wall_time), latency
 
 
-def _say_absent(subject: Subject) -> None:
+def _say_absent(task: PruningTask) -> None:
     """Says which classes the images of training, or those that trials are measured on, hold nothing of."""
-    images = subject.config.proxy_images
-    count = len(subject.val) if images is None else min(images, len(subject.val))
+    images = task.config.proxy_images
+    count = len(task.val) if images is None else min(images, len(task.val))
     for split, taken, what, remedy in (
-        (subject.train, len(subject.train), "training images", "training can't keep what it never sees"),
-        (subject.val, count, "validation images of the proxies", "mAP says nothing of it; take other images"),
+        (task.train, len(task.train), "training images", "training can't keep what it never sees"),
+        (task.val, count, "validation images of the proxies", "mAP says nothing of it; take other images"),
     ):
         if absent := absent_classes(split, taken):
             more = f" and {len(absent) - SHOWN} more classes" if len(absent) > SHOWN else ""
@@ -164,16 +164,16 @@ def _claim(ledger: Ledger, run: RunDirectory, storage: str) -> None:
         raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
 
 
-def _notes(subject: Subject) -> dict[str, Any]:
+def _notes(task: PruningTask) -> dict[str, Any]:
     """Versions and hashes for the head of `config.yaml`."""
     versions = {name: metadata.version(name) for name in VERSIONED if _installed(name)}
-    height, width = subject.input_size
+    height, width = task.input_size
     return {
         "autoprune": metadata.version("autoprune") if _installed("autoprune") else "source",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "dense weights": f"sha256 {subject.weights_sha256}",
+        "dense weights": f"sha256 {task.weights_sha256}",
         "input size": f"{height} x {width} (height x width)",
-        "seeds": f"all derived from seed {subject.config.seed}",
+        "seeds": f"all derived from seed {task.config.seed}",
     }
 
 

@@ -1,4 +1,4 @@
-"""What a search may propose: shares of the space's variables, put on one of the run's budgets."""
+"""What a search may propose: fractions of the space's variables, put on one of the run's budgets."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -17,11 +17,11 @@ from autoprune.importance import Importance
 from autoprune.importance.reduce import LOSS_UNITS, comparable
 from autoprune.space import one_shot as seeds
 from autoprune.space.file import SpaceFile
-from autoprune.space.space import NEAR, Shares, Space
-from autoprune.space.width_options import Ladder, make_ladders, shares_at
+from autoprune.space.space import NEAR, Fractions, Space
+from autoprune.space.width_options import WidthOptions, fractions_at, make_width_options
 from autoprune.study.trials import WarmStart
 
-# Where no budget is given, warm starts are made at these shares of the dense GFLOPs.
+# Where no budget is given, warm starts are made at these fractions of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)
 
 # Warm starts of a run, and of a budget where there are many; a number of trials must not change which they
@@ -72,28 +72,28 @@ class SpacePlan:
         ]
         self.warm_starts: list[WarmStart] = self._solve(criteria) if criteria else []
 
-    def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
-        """The widths of shares [V], put on a budget."""
-        return self.space.named(self.space.fit(shares, self.bounds[budget]))
+    def widths(self, fractions: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
+        """The widths of fractions [V], put on a budget."""
+        return self.space.as_dict(self.space.project_to_budget(fractions, self.bounds[budget]))
 
     def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The kept channels of each pruned group."""
         return self.space.keep(np.array([widths[name] for name in self.space.names]))
 
     @cached_property
-    def _ladders(self) -> list[Ladder]:
+    def _options(self) -> list[WidthOptions]:
         """What each variable can be set to, and the importance gone there."""
         if self.space.importance is None:
             raise ValueError("the space has no importance; give it to resolve()")
-        return make_ladders(self.space, comparable(self.space.importance, self._criterion))
+        return make_width_options(self.space, comparable(self.space.importance, self._criterion))
 
-    def removed(self, widths: Sequence[Mapping[str, int]]) -> Shares:
+    def removed(self, widths: Sequence[Mapping[str, int]]) -> Fractions:
         """Importance that each of N widths removes from each variable, [N, V]."""
         ordered = np.array([[each[name] for name in self.space.names] for each in widths], dtype=np.int64)
         ordered = ordered.reshape(len(widths), len(self.space.names))
-        return np.stack([ladder.gone(ordered) for ladder in self._ladders], axis=-1)
+        return np.stack([option.gone(ordered) for option in self._options], axis=-1)
 
-    def cheapest(self, weights: Shares, budget: int, level: float) -> Shares:
+    def cheapest(self, weights: Fractions, budget: int, level: float) -> Fractions:
         """Shares [V] of the policy on a budget that removes the least importance, weighted by [V].
 
         Found greedily, which ends within a per cent of the knapsack's solution, in a tenth of the time. Where
@@ -105,11 +105,11 @@ class SpacePlan:
                 float(self.space.cost("gflops", w)) for w in (self.space.lowest, self.space.dense)
             )
             bound = (Budget("gflops", least + level * (dense - least)),)
-        ladders = [
-            replace(ladder, removed=ladder.removed * weight)
-            for ladder, weight in zip(self._ladders, weights, strict=True)
+        options = [
+            replace(option, removed=option.removed * weight)
+            for option, weight in zip(self._options, weights, strict=True)
         ]
-        return shares_at(ladders, seeds.greedy_levels(self.space, ladders, bound))
+        return fractions_at(options, seeds.greedy_levels(self.space, options, bound))
 
     def coarseness(self) -> str | None:
         """One line where steps are too coarse for trials to come within 2% of a budget, by a sample."""
@@ -117,8 +117,10 @@ class SpacePlan:
         worst, of = 1.0, None
         for bound in self.bounds:
             modelled = [budget for budget in bound if budget.metric != "latency_ms"]
-            for shares in random if modelled else ():
-                used = float(self.space.load(self.space.fit(shares, modelled), modelled))
+            for fractions in random if modelled else ():
+                used = float(
+                    self.space.budget_usage(self.space.project_to_budget(fractions, modelled), modelled)
+                )
                 if used < worst:
                     worst, of = used, modelled[0]
         if of is None or worst >= NEAR:
@@ -142,8 +144,8 @@ class SpacePlan:
             WarmStart(
                 start.name,
                 index,
-                tuple(float(share) for share in start.shares),
-                self.space.named(start.widths),
+                tuple(float(fraction) for fraction in start.fractions),
+                self.space.as_dict(start.widths),
             )
             for _, index, start in starts[:most]
         ]

@@ -9,17 +9,17 @@ from autoprune.engines import local
 from autoprune.errors import TrainingError
 from autoprune.files import unwritable
 from autoprune.importance import Importance
-from autoprune.progress import Board, say
+from autoprune.progress import StatusDisplay, say
 from autoprune.run.directory import RunDirectory, absolute
 from autoprune.run.results import SearchResult, load_result
-from autoprune.search.status import board
+from autoprune.search.status import status
 from autoprune.search.tracking import Tracker, log_trial, open_trackers
-from autoprune.search.wall_time import PARTS, Account
+from autoprune.search.wall_time import PARTS, WallTime
 from autoprune.study.ledger import Ledger
-from autoprune.study.rungs import hopeless
+from autoprune.study.rungs import first_systematic_failure
 from autoprune.study.trials import Record
-from autoprune.task.evaluator import Objective
-from autoprune.task.pruning_task import load_subject
+from autoprune.task.evaluator import PolicyEvaluator
+from autoprune.task.pruning_task import load_task
 
 FAILURES_TO_STOP = 5  # where this many trials fail at a rung that none passed, not their policies are wrong
 
@@ -36,21 +36,26 @@ class Session:
     """
 
     def __init__(
-        self, config: Config, run: RunDirectory, objective: Objective, ledger: Ledger, account: Account
+        self,
+        config: Config,
+        run: RunDirectory,
+        evaluator: PolicyEvaluator,
+        ledger: Ledger,
+        wall_time: WallTime,
     ) -> None:
         """Takes up where earlier sessions left."""
-        self.config, self.run, self.objective, self.ledger = config, run, objective, ledger
-        self._account = account
+        self.config, self.run, self.evaluator, self.ledger = config, run, evaluator, ledger
+        self._wall_time = wall_time
         self._at_start = len(ledger.finished())
-        self._board = Board()
+        self._status = StatusDisplay()
         self._trackers: list[Tracker] = []
-        account.take_up(ledger.notes.get("seconds", {}))
+        wall_time.resume_from(ledger.notes.get("seconds", {}))
 
     def go(self) -> SearchResult:
         """Runs what is left to run, and writes the front whatever happens."""
         try:
             self._measure_dense()
-            self._account.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
+            self._wall_time.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
             if self._at_start:
                 say(f"{self._at_start} of {self.config.trials} trials are there already")
             self._trackers = open_trackers(self.config, self.run.path, self.ledger)
@@ -79,7 +84,7 @@ class Session:
     def _run_engine(self) -> None:
         config = self.config
         if config.engine == "local":
-            local.run(self.ledger, self.objective, self._finished)
+            local.run(self.ledger, self.evaluator, self._finished)
             return
         from autoprune.engines import ray
 
@@ -88,30 +93,30 @@ class Session:
             config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial, inputs(there)
         )
         # The scores travel along: no node but this one needs to see the run directory.
-        load = partial(_load, there, self.objective.importance, self.objective.dense_ms)
-        with self._board:
+        load = partial(_load, there, self.evaluator.importance, self.evaluator.dense_ms)
+        with self._status:
             ray.run(self.ledger, load, self._finished, cluster, self._changed)
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once a run, on the images that trials are measured on."""
         if "dense" in self.ledger.notes:
             return
-        subject = self.objective.subject
-        with self._account.spend("dense_evaluation"):
+        task = self.evaluator.task
+        with self._wall_time.spend("dense_evaluation"):
             found = evaluate(
-                subject.model,
-                subject.val,
-                subject.device,
+                task.model,
+                task.val,
+                task.device,
                 batch_size=self.config.batch_size,
                 images=self.config.proxy_images,
                 error=True,
             )
-        dense = {"map": found.map, "map50": found.map50, **subject.costs({})}
+        dense = {"map": found.map, "map50": found.map50, **task.costs({})}
         if found.map_error is not None:
             dense["map_error"] = found.map_error
-        if self.objective.measures_latency:
-            known = self.objective.dense_ms  # what a share as a budget was taken of
-            dense["latency_ms"] = self.objective.latency_ms(subject.model) if known is None else known
+        if self.evaluator.measures_latency:
+            known = self.evaluator.dense_ms  # what a share as a budget was taken of
+            dense["latency_ms"] = self.evaluator.latency_ms(task.model) if known is None else known
         self.ledger.note("dense", dense)
         say(f"dense: mAP {100 * found.map:.1f}, {dense['gflops']:.2f} GFLOPs")
 
@@ -124,7 +129,10 @@ class Session:
         self._write()
         log_trial(self._trackers, record, finished)
         say(self._line(record, finished) if record.repeat_of is None else self._repeat_line(record, finished))
-        if record.state == "failed" and (first := hopeless(finished, FAILURES_TO_STOP)) is not None:
+        if (
+            record.state == "failed"
+            and (first := first_systematic_failure(finished, FAILURES_TO_STOP)) is not None
+        ):
             raise TrainingError(
                 f"every trial failed at rung {len(first.rungs)}, the first of them, trial {first.number}: "
                 f"{first.reason}"
@@ -134,10 +142,10 @@ class Session:
         """Shows what the workers do now."""
         records = self.ledger.records()
         done = sum(record.counts and record.state != "running" for record in records)
-        self._board.show(board(records, self.ledger.front(), self.config.trials, self._left(done)))
+        self._status.show(status(records, self.ledger.front(), self.config.trials, self._left(done)))
 
     def _left(self, done: int) -> str:
-        return _duration(self._account.left(done - self._at_start, self.config.trials - done))
+        return _duration(self._wall_time.left(done - self._at_start, self.config.trials - done))
 
     def _line(self, record: Record, finished: list[Record]) -> str:
         done, total = len(finished), self.config.trials
@@ -173,7 +181,7 @@ class Session:
         for record in self.ledger.front():
             metrics = {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
             keep = self.ledger.plan.keep(record.widths)
-            policies[record.number] = self.objective.subject.policy(keep, metrics)
+            policies[record.number] = self.evaluator.task.policy(keep, metrics)
             rows.append(
                 {
                     "trial": record.number,
@@ -186,12 +194,12 @@ class Session:
         self.ledger.note("seconds", self._seconds())
 
     def _seconds(self) -> dict[str, float]:
-        return self._account.seconds(self.ledger.records())
+        return self._wall_time.seconds(self.ledger.records())
 
     def _say_account(self) -> None:
         seconds = self._seconds()
-        shares = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
-        say(f"search: {_duration(seconds['wall'])}, of it {shares}")
+        fractions = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
+        say(f"search: {_duration(seconds['wall'])}, of it {fractions}")
 
 
 def inputs(config: Config) -> tuple[Path, ...]:
@@ -205,9 +213,9 @@ def inputs(config: Config) -> tuple[Path, ...]:
     return (*paths, weights) if weights.is_file() else tuple(paths)
 
 
-def _load(config: Config, importance: Importance, dense_ms: float | None) -> Objective:
+def _load(config: Config, importance: Importance, dense_ms: float | None) -> PolicyEvaluator:
     """Loads everything once, in a worker's process."""
-    return Objective(load_subject(config), importance, dense_ms)
+    return PolicyEvaluator(load_task(config), importance, dense_ms)
 
 
 def _duration(seconds: float) -> str:

@@ -8,7 +8,7 @@ from autoprune.study.trials import Record
 MOST_POINTS = 6  # of the front that are named
 
 
-def board(records: Sequence[Record], front: Sequence[Record], trials: int, left: str) -> list[str]:
+def status(records: Sequence[Record], front: Sequence[Record], trials: int, left: str) -> list[str]:
     """The lines of the board.
 
     Args:

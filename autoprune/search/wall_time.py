@@ -9,7 +9,7 @@ from autoprune.study.trials import Record
 PARTS = ("training", "evaluation", "importance", "loading", "other")
 
 
-class Account:
+class WallTime:
     """The wall time of one session, on top of what earlier ones took.
 
     Time is counted from the making of the account; before it, only imports are run.
@@ -32,7 +32,7 @@ class Account:
         finally:
             self._spent[what] += time.perf_counter() - started
 
-    def take_up(self, earlier: Mapping[str, float]) -> None:
+    def resume_from(self, earlier: Mapping[str, float]) -> None:
         """Adds what `seconds` gave the last session."""
         self._earlier = earlier
 

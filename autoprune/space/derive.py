@@ -10,14 +10,13 @@ from numpy.typing import NDArray
 from autoprune.config import Criterion, ModelSpec
 from autoprune.files import inline_yaml, write_text
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.importance.reduce import per_unit, removed_share
+from autoprune.importance.reduce import per_unit, removed_fraction
 from autoprune.space.file import Granularity, GroupRule, SpaceFile, ready_space
-from autoprune.space.space import Shares, Space, Variable, Widths, resolve
+from autoprune.space.space import Space, Variable, Widths, resolve
 
 __all__ = [
     "Granularity",
     "GroupRule",
-    "Shares",
     "Space",
     "SpaceFile",
     "Variable",
@@ -49,9 +48,9 @@ def derive_space(
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.
 
-    Let C(r) be the share of a group's importance that the least important r of its units hold (0 at 0, 1 at
-    1, convex). The largest ratio is the largest r with C(r) <= ``removable``, at most 0.9: where the curve is
-    flat, because a few channels carry the group, the range is wide; where all channels weigh the same,
+    Let C(r) be the fraction of a group's importance that the least important r of its units hold (0 at 0,
+    1 at 1, convex). The largest ratio is the largest r with C(r) <= ``removable``, at most 0.9: where the
+    curve is flat, because a few channels carry the group, the range is wide; where all channels weigh the same,
     C(r) = r and the ratio ends at ``removable``. While the smallest detector of such a space has more than
     ``reach`` of the dense GFLOPs and not all ratios are 0.9, ``removable`` is raised by 0.05.
 
@@ -64,11 +63,11 @@ def derive_space(
         granularity: what shares one ratio.
         round_to: kept widths are multiples of this.
         min_width: smallest number of channels a group keeps.
-        removable: share of a group's importance that may go.
-        reach: share of the dense GFLOPs that the space must reach down to.
+        removable: fraction of a group's importance that may go.
+        reach: fraction of the dense GFLOPs that the space must reach down to.
     """
     curves = {
-        name: removed_share(per_unit(importance[name], group)) for name, group in graph.prunable.items()
+        name: removed_fraction(per_unit(importance[name], group)) for name, group in graph.prunable.items()
     }
     while True:
         file = SpaceFile(
@@ -106,8 +105,8 @@ def largest_ratio(curve: NDArray[np.float64], removable: float) -> float:
     """The largest ratio r with curve(r) <= ``removable``: linear between units, to 0.01 below, in 0.01..0.9.
 
     Args:
-        curve: [units + 1], what `removed_share` returns.
-        removable: share of the importance.
+        curve: [units + 1], what `removed_fraction` returns.
+        removable: fraction of the importance.
     """
     units = len(curve) - 1
     below = int(np.searchsorted(curve, removable, side="right")) - 1
@@ -125,15 +124,15 @@ def save_space(path: Path, file: SpaceFile, graph: ChannelGraph, importance: Sco
 def render_space(file: SpaceFile, graph: ChannelGraph, importance: Scores) -> str:
     """The YAML text of a search space, readable, with comments; `SpaceFile.load` reads it back equal.
 
-    An entry that matches one group by its whole name gets that group's width, share of the GFLOPs, and the
-    share of its importance that the largest ratio removes; others get the number of groups they match.
+    An entry that matches one group by its whole name gets that group's width, fraction of the GFLOPs, and the
+    fraction of its importance that the largest ratio removes; others get the number of groups they match.
     """
     space = resolve(file, graph)
     entries = [_entry(rule) for rule in file.groups]
     height, width = file.input_size
     column = min(max(len(entry) for entry in entries), 90)
     lines = [
-        "# autoprune search space: the largest share of its channels that each channel group may lose.",
+        "# autoprune search space: the largest fraction of its channels that each channel group may lose.",
         "# Edit it freely. `match` is a glob over the names that `autoprune inspect` prints (* takes dots).",
         "# Where several entries match a group the last one counts; groups that none matches stay whole.",
         "# Other fields: `frozen: true`, `tie: WORD` (groups with one word share one ratio), `min_width: N`, "
@@ -146,13 +145,13 @@ def render_space(file: SpaceFile, graph: ChannelGraph, importance: Scores) -> st
         f"round_to: {file.round_to}  # kept widths are multiples of this",
         f"min_width: {file.min_width}  # channels that a group keeps at least",
         "",
-        "# Beside each group: its channels; its share of the dense GFLOPs, counted in the layers that write",
-        "# it and in those that read it (the shares add up to more than 100%); what the ratio leaves.",
+        "# Beside each group: its channels; its fraction of the dense GFLOPs, counted in the layers that",
+        "# write it and in those that read it (they add up to more than 100%); what the ratio leaves.",
         "groups:",
     ]
-    shares = _cost_shares(space)
+    fractions = _cost_fractions(space)
     for rule, entry in zip(file.groups, entries, strict=True):
-        note = _note(rule, space, shares, importance)
+        note = _note(rule, space, fractions, importance)
         lines.append(f"{entry:<{column}}{note}".rstrip())
     fixed = [group for group in graph.groups.values() if not group.prunable]
     if fixed:
@@ -175,13 +174,13 @@ def _entry(rule: GroupRule) -> str:
     return f"  - {{{', '.join(fields)}}}"
 
 
-def _note(rule: GroupRule, space: Space, cost_shares: Mapping[str, float], importance: Scores) -> str:
+def _note(rule: GroupRule, space: Space, cost_fractions: Mapping[str, float], importance: Scores) -> str:
     group = space.graph.groups.get(rule.match)
     if group is None or not group.prunable:
         return ""
     place = space.names.index(group.name)
     left = int(space.lowest[place])
-    text = f"  # {group.width} channels, {100 * cost_shares[group.name]:.1f}% of GFLOPs"
+    text = f"  # {group.width} channels, {100 * cost_fractions[group.name]:.1f}% of GFLOPs"
     if group.unit > 1:
         text += f", in units of {group.unit}"
     if left == group.width:
@@ -191,14 +190,14 @@ def _note(rule: GroupRule, space: Space, cost_shares: Mapping[str, float], impor
 
 
 def removed_importance(group: ChannelGroup, width: int, scores: NDArray[np.float64]) -> float:
-    """Share of the group's importance that is lost where its ``width`` most important channels stay."""
+    """Fraction of the group's importance that is lost where its ``width`` most important channels stay."""
     units = len(group.units) - width // group.unit
-    return float(removed_share(per_unit(scores, group))[units])
+    return float(removed_fraction(per_unit(scores, group))[units])
 
 
-def _cost_shares(space: Space) -> dict[str, float]:
-    """Share of the dense GFLOPs in the layers that write or read a group, by brute difference."""
+def _cost_fractions(space: Space) -> dict[str, float]:
+    """Fraction of the dense GFLOPs in the layers that write or read a group, by brute difference."""
     without = space.dense[None, :] - np.diag(space.dense)
     dense = float(space.cost("gflops", space.dense))
-    shares = 1 - space.cost("gflops", without) / dense
-    return {name: float(share) for name, share in zip(space.names, shares, strict=True)}
+    fractions = 1 - space.cost("gflops", without) / dense
+    return {name: float(fraction) for name, fraction in zip(space.names, fractions, strict=True)}

@@ -22,7 +22,7 @@ class GroupRule(Strict):
 
     Attributes:
         match: a glob over group names; `*` also matches dots.
-        max_ratio: largest share of the group's channels that a trial may remove.
+        max_ratio: largest fraction of the group's channels that a trial may remove.
         frozen: keep the groups whole.
         tie: groups with the same word share one ratio, relative to each one's `max_ratio`.
         min_width: smallest number of channels kept, in place of the file's.

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from autoprune.cost.budget import Budget
 from autoprune.space.space import Space
-from autoprune.space.width_options import Ladder, removed_at, widths_at
+from autoprune.space.width_options import WidthOptions, removed_at, widths_at
 
 Levels = NDArray[np.int64]
 
@@ -29,60 +29,62 @@ _EXCHANGES = 500
 _CHUNK = 2048  # exchanges costed at once, the most profitable first
 
 
-def solve(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+def solve(space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], start: Levels) -> Levels:
     """The better of the policies that exchanges reach from the relaxed one and from ``start``.
 
     Args:
         space: the search space.
-        ladders: widths and removed importance of each variable.
+        options: widths and removed importance of each variable.
         budgets: upper bounds.
         start: levels [V] that meet them.
 
     Returns:
         [V] levels that meet the budgets and remove no more than ``start``.
     """
-    begins = (start, relax(space, ladders, budgets, start))
-    ends = [exchange(space, ladders, budgets, begin) for begin in begins]
-    return min(ends, key=lambda levels: removed_at(ladders, levels))
+    begins = (start, relax(space, options, budgets, start))
+    ends = [exchange(space, options, budgets, begin) for begin in begins]
+    return min(ends, key=lambda levels: removed_at(options, levels))
 
 
-def relax(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+def relax(space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], start: Levels) -> Levels:
     """The best of the Lagrangian's policies that meet the budgets; ``start`` if none does.
 
     Args:
         space: the search space.
-        ladders: V of them.
-        budgets: upper bounds; the multiplier weighs the sum of the shares of each that a policy uses.
+        options: V of them.
+        budgets: upper bounds; the multiplier weighs the sum of the fractions of each that a policy uses.
         start: levels [V] that meet them.
     """
-    low, high = 0.0, 4.0 * float(sum(ladder.removed[-1] for ladder in ladders))
+    low, high = 0.0, 4.0 * float(sum(option.removed[-1] for option in options))
     found, best = start, None
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        levels = _descend(space, ladders, budgets, middle, found)
-        if space.load(widths_at(space, ladders, levels), budgets) > 1:
+        levels = _descend(space, options, budgets, middle, found)
+        if space.budget_usage(widths_at(space, options, levels), budgets) > 1:
             low = middle
             continue
         high, found = middle, levels
-        if best is None or removed_at(ladders, found) < removed_at(ladders, best):
+        if best is None or removed_at(options, found) < removed_at(options, best):
             best = found
     return start if best is None else best
 
 
-def exchange(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], start: Levels) -> Levels:
+def exchange(
+    space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], start: Levels
+) -> Levels:
     """Takes the most profitable exchange of two variables that fits, again and again.
 
     An exchange widens one variable by 1 to 3 levels and narrows another by 0 to 3.
 
     Args:
         space: the search space.
-        ladders: V of them.
+        options: V of them.
         budgets: upper bounds.
         start: levels [V] that meet them.
     """
     levels = start
     for _ in range(_EXCHANGES):
-        better = _best_exchange(space, ladders, budgets, levels)
+        better = _best_exchange(space, options, budgets, levels)
         if better is None:
             break
         levels = better
@@ -90,17 +92,17 @@ def exchange(space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget],
 
 
 def _descend(
-    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], multiplier: float, start: Levels
+    space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], multiplier: float, start: Levels
 ) -> Levels:
-    """Coordinate descent on removed importance + ``multiplier`` * (sum of the used shares of the budgets)."""
-    levels, widths = start.copy(), widths_at(space, ladders, start)
+    """Coordinate descent on removed importance + ``multiplier`` * (sum of the budgets' used fractions)."""
+    levels, widths = start.copy(), widths_at(space, options, start)
     for _ in range(_SWEEPS):
         before = levels.copy()
-        for v, ladder in enumerate(ladders):
-            tried = np.repeat(widths[None], len(ladder.shares), axis=0)
-            tried[:, ladder.places] = ladder.widths
-            used = sum((space.load(tried, [budget]) for budget in budgets), np.zeros(len(tried)))
-            levels[v] = int(np.argmin(ladder.removed + multiplier * used))
+        for v, option in enumerate(options):
+            tried = np.repeat(widths[None], len(option.fractions), axis=0)
+            tried[:, option.places] = option.widths
+            used = sum((space.budget_usage(tried, [budget]) for budget in budgets), np.zeros(len(tried)))
+            levels[v] = int(np.argmin(option.removed + multiplier * used))
             widths = tried[levels[v]]
         if np.array_equal(levels, before):
             break
@@ -108,19 +110,19 @@ def _descend(
 
 
 def _best_exchange(
-    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], levels: Levels
+    space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], levels: Levels
 ) -> Levels | None:
     """Levels after the exchange that saves the most importance; ``None`` where none fits."""
     moves = np.arange(-_FURTHEST, _FURTHEST + 1)
-    lost = np.full((len(ladders), len(moves)), np.inf)  # [V, moves]: importance that goes with a move
-    for v, ladder in enumerate(ladders):
+    lost = np.full((len(options), len(moves)), np.inf)  # [V, moves]: importance that goes with a move
+    for v, option in enumerate(options):
         ends = levels[v] + moves
-        there = (ends >= 0) & (ends < len(ladder.removed))
-        lost[v, there] = ladder.removed[ends[there]] - ladder.removed[levels[v]]
+        there = (ends >= 0) & (ends < len(option.removed))
+        lost[v, there] = option.removed[ends[there]] - option.removed[levels[v]]
     up, down = lost[:, :_FURTHEST], lost[:, _FURTHEST:]
     gain = -(up[:, :, None, None] + down[None, None, :, :])  # [V, up, V, down]
-    gain[np.arange(len(ladders)), :, np.arange(len(ladders)), :] = -np.inf
-    least = 1e-12 * sum(float(ladder.removed[-1]) for ladder in ladders)
+    gain[np.arange(len(options)), :, np.arange(len(options)), :] = -np.inf
+    least = 1e-12 * sum(float(option.removed[-1]) for option in options)
     order = np.argsort(-gain, axis=None, kind="stable")[: int((gain > least).sum())]
     for start in range(0, len(order), _CHUNK):
         wider, by, narrower, further = np.unravel_index(order[start : start + _CHUNK], gain.shape)
@@ -128,7 +130,7 @@ def _best_exchange(
         rows = np.arange(len(wider))
         tried[rows, wider] += moves[:_FURTHEST][by]
         tried[rows, narrower] += moves[_FURTHEST:][further]
-        fits = space.load(widths_at(space, ladders, tried), budgets) <= 1
+        fits = space.budget_usage(widths_at(space, options, tried), budgets) <= 1
         if fits.any():
             return np.asarray(tried[int(np.argmax(fits))])
     return None

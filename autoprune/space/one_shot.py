@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from autoprune.cost.budget import Budget
 from autoprune.importance.reduce import LOSS_UNITS, comparable
 from autoprune.space.knapsack import solve
-from autoprune.space.space import Shares, Space, Widths
-from autoprune.space.width_options import Ladder, make_ladders, removed_by, shares_at
+from autoprune.space.space import Fractions, Space, Widths
+from autoprune.space.width_options import WidthOptions, fractions_at, make_width_options, removed_by
 
 
 @dataclass(frozen=True)
@@ -19,12 +19,12 @@ class WarmStart:
 
     Attributes:
         name: how it was made: ``uniform``, ``greedy taylor``, ``global taylor``, …
-        shares: [V], what to enqueue; `Space.fit(shares, budgets)` gives exactly ``widths``.
+        fractions: [V], what to enqueue; `Space.project_to_budget` gives exactly ``widths`` for it.
         widths: [G].
     """
 
     name: str
-    shares: Shares
+    fractions: Fractions
     widths: Widths
 
 
@@ -72,9 +72,9 @@ def uniform(space: Space, budgets: Sequence[Budget]) -> WarmStart:
     space.check(budgets)
     largest = np.array([variable.max_ratio for variable in space.variables])
     ratios = np.linspace(0.0, 1.0, 1001)[:, None]
-    shares = np.minimum(ratios / largest, 1.0)
-    fits = space.load(space.widths(shares), budgets) <= 1
-    return _start("uniform", space, shares[int(np.argmax(fits))], budgets)
+    fractions = np.minimum(ratios / largest, 1.0)
+    fits = space.budget_usage(space.widths(fractions), budgets) <= 1
+    return _start("uniform", space, fractions[int(np.argmax(fits))], budgets)
 
 
 def greedy(
@@ -88,7 +88,7 @@ def greedy(
 
     The order of Group Fisher pruning (Liu et al., ICML 2021), on the cost model: a step of one variable
     removes its groups' next least important units; its cost is what it saves at the present widths, as a
-    share of the budgets that are not met yet. Then the steps with the most importance per cost are taken
+    fraction of the budgets that are not met yet. Then the steps with the most importance per cost are taken
     back while they fit. Scores that are not in units of the loss are first divided by their group's mean.
 
     With ``per_cost`` off, importance is taken per channel, whatever the channel costs: the global ranking of
@@ -106,15 +106,15 @@ def greedy(
     Raises:
         BudgetError: no policy of the space meets the budgets.
     """
-    ladders = make_ladders(space, comparable(importance, criterion))
-    levels = greedy_levels(space, ladders, budgets, per_cost)
+    options = make_width_options(space, comparable(importance, criterion))
+    levels = greedy_levels(space, options, budgets, per_cost)
     return _start(
-        f"{'greedy' if per_cost else 'global'} {criterion}", space, shares_at(ladders, levels), budgets
+        f"{'greedy' if per_cost else 'global'} {criterion}", space, fractions_at(options, levels), budgets
     )
 
 
 def greedy_levels(
-    space: Space, ladders: Sequence[Ladder], budgets: Sequence[Budget], per_cost: bool = True
+    space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], per_cost: bool = True
 ) -> NDArray[np.int64]:
     """The levels [V] that `greedy` ends at.
 
@@ -122,24 +122,24 @@ def greedy_levels(
         BudgetError: no policy of the space meets the budgets.
     """
     space.check(budgets)
-    level = np.zeros(len(ladders), dtype=np.int64)
+    level = np.zeros(len(options), dtype=np.int64)
     widths = space.dense.copy()
-    lost = [np.diff(ladder.removed) for ladder in ladders]
-    tried = _neighbours(ladders, level, widths, 1)
-    load, excess = space.load(widths, budgets), _excess(space, widths, budgets)
+    lost = [np.diff(option.removed) for option in options]
+    tried = _neighbours(options, level, widths, 1)
+    load, excess = space.budget_usage(widths, budgets), _excess(space, widths, budgets)
     while load > 1:
         left = np.array([lost[v][k] if k < len(lost[v]) else np.inf for v, k in enumerate(level)])
         excesses = _excess(space, tried, budgets)
         saved = excess - excesses
         if not per_cost:
             saved = np.where(saved > 0, (widths - tried).sum(axis=1), 0)
-        worth = np.divide(left, saved, out=np.full(len(ladders), np.inf), where=saved > 0)
+        worth = np.divide(left, saved, out=np.full(len(options), np.inf), where=saved > 0)
         chosen = int(np.argmin(worth))
-        _move(ladders, level, widths, tried, chosen, 1)
-        load, excess = space.load(widths, budgets), excesses[chosen]
-    tried = _neighbours(ladders, level, widths, -1)
+        _move(options, level, widths, tried, chosen, 1)
+        load, excess = space.budget_usage(widths, budgets), excesses[chosen]
+    tried = _neighbours(options, level, widths, -1)
     while True:
-        loads = space.load(tried, budgets)
+        loads = space.budget_usage(tried, budgets)
         fits = (loads <= 1) & (level > 0)
         if not fits.any():
             return level
@@ -148,23 +148,23 @@ def greedy_levels(
         if not per_cost:
             spent = (tried - widths).sum(axis=1)
         chosen = int(np.argmax(np.where(fits, gained / np.maximum(spent, 1e-12), -np.inf)))
-        _move(ladders, level, widths, tried, chosen, -1)
+        _move(options, level, widths, tried, chosen, -1)
         load = loads[chosen]
 
 
 def _neighbours(
-    ladders: Sequence[Ladder], level: NDArray[np.int64], widths: Widths, step: int
+    options: Sequence[WidthOptions], level: NDArray[np.int64], widths: Widths, step: int
 ) -> NDArray[np.int64]:
     """[V, G]: widths [G] with one variable each ``step`` levels further, or as it is at its ladder's end."""
-    tried = np.tile(widths, (len(ladders), 1))
-    for v, ladder in enumerate(ladders):
-        if 0 <= level[v] + step < len(ladder.shares):
-            tried[v, ladder.places] = ladder.widths[level[v] + step]
+    tried = np.tile(widths, (len(options), 1))
+    for v, option in enumerate(options):
+        if 0 <= level[v] + step < len(option.fractions):
+            tried[v, option.places] = option.widths[level[v] + step]
     return tried
 
 
 def _move(
-    ladders: Sequence[Ladder],
+    options: Sequence[WidthOptions],
     level: NDArray[np.int64],
     widths: Widths,
     tried: NDArray[np.int64],
@@ -172,12 +172,12 @@ def _move(
     step: int,
 ) -> None:
     """Moves variable v ``step`` levels further, in place: in level [V], widths [G], neighbours [V, G]."""
-    ladder = ladders[v]
+    option = options[v]
     level[v] += step
-    widths[ladder.places] = ladder.widths[level[v]]
-    tried[:, ladder.places] = widths[ladder.places]
-    if 0 <= level[v] + step < len(ladder.shares):
-        tried[v, ladder.places] = ladder.widths[level[v] + step]
+    widths[option.places] = option.widths[level[v]]
+    tried[:, option.places] = widths[option.places]
+    if 0 <= level[v] + step < len(option.fractions):
+        tried[v, option.places] = option.widths[level[v] + step]
 
 
 def knapsack(
@@ -200,15 +200,15 @@ def knapsack(
         BudgetError: no policy of the space meets the budgets.
     """
     scores = comparable(importance, criterion)
-    ladders = make_ladders(space, scores)
-    begin = greedy_levels(space, ladders, budgets)
-    ends = [solve(space, ladders, budgets, begin), begin]  # fitted, the second can be the better one
-    starts = [_start(f"knapsack {criterion}", space, shares_at(ladders, end), budgets) for end in ends]
+    options = make_width_options(space, scores)
+    begin = greedy_levels(space, options, budgets)
+    ends = [solve(space, options, budgets, begin), begin]  # fitted, the second can be the better one
+    starts = [_start(f"knapsack {criterion}", space, fractions_at(options, end), budgets) for end in ends]
     return min(starts, key=lambda start: removed_by(space, scores, start.widths))
 
 
 def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
-    """By how much widths [..., G] overrun the budgets, in shares of each, summed."""
+    """By how much widths [..., G] overrun the budgets, in fractions of each, summed."""
     overrun = np.zeros(np.shape(widths)[:-1])
     for budget in budgets:
         if space.models(budget.metric):
@@ -216,8 +216,8 @@ def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[
     return overrun
 
 
-def _start(name: str, space: Space, shares: Shares, budgets: Sequence[Budget]) -> WarmStart:
+def _start(name: str, space: Space, fractions: Fractions, budgets: Sequence[Budget]) -> WarmStart:
     """Fits the shares, and names those that mean the fitted widths exactly where there are such."""
-    widths = space.fit(shares, budgets)
-    exact = space.shares(widths)
-    return WarmStart(name, exact if np.array_equal(space.widths(exact), widths) else shares, widths)
+    widths = space.project_to_budget(fractions, budgets)
+    exact = space.fractions(widths)
+    return WarmStart(name, exact if np.array_equal(space.widths(exact), widths) else fractions, widths)

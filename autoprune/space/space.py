@@ -14,7 +14,7 @@ from autoprune.importance.reduce import per_unit
 from autoprune.space.file import SpaceFile, match_groups, variable_name
 
 Widths = NDArray[np.int64]
-Shares = NDArray[np.float64]
+Fractions = NDArray[np.float64]
 
 _GRID = 33  # points of one round of the search along the path; 6 rounds leave 2 / 32**6 = 2e-9 of it
 _ROUNDS = 6
@@ -85,8 +85,8 @@ class Space:
         """Whether the cost of widths is known without building them."""
         return metric != "latency_ms" or self.latency is not None
 
-    def load(self, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
-        """Share of the tightest budget that widths [..., G] use: at most 1 where all are met.
+    def budget_usage(self, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
+        """Fraction of the tightest budget that widths [..., G] use: at most 1 where all are met.
 
         Budgets on the latency are left out where it is measured only, and not modelled.
         """
@@ -96,11 +96,11 @@ class Space:
                 used = np.maximum(used, self.cost(budget.metric, widths) / budget.limit)
         return used
 
-    def widths(self, shares: Shares) -> Widths:
-        """Widths [..., G] of shares [..., V] in 0..1: dense * (1 - share * max_ratio), to nearest steps."""
-        return self._round(self._targets(np.asarray(shares, dtype=np.float64)))
+    def widths(self, fractions: Fractions) -> Widths:
+        """Widths [..., G] of fractions [..., V] in 0..1: dense * (1 - fraction * max_ratio), rounded."""
+        return self._round(self._targets(np.asarray(fractions, dtype=np.float64)))
 
-    def shares(self, widths: Widths) -> Shares:
+    def fractions(self, widths: Widths) -> Fractions:
         """Shares [V] that give widths [G]: exact where a variable has one group, else the groups' mean."""
         room = self.dense * self.max_ratio
         each = np.divide(self.dense - widths, room, out=np.zeros(len(room)), where=room > 0)
@@ -131,7 +131,7 @@ class Space:
                     f"{figures(dense)} {unit}; give a smaller number"
                 )
 
-    def fit(self, shares: Shares, budgets: Sequence[Budget]) -> Widths:
+    def project_to_budget(self, fractions: Fractions, budgets: Sequence[Budget]) -> Widths:
         """Puts a suggestion on budget, before any work is done on it.
 
         The vector x is moved along a path of falling cost: s * x for s in 0..1, then x + (s - 1) * (1 - x)
@@ -144,7 +144,7 @@ class Space:
         So a vector whose own widths meet the budgets and have no room for a step comes back unchanged.
 
         Args:
-            shares: [V] in 0..1.
+            fractions: [V] in 0..1.
             budgets: with none on a cost that is modelled, the shares' own widths are returned.
 
         Returns:
@@ -153,19 +153,19 @@ class Space:
         Raises:
             BudgetError: see `check`.
         """
-        shares = np.asarray(shares, dtype=np.float64)
+        fractions = np.asarray(fractions, dtype=np.float64)
         if not any(self.models(budget.metric) for budget in budgets):
-            return self.widths(shares)
+            return self.widths(fractions)
         self.check(budgets)
         low, high = 0.0, 2.0
         for _ in range(_ROUNDS):
             grid = np.linspace(low, high, _GRID)
-            fits = self.load(self.widths(_along(shares, grid)), budgets) <= 1
+            fits = self.budget_usage(self.widths(_along(fractions, grid)), budgets) <= 1
             first = int(np.argmax(fits)) if fits.any() else _GRID - 1
             low, high = float(grid[max(first - 1, 0)]), float(grid[first])
-        targets = self._targets(_along(shares, np.array([high])))[0]
+        targets = self._targets(_along(fractions, np.array([high])))[0]
         filled = self._fill(self._round(targets), targets, budgets)
-        if np.array_equal(filled, self.widths(shares)):
+        if np.array_equal(filled, self.widths(fractions)):
             return filled
         return self._closer(filled, targets, budgets)
 
@@ -188,7 +188,7 @@ class Space:
                 kept[name] = tuple(int(channel) for channel in np.sort(group.units[units].ravel()))
         return kept
 
-    def named(self, widths: Widths) -> dict[str, int]:
+    def as_dict(self, widths: Widths) -> dict[str, int]:
         """Widths by group name, as `ChannelGraph.gflops` takes them."""
         return {name: int(width) for name, width in zip(self.names, widths, strict=True)}
 
@@ -196,9 +196,11 @@ class Space:
         """[G] widths one step up, the dense width at most; groups that stay whole do not move."""
         return np.where(self.max_ratio > 0, np.minimum(widths + self.step, self.dense), widths)
 
-    def _targets(self, shares: Shares) -> NDArray[np.float64]:
-        """Unrounded widths [..., G] of shares [..., V]."""
-        padded = np.concatenate([shares, np.zeros((*shares.shape[:-1], 1))], axis=-1)  # -1 reads the zero
+    def _targets(self, fractions: Fractions) -> NDArray[np.float64]:
+        """Unrounded widths [..., G] of fractions [..., V]."""
+        padded = np.concatenate(
+            [fractions, np.zeros((*fractions.shape[:-1], 1))], axis=-1
+        )  # -1 reads the zero
         return np.asarray(self.dense * (1 - padded[..., self.variable_of] * self.max_ratio))
 
     def _round(self, targets: NDArray[np.float64]) -> Widths:
@@ -207,14 +209,14 @@ class Space:
         return np.where(2 * targets >= below + self.dense, self.dense, np.maximum(nearest, self.lowest))
 
     def _closer(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
-        while (used := float(self.load(widths, budgets))) < NEAR:
+        while (used := float(self.budget_usage(widths, budgets))) < NEAR:
             lower = np.maximum((widths - 1) // self.step * self.step, self.lowest)
             tried = []
             for group in np.flatnonzero(lower < widths):
                 narrowed = widths.copy()
                 narrowed[group] = lower[group]
                 tried.append(self._fill(narrowed, targets, budgets, without=int(group)))
-            found = self.load(np.stack(tried), budgets) if tried else np.zeros(1)
+            found = self.budget_usage(np.stack(tried), budgets) if tried else np.zeros(1)
             if found.max() <= used:
                 break
             widths = tried[int(np.argmax(found))]
@@ -234,7 +236,7 @@ class Space:
         while len(open_groups):
             raised = np.repeat(widths[None], len(open_groups), axis=0)
             raised[np.arange(len(open_groups)), open_groups] = self.raised(widths)[open_groups]
-            fits = self.load(raised, budgets) <= 1
+            fits = self.budget_usage(raised, budgets) <= 1
             open_groups, raised = open_groups[fits], raised[fits]
             if len(open_groups):
                 shortage = (targets - widths)[open_groups] / self.step[open_groups]
@@ -289,7 +291,7 @@ def resolve(
     return Space(graph, variables, variable_of, max_ratio, lowest, step, importance)
 
 
-def _along(shares: Shares, s: NDArray[np.float64]) -> Shares:
-    """Points [S, V] of the path through ``shares`` [V] at ``s`` [S] in 0..2; exactly ``shares`` at 1."""
+def _along(fractions: Fractions, s: NDArray[np.float64]) -> Fractions:
+    """Points [S, V] of the path through ``fractions`` [V] at ``s`` [S] in 0..2; those themselves at 1."""
     s = s[:, None]
-    return np.where(s <= 1, s * shares, shares + (s - 1) * (1 - shares))
+    return np.where(s <= 1, s * fractions, fractions + (s - 1) * (1 - fractions))

@@ -7,24 +7,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.importance.reduce import per_unit
-from autoprune.space.space import Shares, Space, Widths
+from autoprune.space.space import Fractions, Space, Widths
 
 _LEVELS = 129  # shares tried for a variable of several groups
 
 
 @dataclass(frozen=True)
-class Ladder:
+class WidthOptions:
     """The widths that one variable can set, from dense down.
 
     Attributes:
         places: [g], its groups' places in a width array.
-        shares: [L], rising from 0.
+        fractions: [L], rising from 0.
         widths: [L, g], falling.
         removed: [L], importance gone at each level.
     """
 
     places: NDArray[np.int64]
-    shares: Shares
+    fractions: Fractions
     widths: Widths
     removed: NDArray[np.float64]
 
@@ -43,52 +43,52 @@ class Ladder:
         return np.asarray(np.interp(-widths[..., self.places].sum(axis=-1), -total, self.removed))
 
 
-def make_ladders(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[Ladder]:
+def make_width_options(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[WidthOptions]:
     """The ladder of each variable.
 
     Args:
         space: the search space.
         importance: {group: [width]}, scores that add up across groups, none negative.
     """
-    ladders = []
+    options = []
     for number in range(len(space.variables)):
         places = np.flatnonzero(space.variable_of == number)
         if len(places) == 1:  # every width, at the share that means exactly it
             place = int(places[0])
             dense, low, step = (int(a[place]) for a in (space.dense, space.lowest, space.step))
             widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step)])[:, None]
-            shares = (dense - widths[:, 0]) / (dense * space.max_ratio[place])
+            fractions = (dense - widths[:, 0]) / (dense * space.max_ratio[place])
         else:
             grid = np.zeros((_LEVELS, len(space.variables)))
             grid[:, number] = np.linspace(0.0, 1.0, _LEVELS)
             widths, first = np.unique(-space.widths(grid)[:, places], axis=0, return_index=True)
-            widths, shares = -widths, grid[first, number]
-        removed = np.zeros(len(shares))
+            widths, fractions = -widths, grid[first, number]
+        removed = np.zeros(len(fractions))
         for column, name in enumerate(np.array(space.names)[places]):
             group = space.graph.groups[name]
             scores = np.sort(per_unit(importance[group.name], group))
             gone = (group.width - widths[:, column]) // group.unit
             removed += np.concatenate([[0.0], np.cumsum(scores)])[gone]
-        ladders.append(Ladder(places, np.minimum(shares, 1.0), widths, removed))
-    return ladders
+        options.append(WidthOptions(places, np.minimum(fractions, 1.0), widths, removed))
+    return options
 
 
-def shares_at(ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> Shares:
+def fractions_at(options: Sequence[WidthOptions], levels: NDArray[np.int64]) -> Fractions:
     """Shares [V] of levels [V]."""
-    return np.array([ladder.shares[level] for ladder, level in zip(ladders, levels, strict=True)])
+    return np.array([option.fractions[level] for option, level in zip(options, levels, strict=True)])
 
 
-def widths_at(space: Space, ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> Widths:
+def widths_at(space: Space, options: Sequence[WidthOptions], levels: NDArray[np.int64]) -> Widths:
     """Widths [..., G] of levels [..., V]."""
     widths = np.broadcast_to(space.dense, (*levels.shape[:-1], len(space.dense))).copy()
-    for v, ladder in enumerate(ladders):
-        widths[..., ladder.places] = ladder.widths[levels[..., v]]
+    for v, option in enumerate(options):
+        widths[..., option.places] = option.widths[levels[..., v]]
     return widths
 
 
-def removed_at(ladders: Sequence[Ladder], levels: NDArray[np.int64]) -> float:
+def removed_at(options: Sequence[WidthOptions], levels: NDArray[np.int64]) -> float:
     """The surrogate: importance gone at levels [V]."""
-    return float(sum(ladder.removed[level] for ladder, level in zip(ladders, levels, strict=True)))
+    return float(sum(option.removed[level] for option, level in zip(options, levels, strict=True)))
 
 
 def removed_by(space: Space, importance: Mapping[str, NDArray[np.float64]], widths: Widths) -> float:

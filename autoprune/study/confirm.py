@@ -13,7 +13,7 @@ from autoprune.study.storage import directions
 from autoprune.study.trials import Record
 
 
-def next_repeat(records: Sequence[Record], objectives: Sequence[str], most: int) -> Record | None:
+def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: int) -> Record | None:
     """The leader to measure again: of those on the front with one measurement, the one with the highest mAP.
 
     At a budget the front has one point, for candidates lie within a per cent below it by chance.

@@ -17,9 +17,9 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
 from autoprune.seeding import seed as derive
-from autoprune.study.confirm import next_repeat
+from autoprune.study.confirm import next_to_confirm
 from autoprune.study.lease import Lease
-from autoprune.study.rungs import goes_on, score_of
+from autoprune.study.rungs import is_promoted, score_of
 from autoprune.study.samplers import make_sampler
 from autoprune.study.storage import batch, directions, front_of, open_study, read_records
 from autoprune.study.trials import Candidate, LedgerSettings, Metrics, Plan, Record
@@ -90,7 +90,7 @@ class Ledger:
             if earlier == trial.number:
                 origin = trial.user_attrs.get("origin", "sampler")
                 return Candidate(trial.number, origin, widths, self.plan.keep(widths), repeat=int(repeats))
-            self._take_over(trial.number, earlier)
+            self._copy_result(trial.number, earlier)
         self.exhausted = True
         return self.ask()
 
@@ -117,7 +117,7 @@ class Ledger:
             self._set(number, "reason", reason)
             self.study.tell(number, state=TrialState.FAIL)
 
-    def lose(self, number: int, reason: str, counts: bool = True) -> None:
+    def requeue_lost(self, number: int, reason: str, counts: bool = True) -> None:
         """Puts a trial whose worker was lost back into the queue, a few times at most if that ``counts``."""
         losses = self._trial(number).user_attrs.get("losses", 0) + counts
         if losses >= MOST_LOSSES:
@@ -131,7 +131,7 @@ class Ledger:
     def done(self) -> bool:
         """Whether no trial is left to run or in flight."""
         running = any(trial.state == TrialState.RUNNING for trial in self._trials())
-        return self._enough and not running and not self._repeats_wait() and self._next_repeat() is None
+        return self._enough and not running and not self._repeats_wait() and self._next_to_confirm() is None
 
     def records(self) -> list[Record]:
         """All trials but those that were put back into the queue, by number."""
@@ -166,16 +166,16 @@ class Ledger:
             trial.state == TrialState.WAITING and "repeat_of" in trial.user_attrs for trial in self._trials()
         )
 
-    def _next_repeat(self) -> Record | None:
+    def _next_to_confirm(self) -> Record | None:
         """The leader to measure again; unknown while a trial that could lead is in flight."""
         most = self.settings.confirm * len(self.plan.budgets)
         if not most or any(t.state == TrialState.RUNNING and _counts(t) for t in self._trials()):
             return None  # found out before all records are read: engines with idle workers ask often
-        return next_repeat(self.records(), self.settings.objectives, most)
+        return next_to_confirm(self.records(), self.settings.objectives, most)
 
     def _enqueue_repeat(self) -> bool:
         """Puts the leader into the queue again; whether there is one to measure again."""
-        if (leader := self._next_repeat()) is None:
+        if (leader := self._next_to_confirm()) is None:
             return False
         attributes = {"origin": leader.origin, "widths": dict(leader.widths), "repeat_of": leader.number}
         self.study.enqueue_trial(self._trial(leader.number).params, user_attrs=attributes)
@@ -204,7 +204,7 @@ class Ledger:
 
     def _enqueue_warm_start(self, index: int) -> None:
         start = self.plan.warm_starts[index]
-        parameters: dict[str, Any] = dict(zip(self.plan.variables, start.shares, strict=True))
+        parameters: dict[str, Any] = dict(zip(self.plan.variables, start.fractions, strict=True))
         if "budget" in self._distributions:
             parameters["budget"] = start.budget
         attributes: dict[str, Any] = {"origin": start.origin, "warm_start": index}
@@ -234,7 +234,7 @@ class Ledger:
         self._set(number, f"ranked_by_{rung}", score)
         points = [self._values(other, found, score) for other, found in zip(others, seen, strict=True)]
         point = self._values(trial, metrics, score)
-        if goes_on(point, points, self._directions, self.settings.rung_keep):
+        if is_promoted(point, points, self._directions, self.settings.rung_keep):
             return True
         self.study.tell(number, state=TrialState.PRUNED)
         return False
@@ -242,10 +242,10 @@ class Ledger:
     def _widths(self, trial: FrozenTrial) -> dict[str, int]:
         if "widths" in trial.user_attrs:
             return dict(trial.user_attrs["widths"])
-        shares = np.array([trial.params[name] for name in self.plan.variables])
-        return self.plan.widths(shares, trial.params.get("budget", 0))
+        fractions = np.array([trial.params[name] for name in self.plan.variables])
+        return self.plan.widths(fractions, trial.params.get("budget", 0))
 
-    def _take_over(self, number: int, earlier: int) -> None:
+    def _copy_result(self, number: int, earlier: int) -> None:
         """Ends a trial with the results of the trial that had the same policy."""
         first = self._trial(earlier)
         with batch(self._storage):

@@ -15,10 +15,10 @@ NO_MAP = 0.02  # below it a mAP is a handful of lucky boxes
 # What ranks trials whose mAP does not; less is better. At rung 0 of the demo's detector at 25% of its
 # GFLOPs, where most mAPs are near zero, Spearman's correlation with the mAP after recovery was 0.83 for the
 # loss and 0.43 for the features' distance (12 trials of one search).
-INSTEAD = ("loss", "features")
+FALLBACK_METRICS = ("loss", "features")
 
 
-def hopeless(records: Sequence[Record], least: int) -> Record | None:
+def first_systematic_failure(records: Sequence[Record], least: int) -> Record | None:
     """The first trial that failed at a rung where at least ``least`` trials failed and none came through."""
     reached = max((len(record.rungs) for record in records), default=0)
     failed = [record for record in records if record.state == "failed" and len(record.rungs) == reached]
@@ -32,16 +32,20 @@ def score_of(seen: Sequence[Mapping[str, float]]) -> str | None:
         seen: metrics of all trials that reached the rung.
 
     Returns:
-        ``"map"`` where at least half of the trials have a mAP of 0.02 or more; else the first of `INSTEAD`
-        that all trials have; ``None`` where there is no such, so that nothing tells them apart.
+        ``"map"`` where at least half of the trials have a mAP of 0.02 or more; else the first of
+        `FALLBACK_METRICS` that all trials have; ``None`` where there is none, so that nothing tells them apart.
     """
     if 2 * sum(metrics["map"] < NO_MAP for metrics in seen) <= len(seen):
         return "map"
-    known = [name for name in INSTEAD if all(math.isfinite(metrics.get(name, math.nan)) for metrics in seen)]
+    known = [
+        name
+        for name in FALLBACK_METRICS
+        if all(math.isfinite(metrics.get(name, math.nan)) for metrics in seen)
+    ]
     return known[0] if known else None
 
 
-def goes_on(
+def is_promoted(
     point: Sequence[float],
     others: Sequence[Sequence[float]],
     directions: Sequence[Direction],
@@ -54,7 +58,7 @@ def goes_on(
         point: the trial's M objective values at this rung.
         others: [N, M] values of the trials that reached this rung before it.
         directions: M directions.
-        keep: share of the trials that goes on, 0 < keep <= 1.
+        keep: fraction of the trials that goes on, 0 < keep <= 1.
         always_first: this many trials go on whatever their values, for there is nothing to compare with.
 
     Returns:

@@ -24,10 +24,10 @@ Vector = NDArray[np.float64]
 
 SPREAD = 0.5  # standard deviation of the weights before any trial: how far off the scores are taken to be
 LEAST_WEIGHT = 0.1  # channels are worth something
-# A draw lies at this share of its distance from the posterior's mean, at the next one where the policy is
+# A draw lies at this fraction of its distance from the posterior's mean, at the next one where the policy is
 # known already: with more variables than trials, whole draws of all weights would do little but explore.
 BOLDNESS = (0.5, 0.75, 1, 1.5, 2, 3, 5)
-NOISES = np.geomspace(0.02, 1, 18)  # standard deviations of a trial's loss, as shares of a typical loss
+NOISES = np.geomspace(0.02, 1, 18)  # standard deviations of a trial's loss, as fractions of a typical loss
 
 
 class ThompsonSampler(BaseSampler):
@@ -57,10 +57,10 @@ class ThompsonSampler(BaseSampler):
         tried = [found.user_attrs.get("widths") for found in study.get_trials(deepcopy=False)]
         for boldness in BOLDNESS:
             weights = np.maximum(mean + boldness * noise, LEAST_WEIGHT)
-            shares = self._plan.cheapest(weights, budget, level)
-            if self._plan.widths(shares, budget) not in tried:
+            fractions = self._plan.cheapest(weights, budget, level)
+            if self._plan.widths(fractions, budget) not in tried:
                 break
-        drawn: dict[str, Any] = dict(zip(self._plan.variables, shares.tolist(), strict=True))
+        drawn: dict[str, Any] = dict(zip(self._plan.variables, fractions.tolist(), strict=True))
         return {**drawn, "budget": budget} if "budget" in search_space else drawn
 
     def sample_independent(

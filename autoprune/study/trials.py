@@ -20,13 +20,13 @@ class WarmStart:
     Attributes:
         origin: how it was found, such as ``"uniform"``.
         budget: index of the budget it was made for.
-        shares: value of each variable, 0 to 1.
-        widths: its exact widths; ``None`` where `Plan.widths` gives them from ``shares``.
+        fractions: value of each variable, 0 to 1.
+        widths: its exact widths; ``None`` where `Plan.widths` gives them from ``fractions``.
     """
 
     origin: str
     budget: int
-    shares: tuple[float, ...]
+    fractions: tuple[float, ...]
     widths: Mapping[str, int] | None = None
 
 
@@ -49,14 +49,14 @@ class Plan(Protocol):
     def identity(self) -> Mapping[str, str]:
         """What the study is about (hashes of space and weights); a study of another one is refused."""
 
-    def widths(self, shares: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
-        """The widths of shares [variables], put on a budget."""
+    def widths(self, fractions: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
+        """The widths of fractions [variables], put on a budget."""
 
     def removed(self, widths: Sequence[Mapping[str, int]]) -> np.ndarray[Any, Any]:
         """Importance that each of N widths removes from each variable, [N, variables]."""
 
     def cheapest(self, weights: np.ndarray[Any, Any], budget: int, level: float) -> np.ndarray[Any, Any]:
-        """Shares of the policy on a budget that removes the least importance, weighted by [variables].
+        """Fractions of the policy on a budget that removes the least importance, weighted by [variables].
 
         Where GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense ones.
         """

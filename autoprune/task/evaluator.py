@@ -19,27 +19,27 @@ from autoprune.latency.fit import measure_networks
 from autoprune.seeding import seed as derive
 from autoprune.study.trials import Keep
 from autoprune.task.probe import Probe
-from autoprune.task.pruning_task import Subject
+from autoprune.task.pruning_task import PruningTask
 from autoprune.training import TrainSettings, train
 
 
-class Objective:
+class PolicyEvaluator:
     """Evaluates policies of one dense detector; the same policy and repeat give the same numbers every time.
 
     Args:
-        subject: detector and data.
+        task: detector and data.
         importance: scores that weight the channels in the distillation.
-        dense_ms: latency of the dense detector that shares of it are taken of; ``None`` measures it.
+        dense_ms: latency of the dense detector that fractions of it are taken of; ``None`` measures it.
 
     Raises:
         BudgetError: the budget on the latency is no number, or not below the dense detector's.
     """
 
-    def __init__(self, subject: Subject, importance: Importance, dense_ms: float | None = None) -> None:
+    def __init__(self, task: PruningTask, importance: Importance, dense_ms: float | None = None) -> None:
         """Keeps what is shared by all trials."""
-        self.subject, self.importance, self.dense_ms = subject, importance, dense_ms
-        config = subject.config
-        self._probe = Probe(subject)
+        self.task, self.importance, self.dense_ms = task, importance, dense_ms
+        config = task.config
+        self._probe = Probe(task)
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # what rungs left
         self._latency_limit = self._read_latency_limit()
         self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
@@ -51,7 +51,7 @@ class Objective:
 
         A rung whose training makes the detector worse leaves it as it was, as a recovery does.
         """
-        subject, config, start = self.subject, self.subject.config, time.perf_counter()
+        task, config, start = self.task, self.task.config, time.perf_counter()
         with _out_of_memory(f"evaluating at rung {rung}"):
             model = self._prune(keep) if state is None else state
             latency = {"latency_ms": self._timed(model)} if self.measures_latency else {}
@@ -60,8 +60,8 @@ class Objective:
             recovered = time.perf_counter()
             found = evaluate(
                 model,
-                subject.val,
-                subject.device,
+                task.val,
+                task.device,
                 batch_size=config.batch_size,
                 images=config.proxy_images,
             )
@@ -71,7 +71,7 @@ class Objective:
             top = rung + 1 == len(config.rungs)  # no trial is stopped there
             known = {} if top else self._probe(model, keep)
             evaluated = time.perf_counter()
-        metrics = {"map": found.map, "map50": found.map50, **known, **subject.costs(keep), **latency}
+        metrics = {"map": found.map, "map50": found.map50, **known, **task.costs(keep), **latency}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
         metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
         return metrics, model
@@ -79,14 +79,14 @@ class Objective:
     @property
     def measures_latency(self) -> bool:
         """Whether latency is asked for."""
-        config = self.subject.config
+        config = self.task.config
         return "latency_ms" in config.objectives or config.budget_latency_ms is not None
 
     def latency_ms(self, model: nn.Module) -> float:
         """Median time of the network on one image at the input size, in the run's runtime."""
-        subject, config = self.subject, self.subject.config
+        task, config = self.task, self.task.config
         (found,) = measure_networks(
-            [model], subject.input_size, config.latency_runtime, subject.device, config.threads
+            [model], task.input_size, config.latency_runtime, task.device, config.threads
         )
         return found.median_ms
 
@@ -116,27 +116,27 @@ class Objective:
         return latency
 
     def _read_latency_limit(self) -> float | None:
-        text = self.subject.config.budget_latency_ms
+        text = self.task.config.budget_latency_ms
         if text is None:
             return None
-        dense_ms = self.latency_ms(self.subject.model) if self.dense_ms is None else self.dense_ms
+        dense_ms = self.latency_ms(self.task.model) if self.dense_ms is None else self.dense_ms
         return parse_budget(text, "latency_ms", dense_ms).limit
 
     def _prune(self, keep: Keep) -> nn.Module:
-        return prune(self.subject.model, self.subject.graph, keep)
+        return prune(self.task.model, self.task.graph, keep)
 
     def _recover(self, model: nn.Module, keep: Keep, rung: int, repeat: int) -> nn.Module:
         """Renews weights and statistics at the bottom rung, then trains as long as this rung asks."""
-        subject, config = self.subject, self.subject.config
+        task, config = self.task, self.task.config
         # The seed knows the rung and not the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
-            model = subject.renewed(model, keep, seed)
+            model = task.reinitialize(model, keep, seed)
         if self._steps[rung] == 0:
             return model
         settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)
-        teacher = subject.teacher(keep, self.importance)
-        return train(model, subject.train, settings, subject.device, teacher, what="trial").model
+        teacher = task.teacher(keep, self.importance)
+        return train(model, task.train, settings, task.device, teacher, what="trial").model
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
-from autoprune.task.pruning_task import Subject
+from autoprune.task.pruning_task import PruningTask
 from autoprune.training.distill import CHILD, correlation_distance, feature_maps, has_features
 
 IMAGES = 32
@@ -26,17 +26,17 @@ class Probe:
     """Measures policies of one dense detector on the same images.
 
     Args:
-        subject: detector and data.
+        task: detector and data.
     """
 
-    def __init__(self, subject: Subject) -> None:
+    def __init__(self, task: PruningTask) -> None:
         """Takes images from all over those that trials are measured on, and the dense features of them."""
-        self._subject = subject
-        count = min(subject.config.proxy_images or len(subject.val), len(subject.val))
+        self._task = task
+        count = min(task.config.proxy_images or len(task.val), len(task.val))
         chosen = np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int)).tolist()
-        size = subject.config.batch_size
+        size = task.config.batch_size
         self._batches = [chosen[start : start + size] for start in range(0, len(chosen), size)]
-        self._seed = derive(subject.config.seed, "probe")
+        self._seed = derive(task.config.seed, "probe")
         self._dense: list[list[Tensor]] | None = None  # [batch][output], float16 [n, c, h, w]
 
     def __call__(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -51,13 +51,13 @@ class Probe:
             backbone's outputs to the dense detector's (see `training.distill.correlation_distance`, summed
             over the outputs), where it has a backbone. Means over the batches.
         """
-        if self._dense is None and has_features(self._subject.model):
-            self._dense = [[maps.half() for maps in found] for _, found in self._passes(self._subject.model)]
+        if self._dense is None and has_features(self._task.model):
+            self._dense = [[maps.half() for maps in found] for _, found in self._passes(self._task.model)]
         kept = [
             np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
             if group is not None and group in keep
             else np.arange(len(index))
-            for group, index in self._subject.graph.features.get(CHILD, ())
+            for group, index in self._task.graph.features.get(CHILD, ())
         ]
         losses: list[float] = []
         distances: list[float] = []
@@ -74,13 +74,13 @@ class Probe:
     @torch.no_grad()
     def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:
         """Loss and features of each batch; a detector gives its losses in training mode only."""
-        model = _lossy(model)
+        model = loss_mode_copy(model)
         caught: list[list[Tensor]] = []
         if has_features(model):
             backbone: nn.Module = getattr(model, CHILD)
             backbone.register_forward_hook(lambda _module, _args, output: caught.append(feature_maps(output)))
         for indices in self._batches:
-            images, targets = self._subject.val.batch(indices, self._subject.device)
+            images, targets = self._task.val.batch(indices, self._task.device)
             with scoped(self._seed):  # two-stage detectors sample
                 losses: Any = model(images, targets)
             loss = None
@@ -89,7 +89,7 @@ class Probe:
             yield loss, caught.pop() if caught else []
 
 
-def _lossy(model: nn.Module) -> nn.Module:
+def loss_mode_copy(model: nn.Module) -> nn.Module:
     """A copy in training mode whose norms and dropouts stand still."""
     lossy = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
     for module in lossy.modules():

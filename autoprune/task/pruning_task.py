@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.config import Config, DataPaths, ModelSpec
-from autoprune.data.coco import Split, check_alike, open_data
+from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import replacing
@@ -26,7 +26,7 @@ from autoprune.training.distill import has_features, has_logits
 
 
 @dataclass(frozen=True)
-class Subject:
+class PruningTask:
     """A dense detector and all that is needed to prune and train it.
 
     Attributes:
@@ -68,7 +68,7 @@ class Subject:
         widths = {name: len(kept) for name, kept in keep.items()}
         return {"gflops": self.graph.gflops(widths), "mparams": self.graph.mparams(widths)}
 
-    def renewed(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int) -> nn.Module:
+    def reinitialize(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int) -> nn.Module:
         """A pruned detector as training begins with it: with new weights, or with new statistics only.
 
         Reconstructed layers give what the dense statistics were made from. To renew these as well made it
@@ -94,7 +94,7 @@ class Subject:
         return Teacher(self.model, self.graph, keep, weights, logits)
 
 
-def load_subject(config: Config) -> Subject:
+def load_task(config: Config) -> PruningTask:
     """Loads detector and data and finds the channel groups.
 
     Raises:
@@ -116,11 +116,11 @@ def load_subject(config: Config) -> Subject:
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))
-    check_alike(train, val)
+    check_same_classes(train, val)
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
     weights_sha256 = hash_weights(model.state_dict())
-    return Subject(
+    return PruningTask(
         config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256
     )
 
@@ -196,35 +196,35 @@ def with_space(config: Config, file: SpaceFile | None) -> Config:
     return config.model_copy(update=changes)
 
 
-def score_channels(subject: Subject, criterion: str, path: Path | None = None) -> Importance:
+def score_channels(task: PruningTask, criterion: str, path: Path | None = None) -> Importance:
     """Scores the channels of the dense detector by one criterion.
 
     Args:
-        subject: detector and data.
+        task: detector and data.
         criterion: a key of `importance.CRITERIA`.
         path: `importance.safetensors` to read scores from and to keep them in.
     """
-    return score_several(subject, [criterion], path)[criterion]
+    return score_several(task, [criterion], path)[criterion]
 
 
 def score_several(
-    subject: Subject, criteria: Sequence[str], path: Path | None = None
+    task: PruningTask, criteria: Sequence[str], path: Path | None = None
 ) -> dict[str, Importance]:
     """Scores the channels by several criteria, with the seed and the images that the first one uses alone.
 
     Args:
-        subject: detector and data.
+        task: detector and data.
         criteria: keys of `importance.CRITERIA`; gradient ones take one pass over the images for all.
         path: `importance.safetensors` to read scores from and to keep them in.
     """
-    config = subject.config
+    config = task.config
     seed = derive(config.seed, "importance", criteria[0])
-    order = np.random.default_rng(seed).permutation(len(subject.train)).tolist()
+    order = np.random.default_rng(seed).permutation(len(task.train)).tolist()
     chosen = order[: config.importance_images]
-    ids = [int(subject.train.image_ids[index]) for index in chosen]
+    ids = [int(task.train.image_ids[index]) for index in chosen]
     keys = {
         criterion: settings_hash(
-            weights=subject.weights_sha256,
+            weights=task.weights_sha256,
             criterion=criterion,
             seed=seed,
             images=ids if criterion in NEEDS_DATA else [],
@@ -236,8 +236,8 @@ def score_several(
     missing = [name for name, scores in found.items() if scores is None]
     if not missing:
         return {name: scores for name, scores in found.items() if scores is not None}
-    batches = OneByOne(subject, chosen)
-    made = score_together(missing, subject.model, subject.graph, lambda: batches, seed)
+    batches = OneByOne(task, chosen)
+    made = score_together(missing, task.model, task.graph, lambda: batches, seed)
     if path is not None:
         for name, scores in made.items():
             save(path, name, keys[name], scores)
@@ -249,7 +249,7 @@ def scores_beside(space: Path) -> Path:
     return space.with_suffix(".importance.safetensors")
 
 
-def take_over_scores(space: Path | None, path: Path) -> None:
+def copy_scores(space: Path | None, path: Path) -> None:
     """Begins a run's ``path`` with the scores beside its space file; those of other settings are not used."""
     if space is not None and scores_beside(space).is_file() and not path.exists():
         with replacing(path) as temporary:
@@ -260,7 +260,7 @@ def take_over_scores(space: Path | None, path: Path) -> None:
 class OneByOne:
     """Training images in batches of one; has a length, so that progress can tell the time left."""
 
-    subject: Subject
+    task: PruningTask
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -269,7 +269,7 @@ class OneByOne:
 
     def __iter__(self) -> Iterator[tuple[list[torch.Tensor], list[dict[str, Any]]]]:
         """One image and its target at a time."""
-        return (self.subject.train.batch([index], self.subject.device) for index in self.indices)
+        return (self.task.train.batch([index], self.task.device) for index in self.indices)
 
 
 def _open(config: Config, split: str, rule: Resize | None) -> Split:

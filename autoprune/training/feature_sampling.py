@@ -12,15 +12,15 @@ from autoprune.seeding import seed as derive
 COUNT = 2048  # of each feature map of all images together
 LEAST = 64  # of each feature map of an image
 
-Places: TypeAlias = tuple[Tensor, Tensor, Tensor]
+SampledPositions: TypeAlias = tuple[Tensor, Tensor, Tensor]
 
 
 class Positions:
     """Draws positions of feature maps, the same for all maps of one size.
 
     Args:
-        boxes: the objects of each image, [k, 4] x1, y1, x2, y2 as shares of what the detector sees.
-        areas: height and width of each image as shares of that; beyond is padding.
+        boxes: the objects of each image, [k, 4] x1, y1, x2, y2 as fractions of what the detector sees.
+        areas: height and width of each image as fractions of that; beyond is padding.
         seed: decides which.
         device: of the result.
     """
@@ -34,9 +34,9 @@ class Positions:
     ) -> None:
         """Draws nothing yet."""
         self._boxes, self._areas, self._seed, self._device = boxes, areas, seed, device
-        self._known: dict[tuple[int, int], Places] = {}
+        self._known: dict[tuple[int, int], SampledPositions] = {}
 
-    def __call__(self, height: int, width: int) -> Places:
+    def __call__(self, height: int, width: int) -> SampledPositions:
         """Image, row and column of each position of maps [n, height, width], [S] each."""
         if (height, width) not in self._known:
             random = np.random.default_rng(derive(self._seed, "positions", height, width))
@@ -65,7 +65,7 @@ class Positions:
 def objects_in(
     model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]
 ) -> tuple[list[np.ndarray[Any, Any]], list[tuple[float, float]]]:
-    """Each image's boxes and its own height and width, as shares of the batch that the detector makes."""
+    """Each image's boxes and its own height and width, as fractions of the batch that the detector makes."""
     if isinstance(getattr(model, "transform", None), nn.Module):
         batch, targets = model.transform(images, targets)  # type: ignore[operator]
         sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]

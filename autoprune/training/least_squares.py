@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.training.feature_sampling import Places
+from autoprune.training.feature_sampling import SampledPositions
 
 STRENGTHS = (1e-3, 1e-2, 1e-1, 1.0)  # λ over the number of samples
 
@@ -22,7 +22,7 @@ class Fit:
     Attributes:
         weights: [outputs, inputs].
         bias: [outputs]; ``None`` for a layer without.
-        before: squared error of the start on the held-out samples, as a share of their variance.
+        before: squared error of the start on the held-out samples, as a fraction of their variance.
         after: that of the weights which were fitted without those samples; ``before`` where none was better.
     """
 
@@ -108,7 +108,7 @@ def as_maps(layer: Layer, tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), -1, 1, tensor.shape[-1])
 
 
-def patches(layer: Layer, tensor: Tensor, places: Places) -> Tensor:
+def patches(layer: Layer, tensor: Tensor, places: SampledPositions) -> Tensor:
     """What a layer reads at places of its output, in the order of its flattened weights.
 
     Args:

@@ -68,7 +68,7 @@ def train(
 
     AdamW without decay on norms and biases, warm-up and cosine, gradient clipping, flips. The model may
     hold BatchNorm2d (trained with batch statistics) or FrozenBatchNorm2d (left alone). Under `torchrun` each
-    process takes its share of a batch, and sums over images are those of one process; what a batch is
+    process takes its fraction of a batch, and sums over images are those of one process; what a batch is
     normalised by (BatchNorm2d's statistics, the correlations of distillation) is each share's own.
 
     Args:
@@ -86,7 +86,7 @@ def train(
         RunError: the checkpoint is of another run, or can't be written.
     """
     device = torch.device(device)
-    model = ranks.alike(model, device)
+    model = ranks.broadcast_model(model, device)
     run = _Run(model, settings, device, teacher)
     identity = _identity(model, split, run) if checkpoint else {}
     if checkpoint and (found := Checkpoint.load(checkpoint, identity)):
@@ -159,9 +159,9 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.zero_grad()
-        share = total * (len(images) / len(indices))  # detectors' losses are means over images
-        torch.autograd.backward(share)
-        loss = ranks.add_up(self.weights.values(), share.detach()).item()
+        fraction = total * (len(images) / len(indices))  # detectors' losses are means over images
+        torch.autograd.backward(fraction)
+        loss = ranks.add_up(self.weights.values(), fraction.detach()).item()
         norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm).item()
         if not math.isfinite(norm):
             raise TrainingError(self._not_finite("gradient", f"loss {loss:.3g}", rate))

@@ -1,4 +1,4 @@
-"""Training on several processes that `torchrun` started: each takes its share of every batch.
+"""Training on several processes that `torchrun` started: each takes its fraction of every batch.
 
 What all do is the same but for that share, so weights and optimiser agree everywhere, and rank 0 alone
 writes. Without `torchrun` there is one process, and nothing here does anything.
@@ -55,7 +55,7 @@ def wait() -> None:
         distributed.barrier()
 
 
-def agreed(value: T) -> T:
+def broadcast_object(value: T) -> T:
     """What rank 0 has for ``value``."""
     found = [value]
     if count() > 1:
@@ -63,7 +63,7 @@ def agreed(value: T) -> T:
     return found[0]
 
 
-def alike(model: Module, device: torch.device) -> Module:
+def broadcast_model(model: Module, device: torch.device) -> Module:
     """``model`` as rank 0 has it: a copy on ``device``, or ``model`` itself where there is one process."""
     if count() == 1:
         return model

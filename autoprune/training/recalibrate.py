@@ -43,31 +43,31 @@ def recalibrate(
         The copy, in eval mode.
     """
     device = torch.device(device)
-    renewed = copy.deepcopy(model).to(device).eval()
+    reinitialize = copy.deepcopy(model).to(device).eval()
     norms = [
         module
-        for module in renewed.modules()
+        for module in reinitialize.modules()
         if isinstance(module, _BatchNorm) and module.running_mean is not None
     ]
     count = min(images, len(split))
     if behind is not None and norms and count:
-        norms = _next_after(behind, norms, renewed, split.batch([0], device)[0])
+        norms = _next_after(behind, norms, reinitialize, split.batch([0], device)[0])
     if not norms or not count:
-        return renewed
-    renewed.to(memory_format=torch.channels_last)  # a third less time on a CPU
+        return reinitialize
+    reinitialize.to(memory_format=torch.channels_last)  # a third less time on a CPU
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.reset_running_stats()
         norm.momentum = None
         norm.train()
-    forward = _shortest_forward(renewed, norms)
+    forward = _shortest_forward(reinitialize, norms)
     chosen = np.random.default_rng(derive(seed, "recalibration")).permutation(len(split))[:count]
     for indices in np.array_split(chosen, -(-count // batch_size)):
         forward(split.batch(indices.tolist(), device)[0])
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
         norm.eval()
-    return renewed.to(memory_format=torch.contiguous_format)
+    return reinitialize.to(memory_format=torch.contiguous_format)
 
 
 def _next_after(

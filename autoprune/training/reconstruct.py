@@ -23,11 +23,11 @@ from autoprune.errors import TrainingError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.surgery import kept_rows
 from autoprune.seeding import seed as derive
-from autoprune.training.feature_sampling import Places, Positions, objects_in
+from autoprune.training.feature_sampling import Positions, SampledPositions, objects_in
 from autoprune.training.least_squares import Layer, as_maps, fit, patches
 from autoprune.training.loop import TrainSplit
 
-HELD_OUT = 0.2  # share of the images that the strength of the ridge is chosen on
+HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
 # All images go through a detector at once. A RetinaNet-R50 holds about 1 kB a pixel meanwhile.
 MOST_PIXELS = 2**23
 LEAST_IMAGES = 2  # one to fit, one held out
@@ -40,7 +40,7 @@ class Reconstruction:
     Attributes:
         model: the pruned detector with new weights, in eval mode.
         errors: for each layer that was looked at, the squared error of its outputs on held-out images before
-            and after, as shares of their variance.
+            and after, as fractions of their variance.
         left: layers that lost inputs and were left as they are.
     """
 
@@ -60,7 +60,7 @@ class _Call:
     """
 
     extent: tuple[int, ...]
-    places: Places
+    places: SampledPositions
     outputs: Tensor
 
 

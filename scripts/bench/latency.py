@@ -39,13 +39,13 @@ from autoprune.latency.machine import label
 from autoprune.latency.model import (
     correct,
     features,
+    fractions_of,
     measure_tables,
-    shares_of,
     time_passes,
 )
 from autoprune.latency.operators import find_calls
 from autoprune.latency.runners import NETWORK, Run, in_file, in_torch
-from autoprune.latency.timing import WARMUP, Latency, in_turns
+from autoprune.latency.timing import WARMUP, Latency, interleaved
 from autoprune.space.derive import derive_space, resolve
 from autoprune.space.one_shot import uniform
 
@@ -89,7 +89,7 @@ class Bench:
     def networks(self, widths: Sequence[np.ndarray], passes: int) -> list[Latency]:
         """Times networks of these widths, in turns."""
         with self.runs(widths) as runs:
-            return [stages[NETWORK] for stages in in_turns(runs, passes).values()]
+            return [stages[NETWORK] for stages in interleaved(runs, passes).values()]
 
     @contextmanager
     def runs(self, widths: Sequence[np.ndarray]) -> Iterator[dict[str, Run]]:
@@ -134,7 +134,7 @@ def agree(options: argparse.Namespace, runtime: str, batch: int) -> Result:
         return once
 
     with bench.runs([bench.space.dense] * 2) as runs:
-        in_turns({name: noted(name, run) for name, run in runs.items()}, options.passes)
+        interleaved({name: noted(name, run) for name, run in runs.items()}, options.passes)
     first, second = (np.array(times[WARMUP:]) for times in taken.values())
     ratio = float(np.median(first / second))
     return {"where": bench.where, "ratio": ratio, "ms": 1e3 * float(np.median(first))}
@@ -158,7 +158,7 @@ def predict(options: argparse.Namespace, runtime: str, batch: int) -> Result:
     took = time.perf_counter() - start
     widths = sample_widths(space, NETWORKS) + sample_widths(space, options.policies + 2, seed=1)[2:]
     measured = np.array([found.median_ms for found in bench.networks(widths, options.passes)])
-    found = features(graph, shares_of(graph, calls), tables, np.stack(widths))
+    found = features(graph, fractions_of(graph, calls), tables, np.stack(widths))
     gflops = np.asarray(space.cost("gflops", np.stack(widths)))
     line = np.column_stack([gflops, np.ones(len(widths))])
     result: Result = {"where": bench.where, "operators_s": took, "dense_ms": measured[0]}
@@ -171,14 +171,14 @@ def predict(options: argparse.Namespace, runtime: str, batch: int) -> Result:
 
 
 def buy(options: argparse.Namespace, runtime: str, batch: int) -> Result:
-    """What uniform pruning to a share of the GFLOPs does to the time."""
+    """What uniform pruning to a fraction of the GFLOPs does to the time."""
     bench = Bench(options, runtime, options.buy_model, options.buy_size, batch)
     dense = float(bench.space.cost("gflops", bench.space.dense))
-    widths = [uniform(bench.space, [Budget("gflops", share * dense)]).widths for share in SHARES]
+    widths = [uniform(bench.space, [Budget("gflops", fraction * dense)]).widths for fraction in SHARES]
     times = bench.networks([bench.space.dense, *widths], options.buy_passes)
     speeds = {
-        f"{share:.0%}": times[0].median_ms / found.median_ms
-        for share, found in zip(SHARES, times[1:], strict=True)
+        f"{fraction:.0%}": times[0].median_ms / found.median_ms
+        for fraction, found in zip(SHARES, times[1:], strict=True)
     }
     return {
         "where": bench.where,
@@ -215,8 +215,8 @@ def row_of(part: str, found: Result, options: argparse.Namespace) -> tuple[str, 
         return f"predicted, {options.policies} policies", found["where"], "\n".join(told), asked
     told = [f"dense {found['dense_ms']:.1f} ms, {found['gflops']:.1f} GFLOPs"]
     told += [
-        f"at {share}: {speed:.2f} times as fast, {speed * float(share[:-1]) / 100:.0%} of what GFLOPs promise"
-        for share, speed in found["speed"].items()
+        f"at {fraction}: {speed:.2f} times as fast, {speed * float(fraction[:-1]) / 100:.0%} of the GFLOPs' gain"
+        for fraction, speed in found["speed"].items()
     ]
     return f"what GFLOPs buy, {options.buy_model}", found["where"], "\n".join(told), ""
 

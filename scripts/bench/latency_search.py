@@ -42,8 +42,8 @@ from autoprune.run.directory import RunDirectory
 from autoprune.search.pipeline import search
 from autoprune.space.derive import SpaceFile, resolve
 from autoprune.space.one_shot import knapsack
-from autoprune.task import evaluator as objective
-from autoprune.task.pruning_task import Subject, load_subject
+from autoprune.task import evaluator as evaluator
+from autoprune.task.pruning_task import PruningTask, load_task
 
 HALVINGS = 24
 
@@ -52,13 +52,13 @@ class Case:
     """Both searches of one seed.
 
     Args:
-        subject: dense detector and data, with the settings that both searches share.
+        task: dense detector and data, with the settings that both searches share.
         given: the command line.
     """
 
-    def __init__(self, subject: Subject, given: argparse.Namespace) -> None:
+    def __init__(self, task: PruningTask, given: argparse.Namespace) -> None:
         """Names the folders."""
-        self.subject, self.given, self.config = subject, given, subject.config
+        self.task, self.given, self.config = task, given, task.config
         self.out: Path = given.out / f"seed-{self.config.seed}"
         self.first = RunDirectory(self.out / "latency")
 
@@ -94,14 +94,14 @@ class Case:
         """One search under a budget on the GFLOPs, and its policy's time over that of the ``target``."""
         found = self.search(name, budget_gflops=f"{gflops:.5f}", space=self.first.space_file)
         mine, other = (Policy.load(Path(one["policy"])) for one in (found, target))
-        models = [prune(self.subject.model, self.subject.graph, each.keep) for each in (mine, other)]
+        models = [prune(self.task.model, self.task.graph, each.keep) for each in (mine, other)]
         first, second = self.time(models)
         return {**found, "gflops": gflops, "ratio": first / second}
 
     def level(self, target: Mapping[str, Any]) -> float:
         """The GFLOPs at which the knapsack's policy is predicted to take as long as the ``target``."""
         model, space = self.model, self.space
-        kept = {**{n: g.width for n, g in self.subject.graph.groups.items()}, **self.kept(target)}
+        kept = {**{n: g.width for n, g in self.task.graph.groups.items()}, **self.kept(target)}
         wanted = float(model(np.array([kept[name] for name in space.names])))
         low, high = (float(space.cost("gflops", widths)) for widths in (space.lowest, space.dense))
         for _ in range(HALVINGS):
@@ -125,23 +125,23 @@ class Case:
     @cached_property
     def space(self) -> Any:
         """The space that both search."""
-        return resolve(SpaceFile.load(self.first.space_file), self.subject.graph, self.scores)
+        return resolve(SpaceFile.load(self.first.space_file), self.task.graph, self.scores)
 
     @cached_property
     def model(self) -> LatencyModel:
         """The latency model of the first search."""
-        found = LatencyModel.load(self.first.latency_file, self.subject.graph)
+        found = LatencyModel.load(self.first.latency_file, self.task.graph)
         assert found is not None
         return found
 
     def time(self, models: list[Any]) -> list[float]:
         """Median milliseconds of detectors, in turns."""
-        config, subject = self.config, self.subject
+        config, task = self.config, self.task
         times = latency.measure_networks(
             models,
-            subject.input_size,
+            task.input_size,
             config.latency_runtime,
-            subject.device,
+            task.device,
             config.threads,
             self.given.passes,
         )
@@ -152,14 +152,14 @@ class Case:
         keep = {group: tuple(kept) for group, kept in Policy.load(Path(found["policy"])).keep.items()}
         folder = self.out / "recovered" / name
         what = f"recovery of {name}"
-        result = recover_policy(self.subject, keep, folder, self.scores, what=what, space=self.space)
-        test = score_test(load(folder).to(self.subject.device), self.subject)
-        return {"val": result.map, "test": test, "folder": str(folder), **self.subject.costs(keep)}
+        result = recover_policy(self.task, keep, folder, self.scores, what=what, space=self.space)
+        test = score_test(load(folder).to(self.task.device), self.task)
+        return {"val": result.map, "test": test, "folder": str(folder), **self.task.costs(keep)}
 
     def timed(self, folders: Mapping[str, str]) -> Result:
         """Milliseconds of the dense and of the recovered detectors, in the same turns."""
-        device = self.subject.device
-        models = [self.subject.model, *(load(folder).to(device) for folder in folders.values())]
+        device = self.task.device
+        models = [self.task.model, *(load(folder).to(device) for folder in folders.values())]
         return dict(zip(["dense", *folders], self.time(models), strict=True))
 
 
@@ -171,15 +171,15 @@ def next_level(tried: list[Result]) -> float:
         last = tried[-1]
         # the part of the time that no GFLOPs decide makes the ratio itself too small a step
         return float(last["gflops"] * (1 + 1.2 * (1 / last["ratio"] - 1)))
-    share = (1 - fast["ratio"]) / (slow["ratio"] - fast["ratio"])
-    return float(fast["gflops"] + share * (slow["gflops"] - fast["gflops"]))
+    fraction = (1 - fast["ratio"]) / (slow["ratio"] - fast["ratio"])
+    return float(fast["gflops"] + fraction * (slow["gflops"] - fast["gflops"]))
 
 
 def count_cpu_time() -> None:
     """Has searches and recoveries count the process' own seconds."""
     clock = time.process_time
     networks = partial(measure_networks, clock=clock)
-    for module in (latency, objective, recovery):
+    for module in (latency, evaluator, recovery):
         module.measure_networks = networks  # type: ignore[attr-defined]
     seconds = partial(time_passes, clock=clock)
     latency.measure_tables = partial(measure_tables, seconds=seconds)  # type: ignore[attr-defined]
@@ -193,11 +193,11 @@ def main() -> None:
     guard(given.out / "settings.json", kept)
     os.environ["AUTOPRUNE_CACHE"] = str(given.out / "cache")  # its own: seconds may be of another clock
     with progress.show(Console(stderr=True)):
-        subject = load_subject(settings(given, 0))
-        dense = once(given.out / "dense.json", partial(score_dense, subject))
+        task = load_task(settings(given, 0))
+        dense = once(given.out / "dense.json", partial(score_dense, task))
         rows = []
         for seed in range(given.seeds):
-            case = Case(replace(subject, config=settings(given, seed)), given)
+            case = Case(replace(task, config=settings(given, seed)), given)
             first = once(case.out / "latency.json", case.for_latency)
             found = {
                 "latency": first,
@@ -223,12 +223,12 @@ def show(rows: list[dict[str, Any]], given: argparse.Namespace) -> None:
     title = f"{given.budget} latency, {given.runtime}, {len(rows)} seeds, {given.steps} steps"
     table = Table("searched for", "ms", "of dense", "GFLOPs", "val mAP", "test mAP", title=title)
     for name in rows[0]:
-        ms, share, gflops, val = (
+        ms, fraction, gflops, val = (
             mean(row[name][key] for row in rows) for key in ("ms", "share", "gflops", "val")
         )
         tests = [row[name]["test"] for row in rows]
         test = None if None in tests else mean(tests)
-        table.add_row(name, f"{ms:.2f}", f"{share:.1%}", f"{gflops:.3f}", _points(val), _points(test))
+        table.add_row(name, f"{ms:.2f}", f"{fraction:.1%}", f"{gflops:.3f}", _points(val), _points(test))
     Console(width=100).print(table)
 
 

@@ -13,7 +13,7 @@ from autoprune.data.evaluate import evaluate
 from autoprune.detectors import resize_rule
 from autoprune.errors import DataError
 from autoprune.files import write_text
-from autoprune.task.pruning_task import Subject
+from autoprune.task.pruning_task import PruningTask
 
 Result = dict[str, Any]
 
@@ -44,19 +44,19 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
     write_text(file, json.dumps(content, indent=2) + "\n")
 
 
-def score_test(model: Any, subject: Subject) -> float | None:
+def score_test(model: Any, task: PruningTask) -> float | None:
     """MAP on the test images, or ``None`` where the data has none."""
     try:
-        test = open_data(subject.config.data, "test", resize_rule(subject.model))
+        test = open_data(task.config.data, "test", resize_rule(task.model))
     except DataError:
         return None
-    return evaluate(model, test, subject.device, batch_size=subject.config.batch_size).map
+    return evaluate(model, test, task.device, batch_size=task.config.batch_size).map
 
 
-def score_dense(subject: Subject) -> Result:
+def score_dense(task: PruningTask) -> Result:
     """MAP of the dense detector on validation and test images, and its costs."""
-    val = evaluate(subject.model, subject.val, subject.device, batch_size=subject.config.batch_size).map
-    return {"val": val, "test": score_test(subject.model, subject), **subject.costs({})}
+    val = evaluate(task.model, task.val, task.device, batch_size=task.config.batch_size).map
+    return {"val": val, "test": score_test(task.model, task), **task.costs({})}
 
 
 def changed(config: Config, **changes: Any) -> Config:

@@ -23,14 +23,14 @@ from autoprune.data.shapes import make_shapes
 from autoprune.detectors import build, save_state
 from autoprune.recovery.recover import recover
 from autoprune.search.pipeline import search
-from autoprune.task.evaluator import Objective
+from autoprune.task.evaluator import PolicyEvaluator
 
 SIDE = 128  # pixels the detector works at; the images have four times as many a side
 ARGUMENTS = {"min_size": SIDE, "max_size": SIDE}
 
 
 def formula(
-    self: Objective, keep: dict[str, tuple[int, ...]], rung: int, state: Any, repeat: int = 0
+    self: PolicyEvaluator, keep: dict[str, tuple[int, ...]], rung: int, state: Any, repeat: int = 0
 ) -> tuple[dict[str, float], None]:
     """A mAP that falls with the importance removed, and rises with the rung."""
     scores = self.importance
@@ -38,7 +38,7 @@ def formula(
     digest = hashlib.sha256(json.dumps([*map(len, keep.values())]).encode()).digest()
     luck = np.random.default_rng(int.from_bytes(digest[:4])).normal(0, 0.01)
     score = 0.4 * (1 - float(np.mean(lost))) * (0.5 + 0.5 * rung) + luck
-    metrics = {"map": max(score, 0.0), "map50": max(1.4 * score, 0.0), **self.subject.costs(keep)}
+    metrics = {"map": max(score, 0.0), "map50": max(1.4 * score, 0.0), **self.task.costs(keep)}
     return {**metrics, "training_s": 0.0, "evaluation_s": 0.0, "other_s": 0.0}, None
 
 
@@ -71,7 +71,7 @@ def main() -> None:
         recalibration_images=4,
         importance_images=2,
     )
-    Objective.evaluate = formula  # type: ignore[assignment,method-assign]
+    PolicyEvaluator.evaluate = formula  # type: ignore[assignment,method-assign]
     result = search(config)
     chosen = [record.number for record in result.records if record.state == "complete"][: given.recovered]
     recover(run, chosen, steps=4)

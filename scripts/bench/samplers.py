@@ -20,14 +20,14 @@ from rich.console import Console
 from rich.table import Table
 
 from autoprune.config import Config, make_config
-from autoprune.data.shapes import make_shapes
 from autoprune.data import demo_detector
+from autoprune.data.shapes import make_shapes
 from autoprune.run.results import load_result
 from autoprune.search.pipeline import search
 from autoprune.space.derive import derive_space, save_space
 from autoprune.space.file import Granularity
 from autoprune.study.trials import Record
-from autoprune.task.pruning_task import load_subject, score_channels
+from autoprune.task.pruning_task import load_task, score_channels
 
 SAMPLERS = ("thompson", "tpe", "nsga2", "gp", "qmc", "random")
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "block", "stage")
@@ -55,7 +55,7 @@ def main() -> None:
             result = load_result(config.out)
             records = [record for record in result.records if record.counts and record.rungs]
             found.setdefault((sampler, granularity), []).append(records)
-            dense = load_subject(config).graph.gflops()
+            dense = load_task(config).graph.gflops()
             show(found, dense, given)
 
 
@@ -80,22 +80,22 @@ def settings(
     )
     path = given.out / f"space-{granularity}-{seed}.yaml"
     if not path.exists():
-        subject = load_subject(config)
-        scores = score_channels(subject, config.criterion, given.out / f"importance-{seed}.safetensors")
+        task = load_task(config)
+        scores = score_channels(task, config.criterion, given.out / f"importance-{seed}.safetensors")
         file = derive_space(
-            subject.graph,
+            task.graph,
             scores,
-            subject.spec,
-            subject.input_size,
+            task.spec,
+            task.input_size,
             config.criterion,
             granularity,
         )
-        save_space(path, file, subject.graph, scores)
+        save_space(path, file, task.graph, scores)
     return changed(config, space=path)
 
 
 def hypervolume(records: Sequence[Record], dense: float) -> float:
-    """Share of the square that the trials dominate."""
+    """Fraction of the square that the trials dominate."""
     points = sorted((record.metrics["gflops"] / dense, record.metrics["map"]) for record in records)
     costs = np.array([cost for cost, _ in points] + [1.0])
     best = np.maximum.accumulate([score for _, score in points])

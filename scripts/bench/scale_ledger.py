@@ -91,9 +91,9 @@ def run(found: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
             metrics = {"map": score, "map50": score, "loss": 1 - score, "gflops": 20.0, "mparams": 10.0}
             metrics |= {"training_s": 60.0, "evaluation_s": 20.0, "other_s": 0.2}
             started = time.perf_counter()
-            goes_on = found.report(candidate.number, rung, metrics)
+            is_promoted = found.report(candidate.number, rung, metrics)
             reported.append(time.perf_counter() - started)
-            if not goes_on:
+            if not is_promoted:
                 break
 
 

@@ -37,8 +37,11 @@ class Plan:
     identity: dict[str, str] = field(default_factory=dict)
 
     # ruff: noqa: D102
-    def widths(self, shares: Any, budget: int) -> dict[str, int]:
-        return {name: 1 + int(999 * (1 - share)) for name, share in zip(self.variables, shares, strict=True)}
+    def widths(self, fractions: Any, budget: int) -> dict[str, int]:
+        return {
+            name: 1 + int(999 * (1 - fraction))
+            for name, fraction in zip(self.variables, fractions, strict=True)
+        }
 
     def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         return {name: tuple(range(width)) for name, width in widths.items()}
@@ -94,7 +97,7 @@ def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def workers(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Share of the time that workers work, from the moment when all have loaded to the last trial's end."""
+    """Fraction of the time that workers work, from when all have loaded to the last trial's end."""
     count, trials = arguments.workers or 64, arguments.trials or 1000
     seconds = 5.0 if arguments.seconds is None else arguments.seconds
     with _ray_here(count), tempfile.TemporaryDirectory() as folder:
@@ -217,7 +220,7 @@ def drive(folder: Path, address: str, trials: int, seconds: float) -> None:
     """One driver's work, as the pipeline does it around the engine."""
     run = RunDirectory(folder)
     with run.locked():
-        run.mend_journal()
+        run.repair_journal()
         load = sleeper(seconds, folder / "log")
         engine.run(_ledger(folder, trials), load, lambda number: None, engine.Cluster(address, workers=2))
 

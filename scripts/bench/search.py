@@ -40,7 +40,7 @@ from autoprune.config import make_config
 from autoprune.export import POLICY_FILE, load
 from autoprune.policy import Policy
 from autoprune.recovery.recover import recover_policy
-from autoprune.task.pruning_task import load_subject
+from autoprune.task.pruning_task import load_task
 
 AGAIN = 1000  # between the seeds of two recoveries of one policy
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
@@ -64,7 +64,7 @@ def measure(method: str, case: Case) -> dict[str, Any]:
     started = time.perf_counter()
     keep, notes = METHODS[method](case)
     chosen = time.perf_counter()
-    costs = case.subject.costs(keep)
+    costs = case.task.costs(keep)
     if costs["gflops"] > case.budget.limit:
         raise SystemExit(
             f"{method}: {costs['gflops']:.4f} GFLOPs are above the budget, {case.budget.limit:.4f}"
@@ -77,8 +77,8 @@ def measure_recovery(recovery: str, case: Case) -> dict[str, Any]:
     """Recovers the policy of `ours` in another way."""
     policy = Policy.load(case.given.out / "recovered" / case.name("ours") / POLICY_FILE)
     config = changed(case.config, **RECOVERIES[recovery])
-    subject = load_subject(config) if "norm" in RECOVERIES[recovery] else replace(case.subject, config=config)
-    return {"recovery": recovery, **recovered(replace(case, subject=subject), policy.keep, recovery)}
+    task = load_task(config) if "norm" in RECOVERIES[recovery] else replace(case.task, config=config)
+    return {"recovery": recovery, **recovered(replace(case, task=task), policy.keep, recovery)}
 
 
 def measure_again(method: str, case: Case, again: int) -> dict[str, Any]:
@@ -94,7 +94,7 @@ def recovered(case: Case, keep: Mapping[str, Any], name: str, again: int = 0) ->
     space = case.wide_space(case.config.criterion)[1]
     config = changed(case.config, seed=case.config.seed + AGAIN * again)
     result = recover_policy(
-        replace(case.subject, config=config),
+        replace(case.task, config=config),
         keep,
         folder,
         case.scores(case.config.criterion),
@@ -105,8 +105,8 @@ def recovered(case: Case, keep: Mapping[str, Any], name: str, again: int = 0) ->
         "budget": case.config.budget_gflops[0],
         "seed": case.config.seed,
         "val": result.map,
-        "test": score_test(load(folder).to(case.subject.device), case.subject),
-        **case.subject.costs(result.policy.keep),
+        "test": score_test(load(folder).to(case.task.device), case.task),
+        **case.task.costs(result.policy.keep),
         "recovery_s": result.metrics["training_s"],
     }
 
@@ -115,12 +115,12 @@ def main() -> None:
     given = arguments()
     common = settings(given)
     guard(given.out / "settings.json", common)
-    subject = load_subject(make_config(**common))
+    task = load_task(make_config(**common))
     folder = given.out / "results"
-    once(folder / "dense.json", partial(score_dense, subject))
+    once(folder / "dense.json", partial(score_dense, task))
 
     def make_case(seed: int, budget: str) -> Case:
-        return Case(replace(subject, config=make_config(**common, seed=seed, budget_gflops=budget)), given)
+        return Case(replace(task, config=make_config(**common, seed=seed, budget_gflops=budget)), given)
 
     for seed in range(given.seeds):
         for budget in given.budgets.split(","):

@@ -18,7 +18,7 @@ from autoprune.importance import Importance
 from autoprune.search.pipeline import search
 from autoprune.space.derive import GroupRule, Space, SpaceFile, resolve, save_space
 from autoprune.space.one_shot import greedy, uniform
-from autoprune.task.pruning_task import Subject, score_channels
+from autoprune.task.pruning_task import PruningTask, score_channels
 
 Keep = Mapping[str, Sequence[int]]
 
@@ -33,38 +33,38 @@ class Case:
     """One method's task: a budget and a seed.
 
     Attributes:
-        subject: dense detector and data, with the settings of this seed and budget.
+        task: dense detector and data, with the settings of this seed and budget.
         given: the command line.
     """
 
-    subject: Subject
+    task: PruningTask
     given: argparse.Namespace
 
     @property
     def config(self) -> Config:
         """The settings of this seed and budget."""
-        return self.subject.config
+        return self.task.config
 
     @cached_property
     def budget(self) -> Any:
         """The bound on the GFLOPs."""
-        return parse_budget(self.config.budget_gflops[0], "gflops", self.subject.graph.gflops())
+        return parse_budget(self.config.budget_gflops[0], "gflops", self.task.graph.gflops())
 
     def scores(self, criterion: str) -> Importance:
         """Importance by a criterion; computed once a seed."""
         file: Path = self.given.out / f"importance-{self.config.seed}-{criterion}.safetensors"
-        return score_channels(self.subject, criterion, file)
+        return score_channels(self.task, criterion, file)
 
     def wide_space(self, criterion: str) -> tuple[SpaceFile, Space]:
         """A space that lets every group go as far as any other."""
         file = SpaceFile(
             model=self.config.model,
             model_arguments=self.config.model_arguments,
-            input_size=self.subject.input_size,
+            input_size=self.task.input_size,
             criterion=criterion,
             groups=(GroupRule(match="*", max_ratio=LARGEST_RATIO),),
         )
-        return file, resolve(file, self.subject.graph, self.scores(criterion))
+        return file, resolve(file, self.task.graph, self.scores(criterion))
 
     def search(self, name: str, **changes: Any) -> tuple[Keep, dict[str, Any]]:
         """The best policy that a search finds, and what it took."""
@@ -97,7 +97,7 @@ def by_fisher(case: Case) -> tuple[Keep, dict[str, Any]]:
 def by_fastnas(case: Case) -> tuple[Keep, dict[str, Any]]:
     file, _ = case.wide_space("l2")
     path = case.given.out / "uniform-space.yaml"
-    save_space(path, file, case.subject.graph, case.scores("l2"))
+    save_space(path, file, case.task.graph, case.scores("l2"))
     changes = {"rungs": (0,), "sampler": "nsga2", "warm_starts": False, "confirm": 0}
     return case.search("fastnas", space=path, criterion="l2", trials=case.given.fastnas_trials, **changes)
 

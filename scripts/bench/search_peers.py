@@ -18,22 +18,22 @@ from autoprune.config import make_config
 from autoprune.detectors import detector_inputs
 from autoprune.graph import ChannelGraph, prune
 from autoprune.importance.gradients import _lossy_copy, _total
-from autoprune.task.pruning_task import Subject, load_subject
+from autoprune.task.pruning_task import PruningTask, load_task
 
-PRECISION = 0.005  # how near to the budget the pruning ratio is tuned, as a share of it
+PRECISION = 0.005  # how near to the budget the pruning ratio is tuned, as a fraction of it
 _HALVINGS = 12
 
 
 def main() -> None:
     warnings.filterwarnings("ignore", "Maximum recursive depth")  # of its own search for shapes
     asked = json.loads(sys.argv[1])
-    subject = load_subject(make_config(**{**asked["config"], "norm": "train", "device": "cpu"}))
-    gradients = loss_gradients(subject, asked["images"]) if asked["importance"] == "taylor" else {}
+    task = load_task(make_config(**{**asked["config"], "norm": "train", "device": "cpu"}))
+    gradients = loss_gradients(task, asked["images"]) if asked["importance"] == "taylor" else {}
     low, high, best = 0.0, 1.0, None
     for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        pruned, keep = global_pruning(subject, asked["importance"], gradients, ratio, asked["largest_ratio"])
-        gflops = subject.costs(keep)["gflops"]
+        pruned, keep = global_pruning(task, asked["importance"], gradients, ratio, asked["largest_ratio"])
+        gflops = task.costs(keep)["gflops"]
         if gflops > asked["limit_gflops"]:
             low = ratio
             continue
@@ -43,16 +43,16 @@ def main() -> None:
     if best is None:
         raise SystemExit("torch-pruning does not reach the budget")
     pruned, keep, ratio, gflops = best
-    same_as_ours(subject, pruned, keep)
+    same_as_ours(task, pruned, keep)
     answer = {"keep": keep, "pruning_ratio": ratio, "gflops": gflops}
     Path(asked["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def global_pruning(
-    subject: Subject, importance: str, gradients: dict[str, torch.Tensor], ratio: float, largest: float
+    task: PruningTask, importance: str, gradients: dict[str, torch.Tensor], ratio: float, largest: float
 ) -> tuple[torch.nn.Module, dict[str, list[int]]]:
     """Prunes a copy by a global ranking; returns it, and the kept channels of each group that lost any."""
-    model = copy.deepcopy(subject.model)
+    model = copy.deepcopy(task.model)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(True)
         parameter.grad = gradients[name].clone() if name in gradients else None
@@ -63,12 +63,12 @@ def global_pruning(
     modules = dict(model.named_modules())
     pruner = tp.pruner.BasePruner(
         model,
-        detector_inputs(subject.input_size)[0],
+        detector_inputs(task.input_size)[0],
         scores,
         global_pruning=True,
         pruning_ratio=ratio,
         max_pruning_ratio=largest,
-        ignored_layers=[modules[name] for name in final_layers(subject.graph, modules)],
+        ignored_layers=[modules[name] for name in final_layers(task.graph, modules)],
         forward_fn=lambda m, images: m(images),
     )
     names = {module: name for name, module in modules.items()}
@@ -83,7 +83,7 @@ def global_pruning(
             if name in alive and pruner.DG.is_out_channel_pruning_fn(dep.handler):
                 alive[name] = np.delete(alive[name], indices)
         group.prune()
-    return model, kept_channels(subject.graph, alive)
+    return model, kept_channels(task.graph, alive)
 
 
 def final_layers(graph: ChannelGraph, modules: dict[str, Any]) -> list[str]:
@@ -118,20 +118,20 @@ def kept_channels(graph: ChannelGraph, alive: dict[str, np.ndarray[Any, Any]]) -
     return keep
 
 
-def same_as_ours(subject: Subject, theirs: torch.nn.Module, keep: dict[str, list[int]]) -> None:
+def same_as_ours(task: PruningTask, theirs: torch.nn.Module, keep: dict[str, list[int]]) -> None:
     """Refuses kept channels that do not give the very weights that torch-pruning ended with."""
-    ours = prune(subject.model, subject.graph, keep).state_dict()
+    ours = prune(task.model, task.graph, keep).state_dict()
     for name, value in theirs.state_dict().items():
         if ours[name].shape != value.shape or not torch.equal(ours[name], value):
             raise SystemExit(f"torch-pruning's {name} is not what the kept channels give")
 
 
-def loss_gradients(subject: Subject, images: int) -> dict[str, torch.Tensor]:
+def loss_gradients(task: PruningTask, images: int) -> dict[str, torch.Tensor]:
     """Gradients of the detection loss, summed over training images, as torch-pruning takes them."""
-    model = _lossy_copy(subject.model).requires_grad_(True)
-    chosen = np.random.default_rng(subject.config.seed).permutation(len(subject.train))[:images]
+    model = _lossy_copy(task.model).requires_grad_(True)
+    chosen = np.random.default_rng(task.config.seed).permutation(len(task.train))[:images]
     for index in chosen.tolist():
-        loss = _total(model(*subject.train.batch([index], torch.device("cpu"))))
+        loss = _total(model(*task.train.batch([index], torch.device("cpu"))))
         torch.autograd.backward(loss)
     return {
         name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None

@@ -111,7 +111,7 @@ def show(
     console = Console(width=100)
     table = Table(
         "detector",
-        "share of GFLOPs",
+        "fraction of GFLOPs",
         "GFLOPs",
         "M parameters",
         *(f"{split} mAP" for split in scores["dense"]),

@@ -275,15 +275,15 @@ def report(rows: dict[str, dict[str, Any]], reasons: bool) -> None:
     done = [r for r in rows.values() if "groups" in r]
     exact = [r for r in rows.values() if r["works"] and r["groups"]]
     free, channels = (sum(r[key] for r in done) for key in ("prunable", "channels"))
-    shares = sorted(r["prunable"] / r["channels"] for r in done)
+    fractions = sorted(r["prunable"] / r["channels"] for r in done)
     print(f"{len(exact)} of {len(rows)} prune, exact in results, training mode and cost")
     if done:
         print(
-            f"share of channels that can be removed (of prunable groups / of all groups, last layers too): "
-            f"{free / channels:.1%} of all, median model {shares[len(shares) // 2]:.1%}, "
-            f"least {shares[0]:.1%}"
+            f"channels that can be removed (of prunable groups / of all groups, last layers too): "
+            f"{free / channels:.1%} of all, median model {fractions[len(fractions) // 2]:.1%}, "
+            f"least {fractions[0]:.1%}"
         )
-    print(f"\n{'model':31}{'input':>24}{'groups':>7}{'prunable / channels':>21}{'share':>7}"
+    print(f"\n{'model':31}{'input':>24}{'groups':>7}{'prunable / channels':>21}{'fraction':>7}"
           f"{'eval off':>10}{'train off':>10}{'analysis':>9}{'/ fwd':>7}")  # fmt: skip
     for name, r in rows.items():
         if "groups" not in r:

@@ -12,9 +12,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.cli import demo
+from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.data import demo_detector
 from autoprune.detectors import detector_inputs, load_dense, load_state, resize_rule
 from autoprune.export import load
 from autoprune.latency import timing as latency

@@ -71,8 +71,8 @@ def test_a_share_is_what_goes_with_the_group(autoprune: Run, tiny_model: list[st
     # cost is linear in this group's width, so removing half of it removes half of its share
     pruned = prune(model, graph, keep={name: range(32)})
     expected = 2 * (1 - flops(pruned, (64, 64)) / flops(model, (64, 64)))
-    share = next(group["gflops_share"] for group in report["groups"] if group["name"] == name)
-    assert share == pytest.approx(expected)
+    fraction = next(group["gflops_share"] for group in report["groups"] if group["name"] == name)
+    assert fraction == pytest.approx(expected)
 
 
 def test_default_is_retinanet_r50_at_its_own_size(autoprune: Run) -> None:

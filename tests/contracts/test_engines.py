@@ -37,13 +37,13 @@ def run(request):
     yield from request.param()
 
 
-def by_hand(ledger, objective):
+def by_hand(ledger, evaluator):
     """The trials as the ledger and the evaluator define them, without an engine."""
     while (candidate := ledger.ask()) is not None:
         rung, state = 0, None
         try:
             while True:
-                metrics, state = objective.evaluate(candidate.keep, rung, state, candidate.repeat)
+                metrics, state = evaluator.evaluate(candidate.keep, rung, state, candidate.repeat)
                 if not ledger.report(candidate.number, rung, metrics):
                     break
                 rung += 1
@@ -55,11 +55,11 @@ def results(ledger):
     return [(r.origin, dict(r.widths), r.state, r.reason, list(r.rungs)) for r in ledger.finished()]
 
 
-def test_the_ledger_decides_the_objective_is_loaded_once_and_failures_are_kept(run, make_ledger, objective):
+def test_the_ledger_decides_the_objective_is_loaded_once_and_failures_are_kept(run, make_ledger, evaluator):
     expected, ledger = (make_ledger(trials=10, confirm=2, name=name) for name in ("by-hand", "by-engine"))
     told = []
-    by_hand(expected, objective(fails_above=60))
-    run(ledger, lambda: objective(fails_above=60), told.append)
+    by_hand(expected, evaluator(fails_above=60))
+    run(ledger, lambda: evaluator(fails_above=60), told.append)
     # The metrics hold how often the objective was evaluated: it is one object for all trials.
     assert results(ledger) == results(expected)
     assert {record.state for record in ledger.finished()} == {"complete", "stopped", "failed"}
@@ -70,7 +70,7 @@ def test_the_ledger_decides_the_objective_is_loaded_once_and_failures_are_kept(r
 
 
 def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twice(
-    run, make_ledger, objective
+    run, make_ledger, evaluator
 ):
     def disk_full(number):
         if number == 2:
@@ -78,22 +78,22 @@ def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twic
 
     ledger = make_ledger(trials=6)
     with pytest.raises(RunError, match="disk is full"):
-        run(ledger, objective, disk_full)
+        run(ledger, evaluator, disk_full)
     kept = results(ledger)
     assert len(kept) == 3
     resumed = make_ledger(trials=6)
-    run(resumed, objective, lambda number: None)
+    run(resumed, evaluator, lambda number: None)
     assert results(resumed)[:3] == kept
     widths = [tuple(record.widths.values()) for record in resumed.finished()]
     assert len(set(widths)) == len(widths) == 6
 
 
-def test_a_search_that_is_done_runs_nothing_and_can_be_extended(run, make_ledger, objective):
-    run(make_ledger(trials=2), objective, lambda number: None)
+def test_a_search_that_is_done_runs_nothing_and_can_be_extended(run, make_ledger, evaluator):
+    run(make_ledger(trials=2), evaluator, lambda number: None)
     told = []
-    run(make_ledger(trials=2), objective, told.append)
+    run(make_ledger(trials=2), evaluator, told.append)
     assert told == []
     longer = make_ledger(trials=4)
-    run(longer, objective, told.append)
+    run(longer, evaluator, told.append)
     assert [record.number for record in longer.finished()][2:] == told
     assert len(told) == 2

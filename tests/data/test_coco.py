@@ -15,7 +15,7 @@ from autoprune import progress
 from autoprune.config import DataPaths, SplitPaths
 from autoprune.data import coco, images
 from autoprune.data.annotations import read
-from autoprune.data.coco import check_alike, open_data
+from autoprune.data.coco import check_same_classes, open_data
 from autoprune.detectors import Resize
 from autoprune.errors import DataError
 
@@ -485,9 +485,9 @@ def test_splits_whose_labels_mean_other_things_are_refused(tmp_path):
         tmp_path, [box(1, 1)], split="val", categories=[{"id": 1, "name": "thing"}, {"id": 2, "name": "more"}]
     )
     train, val = open_data(tmp_path, "train"), open_data(tmp_path, "val")
-    check_alike(train, open_data(tmp_path, "train"))
+    check_same_classes(train, open_data(tmp_path, "train"))
     with pytest.raises(DataError, match="train and val list different categories") as error:
-        check_alike(train, val)
+        check_same_classes(train, val)
     assert "'more', label 2" in one_line(error)
 
 

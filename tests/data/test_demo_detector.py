@@ -26,9 +26,9 @@ def test_the_shipped_statistics_are_those_of_the_data(tmp_path: Path) -> None:
     model = build(demo.MODEL).eval()
     model.load_state_dict(load_state(demo.WEIGHTS))
     split = open_data(folder, "train", resize_rule(model))
-    renewed = recalibrate(model, split, images=32, batch_size=16, device="cpu", seed=0)
+    reinitialize = recalibrate(model, split, images=32, batch_size=16, device="cpu", seed=0)
     for name in ("backbone.body.bn1", "backbone.body.layer3.1.bn2"):
-        shipped, found = model.get_submodule(name), renewed.get_submodule(name)
+        shipped, found = model.get_submodule(name), reinitialize.get_submodule(name)
         scale = shipped.running_var.sqrt()
         assert ((shipped.running_mean - found.running_mean) / scale).abs().mean() < 0.2
         assert torch.log(found.running_var / shipped.running_var).abs().mean() < 0.3

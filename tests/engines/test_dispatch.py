@@ -3,7 +3,7 @@
 import pytest
 
 from autoprune.engines import dispatch
-from autoprune.engines.dispatch import Cluster, Silence, cause_of, look, room, sizes
+from autoprune.engines.dispatch import Cluster, Silence, cause_of, missing_inputs, sizes, worker_slots
 
 
 @pytest.fixture
@@ -68,11 +68,11 @@ def test_a_node_with_other_data_is_told_from_one_with_the_same(tmp_path):
     file = tmp_path / "instances_train.json"
     file.write_text("{}")
     here = sizes((file, tmp_path))
-    assert look(here) is None
+    assert missing_inputs(here) is None
     file.write_text("{} ")
-    assert look(here) == f"has another {file} (3 bytes, here 2)"
+    assert missing_inputs(here) == f"has another {file} (3 bytes, here 2)"
     file.unlink()
-    assert look(here) == f"can't see {file}"
+    assert missing_inputs(here) == f"can't see {file}"
 
 
 @pytest.mark.parametrize(
@@ -86,4 +86,4 @@ def test_a_node_with_other_data_is_told_from_one_with_the_same(tmp_path):
     ],
 )
 def test_a_node_has_room_for_whole_workers(resources, cpus, gpus, workers):
-    assert room(resources, Cluster(cpus_per_trial=cpus, gpus_per_trial=gpus)) == workers
+    assert worker_slots(resources, Cluster(cpus_per_trial=cpus, gpus_per_trial=gpus)) == workers

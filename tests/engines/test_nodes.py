@@ -29,7 +29,7 @@ def cluster():
 
 
 def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
-    cluster, make_ledger, objective, tmp_path
+    cluster, make_ledger, evaluator, tmp_path
 ):
     from autoprune.engines import ray as engine
 
@@ -39,7 +39,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
     def nodes():
         return list(dict.fromkeys(log.read_text().split()))
 
-    class Telling(objective):
+    class Telling(evaluator):
         """Writes down its node; waits for the second one once that has joined, and on that for its death."""
 
         def evaluate(self, keep, rung, state, repeat=0):

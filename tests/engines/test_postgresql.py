@@ -63,9 +63,9 @@ def make_ledger(url, make_ledger):
         found._storage._backend.engine.dispose()
 
 
-def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, objective, url, tmp_path):
+def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, evaluator, url, tmp_path):
     first = make_ledger(trials=3)
-    local.run(first, objective(), lambda number: None)
+    local.run(first, evaluator(), lambda number: None)
     first.release()
 
     # A driver in another process, killed with -9, leaves its trial in flight.
@@ -85,7 +85,7 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ob
             make_ledger()
         other.kill()
     resumed = make_ledger(trials=6)
-    local.run(resumed, objective(), lambda number: None)
+    local.run(resumed, evaluator(), lambda number: None)
     records = resumed.finished()
     assert len({tuple(record.widths.values()) for record in records}) == len(records) == 6
     assert not any(record.state == "failed" for record in records)

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from autoprune import progress
 from autoprune.engines import dispatch, local
-from autoprune.engines import ray_setup as surroundings
+from autoprune.engines import ray_setup as ray_setup
 from autoprune.errors import ConfigError, RunError
 
 pytestmark = [
@@ -37,18 +37,18 @@ def engine():
         ray.shutdown()
 
 
-def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, objective):
-    local.run(make_ledger(trials=2), objective(), lambda number: None)
-    engine.run(make_ledger(trials=4), objective, lambda number: None, engine.Cluster(workers=2))
+def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, evaluator):
+    local.run(make_ledger(trials=2), evaluator(), lambda number: None)
+    engine.run(make_ledger(trials=4), evaluator, lambda number: None, engine.Cluster(workers=2))
     last = make_ledger(trials=6)
-    local.run(last, objective(), lambda number: None)
+    local.run(last, evaluator(), lambda number: None)
     assert len({tuple(r.widths.values()) for r in last.finished()}) == 6
 
 
-def test_failing_trials_and_lost_workers(engine, make_ledger, objective, tmp_path):
+def test_failing_trials_and_lost_workers(engine, make_ledger, evaluator, tmp_path):
     flag = str(tmp_path / "killed")
 
-    class Deadly(objective):
+    class Deadly(evaluator):
         """Kills its worker once."""
 
         def evaluate(self, keep, rung, state, repeat=0):
@@ -67,15 +67,15 @@ def test_failing_trials_and_lost_workers(engine, make_ledger, objective, tmp_pat
     assert any(trial.user_attrs.get("losses") == 1 for trial in ledger.study.trials)
 
 
-def test_more_than_any_node_has_is_refused(engine, make_ledger, objective):
+def test_more_than_any_node_has_is_refused(engine, make_ledger, evaluator):
     with pytest.raises(ConfigError, match=r"no Ray node has 64 CPUs .* --cpus-per-trial"):
-        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster(cpus_per_trial=64))
+        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster(cpus_per_trial=64))
 
 
-def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, objective, tmp_path):
+def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, evaluator, tmp_path):
     flag = tmp_path / "hung"
 
-    class Hanging(objective):
+    class Hanging(evaluator):
         """Stops answering once, after some trials, as a frozen process does."""
 
         def evaluate(self, keep, rung, state, repeat=0):
@@ -114,11 +114,11 @@ def test_a_worker_that_cannot_load_ends_the_search_and_names_its_node(engine, ma
 
 
 def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
-    engine, make_ledger, objective, monkeypatch
+    engine, make_ledger, evaluator, monkeypatch
 ):
     monkeypatch.setattr("autoprune.study.ledger.MOST_LOSSES", 2)
 
-    class Broken(objective):
+    class Broken(evaluator):
         def evaluate(self, keep, rung, state, repeat=0):
             if len(keep["a"]) == 50:  # the warm start's
                 raise ZeroDivisionError("no such kernel")
@@ -132,7 +132,7 @@ def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
 
 
 def test_workers_that_die_before_they_begin_cost_no_trial_and_end_the_search(
-    engine, make_ledger, objective, monkeypatch
+    engine, make_ledger, evaluator, monkeypatch
 ):
     monkeypatch.setattr(dispatch, "MOST_STILLBORN", 2)
 
@@ -145,20 +145,20 @@ def test_workers_that_die_before_they_begin_cost_no_trial_and_end_the_search(
         engine.run(make_ledger(trials=2), load, lambda number: None, engine.Cluster())
     ledger = make_ledger(trials=2)
     assert ledger.finished() == []
-    local.run(ledger, objective(), lambda number: None)
+    local.run(ledger, evaluator(), lambda number: None)
     assert [record.state for record in ledger.finished()] == ["complete", "complete"]
 
 
-def test_nodes_must_see_the_data(engine, make_ledger, objective, tmp_path):
+def test_nodes_must_see_the_data(engine, make_ledger, evaluator, tmp_path):
     seen, missing = tmp_path / "seen", tmp_path / "missing"
     seen.write_text("x")
     cluster = engine.Cluster(must_see=(seen, tmp_path))
-    engine.run(make_ledger(trials=1), objective, lambda number: None, cluster)
+    engine.run(make_ledger(trials=1), evaluator, lambda number: None, cluster)
     with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}; put data and weights on storage"):
-        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster(must_see=(missing,)))
+        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster(must_see=(missing,)))
 
 
-def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, objective, monkeypatch):
+def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, evaluator, monkeypatch):
     from autoprune.engines import ray as module
 
     def other(**_):
@@ -171,7 +171,7 @@ def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, objecti
     with pytest.raises(
         RunError, match=r"at auto has other versions .*Ray: 2\.9\.0 Python: 3\.9\.1; install the same"
     ):
-        module.run(make_ledger(), objective, lambda number: None, module.Cluster("auto"))
+        module.run(make_ledger(), evaluator, lambda number: None, module.Cluster("auto"))
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
@@ -180,10 +180,10 @@ def test_an_address_where_nobody_listens_is_refused_at_once(form):
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with pytest.raises(OSError, match="refused"):
-        surroundings.knock(form.format(port))
+        ray_setup.check_reachable(form.format(port))
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         listening.listen()
-        surroundings.knock(form.format(listening.getsockname()[1]))
+        ray_setup.check_reachable(form.format(listening.getsockname()[1]))
     for elsewhere in (None, "auto", "local"):
-        surroundings.knock(elsewhere)
+        ray_setup.check_reachable(elsewhere)

@@ -91,13 +91,13 @@ def results(ledger):
     return [(r.origin, dict(r.widths), r.state, [m["map"] for m in r.rungs]) for r in ledger.finished()]
 
 
-def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_ledger, objective):
+def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_ledger, evaluator):
     here, there = make_ledger(trials=8, name="here"), make_ledger(trials=8, name="there")
-    local.run(here, objective(fails_above=70), lambda number: None)
+    local.run(here, evaluator(fails_above=70), lambda number: None)
     told, changes = [], []
     engine.run(
         there,
-        lambda: objective(fails_above=70),
+        lambda: evaluator(fails_above=70),
         told.append,
         engine.Cluster(address),
         lambda: changes.append(len(there.finished())),
@@ -110,11 +110,11 @@ def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_led
 
 
 def test_a_lost_worker_is_put_back_and_a_connection_that_was_there_stays(
-    engine, address, make_ledger, objective, tmp_path
+    engine, address, make_ledger, evaluator, tmp_path
 ):
     flag = str(tmp_path / "killed")
 
-    class Deadly(objective):
+    class Deadly(evaluator):
         """Kills its worker once."""
 
         def evaluate(self, keep, rung, state, repeat=0):
@@ -154,24 +154,24 @@ def test_the_connection_is_tried_again_where_ray_loses_a_process(engine, monkeyp
     assert len(tries) == 6
 
 
-def test_an_error_of_the_driver_ends_the_search_on_the_cluster(engine, address, make_ledger, objective):
+def test_an_error_of_the_driver_ends_the_search_on_the_cluster(engine, address, make_ledger, evaluator):
     def disk_full(number):
         raise RunError("the disk is full")
 
     with pytest.raises(RunError, match="disk is full"):
-        engine.run(make_ledger(), objective, disk_full, engine.Cluster(address))
+        engine.run(make_ledger(), evaluator, disk_full, engine.Cluster(address))
 
 
-def test_the_checks_of_nodes_are_made(engine, address, make_ledger, objective, tmp_path):
+def test_the_checks_of_nodes_are_made(engine, address, make_ledger, evaluator, tmp_path):
     missing = tmp_path / "missing"
     with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}"):
         engine.run(
-            make_ledger(), objective, lambda number: None, engine.Cluster(address, must_see=(missing,))
+            make_ledger(), evaluator, lambda number: None, engine.Cluster(address, must_see=(missing,))
         )
 
 
 def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
-    engine, address, make_ledger, objective, monkeypatch
+    engine, address, make_ledger, evaluator, monkeypatch
 ):
     from autoprune.engines import ray_client
 
@@ -184,15 +184,15 @@ def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
     monkeypatch.setattr(ray_client, "Mailbox", Dying)
     ledger = make_ledger()
     with pytest.raises(RunError, match=r"head node failed \(its worker died\); .* same command") as raised:
-        engine.run(ledger, objective, lambda number: None, engine.Cluster(address))
+        engine.run(ledger, evaluator, lambda number: None, engine.Cluster(address))
     assert "\n" not in str(raised.value)
     monkeypatch.undo()
-    engine.run(ledger_again := make_ledger(), objective, lambda number: None, engine.Cluster(address))
+    engine.run(ledger_again := make_ledger(), evaluator, lambda number: None, engine.Cluster(address))
     assert len(ledger_again.finished()) == 6
 
 
-def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, objective):
-    class Slow(objective):
+def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, evaluator):
+    class Slow(evaluator):
         def evaluate(self, keep, rung, state, repeat=0):
             time.sleep(60 if self.evaluations == 4 else 0)
             return super().evaluate(keep, rung, state, repeat)
@@ -221,7 +221,7 @@ def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, objectiv
 
 
 def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
-    engine, address, make_ledger, objective, tmp_path
+    engine, address, make_ledger, evaluator, tmp_path
 ):
     script = textwrap.dedent(f"""
         import sys, time, warnings
@@ -253,7 +253,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
     kept = results(resumed)
     assert kept
     # Both CPUs in one worker: it can't begin before the others are gone.
-    engine.run(resumed, objective, lambda number: None, engine.Cluster(address, cpus_per_trial=2))
+    engine.run(resumed, evaluator, lambda number: None, engine.Cluster(address, cpus_per_trial=2))
     assert results(resumed)[: len(kept)] == kept
     assert len(resumed.finished()) == 6
 
@@ -269,17 +269,17 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
     ],
 )
 def test_addresses_that_cannot_be_used_are_refused_in_one_line(
-    engine, make_ledger, objective, address, problem
+    engine, make_ledger, evaluator, address, problem
 ):
     cluster = engine.Cluster(address.format(free_port()))
     with pytest.raises((RunError, ConfigError), match=problem) as raised:
-        engine.run(make_ledger(), objective, lambda number: None, cluster)
+        engine.run(make_ledger(), evaluator, lambda number: None, cluster)
     assert "\n" not in str(raised.value)
 
 
-def test_without_grpcio_the_command_that_installs_it_is_named(engine, make_ledger, objective, monkeypatch):
+def test_without_grpcio_the_command_that_installs_it_is_named(engine, make_ledger, evaluator, monkeypatch):
     from autoprune.engines import ray_client
 
     monkeypatch.setattr(ray_client.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"needs grpcio: pip install 'autoprune\[client\]', or run the"):
-        engine.run(make_ledger(), objective, lambda number: None, engine.Cluster("ray://head:10001"))
+        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster("ray://head:10001"))

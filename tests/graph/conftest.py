@@ -42,13 +42,13 @@ def _freeze_norms(model: nn.Module) -> nn.Module:
     return model
 
 
-def _keep_sets(graph: ChannelGraph, seed: int, share: float | None = None) -> Keep:
+def _keep_sets(graph: ChannelGraph, seed: int, fraction: float | None = None) -> Keep:
     """Random units of every prunable group: ``share`` of them, any number if None, one if 0."""
     rng = np.random.default_rng(seed)
     keep = {}
     for name, group in graph.prunable.items():
         count = len(group.units)
-        kept = rng.integers(1, count + 1) if share is None else max(1, round(share * count))
+        kept = rng.integers(1, count + 1) if fraction is None else max(1, round(fraction * count))
         units = rng.choice(count, kept, replace=False)
         keep[name] = sorted(group.units[units].ravel().tolist())
     return keep

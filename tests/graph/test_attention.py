@@ -114,7 +114,7 @@ def vision_transformer():
 )  # fmt: skip
 @pytest.mark.parametrize("share", [None, 0])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_heads_are_pruned_exactly(make, attentions, share, randomise, keep_sets, counted, costed):
+def test_heads_are_pruned_exactly(make, attentions, fraction, randomise, keep_sets, counted, costed):
     model = randomise(make().double())
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -124,7 +124,7 @@ def test_heads_are_pruned_exactly(make, attentions, share, randomise, keep_sets,
     inner = [g for g in inner if "patches" not in g.name]
     assert sorted(g.width for g in inner) == sorted(h for h, n in attentions.items() for _ in range(n))
 
-    keep = keep_sets(graph, 3, share)
+    keep = keep_sets(graph, 3, fraction)
     fused = torch.backends.mha.get_fastpath_enabled()
     try:
         for enabled in (True, False):

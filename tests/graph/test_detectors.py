@@ -46,9 +46,9 @@ def test_only_the_predictions_are_frozen(case):
 
 
 @pytest.mark.parametrize("share", [None, 0.5, 0], ids=["random", "half", "one-unit"])
-def test_pruned_equals_masked(case, share, keep_sets, compare):
+def test_pruned_equals_masked(case, fraction, keep_sets, compare):
     model, graph = case
-    count, worst = compare(model, graph, IMAGES, keep_sets(graph, 1, share), skip=("",))
+    count, worst = compare(model, graph, IMAGES, keep_sets(graph, 1, fraction), skip=("",))
     assert count >= 6
     assert worst <= 1e-5
 
@@ -64,8 +64,8 @@ def test_cost_is_exact_at_any_widths(case, keep_sets, counted, costed):
     model, graph = case
     dense = counted(model, IMAGES)
     assert (graph.gflops() * 1e9, graph.mparams() * 1e6) == pytest.approx(dense[:2], abs=0.5)
-    for seed, share in [(3, None), (4, 0.3), (5, 0)]:
-        keep = keep_sets(graph, seed, share)
+    for seed, fraction in [(3, None), (4, 0.3), (5, 0)]:
+        keep = keep_sets(graph, seed, fraction)
         expected = counted(prune(model, graph, keep), IMAGES)
         assert costed(graph, keep)[:2] == expected[:2]
 

@@ -53,7 +53,7 @@ def test_channels_that_only_training_reads_shrink_there_too(randomise, keep_sets
     assert ("side.weight", 1) in {(name, axis) for name, axis, _ in graph.groups["stem"].members}
     # Nothing is gained where the deployed model does not go.
     assert graph.groups["side"].reason == "is made in training mode only"
-    assert_same(model, graph, keep_sets(graph, 0, share=0.5), X)
+    assert_same(model, graph, keep_sets(graph, 0, fraction=0.5), X)
 
 
 def test_the_cost_is_that_of_eval_mode(randomise, keep_sets, counted, costed):
@@ -78,7 +78,7 @@ def test_where_training_mode_wants_targets_layers_unseen_keep_what_may_feed_them
     graph = analyze(model, (X,))
     assert list(graph.prunable) == ["middle"]
     assert graph.groups["stem"].reason.startswith("may feed `side.weight`, which met no op; ")
-    assert_same(model, graph, keep_sets(graph, 0, share=0.5), X, "targets")
+    assert_same(model, graph, keep_sets(graph, 0, fraction=0.5), X, "targets")
 
 
 def test_a_layer_that_never_runs_costs_no_channels():

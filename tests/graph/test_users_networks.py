@@ -144,13 +144,13 @@ EXACT = {
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("share", [0.5, 0])
-def test_what_is_pruned_is_exact(name, share, randomise, keep_sets, compare):
+def test_what_is_pruned_is_exact(name, fraction, randomise, keep_sets, compare):
     torch.manual_seed(0)
     make, made = EXACT[name]
     model = randomise(Network(make(), made).double())
     graph = analyze(model, X)
     assert "enter" in graph.groups
-    count, worst = compare(model, graph, X, keep_sets(graph, 5, share), depth=1)
+    count, worst = compare(model, graph, X, keep_sets(graph, 5, fraction), depth=1)
     assert count >= 1
     assert worst <= 1e-12
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoprune.graph import analyze, prune
-from autoprune.importance.reduce import comparable, per_cost, per_unit, removed_share
+from autoprune.importance.reduce import comparable, per_cost, per_unit, removed_fraction
 
 
 def test_units_add_up_their_channels() -> None:
@@ -46,5 +46,5 @@ def test_sizes_of_weights_are_compared_within_their_group() -> None:
 
 
 def test_the_cumulative_curve_by_hand() -> None:
-    assert removed_share(np.array([5.0, 1, 2, 2])).tolist() == [0, 0.1, 0.3, 0.5, 1]
-    assert removed_share(np.zeros(4)).tolist() == [0, 0.25, 0.5, 0.75, 1]
+    assert removed_fraction(np.array([5.0, 1, 2, 2])).tolist() == [0, 0.1, 0.3, 0.5, 1]
+    assert removed_fraction(np.zeros(4)).tolist() == [0, 0.25, 0.5, 0.75, 1]

@@ -18,9 +18,9 @@ from autoprune.latency.model import (
     LatencyModel,
     correct,
     features,
+    fractions_of,
     left_out_errors,
     measure_tables,
-    shares_of,
 )
 from autoprune.latency.operators import find_calls
 from autoprune.space.derive import derive_space, resolve
@@ -43,12 +43,12 @@ def network(request):
 
 def test_shares_are_the_channels_that_pruning_leaves(network):
     model, graph, space, calls = network
-    shares = shares_of(graph, calls)
+    fractions = fractions_of(graph, calls)
     for widths in sample_widths(space, 4):
         pruned = prune(model, graph, space.keep(widths))
         narrow = find_calls(pruned, detector_inputs(SIZE)[0])
         kept = np.append(widths / graph.cost.dense, 1.0)
-        inputs, outputs = (rows @ kept for rows in shares)
+        inputs, outputs = (rows @ kept for rows in fractions)
         assert [call.weight for call in narrow] == [call.weight for call in calls]
         for place, (call, dense) in enumerate(zip(narrow, calls, strict=True)):
             assert inputs[place] * dense.operator.inputs == pytest.approx(call.operator.inputs)
@@ -59,12 +59,12 @@ def test_between_the_measured_widths_times_are_interpolated(network):
     _, graph, space, calls = network
     worth = np.random.default_rng(0).random(len(calls))
     tables = worth[:, None, None] * np.outer(GRID, GRID)  # linear in both: interpolation is exact
-    shares = shares_of(graph, calls)
+    fractions = fractions_of(graph, calls)
     widths = np.stack(sample_widths(space, 5))
-    found = features(graph, shares, tables, widths)
+    found = features(graph, fractions, tables, widths)
     for row, width in zip(found, widths, strict=True):
         kept = np.append(width / graph.cost.dense, 1.0)
-        assert row[0] == pytest.approx((worth * (shares[0] @ kept) * (shares[1] @ kept)).sum())
+        assert row[0] == pytest.approx((worth * (fractions[0] @ kept) * (fractions[1] @ kept)).sum())
         assert row[1] == pytest.approx(float(graph.cost.activations(width)) / 1e6)
         assert row[3] == pytest.approx(float(graph.cost.flops(width)) / 1e9)
     assert (found[:, 2] == 1).all()
@@ -125,10 +125,10 @@ def test_candidates_are_fitted_to_the_budget_less_the_margin(network, latency):
     space, budget = on_budget(latency, network[2], "60%")
     margin = np.quantile(latency.errors, 0.8)
     assert (budget.metric, budget.limit) == ("latency_ms", pytest.approx(60 / (1 + margin)))
-    for shares in np.random.default_rng(0).random((5, len(space.variables))):
-        widths = space.fit(shares, [budget])
+    for fractions in np.random.default_rng(0).random((5, len(space.variables))):
+        widths = space.project_to_budget(fractions, [budget])
         assert 0.95 * budget.limit < float(latency(widths)) <= budget.limit
-    assert float(network[2].load(space.dense, [budget])) == 0  # without a model it bounds nothing
+    assert float(network[2].budget_usage(space.dense, [budget])) == 0  # without a model it bounds nothing
 
 
 def test_a_budget_on_latency_out_of_reach_says_the_least(network, latency):

@@ -29,7 +29,7 @@ from autoprune.policy import Policy
 from autoprune.recovery.recover import recover, recover_policy
 from autoprune.run.directory import LOSSES_FILE, METRICS_FILE
 from autoprune.search.pipeline import search
-from autoprune.task.pruning_task import load_subject
+from autoprune.task.pruning_task import load_task
 
 
 @pytest.fixture(scope="module")
@@ -60,11 +60,11 @@ def test_the_best_on_the_front_is_recovered(run, recovered):
 
 def test_metrics_are_those_of_the_detector_that_was_written(run, recovered, demo_settings):
     metrics = json.loads((recovered.folder / METRICS_FILE).read_text())
-    subject = load_subject(make_config(**demo_settings))
-    found = evaluate(autoprune.load(recovered.folder), subject.val, batch_size=2)
+    task = load_task(make_config(**demo_settings))
+    found = evaluate(autoprune.load(recovered.folder), task.val, batch_size=2)
     assert metrics["metrics"]["map"] == found.map == recovered.map
     assert metrics["per_class"] == found.per_class
-    dense = evaluate(subject.model, subject.val, batch_size=2)
+    dense = evaluate(task.model, task.val, batch_size=2)
     assert metrics["dense"]["metrics"]["map"] == dense.map
     assert metrics["gflops"] == run.best.metrics["gflops"] < metrics["dense"]["gflops"]
 
@@ -83,8 +83,8 @@ def test_a_training_that_makes_it_worse_is_not_kept(run, demo_settings, tmp_path
         (done,) = recover(tmp_path / "run", learning_rate=0.05)
     assert done.map == done.metrics["untrained_map"] > 0.1
     assert done.metrics["kept"] == "untrained"
-    subject = load_subject(make_config(**demo_settings))
-    assert evaluate(autoprune.load(done.folder), subject.val, batch_size=2).map == done.map
+    task = load_task(make_config(**demo_settings))
+    assert evaluate(autoprune.load(done.folder), task.val, batch_size=2).map == done.map
     assert f"mAP {100 * done.map:.1f} before the training" in lines.getvalue()
     assert "before the training, and kept as it was then" in (done.folder / "MODEL_CARD.md").read_text()
 
@@ -255,15 +255,15 @@ def test_reconstruction_lowers_the_loss_before_any_training(run):
     losses = []
     for images in (0, 8):
         changed = config.model_copy(update={"reconstruct_images": images, "recalibration_images": 0})
-        subject = load_subject(changed)
-        groups = subject.graph.prunable.items()
+        task = load_task(changed)
+        groups = task.graph.prunable.items()
         keep = {name: tuple(i for i in range(group.width) if i % 4) for name, group in groups}
-        model = subject.renewed(prune(subject.model, subject.graph, keep), keep, seed=0).train()
+        model = task.reinitialize(prune(task.model, task.graph, keep), keep, seed=0).train()
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d):
                 module.eval()
         with torch.no_grad():
-            losses.append(sum(model(*subject.val.batch(range(6))).values()).item())
+            losses.append(sum(model(*task.val.batch(range(6))).values()).item())
     assert losses[1] < 0.6 * losses[0]
 
 
@@ -273,10 +273,10 @@ def test_a_regrown_policy_is_the_one_that_is_written(run, tmp_path):
     (done,) = recover(tmp_path / "run", regrow_rounds=1)
     assert done.policy.keep != run.best.policy.keep
     assert 0.98 * run.best.metrics["gflops"] <= done.metrics["gflops"] <= run.best.metrics["gflops"]
-    subject = load_subject(load_config(run.run / "config.yaml"))
-    found = evaluate(autoprune.load(done.folder), subject.val, batch_size=2)
+    task = load_task(load_config(run.run / "config.yaml"))
+    found = evaluate(autoprune.load(done.folder), task.val, batch_size=2)
     assert found.map == done.map
-    asked = replace(subject, config=subject.config.model_copy(update={"regrow_rounds": 1}))
+    asked = replace(task, config=task.config.model_copy(update={"regrow_rounds": 1}))
     with pytest.raises(ConfigError, match="regrow_rounds needs the search space"):
         recover_policy(asked, run.best.policy.keep, tmp_path / "alone")
 

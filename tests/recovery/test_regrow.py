@@ -5,10 +5,10 @@ import torch
 from autoprune.config import make_config
 from autoprune.graph import prune
 from autoprune.recovery import regrow as module
-from autoprune.recovery.regrow import exchange, regrow, restored
+from autoprune.recovery.regrow import exchange, regrow, scatter_into_dense
 from autoprune.space.derive import resolve
 from autoprune.space.file import GroupRule, SpaceFile
-from autoprune.task.pruning_task import load_subject
+from autoprune.task.pruning_task import load_task
 
 
 def space_on(graph, round_to=8, max_ratio=0.75):
@@ -50,7 +50,7 @@ def test_with_the_same_widths_the_best_units_of_each_group_are_left(chained, mon
         assert found[name] == tuple(sorted(best.ravel().tolist()))
 
 
-def by_plain_loops(space, keep, values, share):
+def by_plain_loops(space, keep, values, fraction):
     """The rule of `exchange`, written out: all moves of each turn in a list, the best of them done."""
     groups = space.graph.groups
     first = {n: set(np.flatnonzero(np.isin(groups[n].units[:, 0], keep[n]))) for n in space.names}
@@ -61,7 +61,7 @@ def by_plain_loops(space, keep, values, share):
         return np.array([(len(kept[n]) + len(opened[n])) * groups[n].unit for n in space.names])
 
     limit = space.cost("gflops", widths())
-    left = round(share * sum(map(len, kept.values())))
+    left = round(fraction * sum(map(len, kept.values())))
     while True:
         moves = []
         for b, target in enumerate(space.names):
@@ -130,47 +130,47 @@ def test_where_what_is_kept_is_worth_more_nothing_moves(chained):
 
 
 @pytest.fixture(scope="module")
-def subject(demo_settings):
-    return load_subject(
+def task(demo_settings):
+    return load_task(
         make_config(
             **{**demo_settings, "importance_images": 8, "reconstruct_images": 0, "recalibration_images": 8}
         )
     )
 
 
-def test_what_was_cut_out_goes_back_to_its_place(subject):
-    keep = {name: tuple(range(0, group.width, 2)) for name, group in list(subject.graph.prunable.items())[:7]}
-    pruned = prune(subject.model, subject.graph, keep)
+def test_what_was_cut_out_goes_back_to_its_place(task):
+    keep = {name: tuple(range(0, group.width, 2)) for name, group in list(task.graph.prunable.items())[:7]}
+    pruned = prune(task.model, task.graph, keep)
     with torch.no_grad():
         for tensor in [*pruned.parameters(), *pruned.buffers()]:
             tensor.add_(1)
-    whole = restored(pruned, subject.model, subject.graph, keep)
-    again, dense = prune(whole, subject.graph, keep).state_dict(), subject.model.state_dict()
+    whole = scatter_into_dense(pruned, task.model, task.graph, keep)
+    again, dense = prune(whole, task.graph, keep).state_dict(), task.model.state_dict()
     assert all(torch.equal(value, again[name]) for name, value in pruned.state_dict().items())
     for name, value in whole.state_dict().items():
         change = value.double() - dense[name].double()
         assert int(change.round().sum()) == pruned.state_dict()[name].numel(), name  # the rest is as it was
 
 
-def test_regrowth_brings_back_what_matters(subject):
+def test_regrowth_brings_back_what_matters(task):
     """Of a policy that keeps the wrong half of three groups; on images that it did not see."""
-    space = space_on(subject.graph)
+    space = space_on(task.graph)
     names = ["backbone.body.layer2.0.conv1", "backbone.body.layer3.1.conv1", "backbone.body.layer1.0.conv1"]
     keep = {}
     for name in names:
-        weight = subject.model.get_parameter(f"{name}.weight").detach().flatten(1).norm(dim=1)
+        weight = task.model.get_parameter(f"{name}.weight").detach().flatten(1).norm(dim=1)
         keep[name] = tuple(sorted(weight.argsort()[: len(weight) // 2].tolist()))
 
     def loss(kept):
-        model = prune(subject.model, subject.graph, kept).train()
+        model = prune(task.model, task.graph, kept).train()
         for part in model.modules():
             if isinstance(part, torch.nn.BatchNorm2d):
                 part.eval()
         with torch.no_grad():
-            return sum(model(*subject.val.batch(range(6))).values()).item()
+            return sum(model(*task.val.batch(range(6))).values()).item()
 
-    found = regrow(subject, space, keep, rounds=2)
-    assert found == regrow(subject, space, keep, rounds=2)
-    costs = [subject.costs(kept)["gflops"] for kept in (keep, found)]
+    found = regrow(task, space, keep, rounds=2)
+    assert found == regrow(task, space, keep, rounds=2)
+    costs = [task.costs(kept)["gflops"] for kept in (keep, found)]
     assert 0.98 * costs[0] <= costs[1] <= costs[0]
     assert loss(found) < 0.9 * loss(keep)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from autoprune.cli.main import main
 from autoprune.report.entries import entries, recovered_map
-from autoprune.report.run_summary import read_facts
+from autoprune.report.run_summary import read_run_summary
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
@@ -103,10 +103,10 @@ def marks_of(page, chart="front-chart"):
 
 
 def test_the_marks_of_the_front_lie_on_their_figures(run, show):
-    trials, dense = entries(read_facts(run).result)
+    trials, dense = entries(read_run_summary(run).result)
     page = show(**DESKTOP)
     figures = {("dense", None): (dense.gflops, dense.map)}
-    recovered = read_facts(run).recovered
+    recovered = read_run_summary(run).recovered
     for trial in trials:
         number = int(trial.name.split()[1])
         figures[trial.kind, number] = (trial.gflops, trial.map)
@@ -128,7 +128,7 @@ def test_the_marks_of_the_front_lie_on_their_figures(run, show):
 
 
 def test_pointing_at_a_mark_tells_its_policy(run, show):
-    trials, _ = entries(read_facts(run).result)
+    trials, _ = entries(read_run_summary(run).result)
     page = show(**DESKTOP)
     page.click("#zoom-trials")
     marks = marks_of(page)
@@ -177,7 +177,7 @@ def test_zooming_in_and_back(show):
 
 
 def test_choosing_a_trial_shows_its_widths(run, show):
-    facts = read_facts(run)
+    facts = read_run_summary(run)
     page = show(**DESKTOP)
     for record in facts.records[-2:]:
         page.locator(f"#trials tr[data-trial='{record.number}'] button").click()
@@ -187,10 +187,10 @@ def test_choosing_a_trial_shows_its_widths(run, show):
             if record.number in facts.recovered:
                 continue  # regrowth may have changed it
             kept = record.widths[group.name]
-            share = bars.nth(place).locator("i").evaluate("bar => bar.style.width")
+            fraction = bars.nth(place).locator("i").evaluate("bar => bar.style.width")
             assert group.name in text
             assert (f"all {kept}" if kept == group.width else f"{kept} of {group.width}") in text
-            assert float(share.removesuffix("%")) == pytest.approx(100 * kept / group.width, abs=0.01)
+            assert float(fraction.removesuffix("%")) == pytest.approx(100 * kept / group.width, abs=0.01)
         assert page.locator("#layers-trial").input_value() == str(record.number)
 
 
@@ -213,12 +213,12 @@ def test_the_table_can_be_saved(run, show, tmp_path):
         page.click("#save-csv")
     download.value.save_as(tmp_path / "trials.csv")
     rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
-    maps = {record.number: record.metrics["map"] for record in read_facts(run).records}
+    maps = {record.number: record.metrics["map"] for record in read_run_summary(run).records}
     assert {int(row["trial"]): float(row["proxy mAP"]) for row in rows} == maps
 
 
 def test_the_score_decides_which_boxes_count(run, show):
-    facts = read_facts(run)
+    facts = read_run_summary(run)
     page = show(**DESKTOP)
     best = page.evaluate("DATA.best")
     samples = json.loads((run / f"recovered/trial-{best:04d}/samples.json").read_text())["images"]

@@ -18,7 +18,7 @@ from autoprune.cli.main import main
 from autoprune.errors import RunError
 from autoprune.report.headline import headline
 from autoprune.report.html import chart_data, render
-from autoprune.report.run_summary import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_facts
+from autoprune.report.run_summary import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_run_summary
 
 
 class Reader(HTMLParser):
@@ -51,7 +51,7 @@ class Reader(HTMLParser):
 
 @pytest.fixture(scope="module")
 def page(run):
-    return Reader(render(read_facts(run)))
+    return Reader(render(read_run_summary(run)))
 
 
 def study_of(run):
@@ -116,12 +116,12 @@ def test_recoveries_losses_and_the_check_are_there(run, page):
 
 
 def test_the_first_sentence_compares_the_best_recovered_detector_with_the_dense_one(run, page):
-    facts = read_facts(run)
+    facts = read_run_summary(run)
     top = headline(facts)
     metrics = json.loads((run / f"recovered/trial-{top.trial:04d}/metrics.json").read_text())
     pruned, dense = (round(100 * m["metrics"]["map"], 1) for m in (metrics, metrics["dense"]))
-    share = round(100 * metrics["gflops"] / metrics["dense"]["gflops"])
-    assert f"does {share}% of the work" in top.sentence
+    fraction = round(100 * metrics["gflops"] / metrics["dense"]["gflops"])
+    assert f"does {fraction}% of the work" in top.sentence
     assert f"reaches {pruned} mAP" in top.sentence
     assert f"dense one's {dense}" in top.sentence
     if pruned != dense:
@@ -147,7 +147,7 @@ def test_the_budget_is_a_share_of_the_dense_detector(page):
     ],
 )
 def test_the_front_is_shown_over_the_cost_that_was_asked_for(run, asked, axis):
-    facts = read_facts(run)
+    facts = read_run_summary(run)
     result = replace(facts.result, dense={**facts.result.dense, "latency_ms": 12.0})
     facts = replace(facts, result=result, config=facts.config.model_copy(update=asked))
     assert chart_data(facts, None)["axis"] == axis
@@ -177,7 +177,7 @@ def test_names_from_the_data_are_text_and_no_markup(run, tmp_path):
     check = json.loads((copy / "proxies.json").read_text())
     check["trials"][0]["origin"] = evil
     (copy / "proxies.json").write_text(json.dumps(check))
-    page = Reader(render(read_facts(copy)))
+    page = Reader(render(read_run_summary(copy)))
     assert "img" not in page.tags
     assert evil in page.text
     assert page.data["check"]["trials"][0]["origin"] == evil
@@ -235,7 +235,7 @@ def test_before_the_first_trial_the_settings_are_shown(unfinished):
     for name in ("study.journal", "importance.safetensors", "space.yaml", "front.csv"):
         (unfinished / name).unlink()
     shutil.rmtree(unfinished / "policies")
-    page = Reader(render(read_facts(unfinished)))
+    page = Reader(render(read_run_summary(unfinished)))
     assert "No trial has been started." in page.text
     assert f"autoprune search --config {unfinished}/config.yaml" in page.text
     assert "retinanet_resnet18_fpn" in page.text
@@ -249,7 +249,7 @@ def test_a_search_that_was_killed_shows_what_is_finished(unfinished):
     first = next(place for place, line in enumerate(lines) if '"rung_0"' in line)
     journal.write_text("".join(lines[: first + 1]) + lines[first + 1][: len(lines[first + 1]) // 2])
     shutil.rmtree(unfinished / "policies")
-    page = Reader(render(read_facts(unfinished)))
+    page = Reader(render(read_run_summary(unfinished)))
     assert "No trial has come through: 1 of 5 trials were started." in page.text
     (trial,) = page.data["trials"]
     assert trial["state"] == "running"
@@ -257,7 +257,7 @@ def test_a_search_that_was_killed_shows_what_is_finished(unfinished):
 
 
 def test_without_a_recovery_the_proxy_is_called_one(unfinished):
-    page = Reader(render(read_facts(unfinished)))
+    page = Reader(render(read_run_summary(unfinished)))
     assert "has a proxy mAP of" in page.text
     assert re.search(r"autoprune recover \S+ --trial \d+", page.text)
     assert "article" not in page.tags
@@ -268,7 +268,7 @@ def test_trials_that_failed_say_why(unfinished):
     trial = study.ask()
     study._storage.set_trial_user_attr(trial._trial_id, "reason", "the loss is not finite at step 3")
     study.tell(trial, state=optuna.trial.TrialState.FAIL)
-    page = Reader(render(read_facts(unfinished)))
+    page = Reader(render(read_run_summary(unfinished)))
     assert "failed: the loss is not finite at step 3" in page.text
 
 
@@ -279,10 +279,10 @@ def test_images_that_are_gone_are_named(run, tmp_path):
         content = json.loads(file.read_text())
         content["images"][0]["file"] = str(tmp_path / "gone.jpg")
         file.write_text(json.dumps(content))
-    page = Reader(render(read_facts(copy)))
+    page = Reader(render(read_run_summary(copy)))
     assert "gone.jpg" in page.text
     assert page.tags.count("article") == len(content["images"]) - 1
-    assert Reader(render(read_facts(copy), images=False)).tags.count("article") == 0
+    assert Reader(render(read_run_summary(copy), images=False)).tags.count("article") == 0
 
 
 @pytest.mark.parametrize(
@@ -303,4 +303,4 @@ def test_a_broken_file_is_named(run, tmp_path):
     file = next(copy.glob("recovered/*/metrics.json"))
     file.write_text("{")
     with pytest.raises(RunError, match=r"metrics\.json can't be read .* delete .*trial-"):
-        read_facts(copy)
+        read_run_summary(copy)

@@ -44,7 +44,7 @@ def test_a_half_written_line_is_cut_off_the_journal(tmp_path, cut):
     run.journal_file.write_text(whole + '{"op_code": 8, "worker_id": "x'[:cut])
     Path(f"{run.journal_file}.lock").symlink_to(run.journal_file)
     started = time.monotonic()
-    run.mend_journal()
+    run.repair_journal()
     assert run.journal_file.read_text() == whole
     assert not os.path.lexists(f"{run.journal_file}.lock")  # else optuna waits 30 s for it
     assert time.monotonic() - started < 5

@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from autoprune.config import ModelSpec
-from autoprune.detectors import build, load_dense
 from autoprune.data import demo_detector
+from autoprune.detectors import build, load_dense
 
 SMALL = {"min_size": 128, "max_size": 128, "fpn_channels": 32, "returned_layers": [2, 3], "score_thresh": 0.1}
 KINDS = {"fcos_resnet18_fpn": SMALL, "ssdlite320_mobilenet_v3_large": {"score_thresh": 0.1}}

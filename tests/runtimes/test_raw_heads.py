@@ -15,7 +15,7 @@ def noise(size, seed=1):
 
 
 def alike(found, expected):
-    """Share of the expected detections that were found, whatever the order of equal scores."""
+    """Fraction of the expected detections that were found, whatever the order of equal scores."""
     boxes, scores, labels = found
     wanted = (expected["boxes"].numpy(), expected["scores"].numpy(), expected["labels"].numpy())
     assert len(wanted[1]) > 5

@@ -33,9 +33,9 @@ from autoprune.search import pipeline
 from autoprune.search.pipeline import search
 from autoprune.search.wall_time import PARTS
 from autoprune.study.journal import Journal
-from autoprune.task import evaluator as objective
-from autoprune.task import pruning_task as subject
-from autoprune.task.evaluator import Objective
+from autoprune.task import evaluator as evaluator
+from autoprune.task import pruning_task as task
+from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import scores_beside
 
 
@@ -118,8 +118,8 @@ def test_warm_starts_come_first_and_climb_every_rung(finished):
     assert all(len(r.rungs) == 2 for r in result.records if r.origin != "sampler")
     uniform = result.records[0]
     widths = Policy.load(result.front[0].path).widths
-    shares = [uniform.widths[name] / width for name, width in widths.items()]
-    assert max(shares) - min(shares) < 0.3  # one ratio for all, but for rounding to 8 channels
+    fractions = [uniform.widths[name] / width for name, width in widths.items()]
+    assert max(fractions) - min(fractions) < 0.3  # one ratio for all, but for rounding to 8 channels
 
 
 def test_the_same_seed_repeats_everything_and_another_does_not(finished, tmp_path):
@@ -231,7 +231,7 @@ def test_sigterm_writes_what_is_finished_and_the_same_command_resumes(finished, 
 
 def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(finished, tmp_path, monkeypatch):
     settings, _ = finished
-    recover = Objective._recover
+    recover = PolicyEvaluator._recover
 
     def nan_in_the_second_trial(self, model, keep, rung, repeat):
         calls.append(rung)
@@ -240,7 +240,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_search_goes_on(finished,
         return recover(self, model, keep, rung, repeat)
 
     calls: list[int] = []
-    monkeypatch.setattr(Objective, "_recover", nan_in_the_second_trial)
+    monkeypatch.setattr(PolicyEvaluator, "_recover", nan_in_the_second_trial)
     result = search({**settings, "out": tmp_path / "run", "trials": 3})
     assert [r.state for r in result.records] == ["complete", "failed", "complete"]
     assert [r.reason for r in result.failed] == ["the loss is not finite at step 1"]
@@ -253,7 +253,7 @@ def test_if_all_trials_fail_the_search_says_so_and_stops(finished, tmp_path, mon
     def fail(self, model, keep, rung, repeat):
         raise TrainingError("the loss is not finite at step 1")
 
-    monkeypatch.setattr(Objective, "_recover", fail)
+    monkeypatch.setattr(PolicyEvaluator, "_recover", fail)
     with pytest.raises(
         TrainingError, match="every trial failed at rung 0, the first of them, trial 0: the loss"
     ):
@@ -263,7 +263,7 @@ def test_if_all_trials_fail_the_search_says_so_and_stops(finished, tmp_path, mon
 
 def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(finished, tmp_path, monkeypatch):
     settings, _ = finished
-    recover = Objective._recover
+    recover = PolicyEvaluator._recover
 
     def fail_above(self, model, keep, rung, repeat):
         calls.append(rung)
@@ -272,7 +272,7 @@ def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(finished
         return recover(self, model, keep, rung, repeat)
 
     calls: list[int] = []
-    monkeypatch.setattr(Objective, "_recover", fail_above)
+    monkeypatch.setattr(PolicyEvaluator, "_recover", fail_above)
     with pytest.raises(
         TrainingError, match="failed at rung 1, the first of them, trial 0: out of memory, time 1"
     ):
@@ -375,7 +375,7 @@ def test_scores_beside_a_space_file_are_not_computed_again(finished, tmp_path, m
     space = tmp_path / "space.yaml"
     shutil.copy(result.run / "space.yaml", space)
     shutil.copy(result.run / "importance.safetensors", scores_beside(space))
-    monkeypatch.setattr(subject, "score_together", lambda *_: pytest.fail("the scores were there"))
+    monkeypatch.setattr(task, "score_together", lambda *_: pytest.fail("the scores were there"))
     again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
     assert outcome(again) == outcome(result)[:1]
 
@@ -418,7 +418,7 @@ def slow_machine(monkeypatch, tmp_path):
 
     monkeypatch.setattr(latency, "measure_tables", tables)
     monkeypatch.setattr(latency, "measure_networks", networks)
-    monkeypatch.setattr(objective, "measure_networks", networks)
+    monkeypatch.setattr(evaluator, "measure_networks", networks)
     return monkeypatch
 
 
@@ -459,7 +459,7 @@ def latency_run(finished, slow_machine, capsys):
             search({**asked, "out": out, **more})
         said = capsys.readouterr().out.splitlines()
         model = json.loads((out / "latency_model.json").read_text())
-        assert load_result(out).dense["latency_ms"] == model["dense_ms"]  # which the budget is a share of
+        assert load_result(out).dense["latency_ms"] == model["dense_ms"]  # which the budget is a fraction of
         return model, [line for line in said if "latency model of" in line or "not kept" in line]
 
     return run
@@ -520,8 +520,8 @@ def test_trials_above_the_budget_on_latency_fail_before_any_work_is_spent_on_the
     finished, tmp_path, slow_machine
 ):
     settings, _ = finished
-    slow_machine.setattr(Objective, "latency_ms", lambda self, model: 1e9)  # a machine that got busy
-    slow_machine.setattr(Objective, "check_latency", lambda self, keep: None)
+    slow_machine.setattr(PolicyEvaluator, "latency_ms", lambda self, model: 1e9)  # a machine that got busy
+    slow_machine.setattr(PolicyEvaluator, "check_latency", lambda self, keep: None)
     asked = {**settings, "budget_gflops": (), "rungs": (0,), "trials": 20, "budget_latency_ms": "60%"}
     with pytest.raises(TrainingError, match=r"trial 0: .* ms is above budget_latency_ms, .* by measurement"):
         search({**asked, "out": tmp_path / "run"})
@@ -566,7 +566,7 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished, tmp_path):
 def test_a_runtime_that_is_not_installed_is_told_before_any_work(finished, tmp_path, monkeypatch):
     settings, _ = finished
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(pipeline, "load_subject", None)  # calling it would be another error
+    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
     asked = {**settings, "latency_runtime": "openvino", "budget_latency_ms": "60%", "out": tmp_path / "run"}
     with pytest.raises(
         ConfigError, match=r"openvino can't be imported .* `pip install 'autoprune\[openvino\]'`"

@@ -51,8 +51,8 @@ def test_steps_too_coarse_for_the_budget_are_said_once_in_plain_words(chain, gra
     said = make(graph, coarse, importance_of(graph), budget_gflops="60%").coarseness()
     used = [0.0]
     for widths in itertools.product((32, 64), (32, 64), (32, 64, 96, 128), range(64, 257, 32)):
-        share = float(graph.cost.flops(np.array(widths))) / 1e9 / (0.6 * graph.gflops())
-        used.append(share if share <= 1 else 0.0)
+        fraction = float(graph.cost.flops(np.array(widths))) / 1e9 / (0.6 * graph.gflops())
+        used.append(fraction if fraction <= 1 else 0.0)
     nearest = 1 - max(used)  # of all policies of the space; a suggestion need not lead to that one
     worst = float(said.partition("up to ")[2].partition("%")[0]) / 100
     assert worst > 0.02
@@ -75,7 +75,7 @@ def test_warm_starts_are_on_budget_and_their_shares_mean_their_widths(graph, fil
     assert {start.budget for start in plan.warm_starts} == {0, 1}
     for start in plan.warm_starts:
         assert flops(graph, start.widths) <= plan.budgets[start.budget]
-        assert plan.widths(np.array(start.shares), start.budget) == start.widths
+        assert plan.widths(np.array(start.fractions), start.budget) == start.widths
 
 
 def test_without_a_budget_shares_are_free_and_warm_starts_stand_at_several_costs(graph, file, importance_of):

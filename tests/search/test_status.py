@@ -3,7 +3,7 @@ import io
 from rich.console import Console
 
 from autoprune import progress
-from autoprune.search.status import board
+from autoprune.search.status import status
 from autoprune.study.trials import Record
 
 
@@ -25,7 +25,7 @@ RECORDS = [
 
 
 def test_the_board_counts_what_the_study_holds():
-    lines = board(RECORDS, [RECORDS[2], RECORDS[0]], 9, "3 min")
+    lines = status(RECORDS, [RECORDS[2], RECORDS[0]], 9, "3 min")
     assert [" ".join(line.split()) for line in lines] == [
         "workers 1 at rung 0, 1 at rung 1, 1 with leaders again",
         "trials 4 of 9 done; 2 complete, 1 stopped, 1 failed; 4 through rung 0, 2 through rung 1",
@@ -35,12 +35,12 @@ def test_the_board_counts_what_the_study_holds():
 
 
 def test_before_any_trial_there_is_no_front_and_no_time():
-    assert board([], [], 9, "0 s")[1:] == ["trials   0 of 9 done", "left     known after the first trial"]
+    assert status([], [], 9, "0 s")[1:] == ["trials   0 of 9 done", "left     known after the first trial"]
 
 
 def test_a_long_front_is_shown_in_part():
     front = [record(number, "complete", (number / 100,), gflops=float(number)) for number in range(20)]
-    line = board(front, front, 20, "")[2]
+    line = status(front, front, 20, "")[2]
     assert line.startswith("front    mAP 19.0 at 19.00 GFLOPs, ")
     assert line.count("mAP") <= 6
     assert line.endswith("(of 20)")
@@ -49,7 +49,7 @@ def test_a_long_front_is_shown_in_part():
 def test_on_a_terminal_the_lines_stay_below_what_is_said():
     screen = io.StringIO()
     console = Console(file=screen, force_terminal=True, width=80)
-    with progress.show(console), progress.Board() as shown:
+    with progress.show(console), progress.StatusDisplay() as shown:
         shown.show(["workers  2 at rung 0"])
         progress.say("trial 0: done")
     text = screen.getvalue()
@@ -60,7 +60,7 @@ def test_on_a_terminal_the_lines_stay_below_what_is_said():
 def test_elsewhere_it_is_a_line_a_minute(monkeypatch):
     printed, now = io.StringIO(), [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
-    with progress.show(Console(file=printed, width=200)), progress.Board() as shown:
+    with progress.show(Console(file=printed, width=200)), progress.StatusDisplay() as shown:
         for seconds in range(0, 130, 5):
             now[0] = float(seconds)
             shown.show([f"workers  {seconds}", "left     1 min"])

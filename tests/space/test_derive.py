@@ -154,10 +154,10 @@ def test_a_file_with_every_field_reads_back_equal(tmp_path: Path, chain, importa
 def test_the_largest_ratio_is_the_last_below_the_removable_share(
     scores: list[float], removable: float
 ) -> None:
-    from autoprune.importance.reduce import removed_share
+    from autoprune.importance.reduce import removed_fraction
     from autoprune.space.derive import largest_ratio
 
-    ratio = largest_ratio(removed_share(np.array(scores)), removable)
+    ratio = largest_ratio(removed_fraction(np.array(scores)), removable)
     ordered, n = sorted(scores), len(scores)
 
     def lost(r: float) -> float:  # least important r of the channels, the last one in part
@@ -289,16 +289,16 @@ def test_widths_respect_every_rule(chain, dense, unit, round_to, min_width, max_
             resolve(file, graph)
         return
     space = resolve(file, graph)
-    shares = np.random.default_rng(seed).random((4, len(space.variables)))
-    shares[0], shares[1] = 0, 1
-    for row, share in zip(space.widths(shares), shares, strict=True):
-        assert row.tolist() == space.widths(share).tolist()
+    fractions = np.random.default_rng(seed).random((4, len(space.variables)))
+    fractions[0], fractions[1] = 0, 1
+    for row, fraction in zip(space.widths(fractions), fractions, strict=True):
+        assert row.tolist() == space.widths(fraction).tolist()
         for width, whole, step in zip(row.tolist(), dense, steps, strict=True):
             assert width == whole or width % step == 0
             assert width % unit == 0
             assert whole >= width >= min(min_width, whole)
             assert width >= whole * (1 - max_ratio) - 1e-6
-    assert space.widths(shares[0]).tolist() == dense
+    assert space.widths(fractions[0]).tolist() == dense
 
 
 def test_a_share_goes_to_the_nearest_step(chain) -> None:
@@ -310,7 +310,7 @@ def test_a_share_goes_to_the_nearest_step(chain) -> None:
 def test_shares_of_widths_give_the_widths_back(chain) -> None:
     space = resolve(space_file(), chain())
     for widths in itertools.product((16, 40, 64), (24, 64), (32, 128), (64, 72, 248, 256)):
-        assert space.widths(space.shares(np.array(widths))).tolist() == list(widths)
+        assert space.widths(space.fractions(np.array(widths))).tolist() == list(widths)
 
 
 # on budget
@@ -328,33 +328,33 @@ def brute_force_room(space: Space, widths: np.ndarray, budgets: list[Budget]) ->
 
 
 @given(
-    shares=st.lists(st.floats(0, 1), min_size=4, max_size=4),
+    fractions=st.lists(st.floats(0, 1), min_size=4, max_size=4),
     gflops=st.floats(0.15, 0.95),
     mparams=st.floats(0.15, 0.95) | st.none(),
 )
 @settings(max_examples=100, deadline=None)
-def test_every_suggestion_is_put_on_budget(chain, shares, gflops, mparams) -> None:
+def test_every_suggestion_is_put_on_budget(chain, fractions, gflops, mparams) -> None:
     graph = chain()
     space = resolve(space_file(), graph)
     budgets = [Budget("gflops", gflops * float(space.cost("gflops", space.dense)))]
     if mparams is not None:
         budgets.append(Budget("mparams", mparams * float(space.cost("mparams", space.dense))))
-    widths = space.fit(np.array(shares), budgets)
+    widths = space.project_to_budget(np.array(fractions), budgets)
     assert all(space.cost(budget.metric, widths) <= budget.limit for budget in budgets)
     assert (widths >= space.lowest).all()
     assert (widths <= space.dense).all()
     assert (widths % 8 == 0).all()
     assert brute_force_room(space, widths, budgets) == []
-    assert space.fit(space.shares(widths), budgets).tolist() == widths.tolist()
+    assert space.project_to_budget(space.fractions(widths), budgets).tolist() == widths.tolist()
 
 
 def test_the_fitted_ratios_keep_the_order_of_the_shares(chain) -> None:
     graph = chain(dense=(256,) * 4)
     space = resolve(space_file(), graph)
     budget = Budget("gflops", 0.4 * float(space.cost("gflops", space.dense)))
-    for shares in itertools.permutations((0.2, 0.4, 0.7, 0.95)):
-        widths = space.fit(np.array(shares), [budget])
-        assert np.argsort(widths).tolist() == np.argsort(-np.array(shares)).tolist()
+    for fractions in itertools.permutations((0.2, 0.4, 0.7, 0.95)):
+        widths = space.project_to_budget(np.array(fractions), [budget])
+        assert np.argsort(widths).tolist() == np.argsort(-np.array(fractions)).tolist()
 
 
 def test_a_budget_out_of_reach_says_what_is_reachable(chain) -> None:
@@ -363,14 +363,14 @@ def test_a_budget_out_of_reach_says_what_is_reachable(chain) -> None:
     with pytest.raises(
         BudgetError, match=rf"budget_gflops: 0.1 GFLOPs can't be reached.* is {least:.4g} GFLOPs"
     ):
-        space.fit(np.zeros(4), [Budget("gflops", 0.1)])
+        space.project_to_budget(np.zeros(4), [Budget("gflops", 0.1)])
     with pytest.raises(BudgetError, match="above the dense detector"):
-        space.fit(np.zeros(4), [Budget("mparams", 1000.0)])
+        space.project_to_budget(np.zeros(4), [Budget("mparams", 1000.0)])
 
 
 def test_latency_is_not_fitted(chain) -> None:
     space = resolve(space_file(), chain())
-    assert space.fit(np.zeros(4), [Budget("latency_ms", 1e-3)]).tolist() == space.dense.tolist()
+    assert space.project_to_budget(np.zeros(4), [Budget("latency_ms", 1e-3)]).tolist() == space.dense.tolist()
 
 
 # kept channels
@@ -412,7 +412,7 @@ def test_fitting_is_fast(chain) -> None:
     random = np.random.default_rng(0)
     start = time.perf_counter()
     for _ in range(20):
-        widths = space.fit(random.random(80), [budget])
+        widths = space.project_to_budget(random.random(80), [budget])
         assert space.cost("gflops", widths) > 0.99 * budget.limit
     assert (time.perf_counter() - start) / 20 < 0.1  # 5 ms on an idle core; room for a busy one
 
@@ -439,7 +439,7 @@ NETWORK = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 
 
 
 @given(
-    shares=st.lists(st.floats(0, 1), min_size=12, max_size=12),
+    fractions=st.lists(st.floats(0, 1), min_size=12, max_size=12),
     gflops=st.floats(0.2, 0.99),
     mparams=st.none() | st.floats(0.2, 0.99),
     granularity=st.sampled_from(["layer", "block", "stage"]),
@@ -448,7 +448,7 @@ NETWORK = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 
 )
 @settings(max_examples=150, deadline=None)
 def test_every_suggestion_ends_within_two_per_cent_below_its_budget(
-    chain, shares, gflops, mparams, granularity, tied, unit
+    chain, fractions, gflops, mparams, granularity, tied, unit
 ) -> None:
     dense = (64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256)
     graph = chain(dense=dense, names=NETWORK, units=[unit] * 12)
@@ -459,8 +459,8 @@ def test_every_suggestion_ends_within_two_per_cent_below_its_budget(
     budgets = [Budget("gflops", gflops * float(graph.cost.flops(space.dense)) / 1e9)]
     if mparams is not None:
         budgets.append(Budget("mparams", mparams * float(graph.cost.params(space.dense)) / 1e6))
-    assume(space.load(space.lowest, budgets) <= 1)
-    widths = space.fit(np.array(shares[: len(space.variables)]), budgets)
+    assume(space.budget_usage(space.lowest, budgets) <= 1)
+    widths = space.project_to_budget(np.array(fractions[: len(space.variables)]), budgets)
     used = [float(graph.cost.flops(widths)) / 1e9 / budgets[0].limit]
     if mparams is not None:
         used.append(float(graph.cost.params(widths)) / 1e6 / budgets[1].limit)

@@ -18,14 +18,14 @@ def make_space(graph, max_ratio: float = 0.75, **changes):
     return resolve(SpaceFile(model="m", input_size=(64, 64), **{**fields, **changes}), graph)
 
 
-def share(space, fraction: float, metric="gflops") -> Budget:
+def fraction(space, fraction: float, metric="gflops") -> Budget:
     return Budget(metric, fraction * float(space.cost(metric, space.dense)))
 
 
 def test_uniform_prunes_every_group_by_the_same_ratio(chain) -> None:
     graph = chain(dense=(256, 512, 1024, 256))
     space = make_space(graph)
-    start = uniform(space, [share(space, 0.4)])
+    start = uniform(space, [fraction(space, 0.4)])
     ratios = 1 - start.widths / space.dense
     assert np.ptp(ratios) <= 2 * 8 / 256  # a rounding step or two apart
     assert 0.39 < graph.cost.flops(start.widths) / graph.cost.flops(space.dense) <= 0.4
@@ -35,7 +35,7 @@ def test_uniform_goes_as_far_as_each_group_lets_it(chain) -> None:
     graph = chain(dense=(256, 256, 256))
     rules = (GroupRule(match="body.*", max_ratio=0.75), GroupRule(match="body.layer1.*", max_ratio=0.25))
     space = make_space(graph, groups=rules)
-    widths = uniform(space, [share(space, 0.4)]).widths
+    widths = uniform(space, [fraction(space, 0.4)]).widths
     assert widths[1] == 192
     assert abs(widths[0] - widths[2]) <= 16  # two steps: rounding, and what the slack had room for
 
@@ -68,7 +68,7 @@ def reference_greedy(graph, space, importance, limit: float) -> np.ndarray:
 def test_greedy_takes_the_least_importance_per_cost(chain, importance_of, fraction: float) -> None:
     graph = chain()
     space, importance = make_space(graph), importance_of(graph)
-    limit = share(space, fraction)
+    limit = fraction(space, fraction)
     widths = greedy(space, importance, [limit], "taylor").widths
     expected = reference_greedy(graph, space, importance, limit.limit)
     assert (widths >= expected).all()  # steps are only given back, where they fit
@@ -80,7 +80,7 @@ def test_greedy_takes_the_least_importance_per_cost(chain, importance_of, fracti
 def test_the_global_ranking_removes_channels_in_the_order_of_their_scores(chain, importance_of, fraction):
     graph = chain()
     space, importance = make_space(graph, round_to=1, min_width=1, max_ratio=0.99), importance_of(graph)
-    budget = share(space, fraction)
+    budget = fraction(space, fraction)
     widths = greedy(space, importance, [budget], "taylor", per_cost=False).widths
     expected = space.dense.copy()
     order = sorted((score, place) for place, name in enumerate(space.names) for score in importance[name])
@@ -100,7 +100,7 @@ def test_greedy_is_near_the_best_there_is(chain, importance_of) -> None:
         importance = importance_of(graph, seed)
         sums = [np.concatenate([[0], np.cumsum(np.sort(importance[name]))]) for name in space.names]
         lost = sum(total[64 - grid[:, place]] for place, total in enumerate(sums))
-        limit = share(space, 0.4)
+        limit = fraction(space, 0.4)
         best = lost[space.cost("gflops", grid) <= limit.limit].min()
         widths = greedy(space, importance, [limit], "taylor").widths
         ours = sum(total[64 - widths[place]] for place, total in enumerate(sums))
@@ -122,7 +122,7 @@ def test_the_knapsack_finds_the_best_there_is(chain, importance_of, fraction, se
     """Against all 7**4 policies."""
     graph = chain(dense=(64,) * 4)
     space, importance = make_space(graph), importance_of(graph, seed)
-    budgets = [share(space, fraction)]
+    budgets = [fraction(space, fraction)]
     grid = np.stack(np.meshgrid(*[np.arange(16, 65, 8)] * 4), -1).reshape(-1, 4)
     sums = [np.concatenate([[0], np.cumsum(np.sort(importance[name]))]) for name in space.names]
     lost = sum(total[64 - grid[:, place]] for place, total in enumerate(sums))
@@ -138,9 +138,9 @@ def test_the_knapsack_removes_no_more_than_any_greedy_order(chain, importance_of
     names = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 2)]
     graph = chain(dense=(64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256), names=names)
     space, importance = make_space(graph, granularity=granularity), importance_of(graph, seed)
-    for budgets in ([share(space, 0.4)], [share(space, 0.6), share(space, 0.3, "mparams")]):
+    for budgets in ([fraction(space, 0.4)], [fraction(space, 0.6), fraction(space, 0.3, "mparams")]):
         found = knapsack(space, importance, budgets)
-        assert 0.98 < space.load(found.widths, budgets) <= 1
+        assert 0.98 < space.budget_usage(found.widths, budgets) <= 1
         for per_cost in (True, False):
             other = greedy(space, importance, budgets, per_cost=per_cost)
             ours, theirs = (lost_by(space, importance, start.widths) for start in (found, other))
@@ -151,7 +151,7 @@ def test_greedy_ignores_the_scale_of_weights_but_not_of_losses(chain, importance
     graph = chain()
     space, importance = make_space(graph), importance_of(graph)
     scaled = {**importance, "body.layer2.conv": 1000 * importance["body.layer2.conv"]}
-    limits = [share(space, 0.5)]
+    limits = [fraction(space, 0.5)]
     assert (
         greedy(space, scaled, limits, "l2").widths.tolist()
         == greedy(space, importance, limits, "l2").widths.tolist()
@@ -169,20 +169,20 @@ def test_the_shares_to_enqueue_give_exactly_the_widths(
     names = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 2)]
     graph = chain(dense=(64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256), names=names)
     space, importance = make_space(graph, granularity=granularity), importance_of(graph)
-    budgets = [share(space, fraction)] + [share(space, fraction, "mparams")] * both
+    budgets = [fraction(space, fraction)] + [fraction(space, fraction, "mparams")] * both
     importances = {"taylor": importance, "l2": importance, "fisher": importance_of(graph, 1)}
     for start in warm_starts(space, importances, budgets):
-        assert start.shares.shape == (len(space.variables),)
-        assert (start.shares >= 0).all()
-        assert (start.shares <= 1).all()
-        assert space.fit(start.shares, budgets).tolist() == start.widths.tolist(), start.name
-        assert 0.98 < space.load(start.widths, budgets) <= 1
+        assert start.fractions.shape == (len(space.variables),)
+        assert (start.fractions >= 0).all()
+        assert (start.fractions <= 1).all()
+        assert space.project_to_budget(start.fractions, budgets).tolist() == start.widths.tolist(), start.name
+        assert 0.98 < space.budget_usage(start.widths, budgets) <= 1
 
 
 def test_no_widths_come_twice(chain, importance_of) -> None:
     graph = chain()
     space, importance = make_space(graph), importance_of(graph, 1)
-    starts = warm_starts(space, {"taylor": importance, "fisher": importance}, [share(space, 0.5)])
+    starts = warm_starts(space, {"taylor": importance, "fisher": importance}, [fraction(space, 0.5)])
     names = [start.name for start in starts]
     assert names[:2] == ["uniform", "knapsack taylor"]
     assert len({start.widths.tobytes() for start in starts}) == len(starts) >= 3
@@ -192,12 +192,12 @@ def test_only_scores_in_units_of_the_loss_are_weighed_against_cost(chain, import
     graph = chain(dense=(256,) * 4)
     space = make_space(graph)
     importances = {name: importance_of(graph, seed) for seed, name in enumerate(("taylor", "l2", "fisher"))}
-    names = [start.name for start in warm_starts(space, importances, [share(space, 0.4)])]
+    names = [start.name for start in warm_starts(space, importances, [fraction(space, 0.4)])]
     assert names == [
         "uniform", "knapsack taylor", "global taylor", "greedy taylor", "global l2", "greedy fisher"
     ]  # fmt: skip
     weights_first = {name: importances[name] for name in ("l2", "taylor")}
-    found = warm_starts(space, weights_first, [share(space, 0.4)])
+    found = warm_starts(space, weights_first, [fraction(space, 0.4)])
     assert [start.name for start in found] == ["uniform", "global l2", "global taylor"]
 
 
@@ -206,12 +206,12 @@ def test_an_impossible_budget_is_refused(chain, importance_of) -> None:
     space = make_space(graph, max_ratio=0.2)
     for make in (lambda b: uniform(space, b), lambda b: greedy(space, importance_of(graph), b)):
         with pytest.raises(BudgetError, match="can't be reached"):
-            make([share(space, 0.3)])
+            make([fraction(space, 0.3)])
 
 
 def test_greedy_is_fast(chain, importance_of) -> None:
     graph = chain(dense=(256,) * 80)
     space = make_space(graph)
     start = time.perf_counter()
-    greedy(space, importance_of(graph), [share(space, 0.33)])
+    greedy(space, importance_of(graph), [fraction(space, 0.33)])
     assert time.perf_counter() - start < 5

@@ -13,7 +13,7 @@ from autoprune.study.trials import LedgerSettings, WarmStart
 
 @dataclass
 class FakePlan:
-    """Two groups of `size` channels; a share of 1 removes all but one channel."""
+    """Two groups of `size` channels; a fraction of 1 removes all but one channel."""
 
     size: int = 100
     variables: tuple = ("a", "b")
@@ -21,10 +21,10 @@ class FakePlan:
     warm_starts: tuple = (WarmStart("uniform", 0, (0.5, 0.5)), WarmStart("greedy", 0, (0.25, 0.75)))
     identity: dict = field(default_factory=lambda: {"space": "s1"})
 
-    def widths(self, shares, budget):
+    def widths(self, fractions, budget):
         return {
-            name: max(1, round(self.size * (1 - share)))
-            for name, share in zip(self.variables, shares, strict=True)
+            name: max(1, round(self.size * (1 - fraction)))
+            for name, fraction in zip(self.variables, fractions, strict=True)
         }
 
     def keep(self, widths):
@@ -158,11 +158,11 @@ def test_a_lost_worker_costs_nothing_but_time_until_it_happens_too_often(tmp_pat
     found = ledger(tmp_path, trials=2)
     lost = found.ask()
     for _ in range(MOST_LOSSES - 1):
-        found.lose(lost.number, "the worker died")
+        found.requeue_lost(lost.number, "the worker died")
         again = found.ask()
         assert (again.number, again.widths) == (lost.number + 1, lost.widths)
         lost = again
-    found.lose(lost.number, "out of memory")
+    found.requeue_lost(lost.number, "out of memory")
     assert "out of memory" in found.finished()[0].reason
     assert len(run(found).finished()) == 2
 
@@ -170,7 +170,7 @@ def test_a_lost_worker_costs_nothing_but_time_until_it_happens_too_often(tmp_pat
 def test_workers_that_died_before_they_began_are_not_held_against_a_trial(tmp_path):
     found = ledger(tmp_path, trials=1)
     for _ in range(MOST_LOSSES + 1):
-        found.lose(found.ask().number, "the node is gone", counts=False)
+        found.requeue_lost(found.ask().number, "the node is gone", counts=False)
     assert [r.state for r in run(found).finished()] == ["complete"]
 
 

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.study.rungs import goes_on, hopeless, score_of
+from autoprune.study.rungs import first_systematic_failure, is_promoted, score_of
 from autoprune.study.trials import Record
 
 scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
@@ -12,28 +12,28 @@ scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
 def test_one_objective_keeps_the_best_share(others, score, keep):
     better = sum(other >= score for other in others)  # of equals, the earlier one is better
     expected = better < keep * (len(others) + 1)
-    assert goes_on((score,), [(other,) for other in others], ("maximize",), keep) is expected
+    assert is_promoted((score,), [(other,) for other in others], ("maximize",), keep) is expected
 
 
 def test_the_first_few_go_on_whatever_they_reach():
     others = []
     for _ in range(3):
-        assert goes_on((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
+        assert is_promoted((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
         others.append((1.0, 1.0))
-    assert not goes_on((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
+    assert not is_promoted((0.0, 9.0), others, ("maximize", "minimize"), 0.1)
 
 
 def test_a_dominated_trial_is_stopped_and_a_trade_off_goes_on():
     others = [(0.4, 50.0), (0.3, 25.0), (0.2, 50.0), (0.1, 25.0)]
     directions = ("maximize", "minimize")
-    assert goes_on((0.35, 30.0), others, directions, 0.6)
-    assert not goes_on((0.05, 50.0), others, directions, 0.6)
+    assert is_promoted((0.35, 30.0), others, directions, 0.6)
+    assert not is_promoted((0.05, 50.0), others, directions, 0.6)
 
 
 @pytest.mark.parametrize("keep", [0.0, -1.0, 1.1])
 def test_keep_out_of_range_is_refused(keep):
     with pytest.raises(ValueError, match="keep"):
-        goes_on((1.0,), [], ("maximize",), keep)
+        is_promoted((1.0,), [], ("maximize",), keep)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +62,9 @@ def trial(number, state, rungs):
 
 def test_a_rung_is_hopeless_once_enough_failed_there_and_none_came_through():
     failed = [trial(0, "stopped", 1), trial(3, "failed", 1), trial(5, "failed", 1)]
-    assert hopeless(failed, 3) is None
-    assert hopeless([*failed, trial(6, "failed", 1)], 3).reason == "reason 3"
-    assert hopeless([*failed, trial(6, "failed", 0)], 3) is None  # rung 0 can be passed
-    assert hopeless([*failed, trial(6, "failed", 1), trial(7, "complete", 2)], 3) is None
-    assert hopeless([trial(n, "failed", 0) for n in range(4)], 3).number == 0
-    assert hopeless([], 3) is None
+    assert first_systematic_failure(failed, 3) is None
+    assert first_systematic_failure([*failed, trial(6, "failed", 1)], 3).reason == "reason 3"
+    assert first_systematic_failure([*failed, trial(6, "failed", 0)], 3) is None  # rung 0 can be passed
+    assert first_systematic_failure([*failed, trial(6, "failed", 1), trial(7, "complete", 2)], 3) is None
+    assert first_systematic_failure([trial(n, "failed", 0) for n in range(4)], 3).number == 0
+    assert first_systematic_failure([], 3) is None

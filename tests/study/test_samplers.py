@@ -14,8 +14,8 @@ class Abc:
 
     variables, budgets = ("a", "b", "c"), (None,)
 
-    def widths(self, shares, budget):
-        return dict(zip("abc", shares, strict=True))
+    def widths(self, fractions, budget):
+        return dict(zip("abc", fractions, strict=True))
 
     def removed(self, widths):
         return np.array([widths[name] for name in "abc"])

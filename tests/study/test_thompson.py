@@ -51,14 +51,14 @@ def test_without_trials_the_prior_is_drawn_from():
 
 @pytest.fixture
 def make_plan(chain, importance_of):
-    def make(shares=(0.5,), free=False):
+    def make(fractions=(0.5,), free=False):
         graph = chain(dense=(64, 96, 128, 160, 192, 256))
         file = SpaceFile(
             model="chain", input_size=(64, 64), round_to=4, groups=(GroupRule(match="body.*", max_ratio=0.9),)
         )
         space = resolve(file, graph, importance_of(graph))
         dense = float(graph.cost.flops(graph.cost.dense)) / 1e9
-        bounds = [()] if free else [(Budget("gflops", share * dense),) for share in shares]
+        bounds = [()] if free else [(Budget("gflops", fraction * dense),) for fraction in fractions]
         return SpacePlan(space, bounds, {}, {}, "taylor")
 
     return make
@@ -96,7 +96,7 @@ def test_it_learns_which_scores_are_wrong(make_plan, tmp_path):
 
 
 def test_every_proposal_is_drawn_for_a_budget(make_plan):
-    plan = make_plan(shares=(0.6, 0.4))
+    plan = make_plan(fractions=(0.6, 0.4))
     study = optuna.create_study(directions=["maximize", "minimize"])
     budgets = []
     for seed in range(12):

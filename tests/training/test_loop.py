@@ -83,11 +83,11 @@ def test_the_average_is_the_weighted_sum_of_all_weights(toy: nn.Module, split: A
     path = [*trail[:steps], dict(last.named_parameters())]  # the decay does not change the path
     decays = [min(0.4, (1 + step) / (10 + step)) for step in range(steps)]
     assert decays[0] < 0.4 == decays[-1]
-    shares = [(1 - decays[t]) * math.prod(decays[t + 1 :]) for t in range(steps)]
+    fractions = [(1 - decays[t]) * math.prod(decays[t + 1 :]) for t in range(steps)]
     for name, value in averaged.named_parameters():
         expected = math.prod(decays) * path[0][name]
-        for share, weights in zip(shares, path[1:], strict=True):
-            expected = expected + share * weights[name]
+        for fraction, weights in zip(fractions, path[1:], strict=True):
+            expected = expected + fraction * weights[name]
         torch.testing.assert_close(value, expected, rtol=1e-5, atol=1e-6)
 
 

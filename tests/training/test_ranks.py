@@ -102,7 +102,7 @@ def test_one_process_needs_no_group() -> None:
         assert ranks.add_up([weight], loss) is loss
         ranks.wait()
     model = nn.Linear(1, 1)
-    assert ranks.alike(model, torch.device("cpu")) is model
+    assert ranks.broadcast_model(model, torch.device("cpu")) is model
 
 
 def test_more_processes_than_images_are_refused(
