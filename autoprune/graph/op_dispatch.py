@@ -16,9 +16,7 @@ Known: TypeAlias = tuple[str, Rule | None, bool, bool, bool]
 class OpWatcher(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Calls ``saw`` after every aten op, with composite ones taken apart."""
 
-    def __init__(  # noqa: D107
-        self, saw: Callable[[Any, Known, tuple[Any, ...], dict[str, Any], Any], None]
-    ) -> None:
+    def __init__(self, saw: Callable[[Any, Known, tuple[Any, ...], dict[str, Any], Any], None]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._saw = saw
         self._known: dict[Any, Known] = {}

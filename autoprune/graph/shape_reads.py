@@ -21,7 +21,7 @@ _WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
 class LengthWatcher(TorchFunctionMode):
     """Notes in ``facts`` every labelled axis whose length is read by code outside of torch."""
 
-    def __init__(self, facts: TraceConstraints) -> None:  # noqa: D107
+    def __init__(self, facts: TraceConstraints) -> None:
         super().__init__()
         self._facts = facts
 

@@ -50,9 +50,9 @@ def derive_space(
 
     Let C(r) be the fraction of a group's importance that the least important r of its units hold (0 at 0,
     1 at 1, convex). The largest ratio is the largest r with C(r) <= ``removable``, at most 0.9: where the
-    curve is flat, because a few channels carry the group, the range is wide; where all channels weigh the same,
-    C(r) = r and the ratio ends at ``removable``. While the smallest detector of such a space has more than
-    ``reach`` of the dense GFLOPs and not all ratios are 0.9, ``removable`` is raised by 0.05.
+    curve is flat, because a few channels carry the group, the range is wide; where all channels weigh the
+    same, C(r) = r and the ratio ends at ``removable``. While the smallest detector of such a space has more
+    than ``reach`` of the dense GFLOPs and not all ratios are 0.9, ``removable`` is raised by 0.05.
 
     Args:
         graph: the channel groups.

@@ -33,7 +33,7 @@ def score_of(seen: Sequence[Mapping[str, float]]) -> str | None:
 
     Returns:
         ``"map"`` where at least half of the trials have a mAP of 0.02 or more; else the first of
-        `FALLBACK_METRICS` that all trials have; ``None`` where there is none, so that nothing tells them apart.
+        `FALLBACK_METRICS` that all trials have; ``None`` where there is none: nothing tells them apart.
     """
     if 2 * sum(metrics["map"] < NO_MAP for metrics in seen) <= len(seen):
         return "map"

@@ -215,7 +215,7 @@ def row_of(part: str, found: Result, options: argparse.Namespace) -> tuple[str, 
         return f"predicted, {options.policies} policies", found["where"], "\n".join(told), asked
     told = [f"dense {found['dense_ms']:.1f} ms, {found['gflops']:.1f} GFLOPs"]
     told += [
-        f"at {fraction}: {speed:.2f} times as fast, {speed * float(fraction[:-1]) / 100:.0%} of the GFLOPs' gain"
+        f"at {fraction}: {speed:.2f} times as fast, {speed * float(fraction[:-1]) / 100:.0%} of ideal"
         for fraction, speed in found["speed"].items()
     ]
     return f"what GFLOPs buy, {options.buy_model}", found["where"], "\n".join(told), ""
