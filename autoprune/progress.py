@@ -31,10 +31,10 @@ def show(console: "Console | None") -> Iterator[None]:
         _console.reset(token)
 
 
-def say(text: str) -> None:
-    """Prints one line of rich markup where progress is shown."""
+def say(text: str, markup: bool = False) -> None:
+    """Prints one line where progress is shown: as it stands, or as rich markup."""
     if (console := _console.get()) is not None:
-        console.print(text, highlight=False)
+        console.print(text, highlight=False, markup=markup)
 
 
 class StatusDisplay:
@@ -64,7 +64,7 @@ class StatusDisplay:
             self._live.stop()
 
     def show(self, lines: Sequence[str]) -> None:
-        """Replaces the lines (rich markup)."""
+        """Replaces the lines."""
         self._lines = lines
         if self._live is None and time.monotonic() - self._printed >= STATUS_INTERVAL_S:
             self._printed = time.monotonic()
@@ -73,7 +73,7 @@ class StatusDisplay:
     def _render(self) -> "Text":
         from rich.text import Text
 
-        return Text.from_markup("\n".join(self._lines))
+        return Text("\n".join(self._lines))
 
 
 def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:

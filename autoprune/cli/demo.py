@@ -103,10 +103,10 @@ _RECOVERY = (
 @contextmanager
 def _step(number: int, what: str, why: str) -> Iterator[None]:
     """Says what comes, why, and how long it took."""
-    say(f"\n[bold]{number}/{STEPS} {what}[/]: {why}")
+    say(f"\n[bold]{number}/{STEPS} {what}[/]: {why}", markup=True)
     started = time.monotonic()
     yield
-    say(f"[dim]{time.monotonic() - started:.0f} s[/]")
+    say(f"[dim]{time.monotonic() - started:.0f} s[/]", markup=True)
 
 
 def _make_data(out: Path, train: bool) -> Path:

@@ -53,7 +53,7 @@ def open_data(
                 f"{file}: {count} entries cannot be used: {first}; mend them or do without --strict"
             )
         more = "; …" if count > SHOWN else ""
-        say(f"{file}: left out {count} entries that cannot be used: {first}{more}".replace("[", r"\["))
+        say(f"{file}: left out {count} entries that cannot be used: {first}{more}")
     return Split(split, annotations, resize, cache_gib)
 
 

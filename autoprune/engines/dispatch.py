@@ -133,7 +133,7 @@ class Dispatch:
             return
         try:
             if lost:
-                say(f"trial {number} lost its worker: {cause}".replace("[", r"\["))
+                say(f"trial {number} lost its worker: {cause}")
                 self._requeue_lost(number, cause, trial_id in self._began)
             self._finished(number)
         except (AutopruneError, OSError) as error:

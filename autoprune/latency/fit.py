@@ -10,7 +10,6 @@ from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
-from rich.markup import escape
 from torch import nn
 
 from autoprune.cost.budget import Budget, parse_budget
@@ -125,7 +124,7 @@ def fit_model(task: PruningTask, space: Space, file: Path, begun: bool = False) 
             said += "; that is much, as if the machine had other work: an idle one measures better"
         else:
             _share(model, cached)
-    say(escape(f"latency model of {where}: dense {model.dense_ms:.1f} ms; {said}"))
+    say(f"latency model of {where}: dense {model.dense_ms:.1f} ms; {said}")
     model.save(file)
     return model
 
@@ -135,7 +134,7 @@ def _share(model: LatencyModel, file: Path) -> None:
     try:
         model.save(file)
     except RunError as error:
-        say(escape(f"not kept for other runs: {error} (the variable AUTOPRUNE_CACHE names one)"))
+        say(f"not kept for other runs: {error} (the variable AUTOPRUNE_CACHE names one)")
 
 
 def _measure(task: PruningTask, space: Space, calls: tuple[Call, ...], where: str, key: str) -> LatencyModel:

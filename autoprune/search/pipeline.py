@@ -148,7 +148,7 @@ def _say_absent(task: PruningTask) -> None:
     ):
         if absent := absent_classes(split, taken):
             more = f" and {len(absent) - SHOWN} more classes" if len(absent) > SHOWN else ""
-            say(f"the {taken} {what} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}".replace("[", r"\["))
+            say(f"the {taken} {what} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}")
 
 
 def _claim(ledger: Ledger, run: RunDirectory, storage: str) -> None:

@@ -151,7 +151,7 @@ class Session:
         done, total = len(finished), self.config.trials
         metrics = record.metrics
         if record.state == "failed":
-            outcome = f"failed: {record.reason}".replace("[", r"\[")
+            outcome = f"failed: {record.reason}"
         else:
             outcome = f"mAP {100 * metrics['map']:.1f}, {metrics['gflops']:.2f} GFLOPs"
         if record.state == "stopped":
@@ -164,7 +164,7 @@ class Session:
     def _repeat_line(self, record: Record, finished: list[Record]) -> str:
         first = next(other for other in finished if other.number == record.repeat_of)
         if record.state == "failed":
-            return f"trial {first.number} again: failed: {record.reason}".replace("[", r"\[")
+            return f"trial {first.number} again: failed: {record.reason}"
         rivals = [r for r in finished if r.state == "complete" and r.budget == first.budget]
         best = max(rivals, key=lambda rival: rival.metrics["map"])
         at = "" if first.budget is None else f" at {first.budget:.2f} GFLOPs"

@@ -107,7 +107,7 @@ class MLflow:
         try:
             self._client.set_terminated(self.run_id)
         except self._error as error:
-            say(f"MLflow's run {self.run_id} can't be ended: {_line(error)}".replace("[", r"\["))
+            say(f"MLflow's run {self.run_id} can't be ended: {_line(error)}")
         if self._waiting:
             say(f"MLflow misses {len(self._waiting)} values of this search")
 
@@ -121,7 +121,7 @@ class MLflow:
         except self._error as error:
             if not self._away:
                 told = f"MLflow is away: {_line(error)}; the search goes on, its values are sent later"
-                say(told.replace("[", r"\["))
+                say(told)
             self._away = True
 
     def _again(self, known: str | None) -> str | None:
