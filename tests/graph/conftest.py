@@ -43,7 +43,7 @@ def _freeze_norms(model: nn.Module) -> nn.Module:
 
 
 def _keep_sets(graph: ChannelGraph, seed: int, fraction: float | None = None) -> Keep:
-    """Random units of every prunable group: ``share`` of them, any number if None, one if 0."""
+    """Random units of every prunable group: ``fraction`` of them, any number if None, one if 0."""
     rng = np.random.default_rng(seed)
     keep = {}
     for name, group in graph.prunable.items():

@@ -112,7 +112,7 @@ def vision_transformer():
     [(vision_transformer, {4: 2}), (Transformer, {6: 2, 4: 2}), (lambda: Own(False), {4: 1}),
      (lambda: Own(True), {4: 1})],
 )  # fmt: skip
-@pytest.mark.parametrize("share", [None, 0])
+@pytest.mark.parametrize("fraction", [None, 0])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_heads_are_pruned_exactly(make, attentions, fraction, randomise, keep_sets, counted, costed):
     model = randomise(make().double())

@@ -45,7 +45,7 @@ def test_only_the_predictions_are_frozen(case):
     assert all("no consumer" in graph.groups[n].reason for n in frozen)
 
 
-@pytest.mark.parametrize("share", [None, 0.5, 0], ids=["random", "half", "one-unit"])
+@pytest.mark.parametrize("fraction", [None, 0.5, 0], ids=["random", "half", "one-unit"])
 def test_pruned_equals_masked(case, fraction, keep_sets, compare):
     model, graph = case
     count, worst = compare(model, graph, IMAGES, keep_sets(graph, 1, fraction), skip=("",))

@@ -143,7 +143,7 @@ EXACT = {
 
 
 @pytest.mark.parametrize("name", EXACT)
-@pytest.mark.parametrize("share", [0.5, 0])
+@pytest.mark.parametrize("fraction", [0.5, 0])
 def test_what_is_pruned_is_exact(name, fraction, randomise, keep_sets, compare):
     torch.manual_seed(0)
     make, made = EXACT[name]
