@@ -50,7 +50,7 @@ class ChannelGraph:
         cost: the cost model over the prunable groups.
         features: for each direct child of the model, the group and the channel index of every position on
             the channel axis of each 4-D tensor that it returns.
-        shapes: dense shape of every labelled parameter and buffer.
+        shapes: dense shape of every labeled parameter and buffer.
     """
 
     groups: dict[str, ChannelGroup]

@@ -1,8 +1,8 @@
 """Atoms and labels: what one traced forward pass learns about which channels belong together.
 
 Every index of every parameter and buffer axis is an *atom*, an integer. An axis of any tensor is either
-fixed (`None`) or labelled with an int64 array that names one atom for each of its indices. Op rules
-carry labels from inputs to outputs and note facts about atoms here; nothing is solved before the end.
+fixed (`None`) or labeled with an int64 array that names one atom for each of its indices. Op rules
+carry labels from inputs to outputs and note constraints about atoms here; nothing is solved before the end.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Labels:
         axes: one label per axis.
         zero: one-element list, shared by a tensor and its views: whether a channel whose parameters are
             all zero holds zeros here. Only then may channels be summed over.
-        owner: the facts that the atoms belong to, so that a label cached by the model never leaks into
+        owner: the constraints that the atoms belong to, so that a label cached by the model never leaks into
             another trace.
     """
 
@@ -48,7 +48,7 @@ class TraceConstraints:
         joined: the same, for channels that a change of shape made one.
         tied: pairs of arrays, position by position different channels that go together.
         frozen: arrays of atoms that can't be removed, with the reason.
-        produced, consumed, normalised: arrays of atoms made by a convolution or product, summed over by
+        produced, consumed, normalized: arrays of atoms made by a convolution or product, summed over by
             one, or scaled by a norm; in the order of execution.
         costs: multiply-adds as a constant and the axes whose lengths multiply it.
         activations: bytes written by an op, in the same form.
@@ -66,7 +66,7 @@ class TraceConstraints:
     frozen: list[tuple[Atoms, str]] = field(default_factory=list)
     produced: list[Atoms] = field(default_factory=list)
     consumed: list[Atoms] = field(default_factory=list)
-    normalised: list[Atoms] = field(default_factory=list)
+    normalized: list[Atoms] = field(default_factory=list)
     costs: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     empty: list[Atoms] = field(default_factory=list)
@@ -113,7 +113,7 @@ class TraceConstraints:
             tensor.__dict__[_ATTRIBUTE] = Labels(tuple(axes), cell, self)
 
     def derive(self, tensor: torch.Tensor) -> None:
-        """Notes that ``tensor`` was computed from parameters, labelled or not."""
+        """Notes that ``tensor`` was computed from parameters, labeled or not."""
         tensor.__dict__[_DERIVED] = self
 
     def derived(self, tensor: torch.Tensor) -> bool:
@@ -158,10 +158,10 @@ class TraceConstraints:
         if axis is not None and self._first("consumed", axis):
             self.consumed.append(axis)
 
-    def normalise(self, axis: Axis) -> None:
+    def normalize(self, axis: Axis) -> None:
         """States that a norm scales the channels on ``axis``."""
-        if axis is not None and self._first("normalised", axis):
-            self.normalised.append(axis)
+        if axis is not None and self._first("normalized", axis):
+            self.normalized.append(axis)
 
     def guess(self, axis: Atoms) -> None:
         """States that pruning ``axis`` rests on an assumption about a size in the code."""

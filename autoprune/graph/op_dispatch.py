@@ -8,7 +8,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.graph.rules import ALWAYS, RULES, Rule
 
-# An op's name, its rule, whether that runs on unlabelled tensors too, whether torch can take the op apart,
+# An op's name, its rule, whether that runs on unlabeled tensors too, whether torch can take the op apart,
 # whether its results are no new memory.
 Known: TypeAlias = tuple[str, Rule | None, bool, bool, bool]
 

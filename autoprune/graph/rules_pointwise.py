@@ -34,41 +34,41 @@ _DIVIDES = {"log": 0, "log2": 0, "log10": 0, "rsqrt": 0, "reciprocal": 0, "div":
             "floor_divide": 1, "logit": 0}  # fmt: skip
 
 
-def elementwise(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Operands of broadcast shapes: axes that line up hold the same channels."""
     out = out[0] if isinstance(out, tuple) else out
     operands = [a for a in args if isinstance(a, torch.Tensor)]
     axes: list[Axis] = [None] * out.dim()
-    aligned = [_align(facts, operand, out.dim()) for operand in operands]
+    aligned = [_align(constraints, operand, out.dim()) for operand in operands]
     for d in range(out.dim()):
         labels = [axes_[d] for axes_, varies in aligned if varies[d]]
         if any(label is not None for label in labels):
             axes[d] = labels[0]
             for label in labels[1:]:
-                axes[d] = facts.unify(axes[d], label, op)
+                axes[d] = constraints.unify(axes[d], label, op)
 
     divisor = _DIVIDES.get(op)
     if divisor is not None and divisor < len(args) and isinstance(args[divisor], torch.Tensor):
-        labels_ = facts.labels(args[divisor])
+        labels_ = constraints.labels(args[divisor])
         if labels_ and labels_.zero[0]:
             for axis in labels_.axes:
-                facts.freeze(axis, f"is divided by in {op}")
+                constraints.freeze(axis, f"is divided by in {op}")
 
-    zero = _zero(facts, op, args, operands, axes)
+    zero = _zero(constraints, op, args, operands, axes)
     if out is args[0]:
-        source = facts.labels(out)
+        source = constraints.labels(out)
         if source:
             source.zero[0] = source.zero[0] and zero
     else:
-        facts.put(out, axes, zero)
+        constraints.put(out, axes, zero)
 
 
 def _align(
-    facts: TraceConstraints, operand: torch.Tensor, dims: int
+    constraints: TraceConstraints, operand: torch.Tensor, dims: int
 ) -> tuple[Sequence[Axis], Sequence[bool]]:
     """Labels of an operand on the axes of the result, and on which of them it has more than one value."""
     missing = dims - operand.dim()
-    axes = facts.axes(operand)
+    axes = constraints.axes(operand)
     varies = [n != 1 for n in operand.shape]
     if 0 in operand.stride():
         for d, (axis, stride) in enumerate(zip(axes, operand.stride(), strict=True)):
@@ -77,26 +77,26 @@ def _align(
 
 
 def _zero(
-    facts: TraceConstraints, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]
+    constraints: TraceConstraints, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]
 ) -> bool:
     """Whether removed channels of the result are zero."""
     if op in ZERO_IF_ANY:
         # An outer product needs zeros from the operand that has the axis.
-        labelled = [d - len(axes) for d, axis in enumerate(axes) if axis is not None]
-        zeros = [x for x in operands if facts.zero(x)]
-        return all(any(-d <= x.dim() and facts.axes(x)[d] is not None for x in zeros) for d in labelled)
+        labeled = [d - len(axes) for d, axis in enumerate(axes) if axis is not None]
+        zeros = [x for x in operands if constraints.zero(x)]
+        return all(any(-d <= x.dim() and constraints.axes(x)[d] is not None for x in zeros) for d in labeled)
     if op in ZERO_IF_ALL:
         parts = operands[1:] if op == "where" else operands
         scalars = [a for a in args[:2] if isinstance(a, (int, float))]
-        whole = all(facts.zero(x) and _spans(facts, x, axes) for x in parts)
+        whole = all(constraints.zero(x) and _spans(constraints, x, axes) for x in parts)
         return whole and not any(scalars) and op != "addcmul"
     if op in ZERO_KEEPING:
-        return facts.zero(operands[0]) and _spans(facts, operands[0], axes) and _keeps(op, args)
+        return constraints.zero(operands[0]) and _spans(constraints, operands[0], axes) and _keeps(op, args)
     return False
 
 
-def _spans(facts: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
-    own = (*[None] * (len(axes) - x.dim()), *facts.axes(x))
+def _spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
+    own = (*[None] * (len(axes) - x.dim()), *constraints.axes(x))
     return all(mine is not None for mine, axis in zip(own, axes, strict=True) if axis is not None)
 
 
@@ -122,10 +122,10 @@ def _keeps(op: str, args: Args) -> bool:
     return not (op == "nan_to_num" and numbers and numbers[0])
 
 
-def reduce(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Reductions: a sum or a norm over channels is exact where removed ones are zero; others freeze them."""
     x = args[0]
-    source = facts.labels(x)
+    source = constraints.labels(x)
     if source is None:
         return
     rest = args[2:] if op in ("linalg_vector_norm", "norm") else args[1:]
@@ -139,20 +139,20 @@ def reduce(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     for d in reduced:
         axis = source.axes[d]
         if axis is not None and exact:
-            facts.consume(axis)
+            constraints.consume(axis)
         else:
-            facts.freeze(axis, f"is reduced by {op}")
+            constraints.freeze(axis, f"is reduced by {op}")
     for part in out if isinstance(out, tuple) else [out]:
         keep = part.dim() == x.dim()
         axes = [
             None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced
         ]
-        facts.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
+        constraints.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
 
 
-def softmax(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """Softmax: channels that it normalises over can't be removed."""
-    source = facts.labels(args[0])
+def softmax(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
+    """Softmax: channels that it normalizes over can't be removed."""
+    source = constraints.labels(args[0])
     if source:
-        facts.freeze(source.axes[args[1]], "is normalised by softmax")
-        facts.put(out, source.axes)
+        constraints.freeze(source.axes[args[1]], "is normalized by softmax")
+        constraints.put(out, source.axes)

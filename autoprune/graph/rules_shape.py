@@ -12,22 +12,22 @@ from autoprune.graph.labels import Args, Atoms, Axis, TraceConstraints
 _LONGEST_FACTORY = 1 << 16
 
 
-def alias(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def alias(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """The same elements in the same shape: `detach`, `clone`, `_to_copy`, …."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source:
-        facts.put(out, source.axes, source.zero)
+        constraints.put(out, source.axes, source.zero)
 
 
-def factory(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def factory(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """A tensor made from nothing: its axes are what is first written to them."""
     if out.dim() > 1 and max(out.shape) <= _LONGEST_FACTORY:
         filled_with_zero = "zero" in op or "empty" in op or _fill_value(op, args) == 0
-        axes = [facts.fresh(n) if n > 1 else None for n in out.shape]
+        axes = [constraints.fresh(n) if n > 1 else None for n in out.shape]
         for axis in axes:
             if axis is not None:
-                facts.guess(axis)
-        facts.put(out, axes, filled_with_zero)
+                constraints.guess(axis)
+        constraints.put(out, axes, filled_with_zero)
 
 
 def _fill_value(op: str, args: Args) -> Any:
@@ -36,61 +36,61 @@ def _fill_value(op: str, args: Args) -> Any:
     return args[-1]
 
 
-def factory_like(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def factory_like(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """A new tensor of another's shape."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source:
         zero = op in ("zeros_like", "empty_like") or _fill_value(op, args) == 0
-        facts.put(out, source.axes, zero)
+        constraints.put(out, source.axes, zero)
 
 
-def cat(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def cat(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`cat`: the joined axis concatenates labels, the others must agree."""
     parts = [part for part in args[0] if part.numel() or part.dim() == out.dim()]
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
-    axes = _agree(facts, op, parts, [d for d in range(out.dim()) if d != dim], out.dim())
-    labels = [facts.axes(part)[dim] for part in parts]
+    axes = _agree(constraints, op, parts, [d for d in range(out.dim()) if d != dim], out.dim())
+    labels = [constraints.axes(part)[dim] for part in parts]
     if any(label is not None for label in labels):
         axes[dim] = np.concatenate(
-            [_fixed(facts, part.shape[dim]) if label is None else label
+            [_fixed(constraints, part.shape[dim]) if label is None else label
              for part, label in zip(parts, labels, strict=True)]
         )  # fmt: skip
-    facts.put(out, axes, all(facts.zero(part) for part in parts))
+    constraints.put(out, axes, all(constraints.zero(part) for part in parts))
 
 
-def stack(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def stack(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`stack`: a new axis, the others must agree."""
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
-    axes = _agree(facts, op, args[0], range(out.dim() - 1), out.dim() - 1)
+    axes = _agree(constraints, op, args[0], range(out.dim() - 1), out.dim() - 1)
     axes.insert(dim, None)
-    facts.put(out, axes, all(facts.zero(part) for part in args[0]))
+    constraints.put(out, axes, all(constraints.zero(part) for part in args[0]))
 
 
 def _agree(
-    facts: TraceConstraints, op: str, parts: Sequence[torch.Tensor], dims: Sequence[int], count: int
+    constraints: TraceConstraints, op: str, parts: Sequence[torch.Tensor], dims: Sequence[int], count: int
 ) -> list[Axis]:
     """Unifies the axes ``dims`` of all parts."""
     axes: list[Axis] = [None] * count
-    every = [facts.axes(part) for part in parts]
+    every = [constraints.axes(part) for part in parts]
     for d in dims:
         labels = [part_axes[d] for part_axes in every]
         if any(label is not None for label in labels):
             axes[d] = labels[0]
             for label in labels[1:]:
-                axes[d] = facts.unify(axes[d], label, op)
+                axes[d] = constraints.unify(axes[d], label, op)
     return axes
 
 
-def _fixed(facts: TraceConstraints, count: int) -> Atoms:
+def _fixed(constraints: TraceConstraints, count: int) -> Atoms:
     """A label for channels that are no model parameter's, inside an axis that has others."""
-    atoms = facts.fresh(count)
-    facts.freeze(atoms, "is a constant")
+    atoms = constraints.fresh(count)
+    constraints.freeze(atoms, "is a constant")
     return atoms
 
 
-def split(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def split(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`split`, `split_with_sizes`, `chunk`: equal parts of channels shrink together, others are fixed."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     dim = (args[2] if len(args) > 2 else 0) % len(source.axes)
@@ -99,24 +99,24 @@ def split(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     if axis is not None:
         sizes = [part.shape[dim] for part in out]
         if len(set(sizes)) == 1:
-            _tie_parts(facts, axis, len(out))
+            _tie_parts(constraints, axis, len(out))
         else:
-            facts.freeze(axis, "is split into unequal parts")
+            constraints.freeze(axis, "is split into unequal parts")
         pieces = list(np.split(axis, np.cumsum(sizes)[:-1]))
     for part, piece in zip(out, pieces, strict=True):
         axes = [*source.axes[:dim], piece, *source.axes[dim + 1 :]]
-        facts.put(part, axes, source.zero)
+        constraints.put(part, axes, source.zero)
 
 
-def _tie_parts(facts: TraceConstraints, axis: Atoms, count: int) -> None:
+def _tie_parts(constraints: TraceConstraints, axis: Atoms, count: int) -> None:
     if count > 1:
-        facts.tie(axis.reshape(count, -1).T)
-        facts.guess(axis)
+        constraints.tie(axis.reshape(count, -1).T)
+        constraints.guess(axis)
 
 
-def take_slice(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def take_slice(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`slice`: one of several equal parts, like `split`; any other range of channels freezes them."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     dim = (args[1] if len(args) > 1 else 0) % len(source.axes)
@@ -128,31 +128,31 @@ def take_slice(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
         start = max(start + length, 0) if start < 0 else start
         size = out.shape[dim]
         if step == 1 and size and length % size == 0 and start % size == 0:
-            _tie_parts(facts, axis, length // size)
+            _tie_parts(constraints, axis, length // size)
         else:
-            facts.freeze(axis, "is sliced")
+            constraints.freeze(axis, "is sliced")
         axes[dim] = axis[start : start + size * step : step]
     if out.numel():
-        facts.put(out, axes, source.zero)
+        constraints.put(out, axes, source.zero)
 
 
-def select(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def select(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`select`, `unbind`: picks single indices of an axis."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     dim = (args[1] if len(args) > 1 else 0) % len(source.axes)
-    facts.freeze(source.axes[dim], "is picked from by number")
+    constraints.freeze(source.axes[dim], "is picked from by number")
     rest = source.axes[:dim] + source.axes[dim + 1 :]
     for part in out if isinstance(out, (tuple, list)) else [out]:
-        facts.put(part, rest, source.zero)
+        constraints.put(part, rest, source.zero)
 
 
 def _after_index(
-    facts: TraceConstraints, tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]
+    constraints: TraceConstraints, tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]
 ) -> list[Axis]:
     """Labels of ``tensor[indices]``; channels may not be picked by an index."""
-    axes = list(facts.axes(tensor))
+    axes = list(constraints.axes(tensor))
     # A boolean mask stands for as many axes as it has.
     spans = [
         1 if index is None or index.dtype not in (torch.bool, torch.uint8) else index.dim()
@@ -165,7 +165,7 @@ def _after_index(
         else:
             positions.append(k)
             for axis in axes[d : d + span]:
-                facts.freeze(axis, "is picked from by an index")
+                constraints.freeze(axis, "is picked from by an index")
             mask = index.dtype in (torch.bool, torch.uint8)
             indexed.append(1 if mask else index.dim())
         d += span
@@ -179,47 +179,47 @@ def _after_index(
     return [*before, *[None] * max(indexed), *after]
 
 
-def index(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices]`."""
-    if facts.labels(args[0]):
-        facts.put(out, _after_index(facts, args[0], args[1]), facts.zero(args[0]))
+    if constraints.labels(args[0]):
+        constraints.put(out, _after_index(constraints, args[0], args[1]), constraints.zero(args[0]))
 
 
-def index_put(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def index_put(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices] = values`: what is written labels the axes that are not indexed."""
     target, indices, values = args[:3]
-    axes = _after_index(facts, target, indices)
+    axes = _after_index(constraints, target, indices)
     fixed = set()
     for axis, label, size in zip(
-        reversed(axes), reversed(facts.axes(values)), reversed(values.shape), strict=False
+        reversed(axes), reversed(constraints.axes(values)), reversed(values.shape), strict=False
     ):
         if size != 1 and (axis is not None or label is not None):
-            facts.unify(axis, label, op)
+            constraints.unify(axis, label, op)
             if label is None:
                 fixed.add(id(axis))
-    source = facts.labels(target)
+    source = constraints.labels(target)
     if source:
-        source.zero[0] &= facts.zero(values)
+        source.zero[0] &= constraints.zero(values)
         source.axes = tuple(None if id(axis) in fixed else axis for axis in source.axes)
         if out is not target:
-            facts.put(out, source.axes, source.zero)
+            constraints.put(out, source.axes, source.zero)
 
 
-def glu(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def glu(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`glu`: the first half of an axis times a gate from the second."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     dim = (args[1] if len(args) > 1 else -1) % len(source.axes)
     axes = list(source.axes)
     axis = axes[dim]
-    axes[dim] = axis if axis is None else facts.join(axis.reshape(2, -1))
-    facts.put(out, axes, source.zero[0])
+    axes[dim] = axis if axis is None else constraints.join(axis.reshape(2, -1))
+    constraints.put(out, axes, source.zero[0])
 
 
-def pad(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def pad(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`constant_pad_nd`: padded channels are constants."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     axes = list(source.axes)
@@ -230,23 +230,23 @@ def pad(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
         if axis is None or not (before or after):
             continue
         if before < 0 or after < 0:
-            facts.freeze(axis, "is cropped")
+            constraints.freeze(axis, "is cropped")
             axes[d] = None
         else:
-            axes[d] = np.concatenate([_fixed(facts, before), axis, _fixed(facts, after)])
+            axes[d] = np.concatenate([_fixed(constraints, before), axis, _fixed(constraints, after)])
     value = args[2] if len(args) > 2 else 0
-    facts.put(out, axes, source.zero if not value else False)
+    constraints.put(out, axes, source.zero if not value else False)
 
 
-def along(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def along(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes that they go along can't be removed."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     named = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
     dims = [named] if isinstance(named, int) else list(named) or range(len(source.axes))
     axes = list(source.axes)
     for d in dims:
-        facts.freeze(axes[d], f"goes into {op} along its axis")
+        constraints.freeze(axes[d], f"goes into {op} along its axis")
         axes[d] = None
-    facts.put(out, axes, source.zero[0])
+    constraints.put(out, axes, source.zero[0])

@@ -12,9 +12,9 @@ from autoprune.graph.labels import Args, Atoms, Axis, TraceConstraints
 _LONGEST = 1 << 20
 
 
-def permute(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def permute(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`permute`, `transpose`, `t`."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     dims = list(range(len(source.axes)))
@@ -23,29 +23,29 @@ def permute(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
     elif len(dims) > 1:
         a, b = (0, 1) if op == "t" else (args[1], args[2])
         dims[a], dims[b] = dims[b], dims[a]
-    facts.put(out, [source.axes[d] for d in dims], source.zero)
+    constraints.put(out, [source.axes[d] for d in dims], source.zero)
 
 
-def view(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def view(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Any change of shape that keeps the order of the elements."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     kept = [(n, axis) for n, axis in zip(args[0].shape, source.axes, strict=True) if n != 1]
     if [n for n, _ in kept] == [n for n in out.shape if n != 1]:
         moved = iter(kept)
-        facts.put(out, [None if n == 1 else next(moved)[1] for n in out.shape], source.zero)
+        constraints.put(out, [None if n == 1 else next(moved)[1] for n in out.shape], source.zero)
         return
     # The new lengths may be literals in the code.
     for axis in source.axes:
         if axis is not None:
-            facts.guess(axis)
+            constraints.guess(axis)
     free = args[1].index(-1) if op == "view" and -1 in args[1] else None
-    facts.put(out, _regroup(facts, source.axes, args[0].shape, out.shape, free), source.zero)
+    constraints.put(out, _regroup(constraints, source.axes, args[0].shape, out.shape, free), source.zero)
 
 
 def _regroup(
-    facts: TraceConstraints,
+    constraints: TraceConstraints,
     axes: Sequence[Axis],
     shape: Sequence[int],
     new_shape: Sequence[int],
@@ -53,7 +53,7 @@ def _regroup(
 ) -> list[Axis]:
     """Labels after a change of shape: pairs up the smallest runs of axes with equal products."""
     if 0 in shape:
-        return _regroup_empty(facts, axes, shape, new_shape)
+        return _regroup_empty(constraints, axes, shape, new_shape)
     result: list[Axis] = [None] * len(new_shape)
     old = [(n, axis) for n, axis in zip(shape, axes, strict=True) if n != 1]
     new = [d for d, n in enumerate(new_shape) if n != 1]
@@ -71,44 +71,44 @@ def _regroup(
         i, j = i + 1, j + 1
         run, dims = old[first_old:i], new[first_new:j]
         if any(axis is not None for _, axis in run):
-            label = run[0][1] if len(run) == 1 else _merge(facts, run)
+            label = run[0][1] if len(run) == 1 else _merge(constraints, run)
             if len(dims) == 1:
                 result[dims[0]] = label
             elif label is not None:
                 d, part = _split(
-                    facts, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None
+                    constraints, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None
                 )
                 result[dims[d]] = part
     return result
 
 
 def _regroup_empty(
-    facts: TraceConstraints, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
+    constraints: TraceConstraints, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
 ) -> list[Axis]:
     """As `_regroup`, for no elements: the axes on both sides of the empty one must go together."""
     at, new_at = list(shape).index(0), list(new_shape).index(0)
     sides = [(slice(0, at), slice(0, new_at)), (slice(at + 1, None), slice(new_at + 1, None))]
     if any(prod(shape[old]) != prod(new_shape[new]) or 0 in shape[old] for old, new in sides):
         for axis in axes:
-            facts.freeze(
+            constraints.freeze(
                 axis, "changes shape without elements; give an example input that reaches all layers"
             )
         return [None] * len(new_shape)
-    before, after = [_regroup(facts, axes[old], shape[old], new_shape[new], None) for old, new in sides]
+    before, after = [_regroup(constraints, axes[old], shape[old], new_shape[new], None) for old, new in sides]
     return [*before, None, *after]
 
 
-def _merge(facts: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
-    """The label of several axes flattened into one; expressible if just one of them is labelled."""
-    labelled = [k for k, (_, axis) in enumerate(run) if axis is not None]
+def _merge(constraints: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
+    """The label of several axes flattened into one; expressible if just one of them is labeled."""
+    labeled = [k for k, (_, axis) in enumerate(run) if axis is not None]
     size = prod(n for n, _ in run)
-    if len(labelled) > 1 or size > _LONGEST:
+    if len(labeled) > 1 or size > _LONGEST:
         for _, axis in run:
-            facts.freeze(
+            constraints.freeze(
                 axis, "is flattened with another axis of channels" if size <= _LONGEST else "is flattened"
             )
         return None
-    k = labelled[0]
+    k = labeled[0]
     label = run[k][1]
     assert label is not None
     before, after = prod(n for n, _ in run[:k]), prod(n for n, _ in run[k + 1 :])
@@ -116,7 +116,7 @@ def _merge(facts: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
 
 
 def _split(
-    facts: TraceConstraints, label: Atoms, sizes: Sequence[int], free: int | None
+    constraints: TraceConstraints, label: Atoms, sizes: Sequence[int], free: int | None
 ) -> tuple[int, Atoms]:
     """The axis of ``sizes`` that takes over ``label``, and its label there.
 
@@ -131,58 +131,58 @@ def _split(
             return d, np.ascontiguousarray(lines[0])
     d = free if free is not None else max(range(len(sizes)), key=lambda k: (sizes[k], k))
     lines = np.moveaxis(grid, d, -1).reshape(-1, sizes[d])
-    return d, facts.join(lines)
+    return d, constraints.join(lines)
 
 
-def expand(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def expand(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`expand`: new axes in front, axes of length one stretched."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source:
-        facts.put(out, [None] * (out.dim() - len(source.axes)) + list(source.axes), source.zero)
+        constraints.put(out, [None] * (out.dim() - len(source.axes)) + list(source.axes), source.zero)
 
 
-def repeat(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def repeat(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`repeat`: new axes in front, every axis tiled."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     axes = [None] * (out.dim() - len(source.axes)) + list(source.axes)
     tiled = [
         axis if axis is None or n == 1 else np.tile(axis, n) for n, axis in zip(args[1], axes, strict=True)
     ]
-    facts.put(out, tiled, source.zero)
+    constraints.put(out, tiled, source.zero)
 
 
-def channel_shuffle(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
+def channel_shuffle(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`channel_shuffle`: as (groups, C / groups) transposed; channel j of all groups is removed at once."""
-    source = facts.labels(args[0])
+    source = constraints.labels(args[0])
     if source is None:
         return
     axes = list(source.axes)
     if axes[1] is not None:
         rows = axes[1].reshape(args[1], -1)
-        facts.tie(rows.T)
-        facts.guess(axes[1])
+        constraints.tie(rows.T)
+        constraints.guess(axes[1])
         axes[1] = rows.T.ravel()
-    facts.put(out, axes, source.zero[0])
+    constraints.put(out, axes, source.zero[0])
 
 
-def pixel_shuffle(facts: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`pixel_shuffle`: r·r neighbouring channels become one; `pixel_unshuffle`: one becomes r·r."""
-    source = facts.labels(args[0])
+def pixel_shuffle(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
+    """`pixel_shuffle`: r·r neighboring channels become one; `pixel_unshuffle`: one becomes r·r."""
+    source = constraints.labels(args[0])
     if source is None:
         return
     axes = list(source.axes)
     axis, area = axes[-3], args[1] ** 2
     if axis is not None and op == "pixel_shuffle":
         if len(axis) == area:
-            facts.freeze(axis, "is shuffled into one channel")
+            constraints.freeze(axis, "is shuffled into one channel")
             axes[-3] = None
         else:
-            axes[-3] = facts.join(axis.reshape(-1, area).T)
+            axes[-3] = constraints.join(axis.reshape(-1, area).T)
     elif axis is not None:
         axes[-3] = np.repeat(axis, area)
     for d in (-1, -2):
-        facts.freeze(axes[d], "is shuffled as space")
+        constraints.freeze(axes[d], "is shuffled as space")
         axes[d] = None
-    facts.put(out, axes, source.zero)
+    constraints.put(out, axes, source.zero)

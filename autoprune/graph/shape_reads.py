@@ -19,11 +19,11 @@ _WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
 
 
 class LengthWatcher(TorchFunctionMode):
-    """Notes in ``facts`` every labelled axis whose length is read by code outside of torch."""
+    """Notes in ``constraints`` every labeled axis whose length is read by code outside of torch."""
 
-    def __init__(self, facts: TraceConstraints) -> None:
+    def __init__(self, constraints: TraceConstraints) -> None:
         super().__init__()
-        self._facts = facts
+        self._constraints = constraints
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -31,12 +31,12 @@ class LengthWatcher(TorchFunctionMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func == _SHAPE or func is torch.Tensor.size:
-            axes = self._facts.axes(args[0])
+            axes = self._constraints.axes(args[0])
             if isinstance(out, torch.Size):
-                return Lengths(out, axes, self._facts) if any(axis is not None for axis in axes) else out
-            _guess(self._facts, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
+                return Lengths(out, axes, self._constraints) if any(axis is not None for axis in axes) else out
+            _guess(self._constraints, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
         elif func in _WHOLE or func is torch.Tensor.__len__:
-            _guess(self._facts, self._facts.axes(args[0])[: None if func in _WHOLE else 1])
+            _guess(self._constraints, self._constraints.axes(args[0])[: None if func in _WHOLE else 1])
         return out
 
 
@@ -47,20 +47,20 @@ class Lengths(tuple[int, ...]):
     """
 
     _axes: tuple[Axis, ...]
-    _facts: "weakref.ref[TraceConstraints]"
+    _constraints: "weakref.ref[TraceConstraints]"
 
-    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], facts: TraceConstraints) -> "Lengths":  # noqa: D102
+    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], constraints: TraceConstraints) -> "Lengths":  # noqa: D102
         lengths = super().__new__(cls, size)
-        lengths._axes, lengths._facts = axes, weakref.ref(facts)
+        lengths._axes, lengths._constraints = axes, weakref.ref(constraints)
         return lengths
 
     def __getitem__(self, key: Any) -> Any:  # noqa: D105
         axes = self._axes[key]
-        _guess(self._facts(), axes if isinstance(key, slice) else [axes])
+        _guess(self._constraints(), axes if isinstance(key, slice) else [axes])
         return super().__getitem__(key)
 
     def __iter__(self) -> Iterator[int]:  # noqa: D105
-        _guess(self._facts(), self._axes)
+        _guess(self._constraints(), self._axes)
         return super().__iter__()
 
     def numel(self) -> int:
@@ -71,7 +71,7 @@ class Lengths(tuple[int, ...]):
         return torch.Size, (tuple(self),)
 
 
-def _guess(facts: TraceConstraints | None, axes: Any) -> None:
+def _guess(constraints: TraceConstraints | None, axes: Any) -> None:
     for axis in axes:
-        if facts is not None and axis is not None:
-            facts.guess(axis)
+        if constraints is not None and axis is not None:
+            constraints.guess(axis)

@@ -1,4 +1,4 @@
-"""Solves the facts of a trace into channel groups, and derives their cost model."""
+"""Solves the constraints of a trace into channel groups, and derives their cost model."""
 
 from collections.abc import Sequence
 
@@ -51,19 +51,19 @@ def solve(traced: Trace) -> ChannelGraph:
 class _Solver:
     """The steps of `solve`, which share their tables.
 
-    An *axis* below is a number: first the labelled axes of parameters and buffers (slots), whose atoms are
+    An *axis* below is a number: first the labeled axes of parameters and buffers (slots), whose atoms are
     0 … n in order, then every other label that a cost depends on.
     """
 
     def __init__(self, traced: Trace) -> None:
-        facts = self.facts = traced.facts
+        constraints = self.constraints = traced.constraints
         self.traced = traced
         self.slots = [
             (leaf, d) for leaf in traced.leaves for d, axis in enumerate(leaf.axes) if axis is not None
         ]
         self.axes: list[Atoms] = [leaf.axes[d] for leaf, d in self.slots]  # type: ignore[misc]
         self.axis_of = {id(axis): number for number, axis in enumerate(self.axes)}
-        for _, labels in [*facts.costs, *facts.activations]:
+        for _, labels in [*constraints.costs, *constraints.activations]:
             for label in labels:
                 if id(label) not in self.axis_of:
                     self.axis_of[id(label)] = len(self.axes)
@@ -71,24 +71,24 @@ class _Solver:
         lengths = [len(axis) for axis in self.axes[: len(self.slots)]]
         self.slot_of = np.repeat(np.arange(len(lengths)), lengths)
         self.begin_of = np.cumsum([0, *lengths])
-        channel = connected(facts.size, facts.same)
-        self.unit = connected(facts.size, [*facts.tied, *facts.joined], channel)
+        channel = connected(constraints.size, constraints.same)
+        self.unit = connected(constraints.size, [*constraints.tied, *constraints.joined], channel)
         traced.unit = self.unit
-        self.made = self._first_statement(facts.produced)
+        self.made = self._first_statement(constraints.produced)
         # A unit without a consumer has a reason of its own, and the one that the op table gave after it.
-        count = len(facts.frozen)
-        reasons = [reason for _, reason in facts.frozen]
+        count = len(constraints.frozen)
+        reasons = [reason for _, reason in constraints.frozen]
         self.reasons = [*reasons, *(f"{_NO_CONSUMER}; it {reason}" for reason in reasons), _NO_CONSUMER]
-        self.reason = self._first_statement([atoms for atoms, _ in facts.frozen])
-        unused = self._first_statement(facts.consumed) == _NEVER
+        self.reason = self._first_statement([atoms for atoms, _ in constraints.frozen])
+        unused = self._first_statement(constraints.consumed) == _NEVER
         self.reason[unused] = np.minimum(self.reason[unused], count) + count
         # Channels that only a view joined stay apart where nothing can be removed anyway.
         free = self.reason[self.unit] == _NEVER
-        self.channel = connected(facts.size, [(a[free[a]], b[free[a]]) for a, b in facts.joined], channel)
+        self.channel = connected(constraints.size, [(a[free[a]], b[free[a]]) for a, b in constraints.joined], channel)
 
     def _first_statement(self, arrays: Sequence[Atoms]) -> npt.NDArray[np.int64]:
         """For each unit (by its root) the first of ``arrays`` that has an atom of it."""
-        first = np.full(self.facts.size, _NEVER)
+        first = np.full(self.constraints.size, _NEVER)
         if arrays:
             numbers = np.repeat(np.arange(len(arrays)), [len(atoms) for atoms in arrays])
             np.minimum.at(first, self.unit[np.concatenate(arrays)], numbers)
@@ -112,7 +112,7 @@ class _Solver:
 
         Groups are numbered in the order in which their channels are first made, large ones before small.
         """
-        size, count = self.facts.size, len(self.slot_of)
+        size, count = self.constraints.size, len(self.slot_of)
         axes = np.arange(len(self.axes))
         self.entry_axis = np.repeat(axes, [len(axis) for axis in self.axes])
         self.entry_root = self.unit[np.concatenate(self.axes)] if self.axes else self.slot_of
@@ -153,12 +153,12 @@ class _Solver:
         atoms = np.flatnonzero(group >= 0)
         led = np.array(leading, dtype=np.int64)[group[atoms]] == self.slot_of[atoms]
         atoms = np.concatenate([atoms[led], atoms])
-        place = np.full(self.facts.size, _NEVER)
+        place = np.full(self.constraints.size, _NEVER)
         np.minimum.at(place, channel[atoms], np.arange(len(atoms)))
         atoms = atoms[place[channel[atoms]] == np.arange(len(atoms))]
         atoms = atoms[np.argsort(group[atoms], kind="stable")]
         begin = np.searchsorted(group[atoms], np.arange(len(slots) + 1))
-        self.number = np.full(self.facts.size, -1)
+        self.number = np.full(self.constraints.size, -1)
         self.number[channel[atoms]] = np.arange(len(atoms)) - begin[group[atoms]]
         index = self.number[channel]
 
@@ -205,12 +205,12 @@ class _Solver:
 
     def _roles(self) -> tuple[list[Role], npt.NDArray[np.int64]]:
         """The role of each slot, and the number of the first statement that its channels are made there."""
-        facts, count = self.facts, len(self.slots)
+        constraints, count = self.constraints, len(self.slots)
         first = np.full(count, _NEVER)
-        for number in reversed(range(len(facts.produced))):
-            first[self._slots_in(facts.produced[number])] = number
-        normalised, consumed = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
-        for arrays, flags in ((facts.normalised, normalised), (facts.consumed, consumed)):
+        for number in reversed(range(len(constraints.produced))):
+            first[self._slots_in(constraints.produced[number])] = number
+        normalized, consumed = np.zeros(count, dtype=bool), np.zeros(count, dtype=bool)
+        for arrays, flags in ((constraints.normalized, normalized), (constraints.consumed, consumed)):
             for atoms in arrays:
                 flags[self._slots_in(atoms)] = True
         names = {leaf.name for leaf in self.traced.leaves}
@@ -219,7 +219,7 @@ class _Solver:
             statistics = f"{leaf.name.rpartition('.')[0]}.running_var".removeprefix(".") in names
             if first[s] < _NEVER:
                 roles.append("producer")
-            elif normalised[s] or (statistics and leaf.tensor.dim() == 1):
+            elif normalized[s] or (statistics and leaf.tensor.dim() == 1):
                 roles.append("norm")
             else:
                 roles.append("consumer" if consumed[s] else "other")
@@ -234,7 +234,7 @@ class _Solver:
     def _cost_model(self, groups: Sequence[ChannelGroup]) -> CostModel:
         prunable = [k for k, group in enumerate(groups) if group.prunable]
         # How often one unit of each group is on each axis.
-        column = np.full(self.facts.size, -1)
+        column = np.full(self.constraints.size, -1)
         column[self.example[prunable]] = np.arange(len(prunable))
         where = column[self.entry_root]
         counts = np.zeros((len(self.axes) + 1, len(prunable)))
@@ -268,9 +268,9 @@ class _Solver:
             dense=np.array([groups[k].width for k in prunable], dtype=np.int64),
             unit=np.array([groups[k].unit for k in prunable], dtype=np.int64),
             forms=forms,
-            flop_terms=terms(self.facts.costs),
+            flop_terms=terms(self.constraints.costs),
             param_terms=terms(parameters),
-            activation_terms=terms(self.facts.activations),
+            activation_terms=terms(self.constraints.activations),
         )
 
     def _feature(self, groups: Sequence[ChannelGroup], axis: Axis, length: int) -> tuple[str | None, Index]:
@@ -286,7 +286,7 @@ class _Solver:
 
 
 def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash (the finaliser of splitmix64), so that sums of them identify sets of numbers."""
+    """A 64-bit hash (the finalizer of splitmix64), so that sums of them identify sets of numbers."""
     x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

@@ -19,7 +19,7 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
     """Returns a copy of ``model`` without the channels that ``keep`` leaves out.
 
     Args:
-        model: the model that ``graph`` was analysed from, or one of the same shapes.
+        model: the model that ``graph`` was analyzed from, or one of the same shapes.
         graph: its channel groups.
         keep: kept channels by group name; groups not named keep all.
 
@@ -207,7 +207,7 @@ def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
 def _weight(module: nn.Module) -> Any:
     if not is_parametrized(module, "weight"):
         return getattr(module, "weight", None)
-    # A parametrisation may change its state where it is computed in training mode.
+    # A parametrization may change its state where it is computed in training mode.
     parts = [(part, part.training) for part in cast(nn.Module, module.parametrizations).modules()]
     try:
         for part, _ in parts:

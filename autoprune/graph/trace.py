@@ -46,16 +46,16 @@ class Trace:
     """What one forward pass showed.
 
     Attributes:
-        facts: all that the rules stated.
+        constraints: all that the rules stated.
         leaves: the parameters and buffers, each once.
-        unit: for each atom one that stands for its unit, once the facts are solved.
+        unit: for each atom one that stands for its unit, once the constraints are solved.
         lowered: whether detection thresholds had to be lowered to see all layers.
         training: whether the model was run in training mode too, because eval mode left parameters out.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
     """
 
-    facts: TraceConstraints = field(default_factory=TraceConstraints)
+    constraints: TraceConstraints = field(default_factory=TraceConstraints)
     leaves: list[Leaf] = field(default_factory=list)
     unit: Atoms | None = None
     lowered: bool = False
@@ -69,39 +69,39 @@ class Trace:
 
 
 def _apply_rule(
-    facts: TraceConstraints, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    constraints: TraceConstraints, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
 ) -> None:
     op, rule, always, _, reused = known
     tensors, outputs = tensors_in(args), tensors_in((out,))
-    inputs = [facts.labels(tensor) for tensor in tensors]
-    labelled = any(inputs)
-    facts.seen.update(map(id, tensors))
+    inputs = [constraints.labels(tensor) for tensor in tensors]
+    labeled = any(inputs)
+    constraints.seen.update(map(id, tensors))
     if rule is None or "out" in kwargs:
-        if labelled:
-            _give_up(facts, op, inputs)
-    elif always or labelled:
+        if labeled:
+            _give_up(constraints, op, inputs)
+    elif always or labeled:
         try:
-            rule(facts, op, args, out)
+            rule(constraints, op, args, out)
         except Exception:
             # An op used in a way that its rule does not know must not stop the model.
-            _give_up(facts, op, inputs)
+            _give_up(constraints, op, inputs)
     for tensor, labels in zip(tensors, inputs, strict=True):
         if labels and tensor.numel() == 0:
-            facts.empty.extend(axis for axis in labels.axes if axis is not None)
-    if labelled or any(map(facts.derived, tensors)):
+            constraints.empty.extend(axis for axis in labels.axes if axis is not None)
+    if labeled or any(map(constraints.derived, tensors)):
         for tensor in outputs:
-            facts.derive(tensor)
+            constraints.derive(tensor)
     # Boxes scaled by image sizes, or by a number that depends on the data, say nothing about widths.
     numbers = numbers_of(op, args)
-    if numbers and not any(facts.derived(x) for x in tensors if x.dim()):
+    if numbers and not any(constraints.derived(x) for x in tensors if x.dim()):
         numbers = ()
-    if any(facts.derived(x) for x in tensors if not x.dim()):
+    if any(constraints.derived(x) for x in tensors if not x.dim()):
         numbers = ()
-    made = [facts.axes(tensor) for tensor in outputs]
+    made = [constraints.axes(tensor) for tensor in outputs]
     if not reused:
         for tensor, axes in zip(outputs, made, strict=True):
-            facts.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
-    facts.steps.append((func, numbers, made))
+            constraints.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
+    constraints.steps.append((func, numbers, made))
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
@@ -116,10 +116,10 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
     )
 
 
-def _give_up(facts: TraceConstraints, op: str, inputs: Sequence[Any]) -> None:
+def _give_up(constraints: TraceConstraints, op: str, inputs: Sequence[Any]) -> None:
     for labels in inputs:
         for axis in labels.axes if labels else ():
-            facts.freeze(axis, f"goes into {op}, which has no rule for it")
+            constraints.freeze(axis, f"goes into {op}, which has no rule for it")
 
 
 def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
@@ -137,14 +137,14 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     with undisturbed(model):
         result = _run(model, example_inputs)
         if _hides_layers(result):
-            plain = result.facts
+            plain = result.constraints
             with thresholds_lowered(model):
                 result = _run(model, example_inputs, first_free=plain.size)
-            for axis in result.facts.empty if _hides_layers(result) else ():
-                result.facts.freeze(axis, "has no elements here; give an input that reaches all layers")
+            for axis in result.constraints.empty if _hides_layers(result) else ():
+                result.constraints.freeze(axis, "has no elements here; give an input that reaches all layers")
             result.lowered = True
             # Parameters have the same atoms in both runs, and nothing else of the first is in the second.
-            result.facts.costs, result.facts.activations = plain.costs, plain.activations
+            result.constraints.costs, result.constraints.activations = plain.costs, plain.activations
         if _unseen(result):
             _see_training(model, example_inputs, result)
     return result
@@ -156,26 +156,26 @@ def _see_training(model: nn.Module, example_inputs: Sequence[Any], result: Trace
     Where it can't run so (it wants targets, or a larger input), what a tensor that met no op could be made
     for is kept: the channels on axes as long as its own.
     """
-    facts, unseen = result.facts, _unseen(result)
-    costs, activations = list(facts.costs), list(facts.activations)
-    produced, steps = len(facts.produced), len(facts.steps)
+    constraints, unseen = result.constraints, _unseen(result)
+    costs, activations = list(constraints.costs), list(constraints.activations)
+    produced, steps = len(constraints.produced), len(constraints.steps)
     own = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
-        _watch(model, example_inputs, facts)
+        _watch(model, example_inputs, constraints)
         result.training = True
     except Exception:
         said = "may feed `{}`, which met no op; remove that, or give inputs that training mode takes too"
         rest = reversed(_unseen(result))
         reasons = {n: said.format(leaf.name) for leaf in rest for n in leaf.tensor.shape[:2]}
-        for axis in [axis for *_, outputs in facts.steps for axes in outputs for axis in axes]:
+        for axis in [axis for *_, outputs in constraints.steps for axes in outputs for axis in axes]:
             if axis is not None and len(axis) in reasons:
-                facts.freeze(axis, reasons[len(axis)])
-        del facts.steps[steps:]
-    facts.costs, facts.activations = costs, activations
-    for axis in facts.produced[produced:]:
+                constraints.freeze(axis, reasons[len(axis)])
+        del constraints.steps[steps:]
+    constraints.costs, constraints.activations = costs, activations
+    for axis in constraints.produced[produced:]:
         if id(axis) in own:
-            facts.freeze(axis, "is made in training mode only")
+            constraints.freeze(axis, "is made in training mode only")
 
 
 def replay(
@@ -209,13 +209,13 @@ def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> T
             result = _run(model, example_inputs)
         if traced.training:
             set_training(model)
-            _watch(model, example_inputs, result.facts)
+            _watch(model, example_inputs, result.constraints)
     return result
 
 
 def _hides_layers(traced: Trace) -> bool:
     """Whether tensors without elements may be the reason why some parameters met no op."""
-    return bool(traced.facts.empty) and bool(_unseen(traced))
+    return bool(traced.constraints.empty) and bool(_unseen(traced))
 
 
 def _unseen(traced: Trace) -> list[Leaf]:
@@ -223,36 +223,36 @@ def _unseen(traced: Trace) -> list[Leaf]:
     return [
         leaf
         for leaf in traced.leaves
-        if id(leaf.tensor) not in traced.facts.seen and any(axis is not None for axis in leaf.axes)
+        if id(leaf.tensor) not in traced.constraints.seen and any(axis is not None for axis in leaf.axes)
     ]
 
 
 def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
     result = Trace()
-    facts = result.facts
+    constraints = result.constraints
     seen: set[int] = set()
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         if id(tensor) not in seen:
             seen.add(id(tensor))
-            axes = facts.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
+            axes = constraints.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
-    facts.size = max(facts.size, first_free)
-    facts.follows.update(id(module.weight) for module in model.modules() if follows(module))
+    constraints.size = max(constraints.size, first_free)
+    constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
     with _children_watched(model, result):
         try:
-            _watch(model, example_inputs, facts)
+            _watch(model, example_inputs, constraints)
         except Exception as error:
             raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
-def _watch(model: nn.Module, example_inputs: Sequence[Any], facts: TraceConstraints) -> None:
+def _watch(model: nn.Module, example_inputs: Sequence[Any], constraints: TraceConstraints) -> None:
     """One forward pass under the op rules; its results keep all their channels."""
-    with torch.no_grad(), LengthWatcher(facts), OpWatcher(partial(_apply_rule, facts)):
+    with torch.no_grad(), LengthWatcher(constraints), OpWatcher(partial(_apply_rule, constraints)):
         output = model(*example_inputs)
     for tensor in tensors_within(output):
-        for axis in facts.axes(tensor):
-            facts.freeze(axis, "is an output of the model")
+        for axis in constraints.axes(tensor):
+            constraints.freeze(axis, "is an output of the model")
 
 
 @contextmanager
@@ -263,7 +263,7 @@ def _children_watched(model: nn.Module, result: Trace) -> Iterator[None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             maps = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.dim() == 4]
             with torch._C.DisableTorchFunction():  # this is not the model's code asking
-                result.features.setdefault(name, [(result.facts.axes(x)[1], x.shape[1]) for x in maps])
+                result.features.setdefault(name, [(result.constraints.axes(x)[1], x.shape[1]) for x in maps])
 
         return hook
 

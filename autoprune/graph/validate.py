@@ -44,7 +44,7 @@ def check(model: Any, example_inputs: Any) -> None:
         if is_traceable_wrapper_subclass(tensor):
             kind = type(tensor).__name__
             raise ModelError(
-                f"the model is sharded or quantised (`{name}` is a {kind}); give the plain model"
+                f"the model is sharded or quantized (`{name}` is a {kind}); give the plain model"
             )
     if not isinstance(example_inputs, (tuple, list)):
         raise ModelError(
@@ -64,7 +64,7 @@ def _unfit(module: nn.Module) -> str | None:
         or hasattr(module, "_packed_params")
         or hasattr(module, "_all_weight_values")
     ):
-        return f"is quantised ({type(module).__name__}); prune the float model, then quantise the pruned one"
+        return f"is quantized ({type(module).__name__}); prune the float model, then quantize the pruned one"
     return None
 
 

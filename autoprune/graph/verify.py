@@ -32,7 +32,7 @@ def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> 
 
     while groups and (found := _culprits(problem_of, groups)):
         for group, problem in found:
-            traced.facts.freeze(atoms_of(traced, group), problem)
+            traced.constraints.freeze(atoms_of(traced, group), problem)
         graph = solve(traced)
         groups = [group for group in groups if group.name in graph.prunable]
     return graph
@@ -72,7 +72,7 @@ def _problem(
     # others of. The masked one has the same.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
     problem, parting = _deviation(masked, groups, steps)
-    if problem is None and parting is not None and _parting(traced.facts.steps, masked.facts.steps) > parting:
+    if problem is None and parting is not None and _parting(traced.constraints.steps, masked.constraints.steps) > parting:
         return "decides in the model's code what is run"
     return problem
 
@@ -95,9 +95,9 @@ def _deviation(
     Returns:
         The first deviation, and after how many ops the two ran different ones, None if they never did.
     """
-    facts = traced.facts
-    channel = connected(facts.size, [*facts.same, *facts.joined])
-    removed, of_leaf = np.zeros(facts.size, dtype=bool), np.zeros(facts.size, dtype=bool)
+    constraints = traced.constraints
+    channel = connected(constraints.size, [*constraints.same, *constraints.joined])
+    removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
     for group in groups:
         removed[channel[atoms_of(traced, group, group.units[-1])]] = True
     for leaf in traced.leaves:
@@ -105,9 +105,9 @@ def _deviation(
             if axis is not None:
                 of_leaf[channel[axis]] = True
     removed, of_leaf = removed[channel], of_leaf[channel]
-    parting = _parting(facts.steps, steps)
+    parting = _parting(constraints.steps, steps)
     for (func, numbers, outputs), (_, numbers_now, shapes) in zip(
-        facts.steps[:parting], steps[:parting], strict=True
+        constraints.steps[:parting], steps[:parting], strict=True
     ):
         for number, now in zip(numbers, numbers_now, strict=False):
             if not np.isclose(number, now, rtol=1e-5, atol=0, equal_nan=True):
@@ -120,22 +120,22 @@ def _deviation(
                     and of_leaf[axis].any()
                 ):
                     return f"has a length in the model's code that does not follow it, at {func}", None
-    return None, None if parting == len(steps) == len(facts.steps) else parting
+    return None, None if parting == len(steps) == len(constraints.steps) else parting
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     """The prunable groups that rest on an assumption about how the code computes a size."""
-    facts = traced.facts
-    factors = {n for func, numbers, _ in facts.steps if func.overloadpacket in _SCALES for n in numbers}
+    constraints = traced.constraints
+    factors = {n for func, numbers, _ in constraints.steps if func.overloadpacket in _SCALES for n in numbers}
     roots = {n for factor in factors for n in _widths_behind(factor)}
-    axes = (axis for *_, outputs in facts.steps for labels in outputs for axis in labels)
+    axes = (axis for *_, outputs in constraints.steps for labels in outputs for axis in labels)
     candidates = {id(axis): axis for axis in axes if axis is not None and len(axis) in roots}
     unit = traced.unit
     assert unit is not None
     # Every unit of a group has channels on each of its axes, so one shows them all.
     units = {name: unit[atoms_of(traced, group, axes=1)] for name, group in graph.prunable.items()}
-    guessed = np.zeros(facts.size, dtype=bool)
-    for atoms in [*facts.guesses, *candidates.values()]:
+    guessed = np.zeros(constraints.size, dtype=bool)
+    for atoms in [*constraints.guesses, *candidates.values()]:
         guessed[unit[atoms]] = True
     return [group for name, group in graph.prunable.items() if guessed[units[name]].any()]
 

@@ -1,4 +1,4 @@
-"""Pruning of every model in torchvision but detectors (graph.py) and quantised ones, held against masking.
+"""Pruning of every model in torchvision but detectors (graph.py) and quantized ones, held against masking.
 
 Each model runs in a process of its own, one thread, with a limit on time and memory, with weights at random,
 on the smallest of a few inputs that it takes in eval and in training mode. Random units of all prunable
@@ -110,7 +110,7 @@ def precision(model: Any, shapes: list[tuple[int, ...]]) -> Any:
     return torch.float64
 
 
-def randomise(model: Any) -> None:
+def randomize(model: Any) -> None:
     """Draws norms, biases and whatever else starts as a constant, so that none is a silent 0 or 1."""
     import torch
 
@@ -174,7 +174,7 @@ def work(name: str) -> dict[str, Any]:
     # The fused layer of torch's attention modules hides its products from FlopCounterMode.
     torch.backends.mha.set_fastpath_enabled(False)
     model, shapes = build(name)
-    randomise(model)
+    randomize(model)
 
     inputs = draw(shapes, 1)
     start = time.perf_counter()

@@ -17,7 +17,7 @@ from autoprune.graph import ChannelGraph, mask, prune
 Keep = dict[str, list[int]]
 
 
-def _randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+def _randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Draws norms' scales, shifts and statistics, and biases, so that none is a silent 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -167,8 +167,8 @@ def _costed(graph: ChannelGraph, keep: Mapping[str, Any]) -> tuple[int, int, int
 
 
 @pytest.fixture(scope="session")
-def randomise() -> Callable[..., nn.Module]:
-    return _randomise
+def randomize() -> Callable[..., nn.Module]:
+    return _randomize
 
 
 @pytest.fixture(scope="session")

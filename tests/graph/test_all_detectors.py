@@ -49,10 +49,10 @@ CASES.remove((WITHOUT_NORMS, "frozen"))
 
 @pytest.mark.parametrize(("name", "norm"), CASES)
 def test_a_detector_is_pruned_exactly(
-    name, norm, randomise, keep_sets, outputs, largest_distance, counted, costed, tmp_path
+    name, norm, randomize, keep_sets, outputs, largest_distance, counted, costed, tmp_path
 ):
     spec = specification(name, norm)
-    model = randomise(build(spec))
+    model = randomize(build(spec))
     kinds = FrozenBatchNorm2d if norm == "frozen" else (nn.BatchNorm2d, FrozenBatchNorm2d)
     assert any(isinstance(m, kinds) for m in model.modules()) == (name != WITHOUT_NORMS)
     # Two-stage detectors cost what their boxes cost: for the counts all boxes score alike.
@@ -106,8 +106,8 @@ def flat(found: dict[str, list[torch.Tensor]]) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2"])
-def test_heads_with_frozen_norms_are_pruned_exactly(name, randomise, freeze_norms, keep_sets, compare):
-    model = randomise(freeze_norms(build(specification(name, "frozen"))).double())
+def test_heads_with_frozen_norms_are_pruned_exactly(name, randomize, freeze_norms, keep_sets, compare):
+    model = randomize(freeze_norms(build(specification(name, "frozen"))).double())
     graph = analyze(model, images(SIZE, torch.float64))
     count, worst = compare(model, graph, images(SIZE, torch.float64), keep_sets(graph, 1), skip=SORTED)
     assert count >= 6

@@ -118,7 +118,7 @@ def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, said):
             lambda: torch.jit.script(nn.ReLU()),
             r"is a ScriptModule; give the eager model that it was made from",
         ),
-        (FakeQuantize, r"is quantised \(FakeQuantize\); prune the float model, then quantise the pruned one"),
+        (FakeQuantize, r"is quantized \(FakeQuantize\); prune the float model, then quantize the pruned one"),
     ],
 )
 def test_what_cannot_be_traced_is_found_inside(inside, said):

@@ -114,8 +114,8 @@ def vision_transformer():
 )  # fmt: skip
 @pytest.mark.parametrize("fraction", [None, 0])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_heads_are_pruned_exactly(make, attentions, fraction, randomise, keep_sets, counted, costed):
-    model = randomise(make().double())
+def test_heads_are_pruned_exactly(make, attentions, fraction, randomize, keep_sets, counted, costed):
+    model = randomize(make().double())
     for parameter in model.parameters():
         if parameter.dim() > 1:
             nn.init.normal_(parameter, std=0.3)

@@ -29,11 +29,11 @@ NAMES = ["retinanet_resnet18", "fcos_resnet18"]
 
 
 @pytest.fixture(scope="module", params=[f"{n}/{norm}" for n in NAMES for norm in ("batch", "frozen")])
-def case(request, randomise, freeze_norms):
+def case(request, randomize, freeze_norms):
     name, norm = request.param.split("/")
     torch.manual_seed(0)
     model = build(name)
-    model = randomise(freeze_norms(model) if norm == "frozen" else model)
+    model = randomize(freeze_norms(model) if norm == "frozen" else model)
     return model, analyze(model, IMAGES)
 
 

@@ -149,9 +149,9 @@ X = (torch.rand(2, 3, 4, 4, dtype=torch.float64), torch.rand(2, 1, 4, 4, dtype=t
 
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(st.lists(st.sampled_from(PIECES), min_size=1, max_size=5), st.integers(0, 10**6))
-def test_random_networks_are_pruned_exactly(randomise, keep_sets, compare, counted, costed, pieces, seed):
+def test_random_networks_are_pruned_exactly(randomize, keep_sets, compare, counted, costed, pieces, seed):
     torch.manual_seed(seed)
-    model = randomise(Network(pieces).double(), seed)
+    model = randomize(Network(pieces).double(), seed)
     graph = analyze(model, X)
     assert "stem" in graph.groups
     keep = keep_sets(graph, seed)
@@ -195,7 +195,7 @@ class Literal(nn.Module):
         (lambda x: x.softmax(1), "softmax"),
         (lambda x: x - x.mean(1, keepdim=True), "reduced by mean"),
         (lambda x: torch.cumsum(x, 1), "goes into cumsum"),
-        (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalised over all channels"),
+        (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalized over all channels"),
         (lambda x: x.sort(1).values, "sort"),
         (lambda x: x.flip(1), "goes into flip"),
         (lambda x: x.roll((1, 1), (2, 1)), "goes into roll"),

@@ -132,12 +132,12 @@ def test_a_model_that_cannot_be_copied_is_refused():
         prune(model, graph, {"5": [1]})
 
 
-@pytest.mark.parametrize("normalise", [spectral_norm, weight_norm, nn.utils.spectral_norm])
-def test_parametrised_weights_are_left_as_they_were(normalise):
+@pytest.mark.parametrize("normalize", [spectral_norm, weight_norm, nn.utils.spectral_norm])
+def test_parametrized_weights_are_left_as_they_were(normalize):
     model = nn.Sequential(
         nn.Conv2d(3, 8, 1),
         nn.ReLU(),
-        normalise(nn.Conv2d(8, 8, 1)),
+        normalize(nn.Conv2d(8, 8, 1)),
         nn.ReLU(),
         nn.Conv2d(8, 6, 1),
         nn.Conv2d(6, 2, 1),
@@ -151,7 +151,7 @@ def test_parametrised_weights_are_left_as_they_were(normalise):
     torch.testing.assert_close(pruned.eval()(X), masked.eval()(X))
 
 
-def test_an_elementwise_parametrisation_is_pruned():
+def test_an_elementwise_parametrization_is_pruned():
     model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 6, 1), nn.Conv2d(6, 2, 1))
     register_parametrization(model[1], "weight", nn.Tanh())
     graph = analyze(model, (X,))

@@ -43,8 +43,8 @@ def assert_same(model, graph, keep, *inputs):
             assert (a - b).abs().max() <= 1e-9 * b.abs().max()
 
 
-def test_channels_that_only_training_reads_shrink_there_too(randomise, keep_sets):
-    model = randomise(Auxiliary().double())
+def test_channels_that_only_training_reads_shrink_there_too(randomize, keep_sets):
+    model = randomize(Auxiliary().double())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     graph = analyze(model.train(), (X,))
     assert all(module.training for module in model.modules())
@@ -56,8 +56,8 @@ def test_channels_that_only_training_reads_shrink_there_too(randomise, keep_sets
     assert_same(model, graph, keep_sets(graph, 0, fraction=0.5), X)
 
 
-def test_the_cost_is_that_of_eval_mode(randomise, keep_sets, counted, costed):
-    model = randomise(Auxiliary().double())
+def test_the_cost_is_that_of_eval_mode(randomize, keep_sets, counted, costed):
+    model = randomize(Auxiliary().double())
     graph = analyze(model, (X,))
     keep = keep_sets(graph, 0)
     assert costed(graph, keep) == counted(prune(model, graph, keep), (X,))
@@ -73,8 +73,8 @@ def test_a_length_in_code_that_only_training_runs_is_found():
     assert "fixed length" in graph.groups["stem"].reason
 
 
-def test_where_training_mode_wants_targets_layers_unseen_keep_what_may_feed_them(randomise, keep_sets):
-    model = randomise(Auxiliary(wants_targets=True).double())
+def test_where_training_mode_wants_targets_layers_unseen_keep_what_may_feed_them(randomize, keep_sets):
+    model = randomize(Auxiliary(wants_targets=True).double())
     graph = analyze(model, (X,))
     assert list(graph.prunable) == ["middle"]
     assert graph.groups["stem"].reason.startswith("may feed `side.weight`, which met no op; ")
@@ -88,9 +88,9 @@ def test_a_layer_that_never_runs_costs_no_channels():
 
 
 @pytest.mark.parametrize(("name", "size"), [("googlenet", 64), ("inception_v3", 96)])
-def test_torchvision_classifiers_with_auxiliary_heads(name, size, randomise, keep_sets):
+def test_torchvision_classifiers_with_auxiliary_heads(name, size, randomize, keep_sets):
     torch.manual_seed(0)
-    model = randomise(models.get_model(name, weights=None, init_weights=False, dropout=0.0, num_classes=5))
+    model = randomize(models.get_model(name, weights=None, init_weights=False, dropout=0.0, num_classes=5))
     if name == "googlenet":
         model.aux1.dropout.p = model.aux2.dropout.p = 0.0
     graph = analyze(model, (torch.rand(1, 3, size, size),))

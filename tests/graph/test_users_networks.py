@@ -57,8 +57,8 @@ class BlurPool(nn.Module):
         return F.conv2d(x, self.kernel.expand(x.shape[1], -1, -1, -1), padding=1, groups=x.shape[1])
 
 
-class Standardised(nn.Conv2d):
-    """Weight standardisation."""
+class Standardized(nn.Conv2d):
+    """Weight standardization."""
 
     def forward(self, x):
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
@@ -95,7 +95,7 @@ class Local(nn.Module):
 
 
 class Fusion(nn.Module):
-    """BiFPN: a normalised weight for each input."""
+    """BiFPN: a normalized weight for each input."""
 
     def __init__(self):
         super().__init__()
@@ -124,7 +124,7 @@ def in_place(x):
 
 EXACT = {
     "deformable": (Deform, 12), "deformable, grouped": (lambda: Deform(3), 12), "blur": (BlurPool, 12),
-    "standardised": (lambda: Standardised(12, 12, 3), 12), "CBAM": (Attend, 12), "ECA": (Local, 12),
+    "standardized": (lambda: Standardized(12, 12, 3), 12), "CBAM": (Attend, 12), "ECA": (Local, 12),
     "BiFPN": (Fusion, 12), "focus": (lambda: Apply(focus), 48), "in place": (lambda: Apply(in_place), 12),
     "deconvolution, depthwise": (lambda: nn.ConvTranspose2d(12, 12, 4, 2, 1, groups=12), 12),
     "channel_shuffle": (lambda: nn.ChannelShuffle(3), 12),
@@ -134,7 +134,7 @@ EXACT = {
     "scaled by a number of elements": (lambda: Apply(lambda x: x / x[0, :, 0, 0].numel()), 12),
     "added width": (lambda: Apply(lambda x: x + 0.1 * x.size(1)), 12),
     "branch": (lambda: Apply(lambda x: x.tanh() if x.shape[1] > 11 else x.sigmoid()), 12),
-    "normalised over channels": (lambda: Apply(lambda x: F.normalize(x, dim=1)), 12),
+    "normalized over channels": (lambda: Apply(lambda x: F.normalize(x, dim=1)), 12),
     "flipped": (lambda: Apply(lambda x: x.flip(1) + x), 12),
     "einsum": (lambda: Apply(lambda x: torch.einsum("nchw,nchw->nhw", x, x)[:, None] * x), 12),
     "literal groups": (lambda: Apply(lambda x: F.conv2d(x, torch.ones(12, 1, 1, 1).double(), groups=12)),
@@ -144,10 +144,10 @@ EXACT = {
 
 @pytest.mark.parametrize("name", EXACT)
 @pytest.mark.parametrize("fraction", [0.5, 0])
-def test_what_is_pruned_is_exact(name, fraction, randomise, keep_sets, compare):
+def test_what_is_pruned_is_exact(name, fraction, randomize, keep_sets, compare):
     torch.manual_seed(0)
     make, made = EXACT[name]
-    model = randomise(Network(make(), made).double())
+    model = randomize(Network(make(), made).double())
     graph = analyze(model, X)
     assert "enter" in graph.groups
     count, worst = compare(model, graph, X, keep_sets(graph, 5, fraction), depth=1)
@@ -194,9 +194,9 @@ class Text(nn.Module):
         return self.out(self.read(F.relu(self.features(x)))[0])
 
 
-def test_a_recurrent_layer_reads_fewer_features(randomise, keep_sets, compare):
+def test_a_recurrent_layer_reads_fewer_features(randomize, keep_sets, compare):
     inputs = (torch.rand(2, 5, 3, dtype=torch.float64),)
-    model = randomise(Text().double())
+    model = randomize(Text().double())
     graph = analyze(model, inputs)
     count, worst = compare(model, graph, inputs, keep_sets(graph, 1, 0.5), depth=1)
     assert count >= 1

@@ -63,7 +63,7 @@ CASES = {
 }
 
 
-def randomise_constants(model, generator):
+def randomize_constants(model, generator):
     """Layer scales, class tokens and heads that start as one number would hide what feeds them."""
     for tensor in model.parameters():
         if tensor.dim() > 1 and tensor.numel() > 1 and bool((tensor == tensor.flatten()[0]).all()):
@@ -82,12 +82,12 @@ def _products_in_the_open(monkeypatch):
 # RAFT's norms without parameters hold a number that nothing but this warning reads.
 @pytest.mark.filterwarnings("ignore:input's size at dim=1 does not match num_features")
 @pytest.mark.parametrize("name", CASES)
-def test_exact_in_results_and_cost(name, randomise, keep_sets, compare, counted, costed):
+def test_exact_in_results_and_cost(name, randomize, keep_sets, compare, counted, costed):
     build, shapes = CASES[name]
     torch.manual_seed(0)
     generator = torch.Generator().manual_seed(1)
-    model: nn.Module = randomise(build())
-    randomise_constants(model, generator)
+    model: nn.Module = randomize(build())
+    randomize_constants(model, generator)
     inputs = tuple(torch.rand(1, *shape, generator=generator) for shape in shapes)
     inputs = (*inputs, 1) if name.startswith("raft") else inputs  # one update of the flow
     graph = analyze(model, inputs)
