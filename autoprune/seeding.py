@@ -37,3 +37,9 @@ def scoped(value: int) -> Iterator[None]:
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def random_subset(size: int, count: int, value: int) -> list[int]:
+    """The first ``count`` of the numbers below ``size`` in an order that the seed ``value`` decides."""
+    chosen: list[int] = np.random.default_rng(value).permutation(size)[:count].tolist()
+    return chosen

@@ -1,5 +1,6 @@
 """Runs a model so that all its layers show, and leaves it as it was."""
 
+import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +12,7 @@ from autoprune.graph.attention import heads_visible
 
 # Proposals and detections let through when a model is run only to see all its layers.
 _FEW = 16
+_NORMS_AND_DROPOUT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 @contextmanager
@@ -68,6 +70,17 @@ def _version(buffer: torch.Tensor) -> int | None:
 
 def set_training(model: nn.Module) -> None:
     """Training mode for all modules but norms and dropout: they would see single values and draw numbers."""
-    still = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
     for module in model.modules():
-        module.training = not isinstance(module, still)
+        module.training = not isinstance(module, _NORMS_AND_DROPOUT)
+
+
+def loss_mode_copy(model: nn.Module) -> nn.Module:
+    """A copy in training mode, where detectors return their losses, but for its norms and dropout.
+
+    No statistics move, and an image's loss does not depend on its neighbors in the batch.
+    """
+    copied = copy.deepcopy(model).train()
+    for module in copied.modules():
+        if isinstance(module, _NORMS_AND_DROPOUT):
+            module.eval()
+    return copied

@@ -23,6 +23,7 @@ from torch import nn
 from autoprune.graph import ChannelGraph, ChannelGroup, prune
 from autoprune.graph.surgery import kept_rows
 from autoprune.importance.gradients import gate_gradients
+from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.pruning_task import OneByOne, PruningTask
@@ -48,8 +49,7 @@ def regrow(task: PruningTask, space: Space, keep: Mapping[str, Sequence[int]], r
     config, graph = task.config, task.graph
     seed = derive(config.seed, "regrowth")
     fixed = config.budget_latency_ms is not None or "latency_ms" in config.objectives
-    order = np.random.default_rng(seed).permutation(len(task.train)).tolist()
-    images = OneByOne(task, order[: config.importance_images])
+    images = OneByOne(task, random_subset(len(task.train), config.importance_images, seed))
     found = {name: tuple(kept) for name, kept in keep.items()}
     for _ in range(rounds):
         pruned = task.reinitialize(prune(task.model, graph, found), found, seed)

@@ -4,22 +4,20 @@ Both are taken on a few validation images as they are, always the same ones, so 
 of them are computed once.
 """
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.ops import FrozenBatchNorm2d
 
+from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
 from autoprune.training.distill import CHILD, correlation_distance, feature_maps, has_features
 
 IMAGES = 32
-_STILL = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, FrozenBatchNorm2d)
 
 
 class Probe:
@@ -74,7 +72,7 @@ class Probe:
     @torch.no_grad()
     def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:
         """Loss and features of each batch; a detector gives its losses in training mode only."""
-        model = loss_mode_copy(model)
+        model = loss_mode_copy(model).to(memory_format=torch.channels_last)
         caught: list[list[Tensor]] = []
         if has_features(model):
             backbone: nn.Module = getattr(model, CHILD)
@@ -87,12 +85,3 @@ class Probe:
             if isinstance(losses, Mapping) and losses:
                 loss = float(sum(float(value.sum()) for value in losses.values()))
             yield loss, caught.pop() if caught else []
-
-
-def loss_mode_copy(model: nn.Module) -> nn.Module:
-    """A copy in training mode whose norms and dropouts stand still."""
-    lossy = copy.deepcopy(model).to(memory_format=torch.channels_last).train()
-    for module in lossy.modules():
-        if isinstance(module, _STILL):
-            module.eval()
-    return lossy

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -19,6 +18,7 @@ from autoprune.graph import ChannelGraph, analyze
 from autoprune.importance import NEEDS_DATA, Importance, load, save, score_together, settings_hash
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
+from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.space.file import SpaceFile
 from autoprune.training import Teacher, recalibrate, reconstruct
@@ -219,8 +219,7 @@ def score_several(
     """
     config = task.config
     seed = derive(config.seed, "importance", criteria[0])
-    order = np.random.default_rng(seed).permutation(len(task.train)).tolist()
-    chosen = order[: config.importance_images]
+    chosen = random_subset(len(task.train), config.importance_images, seed)
     ids = [int(task.train.image_ids[index]) for index in chosen]
     keys = {
         criterion: settings_hash(
