@@ -1,274 +1,274 @@
-"""What a user can set: one flat model, with the same names in YAML and as flags. Unknown keys are errors."""
+"""The settings of a run: one flat model, the same names in YAML and as flags, unknown keys are errors."""
 
-import difflib
-import re
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    ValidationError,
-    ValidationInfo,
-    field_validator,
-    model_validator,
-)
+from pydantic import Field, ValidationError, model_validator
 
 from autoprune.errors import ConfigError
+from autoprune.fields import (
+    BUDGET_NUMBER,
+    Criterion,
+    DataPaths,
+    LatencyBudget,
+    ModelSpec,
+    NoneIsEmpty,
+    Norm,
+    NormKind,
+    Objective,
+    Setting,
+    Several,
+    SplitPaths,
+    Text,
+    Texts,
+    Track,
+)
 from autoprune.files import read_yaml
+from autoprune.validation import Strict, first_problem, with_new_keys
 
-Norm = Literal["auto", "freeze", "train"]
-NormKind = Literal["batch", "frozen"]
-Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
-Objective = Literal["map", "gflops", "latency_ms"]
-BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
-Track = Literal["tensorboard", "mlflow"]
+__all__ = [
+    "BUDGET_NUMBER",
+    "MAY_CHANGE",
+    "SETTINGS",
+    "Config",
+    "Criterion",
+    "DataPaths",
+    "ModelSpec",
+    "Norm",
+    "NormKind",
+    "Objective",
+    "SplitPaths",
+    "Track",
+    "load_config",
+    "make_config",
+]
 
-
-class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class ModelSpec(Strict):
-    """All that decides a dense architecture; stored in every policy.
-
-    Attributes:
-        name: a torchvision detector, one of autoprune's own names, or ``package.module:function``.
-        arguments: keyword arguments of the builder.
-        num_classes: classes including the background, as torchvision counts them.
-        norm: ``batch`` (BatchNorm2d) or ``frozen`` (FrozenBatchNorm2d) for the backbone's norms.
-    """
-
-    name: str
-    arguments: dict[str, Any] = {}
-    num_classes: int = Field(ge=2)
-    norm: NormKind = "batch"
+RENAMED: dict[str, str] = {}
+"""Fields of `Config` by the names that the previous version had for them: still read, with a warning."""
 
 
-class SplitPaths(Strict):
-    """One split of a data set in COCO format."""
-
-    annotations: Path
-    images: Path
-
-
-class DataPaths(Strict):
-    """The splits of a data set, for layouts that `data: FOLDER` does not know."""
-
-    train: SplitPaths
-    val: SplitPaths
+_DETECTOR = Setting("Detector")
+_DATA = Setting("Data")
+_DATA_READING = Setting("Data", may_change=True)
+_BUDGET = Setting("Budget")
+_SPACE = Setting("Importance and space")
+_SEARCH = Setting("Search")
+_SEARCH_LENGTH = Setting("Search", may_change=True)
+_ENGINE = Setting("Engine", may_change=True)
+_TRAINING = Setting("Training")
+_TRAINING_LENGTH = Setting("Training", may_change=True)
+_MACHINE = Setting("Machine")
+_HARDWARE = Setting("Machine", may_change=True)
 
 
 class Config(Strict):
-    """Everything that one run depends on. `autoprune schema` prints it as a JSON schema."""
+    """Everything that one run depends on. `autoprune schema` prints it as a JSON schema.
 
-    # the detector
-    model: str = Field(
+    The one source of each setting: type, limits, default, description, and its `Setting`.
+    """
+
+    model: Annotated[str, _DETECTOR] = Field(
         "retinanet_resnet50_fpn",
         description="detector: a name of `autoprune inspect --list`, or package.module:function",
     )
-    model_arguments: dict[str, Any] = Field({}, description="keyword arguments of the detector's builder")
-    num_classes: int | None = Field(
-        None, ge=2, description="classes with the background; default: from the data"
+    model_arguments: Annotated[dict[str, Any], _DETECTOR] = Field(
+        {}, description="keyword arguments of the detector's builder"
     )
-    weights: str | None = Field(
+    num_classes: Annotated[int | None, _DETECTOR] = Field(
+        None, ge=2, description="classes, background included; default: from the data"
+    )
+    weights: Annotated[str | None, _DETECTOR] = Field(
         None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
     )
+    input_size: Annotated[tuple[int, int] | None, _DETECTOR] = Field(
+        None,
+        description="height and width at which GFLOPs are counted; default: the most common in the data",
+    )
 
-    # the data
-    data: Path | DataPaths = Field(
+    data: Annotated[Path | DataPaths, _DATA] = Field(
         Path("data/coco"), description="folder with annotations/ and images in COCO format"
     )
-    input_size: tuple[int, int] | None = Field(
-        None, description="height and width that GFLOPs are counted at; default: the commonest in the data"
+    image_cache_gib: Annotated[float, _DATA_READING] = Field(
+        2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"
     )
-    image_cache_gib: float = Field(
-        2.0, ge=0, description="memory for decoded images, GiB; beyond it they are decoded anew"
-    )
-    strict: bool = Field(
-        False,
-        description="refuse a data set with annotations that can't be used, instead of leaving them out",
+    strict: Annotated[bool, _DATA_READING] = Field(
+        False, description="refuse a data set with unusable annotations, instead of skipping them"
     )
 
-    # the machine
-    device: str = Field("auto", description="cpu, cuda, cuda:1, or auto")
-    threads: int | None = Field(None, ge=1, description="CPU threads; default: torch's own choice")
-    seed: int = Field(0, ge=0, description="master seed; the same seed repeats a CPU run")
-
-    # what to reach
-    budget_gflops: tuple[str, ...] = Field(
-        (), description="upper bounds in GFLOPs: 50, or 33% of the dense detector; several make a front"
+    budget_gflops: Annotated[tuple[str, ...], Texts, Several, _BUDGET] = Field(
+        (),
+        description="upper bounds on GFLOPs: 50, or 33% of the dense detector; several trace a front",
     )
-    budget_mparams: str | None = Field(
-        None, description="upper bound on the parameters, in millions or per cent"
+    budget_mparams: Annotated[str | None, Text, _BUDGET] = Field(
+        None, description="upper bound on the parameters: millions, or a percentage of the dense detector's"
     )
-    budget_latency_ms: str | None = Field(
-        None, description="upper bound on the measured latency, in milliseconds or per cent"
+    budget_latency_ms: Annotated[str | None, Text, LatencyBudget, _BUDGET] = Field(
+        None,
+        description="upper bound on the measured latency: milliseconds, or a percentage of the dense "
+        "detector's",
     )
-    latency_runtime: Literal["torch", "onnxruntime", "openvino"] = Field(
-        "torch", description="where latency is measured; all but torch come with an optional extra"
+    latency_runtime: Annotated[Literal["torch", "onnxruntime", "openvino"], _BUDGET] = Field(
+        "torch", description="runtime in which latency is measured; all but torch need an optional extra"
     )
-    objectives: tuple[Objective, ...] = Field(
-        ("map", "gflops"), description="what the search trades off; map is always one"
+    objectives: Annotated[tuple[Objective, ...], Several, _BUDGET] = Field(
+        ("map", "gflops"), description="objectives of the search; map is always one"
     )
 
-    # importance and space
-    criterion: Criterion = Field("joint", description="rule that scores channels")
-    importance_images: int = Field(128, ge=1, description="training images that gradient criteria use")
-    space: Path | None = Field(None, description="search space YAML; default: made from the importance")
+    criterion: Annotated[Criterion, _SPACE] = Field("joint", description="importance criterion of channels")
+    importance_images: Annotated[int, _SPACE] = Field(
+        128, ge=1, description="training images for gradient-based criteria"
+    )
+    space: Annotated[Path | None, _SPACE] = Field(
+        None, description="search space YAML; default: derived from the importance"
+    )
 
-    # the search
-    trials: int = Field(32, ge=1, description="trials in all; raise it to extend a finished run")
-    sampler: Literal["thompson", "tpe", "nsga2", "gp", "random", "qmc"] = Field(
+    out: Annotated[Path, _SEARCH_LENGTH] = Field(Path("runs/search"), description="run directory")
+    trials: Annotated[int, _SEARCH_LENGTH] = Field(
+        32, ge=1, description="trials in total; raise it to extend a finished run"
+    )
+    sampler: Annotated[Literal["thompson", "tpe", "nsga2", "gp", "random", "qmc"], _SEARCH] = Field(
         "thompson",
-        description="how trials are proposed: thompson learns from them what importance is worth; "
-        "the others are Optuna's",
+        description="how trials are proposed: thompson (Thompson sampling) learns from them how much the "
+        "importance of each group matters; the others are Optuna's",
     )
-    warm_starts: bool = Field(
+    warm_starts: Annotated[bool, _SEARCH] = Field(
         True,
-        description="begin with what one-shot methods end with (uniform, knapsack, global, greedy), the best "
-        "first: 8 trials at most, or 3 for each budget",
+        description="start with the policies of one-shot methods (uniform, knapsack, global, greedy), the "
+        "best first: at most 8 trials, or 3 per budget",
     )
-    rungs: tuple[int, ...] = Field(
-        (0, 50), description="recovery steps at each rung; 0 means statistics only"
+    rungs: Annotated[tuple[int, ...], Several, _SEARCH] = Field(
+        (0, 50), description="recovery steps at each rung; 0: BatchNorm recalibration only"
     )
-    rung_keep: float = Field(
-        0.5, gt=0, le=1, description="fraction of the trials that goes on from a rung to the next"
+    rung_keep: Annotated[float, _SEARCH] = Field(
+        0.5, gt=0, le=1, description="fraction of the trials that is promoted from a rung to the next (1/η)"
     )
-    confirm: int = Field(
+    proxy_images: Annotated[int | None, _SEARCH] = Field(
+        None, ge=1, description="validation images for a proxy; default: all"
+    )
+    confirm: Annotated[int, _SEARCH_LENGTH] = Field(
         4,
         ge=0,
-        description="how often at most, for each budget, a trial that leads is recovered again with another "
-        "seed at the end of the search, so that none leads by luck; 0 turns it off",
+        description="re-evaluations of the top candidates with another seed at the end of the search, at "
+        "most, per budget, so that seed variance does not decide which is best; 0 turns it off",
     )
-    proxy_images: int | None = Field(None, ge=1, description="validation images for a proxy; default: all")
-    check_proxies: int = Field(
+    check_proxies: Annotated[int, _SEARCH_LENGTH] = Field(
         0,
         ge=0,
-        description="trials to recover in full after the search, to see how far proxies can be trusted",
+        description="trials to recover in full after the search, to measure how well proxies rank policies",
     )
-    engine: Literal["local", "ray"] = Field("local", description="where trials run")
-    address: str | None = Field(
-        None,
-        description="Ray: HOST:PORT of the cluster, ray://HOST:PORT from outside of it, auto, or local; "
-        "default: start Ray here",
-    )
-    workers: int = Field(1, ge=1, description="Ray: trials at once, as far as nodes have room")
-    cpus_per_trial: float = Field(1.0, gt=0, description="Ray: CPUs a worker takes")
-    gpus_per_trial: float = Field(0.0, ge=0, description="Ray: GPUs a worker takes; fractions share one")
-    storage: str | None = Field(
+    storage: Annotated[str | None, _SEARCH] = Field(
         None, description="Optuna storage URL; default: a journal file in the run directory"
     )
-    out: Path = Field(Path("runs/search"), description="run directory")
-    track: tuple[Track, ...] = Field(
+    track: Annotated[tuple[Track, ...], NoneIsEmpty, Several, _SEARCH_LENGTH] = Field(
         ("tensorboard",),
-        description="where the driver sends metrics: tensorboard (in the run directory), mlflow (to "
+        description="where the driver logs metrics: tensorboard (in the run directory), mlflow (at "
         "MLFLOW_TRACKING_URI), or none",
     )
 
-    # training, recovery and proxies
-    steps: int = Field(2000, ge=1, description="optimiser steps of a baseline or of a full recovery")
-    batch_size: int = Field(8, ge=1, description="images a step")
-    learning_rate: float = Field(3e-4, gt=0, description="peak learning rate of AdamW")
-    weight_decay: float = Field(1e-4, ge=0, description="weight decay of AdamW")
-    warmup: float = Field(0.1, ge=0, le=1, description="fraction of the steps that warm the learning rate up")
-    clip_norm: float = Field(10.0, gt=0, description="largest gradient norm")
-    norm: Norm = Field(
+    engine: Annotated[Literal["local", "ray"], _ENGINE] = Field("local", description="where trials run")
+    address: Annotated[str | None, _ENGINE] = Field(
+        None,
+        description="Ray: HOST:PORT of the cluster, ray://HOST:PORT from outside it, auto, or local; "
+        "default: start Ray on this machine",
+    )
+    workers: Annotated[int, _ENGINE] = Field(
+        1, ge=1, description="Ray: trials in parallel, as far as the nodes have resources"
+    )
+    cpus_per_trial: Annotated[float, _ENGINE] = Field(1.0, gt=0, description="Ray: CPUs per worker")
+    gpus_per_trial: Annotated[float, _ENGINE] = Field(
+        0.0, ge=0, description="Ray: GPUs per worker; workers with a fraction share a GPU"
+    )
+
+    steps: Annotated[int, _TRAINING_LENGTH] = Field(
+        2000, ge=1, description="optimizer steps of a baseline or of a full recovery"
+    )
+    batch_size: Annotated[int, _TRAINING] = Field(8, ge=1, description="images per step")
+    learning_rate: Annotated[float, _TRAINING] = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    weight_decay: Annotated[float, _TRAINING] = Field(1e-4, ge=0, description="weight decay of AdamW")
+    warmup: Annotated[float, _TRAINING] = Field(
+        0.1, ge=0, le=1, description="fraction of the steps over which the learning rate warms up"
+    )
+    clip_norm: Annotated[float, _TRAINING] = Field(10.0, gt=0, description="gradient clipping: largest norm")
+    norm: Annotated[Norm, _TRAINING] = Field(
         "auto",
-        description="what training does to the norms of the backbone: freeze keeps them (FrozenBatchNorm2d), "
-        "train renews statistics and weights (BatchNorm2d), auto takes what the weights were trained with; "
-        "the conversion changes no output",
+        description="normalization layers of the backbone in training: freeze keeps them fixed "
+        "(FrozenBatchNorm2d), train updates statistics and weights (BatchNorm2d), auto does what the weights "
+        "were trained with; the conversion changes no output",
     )
-    ema_decay: float = Field(
-        0.99, ge=0, lt=1, description="decay of the weights' moving average; 0 turns it off"
+    ema_decay: Annotated[float, _TRAINING] = Field(
+        0.99, ge=0, lt=1, description="decay of the exponential moving average of the weights; 0 turns it off"
     )
-    precision: Literal["auto", "float32", "bfloat16"] = Field(
+    precision: Annotated[Literal["auto", "float32", "bfloat16"], _TRAINING] = Field(
         "auto",
-        description="of training; auto: bfloat16 on CUDA, float32 elsewhere; bfloat16 halves the time on "
-        "CPUs with AMX and is float32 on others",
+        description="training precision; auto: bfloat16 on CUDA, float32 elsewhere; bfloat16 halves the time "
+        "on CPUs with AMX, and runs as float32 on others",
     )
-    distill: float = Field(1.0, ge=0, description="weight of the feature distillation; 0 turns it off")
-    distill_weighting: Literal["importance", "none"] = Field(
-        "importance", description="what the channels count by in the feature distillation; none: all alike"
+    distill: Annotated[float, _TRAINING] = Field(
+        1.0, ge=0, description="weight of the feature distillation loss; 0 turns it off"
     )
-    distill_logits: float = Field(
+    distill_weighting: Annotated[Literal["importance", "none"], _TRAINING] = Field(
+        "importance", description="weights of the channels in the feature distillation; none: uniform"
+    )
+    distill_logits: Annotated[float, _TRAINING] = Field(
         0.0,
         ge=0,
-        description="weight of the distillation of a one-stage head's class logits; 0 turns it off, and it "
-        "takes the time of the dense head",
+        description="weight of the distillation loss on the class logits of a one-stage head; 0 turns it "
+        "off; it costs a forward pass of the dense head",
     )
-    regrow_rounds: int = Field(
+    regrow_rounds: Annotated[int, _TRAINING] = Field(
         0,
         ge=0,
-        description="rounds in which a recovery, before it trains, exchanges the least valuable kept "
-        "channels for more valuable removed ones at no more GFLOPs; 0 turns it off",
+        description="rounds of regrowth before a recovery trains: each exchanges the least important kept "
+        "channels for more important removed ones at no more GFLOPs; 0 turns it off",
     )
-    reconstruct_images: int = Field(
+    reconstruct_images: Annotated[int, _TRAINING] = Field(
         32,
         ge=0,
-        description="images that pruned weights are solved anew on, by least squares on the dense layers' "
-        "outputs, before they are trained; 0 renews the statistics instead",
+        description="images for the reconstruction of pruned layers, by least squares on the dense layers' "
+        "outputs, before training; 0: BatchNorm recalibration instead",
     )
-    recalibration_images: int = Field(
-        128, ge=0, description="images that renew the BatchNorm statistics where nothing is reconstructed"
+    recalibration_images: Annotated[int, _TRAINING] = Field(
+        128, ge=0, description="images for BatchNorm recalibration where nothing is reconstructed"
+    )
+
+    device: Annotated[str, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")
+    threads: Annotated[int | None, _HARDWARE] = Field(
+        None, ge=1, description="CPU threads; default: torch's own choice"
+    )
+    seed: Annotated[int, _MACHINE] = Field(
+        0, ge=0, description="master seed; the same seed repeats a CPU run"
     )
 
     @property
     def norm_kind(self) -> Literal["auto"] | NormKind:
-        """The norms that `norm` means: what `models.load_dense` takes."""
+        """The kind of norms that ``norm`` stands for, as `detectors.load_dense` takes it."""
         kinds: dict[Norm, Literal["auto"] | NormKind]
         kinds = {"auto": "auto", "freeze": "frozen", "train": "batch"}
         return kinds[self.norm]
-
-    @field_validator("budget_gflops", "objectives", "rungs", "track", mode="before")
-    @classmethod
-    def _one_or_many(cls, value: Any, info: ValidationInfo) -> Any:
-        """Takes `50`, `"50%,33%"` or a list."""
-        if isinstance(value, str):
-            value = [part.strip() for part in value.split(",") if part.strip()]
-            if info.field_name == "track" and value == ["none"]:
-                value = []
-        elif isinstance(value, int | float):
-            value = [value]
-        if info.field_name == "budget_gflops" and isinstance(value, list | tuple):
-            value = [str(part) for part in value]
-        return value
-
-    @field_validator("budget_mparams", "budget_latency_ms", mode="before")
-    @classmethod
-    def _number_as_text(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int | float) else value
-
-    @field_validator("budget_latency_ms")
-    @classmethod
-    def _a_time_or_a_share(cls, value: str | None) -> str | None:
-        """Refuses what is wrong whatever the dense latency, which takes minutes to measure."""
-        if value is None:
-            return None
-        fraction, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
-        if not BUDGET_NUMBER.fullmatch(number) or float(number) == 0 or (fraction and float(number) >= 100):
-            raise ValueError(
-                "must be milliseconds such as 12.5, or a share below 100% of the dense detector's latency "
-                "such as 60%"
-            )
-        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if "map" not in self.objectives:
             raise ValueError("objectives must hold map")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 0:
-            raise ValueError("rungs must rise, from 0 or more")
+            raise ValueError("rungs must increase, starting from 0 or more")
         if self.reconstruct_images == 1:
             raise ValueError("reconstruct_images must be 0 or at least 2, as some are held out")
         return self
 
 
+SETTINGS: dict[str, Setting] = {
+    name: next(item for item in field.metadata if isinstance(item, Setting))
+    for name, field in Config.model_fields.items()
+}
+"""The metadata of each field of `Config`."""
+
+MAY_CHANGE = frozenset(name for name, setting in SETTINGS.items() if setting.may_change)
+"""Fields with which a run can be resumed at other values: they say where and how long, not what."""
+
+
 def make_config(**values: Any) -> Config:
-    """Validates settings, leaving out those that are ``None``.
+    """Validates settings; those that are ``None`` take their default.
 
     Raises:
         ConfigError: a key is unknown (names the nearest ones) or a value is out of range.
@@ -285,26 +285,13 @@ def load_config(path: Path, **overrides: Any) -> Config:
     content = read_yaml(path) or {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} must hold `field: value` lines, not a {type(content).__name__}")
+    content = with_new_keys(content, RENAMED, str(path))
     given = {key: value for key, value in overrides.items() if value is not None}
     return _validate({**content, **given}, str(path))
 
 
-def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> str:
-    """Says the worst problem of a validation error in one line: unknown keys come before what they lack."""
-    problems = error.errors()
-    problem = next((found for found in problems if found["type"] == "extra_forbidden"), problems[0])
-    name = ".".join(str(part) for part in problem["loc"])
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
-        return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
-    message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] != "missing":
-        message += f" (got {problem['input']!r})"
-    return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
-
-
 def _validate(values: dict[str, Any], where: str) -> Config:
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(with_new_keys(values, RENAMED, where))
     except ValidationError as error:
         raise ConfigError(first_problem(error, list(Config.model_fields), where)) from error

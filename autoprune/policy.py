@@ -15,11 +15,12 @@ import torch
 from pydantic import Field, ValidationError
 from torch import nn
 
-from autoprune.config import ModelSpec, Strict, first_problem
+from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
+from autoprune.validation import Strict, first_problem
 
 FORMAT = 1
 

@@ -105,7 +105,7 @@ def make_ledger(tmp_path):
     plan = FakePlan(warm_starts=(WarmStart("uniform", 0, (0.5, 0.5)),))
 
     def make(trials=6, name="study", **settings):
-        settings = LedgerSettings(trials=trials, rungs=2, **settings)
+        settings = LedgerSettings(trials=trials, rungs=2, **{"sampler": "tpe", "confirm": 0, **settings})
         return Ledger(tmp_path / f"{name}.journal", "s", plan, settings)
 
     return make

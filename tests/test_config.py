@@ -1,6 +1,10 @@
+import dataclasses
+from dataclasses import MISSING
+
 import pytest
 
-from autoprune.config import Config, load_config, make_config
+from autoprune import config as module
+from autoprune.config import MAY_CHANGE, SETTINGS, Config, load_config, make_config
 from autoprune.errors import ConfigError
 
 
@@ -45,7 +49,7 @@ def test_unknown_key_names_the_nearest(tmp_path):
     ("values", "said"),
     [
         ({"trials": 0}, "`trials`"),
-        ({"rungs": [20, 0]}, "rungs must rise"),
+        ({"rungs": [20, 0]}, "rungs must increase"),
         ({"objectives": ["gflops"]}, "objectives must hold map"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
@@ -72,3 +76,78 @@ def test_a_list_is_not_a_config(tmp_path):
     path.write_text("- 1\n")
     with pytest.raises(ConfigError, match="list"):
         load_config(path)
+
+
+# one source for each setting
+
+
+def test_each_setting_has_its_panel_and_the_schema_shows_it():
+    properties = Config.model_json_schema()["properties"]
+    assert properties.keys() == SETTINGS.keys() == Config.model_fields.keys()
+    for name, setting in SETTINGS.items():
+        assert properties[name]["panel"] == setting.panel
+        assert properties[name]["may_change_on_resume"] is (name in MAY_CHANGE)
+        assert properties[name]["description"]
+
+
+def test_a_resumed_run_may_change_where_and_how_long_it_runs_and_nothing_else():
+    where = {"out", "device", "threads", "engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"}
+    how_long = {"trials", "steps", "check_proxies", "confirm"}
+    assert where | how_long | {"image_cache_gib", "strict", "track"} == MAY_CHANGE
+
+
+def defaults_elsewhere():
+    """(place, field, default) of each setting that has a default outside `Config` too."""
+    from autoprune.engines.dispatch import Cluster
+    from autoprune.study.trials import LedgerSettings
+    from autoprune.training import TrainSettings
+
+    for cls in (Cluster, LedgerSettings, TrainSettings):
+        for field in dataclasses.fields(cls):
+            # `LedgerSettings.rungs` is their number, `Config.rungs` the steps of each
+            same = field.name in Config.model_fields and (cls, field.name) != (LedgerSettings, "rungs")
+            if same and field.default is not MISSING:
+                yield cls.__name__, field.name, field.default
+
+
+def test_a_default_that_is_repeated_elsewhere_is_the_same_there():
+    repeated = list(defaults_elsewhere())
+    assert {place for place, _, _ in repeated} >= {"TrainSettings"}
+    assert repeated == [
+        (place, name, Config.model_fields[name].default) for place, name, _ in repeated
+    ], "defaults differ from those of Config"
+
+
+# renamed keys
+
+
+@pytest.fixture
+def renamed(monkeypatch):
+    """As if the previous version had called `trials` and `seed` otherwise."""
+    monkeypatch.setattr(module, "RENAMED", {"attempts": "trials", "chance": "seed"})
+
+
+def test_the_old_spelling_of_a_key_is_read_with_a_warning_of_one_line(renamed, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("attempts: 5\nchance: 3\n")
+    with pytest.warns(UserWarning, match="old spelling") as caught:
+        config = load_config(path, seed=4)
+    assert (config.trials, config.seed) == (5, 4)
+    assert [str(warning.message) for warning in caught] == [
+        f"{path}: `{old}` is now `{new}`; the old spelling goes with the next version"
+        for old, new in (("attempts", "trials"), ("chance", "seed"))
+    ]
+    with pytest.warns(UserWarning, match="`attempts` is now `trials`"):
+        assert make_config(attempts=6).trials == 6
+
+
+def test_both_spellings_of_a_key_are_refused(renamed, tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("attempts: 5\ntrials: 6\n")
+    with pytest.raises(ConfigError, match="`attempts` is the old spelling of `trials`; give only `trials`"):
+        load_config(path)
+
+
+def test_old_names_lead_to_fields():
+    assert set(module.RENAMED.values()) <= Config.model_fields.keys()
+    assert not module.RENAMED.keys() & Config.model_fields.keys()

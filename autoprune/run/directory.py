@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import Config, DataPaths, load_config
+from autoprune.config import MAY_CHANGE, Config, DataPaths, load_config
 from autoprune.errors import RunError
 from autoprune.files import unwritable, write_text, write_yaml
 from autoprune.policy import Policy
@@ -23,27 +23,6 @@ LOSSES_FILE = "losses.csv"
 LATENCY_FILE = "latency.json"
 
 LATENCY_MODEL_FILE = "latency_model.json"  # of the run, not of a detector
-
-# Fields that a run may be continued with other values of: they say where and how long, not what.
-MAY_CHANGE = frozenset(
-    {
-        "trials",
-        "steps",
-        "check_proxies",
-        "confirm",
-        "out",
-        "device",
-        "threads",
-        "image_cache_gib",
-        "strict",
-        "engine",
-        "address",
-        "workers",
-        "cpus_per_trial",
-        "gpus_per_trial",
-        "track",
-    }
-)
 
 
 class RunDirectory:

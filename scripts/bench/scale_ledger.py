@@ -98,7 +98,8 @@ def run(found: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
 
 
 def _open(journal: Path, plan: SpacePlan, trials: int, sampler: str) -> Ledger:
-    return Ledger(journal, "s", plan, LedgerSettings(trials=trials, sampler=sampler, rungs=2, parallel=True))
+    settings = LedgerSettings(trials=trials, sampler=sampler, confirm=0, rungs=2, parallel=True)
+    return Ledger(journal, "s", plan, settings)
 
 
 def _resident_mb() -> float:

@@ -227,7 +227,7 @@ def drive(folder: Path, address: str, trials: int, seconds: float) -> None:
 
 def _ledger(folder: Path, trials: int, rungs: int = RUNGS, rung_keep: float = 0.5) -> Ledger:
     settings = LedgerSettings(
-        trials=trials, sampler="random", rungs=rungs, rung_keep=rung_keep, parallel=True
+        trials=trials, sampler="random", confirm=0, rungs=rungs, rung_keep=rung_keep, parallel=True
     )
     return Ledger(folder / "study.journal", "s", Plan(), settings)
 

@@ -52,7 +52,7 @@ def make_ledger(url, make_ledger):
     opened = []
 
     def make(trials=6, **settings):
-        settings = LedgerSettings(trials=trials, rungs=2, **settings)
+        settings = LedgerSettings(trials=trials, rungs=2, **{"sampler": "tpe", "confirm": 0, **settings})
         opened.append(Ledger(url, "s", make_ledger(name="plan").plan, settings))
         return opened[-1]
 
@@ -75,7 +75,8 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ev
         from conftest import FakePlan
         from autoprune.study.ledger import Ledger
         from autoprune.study.trials import LedgerSettings
-        ledger = Ledger({url!r}, "s", FakePlan(), LedgerSettings(trials=6, rungs=2))
+        settings = LedgerSettings(trials=6, sampler="tpe", confirm=0, rungs=2)
+        ledger = Ledger({url!r}, "s", FakePlan(), settings)
         print(ledger.ask().number, flush=True)
         time.sleep(300)
     """)
@@ -92,6 +93,7 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ev
 
 
 def test_a_server_that_cannot_be_reached_is_one_line(tmp_path):
+    settings = LedgerSettings(trials=1, sampler="tpe", confirm=0)
     with pytest.raises(RunError, match=r"cannot open the study in postgresql.*; check --storage") as raised:
-        Ledger(f"postgresql+psycopg2://x@/x?host={tmp_path}", "s", None, LedgerSettings(trials=1))
+        Ledger(f"postgresql+psycopg2://x@/x?host={tmp_path}", "s", None, settings)
     assert "\n" not in str(raised.value)

@@ -241,7 +241,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
             return Sleeper()
 
         journal = Path({str(tmp_path / "study.journal")!r})
-        ledger = Ledger(journal, "s", FakePlan(), LedgerSettings(50, rungs=2))
+        ledger = Ledger(journal, "s", FakePlan(), LedgerSettings(50, "tpe", confirm=0, rungs=2))
         ray.run(ledger, load, lambda number: print(number, flush=True), ray.Cluster({address!r}, workers=2))
     """)
     environment = {**os.environ, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from autoprune.config import ModelSpec, make_config
+from autoprune.config import MAY_CHANGE, ModelSpec, make_config
 from autoprune.errors import RunError
 from autoprune.policy import Policy
-from autoprune.run.directory import MAY_CHANGE, RunDirectory
+from autoprune.run.directory import RunDirectory
 
 ROOT = Path(__file__).parents[2]
 

@@ -1,0 +1,104 @@
+"""The types of the settings: literals, specifications, and how their texts are read."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic.json_schema import JsonSchemaValue
+from pydantic_core import CoreSchema
+
+from autoprune.validation import Strict
+
+Norm = Literal["auto", "freeze", "train"]
+NormKind = Literal["batch", "frozen"]
+Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
+Objective = Literal["map", "gflops", "latency_ms"]
+Track = Literal["tensorboard", "mlflow"]
+BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
+
+
+class ModelSpec(Strict):
+    """All that decides a dense architecture; stored in every policy.
+
+    Attributes:
+        name: a torchvision detector, one of autoprune's own names, or ``package.module:function``.
+        arguments: keyword arguments of the builder.
+        num_classes: classes including the background, as torchvision counts them.
+        norm: ``batch`` (BatchNorm2d) or ``frozen`` (FrozenBatchNorm2d) for the backbone's norms.
+    """
+
+    name: str
+    arguments: dict[str, Any] = Field({})
+    num_classes: int = Field(ge=2)
+    norm: NormKind = "batch"
+
+
+class SplitPaths(Strict):
+    """One split of a data set in COCO format."""
+
+    annotations: Path
+    images: Path
+
+
+class DataPaths(Strict):
+    """The splits of a data set whose layout `data: FOLDER` does not cover."""
+
+    train: SplitPaths
+    val: SplitPaths
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Metadata of a field of `Config`, beside its type, default and description; part of the JSON schema.
+
+    Attributes:
+        panel: heading under which ``--help`` lists the option.
+        may_change: whether a run can be resumed with another value, because the field says where and how
+            long the search runs, not what it searches.
+    """
+
+    panel: str
+    may_change: bool = False
+
+    def __get_pydantic_json_schema__(
+        self, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> JsonSchemaValue:
+        """Adds ``panel`` and ``may_change_on_resume`` to the field's entry."""
+        return {**handler(schema), "panel": self.panel, "may_change_on_resume": self.may_change}
+
+
+def _several(value: Any) -> Any:
+    """Takes ``50``, ``"50%,33%"`` or a list."""
+    if isinstance(value, str):
+        return [part.strip() for part in value.split(",") if part.strip()]
+    return [value] if isinstance(value, int | float) else value
+
+
+def _text(value: Any) -> Any:
+    return str(value) if isinstance(value, int | float) else value
+
+
+def _texts(values: Any) -> Any:
+    return [str(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _time_or_percentage(value: str | None) -> str | None:
+    """Refuses what is wrong whatever the dense latency, which takes minutes to measure."""
+    if value is None:
+        return None
+    relative, number = value.strip().endswith("%"), value.strip().removesuffix("%").strip()
+    if not BUDGET_NUMBER.fullmatch(number) or float(number) == 0 or (relative and float(number) >= 100):
+        raise ValueError(
+            "must be milliseconds such as 12.5, or below 100% of the dense detector's latency such as 60%"
+        )
+    return value
+
+
+# Of several on one field, pydantic runs the validators before parsing from right to left.
+Several = BeforeValidator(_several)
+Text = BeforeValidator(_text)
+Texts = BeforeValidator(_texts)
+NoneIsEmpty = BeforeValidator(lambda values: [] if values == ["none"] else values)
+LatencyBudget = AfterValidator(_time_or_percentage)

@@ -1,0 +1,57 @@
+"""What all YAML files of autoprune share: strict models, renamed keys, and problems said in one line."""
+
+import difflib
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from autoprune.errors import ConfigError
+
+
+class Strict(BaseModel):
+    """A frozen model that refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def warn_renamed(old: str, new: str, where: str = "") -> None:
+    """Warns, in one line on standard error, that a flag or key has a new name."""
+    place = f"{where}: " if where else ""
+    warnings.warn(f"{place}{old} is now {new}; the old spelling goes with the next version", stacklevel=2)
+
+
+def with_new_keys(values: Mapping[str, Any], renamed: Mapping[str, str], where: str) -> dict[str, Any]:
+    """Replaces the old spellings of keys by the new ones, with a warning for each.
+
+    Args:
+        values: what the user wrote.
+        renamed: old key → new key.
+        where: the file, for the message.
+
+    Raises:
+        ConfigError: a key is given in both spellings.
+    """
+    result = dict(values)
+    for old in [key for key in values if key in renamed]:
+        new = renamed[old]
+        if new in result:
+            raise ConfigError(f"{where}: `{old}` is the old spelling of `{new}`; give only `{new}`")
+        warn_renamed(f"`{old}`", f"`{new}`", where)
+        result[new] = result.pop(old)
+    return result
+
+
+def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> str:
+    """Describes the first problem of a validation error in one line; unknown keys come before missing."""
+    problems = error.errors()
+    problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
+    name = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
+        return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
+    message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] != "missing":
+        message += f" (got {problem['input']!r})"
+    return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
