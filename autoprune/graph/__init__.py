@@ -20,7 +20,7 @@ def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
     The model is run in eval mode and left as it was.
 
     Args:
-        model: any eager module, also under `torch.nn.Module.compile`; it runs without being compiled.
+        model: any eager module; one compiled by `torch.nn.Module.compile` runs eagerly here.
         example_inputs: its arguments. A detector takes one argument, a list of images: ``([image],)``.
 
     Raises:

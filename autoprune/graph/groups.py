@@ -1,9 +1,9 @@
 """Channel groups, and the graph of all groups of a model with its cost."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -13,6 +13,21 @@ from autoprune.errors import PolicyError
 
 Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]
 Index: TypeAlias = npt.NDArray[np.int64]
+
+
+class Member(NamedTuple):
+    """One axis of a parameter or buffer that holds channels of a group.
+
+    Attributes:
+        tensor: name in the state dict.
+        axis: axis of the tensor.
+        channels: ``channels[i]`` is the group's channel at position i of that axis, -1 where the position
+            belongs to another group, [length].
+    """
+
+    tensor: str
+    axis: int
+    channels: Index
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +40,7 @@ class ChannelGroup:
         unit: how many of them can only be removed together.
         prunable: whether any can be removed.
         reason: why not.
-        members: (tensor name in the state dict, axis, index); ``index[i]`` is the group's channel of
-            position i on that axis, -1 where the position is not of this group.
+        members: every axis that holds the channels, as (tensor, axis, channels).
         roles: for each member, what the tensor does with the channels.
         units: the channels of each unit, [width / unit, unit].
     """
@@ -36,7 +50,7 @@ class ChannelGroup:
     unit: int
     prunable: bool
     reason: str | None
-    members: list[tuple[str, int, Index]] = field(repr=False)
+    members: list[Member] = field(repr=False)
     roles: list[Role] = field(repr=False)
     units: Index = field(repr=False)
 
@@ -99,11 +113,24 @@ class ChannelGraph:
         return result
 
 
+def kept_positions(group: str | None, index: Index, keep: Mapping[str, Sequence[int]]) -> Index:
+    """Positions on an axis of channels that remain after pruning, rising.
+
+    Args:
+        group: the group that the axis belongs to, if any.
+        index: channel of each position, -1 where it is of no group or of another one, [length].
+        keep: kept channels by group name; groups not named keep all.
+    """
+    if group is None or group not in keep:
+        return np.arange(len(index))
+    return np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
+
+
 def named(value: Any, argument: str, content: str) -> Mapping[str, Any]:
-    """Refuses what is no mapping from group names.
+    """Returns ``value`` if it is a mapping from group names.
 
     Raises:
-        PolicyError: always in one line, with what to give.
+        PolicyError: it is not.
     """
     if not isinstance(value, Mapping):
         raise PolicyError(f"{argument} is a {type(value).__name__}; give a dict of {content} by group name")
@@ -111,10 +138,10 @@ def named(value: Any, argument: str, content: str) -> Mapping[str, Any]:
 
 
 def find_group(groups: Mapping[str, ChannelGroup], name: str) -> ChannelGroup:
-    """Looks a group up by name.
+    """Looks up a group by name.
 
     Raises:
-        PolicyError: there is none of that name.
+        PolicyError: no group has that name.
     """
     if name not in groups:
         raise PolicyError(f"no channel group is named `{name}`; `autoprune inspect` lists them")
@@ -122,7 +149,7 @@ def find_group(groups: Mapping[str, ChannelGroup], name: str) -> ChannelGroup:
 
 
 def check_prunable(group: ChannelGroup) -> None:
-    """Refuses to take channels from a frozen group.
+    """Checks that channels can be removed from a group.
 
     Raises:
         PolicyError: the group is frozen.

@@ -2,12 +2,12 @@
 
 Every index of every parameter and buffer axis is an *atom*, an integer. An axis of any tensor is either
 fixed (`None`) or labeled with an int64 array that names one atom for each of its indices. Op rules
-carry labels from inputs to outputs and note constraints about atoms here; nothing is solved before the end.
+carry labels from inputs to outputs and state constraints on atoms here; nothing is solved before the end.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -16,6 +16,8 @@ Atoms: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Axis: TypeAlias = Atoms | None
 
 Args: TypeAlias = tuple[Any, ...]
+
+OutputT = TypeVar("OutputT")
 
 _DERIVED = "_autoprune_derived"
 _ATTRIBUTE = "_autoprune_labels"
@@ -29,13 +31,27 @@ class Labels:
         axes: one label per axis.
         zero: one-element list, shared by a tensor and its views: whether a channel whose parameters are
             all zero holds zeros here. Only then may channels be summed over.
-        owner: the constraints that the atoms belong to, so that a label cached by the model never leaks into
-            another trace.
+        owner: the trace that the atoms belong to, so that a label cached by the model never leaks into
+            another one.
     """
 
     axes: tuple[Axis, ...]
     zero: list[bool]
     owner: "TraceConstraints"
+
+
+class Step(NamedTuple, Generic[OutputT]):
+    """An op that ran.
+
+    Attributes:
+        op: the overload that torch dispatched.
+        numbers: the scalars that it computed with.
+        outputs: for each tensor that it returned, the labels of its axes (in a trace) or its shape.
+    """
+
+    op: Any
+    numbers: tuple[float, ...]
+    outputs: list[OutputT]
 
 
 @dataclass(eq=False)
@@ -47,16 +63,16 @@ class TraceConstraints:
         same: pairs of arrays, position by position the same channel.
         joined: the same, for channels that a change of shape made one.
         tied: pairs of arrays, position by position different channels that go together.
-        frozen: arrays of atoms that can't be removed, with the reason.
+        frozen: arrays of atoms that can't be removed, with the reason why.
         produced, consumed, normalized: arrays of atoms made by a convolution or product, summed over by
             one, or scaled by a norm; in the order of execution.
         costs: multiply-adds as a constant and the axes whose lengths multiply it.
         activations: bytes written by an op, in the same form.
         empty: arrays of atoms seen on a tensor without elements.
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
-        steps: every op in order, the numbers it computed with, and the labels of its results.
+        steps: every op, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
-        follows: ids of weights whose modules say how many groups they have, in a number that follows.
+        follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
     """
 
     size: int = 0
@@ -71,7 +87,7 @@ class TraceConstraints:
     activations: list[tuple[int, tuple[Atoms, ...]]] = field(default_factory=list)
     empty: list[Atoms] = field(default_factory=list)
     seen: set[int] = field(default_factory=set)
-    steps: list[tuple[Any, tuple[float, ...], list[tuple[Axis, ...]]]] = field(default_factory=list)
+    steps: list[Step[tuple[Axis, ...]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     follows: set[int] = field(default_factory=set)
     _leaves: dict[int, Labels] = field(default_factory=dict)
@@ -113,21 +129,21 @@ class TraceConstraints:
             tensor.__dict__[_ATTRIBUTE] = Labels(tuple(axes), cell, self)
 
     def derive(self, tensor: torch.Tensor) -> None:
-        """Notes that ``tensor`` was computed from parameters, labeled or not."""
+        """Records that ``tensor`` was computed from parameters, labeled or not."""
         tensor.__dict__[_DERIVED] = self
 
     def derived(self, tensor: torch.Tensor) -> bool:
         """Whether ``tensor`` is a parameter or was computed from one."""
         return id(tensor) in self._leaves or tensor.__dict__.get(_DERIVED) is self
 
-    def unify(self, a: Axis, b: Axis, where: str) -> Axis:
+    def unify(self, a: Axis, b: Axis, op: str) -> Axis:
         """States that two axes hold the same channels; returns the label that stands for both."""
         if a is b:
             return a
         if a is None or b is None:
-            known = b if a is None else a
-            self.freeze(known, f"meets an axis of fixed length in {where}")
-            return known
+            labeled = b if a is None else a
+            self.freeze(labeled, f"meets an axis of fixed length in {op}")
+            return labeled
         if self._first("same", a, b):
             self.same.append((a, b))
         return a
@@ -176,9 +192,10 @@ class TraceConstraints:
         """Counts the bytes of an op's output, in the same form as `cost`."""
         self.activations.append(_product(constant, lengths))
 
-    def _first(self, what: str, *arrays: Atoms) -> bool:
-        # The lists keep the arrays alive, so an id is never used again.
-        key = (what, *map(id, arrays))
+    def _first(self, relation: str, *arrays: Atoms) -> bool:
+        """Whether ``relation`` is stated of these arrays for the first time."""
+        # The lists keep the arrays alive, so an id is never reused.
+        key = (relation, *map(id, arrays))
         if key in self._stated:
             return False
         self._stated.add(key)

@@ -1,7 +1,7 @@
-"""Rules of elementwise ops with broadcasting, of reductions and of softmax.
+"""Rules of elementwise ops with broadcasting, and of reductions.
 
-They also keep track of where removed channels are zero: a sum over channels is exact only there, and a
-division by them nowhere.
+They also track where removed channels hold zeros: summing over them is exact only there, and dividing by
+them never is.
 """
 
 # ruff: noqa: SIM905 (names of ops read best as words)
@@ -12,7 +12,7 @@ import torch
 
 from autoprune.graph.labels import Args, Axis, TraceConstraints
 
-# Zero where every operand is; where one is; where the only operand is; nowhere.
+# The result is zero where every operand is; where any is; where the first is; nowhere.
 ZERO_IF_ALL = set("add sub rsub maximum minimum lerp copy where addcmul hypot".split())
 ZERO_IF_ANY = set("mul logical_and bitwise_and".split())
 ZERO_KEEPING = set(
@@ -35,13 +35,13 @@ _DIVIDES = {"log": 0, "log2": 0, "log10": 0, "rsqrt": 0, "reciprocal": 0, "div":
 
 
 def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """Operands of broadcast shapes: axes that line up hold the same channels."""
+    """Elementwise ops with broadcasting: aligned axes hold the same channels."""
     out = out[0] if isinstance(out, tuple) else out
     operands = [a for a in args if isinstance(a, torch.Tensor)]
     axes: list[Axis] = [None] * out.dim()
     aligned = [_align(constraints, operand, out.dim()) for operand in operands]
     for d in range(out.dim()):
-        labels = [axes_[d] for axes_, varies in aligned if varies[d]]
+        labels = [operand_axes[d] for operand_axes, varies in aligned if varies[d]]
         if any(label is not None for label in labels):
             axes[d] = labels[0]
             for label in labels[1:]:
@@ -49,9 +49,9 @@ def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
 
     divisor = _DIVIDES.get(op)
     if divisor is not None and divisor < len(args) and isinstance(args[divisor], torch.Tensor):
-        labels_ = constraints.labels(args[divisor])
-        if labels_ and labels_.zero[0]:
-            for axis in labels_.axes:
+        source = constraints.labels(args[divisor])
+        if source and source.zero[0]:
+            for axis in source.axes:
                 constraints.freeze(axis, f"is divided by in {op}")
 
     zero = _zero(constraints, op, args, operands, axes)
@@ -66,7 +66,7 @@ def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
 def _align(
     constraints: TraceConstraints, operand: torch.Tensor, dims: int
 ) -> tuple[Sequence[Axis], Sequence[bool]]:
-    """Labels of an operand on the axes of the result, and on which of them it has more than one value."""
+    """An operand's labels on the axes of the result, and on which of these it has more than one value."""
     missing = dims - operand.dim()
     axes = constraints.axes(operand)
     varies = [n != 1 for n in operand.shape]
@@ -79,7 +79,7 @@ def _align(
 def _zero(
     constraints: TraceConstraints, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]
 ) -> bool:
-    """Whether removed channels of the result are zero."""
+    """Whether removed channels of the result hold zeros."""
     if op in ZERO_IF_ANY:
         # An outer product needs zeros from the operand that has the axis.
         labeled = [d - len(axes) for d, axis in enumerate(axes) if axis is not None]
@@ -96,8 +96,9 @@ def _zero(
 
 
 def _spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
-    own = (*[None] * (len(axes) - x.dim()), *constraints.axes(x))
-    return all(mine is not None for mine, axis in zip(own, axes, strict=True) if axis is not None)
+    """Whether ``x`` is labeled on every labeled axis of the result: broadcast ones would repeat it there."""
+    x_axes = (*[None] * (len(axes) - x.dim()), *constraints.axes(x))
+    return all(x_axis is not None for x_axis, axis in zip(x_axes, axes, strict=True) if axis is not None)
 
 
 def _keeps(op: str, args: Args) -> bool:
@@ -123,7 +124,7 @@ def _keeps(op: str, args: Args) -> bool:
 
 
 def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """Reductions: a sum or a norm over channels is exact where removed ones are zero; others freeze them."""
+    """Reductions: sums and norms over channels are exact where removed ones are zero; others freeze them."""
     x = args[0]
     source = constraints.labels(x)
     if source is None:
@@ -148,11 +149,3 @@ def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
             None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced
         ]
         constraints.put(part, axes, source.zero[0] and op not in ("logsumexp", "argmax", "argmin"))
-
-
-def softmax(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """Softmax: channels that it normalizes over can't be removed."""
-    source = constraints.labels(args[0])
-    if source:
-        constraints.freeze(source.axes[args[1]], "is normalized by softmax")
-        constraints.put(out, source.axes)

@@ -1,4 +1,4 @@
-"""Rules of ops that make, join, split and index tensors and compute nothing."""
+"""Rules of ops that create, join, split and index tensors without computing on their values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,7 +20,7 @@ def alias(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def factory(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """A tensor made from nothing: its axes are what is first written to them."""
+    """A new tensor: its axes take the labels of what is first written to them."""
     if out.dim() > 1 and max(out.shape) <= _LONGEST_FACTORY:
         filled_with_zero = "zero" in op or "empty" in op or _fill_value(op, args) == 0
         axes = [constraints.fresh(n) if n > 1 else None for n in out.shape]
@@ -37,7 +37,7 @@ def _fill_value(op: str, args: Args) -> Any:
 
 
 def factory_like(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """A new tensor of another's shape."""
+    """A new tensor of the shape of another."""
     source = constraints.labels(args[0])
     if source:
         zero = op in ("zeros_like", "empty_like") or _fill_value(op, args) == 0
@@ -45,10 +45,10 @@ def factory_like(constraints: TraceConstraints, op: str, args: Args, out: Any) -
 
 
 def cat(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`cat`: the joined axis concatenates labels, the others must agree."""
+    """`cat`: labels are concatenated along its axis, and unified on all others."""
     parts = [part for part in args[0] if part.numel() or part.dim() == out.dim()]
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
-    axes = _agree(constraints, op, parts, [d for d in range(out.dim()) if d != dim], out.dim())
+    axes = _unify_axes(constraints, op, parts, [d for d in range(out.dim()) if d != dim], out.dim())
     labels = [constraints.axes(part)[dim] for part in parts]
     if any(label is not None for label in labels):
         axes[dim] = np.concatenate(
@@ -59,21 +59,21 @@ def cat(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def stack(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`stack`: a new axis, the others must agree."""
+    """`stack`: a new axis; all others are unified."""
     dim = (args[1] if len(args) > 1 else 0) % out.dim()
-    axes = _agree(constraints, op, args[0], range(out.dim() - 1), out.dim() - 1)
+    axes = _unify_axes(constraints, op, args[0], range(out.dim() - 1), out.dim() - 1)
     axes.insert(dim, None)
     constraints.put(out, axes, all(constraints.zero(part) for part in args[0]))
 
 
-def _agree(
+def _unify_axes(
     constraints: TraceConstraints, op: str, parts: Sequence[torch.Tensor], dims: Sequence[int], count: int
 ) -> list[Axis]:
     """Unifies the axes ``dims`` of all parts."""
     axes: list[Axis] = [None] * count
-    every = [constraints.axes(part) for part in parts]
+    axes_of_parts = [constraints.axes(part) for part in parts]
     for d in dims:
-        labels = [part_axes[d] for part_axes in every]
+        labels = [part_axes[d] for part_axes in axes_of_parts]
         if any(label is not None for label in labels):
             axes[d] = labels[0]
             for label in labels[1:]:
@@ -82,7 +82,7 @@ def _agree(
 
 
 def _fixed(constraints: TraceConstraints, count: int) -> Atoms:
-    """A label for channels that are no model parameter's, inside an axis that has others."""
+    """A label for constant channels within an axis that has others."""
     atoms = constraints.fresh(count)
     constraints.freeze(atoms, "is a constant")
     return atoms
@@ -151,9 +151,9 @@ def select(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
 def _after_index(
     constraints: TraceConstraints, tensor: torch.Tensor, indices: Sequence[torch.Tensor | None]
 ) -> list[Axis]:
-    """Labels of ``tensor[indices]``; channels may not be picked by an index."""
+    """Labels of ``tensor[indices]``; indexed channels are frozen."""
     axes = list(constraints.axes(tensor))
-    # A boolean mask stands for as many axes as it has.
+    # A boolean mask indexes as many axes as it has dimensions.
     spans = [
         1 if index is None or index.dtype not in (torch.bool, torch.uint8) else index.dim()
         for index in indices
@@ -173,9 +173,9 @@ def _after_index(
     if not positions:
         return [axis for _, axis in kept]
     adjacent = positions[-1] - positions[0] == len(positions) - 1
-    at = positions[0] if adjacent else 0
-    before = [axis for k, axis in kept if k < at]
-    after = [axis for k, axis in kept if k >= at]
+    insert_at = positions[0] if adjacent else 0
+    before = [axis for k, axis in kept if k < insert_at]
+    after = [axis for k, axis in kept if k >= insert_at]
     return [*before, *[None] * max(indexed), *after]
 
 
@@ -186,7 +186,7 @@ def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def index_put(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`tensor[indices] = values`: what is written labels the axes that are not indexed."""
+    """`tensor[indices] = values`: the values label the axes that are not indexed."""
     target, indices, values = args[:3]
     axes = _after_index(constraints, target, indices)
     fixed = set()
@@ -218,7 +218,7 @@ def glu(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def pad(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`constant_pad_nd`: padded channels are constants."""
+    """`constant_pad_nd`: channels that padding adds are constants."""
     source = constraints.labels(args[0])
     if source is None:
         return
@@ -239,12 +239,12 @@ def pad(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def along(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes that they go along can't be removed."""
+    """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes they work along can't be removed."""
     source = constraints.labels(args[0])
     if source is None:
         return
-    named = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
-    dims = [named] if isinstance(named, int) else list(named) or range(len(source.axes))
+    given = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
+    dims = [given] if isinstance(given, int) else list(given) or range(len(source.axes))
     axes = list(source.axes)
     for d in dims:
         constraints.freeze(axes[d], f"goes into {op} along its axis")

@@ -8,7 +8,7 @@ import numpy as np
 
 from autoprune.graph.labels import Args, Atoms, Axis, TraceConstraints
 
-# A label longer than this (all pixels of a large image, flattened) is given up: no layer is that wide.
+# Longer labels (all pixels of a large image, flattened) are dropped: no layer is that wide.
 _LONGEST = 1 << 20
 
 
@@ -76,7 +76,10 @@ def _regroup(
                 result[dims[0]] = label
             elif label is not None:
                 d, part = _split(
-                    constraints, label, [new_shape[d] for d in dims], dims.index(free) if free in dims else None
+                    constraints,
+                    label,
+                    [new_shape[d] for d in dims],
+                    dims.index(free) if free in dims else None,
                 )
                 result[dims[d]] = part
     return result
@@ -85,9 +88,12 @@ def _regroup(
 def _regroup_empty(
     constraints: TraceConstraints, axes: Sequence[Axis], shape: Sequence[int], new_shape: Sequence[int]
 ) -> list[Axis]:
-    """As `_regroup`, for no elements: the axes on both sides of the empty one must go together."""
-    at, new_at = list(shape).index(0), list(new_shape).index(0)
-    sides = [(slice(0, at), slice(0, new_at)), (slice(at + 1, None), slice(new_at + 1, None))]
+    """As `_regroup`, for a tensor without elements: axes on either side of the empty one correspond."""
+    empty, new_empty = list(shape).index(0), list(new_shape).index(0)
+    sides = [
+        (slice(0, empty), slice(0, new_empty)),
+        (slice(empty + 1, None), slice(new_empty + 1, None)),
+    ]
     if any(prod(shape[old]) != prod(new_shape[new]) or 0 in shape[old] for old, new in sides):
         for axis in axes:
             constraints.freeze(
@@ -99,7 +105,7 @@ def _regroup_empty(
 
 
 def _merge(constraints: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
-    """The label of several axes flattened into one; expressible if just one of them is labeled."""
+    """The label of several axes flattened into one; expressible if only one of them is labeled."""
     labeled = [k for k, (_, axis) in enumerate(run) if axis is not None]
     size = prod(n for n, _ in run)
     if len(labeled) > 1 or size > _LONGEST:
@@ -118,11 +124,11 @@ def _merge(constraints: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Ax
 def _split(
     constraints: TraceConstraints, label: Atoms, sizes: Sequence[int], free: int | None
 ) -> tuple[int, Atoms]:
-    """The axis of ``sizes`` that takes over ``label``, and its label there.
+    """The axis of ``sizes`` that ``label`` moves to, and its label there.
 
-    Where the label does not vary along the other axes (C x H x W unflattened) nothing is lost. Elsewhere the
-    channels along the others become one: in a view as (groups, C / groups) channel j of all groups is
-    removed at once. The axis is the one written as -1, else the longest.
+    Where the label does not vary along the other axes (C x H x W unflattened), nothing is lost. Otherwise the
+    channels along the others become one: in a view as (groups, C / groups), channel j of all groups is
+    removed at once. The axis is the one given as -1, else the longest.
     """
     grid = label.reshape(sizes)
     for d in range(len(sizes)):

@@ -1,4 +1,4 @@
-"""Runs a model so that all its layers show, and leaves it as it was."""
+"""The modes that a model is run in to be traced or scored, and how it is restored afterwards."""
 
 import copy
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from torch import nn
 
 from autoprune.graph.attention import heads_visible
 
-# Proposals and detections let through when a model is run only to see all its layers.
+# Proposals and detections let through when a model is run only to reach all its layers.
 _FEW = 16
 _NORMS_AND_DROPOUT = (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd)
 
 
 @contextmanager
 def thresholds_lowered(model: nn.Module) -> Iterator[None]:
-    """Lets every detection through, but few of them: modules' score thresholds and top-n limits."""
+    """Lets a few detections through whatever their score, by modules' score thresholds and top-n limits."""
     before: list[tuple[nn.Module, str, Any]] = []
     for module in model.modules():
         for name, value in list(vars(module).items()):
@@ -43,8 +43,8 @@ def thresholds_lowered(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(model: nn.Module) -> Iterator[None]:
-    """Eval mode inside, and everything as before after it."""
+def eval_then_restore(model: nn.Module) -> Iterator[None]:
+    """Eval mode inside the block; training flags, buffers and random state are restored after it."""
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
@@ -64,12 +64,12 @@ def undisturbed(model: nn.Module) -> Iterator[None]:
 
 
 def _version(buffer: torch.Tensor) -> int | None:
-    """How often the tensor was written to; made in inference mode, it does not say."""
+    """How often the tensor was written to; ``None`` for inference tensors, which do not track it."""
     return None if buffer.is_inference() else buffer._version
 
 
 def set_training(model: nn.Module) -> None:
-    """Training mode for all modules but norms and dropout: they would see single values and draw numbers."""
+    """Training mode, in place, for all but norms, which may get single values here, and dropout."""
     for module in model.modules():
         module.training = not isinstance(module, _NORMS_AND_DROPOUT)
 

@@ -1,7 +1,7 @@
-"""Notes where a model's code asks a tensor for the length of an axis of channels.
+"""Detects where a model's code reads the length of an axis of channels from a tensor's shape.
 
-What the code does with the number can't be seen in a trace: it may scale by it, branch on it, or only hand
-it to the next view. So it counts as a guess, which is tried out.
+What the code does with the number can't be seen in a trace: it may scale by it, branch on it, or only pass
+it to the next view. So it counts as a guess, which `verify` tests.
 """
 
 import weakref
@@ -15,11 +15,11 @@ from torch.overrides import TorchFunctionMode
 from autoprune.graph.labels import Axis, TraceConstraints
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
-_WHOLE = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
+_NUMEL = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
 
 
-class LengthWatcher(TorchFunctionMode):
-    """Notes in ``constraints`` every labeled axis whose length is read by code outside of torch."""
+class ShapeReads(TorchFunctionMode):
+    """States a guess in ``constraints`` for every labeled axis whose length code outside of torch reads."""
 
     def __init__(self, constraints: TraceConstraints) -> None:
         super().__init__()
@@ -33,26 +33,30 @@ class LengthWatcher(TorchFunctionMode):
         if func == _SHAPE or func is torch.Tensor.size:
             axes = self._constraints.axes(args[0])
             if isinstance(out, torch.Size):
-                return Lengths(out, axes, self._constraints) if any(axis is not None for axis in axes) else out
+                return (
+                    TracedSize(out, axes, self._constraints)
+                    if any(axis is not None for axis in axes)
+                    else out
+                )
             _guess(self._constraints, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
-        elif func in _WHOLE or func is torch.Tensor.__len__:
-            _guess(self._constraints, self._constraints.axes(args[0])[: None if func in _WHOLE else 1])
+        elif func in _NUMEL or func is torch.Tensor.__len__:
+            _guess(self._constraints, self._constraints.axes(args[0])[: None if func in _NUMEL else 1])
         return out
 
 
-class Lengths(tuple[int, ...]):
-    """A `torch.Size` that notes which of its numbers are read.
+class TracedSize(tuple[int, ...]):
+    """A `torch.Size` that records which of its numbers are read.
 
-    The model's code may keep it: it does not keep the trace alive, and a copy of it is a plain `torch.Size`.
+    The model's code may store it: it does not keep the trace alive, and a copy of it is a plain `torch.Size`.
     """
 
     _axes: tuple[Axis, ...]
     _constraints: "weakref.ref[TraceConstraints]"
 
-    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], constraints: TraceConstraints) -> "Lengths":  # noqa: D102
-        lengths = super().__new__(cls, size)
-        lengths._axes, lengths._constraints = axes, weakref.ref(constraints)
-        return lengths
+    def __new__(cls, size: torch.Size, axes: tuple[Axis, ...], constraints: TraceConstraints) -> "TracedSize":  # noqa: D102
+        traced = super().__new__(cls, size)
+        traced._axes, traced._constraints = axes, weakref.ref(constraints)
+        return traced
 
     def __getitem__(self, key: Any) -> Any:  # noqa: D105
         axes = self._axes[key]

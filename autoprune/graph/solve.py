@@ -7,7 +7,7 @@ import numpy.typing as npt
 from torch import nn
 
 from autoprune.cost.counts import CostModel, Terms
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Role
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Member, Role
 from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.trace import Trace
 
@@ -16,12 +16,12 @@ _NO_CONSUMER = "has no consumer: no layer reads its channels"
 
 
 def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | None = None) -> Atoms:
-    """Smallest member of each element's component, [size], by pointer jumping.
+    """Smallest element of each element's connected component, [size], by pointer jumping.
 
     Args:
         size: number of elements.
-        pairs: arrays of elements that are joined position by position.
-        start: components that are joined already, as this function returned them.
+        pairs: arrays of elements to connect position by position.
+        start: an earlier result, whose components stay connected.
     """
     root: Atoms = np.arange(size, dtype=np.int64) if start is None else start.copy()
     if not pairs:
@@ -40,19 +40,19 @@ def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | No
 
 
 def solve(traced: Trace) -> ChannelGraph:
-    """Joins atoms to channels, channels to units and units to groups.
+    """Joins atoms into channels, channels into units and units into groups.
 
-    Two units are of one group where they have equally many channels on the same axes of parameters,
-    buffers and costs; so every axis' length is linear in the groups' widths.
+    Two units belong to one group if they have equally many channels on the same axes of parameters, buffers
+    and costs; so the length of every axis is linear in the groups' widths.
     """
     return _Solver(traced).graph()
 
 
 class _Solver:
-    """The steps of `solve`, which share their tables.
+    """The steps of `solve`, and the tables that they share.
 
     An *axis* below is a number: first the labeled axes of parameters and buffers (slots), whose atoms are
-    0 … n in order, then every other label that a cost depends on.
+    0 … n in order, then all other labels that a cost depends on.
     """
 
     def __init__(self, traced: Trace) -> None:
@@ -75,16 +75,18 @@ class _Solver:
         self.unit = connected(constraints.size, [*constraints.tied, *constraints.joined], channel)
         traced.unit = self.unit
         self.made = self._first_statement(constraints.produced)
-        # A unit without a consumer has a reason of its own, and the one that the op table gave after it.
+        # The reason of a unit without a consumer comes before the one that the op table stated.
         count = len(constraints.frozen)
         reasons = [reason for _, reason in constraints.frozen]
         self.reasons = [*reasons, *(f"{_NO_CONSUMER}; it {reason}" for reason in reasons), _NO_CONSUMER]
         self.reason = self._first_statement([atoms for atoms, _ in constraints.frozen])
         unused = self._first_statement(constraints.consumed) == _NEVER
         self.reason[unused] = np.minimum(self.reason[unused], count) + count
-        # Channels that only a view joined stay apart where nothing can be removed anyway.
+        # Channels that only a view joined stay separate where none can be removed anyway.
         free = self.reason[self.unit] == _NEVER
-        self.channel = connected(constraints.size, [(a[free[a]], b[free[a]]) for a, b in constraints.joined], channel)
+        self.channel = connected(
+            constraints.size, [(a[free[a]], b[free[a]]) for a, b in constraints.joined], channel
+        )
 
     def _first_statement(self, arrays: Sequence[Atoms]) -> npt.NDArray[np.int64]:
         """For each unit (by its root) the first of ``arrays`` that has an atom of it."""
@@ -110,7 +112,7 @@ class _Solver:
     def _sort_units(self) -> None:
         """Gives every unit its group number: units of one group have equally many atoms on each axis.
 
-        Groups are numbered in the order in which their channels are first made, large ones before small.
+        Groups are numbered in the order in which their channels are first produced, large ones before small.
         """
         size, count = self.constraints.size, len(self.slot_of)
         axes = np.arange(len(self.axes))
@@ -118,7 +120,7 @@ class _Solver:
         self.entry_root = self.unit[np.concatenate(self.axes)] if self.axes else self.slot_of
         keys = np.zeros(size, dtype=np.uint64)
         np.add.at(keys, self.entry_root, _hash(axes + 1)[self.entry_axis])
-        # A channel is counted at its root, which is in a slot if any of its atoms is: slots come first.
+        # A channel is counted at its root, which is in a slot if any of its atoms is, as slots come first.
         roots = np.flatnonzero(self.channel[:count] == np.arange(count))
         channels = np.bincount(self.unit[roots], minlength=size)
         keys ^= _hash(-1 - 2 * channels - (self.reason < _NEVER))
@@ -142,11 +144,11 @@ class _Solver:
         group, channel = self.group_of[self.unit[:count]], self.channel[:count]
         roles, first = self._roles()
         slots: list[list[int]] = [[] for _ in self.example]
-        # A slot is listed where it begins and where it goes over from one group to another.
-        here = np.ones(count, dtype=bool)
-        here[1:] = (np.diff(group) != 0) | (np.diff(self.slot_of) != 0)
-        here &= group >= 0
-        for g, s in sorted(set(zip(group[here].tolist(), self.slot_of[here].tolist(), strict=True))):
+        # A slot is listed where it begins and where it changes from one group to another.
+        begins = np.ones(count, dtype=bool)
+        begins[1:] = (np.diff(group) != 0) | (np.diff(self.slot_of) != 0)
+        begins &= group >= 0
+        for g, s in sorted(set(zip(group[begins].tolist(), self.slot_of[begins].tolist(), strict=True))):
             slots[g].append(s)
         leading = [min(of_group, key=lambda s: (first[s], s)) for of_group in slots]
 
@@ -171,7 +173,7 @@ class _Solver:
             for s in of_group:
                 span = slice(self.begin_of[s], self.begin_of[s + 1])
                 leaf, d = self.slots[s]
-                members.append((leaf.name, d, np.where(group[span] == g, index[span], -1)))
+                members.append(Member(leaf.name, d, np.where(group[span] == g, index[span], -1)))
             groups.append(
                 self._group(
                     name if names[name] == 1 else f"{name}#{names[name]}",
@@ -182,10 +184,8 @@ class _Solver:
             )
         return groups
 
-    def _group(
-        self, name: str, unit: Atoms, members: list[tuple[str, int, Index]], roles: list[Role]
-    ) -> ChannelGroup:
-        """A group, from the unit of each channel."""
+    def _group(self, name: str, unit: Atoms, members: list[Member], roles: list[Role]) -> ChannelGroup:
+        """Builds a group from the unit of each of its channels, [width]."""
         roots, first, number = np.unique(unit, return_index=True, return_inverse=True)
         units = np.argsort(first[number], kind="stable").reshape(len(roots), -1)
         reason = self.reason[roots].min()
@@ -204,7 +204,7 @@ class _Solver:
         )
 
     def _roles(self) -> tuple[list[Role], npt.NDArray[np.int64]]:
-        """The role of each slot, and the number of the first statement that its channels are made there."""
+        """The role of each slot, and the number of the first statement that produces its channels."""
         constraints, count = self.constraints, len(self.slots)
         first = np.full(count, _NEVER)
         for number in reversed(range(len(constraints.produced))):
@@ -226,19 +226,21 @@ class _Solver:
         return roles, first
 
     def _slots_in(self, atoms: Atoms) -> Index:
-        known = self.axis_of.get(id(atoms), len(self.slots))
-        if known < len(self.slots):
-            return np.array([known])
+        """The slots that have any of these atoms."""
+        slot = self.axis_of.get(id(atoms), len(self.slots))
+        if slot < len(self.slots):
+            return np.array([slot])
         return np.unique(self.slot_of[atoms[atoms < len(self.slot_of)]])
 
     def _cost_model(self, groups: Sequence[ChannelGroup]) -> CostModel:
         prunable = [k for k, group in enumerate(groups) if group.prunable]
-        # How often one unit of each group is on each axis.
+        # How many channels one unit of each group has on each axis.
         column = np.full(self.constraints.size, -1)
         column[self.example[prunable]] = np.arange(len(prunable))
-        where = column[self.entry_root]
+        entry_column = column[self.entry_root]
+        counted = entry_column >= 0
         counts = np.zeros((len(self.axes) + 1, len(prunable)))
-        np.add.at(counts, (self.entry_axis[where >= 0], where[where >= 0]), 1)
+        np.add.at(counts, (self.entry_axis[counted], entry_column[counted]), 1)
         lengths = np.array([*(len(axis) for axis in self.axes), 1])
         units = np.array([len(groups[k].units) for k in prunable])
         rows = np.column_stack([counts, lengths - counts @ units])
@@ -274,15 +276,15 @@ class _Solver:
         )
 
     def _feature(self, groups: Sequence[ChannelGroup], axis: Axis, length: int) -> tuple[str | None, Index]:
-        """The group that most of the channels on a feature map's axis are of, and which they are."""
-        nowhere: tuple[None, Index] = (None, np.full(length, -1))
+        """The group of most channels on a feature map's axis, and the channel at each position [length]."""
+        no_group: tuple[None, Index] = (None, np.full(length, -1))
         if axis is None:
-            return nowhere
+            return no_group
         group = self.group_of[self.unit[axis]]
         if not (group >= 0).any():
-            return nowhere
-        most = int(np.bincount(group[group >= 0]).argmax())
-        return groups[most].name, np.where(group == most, self.number[self.channel[axis]], -1)
+            return no_group
+        largest = int(np.bincount(group[group >= 0]).argmax())
+        return groups[largest].name, np.where(group == largest, self.number[self.channel[axis]], -1)
 
 
 def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

@@ -1,4 +1,4 @@
-"""Builds pruned copies of a model, and masked ones to hold them against."""
+"""Builds pruned copies of a model, and masked ones as their reference."""
 
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -10,24 +10,25 @@ from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.errors import ModelError, PolicyError
-from autoprune.graph.attention import adopt
+from autoprune.graph.attention import adapt_heads
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group, named
 from autoprune.graph.tensor_tree import tensors_within
 
 
 def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
-    """Returns a copy of ``model`` without the channels that ``keep`` leaves out.
+    """Returns a copy of ``model`` without the channels that ``keep`` omits.
 
     Args:
-        model: the model that ``graph`` was analyzed from, or one of the same shapes.
+        model: the model that ``graph`` was made from, or one of the same shapes.
         graph: its channel groups.
         keep: kept channels by group name; groups not named keep all.
 
     Raises:
-        PolicyError: a keep set does not fit its group, or the model is not the graph's.
+        PolicyError: a keep set does not fit its group, or the graph is of another model.
+        ModelError: the model can't be copied.
     """
     rows = kept_rows(graph, keep)
-    # Tensors put into the memo are taken as they are: no full weight is copied only to be sliced.
+    # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
     memo: dict[int, Any] = {}
     for name, tensor in _tensors(model, graph):
         if name in rows:
@@ -39,7 +40,7 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
 
 
 def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
-    """Returns a copy of ``model`` of full size in which the channels that ``keep`` leaves out are zero.
+    """Returns a copy of ``model`` of full size in which the channels that ``keep`` omits are zero.
 
     Arguments and errors are those of `prune`; the two results compute the same.
     """
@@ -55,7 +56,7 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
 
 
 def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; of activations that the model kept, which can't be copied, the values only."""
+    """A deep copy; of stored activations, which deepcopy refuses, only the values."""
     try:
         return copy.deepcopy(model, dict(memo))
     except Exception:
@@ -66,9 +67,9 @@ def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
-        said = f"{type(error).__name__}: {error}".splitlines()[0]
+        cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(
-            f"{type(model).__name__} can't be copied: {said}; copy.deepcopy(model) must work"
+            f"{type(model).__name__} can't be copied: {cause}; copy.deepcopy(model) must work"
         ) from error
 
 
@@ -76,15 +77,15 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     """Checks a keep set and returns it sorted.
 
     Raises:
-        PolicyError: it names channels that do not exist, or twice, or none, or parts of units.
+        PolicyError: it is empty, names a channel that does not exist or the same one twice, or splits a unit.
     """
     kept = np.sort(_numbers(group, channels))
     if kept.size == 0:
         raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
     if kept[0] < 0 or kept[-1] >= group.width:
-        wrong = kept[0] if kept[0] < 0 else kept[-1]
+        missing = kept[0] if kept[0] < 0 else kept[-1]
         raise PolicyError(
-            f"group `{group.name}` has no channel {wrong}: it has {group.width}, counted from 0"
+            f"group `{group.name}` has no channel {missing}: it has {group.width}, counted from 0"
         )
     if (kept[1:] == kept[:-1]).any():
         raise PolicyError(
@@ -113,14 +114,14 @@ def _numbers(group: ChannelGroup, channels: Any) -> Index:
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu") or numbers.dtype == object:
         raise PolicyError(
             f"group `{group.name}`: keep takes the numbers of channels, such as [0, 2, 5]; "
-            "numpy.flatnonzero makes them of a mask"
+            "numpy.flatnonzero gets them from a mask"
         )
     return numbers.astype(np.int64)
 
 
 def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
     """For each tensor that shrinks: the kept indices of each axis that does."""
-    gone: dict[tuple[str, int], Index] = {}
+    removed_at: dict[tuple[str, int], Index] = {}  # flags of positions, by tensor and axis
     for group_name, channels in named(keep, "keep", "channels kept").items():
         group = find_group(graph.groups, group_name)
         kept = kept_channels(group, channels)
@@ -130,26 +131,26 @@ def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[st
         removed[kept] = False
         removed[-1] = False
         for name, axis, index in group.members:
-            mine = removed[index]
-            gone[name, axis] = gone[name, axis] | mine if (name, axis) in gone else mine
+            flags = removed[index]
+            removed_at[name, axis] = removed_at[name, axis] | flags if (name, axis) in removed_at else flags
     rows: dict[str, dict[int, torch.Tensor]] = {}
-    for (name, axis), removed_here in gone.items():
-        rows.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(~removed_here))
+    for (name, axis), flags in removed_at.items():
+        rows.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(~flags))
     return rows
 
 
 def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by the names that the graph knows them by."""
-    found = dict([*model.named_parameters(), *model.named_buffers()])
+    """Parameters and buffers by the names that the graph has for them."""
+    tensors = dict([*model.named_parameters(), *model.named_buffers()])
     for name, shape in graph.shapes.items():
-        if name not in found:
+        if name not in tensors:
             raise PolicyError(f"the channel graph is of another model: this one has no tensor `{name}`")
-        if tuple(found[name].shape) != shape:
+        if tuple(tensors[name].shape) != shape:
             raise PolicyError(
-                f"the channel graph is of another model: `{name}` is {list(found[name].shape)} here, "
+                f"the channel graph is of another model: `{name}` is {list(tensors[name].shape)} here, "
                 f"not {list(shape)}; analyze this model"
             )
-    return iter(found.items())
+    return iter(tensors.items())
 
 
 def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
@@ -169,17 +170,17 @@ def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Ten
 
 
 def follows(module: nn.Module) -> bool:
-    """Whether `prune` brings the module's number of groups in line with its weight."""
+    """Whether `prune` adapts the module's number of groups to its weight."""
     grouped = isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
     return grouped and isinstance(module._parameters.get("weight"), nn.Parameter)
 
 
 def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
-    """Brings a module's numbers in line with its tensors."""
+    """Sets a module's integer attributes to the sizes of its tensors, in place."""
     if isinstance(after, nn.MultiheadAttention) and _lost_heads(before, after):
-        adopt(after)
+        adapt_heads(after)
     if isinstance(after, nn.TransformerEncoder) and _lost_heads(before, after):
-        after.use_nested_tensor = False  # only PyTorch's own attention takes nested tensors
+        after.use_nested_tensor = False  # only PyTorch's own attention accepts nested tensors
     if isinstance(after, nn.RNNBase):
         after.input_size = cast(torch.Tensor, after.weight_ih_l0).shape[1]
     weight, old = _weight(after), _weight(before)
@@ -207,7 +208,7 @@ def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
 def _weight(module: nn.Module) -> Any:
     if not is_parametrized(module, "weight"):
         return getattr(module, "weight", None)
-    # A parametrization may change its state where it is computed in training mode.
+    # Some parametrizations update their state whenever they are computed in training mode.
     parts = [(part, part.training) for part in cast(nn.Module, module.parametrizations).modules()]
     try:
         for part, _ in parts:
@@ -219,7 +220,7 @@ def _weight(module: nn.Module) -> Any:
 
 
 def _lost_heads(before: nn.Module, after: nn.Module) -> bool:
-    """Whether any attention inside has other sizes than it had."""
+    """Whether any attention inside has lost heads."""
     return any(
         old.out_proj.weight.shape != new.out_proj.weight.shape
         for old, new in zip(before.modules(), after.modules(), strict=True)

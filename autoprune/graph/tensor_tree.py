@@ -1,4 +1,4 @@
-"""Finds tensors inside of values of any class."""
+"""Finds the tensors inside arbitrary values."""
 
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any

@@ -1,4 +1,4 @@
-"""Runs a model once, eagerly, and lets the op rules see every aten op."""
+"""Runs a model once, eagerly, and applies the op rules to every aten op."""
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -12,18 +12,17 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.graph.labels import Atoms, Axis, TraceConstraints
-from autoprune.graph.op_dispatch import Known, OpWatcher, tensors_in
+from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
+from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
 from autoprune.graph.rules import RULES
 from autoprune.graph.rules_pointwise import elementwise
-from autoprune.graph.run_modes import set_training, thresholds_lowered, undisturbed
-from autoprune.graph.shape_reads import LengthWatcher
+from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
+from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.surgery import follows
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.graph.validate import failure
 
-# An op that ran: itself, the numbers it computed with, the shapes of its results.
-Step: TypeAlias = tuple[Any, tuple[float, ...], list[tuple[int, ...]]]
+Shape: TypeAlias = tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Leaf:
     """A parameter or buffer under its name in the state dict.
 
     Attributes:
-        name: first name of the tensor; a shared one has others too.
+        name: first name of the tensor; a shared one has several.
         tensor: the tensor itself.
         axes: label of each axis.
     """
@@ -43,14 +42,14 @@ class Leaf:
 
 @dataclass
 class Trace:
-    """What one forward pass showed.
+    """What one forward pass revealed.
 
     Attributes:
-        constraints: all that the rules stated.
+        constraints: everything that the rules stated.
         leaves: the parameters and buffers, each once.
-        unit: for each atom one that stands for its unit, once the constraints are solved.
-        lowered: whether detection thresholds had to be lowered to see all layers.
-        training: whether the model was run in training mode too, because eval mode left parameters out.
+        unit: for each atom, the one that represents its unit; set once the constraints are solved.
+        lowered: whether detection thresholds had to be lowered to reach all layers.
+        training: whether the model was run in training mode too, as eval mode did not use all parameters.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
     """
@@ -69,22 +68,27 @@ class Trace:
 
 
 def _apply_rule(
-    constraints: TraceConstraints, func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any
+    constraints: TraceConstraints,
+    func: Any,
+    entry: OpEntry,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    out: Any,
 ) -> None:
-    op, rule, always, _, reused = known
+    op = entry.name
     tensors, outputs = tensors_in(args), tensors_in((out,))
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
     constraints.seen.update(map(id, tensors))
-    if rule is None or "out" in kwargs:
+    if entry.rule is None or "out" in kwargs:
         if labeled:
-            _give_up(constraints, op, inputs)
-    elif always or labeled:
+            _freeze_inputs(constraints, op, inputs)
+    elif entry.always or labeled:
         try:
-            rule(constraints, op, args, out)
+            entry.rule(constraints, op, args, out)
         except Exception:
-            # An op used in a way that its rule does not know must not stop the model.
-            _give_up(constraints, op, inputs)
+            # An op used in a way that its rule does not support must not stop the model.
+            _freeze_inputs(constraints, op, inputs)
     for tensor, labels in zip(tensors, inputs, strict=True):
         if labels and tensor.numel() == 0:
             constraints.empty.extend(axis for axis in labels.axes if axis is not None)
@@ -97,15 +101,15 @@ def _apply_rule(
         numbers = ()
     if any(constraints.derived(x) for x in tensors if not x.dim()):
         numbers = ()
-    made = [constraints.axes(tensor) for tensor in outputs]
-    if not reused:
-        for tensor, axes in zip(outputs, made, strict=True):
+    output_axes = [constraints.axes(tensor) for tensor in outputs]
+    if not entry.aliases:
+        for tensor, axes in zip(outputs, output_axes, strict=True):
             constraints.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
-    constraints.steps.append((func, numbers, made))
+    constraints.steps.append(Step(func, numbers, output_axes))
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The numbers that an elementwise op computes with: they may have been computed from a width."""
+    """The scalars that an elementwise op computes with: they may depend on a width."""
     if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return ()
     return tuple(
@@ -116,7 +120,7 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
     )
 
 
-def _give_up(constraints: TraceConstraints, op: str, inputs: Sequence[Any]) -> None:
+def _freeze_inputs(constraints: TraceConstraints, op: str, inputs: Sequence[Labels | None]) -> None:
     for labels in inputs:
         for axis in labels.axes if labels else ():
             constraints.freeze(axis, f"goes into {op}, which has no rule for it")
@@ -126,15 +130,15 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
     """Runs ``model(*example_inputs)`` in eval mode without gradients and records what happens to channels.
 
     The model is left as it was: training flags, buffers and random state are restored. A detector that
-    finds nothing sends no elements through its last layers, and torch skips ops on none: it is run again
-    with its thresholds lowered, and only costs are kept from the first run. Where parameters or buffers
-    still met no op, branches that only run in training (auxiliary heads) may read channels too: the model
-    is run in training mode as well, without adding to the costs.
+    detects nothing sends no elements through its last layers, and torch skips ops on empty tensors: it is run
+    again with its thresholds lowered, and only the costs are kept from the first run. If parameters or
+    buffers still met no op, branches that only run in training (auxiliary heads) may read channels too: the
+    model is run in training mode as well, without adding to the costs.
 
     Raises:
-        ModelError: the model fails on the inputs, with its own error in the message.
+        ModelError: the model fails on the inputs; its own error is in the message.
     """
-    with undisturbed(model):
+    with eval_then_restore(model):
         result = _run(model, example_inputs)
         if _hides_layers(result):
             plain = result.constraints
@@ -143,55 +147,54 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
             for axis in result.constraints.empty if _hides_layers(result) else ():
                 result.constraints.freeze(axis, "has no elements here; give an input that reaches all layers")
             result.lowered = True
-            # Parameters have the same atoms in both runs, and nothing else of the first is in the second.
+            # Parameters have the same atoms in both runs, all other atoms are distinct.
             result.constraints.costs, result.constraints.activations = plain.costs, plain.activations
         if _unseen(result):
-            _see_training(model, example_inputs, result)
+            _trace_training(model, example_inputs, result)
     return result
 
 
-def _see_training(model: nn.Module, example_inputs: Sequence[Any], result: Trace) -> None:
-    """Runs the model in training mode: the channels that its branches there read must shrink there as well.
+def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Trace) -> None:
+    """Runs the model in training mode too: branches that only run there must lose the same channels.
 
-    Where it can't run so (it wants targets, or a larger input), what a tensor that met no op could be made
-    for is kept: the channels on axes as long as its own.
+    If it can't run that way (it needs targets, or a larger input), all channels that may feed a tensor which
+    met no op are frozen: those on axes as long as one of its own.
     """
     constraints, unseen = result.constraints, _unseen(result)
     costs, activations = list(constraints.costs), list(constraints.activations)
     produced, steps = len(constraints.produced), len(constraints.steps)
-    own = {id(axis) for leaf in unseen for axis in leaf.axes}
+    unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
-        _watch(model, example_inputs, constraints)
+        _run_under_rules(model, example_inputs, constraints)
         result.training = True
     except Exception:
-        said = "may feed `{}`, which met no op; remove that, or give inputs that training mode takes too"
-        rest = reversed(_unseen(result))
-        reasons = {n: said.format(leaf.name) for leaf in rest for n in leaf.tensor.shape[:2]}
-        for axis in [axis for *_, outputs in constraints.steps for axes in outputs for axis in axes]:
+        reason = "may feed `{}`, which met no op; remove that, or give inputs that training mode accepts too"
+        remaining = reversed(_unseen(result))
+        reasons = {n: reason.format(leaf.name) for leaf in remaining for n in leaf.tensor.shape[:2]}
+        for axis in [axis for step in constraints.steps for axes in step.outputs for axis in axes]:
             if axis is not None and len(axis) in reasons:
                 constraints.freeze(axis, reasons[len(axis)])
         del constraints.steps[steps:]
     constraints.costs, constraints.activations = costs, activations
     for axis in constraints.produced[produced:]:
-        if id(axis) in own:
+        if id(axis) in unseen_axes:
             constraints.freeze(axis, "is made in training mode only")
 
 
 def replay(
     model: nn.Module, example_inputs: Sequence[Any], traced: Trace
-) -> tuple[list[Step], Exception | None]:
+) -> tuple[list[Step[Shape]], Exception | None]:
     """Runs a pruned model as `trace` ran the dense one; returns its ops, up to the error if there was one."""
-    steps: list[Step] = []
+    steps: list[Step[Shape]] = []
 
-    def saw(func: Any, known: Known, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        steps.append(
-            (func, numbers_of(known[0], args), [tuple(tensor.shape) for tensor in tensors_in((out,))])
-        )
+    def record(func: Any, entry: OpEntry, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
+        shapes = [tuple(tensor.shape) for tensor in tensors_in((out,))]
+        steps.append(Step(func, numbers_of(entry.name, args), shapes))
 
-    with undisturbed(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
+    with eval_then_restore(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
-            with OpWatcher(saw):
+            with OpDispatch(record):
                 with thresholds_lowered(model) if traced.lowered else nullcontext():
                     model(*example_inputs)
                 if traced.training:
@@ -203,18 +206,18 @@ def replay(
 
 
 def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> Trace:
-    """Traces another model as `trace` did the one of ``traced``."""
-    with undisturbed(model):
+    """Traces another model in the same way as ``traced`` was."""
+    with eval_then_restore(model):
         with thresholds_lowered(model) if traced.lowered else nullcontext():
             result = _run(model, example_inputs)
         if traced.training:
             set_training(model)
-            _watch(model, example_inputs, result.constraints)
+            _run_under_rules(model, example_inputs, result.constraints)
     return result
 
 
 def _hides_layers(traced: Trace) -> bool:
-    """Whether tensors without elements may be the reason why some parameters met no op."""
+    """Whether some parameters may have met no op because tensors were empty."""
     return bool(traced.constraints.empty) and bool(_unseen(traced))
 
 
@@ -238,17 +241,17 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             result.leaves.append(Leaf(name, tensor, axes))
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
-    with _children_watched(model, result):
+    with _features_recorded(model, result):
         try:
-            _watch(model, example_inputs, constraints)
+            _run_under_rules(model, example_inputs, constraints)
         except Exception as error:
             raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
-def _watch(model: nn.Module, example_inputs: Sequence[Any], constraints: TraceConstraints) -> None:
-    """One forward pass under the op rules; its results keep all their channels."""
-    with torch.no_grad(), LengthWatcher(constraints), OpWatcher(partial(_apply_rule, constraints)):
+def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], constraints: TraceConstraints) -> None:
+    """One forward pass under the op rules; channels of its results are frozen."""
+    with torch.no_grad(), ShapeReads(constraints), OpDispatch(partial(_apply_rule, constraints)):
         output = model(*example_inputs)
     for tensor in tensors_within(output):
         for axis in constraints.axes(tensor):
@@ -256,18 +259,18 @@ def _watch(model: nn.Module, example_inputs: Sequence[Any], constraints: TraceCo
 
 
 @contextmanager
-def _children_watched(model: nn.Module, result: Trace) -> Iterator[None]:
-    """Notes the channels of what the model's direct children return."""
+def _features_recorded(model: nn.Module, result: Trace) -> Iterator[None]:
+    """Records the channels of what the model's direct children return."""
 
-    def watch(name: str) -> Callable[[nn.Module, Any, Any], None]:
+    def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             maps = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.dim() == 4]
-            with torch._C.DisableTorchFunction():  # this is not the model's code asking
+            with torch._C.DisableTorchFunction():  # not a shape read of the model's code
                 result.features.setdefault(name, [(result.constraints.axes(x)[1], x.shape[1]) for x in maps])
 
         return hook
 
     with ExitStack() as stack:
         for name, child in model.named_children():
-            stack.callback(child.register_forward_hook(watch(name)).remove)
+            stack.callback(child.register_forward_hook(record(name)).remove)
         yield

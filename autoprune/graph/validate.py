@@ -1,4 +1,4 @@
-"""What `analyze` can't work on, said in one line: kinds of models and inputs, and models that fail."""
+"""Checks what is given to `analyze`; describes models and inputs that can't be traced in one line each."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autoprune.errors import ModelError
 
-# Wrappers by the name of their class, and where the model is inside them.
+# Wrappers by class name, and the attribute that holds the model inside.
 _WRAPPERS = {
     "DistributedDataParallel": "module",
     "DataParallel": "module",
@@ -22,10 +22,10 @@ _LONGEST = 200
 
 
 def check(model: Any, example_inputs: Any) -> None:
-    """Refuses models and inputs of a wrong kind.
+    """Checks that a model and its inputs are of kinds that can be traced.
 
     Raises:
-        ModelError: always in one line, with what to give instead.
+        ModelError: they are not; the message says in one line what to give instead.
     """
     if not isinstance(model, nn.Module):
         kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
@@ -69,34 +69,35 @@ def _unfit(module: nn.Module) -> str | None:
 
 
 def _class_names(module: nn.Module) -> set[str]:
-    # By name: importing the classes costs seconds, and some go away with versions of torch.
+    # By name: importing the classes takes seconds, and some are gone from newer versions of torch.
     return {kind.__name__ for kind in type(module).__mro__}
 
 
 def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -> str:
-    """One line on a model that fails on its inputs: what they are, its own error, and what to look at."""
+    """One line on a model that fails on its inputs: what they are, its own error, and what to check."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    said = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-    said = said if len(said) <= _LONGEST else f"{said[:_LONGEST]}…"
+    cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    cause = cause if len(cause) <= _LONGEST else f"{cause[:_LONGEST]}…"
     inputs = ", ".join(_describe(x) for x in example_inputs)
-    hint = _hint(model, example_inputs, said)
-    return f"{type(model).__name__} fails on the example inputs ({inputs}): {said}; {hint}"
+    hint = _hint(model, example_inputs, cause)
+    return f"{type(model).__name__} fails on the example inputs ({inputs}): {cause}; {hint}"
 
 
-def _hint(model: nn.Module, example_inputs: Sequence[Any], said: str) -> str:
+def _hint(model: nn.Module, example_inputs: Sequence[Any], cause: str) -> str:
     leaves = list(_leaves(example_inputs))
     tensors = [x for x in leaves if isinstance(x, torch.Tensor)]
     if not leaves:
         return "give the model's arguments: (images,), or ([image],) for a detector"
     if any(isinstance(x, np.ndarray) for x in leaves):
-        return "give tensors, as torch.from_numpy makes them"
+        return "give tensors, such as torch.from_numpy(array)"
     if not tensors:
         return "give tensors: (images,), or ([image],) for a detector"
-    own = {_kind(x) for x in model.parameters() if x.is_floating_point()}
-    given = {_kind(x) for x in tensors if x.is_floating_point() or x.dtype == torch.uint8}
-    if own and not given <= own:
-        return f"its parameters are {' and '.join(sorted(own))}, give inputs of that kind"
-    if isinstance(example_inputs[0], torch.Tensor) and "list" in said:
+    parameter_kinds = {_kind(x) for x in model.parameters() if x.is_floating_point()}
+    input_kinds = {_kind(x) for x in tensors if x.is_floating_point() or x.dtype == torch.uint8}
+    if parameter_kinds and not input_kinds <= parameter_kinds:
+        kinds = " and ".join(sorted(parameter_kinds))
+        return f"its parameters are {kinds}; give inputs of the same dtype and device"
+    if isinstance(example_inputs[0], torch.Tensor) and "list" in cause:
         return "a detector takes one list of images: ([image],)"
     return "check model(*example_inputs)"
 

@@ -9,10 +9,10 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.graph import ChannelGraph, mask, prune
+from autoprune.graph.attention import flop_counter
 
 Keep = dict[str, list[int]]
 
@@ -56,14 +56,14 @@ def _keep_sets(graph: ChannelGraph, seed: int, fraction: float | None = None) ->
 
 def _outputs(model: nn.Module, inputs: tuple[Any, ...], depth: int = 2) -> dict[str, list[torch.Tensor]]:
     """All tensors that the model and its children down to ``depth`` return, by module."""
-    found: dict[str, list[torch.Tensor]] = {}
+    tensors: dict[str, list[torch.Tensor]] = {}
     hooks = []
     for name, module in model.named_modules():
         if (name.count(".") + 1 if name else 0) <= depth:
 
             def hook(_m: nn.Module, _i: Any, out: Any, name: str = name) -> None:
                 leaves = [leaf for leaf in tree_leaves(out) if isinstance(leaf, torch.Tensor)]
-                found.setdefault(name, []).extend(leaves)
+                tensors.setdefault(name, []).extend(leaves)
 
             hooks.append(module.register_forward_hook(hook))
     try:
@@ -72,7 +72,7 @@ def _outputs(model: nn.Module, inputs: tuple[Any, ...], depth: int = 2) -> dict[
     finally:
         for handle in hooks:
             handle.remove()
-    return found
+    return tensors
 
 
 def _distance(got: torch.Tensor, expected: torch.Tensor) -> float:
@@ -150,11 +150,7 @@ class _Written(TorchDispatchMode):
 
 def _counted(model: nn.Module, inputs: tuple[Any, ...]) -> tuple[int, int, int]:
     """Multiply-adds by torch's own counter, parameters, and bytes that ops write."""
-    # torch registers its formula of attention for the kernels of GPUs alone; CPUs have one of their own.
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formula = {kernel: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value)}
-    counter = FlopCounterMode(display=False, custom_mapping=formula)
-    with torch.no_grad(), counter, _Written() as written:
+    with torch.no_grad(), flop_counter() as counter, _Written() as written:
         model(*inputs)
     return counter.get_total_flops() // 2, sum(p.numel() for p in model.parameters()), written.total
 

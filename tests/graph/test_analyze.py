@@ -81,6 +81,9 @@ def test_a_batch_statistic_in_training_mode_is_not_traced():
     assert analyze(model, (X,)).gflops() == analyze(model.eval(), (X,)).gflops()
 
 
+SAME_KIND = "give inputs of the same dtype and device"
+
+
 def retinanet():
     return build(ModelSpec(name="retinanet_resnet18_fpn", num_classes=3, arguments={"min_size": 64}))
 
@@ -90,10 +93,10 @@ def retinanet():
     [
         (Residual(), (X[:, :2],), r".*fails on .* \(\[2, 2, 8, 8\] float32 on cpu\): RuntimeError: .*"),
         (Residual(), (X, X), r".*TypeError: .*positional argument.*"),
-        (Residual(), (X.numpy(),), r".*\(ndarray\): TypeError: .*; give tensors, as torch.*"),
+        (Residual(), (X.numpy(),), r".*\(ndarray\): TypeError: .*; give tensors, such as torch.*"),
         (Residual(), (), r".*TypeError: .*; give the model's arguments: .*"),
-        (Residual().half(), (X,), r".*; its parameters are float16 on cpu, give inputs of that kind"),
-        (Residual(), ((X * 255).byte(),), r".*; its parameters are float32 on cpu, give inputs of that kind"),
+        (Residual().half(), (X,), r".*; its parameters are float16 on cpu; " + SAME_KIND),
+        (Residual(), ((X * 255).byte(),), r".*; its parameters are float32 on cpu; " + SAME_KIND),
         (Residual(), ("image.png",), r".*\(str\): .*; give tensors: \(images,\), or .*"),
         ("resnet18", (X,), r"the model is a str; give a torch\.nn\.Module"),
         (Residual, (X,), r"the model is the class Residual; give a torch\.nn\.Module"),

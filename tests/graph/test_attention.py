@@ -19,7 +19,7 @@ def _repeatable():
     torch.manual_seed(0)
 
 
-def adopted(attention):
+def adapted(attention):
     """The same weights under the forward that counts heads by itself."""
     attention.__class__ = HeadAttention
     return attention
@@ -36,7 +36,7 @@ def adopted(attention):
 )  # fmt: skip
 def test_the_forward_is_that_of_pytorch(options, batched, cross):
     theirs = nn.MultiheadAttention(12, 3, dtype=torch.float64, **options)
-    ours = adopted(nn.MultiheadAttention(12, 3, dtype=torch.float64, **options))
+    ours = adapted(nn.MultiheadAttention(12, 3, dtype=torch.float64, **options))
     for parameter in theirs.parameters():
         nn.init.normal_(parameter)
     ours.load_state_dict(theirs.state_dict())
