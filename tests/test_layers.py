@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
-    {"errors", "seeding", "files", "progress", "config", "fields", "validation", "ranges"},
+    {"errors", "seeding", "files", "progress", "config", "fields", "validation", "streams", "ranges"},
     {"cost.counts"},
     {"graph"},
     {"policy"},

@@ -1,11 +1,11 @@
-"""`autoprune apply`: a policy and the dense weights give the pruned detector, not recovered."""
+"""`autoprune apply`: prunes the dense weights by a policy, without recovery."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from autoprune.cli.detectors import build_dense, find
+from autoprune.cli.detectors import build_dense, resolve
 from autoprune.cli.export import refuse_existing
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import output, tell
@@ -17,29 +17,32 @@ from autoprune.errors import ConfigError
 def apply(
     config: Config,
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a folder with one.")],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write; it must not exist yet.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write; it must not exist.")],
 ) -> None:
-    """Prune dense weights by a policy: writes policy.yaml and model.safetensors, not recovered."""
+    """Prune dense weights by a policy, without recovery; writes policy.yaml and model.safetensors.
+
+    The mAP of the result is low until it is fine-tuned: `autoprune recover` does both.
+    """
     from dataclasses import replace
 
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.policy import hash_weights
 
-    named = find(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
-    if named.policy is None:
+    detector = resolve(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
+    if detector.policy is None:
         raise ConfigError(f"{policy} is not a policy file; give a policy.yaml that autoprune wrote")
     if config.weights is None:
         raise ConfigError(
             "a policy holds no weights: give the dense ones with --weights FILE (YAML: weights)"
         )
     refuse_existing(to)
-    dense, _ = build_dense(named, config)
-    pruned = named.policy.apply(dense)
+    dense, _ = build_dense(detector, config)
+    pruned = detector.policy.apply(dense)
     applied = hash_weights(dense.state_dict())
-    # a proxy's mAP was measured after a short recovery, which these weights did not have
-    costs = {name: value for name, value in named.policy.metrics.items() if name in ("gflops", "mparams")}
-    save_detector(to, pruned, replace(named.policy, weights_sha256=applied, metrics=costs))
-    difference = largest_difference(pruned, load(to), named.policy.input_size)
+    # the policy's mAP was measured after a recovery, which these weights have not had
+    costs = {name: value for name, value in detector.policy.metrics.items() if name in ("gflops", "mparams")}
+    save_detector(to, pruned, replace(detector.policy, weights_sha256=applied, metrics=costs))
+    difference = largest_difference(pruned, load(to), detector.policy.input_size)
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")
     tell(console, f"read back: outputs differ by {difference:.3g}")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
+from autoprune.progress import say
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,17 +15,21 @@ if TYPE_CHECKING:
     from autoprune.policy import Policy
 
 POLICY_FILE = "policy.yaml"
+COCO_CLASSES = 91
+"""With the background: the number of classes that is assumed of a detector where nothing says another."""
+FALLBACK_SIZE = (640, 640)
+"""Height and width that are assumed of a detector that states no input size."""
 
 
 @dataclass(frozen=True)
-class Named:
-    """What one name on the command line stands for.
+class NamedDetector:
+    """The detector that an argument of the command line stands for.
 
     Attributes:
-        label: the name, short enough for a table.
+        label: the argument, short enough for a table.
         spec: the dense architecture.
-        policy: what is kept of it; ``None`` for a dense detector.
-        folder: where its recovered weights are, if it has any.
+        policy: the policy it is pruned by; ``None`` for a dense detector.
+        folder: the folder with its recovered weights, if there is one.
     """
 
     label: str
@@ -33,17 +38,21 @@ class Named:
     folder: Path | None = None
 
 
-def find(what: str | None, config: Config) -> Named:
-    """Reads what ``what`` stands for: a policy file, a folder with one, or the name of a dense detector.
+def resolve(argument: str | None, config: Config) -> NamedDetector:
+    """Resolves a policy file, a folder with one, or the name of a dense detector.
+
+    Args:
+        argument: the text that the user gave; ``None`` means ``config.model``.
+        config: settings of a dense detector.
 
     Raises:
-        ConfigError: a path holds no policy.
+        ConfigError: the path holds no policy.
         PolicyError: the policy can't be read.
     """
     from autoprune.policy import Policy
 
-    path = Path(what) if what is not None else None
-    if path is not None and (path.exists() or path.suffix in (".yaml", ".yml") or "/" in str(what)):
+    path = Path(argument) if argument is not None else None
+    if path is not None and (path.exists() or path.suffix in (".yaml", ".yml") or "/" in str(argument)):
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path
         if folder and not file.is_file():
@@ -53,51 +62,57 @@ def find(what: str | None, config: Config) -> Named:
             )
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
-        return Named(label, policy.model, policy, folder)
-    name = what or config.model
+        return NamedDetector(label, policy.model, policy, folder)
+    name = argument or config.model
     spec = ModelSpec(
         name=name,
         arguments=config.model_arguments,
-        num_classes=config.num_classes or 91,
+        num_classes=config.num_classes or COCO_CLASSES,
         norm="frozen" if config.norm == "freeze" else "batch",
     )
-    return Named(name, spec)
+    return NamedDetector(name, spec)
 
 
-def build_dense(named: Named, config: Config) -> "tuple[nn.Module, ModelSpec]":
-    """Builds the dense detector of ``named``, with the weights of ``config`` where it has any.
+def build_dense(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec]":
+    """Builds the dense version of ``detector``, with the weights of ``config`` where it has any.
 
     Raises:
         ModelError: it can't be built, or the weights are of another architecture.
     """
     from autoprune.detectors import load_dense
 
-    if named.policy is not None:  # a policy decides the whole architecture
-        spec = named.policy.model
+    if detector.policy is not None:  # a policy decides the whole architecture
+        spec = detector.policy.model
         return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, config.weights)
     return load_dense(
-        named.spec.name, config.model_arguments, config.num_classes, config.norm_kind, config.weights
+        detector.spec.name, config.model_arguments, config.num_classes, config.norm_kind, config.weights
     )
 
 
-def input_size_of(named: Named, model: "nn.Module", config: Config) -> tuple[int, int]:
-    """Height and width to count at: the user's, the policy's, or a square of the detector's own size."""
+def input_size_of(detector: NamedDetector, model: "nn.Module", config: Config) -> tuple[int, int]:
+    """Height and width to count and to time at.
+
+    The user's, the policy's, or a square of the size that the detector states; `FALLBACK_SIZE`, said in one
+    line where progress is shown, for a detector that states none.
+    """
     from autoprune.detectors import resize_rule
 
     if config.input_size is not None:
         return config.input_size
-    if named.policy is not None:
-        return named.policy.input_size
+    if detector.policy is not None:
+        return detector.policy.input_size
     rule = resize_rule(model)
-    if rule is None or (rule.fixed is None and rule.min_size is None):
-        raise ConfigError(
-            f"{named.label} does not say at what size it works; give --input-size (YAML: input_size)"
-        )
-    return rule.fixed or (rule.min_size or 0, rule.min_size or 0)
+    if rule is not None and rule.fixed is not None:
+        return rule.fixed
+    if rule is not None and rule.min_size is not None:
+        return rule.min_size, rule.min_size
+    height, width = FALLBACK_SIZE
+    say(f"{detector.label} states no input size: {height}x{width} is assumed; --input-size sets another")
+    return FALLBACK_SIZE
 
 
 def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
-    """Opens one split of the data at the size that ``model`` works at.
+    """Opens one split of the data at the input size of ``model``.
 
     Raises:
         DataError: the data is missing or is not in COCO format.
@@ -108,8 +123,8 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
     return open_data(config.data, split, resize_rule(model), config.image_cache_gib, config.strict)
 
 
-def run_of(folder: Path) -> Config | None:
-    """Settings of the run that recovered the detector in ``folder``; ``None`` for a folder of its own."""
+def config_of_run(folder: Path) -> Config | None:
+    """Settings of the run that recovered the detector in ``folder``; ``None`` for a folder outside a run."""
     from autoprune.config import load_config
 
     file = folder.absolute().parent.parent / "config.yaml"

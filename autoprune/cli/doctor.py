@@ -1,4 +1,4 @@
-"""`autoprune doctor`: is this machine ready, and what would a run use of it?"""
+"""`autoprune doctor`: is this machine ready, and which of its resources would a run use?"""
 
 import os
 import platform
@@ -25,19 +25,25 @@ LEAST_MEMORY_GIB = 3.0
 
 @dataclass(frozen=True)
 class Check:
-    """What was looked at, what was found, and what to do where it will not do (empty: it is fine)."""
+    """One line of the report.
 
-    what: str
-    found: str
+    Attributes:
+        name: what is checked.
+        result: its state.
+        remedy: what to do where that is not enough; empty where it is.
+    """
+
+    name: str
+    result: str
     remedy: str = ""
 
 
 def doctor(
     out: Annotated[
-        Path, typer.Option("--out", metavar="PATH", help="Folder that runs will be written to.")
+        Path, typer.Option("--out", metavar="PATH", help="Folder for run directories, whose disk is checked.")
     ] = Path("runs"),
 ) -> None:
-    """Check versions, devices, memory, disk, torchvision's operators and ray."""
+    """Check this machine: versions, devices, memory, disk, torchvision's operators and Ray."""
     with working() as console:
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
@@ -45,23 +51,23 @@ def doctor(
         table.add_column(overflow="fold")
         checks = [*(probe() for probe in _PROBES), _disk(out)]
         for check in checks:
-            table.add_row("FAIL" if check.remedy else "ok", check.what, check.found)
+            table.add_row("FAIL" if check.remedy else "ok", check.name, check.result)
         console.print(table)
         failed = [check for check in checks if check.remedy]
         if failed:
-            raise AutopruneError("; ".join(f"{check.what}: {check.remedy}" for check in failed))
-        console.print("all well; next: `autoprune demo`")
+            raise AutopruneError("; ".join(f"{check.name}: {check.remedy}" for check in failed))
+        console.print("no problems; next: `autoprune demo`")
 
 
 def _versions() -> Check:
-    found, missing = [f"autoprune {__version__}", f"Python {platform.python_version()}"], []
+    installed, missing = [f"autoprune {__version__}", f"Python {platform.python_version()}"], []
     for name in PACKAGES:
         try:
-            found.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     remedy = f"pip install {' '.join(missing)}" if missing else ""
-    return Check("versions", ", ".join(found), remedy)
+    return Check("versions", ", ".join(installed), remedy)
 
 
 def _devices() -> Check:
@@ -89,7 +95,7 @@ def _memory() -> Check:
 
 
 def free_memory_gib() -> float | None:
-    """Memory that a new process can have, within its container's limit; ``None`` where it is not told."""
+    """Memory available to a new process, within its container's limit; ``None`` where it is unknown."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -107,10 +113,10 @@ def free_memory_gib() -> float | None:
 
 def _disk(folder: Path) -> Check:
     folder = folder.absolute()
-    standing = next(path for path in (folder, *folder.parents) if path.exists())
-    free = shutil.disk_usage(standing).free / 2**30
-    if not os.access(standing, os.W_OK):
-        return Check("disk", f"{standing} can't be written to", "choose another folder with --out")
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    free = shutil.disk_usage(existing).free / 2**30
+    if not os.access(existing, os.W_OK):
+        return Check("disk", f"{existing} can't be written to", "choose another folder with --out")
     remedy = "" if free >= LEAST_DISK_GIB else f"free {LEAST_DISK_GIB:.0f} GiB, or choose another --out"
     return Check("disk", f"{free:.1f} GiB free for {folder}", remedy)
 
@@ -123,13 +129,13 @@ def _operators() -> Check:
         boxes = torch.tensor([[0.0, 0.0, 4.0, 4.0], [0.0, 0.0, 4.0, 4.1], [5.0, 5.0, 9.0, 9.0]])
         kept = ops.nms(boxes, torch.tensor([0.9, 0.8, 0.7]), 0.5).tolist()
         pooled = ops.roi_align(torch.ones(1, 1, 8, 8), [boxes[:1]], 2)
-        right = kept == [0, 2] and bool((pooled == 1).all())
+        correct = kept == [0, 2] and bool((pooled == 1).all())
     except (RuntimeError, AttributeError) as error:
         return Check("torchvision operators", str(error).splitlines()[0], _MATCHING)
     return Check(
         "torchvision operators",
-        "nms and roi_align work" if right else "wrong results",
-        "" if right else _MATCHING,
+        "nms and roi_align work" if correct else "wrong results",
+        "" if correct else _MATCHING,
     )
 
 
@@ -137,7 +143,7 @@ _MATCHING = "install the torchvision release that matches torch"
 
 
 def _ray() -> Check:
-    # in a process of its own: importing ray here would slow every other command down and leave threads behind
+    # in a separate process: importing ray here would take seconds and leave threads behind
     done = subprocess.run(
         [sys.executable, "-c", "import ray; print(ray.__version__)"],
         capture_output=True,

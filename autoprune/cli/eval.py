@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, find, open_split, run_of
+from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import working
 from autoprune.config import Config
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 @with_config("Detector", "Data", "Machine", but=("input_size", "seed"))
 def evaluate(
     config: Config,
-    what: Annotated[
+    detector: Annotated[
         str | None,
         typer.Argument(
             metavar="[DETECTOR]",
@@ -31,44 +31,45 @@ def evaluate(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", metavar="NAME", help="val, test or train.")] = "val",
-    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images at once.")] = 8,
+    split: Annotated[
+        str, typer.Option("--split", metavar="NAME", help="Split of the data: val, test or train.")
+    ] = "val",
+    batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluate a detector on COCO-format data: the twelve numbers, and mAP by class."""
+    """Evaluate a detector on COCO-format data: the twelve numbers of COCOeval, and the mAP of each class."""
     from autoprune.data.evaluate import evaluate as measure
-    from autoprune.task.pruning_task import pick_device
+    from autoprune.task.checks import pick_device
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
-        model, images = _open(what, config, split)
-        metrics = measure(model.to(device), images, device, batch_size)
-        content = metrics.to_dict()
-        if as_json:
-            print(json.dumps(content, indent=2))
-        else:
+        model, images = _open(detector, config, split)
+        content = measure(model.to(device), images, device, batch_size).to_dict()
+        if not as_json:
             _show(console, content, split)
+    if as_json:
+        print(json.dumps(content, indent=2))
 
 
-def _open(what: str | None, config: Config, split: str) -> "tuple[nn.Module, Split]":
-    """The detector in eval mode, and the images at the size that it works at."""
-    if what is None and config.weights is not None and Path(config.weights).is_dir():
-        what = config.weights
-    named = find(what, config)
-    if named.folder is not None:
+def _open(argument: str | None, config: Config, split: str) -> "tuple[nn.Module, Split]":
+    """The detector in eval mode, and the images at its input size."""
+    if argument is None and config.weights is not None and Path(config.weights).is_dir():
+        argument = config.weights
+    detector = resolve(argument, config)
+    if detector.folder is not None:
         from autoprune.export import load
 
-        model: nn.Module = load(named.folder)
-        run = run_of(named.folder)
+        model: nn.Module = load(detector.folder)
+        run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
             config = config.model_copy(update={"data": run.data})
         return model, open_split(config, split, model)
-    from autoprune.task.pruning_task import refuse_missing
+    from autoprune.task.checks import refuse_missing
 
     refuse_missing(config)
-    model, _ = build_dense(named, config)
-    if named.policy is not None:
-        model = named.policy.apply(model)
+    model, _ = build_dense(detector, config)
+    if detector.policy is not None:
+        model = detector.policy.apply(model)
     return model, open_split(config, split, model)
 
 

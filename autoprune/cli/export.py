@@ -1,4 +1,4 @@
-"""`autoprune export`: a recovered detector as a folder of its own, checked by reading it back."""
+"""`autoprune export`: writes a recovered detector to a folder of its own, and reads it back to check it."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from autoprune.cli.detectors import open_split, run_of
+from autoprune.cli.detectors import config_of_run, open_split
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
@@ -28,35 +28,35 @@ def export(
         Path,
         typer.Argument(metavar="RUN|DIR", help="A run directory, or the folder of one recovered detector."),
     ],
-    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write; it must not exist yet.")],
+    to: Annotated[Path, typer.Option("--to", metavar="DIR", help="Folder to write; it must not exist.")],
     trial: Annotated[
         int | None,
         typer.Option(
             "--trial",
             metavar="N",
-            help="Of a run: which trial; default: the recovered one with the best mAP.",
+            help="Trial of a run; default: the recovered one with the best mAP.",
         ),
     ] = None,
     format: Annotated[
         Format,
         typer.Option(
             "--format",
-            help="What to write beside policy and weights: onnx, or pt2 (torch.export, raw heads only); "
-            "either is compared with the detector on real images.",
+            help="File for other runtimes beside policy and weights: onnx, or pt2 (torch.export, raw heads "
+            "only); either is compared with the detector on real images.",
         ),
     ] = "safetensors",
     raw_heads: Annotated[
         bool,
         typer.Option(
             "--raw-heads",
-            help="Of a one-stage detector: a fixed input and dense outputs, which every runtime takes; "
-            "autoprune/runtimes/frame.py reads the detections off them.",
+            help="For one-stage detectors: a fixed input size and dense outputs, which every runtime "
+            "supports; autoprune/runtimes/decode_raw_heads.py decodes them.",
         ),
     ] = False,
     size: Annotated[
         str | None,
         typer.Option(
-            "--size", metavar="HxW", help="Input of the raw heads; default: the policy's input_size."
+            "--size", metavar="HxW", help="Input size of the raw heads; default: the policy's input_size."
         ),
     ] = None,
     images: Annotated[
@@ -64,14 +64,17 @@ def export(
         typer.Option(
             "--images",
             metavar="DIR",
-            help="Compare on the images of a folder, without mAP, in place of --data.",
+            help="Compare on the images of a folder instead of --data; there is no mAP then.",
         ),
     ] = None,
     parity_images: Annotated[
-        int, typer.Option("--parity-images", min=1, help="Images to compare on, at most.")
+        int, typer.Option("--parity-images", min=1, help="Most images to compare on.")
     ] = 64,
 ) -> None:
-    """Write a recovered detector to a folder: policy, weights, ONNX; then compare its outputs."""
+    """Write a recovered detector to a folder: policy, weights, model card, and a file for other runtimes.
+
+    What is written is read back, and its outputs are compared with the detector's.
+    """
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.export.card import CARD_FILE, write_card
     from autoprune.files import write_text
@@ -82,23 +85,27 @@ def export(
     if raw_heads and format == "safetensors":
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
     if size is not None and not raw_heads:
-        raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or leave it away")
+        raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
     folder = source if (source / "policy.yaml").is_file() else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load(folder), Policy.load(folder / "policy.yaml")
     with working() as console:
         file: Path | None = None
         if format != "safetensors":
-            shown = _images(folder, model, config, images)
-            wanted = parse_size(size, "--size") if size is not None else policy.input_size
-            file, parity = _write(model, to, shown, parity_images, wanted if raw_heads else None, format)
+            pictures = _images(folder, model, config, images)
+            input_size = parse_size(size, "--size") if size is not None else policy.input_size
+            file, parity = _write(
+                model, to, pictures, parity_images, input_size if raw_heads else None, format
+            )
         save_detector(to, model, policy)
         difference = largest_difference(model, load(to), policy.input_size)
         if difference != 0:
-            raise AutopruneError(f"{to} gives other outputs than {folder}: they differ by {difference:.3g}")
-        for known in (folder / METRICS_FILE, folder / LATENCY_FILE):
-            if known.is_file():
-                write_text(to / known.name, known.read_text(encoding="utf-8"))
+            raise AutopruneError(
+                f"{to} does not compute what {folder} does: outputs differ by {difference:.3g}"
+            )
+        for source_file in (folder / METRICS_FILE, folder / LATENCY_FILE):
+            if source_file.is_file():
+                write_text(to / source_file.name, source_file.read_text(encoding="utf-8"))
         write_card(to)
         names = ["policy.yaml", "model.safetensors", *([file.name] if file else []), CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
@@ -109,13 +116,13 @@ def export(
 
 
 def refuse_existing(folder: Path) -> None:
-    """Keeps what stands in the way.
+    """Refuses to write over a folder that holds something.
 
     Raises:
         RunError: the folder exists and is not empty.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise RunError(f"{folder} exists already; choose another --to")
+        raise RunError(f"{folder} already exists; choose another --to")
 
 
 def _write(
@@ -139,20 +146,20 @@ def _write(
         raise
 
 
-def _images(folder: Path, model: "nn.Module", config: Config, pictures: Path | None) -> "Images":
-    """The images to compare on: the folder asked for, the data asked for, or the run's own.
+def _images(folder: Path, model: "nn.Module", config: Config, picture_folder: Path | None) -> "Images":
+    """The images to compare on: those of --images, of --data, or of the run.
 
     Raises:
-        ConfigError: neither is known.
+        ConfigError: there are none of these.
         DataError: they can't be read.
     """
     from autoprune.detectors import resize_rule
     from autoprune.export.parity import Pictures
 
-    if pictures is not None:
-        return Pictures(pictures, resize_rule(model))
+    if picture_folder is not None:
+        return Pictures(picture_folder, resize_rule(model))
     if "data" not in config.model_fields_set:
-        run = run_of(folder)
+        run = config_of_run(folder)
         if run is None:
             raise ConfigError(
                 "the exported file is compared with the detector on real images; give --data FOLDER, or "
@@ -171,14 +178,14 @@ def _recovered(run: Path, trial: int | None) -> Path:
     from autoprune.run.directory import RunDirectory
 
     directory = RunDirectory(run)
-    directory.config()  # says so where this is no run
+    directory.config()  # raises where this is no run
     scores = {
         file.parent: float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["map"])
         for file in directory.recovered.glob("trial-*/metrics.json")
     }
-    wanted = None if trial is None else directory.recovered_folder(trial)
-    if not scores or wanted not in {None, *scores}:
+    folder = None if trial is None else directory.recovered_folder(trial)
+    if not scores or folder not in {None, *scores}:
         which = "" if trial is None else f" {trial}"
         option = "" if trial is None else f" --trial {trial}"
         raise RunError(f"{run} has no recovered trial{which}; first `autoprune recover {run}{option}`")
-    return wanted or max(scores, key=lambda folder: scores[folder])
+    return folder or max(scores, key=lambda each: scores[each])

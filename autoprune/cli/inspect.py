@@ -1,4 +1,4 @@
-"""`autoprune inspect`: the channel groups of a detector, what they cost, and what a policy makes of them."""
+"""`autoprune inspect`: the channel groups of a detector, their cost, and their widths under a policy."""
 
 import json
 from pathlib import Path
@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, find, input_size_of
+from autoprune.cli.detectors import build_dense, input_size_of, resolve
 from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import output
+from autoprune.cli.terminal import working
 from autoprune.config import Config
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table
 
     from autoprune.graph import ChannelGraph
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 @with_config("Detector")
 def inspect(
     config: Config,
-    what: Annotated[
+    detector: Annotated[
         str | None,
         typer.Argument(
             metavar="[MODEL]",
@@ -36,27 +37,28 @@ def inspect(
 ) -> None:
     """Show the channel groups of a detector: width, fraction of the cost, what is frozen and why."""
     if names:
-        from autoprune import detectors as models
+        from autoprune import detectors
 
-        print("\n".join(models.names()))
+        print("\n".join(detectors.names()))
         return
-    report = _report(config, what, policy)
+    with working(quiet=as_json) as console:
+        report = _report(config, detector, policy)
+        if not as_json:
+            _show(console, report)
     if as_json:
         print(json.dumps(report, indent=2))
-    else:
-        _show(report)
 
 
-def _report(config: Config, what: str | None, policy_file: Path | None) -> dict[str, Any]:
-    """Everything that is shown, as plain values."""
+def _report(config: Config, argument: str | None, policy_file: Path | None) -> dict[str, Any]:
+    """The report, as plain values."""
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze
     from autoprune.policy import Policy
 
-    named = find(what, config)
-    policy = named.policy if policy_file is None else Policy.load(policy_file)
-    model, spec = build_dense(named, config)
-    size = input_size_of(named, model, config)
+    detector = resolve(argument, config)
+    policy = detector.policy if policy_file is None else Policy.load(policy_file)
+    model, spec = build_dense(detector, config)
+    size = input_size_of(detector, model, config)
     graph = analyze(model, detector_inputs(size))
     widths = None
     if policy is not None:
@@ -75,10 +77,10 @@ def _report(config: Config, what: str | None, policy_file: Path | None) -> dict[
 
 
 def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[str, Any]]:
-    """One entry a channel group, in the order of the forward pass.
+    """One entry per channel group, in the order of the forward pass.
 
-    ``gflops_share`` is the fraction of the dense cost that would go if the whole group went. Each product
-    of two groups' widths counts for both, so the shares sum to more than one.
+    ``gflops_share`` is the fraction of the dense cost that removing the whole group would save. Each product
+    of two groups' widths counts for both, so the fractions sum to more than one.
     """
     import numpy as np
 
@@ -107,8 +109,7 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
     ]
 
 
-def _show(report: dict[str, Any]) -> None:
-    console = output()
+def _show(console: "Console", report: dict[str, Any]) -> None:
     spec, pruned = report["model"], report["pruned"]
     height, width = report["input_size"]
     console.print(

@@ -1,4 +1,4 @@
-"""`autoprune latency`: measures detectors side by side, in turns, so that the machine's drift cancels."""
+"""`autoprune latency`: measures detectors by interleaved timing, so that the machine's drift cancels."""
 
 import dataclasses
 import json
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from autoprune.cli.detectors import Named, build_dense, find, input_size_of
+from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @with_config("Detector", "Machine", but=("seed", "input_size"))
 def latency(
     config: Config,
-    what: Annotated[
+    detectors: Annotated[
         list[str],
         typer.Argument(
             metavar="MODEL|POLICY|DIR…", help="Detectors' names, policy files, folders with a policy.yaml."
@@ -39,68 +39,75 @@ def latency(
     runtime: Annotated[
         Literal["torch", "onnxruntime", "openvino"],
         typer.Option(
-            "--runtime", help="Where the network runs; of a one-stage detector, its raw heads in ONNX."
+            "--runtime",
+            help="Where the network runs. All but torch time the raw heads of a one-stage detector, as ONNX.",
         ),
     ] = "torch",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images at once.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per forward pass.")] = 1,
     size: Annotated[
         str | None,
         typer.Option(
             "--size",
             "--input-size",
             metavar="HxW",
-            help="Of an image; default: the policy's, or the detector's.",
+            help="Height and width of the images; default: the policy's, or those that the detector states.",
         ),
     ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Timed passes of each detector.")] = 20,
+    repeats: Annotated[
+        int,
+        typer.Option("--repeats", min=1, help="Timed forward passes per detector; their median is shown."),
+    ] = 20,
     warmup_passes: Annotated[
-        int, typer.Option("--warmup-passes", min=0, help="Passes before the clock starts.")
+        int,
+        typer.Option(
+            "--warmup-passes", min=0, help="Untimed forward passes per detector, before the timed ones."
+        ),
     ] = 3,
     record: Annotated[
         bool,
         typer.Option(
             "--record",
-            help="Add the result to latency.json and MODEL_CARD.md in each folder, beside that of the first "
-            "detector named.",
+            help="Add the result to latency.json and MODEL_CARD.md in each folder, with that of the first "
+            "detector for comparison.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure the latency of detectors: medians of passes taken in turns, network and the rest apart."""
+    """Measure the latency of detectors: median forward passes, interleaved, the network and the rest apart.
+
+    The first detector is what the others are compared with.
+    """
     from autoprune.detectors import detector_inputs
-    from autoprune.latency.machine import label
+    from autoprune.latency.machine import LatencySetup
     from autoprune.latency.timing import interleaved
-    from autoprune.task.pruning_task import pick_device
+    from autoprune.task.checks import pick_device
 
     device = pick_device(config)
-    asked = parse_size(size, "--size") if size is not None else config.input_size
-    models: dict[str, nn.Module] = {}
-    folders: dict[str, Path] = {}
-    for named in [find(name, config) for name in what]:
-        if named.label in models:
-            raise ConfigError(f"{named.label} is given twice; name each detector once")
-        model = _build(named, config)
-        asked = asked or input_size_of(named, model, config)
-        models[named.label] = model.eval()
-        if named.folder is not None:
-            folders[named.label] = named.folder
-    assert asked is not None  # typer asks for one detector at least
-    if record and not folders:
-        raise ConfigError("--record writes into folders of detectors, and none is given; leave it away")
     with working(quiet=as_json) as console, ExitStack() as stack:
-        images = detector_inputs(asked)[0] * batch
+        named = [resolve(argument, config) for argument in detectors]
+        labels = [detector.label for detector in named]
+        if twice := [label for label in labels if labels.count(label) > 1]:
+            raise ConfigError(f"{twice[0]} is given twice; name each detector once")
+        folders = {detector.label: detector.folder for detector in named if detector.folder is not None}
+        if record and not folders:
+            raise ConfigError("--record writes into folders of detectors, and none is given; omit it")
+        models = {detector.label: _build(detector, config).eval() for detector in named}
+        input_size = config.input_size if size is None else parse_size(size, "--size")
+        if input_size is None:
+            input_size = input_size_of(named[0], models[named[0].label], config)
+        images = detector_inputs(input_size)[0] * batch
         runs: dict[str, Run] = {}
-        for name, model in models.items():
+        for label, model in models.items():
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
-            runs[name] = _runner(model, images, runtime, device, config.threads, folder)
-        found = interleaved(runs, repeats, warmup_passes)
-        where = label(runtime, device, config.threads, batch, asked)
+            runs[label] = _runner(model, images, runtime, device, config.threads, folder)
+        latencies = interleaved(runs, repeats, warmup_passes)
+        setup = LatencySetup(runtime, device, config.threads, input_size, batch).label
         if record:
-            _record(found, folders, where)
-        if as_json:
-            print(json.dumps(_as_json(found, where), indent=2))
-            return
-        _show(console, found, f"{where}; {repeats} passes each, in turns")
+            _record(latencies, folders, setup)
+        if not as_json:
+            _show(console, latencies, f"{setup}; {repeats} interleaved passes each")
+    if as_json:
+        print(json.dumps(_as_json(latencies, setup), indent=2))
 
 
 def _runner(
@@ -122,30 +129,30 @@ def _runner(
     return in_file(model, images, inside, runtime, str(device), threads, folder)
 
 
-def _record(found: "Mapping[str, Stages]", folders: Mapping[str, Path], where: str) -> None:
-    """Keeps the networks' times beside the detectors they are of."""
+def _record(latencies: "Mapping[str, Stages]", folders: Mapping[str, Path], setup: str) -> None:
+    """Writes the networks' times into the folders of their detectors."""
     from autoprune.export.card import add_latencies, write_card
     from autoprune.latency.runners import NETWORK
 
-    first = next(iter(found))
+    first = next(iter(latencies))
     for name, folder in folders.items():
-        row = {"label": where, **dataclasses.asdict(found[name][NETWORK])}
+        row = {"label": setup, **dataclasses.asdict(latencies[name][NETWORK])}
         if name != first:
-            row["dense_ms"] = found[first][NETWORK].median_ms
+            row["dense_ms"] = latencies[first][NETWORK].median_ms
         add_latencies(folder, [row])
         write_card(folder)
 
 
-def _as_json(found: "Mapping[str, Stages]", where: str) -> dict[str, object]:
+def _as_json(latencies: "Mapping[str, Stages]", setup: str) -> dict[str, object]:
     detectors = {
         name: {stage: dataclasses.asdict(value) for stage, value in stages.items()}
-        for name, stages in found.items()
+        for name, stages in latencies.items()
     }
-    return {"label": where, "detectors": detectors}
+    return {"label": setup, "detectors": detectors}
 
 
-def _show(console: "Console", found: "Mapping[str, Stages]", title: str) -> None:
-    """A table: for each detector the median of each stage, and its network beside the first one's."""
+def _show(console: "Console", latencies: "Mapping[str, Stages]", title: str) -> None:
+    """A table: per detector the median of each stage, and its network relative to the first one's."""
     from rich import box
     from rich.table import Table
 
@@ -154,12 +161,12 @@ def _show(console: "Console", found: "Mapping[str, Stages]", title: str) -> None
     tell(console, title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("ms, median (p10 to p90)", overflow="fold")
-    present = [stage for stage in STAGES if any(stage in stages for stages in found.values())]
+    present = [stage for stage in STAGES if any(stage in stages for stages in latencies.values())]
     for stage in present:
         table.add_column(stage, justify="right")
     table.add_column("network", justify="right")
-    first = next(iter(found.values()))[NETWORK].median_ms
-    for name, stages in found.items():
+    first = next(iter(latencies.values()))[NETWORK].median_ms
+    for name, stages in latencies.items():
         cells = [_cell(stages[stage], stage == NETWORK) if stage in stages else "-" for stage in present]
         table.add_row(name, *cells, f"{stages[NETWORK].median_ms / first:.0%}")
     console.print(table)
@@ -170,18 +177,18 @@ def _cell(value: "Latency", with_spread: bool) -> str:
     return f"{value.median_ms:.1f}{spread}"
 
 
-def _build(named: Named, config: Config) -> "nn.Module":
-    """The detector itself; a policy without weights keeps the shapes, and the time depends on no more."""
-    if named.folder is not None:
+def _build(detector: NamedDetector, config: Config) -> "nn.Module":
+    """The detector itself; of a policy without weights one of the same shapes, which decide its latency."""
+    if detector.folder is not None:
         from autoprune.export import load
 
-        return load(named.folder)
-    model, _ = build_dense(named, config)
-    if named.policy is None:
+        return load(detector.folder)
+    model, _ = build_dense(detector, config)
+    if detector.policy is None:
         return model
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze, prune
 
-    graph = analyze(model, detector_inputs(named.policy.input_size))
-    named.policy.check(graph)
-    return prune(model, graph, keep=named.policy.keep)
+    graph = analyze(model, detector_inputs(detector.policy.input_size))
+    detector.policy.check(graph)
+    return prune(model, graph, keep=detector.policy.keep)

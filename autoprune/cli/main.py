@@ -1,4 +1,4 @@
-"""The command `autoprune`: finds the command, and turns every error into one line and an exit code."""
+"""The program `autoprune`: runs a command, and turns every error into one line and an exit code."""
 
 import sys
 import traceback
@@ -21,6 +21,7 @@ from autoprune.cli.recover import recover
 from autoprune.cli.report import report
 from autoprune.cli.schema import schema
 from autoprune.cli.search import search
+from autoprune.cli.settings import with_new_flags
 from autoprune.cli.space import space
 from autoprune.cli.terminal import problems
 from autoprune.cli.train import train
@@ -41,8 +42,8 @@ app = typer.Typer(
 )
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         print(f"autoprune {__version__}")
         raise typer.Exit
 
@@ -52,11 +53,11 @@ def root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and developers' warnings.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
 ) -> None:
-    """Makes object detectors several times cheaper and keeps their mAP.
+    """Prunes object detectors: several times cheaper, at the same mAP.
 
-    It finds how many channels each layer needs and trains the best ones back.
+    A search finds how many channels each layer needs; the best policies are then recovered (fine-tuned).
     """
 
 
@@ -77,26 +78,29 @@ COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "schema": (schema, "autoprune schema --space > space.schema.json"),
 }
 for name, (command, example) in COMMANDS.items():
-    app.command(name, epilog=f"Example: [bold]{example}[/]")(command)
+    # typer would keep the line breaks within a paragraph
+    text = "\n\n".join(" ".join(part.split()) for part in (command.__doc__ or "").split("\n\n"))
+    app.command(name, help=text, epilog=f"Example: [bold]{example}[/]")(command)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Args:
-        arguments: what stands behind `autoprune`; default: that of this process.
+        arguments: command and its arguments; default: those of this process.
 
     Returns:
-        0, 2 where the user's input is at fault, 130 after Ctrl-C, 1 for any other failure.
+        0, 2 for invalid input, 130 after Ctrl-C, 1 for any other failure.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    # `--debug` may stand anywhere; typer alone would take it before the command's name only
+    # `--debug` is accepted anywhere; typer alone would only take it before the command
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
     with warnings.catch_warnings():
         if not debug:
             _quiet()
         try:
+            arguments = with_new_flags(arguments)
             code = typer.main.get_command(app).main(
                 arguments or ["--help"], prog_name="autoprune", standalone_mode=False
             )
@@ -106,7 +110,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if debug:
                 traceback.print_exc()
             return _report(error, arguments)
-    if code == INTERRUPTED:  # typer's way to pass Ctrl-C on; click's, in its older versions, is Abort
+    if code == INTERRUPTED:  # how typer reports Ctrl-C; older versions of click raise Abort
         return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
     return code if isinstance(code, int) else 0
 
@@ -117,7 +121,7 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         return _stop(f"error: {_one_line(str(error))}", error.exit_code)
     if isinstance(error, typer.Exit):
         return int(error.exit_code)
-    # typer's own usage errors; their class moved between its versions, what they can do did not
+    # typer's own usage errors, recognized by their method: their class moved between versions
     if callable(message := getattr(error, "format_message", None)):
         command = f"{arguments[0]} " if _is_command(arguments) else ""
         return _stop(
@@ -142,12 +146,12 @@ def _is_command(arguments: Sequence[str]) -> bool:
 
 def _how_to_resume(arguments: Sequence[str]) -> str:
     if arguments and arguments[0] in RESUMABLE:
-        return "what is finished is kept; type the same command again to go on from there"
+        return "finished work is kept; the same command resumes it"
     return "nothing was changed"
 
 
 def _quiet() -> None:
-    """Hides developers' warnings of libraries; what autoprune warns of is one line on stderr."""
+    """Hides the warnings of libraries, and prints autoprune's own as one line on standard error."""
     warnings.simplefilter("ignore")
     warnings.filterwarnings("always", category=UserWarning, module=r"autoprune\.")
     warnings.showwarning = lambda message, *_, **__: problems().print(f"warning: {_one_line(str(message))}")

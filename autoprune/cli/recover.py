@@ -1,4 +1,4 @@
-"""`autoprune recover`: policies of a run are trained back in full."""
+"""`autoprune recover`: recovers (fine-tunes) policies of a run in full."""
 
 from pathlib import Path
 from typing import Annotated
@@ -21,18 +21,23 @@ def recover(
     trial: Annotated[
         list[int] | None,
         typer.Option(
-            "--trial", metavar="N", help="Number of a trial, several times if wanted; default: the best."
+            "--trial",
+            metavar="N",
+            help="Number of a trial; can be given several times; default: the best trial.",
         ),
     ] = None,
 ) -> None:
-    """Train policies of a run back in full, the dense detector as their teacher; resumes where it stopped."""
-    from autoprune.recovery.recover import recover as train_back
+    """Recover policies of a run: fine-tune them in full, with the dense detector as teacher.
 
-    # what the search was about stands in the run's config.yaml; only how to train may differ
+    An interrupted recovery resumes from its last checkpoint.
+    """
+    from autoprune.recovery.recover import recover as recover_trials
+
+    # the run's config.yaml says what was searched; only how to train may differ
     given = {name: getattr(config, name) for name in FIELDS if name in config.model_fields_set}
     with working() as console:
-        found = train_back(run, trials=trial, **given)
-        dense = found[0].metrics["dense"]
+        recovered = recover_trials(run, trials=trial, **given)
+        dense = recovered[0].metrics["dense"]
         rows = [Entry("dense", "dense", dense["metrics"]["map"], dense["gflops"], dense["mparams"])]
         rows += [
             Entry(
@@ -42,9 +47,9 @@ def recover(
                 item.metrics["gflops"],
                 item.metrics["mparams"],
             )
-            for item in found
+            for item in recovered
         ]
         console.print(comparison(rows, title="after full recovery, on val"))
-        for item in found:
+        for item in recovered:
             tell(console, f"wrote {item.folder}")
-        tell(console, f"next: autoprune export {found[0].folder} --to detector")
+        tell(console, f"next: autoprune export {recovered[0].folder} --to detector")

@@ -1,4 +1,4 @@
-"""`autoprune report`: one HTML page that shows what a run did, finished or not."""
+"""`autoprune report`: one HTML page about a run, finished or not."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,19 +15,21 @@ TRIALS = "trials.csv"
 def report(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],
     to: Annotated[
-        Path | None, typer.Option("--to", metavar="FILE", help="The page; default: report.html in RUN.")
+        Path | None,
+        typer.Option("--to", metavar="FILE", help="The page to write; default: report.html in RUN."),
     ] = None,
     png: Annotated[
-        bool, typer.Option("--png", help="Write front.png beside the page: the front, for a README.")
+        bool, typer.Option("--png", help="Also write the front as front.png, beside the page.")
     ] = False,
     csv: Annotated[
-        bool, typer.Option("--csv", help="Write trials.csv beside the page: all trials, with their widths.")
+        bool,
+        typer.Option("--csv", help="Also write all trials with their widths as trials.csv, beside the page."),
     ] = False,
     images: Annotated[
         bool, typer.Option("--images/--no-images", help="Show sample images of the validation data.")
     ] = True,
 ) -> None:
-    """Write one HTML page about a run: front, layers, images, recovery, search; opens without network."""
+    """Write one HTML page about a run: front, layers, sample images, recovery, search; works offline."""
     from autoprune.report.entries import budgets_of, entries
     from autoprune.report.html import write_page
     from autoprune.report.plots import plot_front
@@ -35,18 +37,18 @@ def report(
     from autoprune.report.trials import write_trials
 
     console = output()
-    facts = read_run_summary(run)
+    summary = read_run_summary(run)
     page = run / PAGE if to is None else to
-    write_page(facts, page, images)
+    write_page(summary, page, images)
     tell(console, f"page: {page}")
     if png:
-        trials, dense = entries(facts.result)
+        trials, dense = entries(summary.result)
         if dense is None:
             console.print("no front.png: the dense detector is not measured yet", markup=False)
         else:
             title = f"{run}: {len(trials)} complete trials"
-            plot_front(page.with_name(PICTURE), trials, dense, budgets_of(facts.result), title)
+            plot_front(page.with_name(PICTURE), trials, dense, budgets_of(summary.result), title)
             tell(console, f"picture: {page.with_name(PICTURE)}")
     if csv:
-        write_trials(page.with_name(TRIALS), facts)
+        write_trials(page.with_name(TRIALS), summary)
         tell(console, f"trials: {page.with_name(TRIALS)}")

@@ -1,4 +1,4 @@
-"""`autoprune schema`: the JSON schema of the YAML files, for editors and for reading."""
+"""`autoprune schema`: the JSON schema of the YAML files, for editors and as a reference."""
 
 import json
 from typing import Annotated
@@ -10,13 +10,17 @@ from autoprune.config import Config
 
 
 def schema(
-    space: Annotated[bool, typer.Option("--space", help="The schema of a search space file.")] = False,
-    policy: Annotated[bool, typer.Option("--policy", help="The schema of a policy file.")] = False,
+    space: Annotated[
+        bool, typer.Option("--space", help="Print the schema of search space files instead.")
+    ] = False,
+    policy: Annotated[
+        bool, typer.Option("--policy", help="Print the schema of policy files instead.")
+    ] = False,
 ) -> None:
-    """Print the JSON schema of the settings file: every key, its type, default and meaning."""
+    """Print the JSON schema of settings files: type, default and meaning of every key."""
     model: type[BaseModel] = Config
     if space:
-        from autoprune.space.derive import SpaceFile
+        from autoprune.space.file import SpaceFile
 
         model = SpaceFile
     elif policy:

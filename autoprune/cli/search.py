@@ -15,7 +15,11 @@ if TYPE_CHECKING:
 
 @with_config(*PANELS)
 def search(config: Config) -> None:
-    """Search for the policies that keep the most mAP within a budget; the same command resumes a run."""
+    """Search for the policies with the most mAP within a budget; the same command resumes a run.
+
+    Each trial prunes the detector by one policy, reconstructs it, recovers it for a few steps, and measures
+    its mAP. Then `autoprune front` shows the best, and `autoprune recover` fine-tunes them in full.
+    """
     from autoprune.recovery.proxy_check import load_check
     from autoprune.search.pipeline import search as run
 
@@ -27,20 +31,20 @@ def search(config: Config) -> None:
 
 
 def proxies_table(check: "ProxyCheck") -> "Table":
-    """How the scores of each rung rank trials, against their mAP after recovery."""
+    """How well the scores at each rung rank trials by their mAP after recovery."""
     from rich.table import Table
 
     at = "" if check.budget_gflops is None else f" at {check.budget_gflops:.2f} GFLOPs"
     table = Table(title=f"proxies against mAP after {check.steps} steps{at}", title_justify="left")
     for heading in ("rung", "steps", "score", "trials", "Spearman's ρ (95%)", "Kendall's τ (95%)"):
         table.add_column(heading, justify="left" if heading == "score" else "right", no_wrap=True)
-    for found in check.agreements:
+    for agreement in check.agreements:
         table.add_row(
-            str(found.rung),
-            str(found.steps),
-            {"map": "mAP"}.get(found.score, found.score),
-            str(found.trials),
-            str(found.spearman),
-            str(found.kendall),
+            str(agreement.rung),
+            str(agreement.steps),
+            {"map": "mAP"}.get(agreement.score, agreement.score),
+            str(agreement.trials),
+            str(agreement.spearman),
+            str(agreement.kendall),
         )
     return table

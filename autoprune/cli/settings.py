@@ -3,7 +3,7 @@
 import functools
 import inspect
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -11,86 +11,58 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import typer
 from pydantic.fields import FieldInfo
 
-from autoprune.config import Config, load_config, make_config
+from autoprune import config as config_module
+from autoprune.config import SETTINGS, Config, load_config, make_config
 from autoprune.errors import ConfigError
+from autoprune.validation import warn_renamed
 
 PANELS: dict[str, tuple[str, ...]] = {
-    "Detector": ("model", "model_arguments", "num_classes", "weights", "input_size"),
-    "Data": ("data", "image_cache_gib", "strict"),
-    "Budget": ("budget_gflops", "budget_mparams", "budget_latency_ms", "latency_runtime", "objectives"),
-    "Importance and space": ("criterion", "importance_images", "space"),
-    "Search": (
-        "out",
-        "trials",
-        "sampler",
-        "warm_starts",
-        "rungs",
-        "rung_keep",
-        "proxy_images",
-        "confirm",
-        "check_proxies",
-        "storage",
-        "track",
-    ),
-    "Engine": ("engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"),
-    "Training": (
-        "steps",
-        "batch_size",
-        "learning_rate",
-        "weight_decay",
-        "warmup",
-        "clip_norm",
-        "norm",
-        "ema_decay",
-        "precision",
-        "distill",
-        "distill_weighting",
-        "distill_logits",
-        "regrow_rounds",
-        "reconstruct_images",
-        "recalibration_images",
-    ),
-    "Machine": ("device", "threads", "seed"),
+    panel: tuple(name for name, setting in SETTINGS.items() if setting.panel == panel)
+    for panel in dict.fromkeys(setting.panel for setting in SETTINGS.values())
 }
+"""The fields under each heading of ``--help``."""
+
+RENAMED_FLAGS: dict[str, dict[str, str]] = {"space": {"--measure-steps": "--measure-multiples"}}
+"""Per command, the renamed ones of its own flags, old → new; `config.RENAMED` lists the fields."""
 
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
         "--config",
         metavar="FILE",
-        help="YAML file of settings; flags win over it. Its keys are listed by `autoprune schema`.",
+        help="YAML file of settings; flags override it. `autoprune schema` lists its keys.",
         rich_help_panel="Settings",
     ),
 ]
 
 
 def with_config(
-    *what: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+    *panels: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Gives a command the options of panels and fields; they reach it as its argument ``config``.
+    """Gives a command the options of panels and fields, as its argument ``config``.
 
     Args:
-        *what: keys of `PANELS`, or single fields.
-        but: fields of these panels that the command has no use for.
-        defaults: fields that default to something else in this command.
+        *panels: keys of `PANELS`, or single fields.
+        but: fields of these panels that the command does not use.
+        defaults: fields with another default in this command.
     """
-    fields = [name for item in what for name in PANELS.get(item, (item,)) if name not in set(but)]
-    own_defaults = dict(defaults or {})
+    fields = [name for item in panels for name in PANELS.get(item, (item,)) if name not in set(but)]
+    command_defaults = dict(defaults or {})
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        own = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+        others = [parameter for name, parameter in signature.parameters.items() if name != "config"]
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            config = _read({name: given.pop(name) for name in fields}, given.pop("config"), own_defaults)
+            config = _read({name: given.pop(name) for name in fields}, given.pop("config"), command_defaults)
             command(config=config, **given)
 
         file = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
         )
-        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own]
-        parameters = [*keywords, file, *(_option(name, own_defaults) for name in fields)]
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
+        parameters = [*keywords, file, *(_option(name, command_defaults) for name in fields)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -103,17 +75,36 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
+def with_new_flags(arguments: Sequence[str]) -> list[str]:
+    """Replaces the old spellings of flags by the new ones, with a warning for each.
+
+    Args:
+        arguments: the command and its arguments.
+    """
+    command = arguments[0] if arguments else ""
+    renamed = dict(RENAMED_FLAGS.get(command, {}))
+    for old, new in config_module.RENAMED.items():
+        renamed |= {flag(old): flag(new), flag(f"no_{old}"): flag(f"no_{new}")}
+    result = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            warn_renamed(name, renamed[name])
+            argument = renamed[name] + equals + value
+        result.append(argument)
+    return result
+
+
 def _option(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
-    """One field as a keyword parameter that typer turns into an option; ``None`` where it is not given."""
+    """One field as a keyword parameter that typer turns into an option, ``None`` by default."""
     field = Config.model_fields[name]
-    panel = next(title for title, names in PANELS.items() if name in names)
     spelled = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
     option = typer.Option(
         spelled,
         metavar=None if field.annotation is bool else _metavar(field),
         help=_help(field, defaults.get(name, field.get_default())),
         show_default=False,
-        rich_help_panel=panel,
+        rich_help_panel=SETTINGS[name].panel,
     )
     annotation: Any = Annotated[(bool if field.annotation is bool else str) | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
@@ -158,7 +149,7 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     """Validates the flags over the YAML file over the command's own defaults.
 
     Raises:
-        ConfigError: a value can't be used; the message names the field.
+        ConfigError: a value is invalid; the message names the field.
     """
     given = {name: _parse(name, value) for name, value in flags.items() if value is not None}
     config = make_config(**given) if file is None else load_config(file, **given)
@@ -179,7 +170,7 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
 
 
 def _parse(name: str, value: Any) -> Any:
-    """Reads the fields whose text differs from their YAML."""
+    """Reads the fields that are written differently as flags and in YAML."""
     if name == "model_arguments":
         try:
             return json.loads(value)

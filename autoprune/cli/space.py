@@ -1,5 +1,6 @@
-"""`autoprune space`: importance becomes bounds on every group's pruning ratio, in YAML for people."""
+"""`autoprune space`: derives bounds on every group's pruning ratio from its importance, as YAML to edit."""
 
+from collections import Counter
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -28,7 +29,8 @@ def space(
         Literal["layer", "block", "stage"],
         typer.Option(
             "--granularity",
-            help="What shares one pruning ratio: stage for a dozen trials, layer for 32 or more.",
+            help="Groups that share one pruning ratio. Fewer ratios need fewer trials: stage suits a dozen, "
+            "layer 32 or more.",
         ),
     ] = "layer",
     round_to: Annotated[
@@ -37,28 +39,34 @@ def space(
     min_width: Annotated[
         int, typer.Option("--min-width", min=1, help="Smallest number of channels a group keeps.")
     ] = 8,
-    measure_steps: Annotated[
+    measure_multiples: Annotated[
         bool,
         typer.Option(
-            "--measure-steps",
-            help="Time the layers, and give each group the multiple in which this device's time really "
-            "falls, in place of --round-to.",
+            "--measure-multiples",
+            help="Time the layers on this device, and give each group its hardware-friendly multiple (where "
+            "latency really falls) instead of --round-to.",
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite the file.")] = False,
 ) -> None:
-    """Score the channels and write the search space: for each group its largest pruning ratio."""
-    from autoprune.latency.fit import group_steps
+    """Score the channels and write the search space: for each channel group its largest pruning ratio.
+
+    The file is meant to be read and edited; `autoprune search --space FILE` searches it.
+    """
+    from autoprune.latency.multiples import measure_multiples as measure
     from autoprune.search.plan import warm_criteria
-    from autoprune.space.derive import derive_space, resolve, save_space, with_steps
-    from autoprune.task.pruning_task import load_task, score_several, scores_beside
+    from autoprune.space.derive import derive_space, with_multiples
+    from autoprune.space.render import save_space
+    from autoprune.space.resolve import resolve
+    from autoprune.task.pruning_task import load_task
+    from autoprune.task.scoring import score_several, scores_beside
 
     if to.exists() and not force:
-        raise RunError(f"{to} exists already, and may hold your edits; give another --to, or --force")
+        raise RunError(f"{to} already exists and may hold your edits; give another --to, or --force")
     with working() as console:
         task = load_task(config)
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
-        # what a search's warm starts need beside the criterion costs no further pass over the images
+        # the other criteria that a search's warm starts need come from the same pass over the images
         scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
         importance = scores[config.criterion]
         file = derive_space(
@@ -71,17 +79,17 @@ def space(
             round_to=round_to,
             min_width=min_width,
         )
-        if measure_steps:
-            steps = group_steps(task)
-            file = with_steps(file, steps)
-            counts = {step: list(steps.values()).count(step) for step in sorted({*steps.values()})}
-            told = ", ".join(f"{step} for {count} groups" for step, count in counts.items())
-            console.print(f"steps measured in {config.latency_runtime} on {task.device}: {told or 'none'}")
+        if measure_multiples:
+            multiples = measure(task.model, task.graph, task.latency_setup)
+            file = with_multiples(file, multiples)
+            counts = sorted(Counter(multiples.values()).items())
+            shown = ", ".join(f"{multiple} for {count} groups" for multiple, count in counts) or "none"
+            console.print(f"multiples measured in {config.latency_runtime} on {task.device}: {shown}")
         save_space(to, file, task.graph, importance)
-        found = resolve(file, task.graph)
-        least, dense = (float(found.cost("gflops", widths)) for widths in (found.lowest, found.dense))
+        bounds = resolve(file, task.graph)
+        least, dense = (float(bounds.cost("gflops", widths)) for widths in (bounds.lowest, bounds.dense))
         console.print(
-            f"wrote {to}: {len(found.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
+            f"wrote {to}: {len(bounds.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
         tell(console, f"next: autoprune search --space {to} --budget-gflops 50%")

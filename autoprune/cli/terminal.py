@@ -8,14 +8,15 @@ from contextlib import contextmanager
 from rich.console import Console
 
 from autoprune import progress
+from autoprune.streams import stdout_to_stderr
 
 PIPE_WIDTH = 240
 
 
 def output() -> Console:
-    """The console of standard output; as wide as it takes where that is no terminal.
+    """The console of standard output; wide enough for every table where that is no terminal.
 
-    Of several processes that `torchrun` started, the first alone prints.
+    Of several processes that `torchrun` started, only the first prints.
     """
     silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
@@ -34,11 +35,16 @@ def tell(console: Console, line: str) -> None:
 
 @contextmanager
 def working(quiet: bool = False) -> Iterator[Console]:
-    """Yields the console of standard output, with progress shown on it, or on standard error if ``quiet``.
+    """Yields the console of standard output, with progress shown on it.
 
     Args:
-        quiet: standard output is for a program (``--json``), so it holds nothing but the result.
+        quiet: standard output is for a program (``--json``), which the command prints after the block. Inside
+            it everything goes to standard error: progress, and what a user's detector prints at any time.
     """
-    console = output()
-    with progress.show(Console(stderr=True, highlight=False) if quiet else console):
-        yield console
+    if not quiet:
+        console = output()
+        with progress.show(console):
+            yield console
+        return
+    with stdout_to_stderr(), progress.show(problems()):
+        yield problems()

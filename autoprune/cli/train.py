@@ -1,10 +1,10 @@
-"""`autoprune train`: a dense baseline, with the loop that also recovers pruned detectors."""
+"""`autoprune train`: trains a dense baseline, with the loop that also recovers pruned detectors."""
 
 import json
 import shlex
 from pathlib import Path
 
-from autoprune.cli.detectors import build_dense, find, open_split
+from autoprune.cli.detectors import build_dense, open_split, resolve
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
@@ -26,35 +26,38 @@ CHECKPOINT = "checkpoint.safetensors"
     defaults={"out": DEFAULT_OUT},
 )
 def train(config: Config) -> None:
-    """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out."""
+    """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out.
+
+    An interrupted training resumes from its last checkpoint.
+    """
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import evaluate
     from autoprune.detectors import save_state
-    from autoprune.task.pruning_task import pick_device
-    from autoprune.training import TrainSettings, ranks
+    from autoprune.task.checks import pick_device
+    from autoprune.training import TrainSettings, distributed
     from autoprune.training import train as fit
 
     device = pick_device(config)
     weights, metrics_file = config.out / "model.safetensors", config.out / "metrics.json"
     checkpoint = config.out / CHECKPOINT
     if weights.exists() and not checkpoint.exists():
-        raise RunError(f"{weights} exists already; choose another --out (YAML: out)")
-    with ranks.joined(), working() as console:
-        named = find(None, config)
-        model, spec = build_dense(named, config)
+        raise RunError(f"{weights} already exists; choose another --out (YAML: out)")
+    with distributed.process_group(), working() as console:
+        detector = resolve(None, config)
+        model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
         check_same_classes(training, validation)
         if config.num_classes is None and training.num_classes != spec.num_classes:
-            # the class heads are the data's; weights, if any are given, keep all but those
+            # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})
-            model, spec = build_dense(named, sized)
+            model, spec = build_dense(detector, sized)
         console.print(
             f"training {spec.name} for {config.steps} steps of {config.batch_size} images "
             f"({len(training)} in all, {spec.num_classes} classes with the background) on {device}"
         )
         settings = TrainSettings.from_config(config)
         result = fit(model, training, settings, device, checkpoint=checkpoint, what="training")
-        if ranks.rank() > 0:
+        if distributed.rank() > 0:
             return
         metrics = evaluate(result.model, validation, device)
         save_state(result.model, weights)
@@ -66,7 +69,7 @@ def train(config: Config) -> None:
 
 
 def _next(config: Config, weights: Path) -> str:
-    """The command that goes on with these weights: what was not a default here must be said there too."""
+    """The next command for these weights, with the flags that differ from the defaults."""
     words = ["autoprune", "space", "--weights", str(weights)]
     if "model" in config.model_fields_set:
         words += ["--model", config.model]

@@ -14,7 +14,7 @@ from autoprune.data.evaluate import evaluate
 from autoprune.detectors import load_dense, load_state, resize_rule, save_state
 from autoprune.importance import load
 from autoprune.runtimes import extras
-from autoprune.space.derive import SpaceFile
+from autoprune.space.file import SpaceFile
 
 from .conftest import TINY
 
@@ -75,7 +75,7 @@ def test_train_writes_weights_that_load_and_score_what_it_says(
         *("eval", *tiny_model, "--data", tiny_data, "--weights", out / "model.safetensors", "--json")
     )
     assert json.loads(checked.out)["metrics"] == pytest.approx(told["val"]["metrics"], abs=1e-6)
-    assert autoprune("train", *flags).is_refusal("exists already", "--out")
+    assert autoprune("train", *flags).is_refusal("already exists", "--out")
 
     # what it says to type next is typed as it stands
     told_next = next(line for line in outcome.out.splitlines() if line.startswith("next: autoprune "))

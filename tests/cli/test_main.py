@@ -75,7 +75,7 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
     outcome = autoprune("boom")
     assert outcome.code == 130
     assert outcome.err.strip().splitlines() == [
-        "interrupted: what is finished is kept; type the same command again to go on from there"
+        "interrupted: finished work is kept; the same command resumes it"
     ]
 
 

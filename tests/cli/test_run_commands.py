@@ -105,7 +105,7 @@ def test_export_reads_back_and_evaluates_the_same(autoprune: Run, run: Path, tmp
         found = autoprune("eval", *arguments, "--batch-size", "2", "--json")
         assert found.code == 0, found.err
         assert json.loads(found.out)["metrics"] == pytest.approx(told, abs=1e-6)
-    assert autoprune("export", run, "--to", folder).is_refusal("exists already", "--to")
+    assert autoprune("export", run, "--to", folder).is_refusal("already exists", "--to")
 
 
 def test_export_to_onnx_compares_on_the_runs_own_data(autoprune: Run, run: Path, tmp_path: Path) -> None:
