@@ -1,6 +1,6 @@
 """autoprune finds the pruning ratios that make object detectors several times cheaper and keep their mAP.
 
-The names below load on first use, so that importing autoprune costs nothing and never imports ray.
+The public names load on first use: importing autoprune is cheap, and imports neither torch nor ray.
 """
 
 from importlib import import_module

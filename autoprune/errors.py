@@ -1,18 +1,18 @@
-"""The errors that a user can meet; each message says what is wrong, where, and what to do next."""
+"""The errors that a user can see; each message says what is wrong, where, and what to do next."""
 
 
 class AutopruneError(Exception):
-    """Base of every error raised on purpose. The command line prints it in one line.
+    """Base of all errors raised on purpose. The command line prints one line for each.
 
     Attributes:
-        exit_code: 2 where the input is at fault, 1 where the work itself failed.
+        exit_code: 2 if the input is at fault, 1 if the work itself failed.
     """
 
     exit_code = 1
 
 
 class InputError(AutopruneError):
-    """Something that the user gave can't be used."""
+    """The user's input can't be used."""
 
     exit_code = 2
 
@@ -46,4 +46,4 @@ class TrainingError(AutopruneError):
 
 
 class ExportError(AutopruneError):
-    """An exported file does not do what the detector does."""
+    """An exported file does not reproduce the detector's results."""

@@ -1,4 +1,4 @@
-"""Reading and writing files: YAML in and out, and writes that leave the old file or the new one."""
+"""Reading and writing files: YAML in and out, and atomic writes that leave the old file or the new one."""
 
 import errno
 import os
@@ -12,15 +12,15 @@ import yaml
 
 from autoprune.errors import ConfigError, RunError
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # in C it takes a tenth of the time
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path`` that takes its place when the block ends without an error.
+    """Yields a temporary path beside ``path`` that replaces it when the block ends without an error.
 
     Raises:
-        RunError: the disk is full, or the folder can't be written to.
+        RunError: the disk is full, or the folder is not writable.
     """
     temporary: Path | None = None
     try:
@@ -41,33 +41,37 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Where measurements are kept that other runs can use; it need not exist.
+    """The folder of measurements that later runs reuse; it may not exist yet.
 
-    ``AUTOPRUNE_CACHE``, else ``autoprune`` in ``XDG_CACHE_HOME`` or ``~/.cache``; of a user without a home,
-    in the system's folder for temporary files.
+    ``AUTOPRUNE_CACHE``, else ``autoprune`` in ``XDG_CACHE_HOME`` or ``~/.cache``; for a user without a home
+    directory, in the system's folder for temporary files.
     """
-    if own := os.environ.get("AUTOPRUNE_CACHE"):
-        return Path(own).expanduser()
+    if configured := os.environ.get("AUTOPRUNE_CACHE"):
+        return Path(configured).expanduser()
     try:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    except RuntimeError:  # neither HOME nor an entry among the system's users
+    except RuntimeError:  # neither HOME nor an entry in the password database
         base = Path(tempfile.gettempdir())
     return base / "autoprune"
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes ``text`` as UTF-8, whole or not at all."""
+    """Writes ``text`` as UTF-8, atomically.
+
+    Raises:
+        RunError: the disk is full, or the folder is not writable.
+    """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def write_yaml(path: Path, content: Any, header: str = "") -> None:
-    """Writes ``content`` as YAML in the order given, below ``header`` (comment lines)."""
+    """Writes ``content`` as YAML in its own order, below ``header`` (comment lines); errors as `write_text`."""
     write_text(path, header + yaml.safe_dump(content, sort_keys=False, width=100, allow_unicode=True))
 
 
 def inline_yaml(content: dict[str, Any]) -> str:
-    """Writes a mapping as YAML in one line: ``{size: 64, mode: fast}``."""
+    """Formats a mapping as YAML in one line: ``{size: 64, mode: fast}``."""
     return yaml.safe_dump(content, sort_keys=False, default_flow_style=True, width=1_000_000).strip()
 
 
@@ -83,11 +87,11 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
-        raise ConfigError(f"{path} is not valid YAML: {problem}; mend it there") from error
+        raise ConfigError(f"{path} is not valid YAML: {problem}; fix it there") from error
 
 
 def unwritable(path: Path, error: OSError) -> RunError:
-    """Says in one line why ``path`` could not be written."""
+    """The error to raise, with one line that says why ``path`` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"the disk is full: {path} was not written; free some space and run the same command")
-    return RunError(f"cannot write {path}: {error.strerror}; choose another folder or mend its permissions")
+    return RunError(f"cannot write {path}: {error.strerror}; choose another folder or fix its permissions")

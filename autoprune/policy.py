@@ -1,7 +1,7 @@
-"""A policy: which channels of each group are kept. It alone decides a pruned architecture.
+"""A policy: which channels of each group are kept. It alone determines a pruned architecture.
 
-A policy file holds everything but weights: `policy.yaml` and the dense weights give the pruned
-detector, `policy.yaml` and `model.safetensors` the recovered one.
+A policy file holds everything but weights: `policy.yaml` and the dense weights give the pruned detector,
+`policy.yaml` and `model.safetensors` the recovered one.
 """
 
 import hashlib
@@ -44,15 +44,15 @@ class PolicyFile(Strict):
 
 @dataclass(frozen=True)
 class Policy:
-    """The kept channels of each group, and where they came from.
+    """The kept channels of each group, and what they were chosen for.
 
     Attributes:
         model: the dense architecture.
         weights_sha256: `hash_weights` of the dense weights.
-        criterion: what scored the channels.
+        criterion: the importance criterion that scored the channels.
         input_size: (height, width) in pixels that the metrics were measured at.
         widths: dense width of each pruned group.
-        keep: kept channels of each pruned group, rising. Groups not named are kept whole.
+        keep: kept channels of each pruned group, rising. Groups not named keep all channels.
         metrics: measured figures, with units in their names (`map`, `gflops`, `mparams`, `latency_ms`).
     """
 
@@ -101,7 +101,11 @@ class Policy:
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the policy as YAML, whole or not at all."""
+        """Writes the policy as YAML, atomically.
+
+        Raises:
+            RunError: the disk is full, or the folder is not writable.
+        """
         content = {
             "format": FORMAT,
             "model": self.model.model_dump(),
@@ -114,14 +118,14 @@ class Policy:
                 for name, kept in self.keep.items()
             },
         }
-        header = "# autoprune policy: the channels that each group keeps. Groups not named are whole.\n"
+        header = "# autoprune policy: the channels that each group keeps. Groups not named keep all.\n"
         write_yaml(Path(path), content, header)
 
     def check(self, graph: ChannelGraph) -> None:
-        """Refuses a policy that does not fit ``graph``.
+        """Checks that the policy fits ``graph``.
 
         Raises:
-            PolicyError: a group is unknown, has another width, or nothing is pruned.
+            PolicyError: a group is unknown or has another width, or the policy prunes nothing.
         """
         for name, width in self.widths.items():
             if name not in graph.groups:
@@ -129,9 +133,9 @@ class Policy:
                     f"the policy is for another model: no group `{name}` here; see `autoprune inspect`"
                 )
             if graph.groups[name].width != width:
-                found = graph.groups[name].width
+                actual = graph.groups[name].width
                 raise PolicyError(
-                    f"the policy is for another model: group `{name}` has {found} channels, not {width}"
+                    f"the policy is for another model: group `{name}` has {actual} channels, not {width}"
                 )
         if all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
             raise PolicyError("the policy prunes nothing: every group keeps all its channels")
@@ -139,7 +143,7 @@ class Policy:
     def apply(self, dense_model: nn.Module) -> nn.Module:
         """Returns a pruned copy of ``dense_model``; the model itself is not changed.
 
-        Weights other than those the policy was made for are allowed, with a warning.
+        Other weights than those that the policy was made for are allowed, with a warning.
 
         Raises:
             PolicyError: the policy is for another model.
@@ -155,8 +159,8 @@ class Policy:
 def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 over the names, shapes and float32 values of a state dict.
 
-    Counters of batches are left out: they change no output, and frozen norms have none, so that the same
-    weights have one hash with either kind of norm.
+    Batch counters are excluded: they affect no output, and frozen norms have none, so that the same weights
+    have one hash with either kind of norm.
     """
     digest = hashlib.sha256()
     for name in sorted(name for name in state if not name.endswith("num_batches_tracked")):

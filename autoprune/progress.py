@@ -1,6 +1,6 @@
-"""Progress of long work: a rich bar with an ETA on a terminal, plain lines elsewhere, silence in a library.
+"""Progress of long work: a rich bar with an ETA on a terminal, plain lines elsewhere, nothing in a library.
 
-Only the command line calls `show`; the layers below call `track` and `say` and need not know who listens.
+Only the command line calls `show`; the layers below call `track` and `say`, whether or not anything is shown.
 """
 
 import time
@@ -32,25 +32,24 @@ def show(console: "Console | None") -> Iterator[None]:
 
 
 def say(text: str, markup: bool = False) -> None:
-    """Prints one line where progress is shown: as it stands, or as rich markup."""
+    """Prints one line where progress is shown: verbatim, or as rich markup."""
     if (console := _console.get()) is not None:
         console.print(text, highlight=False, markup=markup)
 
 
 class StatusDisplay:
-    """Lines that stay below all that is said, on a terminal; elsewhere one line a minute.
+    """Lines that stay below all other output on a terminal; elsewhere one line per minute.
 
-    It shows what it was given last, and asks nobody, so that it may be drawn by a thread of its own.
+    It only stores the lines given last, so that rich's thread can redraw them at any time.
     """
 
     def __init__(self) -> None:
-        """Shows nothing yet."""
         self._lines: Sequence[str] = ()
         self._printed = time.monotonic()
         self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        """Begins to show."""
+        """Starts the display on a terminal."""
         if (console := _console.get()) is not None and console.is_terminal:
             from rich.live import Live
 
@@ -59,7 +58,7 @@ class StatusDisplay:
         return self
 
     def __exit__(self, *problem: object) -> None:
-        """Takes the lines away."""
+        """Removes the lines from the terminal."""
         if self._live is not None:
             self._live.stop()
 
@@ -76,25 +75,25 @@ class StatusDisplay:
         return Text("\n".join(self._lines))
 
 
-def track(items: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yields ``items`` and shows how far the work has come.
+def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+    """Yields ``items`` and shows how many of them are done.
 
     Args:
-        items: what to go through.
-        what: the work in a few words, such as ``"recovery"``.
-        total: number of items, where ``len(items)`` is not known.
+        items: what to iterate over.
+        description: the work in a few words, such as ``"recovery"``.
+        total: number of items, if ``items`` has no length.
     """
     console = _console.get()
     total = len(items) if total is None and isinstance(items, Sized) else total
     if console is None:
         yield from items
     elif console.is_terminal:
-        yield from _bar(items, what, total, console)
+        yield from _bar(items, description, total, console)
     else:
-        yield from _lines(items, what, total, console)
+        yield from _lines(items, description, total, console)
 
 
-def _bar(items: Iterable[T], what: str, total: int | None, console: "Console") -> Iterator[T]:
+def _bar(items: Iterable[T], description: str, total: int | None, console: "Console") -> Iterator[T]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -112,18 +111,18 @@ def _bar(items: Iterable[T], what: str, total: int | None, console: "Console") -
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar, show(None):
-        task = bar.add_task(what, total=total)
+        task = bar.add_task(description, total=total)
         for item in items:
             yield item
             bar.advance(task)
 
 
-def _lines(items: Iterable[T], what: str, total: int | None, console: "Console") -> Iterator[T]:
+def _lines(items: Iterable[T], description: str, total: int | None, console: "Console") -> Iterator[T]:
     start = last = time.monotonic()
     for done, item in enumerate(items, 1):
         yield item
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_S:
             last = now
-            left = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
-            console.print(f"{what}: {done}/{total or '?'}{left}", highlight=False)
+            remaining = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+            console.print(f"{description}: {done}/{total or '?'}{remaining}", highlight=False)

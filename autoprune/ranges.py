@@ -1,11 +1,11 @@
-"""Kept channels as text, such as ``0-5,8,11-63``; needs no torch, as workers and drivers of trials do not."""
+"""Kept channels as text, such as ``0-5,8,11-63``; free of torch, which drivers of trials never load."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 
 def to_ranges(indices: Sequence[int]) -> str:
-    """Writes rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``."""
+    """Formats rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
@@ -16,7 +16,7 @@ def to_ranges(indices: Sequence[int]) -> str:
 
 
 def from_ranges(text: str) -> tuple[int, ...]:
-    """Reads what `to_ranges` wrote.
+    """Parses the output of `to_ranges`.
 
     Raises:
         ValueError: the text is not a list of rising ranges.
@@ -28,12 +28,6 @@ def from_ranges(text: str) -> tuple[int, ...]:
         if not run:
             raise ValueError("the ranges must rise")
         indices.extend(run)
-    if not rising(indices):
+    if any(a >= b for a, b in pairwise(indices)):
         raise ValueError("the ranges must rise")
     return tuple(indices)
-
-
-def rising(indices: Iterable[int]) -> bool:
-    """Whether each index is above the one before it."""
-    ordered = list(indices)
-    return all(a < b for a, b in pairwise(ordered))

@@ -1,4 +1,4 @@
-"""Scoped seeds: every random choice is a function of the master seed, the trial and what it is for."""
+"""Scoped seeds: every random choice is a function of the master seed, the trial and its purpose."""
 
 import hashlib
 import random
@@ -13,7 +13,7 @@ def seed(master: int, *scope: str | int) -> int:
 
     Args:
         master: the run's seed.
-        *scope: what the seed is for, for instance ``("trial", 12, "recovery")``.
+        *scope: the purpose, for instance ``("trial", 12, "recovery")``.
 
     Returns:
         The same number for the same arguments, on every machine and Python version.
@@ -25,7 +25,7 @@ def seed(master: int, *scope: str | int) -> int:
 @contextmanager
 def scoped(value: int) -> Iterator[None]:
     """Seeds python, numpy and torch inside the block and restores their states after it."""
-    import torch  # drivers of trials derive seeds, and need not wait for torch
+    import torch  # here, because drivers of trials derive seeds without ever loading torch
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
@@ -40,6 +40,12 @@ def scoped(value: int) -> Iterator[None]:
 
 
 def random_subset(size: int, count: int, value: int) -> list[int]:
-    """The first ``count`` of the numbers below ``size`` in an order that the seed ``value`` decides."""
-    chosen: list[int] = np.random.default_rng(value).permutation(size)[:count].tolist()
-    return chosen
+    """Draws numbers without replacement.
+
+    Args:
+        size: numbers are drawn from 0 … size - 1.
+        count: how many to draw; all of them if there are fewer.
+        value: the seed. A smaller ``count`` gives the beginning of the same sequence.
+    """
+    subset: list[int] = np.random.default_rng(value).permutation(size)[:count].tolist()
+    return subset

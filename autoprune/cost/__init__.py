@@ -1,1 +1,1 @@
-"""Cost models: GFLOPs and parameters of any widths, budgets, measured latency."""
+"""Cost models: GFLOPs and parameters of any widths, and budgets on them."""

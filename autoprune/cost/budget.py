@@ -25,19 +25,23 @@ class Budget:
     limit: float
 
     def __post_init__(self) -> None:
-        """Refuses a metric or a limit that can't bound anything."""
+        """Checks the arguments.
+
+        Raises:
+            BudgetError: the metric is unknown, or the limit is not a finite number above 0.
+        """
         if self.metric not in get_args(Metric):
             raise BudgetError(f"a budget bounds {', '.join(UNITS)}, not `{self.metric}`")
         if not (math.isfinite(self.limit) and self.limit > 0):
             raise BudgetError(f"budget_{self.metric} must be a number above 0, not {self.limit}")
 
     def __str__(self) -> str:
-        """The bound as a person reads it: ``75.8 GFLOPs``."""
+        """The bound with its unit: ``75.8 GFLOPs``."""
         return f"{figures(self.limit)} {UNITS[self.metric]}"
 
 
 def parse_budget(text: str, metric: Metric, dense: float) -> Budget:
-    """Reads a budget as the user wrote it.
+    """Parses a budget as the user wrote it.
 
     Args:
         text: ``"50"`` (in the unit of ``metric``) or ``"33%"`` (of the dense detector).
@@ -45,14 +49,14 @@ def parse_budget(text: str, metric: Metric, dense: float) -> Budget:
         dense: the dense detector's cost in the same unit.
 
     Raises:
-        BudgetError: the text is no number, is not above 0, or does not lie below the dense detector.
+        BudgetError: the text is not a number, or the bound is not between 0 and the dense detector's cost.
     """
     field, unit = f"budget_{metric}", UNITS[metric]
     number = text.strip().removesuffix("%").strip()
     if not BUDGET_NUMBER.fullmatch(number.removeprefix("-")):
         raise BudgetError(
             f"{field}: {text!r} is not a number; "
-            f"give {unit} such as {figures(dense / 2)}, or a share such as 50%"
+            f"give {unit} such as {figures(dense / 2)}, or a percentage such as 50%"
         )
     value = float(number)
     limit = value * dense / 100 if text.strip().endswith("%") else value
@@ -63,7 +67,7 @@ def parse_budget(text: str, metric: Metric, dense: float) -> Budget:
     if not limit < dense:
         raise BudgetError(
             f"{field}: {text.strip()} prunes nothing: the dense detector has {figures(dense)} {unit}; "
-            "give a smaller number, or a share such as 50%"
+            "give a smaller number, or a percentage such as 50%"
         )
     return Budget(metric, limit)
 

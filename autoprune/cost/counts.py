@@ -1,4 +1,4 @@
-"""The cost of any widths in closed form: no model is built to learn its GFLOPs.
+"""The cost of any widths in closed form: no model has to be built to know its GFLOPs.
 
 The length of every axis is linear in the groups' widths, the cost of an op is a constant times the
 lengths of some axes. So each cost is a sum of products of linear forms.
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
-# Rows costed at once: the intermediate lengths stay in the processor's cache.
+# Rows costed at once, so that the intermediate lengths fit the processor's cache.
 _CHUNK = 256
 
 
@@ -31,7 +31,7 @@ class Terms:
 
     @staticmethod
     def collect(terms: Sequence[tuple[int, tuple[int, ...]]], one: int) -> "Terms":
-        """Adds up terms with the same factors; ``one`` is the form that is always 1."""
+        """Adds up terms with the same factors; ``one`` is the index of the form that is always 1."""
         sums: dict[tuple[int, ...], int] = {}
         for constant, factors in terms:
             key = tuple(sorted(factors))
@@ -45,7 +45,7 @@ class Terms:
 
     @cached_property
     def compact(self) -> tuple[npt.NDArray[np.int64], "Terms"]:
-        """The forms that are used [U], and the same terms with factors that count among these."""
+        """The forms in use [U], and the same terms with factors as indices into these."""
         used, places = np.unique(self.factors, return_inverse=True)
         return used, Terms(self.constants, places.reshape(self.factors.shape))
 

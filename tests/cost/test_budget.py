@@ -10,7 +10,7 @@ from autoprune.errors import BudgetError
     ("text", "limit"),
     [("50", 50.0), (" 33% ", 49.5), ("12.5", 12.5), ("1e1", 10.0), ("0.5 %", 0.75), (".5", 0.5)],
 )
-def test_a_budget_is_a_number_or_a_share_of_the_dense_detector(text: str, limit: float) -> None:
+def test_a_budget_is_a_number_or_a_percentage_of_the_dense_detector(text: str, limit: float) -> None:
     budget = parse_budget(text, "gflops", 150.0)
     assert budget.metric == "gflops"
     assert budget.limit == pytest.approx(limit)
