@@ -11,7 +11,7 @@ from autoprune.export.folder import POLICY_FILE, WEIGHTS_FILE
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
-from autoprune.run.directory import LATENCY_FILE, METRICS_FILE
+from autoprune.run.names import LATENCY_FILE, METRICS_FILE
 
 CARD_FILE = "MODEL_CARD.md"
 
@@ -26,7 +26,7 @@ SCORES = {
 }
 OTHER_FILES = {
     WHOLE_ONNX: "ONNX, all of it: `image` [3, height, width] in [0, 1] → `boxes`, `scores`, `labels`",
-    RAW_HEADS_ONNX: "ONNX, fixed input, dense outputs; `autoprune/runtimes/frame.py` decodes them to boxes",
+    RAW_HEADS_ONNX: "ONNX, fixed input, dense outputs; `autoprune/runtimes/decode_raw_heads.py` decodes them",
     RAW_HEADS_PT2: "torch.export, the same network as `raw_heads.onnx`: `torch.export.load(…).module()`",
 }
 

@@ -1,20 +1,17 @@
 """Writes a detector for other runtimes, and keeps the file only where it finds what the detector finds."""
 
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.errors import ModelError
 from autoprune.export import parity
 from autoprune.export.parity import Finder, Parity, Pictures
-from autoprune.files import replacing
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
-from autoprune.runtimes.sessions import Session, open_session
+from autoprune.runtimes.sessions import open_session
+from autoprune.runtimes.torch_export import write_program
 
 WHOLE_ONNX = "model.onnx"
 RAW_HEADS_ONNX = "raw_heads.onnx"
@@ -70,30 +67,10 @@ def write_raw(
         write_raw_heads(model, path)
         session = open_session(path, "onnxruntime")
     else:
-        session = _write_program(model, path)
+        write_program(model, path)
+        session = open_session(path, "torch")
     finder = parity.raw_heads_file(session, model.frame)
     return path, _checked(path, parity.placed(detector, model.frame), finder, images, count)
-
-
-def _write_program(model: RawHeads, path: Path) -> Session:
-    """Writes raw heads through torch.export, and reads them back as a session."""
-    example = torch.rand(1, 3, model.frame.height, model.frame.width)
-    try:
-        program = torch.export.export(model, (example,))
-    except Exception as error:  # whatever the detector's own code made it stumble on
-        problem = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"torch.export can't express this detector ({type(error).__name__}: {problem}); try --format onnx"
-        ) from error
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={"frame.json": model.frame.to_json()})
-    read: Callable[..., tuple[torch.Tensor, ...]] = torch.export.load(path).module()
-
-    def run(image: object) -> list[object]:
-        with torch.inference_mode():
-            return [tensor.numpy() for tensor in read(torch.as_tensor(image))]
-
-    return run  # type: ignore[return-value]
 
 
 def _checked(path: Path, detector: Finder, file: Finder, images: Images, count: int) -> Parity:

@@ -15,7 +15,7 @@ from autoprune.data.evaluate import detection_rows, score_detections
 from autoprune.data.images import ResizeRule, decode, header_size, picture_files, resized_size
 from autoprune.errors import ExportError
 from autoprune.progress import track
-from autoprune.runtimes.frame import Frame
+from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.raw_heads import fit, on_placed
 from autoprune.runtimes.sessions import Session
 

@@ -1,24 +1,20 @@
-"""Latency in the search: a network's measured time in the run's runtime, and the model that predicts it."""
+"""Fits the latency model of a detector in one setup, and says how well it predicted."""
 
-import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import torch
 from torch import nn
 
 from autoprune.cost.budget import Budget, parse_budget
-from autoprune.data.images import resized_size
-from autoprune.detectors import detector_inputs, resize_rule
+from autoprune.detectors import detector_inputs
 from autoprune.errors import RunError
 from autoprune.files import cache_folder
-from autoprune.graph import ChannelGraph, prune
-from autoprune.latency.machine import label, versions
+from autoprune.graph import ChannelGraph
+from autoprune.latency.machine import LatencySetup, versions
 from autoprune.latency.model import (
     GRID,
     LatencyModel,
@@ -28,135 +24,97 @@ from autoprune.latency.model import (
     left_out_errors,
     measure_tables,
 )
+from autoprune.latency.networks import measure_networks, prune_to, sample_widths
 from autoprune.latency.operators import Call, find_calls
-from autoprune.latency.runners import NETWORK, Clock, Run, in_file, in_torch
-from autoprune.latency.steps import measured_steps
-from autoprune.latency.timing import Latency, interleaved
 from autoprune.progress import say
-from autoprune.space.space import Space, Widths
-from autoprune.study.trials import Record
-from autoprune.task.pruning_task import PruningTask
+from autoprune.space.space import Space
 
 NETWORKS = 10
 """Whole networks that correct the sum of the operators: the dense one, the smallest, and others between."""
-PASSES = 15
 KEPT_ERROR = 0.15
-"""A model with a larger mean error was measured on a machine with other work, and no other run gets it."""
+"""A model with a larger mean error was measured on a busy machine; it is not kept for other runs."""
 
 
-def measure_networks(
-    models: Iterable[nn.Module],
-    input_size: tuple[int, int],
-    runtime: str,
-    device: torch.device,
-    threads: int | None,
-    passes: int = PASSES,
-    clock: Clock = time.perf_counter,
-) -> list[Latency]:
-    """Times the networks of detectors, one image at a time, in turns.
-
-    Args:
-        models: in eval mode, on ``device``.
-        input_size: height and width of the image.
-        runtime: ``torch``, ``onnxruntime`` or ``openvino``.
-        device: where.
-        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
-        passes: timed passes of each.
-        clock: seconds, rising; benchmarks on a machine with other work take the process' own.
-
-    Raises:
-        ConfigError: the runtime is not installed, or has no such device.
-    """
-    runs: dict[str, Run] = {}
-    with ExitStack() as stack:
-        for number, model in enumerate(models):
-            if runtime == "torch":
-                runs[str(number)] = in_torch(model.eval(), detector_inputs(input_size, device)[0], clock)
-                continue
-            model = model.to("cpu").eval()
-            inside = resized_size(input_size, resize_rule(model))
-            (images,) = detector_inputs(input_size)
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
-            runs[str(number)] = in_file(model, images, inside, runtime, str(device), threads, folder, clock)
-            model.to(device)
-        found = interleaved(runs, passes)
-    return [stages[NETWORK] for stages in found.values()]
-
-
-def fit_model(task: PruningTask, space: Space, file: Path, begun: bool = False) -> LatencyModel:
-    """The latency model of a dense detector in the run's runtime: the run's, an earlier run's, or measured.
+def fit_model(
+    model: nn.Module, graph: ChannelGraph, space: Space, setup: LatencySetup, file: Path, begun: bool = False
+) -> LatencyModel:
+    """The latency model of a dense detector: the run's own, an earlier run's, or one measured now.
 
     What was measured is kept in the run and in the user's cache, where other runs of the same architecture
     and space find it, on the same device, with the same runtime, versions, threads and input size.
 
     Args:
-        task: the dense detector.
-        space: where widths lie; the networks that correct the model are taken from all over it.
-        file: the run's own copy, which keeps a resumed run as it was.
+        model: the dense detector, in eval mode on ``setup.device``.
+        graph: its channel groups.
+        space: the search space; the networks that correct the model are sampled from it.
+        setup: where to measure, and at what size.
+        file: the run's own copy, which a resumed run reads, so that its predictions do not change.
         begun: whether trials have been measured already.
 
     Raises:
         ConfigError: the runtime is not installed, or has no such device.
         RunError: the run was begun on another device; a file is damaged or can't be written.
     """
-    config, graph = task.config, task.graph
-    runtime, threads = config.latency_runtime, config.threads
-    where = label(runtime, task.device, threads, 1, task.input_size)
-    calls = tuple(find_calls(task.model, detector_inputs(task.input_size, task.device)[0]))
-    network = (where, GRID, calls, graph.cost.names, graph.cost.dense.tolist())
+    label = setup.label
+    calls = tuple(find_calls(model, detector_inputs(setup.input_size, setup.device)[0]))
+    network = (label, GRID, calls, graph.cost.names, graph.cost.dense.tolist())
     key = sha256(repr((network, space.lowest.tolist(), space.step.tolist())).encode()).hexdigest()
-    if (own := LatencyModel.load(file, graph)) is not None:
-        if own.key == key:
-            return own
+    if (existing := LatencyModel.load(file, graph)) is not None:
+        if existing.key == key:
+            return existing
         if begun:
             raise RunError(
-                f"{file.parent} has its latencies from {own.label}, and this is {where}; go on there, or "
-                "choose another --out"
+                f"{file.parent} has its latencies from {existing.label}, and this is {label}; resume it "
+                "there, or choose another --out"
             )
     # other versions of torch and autoprune export and prune in other ways
     cached = cache_folder() / "latency" / f"{sha256((key + versions()).encode()).hexdigest()[:32]}.json"
-    if (model := LatencyModel.load(cached, graph)) is not None:
-        said = f"as an earlier run measured it; delete {cached} to measure it anew"
+    if (fitted := LatencyModel.load(cached, graph)) is not None:
+        note = f"as an earlier run measured it; delete {cached} to measure it again"
     else:
-        model = _measure(task, space, calls, where, key)
-        said = f"mean error {model.mean_error:.1%} on {NETWORKS} networks, each left out in turn"
-        if model.mean_error > KEPT_ERROR:
-            said += "; that is much, as if the machine had other work: an idle one measures better"
+        fitted = _measure(model, graph, space, setup, calls, key)
+        note = f"mean error {fitted.mean_error:.1%} on {NETWORKS} networks, by leave-one-out cross-validation"
+        if fitted.mean_error > KEPT_ERROR:
+            note += "; that is large, as if the machine had other work: an idle one measures better"
         else:
-            _share(model, cached)
-    say(f"latency model of {where}: dense {model.dense_ms:.1f} ms; {said}")
-    model.save(file)
-    return model
+            _cache(fitted, cached)
+    say(f"latency model of {label}: dense {fitted.dense_ms:.1f} ms; {note}")
+    fitted.save(file)
+    return fitted
 
 
-def _share(model: LatencyModel, file: Path) -> None:
-    """Keeps a model for other runs; a run does not need that, and goes on where it fails."""
+def _cache(model: LatencyModel, file: Path) -> None:
+    """Keeps a model for other runs; where that fails, the run continues without."""
     try:
         model.save(file)
     except RunError as error:
         say(f"not kept for other runs: {error} (the variable AUTOPRUNE_CACHE names one)")
 
 
-def _measure(task: PruningTask, space: Space, calls: tuple[Call, ...], where: str, key: str) -> LatencyModel:
+def _measure(
+    model: nn.Module,
+    graph: ChannelGraph,
+    space: Space,
+    setup: LatencySetup,
+    calls: tuple[Call, ...],
+    key: str,
+) -> LatencyModel:
     """Times operators and whole networks."""
-    config, graph, device = task.config, task.graph, task.device
-    runtime, threads = config.latency_runtime, config.threads
     with TemporaryDirectory(prefix="autoprune-") as folder:
-        tables = measure_tables(calls, runtime, device, threads, Path(folder))
-    chosen = sample_widths(space, NETWORKS)
-    models = (prune_to(task.model, graph, widths) for widths in chosen)
-    times = measure_networks(models, task.input_size, runtime, device, threads)
-    measured = np.array([found.median_ms for found in times])
-    found = features(graph, fractions_of(graph, calls), tables, np.stack(chosen))
-    correction, errors = correct(found, measured), left_out_errors(found, measured)
-    return LatencyModel(graph, calls, tables, correction, errors, float(measured[0]), where, key)
+        tables = measure_tables(calls, setup, Path(folder))
+    widths = sample_widths(space, NETWORKS)
+    latencies = measure_networks((prune_to(model, graph, each) for each in widths), setup)
+    measured = np.array([latency.median_ms for latency in latencies])
+    inputs = features(graph, fractions_of(graph, calls), tables, np.stack(widths))
+    correction, errors = correct(inputs, measured), left_out_errors(inputs, measured)
+    return LatencyModel(graph, calls, tables, correction, errors, float(measured[0]), setup.label, key)
 
 
 def on_budget(model: LatencyModel, space: Space, text: str) -> tuple[Space, Budget]:
     """A space that knows its latency, and the budget that predictions have to meet in it.
 
-    That is what the user asked for, less the model's margin: of what is predicted to meet it, four of five
-    meet the user's budget when they are measured.
+    The user's budget is divided by 1 plus the model's margin: of the policies that are predicted to meet the
+    result, four of five meet the user's budget when they are measured.
 
     Args:
         model: of the space's graph.
@@ -167,53 +125,31 @@ def on_budget(model: LatencyModel, space: Space, text: str) -> tuple[Space, Budg
         BudgetError: it is no number, not below the dense detector's latency, or out of reach.
     """
     space = replace(space, latency=model)
-    asked = parse_budget(text, "latency_ms", model.dense_ms)
+    requested = parse_budget(text, "latency_ms", model.dense_ms)
     predicted_dense, least = (float(model(widths)) for widths in (space.dense, space.lowest))
-    if least > asked.limit:
-        space.check([asked])
-    limit = min(max(asked.limit / (1 + model.margin), least), predicted_dense)
+    if least > requested.limit:
+        space.check([requested])
+    limit = min(max(requested.limit / (1 + model.margin), least), predicted_dense)
     return space, Budget("latency_ms", limit)
 
 
-def prediction_error(model: LatencyModel, records: Iterable[Record]) -> str | None:
-    """One line on how far predictions were from what trials measured; ``None`` where none did."""
-    known = [record for record in records if record.widths and "latency_ms" in record.metrics]
-    if not known:
+def prediction_error(
+    model: LatencyModel, measurements: Iterable[tuple[Mapping[str, int], float]]
+) -> str | None:
+    """One line on how far predictions were from what trials measured; ``None`` where none did.
+
+    Args:
+        model: what predicted.
+        measurements: widths {group: channels} of each measured policy, with its milliseconds.
+    """
+    pairs = list(measurements)
+    if not pairs:
         return None
-    widths = np.array([[record.widths[name] for name in model.graph.cost.names] for record in known])
-    measured = np.array([record.metrics["latency_ms"] for record in known])
-    off = np.abs(model(widths) / measured - 1)
+    names = model.graph.cost.names
+    widths = np.array([[channels[name] for name in names] for channels, _ in pairs])
+    measured = np.array([ms for _, ms in pairs])
+    errors = np.abs(model(widths) / measured - 1)
     return (
-        f"latency: predictions were off by {off.mean():.1%} on average, {off.max():.1%} at most, of what "
-        f"{len(known)} trials measured; trials and front hold the measured"
+        f"latency: predictions were off by {errors.mean():.1%} on average, {errors.max():.1%} at most, of "
+        f"what {len(pairs)} trials measured; trials and front hold the measured latencies"
     )
-
-
-def group_steps(task: PruningTask) -> dict[str, int]:
-    """The steps of `latency_steps.measured_steps` in the run's runtime and on its device."""
-    config = task.config
-    calls = find_calls(task.model, detector_inputs(task.input_size, task.device)[0])
-    with TemporaryDirectory(prefix="autoprune-") as folder:
-        return measured_steps(
-            task.graph, calls, config.latency_runtime, task.device, config.threads, Path(folder)
-        )
-
-
-def sample_widths(space: Space, count: int, seed: int = 0) -> list[Widths]:
-    """Widths [G] from all over the space: the dense ones, the lowest, and random ones at levels between."""
-    random = np.random.default_rng(seed)
-    found = [space.dense, space.lowest]
-    for level in np.linspace(0.1, 0.9, max(count - 2, 0)):
-        fractions = np.clip(random.normal(level, 0.25, len(space.variables)), 0, 1)
-        found.append(space.widths(fractions))
-    return found[:count]
-
-
-def prune_to(model: nn.Module, graph: ChannelGraph, widths: Widths) -> nn.Module:
-    """A dense detector with the first channels of each group; the time depends on no more."""
-    keep: dict[str, Sequence[int]] = {}
-    for name, width in zip(graph.cost.names, widths, strict=True):
-        group = graph.groups[name]
-        if width < group.width:
-            keep[name] = sorted(group.units[: width // group.unit].ravel().tolist())
-    return prune(model, graph, keep)

@@ -1,32 +1,50 @@
-"""The label of a measurement: what it was taken on, with versions."""
+"""Where and how a latency is measured, and its label: device, runtime, versions."""
 
 import platform
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from autoprune.runtimes.extras import need
+from autoprune.runtimes.sessions import find_runtime
 
 CPUINFO = Path("/proc/cpuinfo")
 
 
-def label(runtime: str, device: torch.device, threads: int | None, batch: int, size: tuple[int, int]) -> str:
-    """Device, threads, runtime with its version, batch and input, in one line.
+@dataclass(frozen=True)
+class LatencySetup:
+    """Where and how a network's latency is measured.
 
-    Args:
-        runtime: ``torch``, ``onnxruntime`` or ``openvino``.
-        device: where it runs.
-        threads: CPU threads; ``None`` for torch's own number, which other runtimes get too.
-        batch: images at once.
-        size: height and width of an image.
+    Attributes:
+        runtime: a key of `runtimes.sessions.RUNTIMES`.
+        device: where the network runs.
+        threads: CPU threads; ``None`` for torch's own number, which the other runtimes then use too.
+        input_size: height and width of an image in pixels.
+        batch: images per pass.
     """
-    if device.type == "cuda":
-        where = torch.cuda.get_device_name(device)
-    else:
-        count = threads or torch.get_num_threads()
-        where = f"{processor()}, {count} thread{'s' if count > 1 else ''}"
-    return f"{where}, {runtime} {_version(runtime)}, batch {batch}, {size[0]}x{size[1]}"
+
+    runtime: str
+    device: torch.device
+    threads: int | None
+    input_size: tuple[int, int]
+    batch: int = 1
+
+    @property
+    def label(self) -> str:
+        """Device, threads, runtime with its version, batch and input size, in one line.
+
+        Raises:
+            ConfigError: the runtime is unknown or not installed.
+        """
+        if self.device.type == "cuda":
+            device = torch.cuda.get_device_name(self.device)
+        else:
+            count = self.threads or torch.get_num_threads()
+            device = f"{processor()}, {count} thread{'s' if count > 1 else ''}"
+        runtime = f"{self.runtime} {find_runtime(self.runtime).version}"
+        height, width = self.input_size
+        return f"{device}, {runtime}, batch {self.batch}, {height}x{width}"
 
 
 def processor() -> str:
@@ -40,14 +58,7 @@ def processor() -> str:
 
 
 def versions() -> str:
-    """Of what a detector is made with: ``autoprune 0.1.0, torch 2.8.0, torchvision 0.23.0``."""
+    """Versions of what a detector is made with: ``autoprune 0.1.0, torch 2.8.0, torchvision 0.23.0``."""
     from autoprune import __version__
 
     return f"autoprune {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}"
-
-
-def _version(runtime: str) -> str:
-    if runtime == "torch":
-        return str(torch.__version__)
-    need(runtime)
-    return version(runtime) if runtime == "openvino" else str(need(runtime).__version__)

@@ -1,12 +1,13 @@
-"""The network's latency as a function of its widths, so that no model is built to learn it.
+"""The latency of a network as a function of its widths, so that no network is built to predict it.
 
-The time of every convolution is measured over a grid of its inputs and outputs and interpolated; the sum is
-corrected by whole networks, which pay for what no convolution does (norms, additions, the calls themselves):
+The time of every convolution is measured over a grid of its input and output widths and interpolated. Their
+sum is corrected by measurements of whole networks, which include what no convolution does (norms, additions,
+the calls themselves):
 t = a · (sum of the operators) + b · (bytes that the operations write) + c + d · GFLOPs, with no negative
-coefficient, by least squares on relative errors. The GFLOPs are there for machines that do other work as
-well: the more the operators' times were disturbed, the less of them is left. Random factors of e^0.6 on each
-raised the mean error on 20 networks of a RetinaNet-R18 from 2-3% to 4-6% without the GFLOPs; with them it
-stayed at 2-4%.
+coefficient, by least squares on relative errors. The term in GFLOPs is for machines that do other work at
+the same time: the more the operators' times were disturbed, the smaller a becomes. Random factors of e^0.6 on
+each operator raised the mean error on 20 networks of a RetinaNet-R18 from 2-3% to 4-6% without the GFLOPs;
+with them it stayed at 2-4%.
 """
 
 import json
@@ -18,12 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.graph import ChannelGraph
+from autoprune.latency.machine import LatencySetup
 from autoprune.latency.operators import Call, Operator, one_pass
 from autoprune.latency.timing import interleaved
 from autoprune.progress import track
@@ -32,7 +33,7 @@ Array = NDArray[np.float64]
 Seconds = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]]
 
 GRID = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-"""Fractions of a dense width that operators are timed at; at 0 a width costs what the first step costs."""
+"""Fractions of a dense width that operators are timed at; 0 stands for the smallest width, `STEP`."""
 STEP = 8
 REPEATS = 5
 WARMUP = 2
@@ -45,13 +46,13 @@ class LatencyModel:
     Attributes:
         graph: the groups that widths are of.
         calls: the operators of one pass.
-        tables: [C, P, Q] milliseconds of each call with a share `GRID[p]` of its inputs and `GRID[q]` of its
-            outputs; rising in both.
+        tables: [C, P, Q] milliseconds of each call with a fraction `GRID[p]` of its inputs and `GRID[q]` of
+            its outputs; nondecreasing in both.
         coefficients: a, b, c, d of the correction: see `features`.
-        errors: relative error of each measured network, predicted by a correction that did not see it.
+        errors: relative error on each measured network, by leave-one-out cross-validation.
         dense_ms: measured latency of the dense network.
         label: what it was measured on.
-        key: tells apart what a model holds for: device, runtime, operators, groups and space.
+        key: hash of what the model is valid for: device, runtime, operators, groups and space.
     """
 
     graph: ChannelGraph
@@ -67,13 +68,13 @@ class LatencyModel:
         """Milliseconds of widths [..., G]."""
         widths = np.asarray(widths)
         rows = widths.reshape(-1, widths.shape[-1])
-        found = np.concatenate(
+        inputs = np.concatenate(
             [
-                features(self.graph, self._shares, self.tables, rows[start : start + _ROWS])
+                features(self.graph, self._fractions, self.tables, rows[start : start + _ROWS])
                 for start in range(0, len(rows), _ROWS)
             ]
         )
-        return np.asarray(found @ np.array(self.coefficients)).reshape(widths.shape[:-1])
+        return np.asarray(inputs @ np.array(self.coefficients)).reshape(widths.shape[:-1])
 
     @property
     def mean_error(self) -> float:
@@ -82,11 +83,11 @@ class LatencyModel:
 
     @property
     def margin(self) -> float:
-        """What to stay below a budget by, so that four of five networks meet it when they are measured."""
+        """Fraction to stay below a budget by, so that four of five networks meet it when measured."""
         return float(max(0.0, np.quantile(self.errors, 0.8)))
 
     @cached_property
-    def _shares(self) -> tuple[Array, Array]:
+    def _fractions(self) -> tuple[Array, Array]:
         return fractions_of(self.graph, self.calls)
 
     def save(self, path: Path) -> None:
@@ -108,7 +109,7 @@ class LatencyModel:
 
     @staticmethod
     def load(path: Path, graph: ChannelGraph) -> "LatencyModel | None":
-        """Reads what `save` wrote; ``None`` where there is nothing. Its `key` says if it is of ``graph``.
+        """Reads what `save` wrote; ``None`` where there is no file. Its `key` says if it fits ``graph``.
 
         Raises:
             RunError: the file is damaged.
@@ -129,29 +130,31 @@ class LatencyModel:
                 content["key"],
             )
         except (ValueError, KeyError, TypeError) as error:
-            raise RunError(f"{path} is damaged; delete it, and the latency is measured anew") from error
+            raise RunError(f"{path} is damaged; delete it, and the latency is measured again") from error
 
 
 def measure_tables(
     calls: Sequence[Call],
-    runtime: str,
-    device: torch.device,
-    threads: int | None,
+    setup: LatencySetup,
     folder: Path,
     seconds: Seconds | None = None,
 ) -> Array:
-    """Times every operator over the grid of its widths, [C, P, Q] milliseconds; equal operators once.
+    """Times every operator over the grid of its widths; equal operators once.
 
     Args:
         calls: what a network runs.
-        runtime: ``torch``, ``onnxruntime`` or ``openvino``.
-        device: where.
-        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
-        folder: for files in between.
-        seconds: times passes; only tests replace it.
+        setup: where to measure.
+        folder: for temporary files.
+        seconds: times passes; only tests and benchmarks replace it.
+
+    Returns:
+        [C, P, Q] milliseconds; see `LatencyModel`.
+
+    Raises:
+        ConfigError: the runtime is not installed, or has no such device.
     """
     seconds = seconds or time_passes
-    known: dict[Operator, Array] = {}
+    table_of: dict[Operator, Array] = {}
     times: dict[Operator, float] = {}
     for operator in track(list(dict.fromkeys(call.operator for call in calls)), "latency of operators"):
         points = {
@@ -161,7 +164,7 @@ def measure_tables(
             if operator.groups == 1 or p == q
         }
         new = [narrowed for narrowed in dict.fromkeys(points.values()) if narrowed not in times]
-        passes = {str(n): one_pass(op, runtime, device, threads, folder) for n, op in enumerate(new)}
+        passes = {str(n): one_pass(op, setup, folder) for n, op in enumerate(new)}
         taken = seconds(passes)
         times |= {narrowed: 1e3 * taken[str(n)] for n, narrowed in enumerate(new)}
         table = np.zeros((len(GRID), len(GRID)))
@@ -171,23 +174,27 @@ def measure_tables(
             else:  # inputs and outputs go together
                 table[p, :] = times[narrowed]
         # more channels never take less time: a search for the widest that fits relies on it
-        known[operator] = np.maximum.accumulate(np.maximum.accumulate(table, 0), 1)
-    return np.stack([known[call.operator] for call in calls])
+        table_of[operator] = np.maximum.accumulate(np.maximum.accumulate(table, 0), 1)
+    return np.stack([table_of[call.operator] for call in calls])
 
 
 def fractions_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Array]:
-    """How each call's fraction of inputs and of outputs follows from the groups' shares.
+    """How each call's fractions of inputs and outputs follow from the groups' fractions.
+
+    Args:
+        graph: G channel groups.
+        calls: C operators of one pass.
 
     Returns:
-        Two arrays [C, G + 1]: it is the row times the groups' fractions of their dense widths, and the last
-        column what no group can change.
+        Two arrays [C, G + 1], for inputs and outputs. A call's fraction is its row times the groups'
+        fractions of their dense widths, with a 1 appended; the last column is what no group can change.
     """
     places = {name: place for place, name in enumerate(graph.cost.names)}
-    found: dict[tuple[str, int], Array] = {}
+    rows_of: dict[tuple[str, int], Array] = {}
     for name, place in places.items():
         for tensor, axis, index in graph.groups[name].members:
             if axis < 2:
-                row = found.setdefault((tensor, axis), np.zeros(len(places) + 1))
+                row = rows_of.setdefault((tensor, axis), np.zeros(len(places) + 1))
                 row[place] += (index >= 0).sum() / len(index)
     whole = np.zeros(len(places) + 1)
     result = []
@@ -195,7 +202,7 @@ def fractions_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Arr
         rows = []
         for call in calls:
             # in a grouped convolution the inputs are not an axis of the weight: they go with the outputs
-            row = found.get((call.weight, axis if call.operator.groups == 1 else 0), whole).copy()
+            row = rows_of.get((call.weight, axis if call.operator.groups == 1 else 0), whole).copy()
             row[-1] = 1 - row[:-1].sum()
             rows.append(row)
         result.append(np.array(rows).reshape(len(calls), len(places) + 1))
@@ -203,7 +210,17 @@ def fractions_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Arr
 
 
 def features(graph: ChannelGraph, fractions: tuple[Array, Array], tables: Array, widths: Array) -> Array:
-    """What the correction weighs, [n, 4]: milliseconds of all operators, millions of bytes, 1, GFLOPs."""
+    """Inputs of the correction.
+
+    Args:
+        graph: G channel groups.
+        fractions: what `fractions_of` returns for C calls.
+        tables: [C, P, Q] milliseconds.
+        widths: [n, G].
+
+    Returns:
+        [n, 4]: milliseconds of all operators by bilinear interpolation, millions of bytes written, 1, GFLOPs.
+    """
     kept = np.column_stack([widths / graph.cost.dense, np.ones(len(widths))])  # [n, G + 1]
     grid, last = np.array(GRID), len(GRID) - 2
     corners, weights = [], []
@@ -221,33 +238,38 @@ def features(graph: ChannelGraph, fractions: tuple[Array, Array], tables: Array,
     return np.column_stack([times.sum(1), written, np.ones(len(widths)), gflops])
 
 
-def correct(found: Array, measured: Array) -> tuple[float, ...]:
-    """Least squares on relative errors, with no negative coefficient.
+def correct(inputs: Array, measured: Array) -> tuple[float, ...]:
+    """Coefficients [k] of the correction: least squares on relative errors, none negative.
 
     Args:
-        found: [n, k], what is weighed, such as `features` gives it.
+        inputs: [n, k], as `features` returns them.
         measured: [n] milliseconds.
     """
     from scipy.optimize import nnls
 
-    return tuple(nnls(found / measured[:, None], np.ones(len(measured)))[0].tolist())
+    return tuple(nnls(inputs / measured[:, None], np.ones(len(measured)))[0].tolist())
 
 
-def left_out_errors(found: Array, measured: Array) -> tuple[float, ...]:
-    """Relative error of each network, measured over predicted less 1, by a correction from the others."""
+def left_out_errors(inputs: Array, measured: Array) -> tuple[float, ...]:
+    """Relative error on each network, measured / predicted - 1, by a correction fitted to the others.
+
+    Args:
+        inputs: [n, k], as `features` returns them.
+        measured: [n] milliseconds.
+    """
     errors = []
     for place in range(len(measured)):
         others = np.arange(len(measured)) != place
-        predicted = found[place] @ np.array(correct(found[others], measured[others]))
+        predicted = inputs[place] @ np.array(correct(inputs[others], measured[others]))
         errors.append(float(measured[place] / predicted - 1))
     return tuple(errors)
 
 
-_ROWS = 512  # widths predicted at once
+_ROWS = 512  # rows of widths that are predicted in one batch
 
 
 def _width(dense: int, fraction: float) -> int:
-    """The dense width's share in whole steps, at least one step; the dense width itself at 1."""
+    """A fraction of the dense width, rounded to `STEP`, at least one step; the dense width itself at 1."""
     if fraction == 1:
         return dense
     return min(dense, max(STEP, round(dense * fraction / STEP) * STEP))
@@ -256,7 +278,7 @@ def _width(dense: int, fraction: float) -> int:
 def time_passes(
     passes: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
 ) -> dict[str, float]:
-    """Seconds of each pass, taken in turns."""
+    """Seconds of each pass, by interleaved timing."""
 
     def timed(run: Callable[[], object]) -> Callable[[], dict[str, float]]:
         def once() -> dict[str, float]:
@@ -268,9 +290,9 @@ def time_passes(
 
     if not passes:
         return {}
-    found = interleaved({name: timed(run) for name, run in passes.items()}, REPEATS, WARMUP, quiet=True)
-    # the least disturbed passes: what disturbs them all alike, the correction knows
-    return {name: stages[""].p10_ms / 1e3 for name, stages in found.items()}
+    latencies = interleaved({name: timed(run) for name, run in passes.items()}, REPEATS, WARMUP, quiet=True)
+    # the least disturbed passes; the correction makes up for what disturbs all of them
+    return {name: stages[""].p10_ms / 1e3 for name, stages in latencies.items()}
 
 
 def _operator(fields: Mapping[str, Any]) -> Operator:

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.latency.machine import LatencySetup
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx import OPSET
 from autoprune.runtimes.sessions import open_session
@@ -18,16 +19,16 @@ Pass = Callable[[], object]
 
 @dataclass(frozen=True)
 class Operator:
-    """What a convolution's time depends on, beside its runtime; a linear layer is one of size 1 x rows.
+    """What a convolution's time depends on, besides its runtime; a linear layer is one of size 1 x rows.
 
     Attributes:
-        inputs: channels that go in.
-        outputs: channels that come out.
+        inputs: input channels.
+        outputs: output channels.
         kernel: height and width.
         stride: of rows and columns.
         padding: of rows and columns.
         dilation: of rows and columns.
-        groups: blocks of channels that do not meet.
+        groups: of a grouped convolution; 1 for a plain one.
         bias: whether it adds one.
         size: images, height and width of the input.
     """
@@ -43,7 +44,7 @@ class Operator:
     size: tuple[int, int, int]
 
     def narrowed(self, inputs: int, outputs: int) -> "Operator":
-        """The same with other numbers of channels; grouped ones keep their channels a group."""
+        """The same with other numbers of channels; a grouped one keeps its channels per group."""
         if self.groups == 1:
             return Operator(**{**self.__dict__, "inputs": inputs, "outputs": outputs})
         groups = max(1, round(self.groups * inputs / self.inputs))
@@ -126,16 +127,12 @@ def find_calls(model: nn.Module, images: Sequence[Tensor]) -> list[Call]:
     return calls
 
 
-def one_pass(
-    operator: Operator, runtime: str, device: torch.device, threads: int | None, folder: Path
-) -> Pass:
+def one_pass(operator: Operator, setup: LatencySetup, folder: Path) -> Pass:
     """A function that runs the operator once, on fixed random numbers.
 
     Args:
         operator: what to run.
-        runtime: ``torch``, ``onnxruntime`` or ``openvino``.
-        device: where.
-        threads: CPU threads of the runtimes other than torch; ``None`` for torch's number.
+        setup: runtime, device and threads.
         folder: for a file, which is overwritten by the next call.
 
     Raises:
@@ -143,10 +140,10 @@ def one_pass(
     """
     count, height, width = operator.size
     shape = (count, operator.inputs, height, width)
-    if runtime != "torch":
+    if setup.runtime != "torch":
         path = folder / "operator.onnx"
         _write(operator, path)
-        session = open_session(path, runtime, str(device), threads)
+        session = open_session(path, setup.runtime, str(setup.device), setup.threads)
         image = np.random.default_rng(0).random(shape, np.float32)
         return lambda: session(image)
     convolution = nn.Conv2d(
@@ -159,6 +156,7 @@ def one_pass(
         operator.groups,
         operator.bias,
     )
+    device = setup.device
     convolution = convolution.to(device).eval().requires_grad_(False)
     pixels = torch.rand(shape, device=device)
 

@@ -6,7 +6,7 @@ from typing import Any
 from autoprune.errors import ConfigError
 
 EXTRAS = {"onnx": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
-"""For each library, the optional extra of autoprune that brings it."""
+"""For each library, the optional extra of autoprune that installs it; others come with autoprune."""
 
 
 def need(library: str) -> Any:
@@ -18,18 +18,9 @@ def need(library: str) -> Any:
     try:
         return import_module(library)
     except ImportError as error:
-        extra = EXTRAS[library]
+        if library not in EXTRAS:
+            raise
         raise ConfigError(
-            f"{library} can't be imported ({error}); install it with `pip install 'autoprune[{extra}]'`"
+            f"{library} can't be imported ({error}); install it with "
+            f"`pip install 'autoprune[{EXTRAS[library]}]'`"
         ) from error
-
-
-def need_runtime(runtime: str) -> None:
-    """Refuses a runtime that is not installed; all but torch read ONNX files.
-
-    Raises:
-        ConfigError: names the extra that brings what is missing.
-    """
-    if runtime != "torch":
-        need(runtime)
-        need("onnx")

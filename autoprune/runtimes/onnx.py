@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.files import replacing
+from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
-from autoprune.runtimes.frame import Frame
 from autoprune.runtimes.raw_heads import RawHeads
 
 OPSET = 17

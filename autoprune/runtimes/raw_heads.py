@@ -16,7 +16,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.ssd import SSD
 
 from autoprune.errors import ModelError
-from autoprune.runtimes.frame import Frame
+from autoprune.runtimes.decode_raw_heads import Frame
 
 Outputs = dict[str, Tensor]
 

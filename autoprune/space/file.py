@@ -1,4 +1,4 @@
-"""The search space as a person writes it: `space.yaml`, with globs that match channel groups."""
+"""The search space as users write it: `space.yaml`, with globs that match channel groups."""
 
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -20,7 +20,7 @@ class GroupRule(Strict):
         match: a glob over group names; `*` also matches dots.
         max_ratio: largest fraction of the group's channels that a trial may remove.
         frozen: keep the groups whole.
-        tie: groups with the same word share one ratio, relative to each one's `max_ratio`.
+        tie: groups with the same word share one variable, relative to each one's `max_ratio`.
         min_width: smallest number of channels kept, in place of the file's.
         round_to: kept widths are multiples of this, in place of the file's.
     """
@@ -33,7 +33,7 @@ class GroupRule(Strict):
     round_to: int | None = Field(None, ge=1)
 
     @model_validator(mode="after")
-    def _says_one_thing(self) -> Self:
+    def _either_pruned_or_frozen(self) -> Self:
         if self.frozen == (self.max_ratio is not None):
             raise ValueError(f"`{self.match}` needs either max_ratio (above 0, below 1) or frozen: true")
         if self.frozen and (self.tie, self.min_width, self.round_to) != (None, None, None):
@@ -49,8 +49,8 @@ class SpaceFile(Strict):
         model_arguments: keyword arguments of its builder.
         input_size: height and width in pixels that GFLOPs are counted at.
         criterion: what ranks the channels within a group.
-        granularity: what shares one ratio: nothing (`layer`), the groups of one block, or of one stage.
-        round_to: kept widths are multiples of this, in whole units.
+        granularity: what shares one variable: nothing (`layer`), the groups of one block, or of one stage.
+        round_to: kept widths are multiples of this and of the group's unit.
         min_width: smallest number of channels that a group keeps.
         groups: the entries.
     """

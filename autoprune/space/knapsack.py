@@ -1,14 +1,14 @@
-"""One width for each variable, all chosen together: the least importance removed within the exact budgets.
+"""One width for each variable, chosen jointly: the least importance removed within the exact budgets.
 
 HALP (Shen et al., NeurIPS 2022) and MDP (Sun et al., CVPR 2025) choose widths by a knapsack over a table of
-costs. Multiply-adds are products of two widths, so that no table gives them; both steps here ask the cost
-model for the exact cost of every candidate instead:
+costs. Multiply-adds are products of two widths, which no table can hold; both steps here ask the cost model
+for the exact cost of every candidate instead:
 
-1. `relax`: minimise removed importance + multiplier * cost, one variable at a time while all others stand
-   still, until none moves (which is the knapsack's Lagrangian, linearised anew at every step); the multiplier
-   by bisection (Everett, Operations Research 11(3), 1963).
-2. `exchange`: widen one variable and narrow another for as long as that keeps more importance within the
-   budgets, which fills the gaps that one multiplier for all leaves.
+1. `relax`: minimize removed importance + multiplier * cost by coordinate descent over the variables (the
+   knapsack's Lagrangian, linearized at the current widths in every step); the multiplier is found by
+   bisection (Everett, Operations Research 11(3), 1963).
+2. `exchange`: widen one variable and narrow another as long as that keeps more importance within the budgets,
+   which uses what a single multiplier for all variables leaves of them.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ Levels = NDArray[np.int64]
 
 _BISECTIONS = 25
 _SWEEPS = 50
-_FURTHEST = 3  # levels that a variable moves in one exchange
+_FURTHEST = 3  # levels that a variable moves in one exchange, at most
 _EXCHANGES = 500
 _CHUNK = 2048  # exchanges costed at once, the most profitable first
 
@@ -52,27 +52,27 @@ def relax(space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budge
     Args:
         space: the search space.
         options: V of them.
-        budgets: upper bounds; the multiplier weighs the sum of the fractions of each that a policy uses.
+        budgets: upper bounds; the multiplier weights the sum of the fractions of each that a policy uses.
         start: levels [V] that meet them.
     """
     low, high = 0.0, 4.0 * float(sum(option.removed[-1] for option in options))
-    found, best = start, None
+    feasible, best = start, None
     for _ in range(_BISECTIONS):
         middle = (low + high) / 2
-        levels = _descend(space, options, budgets, middle, found)
+        levels = _descend(space, options, budgets, middle, feasible)
         if space.budget_usage(widths_at(space, options, levels), budgets) > 1:
             low = middle
             continue
-        high, found = middle, levels
-        if best is None or removed_at(options, found) < removed_at(options, best):
-            best = found
+        high, feasible = middle, levels
+        if best is None or removed_at(options, feasible) < removed_at(options, best):
+            best = feasible
     return start if best is None else best
 
 
 def exchange(
     space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], start: Levels
 ) -> Levels:
-    """Takes the most profitable exchange of two variables that fits, again and again.
+    """Makes the most profitable exchange of two variables that fits the budgets, until none is profitable.
 
     An exchange widens one variable by 1 to 3 levels and narrows another by 0 to 3.
 
@@ -114,11 +114,11 @@ def _best_exchange(
 ) -> Levels | None:
     """Levels after the exchange that saves the most importance; ``None`` where none fits."""
     moves = np.arange(-_FURTHEST, _FURTHEST + 1)
-    lost = np.full((len(options), len(moves)), np.inf)  # [V, moves]: importance that goes with a move
+    lost = np.full((len(options), len(moves)), np.inf)  # [V, moves]: importance that a move removes
     for v, option in enumerate(options):
         ends = levels[v] + moves
-        there = (ends >= 0) & (ends < len(option.removed))
-        lost[v, there] = option.removed[ends[there]] - option.removed[levels[v]]
+        valid = (ends >= 0) & (ends < len(option.removed))
+        lost[v, valid] = option.removed[ends[valid]] - option.removed[levels[v]]
     up, down = lost[:, :_FURTHEST], lost[:, _FURTHEST:]
     gain = -(up[:, :, None, None] + down[None, None, :, :])  # [V, up, V, down]
     gain[np.arange(len(options)), :, np.arange(len(options)), :] = -np.inf

@@ -1,70 +1,62 @@
-"""Warm starts: the policies that one-shot methods end with, so that the search begins there."""
+"""Warm starts: the policies that one-shot methods end with, so that the search starts there."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import Budget
-from autoprune.importance.reduce import LOSS_UNITS, comparable
+from autoprune.importance import CRITERIA, comparable
 from autoprune.space.knapsack import solve
-from autoprune.space.space import Fractions, Space, Widths
+from autoprune.space.space import Fractions, Scores, Space, Widths
+from autoprune.space.warm_start import WarmStart
 from autoprune.space.width_options import WidthOptions, fractions_at, make_width_options, removed_by
 
 
-@dataclass(frozen=True)
-class WarmStart:
-    """A policy to try first.
-
-    Attributes:
-        name: how it was made: ``uniform``, ``greedy taylor``, ``global taylor``, …
-        fractions: [V], what to enqueue; `Space.project_to_budget` gives exactly ``widths`` for it.
-        widths: [G].
-    """
-
-    name: str
-    fractions: Fractions
-    widths: Widths
-
-
 def warm_starts(
-    space: Space, importances: Mapping[str, Mapping[str, NDArray[np.float64]]], budgets: Sequence[Budget]
+    space: Space, importances: Mapping[str, Scores], budgets: Sequence[Budget], index: int = 0
 ) -> list[WarmStart]:
-    """The policies that one-shot methods end with, those of most worth first; no widths twice.
+    """The policies that one-shot methods end with, the most promising first; no widths twice.
 
-    The uniform one stands first as the measure of all others. Then, by the first criterion: the knapsack, the
-    ranking per channel, and the ranking per cost. Then what others publish: the ranking by `taylor` (global
-    Taylor pruning), that by `fisher` per cost (Group Fisher), and the ranking by any other criterion.
+    The uniform one comes first, as the baseline of all others. Then, by the first criterion: the knapsack,
+    the ranking per channel, and the ranking per cost. Then what others publish: the ranking by `taylor`
+    (global Taylor pruning), that by `fisher` per cost (Group Fisher), and the ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
-    order by cost would empty the dearest groups first.
+    order by cost would empty the most expensive groups first.
 
     Args:
         space: the search space.
         importances: {criterion: {group: [width]}}; the first is the one that ranks the space's channels.
         budgets: upper bounds, all to be met.
+        index: of these bounds among the budgets of the run; `WarmStart.budget`.
 
     Raises:
         BudgetError: no policy of the space meets the budgets.
     """
-    found = [uniform(space, budgets)]
+    starts = [uniform(space, budgets, index)]
     for place, (criterion, scores) in enumerate(importances.items()):
-        if place == 0 and criterion in LOSS_UNITS:
-            found.append(knapsack(space, scores, budgets, criterion))
-        if place == 0 or criterion != "fisher":
-            found.append(greedy(space, scores, budgets, criterion, per_cost=False))
-        if criterion == "fisher" or (place == 0 and criterion in LOSS_UNITS):
-            found.append(greedy(space, scores, budgets, criterion))
+        first, published = place == 0, CRITERIA[criterion].one_shot
+        if first and CRITERIA[criterion].loss_units:
+            starts.append(knapsack(space, scores, budgets, criterion, index))
+        if first or published != "greedy":
+            starts.append(greedy(space, scores, budgets, criterion, per_cost=False, index=index))
+        if published == "greedy" or (first and CRITERIA[criterion].loss_units):
+            starts.append(greedy(space, scores, budgets, criterion, index=index))
     return [
         start
-        for place, start in enumerate(found)
-        if not any(np.array_equal(start.widths, earlier.widths) for earlier in found[:place])
+        for place, start in enumerate(starts)
+        if not any(start.widths == earlier.widths for earlier in starts[:place])
     ]
 
 
-def uniform(space: Space, budgets: Sequence[Budget]) -> WarmStart:
-    """The same pruning ratio for every group, as far as each one's largest ratio lets it.
+def uniform(space: Space, budgets: Sequence[Budget], index: int = 0) -> WarmStart:
+    """The same pruning ratio for every group, up to each one's largest ratio.
+
+    Args:
+        space: the search space.
+        budgets: upper bounds, all to be met.
+        index: of these bounds among the budgets of the run.
 
     Raises:
         BudgetError: no policy of the space meets the budgets.
@@ -74,49 +66,89 @@ def uniform(space: Space, budgets: Sequence[Budget]) -> WarmStart:
     ratios = np.linspace(0.0, 1.0, 1001)[:, None]
     fractions = np.minimum(ratios / largest, 1.0)
     fits = space.budget_usage(space.widths(fractions), budgets) <= 1
-    return _start("uniform", space, fractions[int(np.argmax(fits))], budgets)
+    return _warm_start("uniform", space, fractions[int(np.argmax(fits))], budgets, index)
 
 
 def greedy(
     space: Space,
-    importance: Mapping[str, NDArray[np.float64]],
+    importance: Scores,
     budgets: Sequence[Budget],
     criterion: str = "taylor",
     per_cost: bool = True,
+    index: int = 0,
 ) -> WarmStart:
-    """Takes the step with the least importance per cost, again and again, until the budgets are met.
+    """Repeats the step with the least importance per cost until the budgets are met.
 
     The order of Group Fisher pruning (Liu et al., ICML 2021), on the cost model: a step of one variable
-    removes its groups' next least important units; its cost is what it saves at the present widths, as a
-    fraction of the budgets that are not met yet. Then the steps with the most importance per cost are taken
-    back while they fit. Scores that are not in units of the loss are first divided by their group's mean.
+    removes its groups' next least important units; its cost is what it saves at the current widths, as a
+    fraction of the budgets that are not met yet. Then the steps with the most importance per cost are undone
+    while they fit. Scores that are not in units of the loss are first divided by their group's mean.
 
-    With ``per_cost`` off, importance is taken per channel, whatever the channel costs: the global ranking of
-    DepGraph (Fang et al., CVPR 2023). It goes less far in single dear groups, which the sum of scores, blind
-    to what channels of a group do together, rates too low: on a RetinaNet-R18 at 33% of its GFLOPs it kept
-    0.18 mAP before any recovery, the order by cost 0.11.
+    With ``per_cost`` off, importance is compared per channel, whatever the channel costs: the global ranking
+    of DepGraph (Fang et al., CVPR 2023). It prunes single expensive groups less far. The sum of scores
+    underrates these, because it ignores what the channels of a group do together: on a RetinaNet-R18 at 33%
+    of its GFLOPs, the global ranking kept 0.18 mAP before any recovery, the order by cost 0.11.
 
     Args:
         space: the search space.
         importance: {group: [width]}, none negative.
         budgets: upper bounds, all to be met.
-        criterion: what scored the channels; names the start and decides whether scores compare across groups.
-        per_cost: weigh importance against cost, or against the number of channels.
+        criterion: what scored the channels; it is in the origin, and decides whether scores are comparable
+            across groups.
+        per_cost: divide importance by the cost, or by the number of channels.
+        index: of these bounds among the budgets of the run.
 
     Raises:
         BudgetError: no policy of the space meets the budgets.
     """
     options = make_width_options(space, comparable(importance, criterion))
     levels = greedy_levels(space, options, budgets, per_cost)
-    return _start(
-        f"{'greedy' if per_cost else 'global'} {criterion}", space, fractions_at(options, levels), budgets
+    origin = f"{'greedy' if per_cost else 'global'} {criterion}"
+    return _warm_start(origin, space, fractions_at(options, levels), budgets, index)
+
+
+def knapsack(
+    space: Space,
+    importance: Scores,
+    budgets: Sequence[Budget],
+    criterion: str = "taylor",
+    index: int = 0,
+) -> WarmStart:
+    """The least importance removed within the budgets; see `autoprune.space.knapsack`.
+
+    It removes no more than `greedy`, whose policy it starts from.
+
+    Args:
+        space: the search space.
+        importance: {group: [width]}, none negative.
+        budgets: upper bounds, all to be met.
+        criterion: what scored the channels; it is in the origin.
+        index: of these bounds among the budgets of the run.
+
+    Raises:
+        BudgetError: no policy of the space meets the budgets.
+    """
+    scores = comparable(importance, criterion)
+    options = make_width_options(space, scores)
+    begin = greedy_levels(space, options, budgets)
+    ends = (solve(space, options, budgets, begin), begin)  # once projected, the second can be the better one
+    fractions = min(
+        (fractions_at(options, end) for end in ends),
+        key=lambda each: removed_by(space, scores, space.project_to_budget(each, budgets)),
     )
+    return _warm_start(f"knapsack {criterion}", space, fractions, budgets, index)
 
 
 def greedy_levels(
     space: Space, options: Sequence[WidthOptions], budgets: Sequence[Budget], per_cost: bool = True
 ) -> NDArray[np.int64]:
     """The levels [V] that `greedy` ends at.
+
+    Args:
+        space: the search space.
+        options: V of them.
+        budgets: upper bounds, all to be met.
+        per_cost: see `greedy`.
 
     Raises:
         BudgetError: no policy of the space meets the budgets.
@@ -125,19 +157,19 @@ def greedy_levels(
     level = np.zeros(len(options), dtype=np.int64)
     widths = space.dense.copy()
     lost = [np.diff(option.removed) for option in options]
-    tried = _neighbours(options, level, widths, 1)
+    tried = _neighbors(options, level, widths, 1)
     load, excess = space.budget_usage(widths, budgets), _excess(space, widths, budgets)
     while load > 1:
-        left = np.array([lost[v][k] if k < len(lost[v]) else np.inf for v, k in enumerate(level)])
+        next_lost = np.array([lost[v][k] if k < len(lost[v]) else np.inf for v, k in enumerate(level)])
         excesses = _excess(space, tried, budgets)
         saved = excess - excesses
         if not per_cost:
             saved = np.where(saved > 0, (widths - tried).sum(axis=1), 0)
-        worth = np.divide(left, saved, out=np.full(len(options), np.inf), where=saved > 0)
+        worth = np.divide(next_lost, saved, out=np.full(len(options), np.inf), where=saved > 0)
         chosen = int(np.argmin(worth))
         _move(options, level, widths, tried, chosen, 1)
         load, excess = space.budget_usage(widths, budgets), excesses[chosen]
-    tried = _neighbours(options, level, widths, -1)
+    tried = _neighbors(options, level, widths, -1)
     while True:
         loads = space.budget_usage(tried, budgets)
         fits = (loads <= 1) & (level > 0)
@@ -152,10 +184,10 @@ def greedy_levels(
         load = loads[chosen]
 
 
-def _neighbours(
+def _neighbors(
     options: Sequence[WidthOptions], level: NDArray[np.int64], widths: Widths, step: int
 ) -> NDArray[np.int64]:
-    """[V, G]: widths [G] with one variable each ``step`` levels further, or as it is at its ladder's end."""
+    """[V, G]: widths [G] with one variable each ``step`` levels further, or unchanged at its last level."""
     tried = np.tile(widths, (len(options), 1))
     for v, option in enumerate(options):
         if 0 <= level[v] + step < len(option.fractions):
@@ -171,7 +203,7 @@ def _move(
     v: int,
     step: int,
 ) -> None:
-    """Moves variable v ``step`` levels further, in place: in level [V], widths [G], neighbours [V, G]."""
+    """Moves variable v ``step`` levels further, in place: in level [V], widths [G], neighbors [V, G]."""
     option = options[v]
     level[v] += step
     widths[option.places] = option.widths[level[v]]
@@ -180,35 +212,8 @@ def _move(
         tried[v, option.places] = option.widths[level[v] + step]
 
 
-def knapsack(
-    space: Space,
-    importance: Mapping[str, NDArray[np.float64]],
-    budgets: Sequence[Budget],
-    criterion: str = "taylor",
-) -> WarmStart:
-    """The least importance removed within the budgets; see `autoprune.space.knapsack`.
-
-    Removes no more than `greedy`, whose policy it begins at.
-
-    Args:
-        space: the search space.
-        importance: {group: [width]}, none negative.
-        budgets: upper bounds, all to be met.
-        criterion: what scored the channels; names the start.
-
-    Raises:
-        BudgetError: no policy of the space meets the budgets.
-    """
-    scores = comparable(importance, criterion)
-    options = make_width_options(space, scores)
-    begin = greedy_levels(space, options, budgets)
-    ends = [solve(space, options, budgets, begin), begin]  # fitted, the second can be the better one
-    starts = [_start(f"knapsack {criterion}", space, fractions_at(options, end), budgets) for end in ends]
-    return min(starts, key=lambda start: removed_by(space, scores, start.widths))
-
-
 def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
-    """By how much widths [..., G] overrun the budgets, in fractions of each, summed."""
+    """By how much widths [..., G] exceed the budgets, as a sum of fractions of each."""
     overrun = np.zeros(np.shape(widths)[:-1])
     for budget in budgets:
         if space.models(budget.metric):
@@ -216,8 +221,12 @@ def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[
     return overrun
 
 
-def _start(name: str, space: Space, fractions: Fractions, budgets: Sequence[Budget]) -> WarmStart:
-    """Fits the shares, and names those that mean the fitted widths exactly where there are such."""
+def _warm_start(
+    origin: str, space: Space, fractions: Fractions, budgets: Sequence[Budget], index: int
+) -> WarmStart:
+    """Projects fractions [V] onto the budgets; the start has those of the projected widths if they are exact."""
     widths = space.project_to_budget(fractions, budgets)
     exact = space.fractions(widths)
-    return WarmStart(name, exact if np.array_equal(space.widths(exact), widths) else fractions, widths)
+    if np.array_equal(space.widths(exact), widths):
+        fractions = exact
+    return WarmStart(origin, index, tuple(fractions.tolist()), space.as_dict(widths))

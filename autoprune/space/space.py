@@ -1,4 +1,4 @@
-"""From the numbers that a sampler suggests to widths on budget, and from widths to kept channels."""
+"""From the fractions that a sampler suggests to widths within the budgets, and on to kept channels."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,23 +8,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import UNITS, Budget, Metric, figures
-from autoprune.errors import BudgetError, ConfigError
+from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance.reduce import per_unit
-from autoprune.space.file import SpaceFile, match_groups, variable_name
 
 Widths = NDArray[np.int64]
 Fractions = NDArray[np.float64]
+Scores = Mapping[str, NDArray[np.float64]]
+"""Importance: {group: [width]}, one score per channel."""
 
-_GRID = 33  # points of one round of the search along the path; 6 rounds leave 2 / 32**6 = 2e-9 of it
+_GRID = 33  # points of one round of the search along the path; after 6 rounds, 2 / 32**6 = 2e-9 of it remain
 _ROUNDS = 6
 
-NEAR = 0.98  # of a budget: what a trial should use of it at least
+NEAR = 0.98  # fraction of a budget that a trial should use at least
 
 
 @dataclass(frozen=True)
 class Variable:
-    """One number that the search sets, a share in 0..1 of what its groups may lose at most.
+    """One number that the search sets: a fraction in 0..1 of the most that its groups may lose.
 
     Attributes:
         name: unique in the space.
@@ -48,8 +49,8 @@ class Space:
         max_ratio: [G], largest pruning ratio, 0 where it stays whole.
         lowest: [G], smallest width.
         step: [G], kept widths are multiples of this, or the dense width.
-        importance: {group: [width]}, which channels go first; needed by `keep` alone.
-        latency: milliseconds of widths [..., G], where the run has a model of them.
+        importance: {group: [width]}, which channels are removed first; only `keep` needs it.
+        latency: predicts milliseconds [...] of widths [..., G]; ``None`` where the run has no latency model.
     """
 
     graph: ChannelGraph
@@ -58,7 +59,7 @@ class Space:
     max_ratio: NDArray[np.float64]
     lowest: Widths
     step: Widths
-    importance: Mapping[str, NDArray[np.float64]] | None = None
+    importance: Scores | None = None
     latency: Callable[[Widths], NDArray[np.float64]] | None = None
 
     @cached_property
@@ -72,7 +73,11 @@ class Space:
         return np.asarray(self.graph.cost.dense, dtype=np.int64)
 
     def cost(self, metric: Metric, widths: Widths) -> NDArray[np.float64]:
-        """GFLOPs, millions of parameters, or predicted milliseconds of widths [..., G]."""
+        """GFLOPs, millions of parameters, or predicted milliseconds [...] of widths [..., G].
+
+        Raises:
+            ValueError: the latency is asked for, and the space has no model of it.
+        """
         if metric == "gflops":
             return np.asarray(self.graph.cost.flops(widths), dtype=np.float64) / 1e9
         if metric == "mparams":
@@ -82,13 +87,13 @@ class Space:
         return self.latency(widths)
 
     def models(self, metric: Metric) -> bool:
-        """Whether the cost of widths is known without building them."""
+        """Whether the cost of widths can be computed without building a network."""
         return metric != "latency_ms" or self.latency is not None
 
     def budget_usage(self, widths: Widths, budgets: Sequence[Budget]) -> NDArray[np.float64]:
-        """Fraction of the tightest budget that widths [..., G] use: at most 1 where all are met.
+        """Fraction [...] of the tightest budget that widths [..., G] use: at most 1 where all are met.
 
-        Budgets on the latency are left out where it is measured only, and not modelled.
+        Budgets on the latency are omitted where the space has no model of it.
         """
         used = np.zeros(np.shape(widths)[:-1])
         for budget in budgets:
@@ -101,12 +106,12 @@ class Space:
         return self._round(self._targets(np.asarray(fractions, dtype=np.float64)))
 
     def fractions(self, widths: Widths) -> Fractions:
-        """Shares [V] that give widths [G]: exact where a variable has one group, else the groups' mean."""
-        room = self.dense * self.max_ratio
-        each = np.divide(self.dense - widths, room, out=np.zeros(len(room)), where=room > 0)
-        own = self.variable_of >= 0
-        totals = np.bincount(self.variable_of[own], weights=each[own], minlength=len(self.variables))
-        counts = np.bincount(self.variable_of[own], minlength=len(self.variables))
+        """Fractions [V] that give widths [G]: exact where a variable has one group, else the groups' mean."""
+        largest = self.dense * self.max_ratio
+        each = np.divide(self.dense - widths, largest, out=np.zeros(len(largest)), where=largest > 0)
+        pruned = self.variable_of >= 0
+        totals = np.bincount(self.variable_of[pruned], weights=each[pruned], minlength=len(self.variables))
+        counts = np.bincount(self.variable_of[pruned], minlength=len(self.variables))
         return np.clip(totals / counts, 0.0, 1.0)
 
     def check(self, budgets: Sequence[Budget]) -> None:
@@ -132,20 +137,21 @@ class Space:
                 )
 
     def project_to_budget(self, fractions: Fractions, budgets: Sequence[Budget]) -> Widths:
-        """Puts a suggestion on budget, before any work is done on it.
+        """Projects a suggestion onto the budgets, before any work is done on it.
 
         The vector x is moved along a path of falling cost: s * x for s in 0..1, then x + (s - 1) * (1 - x)
-        for s in 1..2. The least s whose widths meet every budget is found by nested grids (a bisection by
-        32 at once). What rounding left over is filled one step of one group at a time, first where the
-        rounded width lies furthest below its share, until no group has room for a step; so groups that share
-        a variable can end a few steps apart. Where steps are so dear that this leaves more than 2% of the
-        budget, one group is narrowed a step to let others be filled, as long as that comes nearer.
+        for s in 1..2. The least s whose widths meet every budget is found by nested grids (a 32-fold
+        bisection). Rounding leaves some of the budget unused. It is filled by one step of one group at a
+        time, first the group whose width lies furthest below its unrounded one, until no further step fits;
+        so groups that share a variable can end a few steps apart. Where steps are so large that more than 2%
+        of the budget remains, one group is narrowed a step so that others can be filled, as long as that
+        uses more of the budget.
 
-        So a vector whose own widths meet the budgets and have no room for a step comes back unchanged.
+        A vector whose own widths meet the budgets and leave no room for a step is not changed.
 
         Args:
             fractions: [V] in 0..1.
-            budgets: with none on a cost that is modelled, the shares' own widths are returned.
+            budgets: where none of them is on a modelled cost, the widths of ``fractions`` are returned.
 
         Returns:
             [G] widths that meet every budget.
@@ -167,12 +173,12 @@ class Space:
         filled = self._fill(self._round(targets), targets, budgets)
         if np.array_equal(filled, self.widths(fractions)):
             return filled
-        return self._closer(filled, targets, budgets)
+        return self._use_more(filled, targets, budgets)
 
     def keep(self, widths: Widths) -> dict[str, tuple[int, ...]]:
-        """The most important units of each group that loses any, as rising channel indices.
+        """Kept channels of each group that loses any: its most important units, as rising channel indices.
 
-        Of units that score the same, the first stays.
+        Of units with the same score, the first is kept.
 
         Raises:
             ValueError: the space was resolved without importance.
@@ -189,8 +195,12 @@ class Space:
         return kept
 
     def as_dict(self, widths: Widths) -> dict[str, int]:
-        """Widths by group name, as `ChannelGraph.gflops` takes them."""
+        """Widths [G] by group name, as `ChannelGraph.gflops` takes them."""
         return {name: int(width) for name, width in zip(self.names, widths, strict=True)}
+
+    def as_array(self, widths: Mapping[str, int]) -> Widths:
+        """Widths by group name as an array [G]; the inverse of `as_dict`."""
+        return np.array([widths[name] for name in self.names], dtype=np.int64)
 
     def raised(self, widths: Widths) -> Widths:
         """[G] widths one step up, the dense width at most; groups that stay whole do not move."""
@@ -198,9 +208,8 @@ class Space:
 
     def _targets(self, fractions: Fractions) -> NDArray[np.float64]:
         """Unrounded widths [..., G] of fractions [..., V]."""
-        padded = np.concatenate(
-            [fractions, np.zeros((*fractions.shape[:-1], 1))], axis=-1
-        )  # -1 reads the zero
+        zero = np.zeros((*fractions.shape[:-1], 1))  # what a `variable_of` of -1 reads
+        padded = np.concatenate([fractions, zero], axis=-1)
         return np.asarray(self.dense * (1 - padded[..., self.variable_of] * self.max_ratio))
 
     def _round(self, targets: NDArray[np.float64]) -> Widths:
@@ -208,7 +217,7 @@ class Space:
         nearest = np.minimum(np.floor(targets / self.step + 0.5).astype(np.int64) * self.step, below)
         return np.where(2 * targets >= below + self.dense, self.dense, np.maximum(nearest, self.lowest))
 
-    def _closer(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
+    def _use_more(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
         while (used := float(self.budget_usage(widths, budgets))) < NEAR:
             lower = np.maximum((widths - 1) // self.step * self.step, self.lowest)
             tried = []
@@ -216,10 +225,10 @@ class Space:
                 narrowed = widths.copy()
                 narrowed[group] = lower[group]
                 tried.append(self._fill(narrowed, targets, budgets, without=int(group)))
-            found = self.budget_usage(np.stack(tried), budgets) if tried else np.zeros(1)
-            if found.max() <= used:
+            usages = self.budget_usage(np.stack(tried), budgets) if tried else np.zeros(1)
+            if usages.max() <= used:
                 break
-            widths = tried[int(np.argmax(found))]
+            widths = tried[int(np.argmax(usages))]
         return widths
 
     def _fill(
@@ -229,7 +238,7 @@ class Space:
         budgets: Sequence[Budget],
         without: int | None = None,
     ) -> Widths:
-        # Costs grow with every width and with products of two, so a step that does not fit now never will.
+        # Costs grow with every width, so a step that does not fit now never will.
         open_groups = np.flatnonzero(self.raised(widths) > widths)
         if without is not None:
             open_groups = open_groups[open_groups != without]
@@ -245,53 +254,7 @@ class Space:
         return widths
 
 
-def resolve(
-    file: SpaceFile,
-    graph: ChannelGraph,
-    importance: Mapping[str, NDArray[np.float64]] | None = None,
-) -> Space:
-    """Lays a search space over a graph.
-
-    A group's step is the least common multiple of `round_to` and its unit, or its unit where that is wider
-    than the group. Its smallest width is the least multiple of the step, or else the dense width, that is at
-    least `min_width` and at least (1 - max_ratio) of the dense width.
-
-    Raises:
-        ConfigError: a glob matches nothing, or nothing is left to prune.
-    """
-    matches = {match.group.name: match for match in match_groups(file, graph)}
-    names, dense = tuple(graph.cost.names), np.asarray(graph.cost.dense, dtype=np.int64)
-    step, lowest, max_ratio = np.ones_like(dense), dense.copy(), np.zeros(len(dense))
-    variable_of = np.full(len(dense), -1, dtype=np.int64)
-    members: dict[str, list[str]] = {}
-    for place, name in enumerate(names):
-        match = matches.get(name)
-        width, unit = int(dense[place]), graph.groups[name].unit
-        common = int(np.lcm(unit, file.round_to if match is None else match.round_to))
-        step[place] = common if common <= width else unit
-        if match is None:
-            continue
-        floor = max(match.min_width, unit, width * (1 - match.max_ratio) - 1e-9)
-        lowest[place] = min(width, int(np.ceil(floor / step[place])) * int(step[place]))
-        if lowest[place] < width:
-            max_ratio[place] = match.max_ratio
-            variable = variable_name(match, file.granularity)
-            members.setdefault(variable, []).append(name)
-            variable_of[place] = list(members).index(variable)
-    if not members:
-        raise ConfigError(
-            "space: nothing to prune, every group is as narrow as min_width, round_to and max_ratio let it "
-            "be; lower min_width or round_to, or raise max_ratio"
-        )
-    ratio_of = dict(zip(names, max_ratio.tolist(), strict=True))
-    variables = tuple(
-        Variable(name, tuple(groups), max(ratio_of[group] for group in groups))
-        for name, groups in members.items()
-    )
-    return Space(graph, variables, variable_of, max_ratio, lowest, step, importance)
-
-
 def _along(fractions: Fractions, s: NDArray[np.float64]) -> Fractions:
-    """Points [S, V] of the path through ``fractions`` [V] at ``s`` [S] in 0..2; those themselves at 1."""
+    """Points [S, V] of the path through ``fractions`` [V] at ``s`` [S] in 0..2; ``fractions`` itself at 1."""
     s = s[:, None]
     return np.where(s <= 1, s * fractions, fractions + (s - 1) * (1 - fractions))

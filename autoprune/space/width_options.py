@@ -1,26 +1,26 @@
-"""The widths that each variable of a space can set, one below the other, with the importance gone at each."""
+"""The widths that each variable of a space can set, from dense down, with the importance removed at each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.importance.reduce import per_unit
-from autoprune.space.space import Fractions, Space, Widths
+from autoprune.space.space import Fractions, Scores, Space, Widths
 
-_LEVELS = 129  # shares tried for a variable of several groups
+_LEVELS = 129  # fractions tried for a variable of several groups
 
 
 @dataclass(frozen=True)
 class WidthOptions:
-    """The widths that one variable can set, from dense down.
+    """The L levels that one variable can set, from dense down.
 
     Attributes:
-        places: [g], its groups' places in a width array.
-        fractions: [L], rising from 0.
+        places: [g], indices of its groups in a width array.
+        fractions: [L], the variable's value at each level, rising from 0.
         widths: [L, g], falling.
-        removed: [L], importance gone at each level.
+        removed: [L], importance removed at each level.
     """
 
     places: NDArray[np.int64]
@@ -34,17 +34,18 @@ class WidthOptions:
         changed[self.places] = self.widths[level]
         return changed
 
-    def gone(self, widths: Widths) -> NDArray[np.float64]:
-        """Importance gone from this variable's groups at widths [..., G], which need not be on the ladder.
+    def removed_by(self, widths: Widths) -> NDArray[np.float64]:
+        """Importance [...] removed from this variable's groups at widths [..., G], which need not be a level.
 
-        Groups that share a variable can end a step apart; between levels their total width counts.
+        Groups that share a variable can end a step apart; between levels, it is interpolated over their total
+        width.
         """
         total = self.widths.sum(axis=1)
         return np.asarray(np.interp(-widths[..., self.places].sum(axis=-1), -total, self.removed))
 
 
-def make_width_options(space: Space, importance: Mapping[str, NDArray[np.float64]]) -> list[WidthOptions]:
-    """The ladder of each variable.
+def make_width_options(space: Space, importance: Scores) -> list[WidthOptions]:
+    """The levels of each of the V variables.
 
     Args:
         space: the search space.
@@ -53,7 +54,7 @@ def make_width_options(space: Space, importance: Mapping[str, NDArray[np.float64
     options = []
     for number in range(len(space.variables)):
         places = np.flatnonzero(space.variable_of == number)
-        if len(places) == 1:  # every width, at the share that means exactly it
+        if len(places) == 1:  # every width, at the fraction that gives exactly it
             place = int(places[0])
             dense, low, step = (int(a[place]) for a in (space.dense, space.lowest, space.step))
             widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step)])[:, None]
@@ -67,14 +68,14 @@ def make_width_options(space: Space, importance: Mapping[str, NDArray[np.float64
         for column, name in enumerate(np.array(space.names)[places]):
             group = space.graph.groups[name]
             scores = np.sort(per_unit(importance[group.name], group))
-            gone = (group.width - widths[:, column]) // group.unit
-            removed += np.concatenate([[0.0], np.cumsum(scores)])[gone]
+            removed_units = (group.width - widths[:, column]) // group.unit
+            removed += np.concatenate([[0.0], np.cumsum(scores)])[removed_units]
         options.append(WidthOptions(places, np.minimum(fractions, 1.0), widths, removed))
     return options
 
 
 def fractions_at(options: Sequence[WidthOptions], levels: NDArray[np.int64]) -> Fractions:
-    """Shares [V] of levels [V]."""
+    """Fractions [V] of levels [V]."""
     return np.array([option.fractions[level] for option, level in zip(options, levels, strict=True)])
 
 
@@ -87,12 +88,12 @@ def widths_at(space: Space, options: Sequence[WidthOptions], levels: NDArray[np.
 
 
 def removed_at(options: Sequence[WidthOptions], levels: NDArray[np.int64]) -> float:
-    """The surrogate: importance gone at levels [V]."""
+    """The surrogate of the lost mAP: importance removed at levels [V]."""
     return float(sum(option.removed[level] for option, level in zip(options, levels, strict=True)))
 
 
-def removed_by(space: Space, importance: Mapping[str, NDArray[np.float64]], widths: Widths) -> float:
-    """The surrogate of any widths [G]: the sum of the scores of the units that are gone."""
+def removed_by(space: Space, importance: Scores, widths: Widths) -> float:
+    """The surrogate of any widths [G]: the sum of the scores of the units that are removed."""
     total = 0.0
     for name, width in zip(space.names, widths, strict=True):
         group = space.graph.groups[name]

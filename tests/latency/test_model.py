@@ -23,7 +23,8 @@ from autoprune.latency.model import (
     measure_tables,
 )
 from autoprune.latency.operators import find_calls
-from autoprune.space.derive import derive_space, resolve
+from autoprune.space.derive import derive_space
+from autoprune.space.resolve import resolve
 
 SIZE = (64, 64)
 

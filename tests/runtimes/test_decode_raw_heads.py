@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.ops import batched_nms
 
-from autoprune.runtimes.frame import Frame, suppress
+from autoprune.runtimes.decode_raw_heads import Frame, suppress
 
 FRAME = Frame(
     height=64,

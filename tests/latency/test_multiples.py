@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from autoprune.latency.steps import measured_steps
 
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, detector_inputs
@@ -12,8 +13,10 @@ from autoprune.errors import ConfigError
 from autoprune.graph import analyze
 from autoprune.latency import steps as module
 from autoprune.latency.operators import find_calls
-from autoprune.latency.steps import measured_steps
-from autoprune.space.derive import SpaceFile, derive_space, render_space, resolve, with_steps
+from autoprune.space.derive import derive_space, with_multiples
+from autoprune.space.file import SpaceFile
+from autoprune.space.render import render_space
+from autoprune.space.resolve import resolve
 
 SIZE = (64, 64)
 SPEC = ModelSpec(
@@ -53,7 +56,7 @@ def test_a_groups_own_multiple_counts_and_is_written(network):
     scores = {name: np.arange(group.width, dtype=float) for name, group in graph.prunable.items()}
     file = derive_space(graph, scores, SPEC, SIZE)
     name = "backbone.body.layer3.0.conv1"
-    stepped = with_steps(file, {name: 32, "backbone.body.layer4.0.conv1": 8})
+    stepped = with_multiples(file, {name: 32, "backbone.body.layer4.0.conv1": 8})
     assert [rule.match for rule in stepped.groups if rule.round_to is not None] == [name]
     space = resolve(stepped, graph)
     place = space.names.index(name)
@@ -71,5 +74,5 @@ def test_a_frozen_group_has_no_multiple(tmp_path):
         "model: m\ninput_size: [64, 64]\ngroups:\n  - {match: a, frozen: true, round_to: 8}\n",
         encoding="utf-8",
     )
-    with pytest.raises(ConfigError, match="leave out tie, min_width and round_to"):
+    with pytest.raises(ConfigError, match="omit tie, min_width and round_to"):
         SpaceFile.load(path)
