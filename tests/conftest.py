@@ -92,20 +92,34 @@ class FakePlan:
             name: max(1, round(100 * (1 - fraction))) for name, fraction in zip("ab", fractions, strict=True)
         }
 
-    def keep(self, widths):
-        return {name: tuple(range(width)) for name, width in widths.items()}
+
+def ledger_settings(**changes):
+    """`LedgerSettings` of short searches without repeats; ``changes`` win."""
+    from autoprune.study.trials import LedgerSettings
+
+    settings = {
+        "trials": 6,
+        "objectives": ("map", "gflops"),
+        "rungs": 1,
+        "rung_keep": 0.5,
+        "sampler": "tpe",
+        "seed": 0,
+        "confirm": 0,
+        "parallel": False,
+    }
+    return LedgerSettings(**{**settings, **changes})
 
 
 @pytest.fixture
 def make_ledger(tmp_path):
     """Ledgers of two rungs and a `FakePlan`, as engines need them; other folders have their own."""
+    from autoprune.space.warm_start import WarmStart
     from autoprune.study.ledger import Ledger
-    from autoprune.study.trials import LedgerSettings, WarmStart
 
     plan = FakePlan(warm_starts=(WarmStart("uniform", 0, (0.5, 0.5)),))
 
     def make(trials=6, name="study", **settings):
-        settings = LedgerSettings(trials=trials, rungs=2, **{"sampler": "tpe", "confirm": 0, **settings})
+        settings = ledger_settings(**{"trials": trials, "rungs": 2, **settings})
         return Ledger(tmp_path / f"{name}.journal", "s", plan, settings)
 
     return make
@@ -113,7 +127,7 @@ def make_ledger(tmp_path):
 
 @pytest.fixture
 def evaluator():
-    """A formula for an objective; a class made here travels to Ray's workers by value."""
+    """A formula that stands in for an evaluator; a class made here is sent to Ray's workers by value."""
 
     class Formula:
         """Fails where group `b` keeps more than `fails_above`; counts its evaluations."""
@@ -122,15 +136,15 @@ def evaluator():
             self.fails_above = fails_above
             self.evaluations = 0
 
-        def evaluate(self, keep, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0):
             from autoprune.errors import TrainingError
 
             assert rung == (state or 0), "rungs are climbed one by one, with the state of the one below"
             self.evaluations += 1
-            if len(keep["b"]) > self.fails_above:
+            if widths["b"] > self.fails_above:
                 raise TrainingError("the loss is not finite at step 3")
-            value = 0.5 + 0.1 * rung - 0.05 * repeat - abs(len(keep["a"]) - 80) / 200
-            metrics = {"map": value, "gflops": len(keep["a"]) / 10, "evaluations": self.evaluations}
+            value = 0.5 + 0.1 * rung - 0.05 * repeat - abs(widths["a"] - 80) / 200
+            metrics = {"map": value, "gflops": widths["a"] / 10, "evaluations": self.evaluations}
             return metrics, rung + 1
 
     return Formula

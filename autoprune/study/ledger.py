@@ -1,32 +1,34 @@
-"""The ledger: one Optuna study that holds all a search knows. Engines ask it for work and report to it.
-
-What makes a search survive `kill -9` at any moment is here: a trial in flight is RUNNING in the study;
-the next driver puts it back into the queue with the same parameters. A finished trial is never run again.
-"""
+"""The ledger: what a search does next. Engines ask it for trials and report to it; `store` keeps them."""
 
 import math
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.errors import RunError
 from autoprune.seeding import seed as derive
 from autoprune.study.confirm import next_to_confirm
-from autoprune.study.lease import Lease
+from autoprune.study.records import Record, directions, front_of, objective_values
 from autoprune.study.rungs import is_promoted, score_of
-from autoprune.study.samplers import make_sampler
-from autoprune.study.storage import batch, directions, front_of, open_study, read_records
-from autoprune.study.trials import Candidate, LedgerSettings, Metrics, Plan, Record
+from autoprune.study.samplers import SamplerInputs, make_sampler
+from autoprune.study.store import TrialStore, waiting
+from autoprune.study.trial_attributes import (
+    TrialAttributes,
+    budget_of,
+    counts,
+    encode,
+    encode_ranking,
+    encode_rung,
+    fractions_of,
+)
+from autoprune.study.trials import Candidate, LedgerSettings, Metrics, Plan
 
-FORMAT = 2  # raise it when older studies must not be continued
-MOST_KNOWN = 200  # asks in a row that give known policies, after which the space counts as exhausted
-MOST_LOSSES = 3  # workers that a policy may take down with it
+MAX_DUPLICATES = 200  # known policies proposed in a row, after which the space counts as exhausted
+MAX_LOSSES = 3  # workers that may be lost with a policy before it fails
+
+Policy = tuple[tuple[str, int], ...]
 
 
 class Ledger:
@@ -36,66 +38,54 @@ class Ledger:
         storage: path of a journal file, or any Optuna storage URL.
         name: the study's name in the storage.
         plan: space and budgets.
-        settings: how the search goes.
+        settings: how the search proceeds.
 
     Attributes:
         exhausted: the space has no policy left that was not tried.
 
     Raises:
-        RunError: the storage can't be opened, the study is of another search, or another driver is at it.
+        RunError: the storage can't be opened, the study is of another search, or another driver uses it.
     """
 
     def __init__(self, storage: Path | str, name: str, plan: Plan, settings: LedgerSettings) -> None:
-        """Opens the study and takes up what an earlier driver left."""
         self.plan, self.settings, self.exhausted = plan, settings, False
         self._directions = directions(settings.objectives)
-        self.study, self._storage = open_study(storage, name, self._directions)
-        where = f"the study {name} in {storage}"
-        self._check_identity(where)
-        # A journal file lies in a run directory, whose lock keeps others out.
-        self._lease = Lease(self.study, where) if isinstance(storage, str) else None
-        self._distributions: dict[str, BaseDistribution] = {
-            name: FloatDistribution(0.0, 1.0) for name in plan.variables
-        }
-        if len(plan.budgets) > 1:
-            self._distributions["budget"] = CategoricalDistribution(list(range(len(plan.budgets))))
-        self._known: dict[tuple[tuple[str, int], ...], int] = {}
-        self._finished: dict[int, Record] = {}
+        self._store = TrialStore(storage, name, plan, settings.objectives)
+        self._first: dict[Policy, int] = {}  # the trial that first had a policy
         self._resume()
         for record in self.records():
             if record.counts:
-                self._known.setdefault(_key(record.widths), record.number)
+                self._first.setdefault(_policy(record.widths), record.number)
 
     def release(self) -> None:
         """Lets another driver in; nothing may be written after it."""
-        if self._lease is not None:
-            self._lease.release()
+        self._store.release()
 
     # engines call these
 
     def ask(self) -> Candidate | None:
-        """The next trial to run; ``None`` while all that are asked for are finished or in flight.
+        """The next trial to run; ``None`` while all that are requested are finished or in flight.
 
-        After these, the leaders are measured again, so that none leads by luck (`repeats.next_repeat`).
+        After these, the top candidates are re-evaluated, so that none leads by seed variance (`confirm`).
         """
-        for _ in range(MOST_KNOWN):
+        for _ in range(MAX_DUPLICATES):
             if self._enough and not self._repeats_wait() and not self._enqueue_repeat():
                 return None
-            with batch(self._storage):
+            with self._store.batch():
                 trial = self._next()
                 widths = self._widths(trial)
-                self._set(trial.number, "widths", widths)
-            repeats = "repeat_of" in trial.user_attrs
-            earlier = trial.number if repeats else self._known.setdefault(_key(widths), trial.number)
+                self._store.write(trial.number, encode(widths=widths))
+            attributes = TrialAttributes(trial)
+            is_repeat = attributes.repeat_of is not None
+            earlier = trial.number if is_repeat else self._first.setdefault(_policy(widths), trial.number)
             if earlier == trial.number:
-                origin = trial.user_attrs.get("origin", "sampler")
-                return Candidate(trial.number, origin, widths, self.plan.keep(widths), repeat=int(repeats))
-            self._copy_result(trial.number, earlier)
+                return Candidate(trial.number, attributes.origin, widths, repeat=int(is_repeat))
+            self._store.copy_result(trial.number, earlier)
         self.exhausted = True
         return self.ask()
 
     def report(self, number: int, rung: int, metrics: Metrics) -> bool:
-        """Takes a trial's metrics at a rung and says whether it goes on; else it is finished.
+        """Takes a trial's metrics at a rung and says whether it is promoted; else it is finished.
 
         Args:
             number: the trial.
@@ -108,233 +98,167 @@ class Ledger:
         if missing:
             self.fail(number, f"{missing[0]} is not a number at rung {rung}")
             return False
-        with batch(self._storage):
+        with self._store.batch():
             return self._decide(number, rung, metrics)
 
     def fail(self, number: int, reason: str) -> None:
-        """Ends a trial that can't be done; it counts as one of the trials asked for."""
-        with batch(self._storage):
-            self._set(number, "reason", reason)
-            self.study.tell(number, state=TrialState.FAIL)
+        """Ends a trial that can't be evaluated; it counts as one of the trials requested."""
+        self._store.fail(number, encode(reason=reason))
 
     def requeue_lost(self, number: int, reason: str, counts: bool = True) -> None:
-        """Puts a trial whose worker was lost back into the queue, a few times at most if that ``counts``."""
-        losses = self._trial(number).user_attrs.get("losses", 0) + counts
-        if losses >= MOST_LOSSES:
+        """Puts a trial whose worker was lost back into the queue.
+
+        Args:
+            number: the trial.
+            reason: why the worker was lost.
+            counts: whether it counts as one of the `MAX_LOSSES` after which the trial fails.
+        """
+        trial = self._store.trial(number)
+        losses = TrialAttributes(trial).losses + counts
+        if losses >= MAX_LOSSES:
             self.fail(number, f"{losses} workers were lost with it, at last: {reason}")
             return
-        self._requeue(self._trial(number), losses=losses)
+        self._requeue(trial, losses)
 
     # readers call these
 
     @property
+    def study(self) -> optuna.Study:
+        """The Optuna study."""
+        return self._store.study
+
+    @property
     def done(self) -> bool:
-        """Whether no trial is left to run or in flight."""
-        running = any(trial.state == TrialState.RUNNING for trial in self._trials())
+        """Whether no trial is queued, in flight, or still to be proposed."""
+        running = any(trial.state == TrialState.RUNNING for trial in self._store.trials())
         return self._enough and not running and not self._repeats_wait() and self._next_to_confirm() is None
 
     def records(self) -> list[Record]:
         """All trials but those that were put back into the queue, by number."""
-        return read_records(self.study, self._finished)
+        return self._store.records()
 
     def finished(self) -> list[Record]:
         """The trials that count: run to their end, with no policy twice."""
         return [record for record in self.records() if record.counts and record.state != "running"]
 
     def front(self) -> list[Record]:
-        """The trials at the top rung that no other beats in all objectives, cheapest first."""
+        """The trials at the top rung that no other dominates, cheapest first."""
         return front_of(self.records(), self.settings.objectives)
 
     @property
     def notes(self) -> dict[str, Any]:
         """What was kept about the run as a whole, such as the dense detector's metrics."""
-        return dict(self.study.user_attrs)
+        return self._store.notes
 
     def note(self, name: str, value: Any) -> None:
         """Keeps something about the run as a whole; any JSON value."""
-        self.study.set_user_attr(name, value)
+        self._store.note(name, value)
 
-    # the study
+    # decisions
 
     @property
     def _enough(self) -> bool:
-        """Whether all policies that are asked for have a trial."""
-        return self.exhausted or sum(map(_counts, self._trials())) >= self.settings.trials
+        """Whether all policies that are requested have a trial."""
+        return self.exhausted or sum(map(counts, self._store.trials())) >= self.settings.trials
 
     def _repeats_wait(self) -> bool:
-        return any(
-            trial.state == TrialState.WAITING and "repeat_of" in trial.user_attrs for trial in self._trials()
-        )
+        return any(queued.repeat_of is not None for queued in waiting(self._store.trials()))
 
     def _next_to_confirm(self) -> Record | None:
-        """The leader to measure again; unknown while a trial that could lead is in flight."""
+        """The trial to re-evaluate; unknown while one that could lead is in flight."""
         most = self.settings.confirm * len(self.plan.budgets)
-        if not most or any(t.state == TrialState.RUNNING and _counts(t) for t in self._trials()):
+        if not most or any(t.state == TrialState.RUNNING and counts(t) for t in self._store.trials()):
             return None  # found out before all records are read: engines with idle workers ask often
         return next_to_confirm(self.records(), self.settings.objectives, most)
 
     def _enqueue_repeat(self) -> bool:
-        """Puts the leader into the queue again; whether there is one to measure again."""
+        """Puts the leading trial into the queue again; whether there is one to re-evaluate."""
         if (leader := self._next_to_confirm()) is None:
             return False
-        attributes = {"origin": leader.origin, "widths": dict(leader.widths), "repeat_of": leader.number}
-        self.study.enqueue_trial(self._trial(leader.number).params, user_attrs=attributes)
+        self._store.enqueue_repeat(leader)
         return True
 
     def _next(self) -> FrozenTrial:
         """A RUNNING trial with all parameters: from the queue, a warm start, or the sampler."""
-        trials = self._trials()
-        live = [trial for trial in trials if not trial.user_attrs.get("requeued")]
-        if not any(trial.state == TrialState.WAITING for trial in live):
-            started = {trial.user_attrs.get("warm_start") for trial in live}
-            left = [index for index in range(len(self.plan.warm_starts)) if index not in started]
-            if left:
-                self._enqueue_warm_start(left[0])
-        scope = derive(self.settings.seed, "trial", len(live))
-        self.study.sampler = make_sampler(
-            self.settings.sampler,
-            scope,
-            derive(self.settings.seed, "sampler"),
-            self.settings.parallel,
-            self.plan,
+        settings, records = self.settings, self.records()
+        live = [trial for trial in self._store.trials() if not TrialAttributes(trial).requeued]
+        if not waiting(live):
+            started = {TrialAttributes(trial).warm_start for trial in live}
+            remaining = [index for index in range(len(self.plan.warm_starts)) if index not in started]
+            if remaining:
+                self._enqueue_warm_start(remaining[0])
+        inputs = SamplerInputs(
+            seed=derive(settings.seed, "trial", len(live)),
+            run_seed=derive(settings.seed, "sampler"),
+            parallel=settings.parallel,
+            plan=self.plan,
+            records=records,
+            dense_map=self.notes.get("dense", {}).get("map"),
         )
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return self._trial(self.study.ask(self._distributions).number)
+        return self._store.ask(make_sampler(settings.sampler, inputs))
 
     def _enqueue_warm_start(self, index: int) -> None:
         start = self.plan.warm_starts[index]
-        parameters: dict[str, Any] = dict(zip(self.plan.variables, start.fractions, strict=True))
-        if "budget" in self._distributions:
-            parameters["budget"] = start.budget
-        attributes: dict[str, Any] = {"origin": start.origin, "warm_start": index}
-        if start.widths is not None:
-            attributes["widths"] = dict(start.widths)
-        self.study.enqueue_trial(parameters, user_attrs=attributes)
+        attributes = encode(origin=start.origin, warm_start=index, widths=start.widths)
+        self._store.enqueue(start.fractions, start.budget, attributes)
+
+    def _widths(self, trial: FrozenTrial) -> dict[str, int]:
+        widths = TrialAttributes(trial).widths
+        return (
+            self.plan.widths(fractions_of(trial, self.plan), budget_of(trial)) if widths is None else widths
+        )
 
     def _decide(self, number: int, rung: int, metrics: Metrics) -> bool:
         """Keeps the metrics; ends the trial at the top rung, and where too many others are better."""
-        self._set(number, f"rung_{rung}", dict(metrics))
-        trial = self._trial(number)
-        point = self._values(trial, metrics)
+        self._store.write(number, encode_rung(rung, metrics))
+        trial = self._store.trial(number)
+        attributes, budget = TrialAttributes(trial), self.plan.budgets[budget_of(trial)]
         if rung + 1 == self.settings.rungs:
-            self.study.tell(number, point)
+            self._store.complete(number, self._values(metrics, budget))
             return False
-        if "warm_start" in trial.user_attrs or "repeat_of" in trial.user_attrs:
+        if attributes.warm_start is not None or attributes.repeat_of is not None:
             return True
         others = [
-            other
-            for other in self._trials()
-            if other.number != number and f"rung_{rung}" in other.user_attrs and _counts(other)
+            record
+            for record in self.records()
+            if record.number != number and len(record.rungs) > rung and record.counts
         ]
-        seen = [other.user_attrs[f"rung_{rung}"] for other in others]
-        score = score_of([metrics, *seen])
+        score = score_of([metrics, *(other.rungs[rung] for other in others)])
         if score is None:
             return True
-        self._set(number, f"ranked_by_{rung}", score)
-        points = [self._values(other, found, score) for other, found in zip(others, seen, strict=True)]
-        point = self._values(trial, metrics, score)
+        self._store.write(number, encode_ranking(rung, score))
+        points = [self._values(other.rungs[rung], other.budget, score) for other in others]
+        point = self._values(metrics, budget, score)
         if is_promoted(point, points, self._directions, self.settings.rung_keep):
             return True
-        self.study.tell(number, state=TrialState.PRUNED)
+        self._store.stop(number)
         return False
 
-    def _widths(self, trial: FrozenTrial) -> dict[str, int]:
-        if "widths" in trial.user_attrs:
-            return dict(trial.user_attrs["widths"])
-        fractions = np.array([trial.params[name] for name in self.plan.variables])
-        return self.plan.widths(fractions, trial.params.get("budget", 0))
-
-    def _copy_result(self, number: int, earlier: int) -> None:
-        """Ends a trial with the results of the trial that had the same policy."""
-        first = self._trial(earlier)
-        with batch(self._storage):
-            self._set(number, "same_as", earlier)
-            if first.state == TrialState.COMPLETE:
-                self.study.tell(number, list(first.values))
-            else:
-                pruned = first.state == TrialState.PRUNED
-                self.study.tell(number, state=TrialState.PRUNED if pruned else TrialState.FAIL)
+    def _values(self, metrics: Metrics, budget: float | None, score: str = "map") -> list[float]:
+        return objective_values(metrics, budget, self.settings.objectives, score)
 
     def _resume(self) -> None:
         """Finishes or requeues the trials that a killed driver left in flight."""
-        waiting = {
-            trial.user_attrs.get("requeued_from")
-            for trial in self._trials()
-            if trial.state == TrialState.WAITING
-        }
-        top = f"rung_{self.settings.rungs - 1}"
-        for trial in self._trials():
+        trials = self._store.trials()
+        continued = {queued.requeued_from for queued in waiting(trials)}
+        for trial in trials:
             if trial.state != TrialState.RUNNING:
                 continue
-            if top in trial.user_attrs:
-                self.study.tell(trial.number, self._values(trial, trial.user_attrs[top]))
-            elif "reason" in trial.user_attrs:
-                self.study.tell(trial.number, state=TrialState.FAIL)
-            elif trial.number in waiting or set(trial.params) != set(self._distributions):
-                self._drop(trial)
+            attributes = TrialAttributes(trial)
+            if len(attributes.rungs) >= self.settings.rungs:
+                metrics = attributes.rungs[self.settings.rungs - 1]
+                self._store.complete(trial.number, self._values(metrics, self.plan.budgets[budget_of(trial)]))
+            elif attributes.reason is not None:
+                self._store.fail(trial.number)
+            elif trial.number in continued or not self._store.is_sampled(trial):
+                self._store.drop(trial)
             else:
                 self._requeue(trial)
 
-    def _requeue(self, trial: FrozenTrial, **attributes: Any) -> None:
-        """Queues the trial's parameters anew, then drops it: in this order nothing can be lost between."""
-        kept = ("origin", "warm_start", "widths", "losses", "repeat_of")
-        attributes = {name: trial.user_attrs[name] for name in kept if name in trial.user_attrs} | attributes
-        with batch(self._storage):
-            self.study.enqueue_trial(trial.params, user_attrs={**attributes, "requeued_from": trial.number})
-            self._drop(trial)
-        self._known = {key: number for key, number in self._known.items() if number != trial.number}
-
-    def _drop(self, trial: FrozenTrial) -> None:
-        self._set(trial.number, "requeued", True)
-        self.study.tell(trial.number, state=TrialState.FAIL)
-
-    def _values(self, trial: FrozenTrial, metrics: Metrics, score: str = "map") -> list[float]:
-        """The objectives as the sampler and the rungs see them; ``score`` stands in for the mAP.
-
-        Candidates lie a fraction of a per cent below their budget. That fraction is no merit, so their
-        GFLOPs are the budget here, as far as GFLOPs have one; the front compares the true ones.
-        """
-        target = self.plan.budgets[trial.params.get("budget", 0)] if self.plan.budgets else None
-        known = {**metrics, "map": metrics["map"] if score == "map" else -metrics[score]}
-        if target is not None:
-            known["gflops"] = target
-        return [known[name] for name in self.settings.objectives]
-
-    def _trials(self) -> list[FrozenTrial]:
-        return self.study.get_trials(deepcopy=False)
-
-    def _trial(self, number: int) -> FrozenTrial:
-        return self._trials()[number]
-
-    def _set(self, number: int, name: str, value: Any) -> None:
-        """Writes an attribute of a trial that this process need not have asked for."""
-        self._storage.set_trial_user_attr(self._trial(number)._trial_id, name, value)
-
-    def _check_identity(self, where: str) -> None:
-        identity = {"format": str(FORMAT), **self.plan.identity, "variables": ", ".join(self.plan.variables)}
-        found = self.study.user_attrs.get("identity")
-        if found is None and not self._trials():
-            self.note("identity", identity)
-            self.note("budgets", list(self.plan.budgets))
-            return
-        differing = [name for name in identity if (found or {}).get(name) != identity[name]]
-        if "format" in differing:
-            raise RunError(
-                f"{where} was made by another version of autoprune (its format is "
-                f"{(found or {}).get('format')}, this one's {FORMAT}); go on with that version, or choose "
-                "another --out"
-            )
-        if differing:
-            raise RunError(f"{where} is of another search: its {differing[0]} differs; choose another --out")
+    def _requeue(self, trial: FrozenTrial, losses: int | None = None) -> None:
+        self._store.requeue(trial, losses)
+        self._first = {policy: number for policy, number in self._first.items() if number != trial.number}
 
 
-def _counts(trial: FrozenTrial) -> bool:
-    """Whether a trial is one of those asked for: finished or in flight, and no repetition."""
-    attributes = trial.user_attrs
-    dropped = attributes.get("requeued") or "same_as" in attributes or "repeat_of" in attributes
-    return trial.state != TrialState.WAITING and not dropped
-
-
-def _key(widths: Mapping[str, int]) -> tuple[tuple[str, int], ...]:
+def _policy(widths: Mapping[str, int]) -> Policy:
     return tuple(sorted(widths.items()))

@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from autoprune.study.pareto import Direction, order
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 ALWAYS_FIRST = 3
 NO_MAP = 0.02  # below it a mAP is a handful of lucky boxes

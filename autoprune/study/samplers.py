@@ -1,15 +1,17 @@
-"""The Optuna samplers a search can use. Each is made anew for every trial from that trial's own seed.
+"""The Optuna samplers a search can use. Each trial has a sampler of its own, made from the trial's seed.
 
-A sampler so made is a function of the study and the seed, so a resumed search on one worker proposes
+Such a sampler is a function of the study and the seed, so a resumed search on one worker proposes
 what an uninterrupted one would have.
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import optuna
 from optuna.samplers import BaseSampler
 
+from autoprune.study.records import Record
 from autoprune.study.thompson import ThompsonSampler
 from autoprune.study.trials import Plan
 
@@ -17,39 +19,63 @@ STARTUP_TRIALS = 8
 POPULATION = 16
 
 
-def _tpe(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
+@dataclass(frozen=True)
+class SamplerInputs:
+    """What a sampler may use to propose one trial; Optuna's own read the study besides.
+
+    Attributes:
+        seed: the trial's seed.
+        run_seed: the run's seed, for what must not change from trial to trial.
+        parallel: several trials run at once, so those in flight count as poor (the constant liar).
+        plan: space and budgets.
+        records: the trials so far.
+        dense_map: mAP of the dense detector, if it is known.
+    """
+
+    seed: int
+    run_seed: int
+    parallel: bool
+    plan: Plan
+    records: Sequence[Record] = ()
+    dense_map: float | None = None
+
+
+def _tpe(inputs: SamplerInputs) -> BaseSampler:
     return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, constant_liar=parallel, n_startup_trials=STARTUP_TRIALS
+        seed=inputs.seed,
+        multivariate=True,
+        constant_liar=inputs.parallel,
+        n_startup_trials=STARTUP_TRIALS,
     )
 
 
-def _nsga2(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=POPULATION)
+def _nsga2(inputs: SamplerInputs) -> BaseSampler:
+    return optuna.samplers.NSGAIISampler(seed=inputs.seed, population_size=POPULATION)
 
 
-def _gp(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=STARTUP_TRIALS)
+def _gp(inputs: SamplerInputs) -> BaseSampler:
+    return optuna.samplers.GPSampler(seed=inputs.seed, n_startup_trials=STARTUP_TRIALS)
 
 
-def _random(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
+def _random(inputs: SamplerInputs) -> BaseSampler:
+    return optuna.samplers.RandomSampler(seed=inputs.seed)
 
 
-def _qmc(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    # One scrambled sequence a run: the place in it is kept in the study.
+def _qmc(inputs: SamplerInputs) -> BaseSampler:
+    # One scrambled sequence per run: the place in it is kept in the study.
     return optuna.samplers.QMCSampler(
-        seed=run_seed,
+        seed=inputs.run_seed,
         scramble=True,
-        independent_sampler=optuna.samplers.RandomSampler(seed=seed),
+        independent_sampler=optuna.samplers.RandomSampler(seed=inputs.seed),
         warn_independent_sampling=False,
     )
 
 
-def _thompson(seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    return ThompsonSampler(seed, plan)
+def _thompson(inputs: SamplerInputs) -> BaseSampler:
+    return ThompsonSampler(inputs.seed, inputs.plan, inputs.records, inputs.dense_map)
 
 
-SAMPLERS: dict[str, Callable[[int, int, bool, Plan], BaseSampler]] = {
+SAMPLERS: dict[str, Callable[[SamplerInputs], BaseSampler]] = {
     "thompson": _thompson,
     "tpe": _tpe,
     "nsga2": _nsga2,
@@ -59,16 +85,8 @@ SAMPLERS: dict[str, Callable[[int, int, bool, Plan], BaseSampler]] = {
 }
 
 
-def make_sampler(name: str, seed: int, run_seed: int, parallel: bool, plan: Plan) -> BaseSampler:
-    """Makes the sampler that proposes one trial.
-
-    Args:
-        name: a key of `SAMPLERS`.
-        seed: the trial's seed.
-        run_seed: the run's seed, for what must not change from trial to trial.
-        parallel: several trials run at once, so those in flight count as poor (the constant liar).
-        plan: space and budgets, for a sampler that knows what they are.
-    """
+def make_sampler(name: str, inputs: SamplerInputs) -> BaseSampler:
+    """Makes the sampler that proposes one trial; ``name`` is a key of `SAMPLERS`."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[name](seed, run_seed, parallel, plan)
+        return SAMPLERS[name](inputs)

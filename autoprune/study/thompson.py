@@ -8,16 +8,18 @@ trial is the policy with the least weighted importance on its budget, for weight
 uncertain are explored, and each policy that is proposed might be the best.
 """
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import optuna
 from numpy.typing import NDArray
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.distributions import BaseDistribution
 from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
+from autoprune.study.records import Record
+from autoprune.study.trial_attributes import distributions, encode_parameters
 from autoprune.study.trials import Plan
 
 Vector = NDArray[np.float64]
@@ -31,37 +33,42 @@ NOISES = np.geomspace(0.02, 1, 18)  # standard deviations of a trial's loss, as 
 
 
 class ThompsonSampler(BaseSampler):
-    """Proposes one trial. It draws all parameters at once, from the study and the seed alone."""
+    """Proposes one trial: draws all its parameters at once, from the records and the seed alone.
 
-    def __init__(self, seed: int, plan: Plan) -> None:
-        """Keeps what to draw with, and what for."""
+    Args:
+        seed: of the draw.
+        plan: space and budgets.
+        records: the trials so far.
+        dense_map: mAP of the dense detector, if it is known.
+    """
+
+    def __init__(
+        self, seed: int, plan: Plan, records: Sequence[Record] = (), dense_map: float | None = None
+    ) -> None:
         self._random, self._plan = np.random.default_rng(seed), plan
+        self._records, self._dense_map = records, dense_map
 
     def infer_relative_search_space(
         self, study: optuna.Study, trial: FrozenTrial
     ) -> dict[str, BaseDistribution]:
         """Every variable, and the budget where there are several."""
-        space: dict[str, BaseDistribution] = {name: FloatDistribution(0, 1) for name in self._plan.variables}
-        if len(self._plan.budgets) > 1:
-            space["budget"] = CategoricalDistribution(list(range(len(self._plan.budgets))))
-        return space
+        return distributions(self._plan)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """The policy that is best for weights drawn from the posterior."""
-        mean, covariance = posterior(*evidence(study, self._plan))
+        mean, covariance = posterior(*evidence(self._records, self._plan, self._dense_map))
         noise = self._random.multivariate_normal(np.zeros(len(mean)), covariance)
         budget = int(self._random.integers(len(self._plan.budgets)))
         level = float(self._random.random())
-        tried = [found.user_attrs.get("widths") for found in study.get_trials(deepcopy=False)]
+        tried = [record.widths for record in self._records]
         for boldness in BOLDNESS:
             weights = np.maximum(mean + boldness * noise, LEAST_WEIGHT)
             fractions = self._plan.cheapest(weights, budget, level)
             if self._plan.widths(fractions, budget) not in tried:
                 break
-        drawn: dict[str, Any] = dict(zip(self._plan.variables, fractions.tolist(), strict=True))
-        return {**drawn, "budget": budget} if "budget" in search_space else drawn
+        return encode_parameters(self._plan, fractions.tolist(), budget)
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
@@ -70,30 +77,43 @@ class ThompsonSampler(BaseSampler):
         raise ValueError(f"the plan has no variable {param_name!r}")
 
 
-def evidence(study: optuna.Study, plan: Plan) -> tuple[Vector, Vector, Vector]:
-    """What the trials say: importance removed [N, V], loss [N], and the noise of the loss [N].
+class Evidence(NamedTuple):
+    """What N trials say of V variables, in units in which a typical policy removes one.
+
+    Attributes:
+        removed: importance removed, [N, V].
+        lost: mAP lost, [N].
+        noise: standard deviation of ``lost``, [N].
+    """
+
+    removed: Vector
+    lost: Vector
+    noise: Vector
+
+
+def evidence(records: Sequence[Record], plan: Plan, dense_map: float | None) -> Evidence:
+    """What the trials say of the variables' weights.
 
     Each trial counts at the highest rung that it reached. Rungs and budgets differ in how much mAP a unit
     of importance costs, so for each the losses are divided by that rate, found by least squares through the
     dense detector's mAP, which loses nothing. A rung and budget with one trial says nothing yet.
+
+    Args:
+        records: the trials so far; a repeat is evidence of its own.
+        plan: space and budgets.
+        dense_map: mAP of the dense detector; ``None`` takes the best trial of each rung and budget instead.
     """
-    found: dict[tuple[int, int], list[tuple[Mapping[str, int], float]]] = {}
-    best = study.user_attrs.get("dense", {}).get("map")
-    for trial in study.get_trials(deepcopy=False):
-        rungs = [name for name in trial.user_attrs if name.startswith("rung_")]
-        if not rungs or trial.user_attrs.get("requeued") or "same_as" in trial.user_attrs:
-            continue
-        top = max(int(name.removeprefix("rung_")) for name in rungs)
-        score = float(trial.user_attrs[f"rung_{top}"]["map"])
-        key = top, trial.params.get("budget", 0)
-        found.setdefault(key, []).append((trial.user_attrs["widths"], score))
-    count = len(plan.variables)
-    rows, losses, noises = [np.zeros((0, count))], [np.zeros(0)], [np.zeros(0)]
-    for trials in found.values():
-        removed = plan.removed([widths for widths, _ in trials])
-        scores = np.array([score for _, score in trials])
+    comparable: dict[tuple[int, float | None], list[Record]] = {}
+    for record in records:
+        if record.rungs and record.same_as is None:
+            comparable.setdefault((len(record.rungs), record.budget), []).append(record)
+    variables = len(plan.variables)
+    rows, losses, noises = [np.zeros((0, variables))], [np.zeros(0)], [np.zeros(0)]
+    for trials in comparable.values():
+        removed = plan.removed([record.widths for record in trials])
+        scores = np.array([float(record.rungs[-1]["map"]) for record in trials])
         sums = removed.sum(axis=1)
-        lost = (max(scores) if best is None else best) - scores
+        lost = (scores.max() if dense_map is None else dense_map) - scores
         rate = float(sums @ lost / (sums @ sums)) if sums.any() else 0.0
         if len(trials) < 2 or rate <= 0:
             continue
@@ -101,7 +121,7 @@ def evidence(study: optuna.Study, plan: Plan) -> tuple[Vector, Vector, Vector]:
         rows.append(removed / unit)
         losses.append(lost / (rate * unit))
         noises.append(np.full(len(trials), likeliest_noise(rows[-1], losses[-1])))
-    return np.concatenate(rows), np.concatenate(losses), np.concatenate(noises)
+    return Evidence(np.concatenate(rows), np.concatenate(losses), np.concatenate(noises))
 
 
 def likeliest_noise(removed: Vector, lost: Vector, spread: float = SPREAD) -> float:

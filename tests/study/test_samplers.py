@@ -6,7 +6,7 @@ import optuna
 import pytest
 
 from autoprune.config import Config
-from autoprune.study.samplers import SAMPLERS, STARTUP_TRIALS, make_sampler
+from autoprune.study.samplers import SAMPLERS, STARTUP_TRIALS, SamplerInputs, make_sampler
 
 
 class Abc:
@@ -30,7 +30,7 @@ SPACE = {name: optuna.distributions.FloatDistribution(0, 1) for name in "abc"}
 def run(study, name, trials, parallel=False):
     """Asks and tells; the objective is better the nearer the point is to (0.2, 0.4, 0.6)."""
     for number in range(len(study.trials), trials):
-        study.sampler = make_sampler(name, 100 + number, 7, parallel, Abc())
+        study.sampler = make_sampler(name, SamplerInputs(100 + number, 7, parallel, Abc()))
         trial = study.ask(SPACE)
         distance = sum(
             (trial.params[key] - want) ** 2 for key, want in zip("abc", (0.2, 0.4, 0.6), strict=True)
@@ -73,5 +73,7 @@ def test_samplers_warn_of_nothing(name):
 
 def test_another_seed_proposes_something_else():
     first, second = new_study(), new_study()
-    first.sampler, second.sampler = (make_sampler("tpe", seed, 7, False, Abc()) for seed in (1, 2))
+    first.sampler, second.sampler = (
+        make_sampler("tpe", SamplerInputs(seed, 7, False, Abc())) for seed in (1, 2)
+    )
     assert first.ask(SPACE).params != second.ask(SPACE).params

@@ -9,10 +9,12 @@ from scipy.stats import multivariate_normal
 
 from autoprune.cost.budget import Budget
 from autoprune.search.plan import SpacePlan
-from autoprune.space.derive import GroupRule, SpaceFile, resolve
+from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.thompson import NOISES, ThompsonSampler, evidence, likeliest_noise, posterior
-from autoprune.study.trials import LedgerSettings
+
+from ..conftest import ledger_settings
 
 
 def test_the_posterior_is_that_of_bayesian_linear_regression():
@@ -86,7 +88,7 @@ def test_it_learns_which_scores_are_wrong(make_plan, tmp_path):
     scale = 0.1 / exact(worth)
     lost = {}
     for sampler in ("thompson", "random"):
-        settings = LedgerSettings(trials=24, sampler=sampler)
+        settings = ledger_settings(trials=24, sampler=sampler)
         lost[sampler] = run(Ledger(tmp_path / sampler, "s", plan, settings), scale * worth) / scale
     best, believed = exact(worth), exact(ones)
     assert believed > 1.2 * best  # else there is nothing to learn
@@ -122,7 +124,8 @@ def test_free_costs_are_spread_over_what_can_be_reached(make_plan):
 
 def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
     plan = make_plan()
-    ledger = Ledger(tmp_path / "study", "s", plan, LedgerSettings(trials=12, rungs=2, sampler="random"))
+    settings = ledger_settings(trials=12, sampler="random", rungs=2)
+    ledger = Ledger(tmp_path / "study", "s", plan, settings)
     ledger.note("dense", {"map": 0.5})
     while (candidate := ledger.ask()) is not None:
         lost = float(plan.removed([candidate.widths]).sum())
@@ -130,7 +133,7 @@ def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
         if ledger.report(number, 0, {"map": 0.5 - 2 * lost, "gflops": 1.0}):
             ledger.report(number, 1, {"map": 0.5 - lost, "gflops": 1.0})
     assert {len(record.rungs) for record in ledger.finished()} == {1, 2}
-    removed, lost, noise = evidence(ledger.study, plan)
+    removed, lost, noise = evidence(ledger.records(), plan, 0.5)
     assert len(removed) == 12
     np.testing.assert_allclose(removed.sum(axis=1), lost, rtol=1e-9)
     assert (noise > 0).all()
@@ -138,10 +141,10 @@ def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
 
 def test_a_resumed_search_proposes_the_same(make_plan, tmp_path):
     open_ledger = partial(Ledger, name="s", plan=make_plan())
-    whole = open_ledger(tmp_path / "a", settings=LedgerSettings(trials=10, sampler="thompson"))
+    whole = open_ledger(tmp_path / "a", settings=ledger_settings(trials=10, sampler="thompson"))
     worth = 0.01 * np.array([3.0, 0.3, 1.0, 2.0, 0.2, 1.5])
     run(whole, worth)
     for trials in (4, 10):
-        run(open_ledger(tmp_path / "b", settings=LedgerSettings(trials=trials, sampler="thompson")), worth)
-    again = open_ledger(tmp_path / "b", settings=LedgerSettings(trials=10, sampler="thompson"))
+        run(open_ledger(tmp_path / "b", settings=ledger_settings(trials=trials, sampler="thompson")), worth)
+    again = open_ledger(tmp_path / "b", settings=ledger_settings(trials=10, sampler="thompson"))
     assert [r.widths for r in again.records()] == [r.widths for r in whole.records()]

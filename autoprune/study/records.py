@@ -1,0 +1,163 @@
+"""The trials of a study as records, which is what the rest of autoprune reads of them."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import optuna
+from optuna.trial import FrozenTrial, TrialState
+
+from autoprune.study.pareto import Direction, front
+from autoprune.study.trial_attributes import TrialAttributes, budget_of
+from autoprune.study.trials import Metrics
+
+State = Literal["running", "complete", "stopped", "failed"]
+AVERAGED = ("map", "map50")  # over a trial and its repeats
+_STATES: dict[TrialState, State] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "stopped",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the ledger knows of one trial.
+
+    Attributes:
+        state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``.
+        origin: the warm start's, or ``"sampler"``.
+        budget: GFLOPs that it was projected onto, if any.
+        widths: channels that each group keeps.
+        rungs: metrics at each rung that it reached.
+        ranked_by: the metric that it was compared by at each of them, ``None`` where it was not compared.
+        reason: why it failed.
+        same_as: trial that had the same policy; this one was not run.
+        repeat_of: trial that this one re-evaluates, with another seed.
+        again: metrics at the top rung of the trials that re-evaluated this one.
+    """
+
+    number: int
+    state: State
+    origin: str
+    budget: float | None
+    widths: Mapping[str, int]
+    rungs: tuple[Metrics, ...] = ()
+    ranked_by: tuple[str | None, ...] = ()
+    reason: str | None = None
+    same_as: int | None = None
+    repeat_of: int | None = None
+    again: tuple[Metrics, ...] = ()
+
+    @property
+    def counts(self) -> bool:
+        """Whether it is one of the trials asked for, and no repeat of another."""
+        return self.same_as is None and self.repeat_of is None
+
+    @property
+    def metrics(self) -> Metrics:
+        """Metrics at the highest rung that it reached; the mAP is the mean over its repeats."""
+        if not self.again:
+            return self.rungs[-1] if self.rungs else {}
+        measured = [self.rungs[-1], *self.again]
+        means = {
+            name: sum(metrics[name] for metrics in measured) / len(measured)
+            for name in AVERAGED
+            if name in measured[0]
+        }
+        return {**self.rungs[-1], **means}
+
+    @property
+    def maps(self) -> list[float]:
+        """The mAP of each of its evaluations at the top rung; none if it did not get there."""
+        top = [*self.rungs[-1:], *self.again] if self.state == "complete" else []
+        return [metrics["map"] for metrics in top]
+
+    def seconds(self, part: str) -> float:
+        """Seconds of all rungs together spent on ``training``, ``evaluation`` or ``other``."""
+        return sum(metrics.get(f"{part}_s", 0.0) for metrics in self.rungs)
+
+
+def directions(objectives: Sequence[str]) -> list[Direction]:
+    """Which way each objective is better: mAP up, costs down."""
+    return ["maximize" if name == "map" else "minimize" for name in objectives]
+
+
+def objective_values(
+    metrics: Metrics, budget: float | None, objectives: Sequence[str], score: str = "map"
+) -> list[float]:
+    """The objectives as samplers and rungs see them.
+
+    Candidates lie a fraction of a percent below their budget. That fraction is no merit, so their GFLOPs
+    are the budget here, if there is one; the front compares the true ones.
+
+    Args:
+        metrics: of a trial at one rung.
+        budget: GFLOPs that the trial was projected onto, if any.
+        objectives: names of the metrics to return.
+        score: the metric that stands in for the mAP; of any but ``map`` itself, less is better.
+    """
+    values = {**metrics, "map": metrics["map"] if score == "map" else -metrics[score]}
+    if budget is not None:
+        values["gflops"] = budget
+    return [values[name] for name in objectives]
+
+
+def read_records(study: optuna.Study, finished: dict[int, Record] | None = None) -> list[Record]:
+    """All trials of a ledger's study but those that were put back into the queue, by number.
+
+    Args:
+        study: the study.
+        finished: records of finished trials by number, which do not change; the missing ones are added.
+    """
+    budgets = study.user_attrs.get("budgets") or [None]
+    finished = {} if finished is None else finished
+    records = []
+    for trial in study.get_trials(deepcopy=False):
+        record = finished.get(trial.number)
+        if record is None:
+            attributes = TrialAttributes(trial)
+            if trial.state == TrialState.WAITING or attributes.requeued:
+                continue
+            record = _record(trial, attributes, budgets)
+            if trial.state.is_finished():
+                finished[trial.number] = record
+        records.append(record)
+    return _with_repeats(records)
+
+
+def front_of(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
+    """The trials at the top rung that no other dominates, cheapest first."""
+    complete = [record for record in records if record.counts and record.state == "complete"]
+    points = [[record.metrics[name] for name in objectives] for record in complete]
+    best = [complete[index] for index in front(points, directions(objectives))]
+    return sorted(best, key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
+
+
+def _with_repeats(records: list[Record]) -> list[Record]:
+    """The same records, each with the results of its repeats."""
+    again: dict[int, list[Metrics]] = {}
+    for record in records:
+        if record.repeat_of is not None and record.state == "complete":
+            again.setdefault(record.repeat_of, []).append(record.metrics)
+    if not again:
+        return records
+    return [
+        replace(record, again=tuple(again[record.number])) if record.number in again else record
+        for record in records
+    ]
+
+
+def _record(trial: FrozenTrial, attributes: TrialAttributes, budgets: Sequence[float | None]) -> Record:
+    return Record(
+        number=trial.number,
+        state=_STATES.get(trial.state, "running"),
+        origin=attributes.origin,
+        budget=budgets[budget_of(trial)],
+        widths=attributes.widths or {},
+        rungs=attributes.rungs,
+        ranked_by=attributes.ranked_by,
+        reason=attributes.reason,
+        same_as=attributes.same_as,
+        repeat_of=attributes.repeat_of,
+    )
