@@ -1,0 +1,385 @@
+"""Holds README, CONTRIBUTING and docs/ to what the package does: commands, Python, links, paths and figures.
+
+Commands are parsed, not run: by the command line's own parser, by `bash -n`, by the help of a script.
+"""
+
+import ast
+import functools
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+import typer
+import yaml
+
+import autoprune
+from autoprune.cli.main import COMMANDS, app
+from autoprune.cli.settings import parse_size
+from autoprune.config import Config, DataPaths, make_config
+from autoprune.policy import PolicyFile
+from autoprune.space.file import GroupRule
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINKING = [*PAGES, ROOT / "CHANGELOG.md"]  # which names what is gone as well
+README_BYTES = 7000
+# Programs of others, and what is known of them: their commands, or nothing.
+FOREIGN: dict[str, set[str]] = {
+    "ray": {"start"},
+    "diff": set(),
+    "ruff": {"check"},
+    "mypy": set(),
+    "source": set(),
+}
+OTHER_OPTIONS = {"--recoveries", "--set", "--sibling"}  # of benchmark scripts, in running text
+FENCE = re.compile(r"^([ \t]*)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
+INLINE = re.compile(r"`([^`\n]+)`")
+
+
+class Block(NamedTuple):
+    """A fenced block: its page, its language, its text, and where the text begins in the page."""
+
+    page: Path
+    language: str
+    text: str
+    start: int
+
+
+def blocks(page: Path, *languages: str) -> list[Block]:
+    content = page.read_text(encoding="utf-8")
+    found = []
+    for match in FENCE.finditer(content):
+        text = "\n".join(line.removeprefix(match[1]) for line in match[3].splitlines())
+        if match[2] in languages:
+            found.append(Block(page, match[2], text, match.start()))
+    return found
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def commands(block: Block) -> Iterator[str]:
+    """Each command of a bash block: continued lines joined, comments and operators taken off."""
+    for line in block.text.replace("\\\n", " ").splitlines():
+        words = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
+        words.whitespace_split = True
+        command: list[str] = []
+        for word in words:
+            if word and set(word) <= set("&|;<>"):
+                yield shlex.join(command)
+                command = []
+            else:
+                command.append(word)
+        if command:
+            yield shlex.join(command)
+
+
+COMMAND_LINES = [
+    pytest.param(command, id=f"{page.name}: {command[:60]}")
+    for page in PAGES
+    for block in blocks(page, "bash")
+    for command in commands(block)
+]
+
+
+# commands
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_bash_parses(page: Path) -> None:
+    for block in blocks(page, "bash"):
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{page.name}: {done.stderr}\n{block.text}"
+
+
+@pytest.mark.parametrize("command", COMMAND_LINES)
+def test_a_command_can_be_typed(command: str) -> None:
+    check(shlex.split(command))
+
+
+def check(words: list[str]) -> None:
+    """Fails where a program does not know the arguments."""
+    program, *arguments = words
+    if program == "autoprune":
+        parse_autoprune(arguments)
+    elif program in ("python", "torchrun"):
+        check_python(program, arguments)
+    elif program == "pip":
+        check_pip(arguments)
+    elif program == "pytest":
+        check_pytest(arguments)
+    else:
+        assert program in FOREIGN, f"teach this test what `{program}` is"
+        assert not FOREIGN[program] or arguments[0] in FOREIGN[program], words
+
+
+def parse_autoprune(arguments: list[str]) -> None:
+    """Parses by the command line's own parser, and validates the settings; runs nothing."""
+    command = command_of(arguments)
+    given = command.make_context(arguments[0], arguments[1:]).params
+    fields = {name: given[name] for name in Config.model_fields if given.get(name) is not None}
+    if "model_arguments" in fields:
+        fields["model_arguments"] = json.loads(fields["model_arguments"])
+    if "input_size" in fields:
+        fields["input_size"] = parse_size(fields["input_size"], "--input-size")
+    make_config(**fields)
+
+
+def command_of(arguments: list[str]) -> Any:
+    name = arguments[0] if arguments else ""
+    assert name in COMMANDS, f"there is no command `autoprune {name}`"
+    return _group().commands[name]
+
+
+@functools.cache
+def _group() -> Any:
+    return typer.main.get_command(app)
+
+
+def options_of(command: Any) -> set[str]:
+    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_and_flags_in_the_text_exist(page: Path) -> None:
+    every = {option for name in COMMANDS for option in options_of(command_of([name]))} | OTHER_OPTIONS
+    for match in INLINE.finditer(prose(page)):
+        flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", match[1]))
+        if re.match(r"autoprune [a-z]", match[1]):  # mentioned, mostly without the arguments that it needs
+            assert flags <= options_of(command_of(shlex.split(match[1])[1:])), match[1]
+        elif match[1].startswith("--"):
+            assert flags <= every, match[1]
+
+
+def check_python(program: str, arguments: list[str]) -> None:
+    if program == "torchrun":
+        place = arguments.index("-m")
+        assert all(name in ("--nproc-per-node",) for name in arguments[:place] if name.startswith("-"))
+        arguments = arguments[place:]
+    if arguments[0] == "-m":
+        module = arguments[1]
+        assert importlib.util.find_spec(module) is not None
+        if module == "autoprune.cli.main":
+            parse_autoprune(arguments[2:])
+        return
+    script = ROOT / arguments[0]
+    assert script.is_file(), f"there is no {arguments[0]}"
+    known = script_options(script)
+    for word in arguments[1:]:
+        if word.startswith("--"):
+            assert word.split("=")[0] in known, f"{arguments[0]} has no {word}; it has {sorted(known)}"
+
+
+@functools.cache
+def script_options(script: Path) -> frozenset[str]:
+    """Options that the script's parser takes, read off its source and that of the helpers beside it."""
+    names = [node.module for node in ast.walk(_tree(script)) if isinstance(node, ast.ImportFrom)]
+    helpers = [path for name in names if (path := script.with_name(f"{name}.py")).is_file()]
+    return frozenset(
+        argument.value
+        for source in (script, *helpers)
+        for node in ast.walk(_tree(source))
+        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
+        for argument in node.args
+        if isinstance(argument, ast.Constant)
+    )
+
+
+def _tree(file: Path) -> ast.Module:
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def check_pip(arguments: list[str]) -> None:
+    assert arguments[0] == "install"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    for word in arguments[1:]:
+        if (match := re.fullmatch(r"(autoprune|\.)(?:\[([\w,-]+)\])?", word)) is None:
+            assert word == "-e", f"`pip install {word}` installs something else"
+        elif match[2]:
+            assert {*match[2].split(",")} <= {*project["optional-dependencies"]}, word
+
+
+def check_pytest(arguments: list[str]) -> None:
+    takes = {"-n", "-k", "-m"}
+    paths = [
+        word
+        for before, word in zip(["", *arguments], arguments, strict=False)
+        if not word.startswith("-") and before not in takes
+    ]
+    assert all((ROOT / path).exists() for path in paths), paths
+
+
+def test_the_two_commands_are_two() -> None:
+    """As `.ci/run` reads them."""
+    script = (ROOT / ".ci/run").read_text(encoding="utf-8")
+    assert "<!-- two commands -->" in script
+    part = (
+        (ROOT / "README.md")
+        .read_text(encoding="utf-8")
+        .split("<!-- two commands -->")[1]
+        .split("<!-- end -->")[0]
+    )
+    assert len([line for line in part.splitlines() if line and not line.startswith(("```", "#"))]) == 2
+
+
+# Python and YAML
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python_names_exist(page: Path) -> None:
+    for block in blocks(page, "python"):
+        nodes = list(ast.walk(ast.parse(block.text, filename=page.name)))
+        modules: dict[str, Any] = {}
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                modules |= {name.name: importlib.import_module(name.name) for name in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                home = importlib.import_module(node.module or "")
+                assert all(hasattr(home, name.name) for name in node.names), ast.unparse(node)
+        for node in nodes:
+            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "autoprune":
+                assert node.attr in autoprune.__all__, ast.unparse(node)
+            elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
+                assert hasattr(modules[ast.unparse(node.value)], node.attr), ast.unparse(node)
+
+
+def test_the_first_python_example_runs() -> None:
+    block = next(block for block in blocks(ROOT / "docs/python-api.md", "python") if "analyze" in block.text)
+    names: dict[str, Any] = {}
+    exec(compile(block.text, "python-api.md", "exec"), names)
+    before, after = (names[name] for name in ("model", "pruned"))
+    assert sum(p.numel() for p in after.parameters()) < sum(p.numel() for p in before.parameters())
+    with torch.inference_mode():
+        assert {"boxes", "scores", "labels"} <= {*after([torch.rand(3, 64, 64)])[0]}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_yaml_is_what_the_files_take(page: Path) -> None:
+    for block in blocks(page, "yaml"):
+        content = yaml.safe_load(block.text)
+        if "format" in content:
+            PolicyFile.model_validate(content)
+        elif "groups" in content:
+            assert [GroupRule.model_validate(entry) for entry in content["groups"]]
+        else:
+            assert {*content} <= {*Config.model_fields}
+            assert DataPaths.model_validate(content["data"])
+
+
+# links, paths, sizes
+
+
+def anchor(heading: str) -> str:
+    """The fragment that GitHub gives a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "").lower()
+    return re.sub(r"[^\w\- ]", "", text).strip().replace(" ", "-")
+
+
+@functools.cache
+def anchors(page: Path) -> frozenset[str]:
+    return frozenset(anchor(match[2]) for match in HEADING.finditer(prose(page)))
+
+
+@pytest.mark.parametrize("page", LINKING, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for match in LINK.finditer(prose(page)):
+        if match[1].startswith(("https://", "http://", "mailto:")):
+            continue
+        name, _, fragment = match[1].partition("#")
+        target = Path(os.path.normpath(page.parent / name)) if name else page
+        assert target.exists(), f"{page.name}: {match[1]}"
+        if fragment:
+            assert fragment in anchors(target), f"{page.name}: {match[1]}"
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    linked = {match[1].partition("#")[0] for match in LINK.finditer(prose(ROOT / "README.md"))}
+    assert {f"docs/{page.name}" for page in PAGES if page.parent.name == "docs"} <= linked
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_named_paths_exist(page: Path) -> None:
+    """Files and folders of the repository in backticks."""
+    for match in INLINE.finditer(prose(page)):
+        if re.match(r"(autoprune|tests|scripts|search_spaces|docs)/[\w./-]*$", match[1]):
+            assert (ROOT / match[1]).exists(), f"{page.name}: {match[1]}"
+
+
+def test_tables_in_the_architecture_exist() -> None:
+    """`NAME` in a row of *Where do I add* stands in a file that the row names."""
+    section = (ROOT / "docs/architecture.md").read_text(encoding="utf-8").split("## Where do I add")[1]
+    rows = re.findall(r"^\| an? .*\|$", section, re.MULTILINE)
+    assert len(rows) > 5
+    for row in rows:
+        table, *_ = INLINE.findall(row.split("|")[3])
+        paths = [ROOT / word for word in INLINE.findall(row) if (ROOT / word).is_file()]
+        assert any(re.search(rf"\b{table}\b", path.read_text(encoding="utf-8")) for path in paths), row
+
+
+def test_folders_of_the_package_are_in_the_architecture() -> None:
+    text = (ROOT / "docs/architecture.md").read_text(encoding="utf-8")
+    folders = [path.parent.name for path in (ROOT / "autoprune").glob("*/__init__.py")]
+    assert folders
+    assert not [name for name in folders if f"| `autoprune/{name}/` |" not in text]
+
+
+def test_the_readme_is_short() -> None:
+    assert len((ROOT / "README.md").read_bytes()) <= README_BYTES
+
+
+def test_figures_stand_beside_the_command_that_prints_them() -> None:
+    """In each section of the benchmarks, a table with numbers has a command beside it that exists."""
+    page = ROOT / "docs/benchmarks.md"
+    sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
+    assert len(sections) > 5
+    for section in sections:
+        tables = re.findall(r"(?:^\|.*\|\n)+", section, re.MULTILINE)
+        shown = [Block(page, match[2], match[3], match.start()) for match in FENCE.finditer(section)]
+        programs = [command for block in shown if block.language == "bash" for command in commands(block)]
+        title = section.splitlines()[0]
+        assert programs or not re.search(r"\d", "".join(section.splitlines()[1:])), title
+        if any(re.search(r"\d", table) for table in tables):
+            assert any(re.match(r"(python scripts/|autoprune )", program) for program in programs), title
+        for program in programs:
+            check(shlex.split(program))
+
+
+def test_retired_words_are_a_table() -> None:
+    """`docs/glossary.md` has the table that the test of the language reads."""
+    part = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("## Retired words\n")[1]
+    rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
+    assert [cell.strip() for cell in rows[0]] == ["retired", "use"]
+    assert all(len(row) == 2 and all(cell.strip() for cell in row) for row in rows[2:])
+    words = [row[0].strip() for row in rows[2:]]
+    assert len(words) == len(set(words)) > 20
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert citation["version"] == project["version"]
+    assert citation["license"] == project["license"]
+    assert citation["cff-version"] == "1.2.0"
+    assert {"title", "authors", "message"} <= {*citation}
+
+
+def test_the_interpreter_is_that_of_the_project() -> None:
+    """README names the Python that pyproject.toml asks for."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    version = project["requires-python"].removeprefix(">=")
+    assert f"Python {version} or later" in (ROOT / "README.md").read_text(encoding="utf-8")
+    assert sys.version_info >= tuple(map(int, version.split(".")))
