@@ -1,4 +1,4 @@
-"""Detectors: by torchvision's names, by autoprune's own, or from a user's factory; weights in and out."""
+"""Detectors: by torchvision's names, by autoprune's own, or from a user's factory; weights and inputs."""
 
 from autoprune.detectors.factories import build, names, with_norm
 from autoprune.detectors.inputs import Resize, detector_inputs, resize_rule

@@ -1,4 +1,4 @@
-"""Names to detectors with fresh weights, and the two kinds of norm."""
+"""Builds detectors with fresh weights by their names, and converts between the two kinds of norm."""
 
 import difflib
 import importlib
@@ -6,6 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from copy import deepcopy
 from functools import partial
 from typing import Any
@@ -20,10 +21,14 @@ from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
 from autoprune.seeding import scoped
+from autoprune.streams import stdout_to_stderr
+
+RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
+"""Arguments of builders that are settings of their own."""
 
 
 def names() -> list[str]:
-    """Names that `build` knows: torchvision's detectors and autoprune's own."""
+    """Names that `build` accepts: torchvision's detectors and autoprune's own."""
     return sorted({*list_models(module=detection), *OWN})
 
 
@@ -35,18 +40,18 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         seed: of the fresh weights.
 
     Raises:
-        ModelError: the name, an argument or the user's factory is at fault.
+        ModelError: the name or an argument is invalid, or the user's factory failed.
     """
     arguments = dict(spec.arguments)
-    if own := [name for name in ("num_classes", "norm", "weights", "weights_backbone") if name in arguments]:
+    if reserved := [name for name in RESERVED if name in arguments]:
         raise ModelError(
-            f"model_arguments cannot hold `{own[0]}`; weights, num_classes and norm have own fields"
+            f"model_arguments cannot hold `{reserved[0]}`; weights, num_classes and norm are own settings"
         )
     factory = _factory(spec, arguments)
     try:
-        with scoped(seed):
+        with scoped(seed), stdout_to_stderr() if ":" in spec.name else nullcontext():
             model = factory(**arguments)
-    except Exception as error:  # a factory is foreign code: whatever it raises is an answer to the user
+    except Exception as error:  # a factory is foreign code, which can raise anything
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelError(
             f"{spec.name} failed to build: {problem}; check model and model_arguments"
@@ -54,7 +59,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ModelError(f"{spec.name} returned a {type(model).__name__}; it must return a torch.nn.Module")
     if ":" not in spec.name:
-        _refuse_swallowed(spec, model)
+        _refuse_ignored_arguments(spec, model)
     return _set_norm(model, spec.norm)
 
 
@@ -67,14 +72,14 @@ def with_norm(model: nn.Module, norm: str) -> nn.Module:
 
 
 def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
-    """Finds the builder and adds to ``arguments`` what it takes."""
+    """Finds the builder, and adds to ``arguments`` those that every detector of its kind gets."""
     if ":" in spec.name:
         factory = _user_factory(spec.name)
         try:
-            taken = inspect.signature(factory).parameters.values()
+            parameters = inspect.signature(factory).parameters.values()
         except (TypeError, ValueError):
             return factory
-        if any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in taken):
+        if any(p.name == "num_classes" or p.kind is p.VAR_KEYWORD for p in parameters):
             arguments["num_classes"] = spec.num_classes
         return factory
     arguments["num_classes"] = spec.num_classes
@@ -95,28 +100,29 @@ def _user_factory(name: str) -> Callable[..., Any]:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ModelError(f"model {name}: name it as package.module:function")
-    here = os.getcwd()
-    if here not in sys.path:  # as `python -m` does; a console script's path does not hold the folder
-        sys.path.insert(0, here)
+    folder = os.getcwd()
+    if folder not in sys.path:  # as with `python -m`; the path of a console script lacks the current folder
+        sys.path.insert(0, folder)
         importlib.invalidate_caches()
     try:
-        module = importlib.import_module(module_name)
+        with stdout_to_stderr():
+            module = importlib.import_module(module_name)
+            function = getattr(module, function_name, None)  # a lazy package imports more at this point
     except Exception as error:  # importing runs foreign code
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             problem = f"there is no module {error.name!r}; run from the folder that holds it, or install it"
         else:
             problem = " ".join(f"importing it failed with {type(error).__name__}: {error}".split())
         raise ModelError(f"model {name}: {problem}") from error
-    function = getattr(module, function_name, None)
     if not callable(function):
         raise ModelError(
-            f"model {name}: {module_name} has no function {function_name!r}; give one that makes the detector"
+            f"model {name}: {module_name} has no function {function_name!r}; name one that builds the model"
         )
     return function  # type: ignore[no-any-return]
 
 
-def _refuse_swallowed(spec: ModelSpec, model: nn.Module) -> None:
-    """Refuses arguments that torchvision's ``**kwargs`` took without a word."""
+def _refuse_ignored_arguments(spec: ModelSpec, model: nn.Module) -> None:
+    """Refuses arguments that torchvision's ``**kwargs`` accepted and ignored."""
     builder = OWN.get(spec.name) or getattr(detection, spec.name)
     readers = [builder, GeneralizedRCNNTransform, *(cls for cls in type(model).__mro__ if cls is not object)]
     valid = {name for reader in readers for name in inspect.signature(reader).parameters}

@@ -1,4 +1,4 @@
-"""What a detector takes: how it resizes images, and an example for one forward pass."""
+"""The inputs of a detector: how it resizes images, and an example for one forward pass."""
 
 from dataclasses import dataclass
 
@@ -12,8 +12,8 @@ class Resize:
 
     Attributes:
         min_size: pixels of the shorter side.
-        max_size: most pixels of the longer side.
-        fixed: (height, width) that every image is stretched to, in place of the two above.
+        max_size: limit on the pixels of the longer side.
+        fixed: (height, width) that every image is stretched to, instead of the two above.
     """
 
     min_size: int | None = None
@@ -22,14 +22,14 @@ class Resize:
 
 
 def resize_rule(model: nn.Module) -> Resize | None:
-    """Reads the detector's own resizing off ``model.transform``; ``None`` where it has none."""
+    """Reads the detector's resizing from ``model.transform``; ``None`` where it has none."""
     transform = getattr(model, "transform", None)
     if (fixed := getattr(transform, "fixed_size", None)) is not None:
-        return Resize(fixed=(int(fixed[1]), int(fixed[0])))  # torchvision has (width, height)
+        return Resize(fixed=(int(fixed[1]), int(fixed[0])))  # torchvision stores (width, height)
     min_size, max_size = getattr(transform, "min_size", None), getattr(transform, "max_size", None)
     if min_size is None or max_size is None:
         return None
-    shorter = min_size[-1] if isinstance(min_size, list | tuple) else min_size  # the one used in eval mode
+    shorter = min_size[-1] if isinstance(min_size, list | tuple) else min_size  # used in eval mode
     return Resize(int(shorter), int(max_size))
 
 

@@ -1,4 +1,4 @@
-"""Autoprune's own detectors: RetinaNet and FCOS on ResNet-18 and 34, out of torchvision's parts."""
+"""Autoprune's own detectors: RetinaNet and FCOS on ResNet-18 and 34, built from torchvision's parts."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -25,25 +25,28 @@ def resnet_detector(
     base_width: int = 64,
     **detector_arguments: Any,
 ) -> nn.Module:
-    """A RetinaNet, RetinaNet v2 or FCOS on ResNet-18 or 34, laid out as torchvision's are on ResNet-50.
+    """A RetinaNet, RetinaNet v2 or FCOS on ResNet-18 or 34, with the layout of torchvision's on ResNet-50.
 
     Args:
         depth: 18 or 34.
         family: ``retinanet``, ``retinanet_v2`` or ``fcos``.
-        num_classes: with the background.
+        num_classes: background included.
         min_size: pixels of the resized image's shorter side.
-        max_size: most pixels of its longer side.
+        max_size: limit on the pixels of its longer side.
         fpn_channels: channels of the FPN and of the heads.
-        returned_layers: neighbouring ResNet stages, 1 to 4, that the FPN takes; two coarser levels are
-            added on top.
-        anchor_sizes: pixels, one entry a level; RetinaNet adds two anchors of 2^(1/3) and 2^(2/3) times a
-            single number. By default four times a level's stride for RetinaNet, the stride for FCOS.
-        base_width: channels of the ResNet's first layer; those of the others are in proportion to it.
+        returned_layers: consecutive ResNet stages, 1 to 4, that feed the FPN; two coarser levels are added
+            on top.
+        anchor_sizes: in pixels, one entry per level; to a single number RetinaNet adds anchors of 2^(1/3) and
+            2^(2/3) times the size. By default 4 times the level's stride for RetinaNet, the stride for FCOS.
+        base_width: channels of the ResNet's first layer, 64 in torchvision's; the other layers have
+            ``base_width / 64`` of torchvision's channels, too.
         **detector_arguments: to torchvision's class, such as ``score_thresh``.
     """
     layers = list(returned_layers)
     if not layers or layers != list(range(layers[0], layers[-1] + 1)) or layers[0] < 1 or layers[-1] > 4:
-        raise ValueError(f"returned_layers must be neighbours from 1 to 4, such as [2, 3, 4], not {layers}")
+        raise ValueError(
+            f"returned_layers must be consecutive stages from 1 to 4, such as [2, 3, 4], not {layers}"
+        )
     body = getattr(resnet, f"resnet{depth}")(weights=None, norm_layer=nn.BatchNorm2d)
     if base_width != 64:
         _scale_width(body, base_width)
@@ -56,7 +59,7 @@ def resnet_detector(
     scale, ratios = (1, (1.0,)) if family == "fcos" else (4, (0.5, 1.0, 2.0))
     bases = [scale * stride for stride in strides] if anchor_sizes is None else list(anchor_sizes)
     if len(bases) != len(strides):
-        raise ValueError(f"anchor_sizes needs {len(strides)} entries, one a level, not {len(bases)}")
+        raise ValueError(f"anchor_sizes needs {len(strides)} entries, one per level, not {len(bases)}")
     octaves = (0,) if family == "fcos" else (0, 1, 2)
     sizes = tuple(
         tuple(base) if isinstance(base, Sequence) else tuple(int(base * 2 ** (o / 3)) for o in octaves)
@@ -78,7 +81,7 @@ def resnet_detector(
 def _scale_width(body: nn.Module, base_width: int) -> None:
     """Gives every layer of a torchvision ResNet ``base_width / 64`` of its channels, with fresh weights.
 
-    The constructor of torchvision's ResNet holds its widths as literals.
+    In place, because the constructor of torchvision's ResNet has its widths as literals.
     """
     if base_width < 1:
         raise ValueError(f"base_width must be at least 1, not {base_width}")
@@ -105,4 +108,4 @@ OWN: dict[str, Callable[..., nn.Module]] = {
     for family in ("retinanet", "retinanet_v2", "fcos")
     for depth in (18, 34)
 }
-"""Autoprune's own detectors, which torchvision has the parts for but no builder."""
+"""Builders of autoprune's own detectors, by name."""

@@ -1,9 +1,9 @@
-"""Weights in and out: files, torchvision's weight names, and class heads for other data sets."""
+"""Loads and saves weights: files, torchvision's weight names, class heads for other data sets."""
 
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ State = dict[str, Tensor]
 
 WRAPPERS = ("model", "state_dict", "model_state_dict")
 DEFAULT_CLASSES = 91
-"""COCO's labels with the background, which torchvision's weights have."""
+"""Classes of torchvision's weights: COCO's labels, background included."""
 ZERO_EPS_WEIGHTS = frozenset(
     f"{model}_ResNet50_FPN_Weights.COCO_V1"
     for model in ("FasterRCNN", "MaskRCNN", "KeypointRCNN", "RetinaNet")
@@ -43,22 +43,24 @@ def load_dense(
     Args:
         name: see `ModelSpec.name`.
         arguments: keyword arguments of the builder.
-        num_classes: with the background; ``None`` takes what the weights have, or COCO's 91.
-        norm: kind of the backbone's norms, whatever the weights were trained with: the detector computes the
-            same. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
+        num_classes: background included; ``None`` takes the number of the weights, or COCO's 91.
+        norm: kind of the backbone's norms; weights trained with either kind can be loaded, as the conversion
+            changes no output. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
         weights: a .safetensors or .pt file, or a torchvision weight name; ``None`` keeps fresh weights.
-        seed: of fresh weights, which a class head keeps whose number of classes differs from the weights'.
+        seed: of fresh weights; a class head keeps them if its number of classes differs from the weights'.
 
     Returns:
-        The detector, in eval mode on the CPU, and the specification that `build` makes it from.
+        The detector, in eval mode on the CPU, and the specification from which `build` makes it.
 
     Raises:
-        ModelError: the model can't be built, or the weights can't be read or are another architecture's.
+        ModelError: the model can't be built, or the weights can't be read or belong to another architecture.
     """
     state = None if weights is None else _read_weights(str(weights), name)
-    found = _norm_of(state) if norm == "auto" else norm
     spec = ModelSpec(
-        name=name, arguments=dict(arguments or {}), num_classes=num_classes or DEFAULT_CLASSES, norm=found
+        name=name,
+        arguments=dict(arguments or {}),
+        num_classes=num_classes or DEFAULT_CLASSES,
+        norm=_norm_of(state) if norm == "auto" else norm,
     )
     model = build(spec, seed)
     if state is None:
@@ -74,7 +76,7 @@ def load_state(path: Path) -> State:
     """Reads weights: .safetensors, or whatever `torch.load` reads with ``weights_only=True``.
 
     ``{"model": …}``, ``{"state_dict": …}`` and ``{"model_state_dict": …}`` are unwrapped, a prefix
-    ``module.`` is cut, and floating-point numbers become float32.
+    ``module.`` is removed, and floating-point numbers become float32.
 
     Raises:
         ModelError: the file can't be read, or holds more than tensors.
@@ -99,7 +101,7 @@ def save_state(
     dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Writes weights as safetensors, whole or not at all.
+    """Writes weights as safetensors, atomically.
 
     Args:
         model: a model, or its state dict.
@@ -149,14 +151,14 @@ def _named(weights: str, model_name: str) -> Any:
             return get_weight(weights)
         return get_model_weights(model_name)[weights]
     except (ValueError, KeyError) as error:
-        known = ", ".join(str(entry) for entry in _published(model_name)) or f"none for {model_name}"
+        available = ", ".join(str(entry) for entry in _published(model_name)) or f"none for {model_name}"
         raise ModelError(
-            f"no file {weights}, nor torchvision weights of that name (known: {known}); check --weights"
+            f"no file {weights}, no torchvision weights of that name (they are: {available}); check --weights"
         ) from error
 
 
 def _absorb_zero_eps(state: State, eps: float = 1e-5) -> State:
-    """Scales the norms' weights so that an epsilon of ``eps`` gives what 0 gave: w·√((v + ε) / v)."""
+    """Scales the norms' weights so that epsilon ``eps`` gives the outputs of epsilon 0: w·√((v + ε) / v)."""
     scaled = dict(state)
     for name, variance in state.items():
         if name.endswith(".running_var"):
@@ -174,7 +176,7 @@ def _plain_state(content: Any, where: str) -> State:
         raise ModelError(f"{where} holds no state dict; save model.state_dict() and give that with --weights")
     wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
     if wrong is not None:
-        raise ModelError(f"{where} is no state dict: `{wrong}` is no tensor; save model.state_dict()")
+        raise ModelError(f"{where} is not a state dict: `{wrong}` is not a tensor; save model.state_dict()")
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     return {
         name.removeprefix(prefix): value.float() if value.is_floating_point() else value
@@ -192,50 +194,58 @@ def _norm_of(state: State | None) -> Any:
     return "frozen" if means and not counted else "batch"
 
 
-def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, tuple[int, int, int]]:
-    """For each tensor that the number of classes shapes: an axis, its size per class, its size at none."""
+class ClassAxis(NamedTuple):
+    """The axis of a tensor whose size is ``without + per_class · classes``."""
+
+    axis: int
+    per_class: int
+    without: int
+
+
+def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, ClassAxis]:
+    """For each tensor whose shape depends on the number of classes: axis, size per class, rest."""
     more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
-    found = {}
+    axes: dict[str, ClassAxis] = {}
     for name, tensor in model.state_dict().items():
         sizes = zip(tensor.shape, more[name].shape, strict=True) if name in more else ()
         for axis, (size, larger) in enumerate(sizes):
             if size != larger:
-                found[name] = (axis, larger - size, size - (larger - size) * spec.num_classes)
-    return found
+                axes[name] = ClassAxis(axis, larger - size, size - (larger - size) * spec.num_classes)
+    return axes
 
 
 def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:
-    """The number of classes that the shapes in ``state`` speak of."""
+    """The number of classes that the shapes in ``state`` imply."""
     if all(state[name].shape == tensor.shape for name, tensor in model.state_dict().items() if name in state):
         return spec.num_classes
-    for name, (axis, each, base) in _class_axes(spec, model).items():
-        if (
-            name in state
-            and state[name].dim() > axis
-            and (classes := (state[name].shape[axis] - base) // each) > 1
-        ):
-            return classes
+    for name, axis in _class_axes(spec, model).items():
+        if name in state and state[name].dim() > axis.axis:
+            classes = (state[name].shape[axis.axis] - axis.without) // axis.per_class
+            if classes > 1:
+                return classes
     return spec.num_classes
 
 
 def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
-    """Copies ``state`` into ``model``; a class head for other classes stays fresh."""
-    own = model.state_dict()
-    counters = {name for name in {*own, *state} if name.endswith("num_batches_tracked")}
-    missing = sorted(own.keys() - state.keys() - counters)
-    extra = sorted(state.keys() - own.keys() - counters)
-    shapes = [n for n in own if n in state and own[n].shape != state[n].shape]
-    sized_by_classes = _class_axes(spec, model) if shapes else {}
-    resized = [n for n in shapes if n in sized_by_classes]
-    wrong = [f"{n} is missing" for n in missing] + [f"{n} is not in the model" for n in extra]
-    wrong += [
-        f"{n} is {list(state[n].shape)}, the model's {list(own[n].shape)}" for n in shapes if n not in resized
+    """Copies ``state`` into ``model``; a class head of another size stays fresh."""
+    fresh = model.state_dict()
+    counters = {name for name in {*fresh, *state} if name.endswith("num_batches_tracked")}
+    missing = sorted(fresh.keys() - state.keys() - counters)
+    extra = sorted(state.keys() - fresh.keys() - counters)
+    other_shapes = [n for n in fresh if n in state and fresh[n].shape != state[n].shape]
+    sized_by_classes = _class_axes(spec, model) if other_shapes else {}
+    resized = [n for n in other_shapes if n in sized_by_classes]
+    differing = [f"{n} is missing" for n in missing] + [f"{n} is not in the model" for n in extra]
+    differing += [
+        f"{n} is {list(state[n].shape)}, the model's {list(fresh[n].shape)}"
+        for n in other_shapes
+        if n not in resized
     ]
-    if wrong:
+    if differing:
         raise ModelError(
-            f"weights {where} are not for {spec.name}: {len(wrong)} keys differ: {'; '.join(wrong[:5])}"
-            "; check model, model_arguments and weights"
+            f"weights {where} are not for {spec.name}: {len(differing)} keys differ: "
+            f"{'; '.join(differing[:5])}; check model, model_arguments and weights"
         )
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
-    model.load_state_dict({n: state[n] if n in state and n not in resized else own[n] for n in own})
+    model.load_state_dict({n: state[n] if n in state and n not in resized else fresh[n] for n in fresh})

@@ -158,8 +158,8 @@ def test_the_seed_decides_fresh_weights_and_leaves_the_callers_generator_alone()
         ("retinanet_resnet50_fpn", {"min_sise": 64}, "no `min_sise`; valid: min_size"),
         ("ssdlite320_mobilenet_v3_large", {"widht_mult": 1}, "no `widht_mult`"),
         ("retinanet_resnet18_fpn", {"weights": "x"}, "cannot hold `weights`"),
-        ("retinanet_resnet18_fpn", {"returned_layers": [2, 4]}, "must be neighbours"),
-        ("retinanet_resnet18_fpn", {"returned_layers": []}, "must be neighbours"),
+        ("retinanet_resnet18_fpn", {"returned_layers": [2, 4]}, "must be consecutive"),
+        ("retinanet_resnet18_fpn", {"returned_layers": []}, "must be consecutive"),
         ("retinanet_resnet18_fpn", {"anchor_sizes": [8, 16]}, "needs 5 entries"),
         ("fcos_resnet18_fpn", {"fpn_channels": 40}, "failed to build"),
     ],
@@ -322,7 +322,7 @@ def test_unreadable_weights_are_refused_in_one_line(tmp_path, capsys):
         "evil.pt": "no weights that can be read safely",
         "evil2.pt": "no weights that can be read safely",
         "list.pt": "no state dict",
-        "mixed.pt": "`b` is no tensor",
+        "mixed.pt": "`b` is not a tensor",
     }
     for name, message in messages.items():
         with pytest.raises(ModelError) as error:
