@@ -15,7 +15,7 @@ from autoprune.errors import RunError
 from autoprune.files import replacing
 from autoprune.importance.reduce import Importance
 
-FORMAT = "1"  # raise it when a criterion's formula changes: older scores are then computed anew
+FORMAT = "1"  # raise it when a criterion's formula changes: older scores are then computed again
 
 
 def settings_hash(**settings: Any) -> str:
@@ -25,7 +25,7 @@ def settings_hash(**settings: Any) -> str:
 
 
 def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Adds the scores of ``criterion`` to the file, replacing older ones of the same name."""
+    """Adds the scores of ``criterion`` to the file, replacing older ones of the same criterion."""
     tensors, metadata = _read(path) if path.exists() else ({}, {})
     tensors = {name: scores for name, scores in tensors.items() if name.partition("/")[0] != criterion}
     for group, scores in importance.items():
@@ -57,4 +57,6 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RunError(f"{path} can't be read ({error}); delete it, and the scores are made anew") from error
+        raise RunError(
+            f"{path} can't be read ({error}); delete it, and the scores are computed again"
+        ) from error

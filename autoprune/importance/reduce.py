@@ -10,20 +10,17 @@ from autoprune.graph import ChannelGraph, ChannelGroup
 
 Importance = dict[str, NDArray[np.float64]]
 
-# Criteria whose scores estimate a change of the loss, and so compare across groups as they are.
-LOSS_UNITS = frozenset({"taylor", "fisher", "joint"})
-
 
 def add_at(index: NDArray[np.int64], values: NDArray[np.float64], width: int) -> NDArray[np.float64]:
-    """Sums ``values`` [n] into the group channels that ``index`` [n] names, -1 left out. Shape [width]."""
-    own = index >= 0
+    """Sums ``values`` [n] into the group channels that ``index`` [n] names, -1 ignored. Shape [width]."""
+    members = index >= 0
     total = np.zeros(width)
-    np.add.at(total, index[own], values[own])
+    np.add.at(total, index[members], values[members])
     return total
 
 
 def per_unit(scores: NDArray[np.float64], group: ChannelGroup) -> NDArray[np.float64]:
-    """Sums scores [width] over each unit's channels, which leave together. Shape [units]."""
+    """Sums scores [width] over each unit's channels, which are removed together. Shape [units]."""
     of_units: NDArray[np.float64] = np.asarray(scores, dtype=np.float64)[group.units]
     return np.asarray(of_units.sum(axis=1))
 
@@ -35,8 +32,8 @@ def per_cost(
 ) -> Importance:
     """Divides each score by what removing its channel from the dense detector saves.
 
-    The saving is found by brute difference on the cost model, in GFLOPs or in millions of parameters
-    per channel. A whole unit is removed at a time, so a channel's part is the unit's saving / its channels.
+    The saving is a difference of the cost model, in GFLOPs or in millions of parameters per channel. A whole
+    unit is removed at a time, so a channel's saving is that of its unit divided by the unit's channels.
 
     Raises:
         ValueError: a group of ``importance`` is not prunable.
@@ -56,18 +53,6 @@ def savings(graph: ChannelGraph, metric: Literal["gflops", "mparams"] = "gflops"
     less = np.asarray(cost(dense[None, :] - np.diag(units)))
     each = (float(cost(dense)) - less) / units / scale
     return {name: float(value) for name, value in zip(graph.cost.names, each, strict=True)}
-
-
-def comparable(importance: Mapping[str, NDArray[np.float64]], criterion: str) -> Importance:
-    """Scores that can be ranked across groups.
-
-    Gradient criteria are in units of the loss and stay as they are. Sizes of weights depend on the layer's
-    fan-in and on where its norm put the scale, so a group's scores are divided by their mean (a group of
-    zeros stays zeros).
-    """
-    if criterion in LOSS_UNITS:
-        return {name: np.asarray(scores, dtype=np.float64) for name, scores in importance.items()}
-    return {name: scores / (float(np.mean(scores)) or 1.0) for name, scores in importance.items()}
 
 
 def removed_fraction(scores: NDArray[np.float64]) -> NDArray[np.float64]:

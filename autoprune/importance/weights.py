@@ -39,23 +39,22 @@ def bn_scale(model: nn.Module, graph: ChannelGraph) -> Importance:
     state = model.state_dict()
     scores: Importance = {}
     for name, group in graph.prunable.items():
-        total, times = np.zeros(group.width), np.zeros(group.width)
+        total, count = np.zeros(group.width), np.zeros(group.width)
         for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
             if role == "norm" and tensor.rpartition(".")[2] == "weight":
                 total += add_at(index, _double(state[tensor].abs()), group.width)
-                times += add_at(index, np.ones(len(index)), group.width)
-        if times.all():
-            scores[name] = total / times
-    level = float(np.mean(np.concatenate(list(scores.values())))) if scores else 1.0
-    sizes = l2(model, graph) if len(scores) < len(graph.prunable) else {}
-    return {
-        name: scores[name] if name in scores else sizes[name] * (level / (float(sizes[name].mean()) or 1.0))
-        for name in graph.prunable
-    }
+                count += add_at(index, np.ones(len(index)), group.width)
+        if count.all():
+            scores[name] = total / count
+    if len(scores) < len(graph.prunable):
+        mean_gamma = float(np.mean(np.concatenate(list(scores.values())))) if scores else 1.0
+        for name, norms in l2(model, graph).items():
+            scores.setdefault(name, norms * (mean_gamma / (float(norms.mean()) or 1.0)))
+    return {name: scores[name] for name in graph.prunable}
 
 
 def random(graph: ChannelGraph, seed: int) -> Importance:
-    """Uniform noise in [0, 1), a function of ``seed`` and the group's name: every criterion's baseline."""
+    """Uniform noise in [0, 1), a function of ``seed`` and the group's name: the baseline of all criteria."""
     return {
         name: np.random.default_rng(scoped_seed(seed, "importance", name)).random(group.width)
         for name, group in graph.prunable.items()

@@ -23,9 +23,9 @@ class Checkpoint:
 
     Attributes:
         run: what identifies the run: settings, data and start weights. JSON values.
-        step: optimiser steps done.
+        step: optimizer steps done.
         losses: loss of each step done.
-        tensors: model, moving average and optimiser state, by name.
+        tensors: model, moving average and optimizer state, by name.
     """
 
     run: Mapping[str, Any]
@@ -34,7 +34,7 @@ class Checkpoint:
     tensors: dict[str, torch.Tensor]
 
     def save(self, path: Path) -> None:
-        """Writes the file, whole or not at all.
+        """Writes the file atomically.
 
         Raises:
             RunError: the disk is full, or the folder can't be written to.

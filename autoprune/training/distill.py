@@ -21,6 +21,7 @@ from torch.nn import functional as F
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
+from autoprune.graph.groups import kept_positions
 
 CHILD = "backbone"  # the child module whose outputs are imitated; every torchvision detector has it
 HEAD = "head"  # the child that makes predictions of all feature maps; every one-stage torchvision detector's
@@ -42,7 +43,7 @@ def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
     """Kullback-Leibler divergence of each logit's Bernoulli distribution from the teacher's, summed.
 
     In units of the teacher's expected number of positives, Σ sigmoid(teacher), as a focal loss is in those
-    of the true ones: most anchors are background that both call so, and add next to nothing.
+    of the true ones: most anchors are background by both, and add next to nothing.
 
     Args:
         student: class logits [n, anchors, classes].
@@ -61,8 +62,8 @@ def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
 def correlation_distance(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """Mean over channels of one minus the Pearson correlation.
 
-    Computed as PKD does, ``mean((normalised student - normalised teacher)²) / 2``. A channel that is
-    constant has no correlation and counts 0.5.
+    Computed as PKD does, ``mean((normalized student - normalized teacher)²) / 2``. A channel that is
+    constant has no correlation and counts as 0.5.
 
     Args:
         student: features [n, c, h, w].
@@ -72,25 +73,25 @@ def correlation_distance(student: Tensor, teacher: Tensor, weights: Tensor | Non
     Returns:
         A scalar in [0, 2], float32.
     """
-    distance = (_normalised(student) - _normalised(teacher)).square().mean(dim=1) / 2
+    distance = (_normalized(student) - _normalized(teacher)).square().mean(dim=1) / 2
     return (distance if weights is None else distance * weights).mean()
 
 
-def _normalised(features: Tensor) -> Tensor:
+def _normalized(features: Tensor) -> Tensor:
     """Each channel over batch and positions, [c, n·h·w], with zero mean and unit variance."""
     flat = features.float().transpose(0, 1).flatten(1)
-    centred = flat - flat.mean(dim=1, keepdim=True)
-    return centred / (centred.square().mean(dim=1, keepdim=True) + EPSILON**2).sqrt()
+    centered = flat - flat.mean(dim=1, keepdim=True)
+    return centered / (centered.square().mean(dim=1, keepdim=True) + EPSILON**2).sqrt()
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What went through a detector in one forward pass.
+class Captured:
+    """What a forward pass of a detector computed.
 
     Attributes:
-        images: what the backbone got [n, 3, h, w].
+        images: the backbone's input [n, 3, h, w].
         features: the backbone's outputs [n, c_k, h_k, w_k].
-        logits: the head's class logits [n, anchors, classes]; ``None`` where nobody asks for them.
+        logits: the head's class logits [n, anchors, classes]; ``None`` where they are not distilled.
     """
 
     images: Tensor
@@ -99,7 +100,19 @@ class Seen:
 
 
 class Teacher:
-    """The dense detector's features, cut down to the channels that a policy keeps, and its class logits."""
+    """The dense detector's features, reduced to the channels that a policy keeps, and its class logits.
+
+    Args:
+        dense: dense detector; not changed. It must have a ``backbone`` child.
+        graph: channel graph of ``dense``.
+        keep: kept channels of each pruned group.
+        weights: importance of each channel of a group [width], to weight the channels of the loss with;
+            ``None`` weights all channels equally.
+        logits: whether to distill the class logits too; see `has_logits`.
+
+    Raises:
+        ModelError: the detector has no ``backbone``, or the graph has no feature maps of it.
+    """
 
     def __init__(
         self,
@@ -109,19 +122,6 @@ class Teacher:
         weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
         logits: bool = False,
     ) -> None:
-        """Finds which channels of the dense features each channel of the student's is.
-
-        Args:
-            dense: dense detector; not changed. It must have a ``backbone`` child.
-            graph: channel graph of ``dense``.
-            keep: kept channels of each pruned group.
-            weights: importance of each channel of a group [width], to weight the channels of the loss
-                with; ``None`` weights all channels alike.
-            logits: whether to teach the class logits too; see `has_logits`.
-
-        Raises:
-            ModelError: the detector has no ``backbone``, or the graph does not know its outputs.
-        """
         if not has_features(dense) or not graph.features.get(CHILD):
             raise ModelError(
                 f"distillation needs a detector with a `{CHILD}` child that gives feature maps, "
@@ -135,26 +135,26 @@ class Teacher:
         self._layers = copy.deepcopy(self._layers).eval().requires_grad_(False)
         self._layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
         outputs = graph.features[CHILD]
-        self._kept = [_kept_positions(group, index, keep) for group, index in outputs]
+        self._kept = [kept_positions(group, index, keep) for group, index in outputs]
         self._weights = [
             None if weights is None else _channel_weights(group, index[kept], weights)
             for (group, index), kept in zip(outputs, self._kept, strict=True)
         ]
 
-    def loss(self, seen: Seen) -> dict[str, Tensor]:
-        """What the student is away from the dense detector on the same images.
+    def loss(self, captured: Captured) -> dict[str, Tensor]:
+        """The student's distance from the dense detector on the same images.
 
         Args:
-            seen: what the student's layers got and gave.
+            captured: the student's forward pass.
 
         Returns:
             ``features``, the sum over the outputs of `correlation_distance` as in PKD, and ``logits``, their
-            `logit_distance`, where these are taught.
+            `logit_distance`, where these are distilled.
 
         Raises:
             ModelError: the detector's head gives no class logits.
         """
-        images = seen.images
+        images = captured.images
         if next(self._layers.parameters()).device != images.device:
             self._layers.to(images.device)
             self._weights = [None if w is None else w.to(images.device) for w in self._weights]
@@ -164,30 +164,34 @@ class Teacher:
             maps[:, torch.as_tensor(kept, device=maps.device)]
             for maps, kept in zip(features, self._kept, strict=True)
         ]
-        pairs = zip(seen.features, targets, self._weights, strict=True)
+        pairs = zip(captured.features, targets, self._weights, strict=True)
         distances = [correlation_distance(ours, theirs, weight) for ours, theirs, weight in pairs]
         parts = {"features": torch.stack(distances).sum()}
         if self.logits:
-            assert seen.logits is not None
+            assert captured.logits is not None
             with torch.no_grad():
                 theirs = class_logits(self._layers[HEAD](features))
-            parts["logits"] = logit_distance(seen.logits, theirs)
+            parts["logits"] = logit_distance(captured.logits, theirs)
         return parts
 
 
 class FeatureTap:
-    """Catches what a teacher compares, inside a ``with`` block."""
+    """Captures what a teacher compares, inside a ``with`` block.
+
+    Args:
+        model: the student.
+        teacher: says what to capture; ``None`` makes a tap that does nothing.
+    """
 
     def __init__(self, model: nn.Module, teacher: Teacher | None) -> None:
-        """Listens to ``model`` for ``teacher``; ``None`` makes a tap that does nothing."""
         self._model, self._teacher = model, teacher
         self._stack = ExitStack()
         self._features: tuple[Tensor, list[Tensor]] | None = None
         self._logits: Tensor | None = None
 
     def __enter__(self) -> "FeatureTap":
-        """Begins to listen."""
-        hooks = {CHILD: self._catch_features, HEAD: self._catch_logits}
+        """Adds the hooks."""
+        hooks = {CHILD: self._capture_features, HEAD: self._capture_logits}
         names = [] if self._teacher is None else [CHILD, *([HEAD] if self._teacher.logits else [])]
         for name in names:
             handle = getattr(self._model, name).register_forward_hook(hooks[name])
@@ -197,22 +201,22 @@ class FeatureTap:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Stops listening."""
+        """Removes the hooks."""
         self._stack.close()
         self._features = self._logits = None
 
-    def take(self) -> Seen:
-        """What the last forward pass showed."""
+    def take(self) -> Captured:
+        """The last forward pass."""
         if self._features is None:
             raise RuntimeError("no forward pass went through the backbone")
-        seen = Seen(*self._features, self._logits)
+        captured = Captured(*self._features, self._logits)
         self._features = self._logits = None
-        return seen
+        return captured
 
-    def _catch_features(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
+    def _capture_features(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
         self._features = args[0], feature_maps(output)
 
-    def _catch_logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _capture_logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         self._logits = class_logits(output)
 
 
@@ -222,10 +226,10 @@ def class_logits(output: Any) -> Tensor:
     Raises:
         ModelError: there are none.
     """
-    found = output.get(LOGITS) if isinstance(output, Mapping) else None
-    if not isinstance(found, Tensor):
-        raise ModelError(f"the detector's `{HEAD}` gives no `{LOGITS}` to distil; set distill_logits to 0")
-    return found
+    logits = output.get(LOGITS) if isinstance(output, Mapping) else None
+    if not isinstance(logits, Tensor):
+        raise ModelError(f"the detector's `{HEAD}` gives no `{LOGITS}` to distill; set distill_logits to 0")
+    return logits
 
 
 def feature_maps(output: Any) -> list[Tensor]:
@@ -236,24 +240,15 @@ def feature_maps(output: Any) -> list[Tensor]:
     return [tensor for part in parts for tensor in feature_maps(part)]
 
 
-def _kept_positions(
-    group: str | None, index: np.ndarray[Any, Any], keep: Mapping[str, Sequence[int]]
-) -> np.ndarray[Any, Any]:
-    """Positions on a feature map's channel axis that remain after pruning, rising."""
-    if group is None or group not in keep:
-        return np.arange(len(index))
-    return np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
-
-
 def _channel_weights(
     group: str | None, channels: np.ndarray[Any, Any], weights: Mapping[str, np.ndarray[Any, Any]]
 ) -> Tensor | None:
-    """Weights [kept channels] with mean 1: the channels' importance; the mean where it is not known."""
+    """Weights [kept channels] with mean 1: the channels' importance; the mean for those of no group."""
     if group is None or group not in weights or not (channels >= 0).any():
         return None
-    known = channels >= 0
+    member = channels >= 0
     values = np.asarray(weights[group], dtype=np.float64)[np.maximum(channels, 0)]
-    values = np.where(known, values, values[known].mean())
+    values = np.where(member, values, values[member].mean())
     if not np.isfinite(values).all() or (values < 0).any() or values.sum() <= 0:
         return None
     return torch.as_tensor(values / values.mean(), dtype=torch.float32)

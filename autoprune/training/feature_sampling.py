@@ -1,7 +1,7 @@
-"""Where a feature map is looked at: positions near objects, and some elsewhere."""
+"""Which positions of a feature map are sampled: many in objects, some elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,10 +12,16 @@ from autoprune.seeding import seed as derive
 COUNT = 2048  # of each feature map of all images together
 LEAST = 64  # of each feature map of an image
 
-SampledPositions: TypeAlias = tuple[Tensor, Tensor, Tensor]
+
+class SampledPositions(NamedTuple):
+    """Positions of feature maps [n, height, width]; an index into a tensor of that shape, [S] each."""
+
+    image: Tensor
+    row: Tensor
+    column: Tensor
 
 
-class Positions:
+class FeatureSampler:
     """Draws positions of feature maps, the same for all maps of one size.
 
     Args:
@@ -32,22 +38,21 @@ class Positions:
         seed: int,
         device: torch.device,
     ) -> None:
-        """Draws nothing yet."""
         self._boxes, self._areas, self._seed, self._device = boxes, areas, seed, device
-        self._known: dict[tuple[int, int], SampledPositions] = {}
+        self._drawn: dict[tuple[int, int], SampledPositions] = {}
 
     def __call__(self, height: int, width: int) -> SampledPositions:
-        """Image, row and column of each position of maps [n, height, width], [S] each."""
-        if (height, width) not in self._known:
+        """Positions of maps [n, height, width]."""
+        if (height, width) not in self._drawn:
             random = np.random.default_rng(derive(self._seed, "positions", height, width))
-            found = [
+            parts = [
                 np.stack([np.full(len(cells), image), *np.divmod(cells, width)])
                 for image in range(len(self._boxes))
                 for cells in [self._draw(image, height, width, random)]
             ]
-            image, row, column = torch.from_numpy(np.concatenate(found, axis=1)).to(self._device)
-            self._known[height, width] = (image, row, column)
-        return self._known[height, width]
+            positions = torch.from_numpy(np.concatenate(parts, axis=1)).to(self._device)
+            self._drawn[height, width] = SampledPositions(*positions)
+        return self._drawn[height, width]
 
     def _draw(self, image: int, height: int, width: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
         """Cells of one image: half of them in objects if there are as many, the rest anywhere."""
@@ -62,10 +67,20 @@ class Positions:
         return np.concatenate([objects, random.permutation(others)[: count - len(objects)]])
 
 
-def objects_in(
-    model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]
-) -> tuple[list[np.ndarray[Any, Any]], list[tuple[float, float]]]:
-    """Each image's boxes and its own height and width, as fractions of the batch that the detector makes."""
+class ObjectAreas(NamedTuple):
+    """Where objects are in a batch of images.
+
+    Attributes:
+        boxes: of each image, [k, 4] x1, y1, x2, y2 as fractions of the batch.
+        areas: each image's own height and width as fractions of the batch.
+    """
+
+    boxes: list[np.ndarray[Any, Any]]
+    areas: list[tuple[float, float]]
+
+
+def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> ObjectAreas:
+    """Each image's boxes and area, as fractions of the batch that the detector makes of the images."""
     if isinstance(getattr(model, "transform", None), nn.Module):
         batch, targets = model.transform(images, targets)  # type: ignore[operator]
         sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]
@@ -73,4 +88,4 @@ def objects_in(
         sizes = [tuple(image.shape[-2:]) for image in images]
         height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     boxes = [target["boxes"].cpu().double().numpy() / [width, height, width, height] for target in targets]
-    return boxes, [(size[0] / height, size[1] / width) for size in sizes]
+    return ObjectAreas(boxes, [(size[0] / height, size[1] / width) for size in sizes])

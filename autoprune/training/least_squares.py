@@ -17,7 +17,7 @@ Layer: TypeAlias = nn.Conv2d | nn.Linear
 
 @dataclass(frozen=True)
 class Fit:
-    """New weights of a layer.
+    """Fitted weights of a layer.
 
     Attributes:
         weights: [outputs, inputs].
@@ -36,7 +36,7 @@ def fit(inputs: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None, h
     """Solves ``min over W, b of Σ ‖W x + b - y‖² + λ Σ_d s_d² ‖W_d - W⁰_d‖²`` with ``s_d² = mean of x_d²``.
 
     λ is one of `STRENGTHS` times the number of samples, the one with the least error on the samples held out,
-    and is then used on all. Where none is better than the start, the start is what comes back.
+    and is then used on all. Where none is better than the start, the start is returned.
 
     Args:
         inputs: x, [samples, inputs].
@@ -51,28 +51,30 @@ def fit(inputs: Tensor, targets: Tensor, weights: Tensor, bias: Tensor | None, h
     x = x / torch.where(scale > 0, scale, 1.0)
     before = residuals[held_out].square().sum().item()
     shift = torch.zeros_like(start[:, 0])
-    if bias is not None:  # an intercept costs nothing: it takes up the means
+    if bias is not None:  # an intercept costs nothing: it absorbs the means
         means, shift = x.mean(0), residuals.mean(0)
         x, residuals = x - means, residuals - shift
-    at = _ridge(x, residuals, held_out)
-    left = residuals[held_out]
-    errors = {s: (left - x[held_out] @ at(s, True)).square().sum().item() for s in STRENGTHS}
+    coefficients = _ridge(x, residuals, held_out)
+    errors = {
+        strength: (residuals[held_out] - x[held_out] @ coefficients(strength, True)).square().sum().item()
+        for strength in STRENGTHS
+    }
     best = min(errors, key=errors.__getitem__)
     spread = (y[held_out] - y[held_out].mean(0)).square().sum().item() or 1.0
     if not errors[best] < before:
         return Fit(weights, bias, before / spread, before / spread)
-    change = at(best, False)
-    solved = (start + (change / torch.where(scale > 0, scale, 1.0)[:, None]).T).to(weights.dtype)
-    moved = None if bias is None else (bias.double() + shift - means @ change).to(bias.dtype)
-    return Fit(solved, moved, before / spread, errors[best] / spread)
+    change = coefficients(best, False)
+    new_weights = (start + (change / torch.where(scale > 0, scale, 1.0)[:, None]).T).to(weights.dtype)
+    new_bias = None if bias is None else (bias.double() + shift - means @ change).to(bias.dtype)
+    return Fit(new_weights, new_bias, before / spread, errors[best] / spread)
 
 
 def _ridge(x: Tensor, y: Tensor, held_out: Tensor) -> Callable[[float, bool], Tensor]:
     """Ridge regression of y [N, O] on x [N, D], in the smaller of D and N unknowns.
 
     Returns:
-        A function of the penalty, in units of the number of samples, and of whether to leave out the samples
-        held out, that gives the coefficients [D, O].
+        A function of the penalty, in units of the number of samples, and of whether to omit the samples held
+        out, that gives the coefficients [D, O].
     """
     rest = ~held_out
 
@@ -83,11 +85,11 @@ def _ridge(x: Tensor, y: Tensor, held_out: Tensor) -> Callable[[float, bool], Te
 
     if len(x) < x.shape[1]:
         gram = x @ x.T
-        some = gram[rest][:, rest]
+        gram_of_rest = gram[rest][:, rest]
 
         def dual(strength: float, without: bool) -> Tensor:
             if without:
-                return x[rest].T @ solve(some, y[rest], strength * len(some))
+                return x[rest].T @ solve(gram_of_rest, y[rest], strength * len(gram_of_rest))
             return x.T @ solve(gram, y, strength * len(x))
 
         return dual
@@ -108,18 +110,18 @@ def as_maps(layer: Layer, tensor: Tensor) -> Tensor:
     return tensor.reshape(len(tensor), -1, 1, tensor.shape[-1])
 
 
-def patches(layer: Layer, tensor: Tensor, places: SampledPositions) -> Tensor:
-    """What a layer reads at places of its output, in the order of its flattened weights.
+def patches(layer: Layer, tensor: Tensor, positions: SampledPositions) -> Tensor:
+    """What a layer reads at positions of its output, in the order of its flattened weights.
 
     Args:
         layer: a convolution with zero padding and one group, or a linear layer.
         tensor: its input.
-        places: image, row and column of each sample, [S] each.
+        positions: of the output, S of them.
 
     Returns:
         [S, inputs · kernel area].
     """
-    image, row, column = places
+    image, row, column = positions
     if isinstance(layer, nn.Linear):
         return as_maps(layer, tensor)[image, row, column]
     height, width = (int(number) for number in layer.padding)

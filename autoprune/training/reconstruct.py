@@ -1,10 +1,10 @@
-"""Least-squares reconstruction: each layer that lost inputs learns to give what the dense one gave.
+"""Least-squares reconstruction: each layer that lost inputs is fitted to the dense layer's outputs.
 
 He et al., "Channel Pruning for Accelerating Very Deep Neural Networks" (ICCV 2017), and ThiNet (Luo et al.,
-ICCV 2017): after channels are removed, the weights of every layer that read them are solved anew, so that
-from what is left it gives the dense layer's outputs. Here the regression is pulled to the dense weights, not
-to 0, and as hard as held-out images ask for; see `least_squares.fit`. Layers are solved in the order of
-execution: a layer's inputs hold what the reconstruction of those before it left over.
+ICCV 2017): after channels are removed, the weights of every layer that read them are reconstructed by
+least squares, so that its remaining inputs give the dense layer's outputs. Here the ridge penalty pulls to
+the dense weights, not to 0, with a strength chosen on held-out images; see `least_squares.fit`. Layers are
+solved in the order of execution, so that a layer's inputs contain the errors of earlier reconstructions.
 """
 
 import copy
@@ -13,24 +13,31 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.surgery import kept_rows
+from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
-from autoprune.training.feature_sampling import Positions, SampledPositions, objects_in
+from autoprune.training.batches import TrainSplit
+from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
 from autoprune.training.least_squares import Layer, as_maps, fit, patches
-from autoprune.training.loop import TrainSplit
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
-# All images go through a detector at once. A RetinaNet-R50 holds about 1 kB a pixel meanwhile.
+# All images go through a detector at once; a RetinaNet-R50 then takes about 1 kB per pixel.
 MOST_PIXELS = 2**23
 LEAST_IMAGES = 2  # one to fit, one held out
+
+
+class LayerErrors(NamedTuple):
+    """Squared error of a layer's outputs on held-out images, as a fraction of their variance."""
+
+    before: float
+    after: float
 
 
 @dataclass(frozen=True)
@@ -38,29 +45,27 @@ class Reconstruction:
     """What `reconstruct` returns.
 
     Attributes:
-        model: the pruned detector with new weights, in eval mode.
-        errors: for each layer that was looked at, the squared error of its outputs on held-out images before
-            and after, as fractions of their variance.
-        left: layers that lost inputs and were left as they are.
+        model: the reconstructed detector, in eval mode.
+        errors: of each layer that was solved, before and after.
+        skipped: layers that lost inputs and keep their weights.
     """
 
     model: nn.Module
-    errors: dict[str, tuple[float, float]]
-    left: tuple[str, ...]
+    errors: dict[str, LayerErrors]
+    skipped: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class _Call:
+class _Call(NamedTuple):
     """One call of a layer of the dense detector.
 
     Attributes:
         extent: the input's shape without its channels.
-        places: the sampled positions of its output.
-        outputs: what it gave there, kept channels only, [S, outputs].
+        positions: the sampled positions of its output.
+        outputs: its output there, kept channels only, [S, outputs].
     """
 
     extent: tuple[int, ...]
-    places: SampledPositions
+    positions: SampledPositions
     outputs: Tensor
 
 
@@ -77,9 +82,9 @@ def reconstruct(
 ) -> Reconstruction:
     """Solves weights and biases of every convolution and linear layer that lost inputs.
 
-    All images go through a detector at once, without gradients. Left as they are: layers with groups or with
-    a forward of their own, layers whose positions are no positions of the image (behind RoI pooling, where
-    the dense detector looks elsewhere), and layers that read their own output.
+    All images go through a detector at once, without gradients. Skipped are layers with groups or with a
+    forward method of their own, layers whose positions are no positions of the image (behind RoI pooling,
+    where the dense detector sees other regions), and layers that read their own output.
 
     Args:
         pruned: what `prune` made of ``dense``; not changed.
@@ -88,26 +93,26 @@ def reconstruct(
         keep: kept channels of each pruned group.
         split: training images.
         images: how many of them to use, at most; fewer of large ones, see `MOST_PIXELS`, but two at least.
-        device: where to work; the result stays there.
+        device: where to compute; the result stays there.
         seed: decides which images and positions.
 
     Raises:
-        TrainingError: there are fewer than two images, or the pruned detector's numbers are not finite.
+        TrainingError: there are fewer than two images, or the pruned detector's activations are not finite.
     """
     device = torch.device(device)
     model = copy.deepcopy(pruned).to(device).eval()
     seed = derive(seed, "reconstruction")
-    chosen = np.random.default_rng(seed).permutation(len(split))[:images].tolist()
+    chosen = random_subset(len(split), images, seed)
     if len(chosen) < LEAST_IMAGES:
         raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
     batch, targets = _load(split, chosen, device)
     lost = _lost_inputs(model, dense)
     layers = _solvable(lost)
-    positions = Positions(*objects_in(model, batch, targets), seed, device)
-    calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, positions)
+    sampler = FeatureSampler(*object_areas(model, batch, targets), seed, device)
+    calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, sampler)
     layers = {name: layer for name, layer in layers.items() if name in calls}
     held_from = len(batch) - max(1, round(HELD_OUT * len(batch)))
-    errors: dict[str, tuple[float, float]] = {}
+    errors: dict[str, LayerErrors] = {}
     for names in _plan(model, layers, calls, batch[:1]):
         errors |= _solve({name: layers[name] for name in names}, calls, partial(model, batch), held_from)
     return Reconstruction(model, errors, tuple(name for name in lost if name not in errors))
@@ -116,21 +121,21 @@ def reconstruct(
 def _load(
     split: TrainSplit, chosen: Sequence[int], device: torch.device
 ) -> tuple[list[Tensor], list[dict[str, Any]]]:
-    """The first of the chosen images, with their targets, as many as `MOST_PIXELS` lets in."""
+    """The first of the chosen images, with their targets, as many as `MOST_PIXELS` allows."""
     batch: list[Tensor] = []
     targets: list[dict[str, Any]] = []
     for index in chosen:
-        images, found = split.batch([index], device)
+        images, image_targets = split.batch([index], device)
         pixels = sum(image[0].numel() for image in (*batch, *images))
         if len(batch) >= LEAST_IMAGES and pixels > MOST_PIXELS:
             break
         batch += images
-        targets += found
+        targets += image_targets
     return batch, targets
 
 
 def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
-    """The layers without groups that lost inputs, by name. A grouped one loses whole groups instead."""
+    """The layers without groups that lost inputs, by name. A grouped layer loses whole groups instead."""
     return {
         name: module
         for name, module in model.named_modules()
@@ -141,7 +146,7 @@ def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
 
 
 def _solvable(lost: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Those that `patches` can read and whose outputs are linear in a weight that is theirs alone."""
+    """Those that `patches` supports and whose outputs are linear in a weight that no other layer shares."""
     owners = Counter(id(layer.weight) for layer in lost.values())
     return {
         name: layer
@@ -164,24 +169,24 @@ def _dense_calls(
     layers: Mapping[str, Layer],
     rows: Mapping[str, Mapping[int, Tensor]],
     batch: list[Tensor],
-    positions: Positions,
+    sampler: FeatureSampler,
 ) -> dict[str, list[_Call]]:
-    """What the dense detector's layers gave at the sampled positions, for layers that saw whole images."""
+    """The dense layers' outputs at the sampled positions, for layers whose inputs are whole images."""
     calls: dict[str, list[_Call]] = {name: [] for name in layers}
 
-    def remember(name: str, layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(name: str, layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
         if len(output) != len(batch) or not args:
             calls.pop(name, None)
         if name in calls:
             maps = as_maps(layer, output)
-            places = positions(maps.shape[1], maps.shape[2])
+            positions = sampler(maps.shape[1], maps.shape[2])
             kept = rows.get(f"{name}.weight", {}).get(0)
-            found = maps[places] if kept is None else maps[places][:, kept.to(maps.device)]
-            calls[name].append(_Call(_extent(layer, args[0]), places, found))
+            outputs = maps[positions] if kept is None else maps[positions][:, kept.to(maps.device)]
+            calls[name].append(_Call(_extent(layer, args[0]), positions, outputs))
 
-    with _hooked({name: dense.get_submodule(name) for name in layers}, remember, after=True):
+    with _hooked({name: dense.get_submodule(name) for name in layers}, record, after=True):
         dense(batch)
-    return {name: found for name, found in calls.items() if found}
+    return {name: recorded for name, recorded in calls.items() if recorded}
 
 
 def _plan(
@@ -190,8 +195,8 @@ def _plan(
     """Layers by the pass in which they are solved.
 
     A layer that is called once is solved at that moment. One that is called for several levels needs the
-    inputs of all, so that it is solved after a pass, and what depends on it in the next. Who depends on whom
-    shows in which inputs need a gradient where those layers' weights do.
+    inputs of all, so it is solved after a pass, and what depends on it in the next. A layer depends on such
+    a one where its input requires a gradient while only the weights of these layers do.
     """
     dependent: set[str] = set()
 
@@ -201,26 +206,26 @@ def _plan(
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     model.requires_grad_(False)
-    left, plan = list(layers), []
-    while left:
+    unplanned, plan = list(layers), []
+    while unplanned:
         dependent.clear()
         for name, layer in layers.items():
-            layer.weight.requires_grad_(name in left and len(calls[name]) > 1)
+            layer.weight.requires_grad_(name in unplanned and len(calls[name]) > 1)
         with _hooked(layers, note), torch.enable_grad():
             model(image)
-        ready = [name for name in left if name not in dependent]
+        ready = [name for name in unplanned if name not in dependent]
         if not ready:  # they read their own output
             break
         plan.append(ready)
-        left = [name for name in left if name in dependent]
+        unplanned = [name for name in unplanned if name in dependent]
     model.requires_grad_(False)
     for parameter in trainable:
         parameter.requires_grad_()
     return plan
 
 
-class _EnoughError(Exception):
-    """Ends a forward pass: all that was asked for has been seen."""
+class _StopForward(Exception):  # noqa: N818
+    """Ends a forward pass once all requested inputs are recorded."""
 
 
 def _solve(
@@ -228,38 +233,38 @@ def _solve(
     calls: Mapping[str, list[_Call]],
     forward: Callable[[], Any],
     held_from: int,
-) -> dict[str, tuple[float, float]]:
-    """Solves some layers in one forward pass; gives the errors of each before and after."""
+) -> dict[str, LayerErrors]:
+    """Solves some layers in one forward pass; returns the errors of each."""
     inputs: dict[str, list[Tensor]] = {name: [] for name in layers}
     missing = sum(len(calls[name]) for name in layers)
-    errors = {}
+    errors: dict[str, LayerErrors] = {}
 
     def solve(name: str, layer: Layer) -> None:
-        images = torch.cat([call.places[0] for call in calls[name]])
+        images = torch.cat([call.positions.image for call in calls[name]])
         outputs = torch.cat([call.outputs for call in calls[name]])
-        weights, read = layer.weight.flatten(1), torch.cat(inputs[name])
-        if not read.isfinite().all():
-            raise TrainingError(f"what `{name}` reads in the pruned detector is not finite; prune less")
-        found = fit(read, outputs, weights, layer.bias, images >= held_from)
-        layer.weight.copy_(found.weights.view_as(layer.weight))
-        if layer.bias is not None and found.bias is not None:
-            layer.bias.copy_(found.bias)
-        errors[name] = (found.before, found.after)
+        weights, samples = layer.weight.flatten(1), torch.cat(inputs[name])
+        if not samples.isfinite().all():
+            raise TrainingError(f"the input of `{name}` in the pruned detector is not finite; prune less")
+        fitted = fit(samples, outputs, weights, layer.bias, images >= held_from)
+        layer.weight.copy_(fitted.weights.view_as(layer.weight))
+        if layer.bias is not None and fitted.bias is not None:
+            layer.bias.copy_(fitted.bias)
+        errors[name] = LayerErrors(fitted.before, fitted.after)
 
-    def take(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
+    def record(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
         nonlocal missing
         count = len(inputs[name])
         expected = calls[name][count] if count < len(calls[name]) else None
         if expected is None or _extent(layer, args[0]) != expected.extent:
             return
-        inputs[name].append(patches(layer, args[0], expected.places))
+        inputs[name].append(patches(layer, args[0], expected.positions))
         missing -= 1
         if len(calls[name]) == 1:
             solve(name, layer)
         if not missing:
-            raise _EnoughError
+            raise _StopForward
 
-    with suppress(_EnoughError), _hooked(layers, take):
+    with suppress(_StopForward), _hooked(layers, record):
         forward()
     for name, layer in layers.items():
         if 1 < len(calls[name]) == len(inputs[name]):
@@ -268,7 +273,7 @@ def _solve(
 
 
 def _extent(layer: Layer, tensor: Tensor) -> tuple[int, ...]:
-    """Shape of a layer's input but for its channels."""
+    """Shape of a layer's input without its channels."""
     shape = tuple(tensor.shape)
     return (shape[0], *shape[2:]) if isinstance(layer, nn.Conv2d) else shape[:-1]
 

@@ -1,7 +1,7 @@
-"""How long and how hard to train, and what that makes of each step."""
+"""Length and strength of a training run, and the learning rate and averaging of each step."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from autoprune.config import Config
 from autoprune.errors import ConfigError
@@ -13,7 +13,7 @@ class TrainSettings:
 
     Attributes:
         bf16: bfloat16 autocast; ``None`` on CUDA only, ``True`` on CPUs with AMX too, which halves the time.
-            Elsewhere it is float32 all the same.
+            Elsewhere it is float32.
     """
 
     steps: int
@@ -29,26 +29,19 @@ class TrainSettings:
     bf16: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuses numbers that would train nothing."""
+        """Rejects lengths and batch sizes below 1."""
         for name in ("steps", "batch_size"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     @classmethod
     def from_config(cls, config: Config, steps: int | None = None) -> "TrainSettings":
-        """Takes the fields of ``config``, with another number of steps where given."""
+        """The settings of ``config``, with another number of steps where given."""
+        names = [field.name for field in fields(cls) if field.name not in ("steps", "bf16")]
         return cls(
             steps=config.steps if steps is None else steps,
-            batch_size=config.batch_size,
-            learning_rate=config.learning_rate,
-            weight_decay=config.weight_decay,
-            warmup=config.warmup,
-            clip_norm=config.clip_norm,
-            ema_decay=config.ema_decay,
-            distill=config.distill,
-            distill_logits=config.distill_logits,
-            seed=config.seed,
             bf16={"auto": None, "float32": False, "bfloat16": True}[config.precision],
+            **{name: getattr(config, name) for name in names},
         )
 
     def learning_rate_at(self, step: int) -> float:
@@ -61,6 +54,6 @@ class TrainSettings:
     def ema_decay_at(self, step: int) -> float:
         """Decay of the moving average at step 0, 1, …: ``min(ema_decay, (1 + step) / (10 + step))``.
 
-        The average then spans about the last tenth of a short run, and is not dragged back to its start.
+        The average then spans about the last tenth of a short run, so that the start has no weight in it.
         """
         return min(self.ema_decay, (1 + step) / (10 + step))

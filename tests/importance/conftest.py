@@ -30,11 +30,11 @@ class ToyDetector(nn.Module):
         out = self.last(self.act(self.norm(self.first(x)) + self.second(x)))
         if targets is None:
             return out
-        aim = torch.stack([target["map"] for target in targets])
-        return {"loss": ((out * aim) ** self.power).mean()}
+        maps = torch.stack([target["map"] for target in targets])
+        return {"loss": ((out * maps) ** self.power).mean()}
 
 
-def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
+def randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Gives every parameter and norm statistic a random value."""
     generator = torch.Generator().manual_seed(seed)
     for name, tensor in model.state_dict().items():
@@ -47,7 +47,7 @@ def randomise(model: nn.Module, seed: int = 0) -> nn.Module:
 @pytest.fixture(scope="session")
 def toy() -> Callable[..., nn.Module]:
     def make(act: nn.Module | None = None, frozen: bool = False, power: int = 1, seed: int = 0) -> nn.Module:
-        model = randomise(ToyDetector(act or nn.Identity(), frozen), seed)
+        model = randomize(ToyDetector(act or nn.Identity(), frozen), seed)
         model.power = power
         return model
 
@@ -93,7 +93,7 @@ def detector() -> Callable[..., nn.Module]:
     """torchvision's RetinaNet on the tiny backbone: a head shared by two levels, in-place sums and ReLUs."""
 
     def make(norm: str) -> nn.Module:
-        kinds = {
+        norms = {
             "batch": nn.BatchNorm2d,
             "frozen": FrozenBatchNorm2d,
             "group": lambda width: nn.GroupNorm(8, width),
@@ -101,7 +101,7 @@ def detector() -> Callable[..., nn.Module]:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             model = RetinaNet(
-                TinyBackbone(kinds[norm]),
+                TinyBackbone(norms[norm]),
                 num_classes=3,
                 min_size=64,
                 max_size=64,

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from autoprune.graph import analyze, prune
-from autoprune.importance.reduce import comparable, per_cost, per_unit, removed_fraction
+from autoprune.importance.reduce import per_cost, per_unit, removed_fraction
 
 
 def test_units_add_up_their_channels() -> None:
@@ -33,16 +33,6 @@ def test_a_group_that_is_not_prunable_has_no_score_per_cost(detector) -> None:
     graph = analyze(detector("batch"), ([torch.rand(3, 64, 64)],))
     with pytest.raises(ValueError, match="`nothing` is not prunable"):
         per_cost({"nothing": np.ones(3)}, graph)
-
-
-def test_sizes_of_weights_are_compared_within_their_group() -> None:
-    importance = {"a": np.array([1.0, 3]), "b": np.array([10.0, 30]), "zero": np.zeros(2)}
-    assert {name: s.tolist() for name, s in comparable(importance, "l2").items()} == {
-        "a": [0.5, 1.5],
-        "b": [0.5, 1.5],
-        "zero": [0, 0],
-    }
-    assert comparable(importance, "taylor")["b"].tolist() == [10, 30]
 
 
 def test_the_cumulative_curve_by_hand() -> None:

@@ -104,15 +104,16 @@ DRIVER = """
     import json, sys
     from autoprune import recovery
     from autoprune.training import loop
+    from autoprune.training.state import TrainingState
 
-    train, advance = loop.train, loop._Run.advance
+    train, advance = loop.train, TrainingState.advance
 
     def told(self, split):
         loss = advance(self, split)
         print(self.step, flush=True)
         return loss
 
-    loop._Run.advance = told
+    TrainingState.advance = told
     recovery.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
     recovery.recover(sys.argv[1], **json.loads(sys.argv[2]))
 """
@@ -134,7 +135,7 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(run, tmp_path):
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=200)):
         (resumed,) = recover(tmp_path / "killed", **LONGER)
-    assert re.search("[123] of 4 steps are done already", lines.getvalue())
+    assert re.search("[123] of 4 steps done, resumes from", lines.getvalue())
     (whole,) = recover(tmp_path / "whole", **LONGER)
     first, second = (load_file(done.folder / "model.safetensors") for done in (resumed, whole))
     assert all(torch.equal(first[name], second[name]) for name in first)

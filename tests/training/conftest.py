@@ -45,22 +45,25 @@ class ToyDetector(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Any]] | None = None) -> Any:
         inputs, targets = self.transform(images, targets)
         maps = list(self.backbone(inputs.tensors).values())
-        found = self.head(self.dropout(maps[0].mean((2, 3)) + maps[1].mean((2, 3))))
+        outputs = self.head(self.dropout(maps[0].mean((2, 3)) + maps[1].mean((2, 3))))
         if not self.training:
-            return [{"boxes": row[None, :4]} for row in found]
+            return [{"boxes": row[None, :4]} for row in outputs]
         assert targets is not None
         boxes = torch.stack([target["boxes"][0] for target in targets]) / SIZE
         labels = torch.stack([target["labels"][0] for target in targets]).float()
-        return {"box": (found[:, :4] - boxes).abs().mean(), "label": (found[:, 4] - labels).square().mean()}
+        return {
+            "box": (outputs[:, :4] - boxes).abs().mean(),
+            "label": (outputs[:, 4] - labels).square().mean(),
+        }
 
 
 class ToySplit:
-    """Random images, each with one box; remembers what it was asked for."""
+    """Random images, each with one box; records the calls of `batch`."""
 
     def __init__(self, count: int = 10, size: int = SIZE, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
         self.images = torch.from_numpy(random.random((count, 3, size, size), dtype=np.float32))
-        self.asked: list[tuple[list[int], list[bool] | None]] = []
+        self.calls: list[tuple[list[int], list[bool] | None]] = []
 
     def __len__(self) -> int:
         return len(self.images)
@@ -68,7 +71,7 @@ class ToySplit:
     def batch(
         self, indices: Sequence[int], device: torch.device, flip: Sequence[bool] | None = None
     ) -> tuple[list[Tensor], list[dict[str, Any]]]:
-        self.asked.append((list(indices), None if flip is None else list(flip)))
+        self.calls.append((list(indices), None if flip is None else list(flip)))
         flips = [False] * len(indices) if flip is None else flip
         size = self.images.shape[-1]
         images, targets = [], []

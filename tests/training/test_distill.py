@@ -14,7 +14,13 @@ from autoprune.detectors import build, detector_inputs
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
 from autoprune.training import Teacher, TrainSettings, train
-from autoprune.training.distill import Seen, class_logits, correlation_distance, feature_maps, logit_distance
+from autoprune.training.distill import (
+    Captured,
+    class_logits,
+    correlation_distance,
+    feature_maps,
+    logit_distance,
+)
 
 CPU = torch.device("cpu")
 WIDTH = 6
@@ -66,10 +72,10 @@ def test_kept_channels_meet_their_own_in_the_teacher(toy: Any) -> None:
     images = torch.rand(2, 3, 16, 16)
     fine, coarse = toy.backbone(images).values()
     student = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 5]]]
-    assert teacher.loss(Seen(images, student))["features"].item() == pytest.approx(0, abs=1e-5)
+    assert teacher.loss(Captured(images, student))["features"].item() == pytest.approx(0, abs=1e-5)
     wrong = [fine[:, [0, 2, 3]], coarse[:, [0, 1, 2, 4, 3]]]
     r = correlations(wrong[1], coarse[:, [0, 1, 2, 4, 5]])
-    assert teacher.loss(Seen(images, wrong))["features"].item() == pytest.approx(1 - r.mean(), abs=1e-5)
+    assert teacher.loss(Captured(images, wrong))["features"].item() == pytest.approx(1 - r.mean(), abs=1e-5)
 
 
 def test_channels_count_by_their_importance(toy: Any) -> None:
@@ -82,7 +88,7 @@ def test_channels_count_by_their_importance(toy: Any) -> None:
     student = torch.randn(2, 3, 16, 16)
     r = correlations(student, fine[:, [0, 2, 4]])
     expected = np.average(1 - r, weights=[1.0, 3.0, 2.0])
-    assert teacher.loss(Seen(images, [student, coarse]))["features"].item() == pytest.approx(
+    assert teacher.loss(Captured(images, [student, coarse]))["features"].item() == pytest.approx(
         expected, abs=1e-5
     )
 
@@ -92,21 +98,21 @@ def test_the_dense_detector_is_left_alone(toy: Any) -> None:
     teacher = Teacher(toy, graph_of((None, [-1] * WIDTH), (None, [-1] * WIDTH)), {})
     images = torch.rand(2, 3, 16, 16)
     student = [torch.rand(2, WIDTH, size, size, requires_grad=True) for size in (16, 8)]
-    teacher.loss(Seen(images, student))["features"].backward()
+    teacher.loss(Captured(images, student))["features"].backward()
     assert toy.training
     assert all(torch.equal(value, before[name]) for name, value in toy.state_dict().items())
     assert all(p.grad is None for p in toy.parameters())
 
 
 def test_student_and_teacher_see_the_same_images(toy: Any, split: Any) -> None:
-    seen: list[Tensor] = []
+    inputs: list[Tensor] = []
     student = copy.deepcopy(toy)
     for model in (student, toy):
-        model.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+        model.backbone.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
     teacher = Teacher(toy, graph_of((None, [-1] * WIDTH), (None, [-1] * WIDTH)), {})  # its copy has the hook
     train(student, split, TrainSettings(3, batch_size=4, learning_rate=1e-9), CPU, teacher=teacher)
-    assert len(seen) == 6
-    assert all(ours is theirs for ours, theirs in zip(seen[::2], seen[1::2], strict=True))
+    assert len(inputs) == 6
+    assert all(ours is theirs for ours, theirs in zip(inputs[::2], inputs[1::2], strict=True))
 
 
 def test_distillation_brings_the_features_nearer(toy: Any, split: Any) -> None:
@@ -118,7 +124,7 @@ def test_distillation_brings_the_features_nearer(toy: Any, split: Any) -> None:
 
     def distance(model: nn.Module) -> float:
         images, _ = toy.transform(list(split.images))
-        return teacher.loss(Seen(images.tensors, feature_maps(model.backbone(images.tensors))))[
+        return teacher.loss(Captured(images.tensors, feature_maps(model.backbone(images.tensors))))[
             "features"
         ].item()
 
@@ -135,8 +141,8 @@ def test_the_distance_of_logits_is_the_sum_of_bernoulli_divergences() -> None:
     ours, theirs = random.normal(-1, 2, (2, 2, 5, 3))
     p, q = expit(theirs), expit(ours)
     divergence = entropy(np.stack([p, 1 - p]), np.stack([q, 1 - q]), axis=0)
-    found = logit_distance(torch.tensor(ours), torch.tensor(theirs))
-    assert found.item() == pytest.approx(divergence.sum() / p.sum(), rel=1e-5)
+    distance = logit_distance(torch.tensor(ours), torch.tensor(theirs))
+    assert distance.item() == pytest.approx(divergence.sum() / p.sum(), rel=1e-5)
     assert logit_distance(torch.tensor(theirs), torch.tensor(theirs)).item() == pytest.approx(0, abs=1e-6)
 
 
@@ -168,7 +174,7 @@ def test_class_logits_are_taught(image_split: Any) -> None:
         settings = TrainSettings(1, batch_size=2, distill=distill, distill_logits=logits)
         teacher = Teacher(dense, graph, keep, logits=bool(logits))
         (steps[distill, logits],) = train(student, image_split, settings, CPU, teacher).losses
-    indices, flips = image_split.asked[0]
+    indices, flips = image_split.calls[0]
     images, _ = dense.transform(image_split.batch(indices, CPU, flips)[0])
     student.train()  # as in the step: a norm's batch statistics
     ours, theirs = (
@@ -188,7 +194,7 @@ def test_class_logits_are_taught(image_split: Any) -> None:
 
 def test_a_head_without_class_logits_is_refused(toy: Any, split: Any) -> None:
     teacher = Teacher(toy, graph_of((None, [-1] * WIDTH), (None, [-1] * WIDTH)), {}, logits=True)
-    with pytest.raises(ModelError, match="no `cls_logits` to distil; set distill_logits to 0"):
+    with pytest.raises(ModelError, match="no `cls_logits` to distill; set distill_logits to 0"):
         train(toy, split, TrainSettings(1, batch_size=2, distill_logits=1.0), CPU, teacher)
     assert class_logits({"cls_logits": torch.ones(1)}) == 1
 
@@ -216,9 +222,9 @@ def test_a_pruned_retinanet_meets_its_teacher_channel_by_channel() -> None:
     assert [tuple(maps.shape[:2]) for maps in features] == [(2, 6)] * 4
     dense_features = [maps[:, [1, 2, 3, 5, 8, 13]] for maps in feature_maps(dense.backbone(images))]
     r = [correlations(ours, theirs) for ours, theirs in zip(features, dense_features, strict=True)]
-    assert teacher.loss(Seen(images, features))["features"].item() == pytest.approx(
+    assert teacher.loss(Captured(images, features))["features"].item() == pytest.approx(
         (1 - np.array(r)).mean(1).sum(), abs=1e-4
     )
-    assert teacher.loss(Seen(images, features[:2] + dense_features[2:]))["features"].item() == pytest.approx(
-        0, abs=1e-4
-    )
+    assert teacher.loss(Captured(images, features[:2] + dense_features[2:]))[
+        "features"
+    ].item() == pytest.approx(0, abs=1e-4)

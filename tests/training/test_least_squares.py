@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from autoprune.training import least_squares
+from autoprune.training.feature_sampling import SampledPositions
 from autoprune.training.least_squares import fit, patches
 
 LAST = 20  # samples of 100 that are held out
@@ -32,19 +33,19 @@ def test_the_fit_is_that_of_numpys_least_squares(
     strength = 0.05
     monkeypatch.setattr(least_squares, "STRENGTHS", (strength,))
     x, y, weights, bias, held_out = samples(inputs)
-    found = fit(x, y, weights, bias if with_bias else None, held_out)
+    fitted = fit(x, y, weights, bias if with_bias else None, held_out)
     scale = x.square().mean(0).sqrt()
     rows = np.vstack([x.numpy(), np.diag(np.sqrt(strength * len(x)) * scale.numpy())])
     ones = np.r_[np.ones(len(x)), np.zeros(inputs)][:, None]
     residuals = (y - x @ weights.T - with_bias * bias).numpy()
     targets = np.vstack([residuals, np.zeros((inputs, y.shape[1]))])
     change, *_ = np.linalg.lstsq(np.hstack([rows, ones]) if with_bias else rows, targets, rcond=None)
-    np.testing.assert_allclose(found.weights, weights.numpy() + change[:inputs].T, atol=1e-8)
+    np.testing.assert_allclose(fitted.weights, weights.numpy() + change[:inputs].T, atol=1e-8)
     if with_bias:
-        assert found.bias is not None
-        np.testing.assert_allclose(found.bias, bias.numpy() + change[-1], atol=1e-8)
+        assert fitted.bias is not None
+        np.testing.assert_allclose(fitted.bias, bias.numpy() + change[-1], atol=1e-8)
     else:
-        assert found.bias is None
+        assert fitted.bias is None
 
 
 def test_the_strength_is_the_one_with_the_least_error_on_samples_held_out(
@@ -56,38 +57,38 @@ def test_the_strength_is_the_one_with_the_least_error_on_samples_held_out(
         with monkeypatch.context() as patch:
             patch.setattr(least_squares, "STRENGTHS", (strength,))
             alone[strength] = fit(x, y, weights, bias, held_out)
-    best = min(alone.values(), key=lambda found: found.after)
-    found = fit(x, y, weights, bias, held_out)
+    best = min(alone.values(), key=lambda each: each.after)
+    fitted = fit(x, y, weights, bias, held_out)
     assert len({each.after for each in alone.values()}) == len(alone)
-    assert torch.equal(found.weights, best.weights)
-    assert found.after == best.after < found.before
+    assert torch.equal(fitted.weights, best.weights)
+    assert fitted.after == best.after < fitted.before
 
 
-def test_errors_are_shares_of_the_variance() -> None:
+def test_errors_are_fractions_of_the_variance() -> None:
     x, y, weights, bias, held_out = samples()
-    found = fit(x, y, weights, bias, held_out)
+    fitted = fit(x, y, weights, bias, held_out)
     residuals = (y - x @ weights.T - bias)[held_out].numpy()
     variance = y[held_out].numpy().var(axis=0).sum() * LAST
-    assert found.before == pytest.approx((residuals**2).sum() / variance)
+    assert fitted.before == pytest.approx((residuals**2).sum() / variance)
 
 
-def test_weights_that_no_fit_betters_stay_as_they_are() -> None:
+def test_weights_that_no_fit_improves_on_stay_as_they_are() -> None:
     x, _, weights, bias, held_out = samples()
     noise = torch.randn(100, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     y = x @ weights.T + bias + torch.where(held_out[:, None], 0.0, noise)  # only the others are off
-    found = fit(x, y, weights, bias, held_out)
-    assert torch.equal(found.weights, weights)
-    assert found.bias is not None
-    assert torch.equal(found.bias, bias)
-    assert found.after == found.before == pytest.approx(0, abs=1e-20)
+    fitted = fit(x, y, weights, bias, held_out)
+    assert torch.equal(fitted.weights, weights)
+    assert fitted.bias is not None
+    assert torch.equal(fitted.bias, bias)
+    assert fitted.after == fitted.before == pytest.approx(0, abs=1e-20)
 
 
 def test_an_input_that_is_always_zero_keeps_its_weights() -> None:
     x, y, weights, bias, held_out = samples()
     x[:, 2] = 0
-    found = fit(x, y, weights, bias, held_out)
-    assert torch.equal(found.weights[:, 2], weights[:, 2])
-    assert not torch.equal(found.weights[:, 3], weights[:, 3])
+    fitted = fit(x, y, weights, bias, held_out)
+    assert torch.equal(fitted.weights[:, 2], weights[:, 2])
+    assert not torch.equal(fitted.weights[:, 3], weights[:, 3])
 
 
 @pytest.mark.parametrize(
@@ -104,16 +105,16 @@ def test_patches_are_those_of_unfold(arguments: dict[str, int]) -> None:
     maps = torch.randn(3, 4, 9, 11)
     out = layer(maps)
     height, width = out.shape[2:]
-    places = [torch.from_numpy(place) for place in np.indices((3, height, width)).reshape(3, -1)]
+    positions = SampledPositions(*torch.from_numpy(np.indices((3, height, width)).reshape(3, -1)))
     options = {name: getattr(layer, name) for name in ("kernel_size", "dilation", "padding", "stride")}
     expected = F.unfold(maps, **options).transpose(1, 2).flatten(0, 1)
-    found = patches(layer, maps, tuple(places))
-    assert torch.equal(found, expected)
-    torch.testing.assert_close(found @ layer.weight.flatten(1).T, out.movedim(1, -1).flatten(0, 2))
+    read = patches(layer, maps, positions)
+    assert torch.equal(read, expected)
+    torch.testing.assert_close(read @ layer.weight.flatten(1).T, out.movedim(1, -1).flatten(0, 2))
 
 
 def test_patches_of_a_linear_layer_are_its_tokens() -> None:
     tokens = torch.randn(3, 5, 4)
-    places = (torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0]))
+    positions = SampledPositions(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0]))
     layer = nn.Linear(4, 2)
-    assert torch.equal(patches(layer, tokens, places), tokens[[0, 2], [4, 1]])
+    assert torch.equal(patches(layer, tokens, positions), tokens[[0, 2], [4, 1]])

@@ -12,12 +12,10 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from autoprune.detectors import detector_inputs
 from autoprune.errors import TrainingError
 from autoprune.graph import analyze, prune
-from autoprune.training import feature_sampling as positions
-from autoprune.training import least_squares, reconstruct
-from autoprune.training.feature_sampling import Positions, objects_in
+from autoprune.training import feature_sampling, least_squares, reconstruct
 
 CPU = torch.device("cpu")
-TWINS = {"body.0": [0, 1, 2, 3], "head.0": [0, 2, 3]}  # what is left without the second of each two twins
+TWINS = {"body.0": [0, 1, 2, 3], "head.0": [0, 2, 3]}  # kept channels: one of each two twins
 
 
 class SharedHead(nn.Module):
@@ -57,26 +55,26 @@ def weak(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("weak")
-def test_twins_of_kept_channels_are_made_up_for(split: Any) -> None:
+def test_twins_of_kept_channels_are_compensated_for(split: Any) -> None:
     """Through two levels, with a head called for both: its outputs are again those of the dense model."""
     dense, graph = shared_head()
     assert set(TWINS) <= set(graph.prunable)
     pruned = prune(dense, graph, TWINS)
-    found = reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
+    reconstruction = reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
     images = [torch.rand(3, 16, 16) for _ in range(3)]
     expected = dense(images)
-    for before, after, wanted in zip(pruned(images), found.model(images), expected, strict=True):
+    for before, after, wanted in zip(pruned(images), reconstruction.model(images), expected, strict=True):
         assert (before - wanted).abs().max() > 0.03
         torch.testing.assert_close(after, wanted, atol=1e-5, rtol=1e-5)
-    assert set(found.errors) == {"body.2", "head.2"}
-    assert all(after < 1e-8 < 1e-3 < before for before, after in found.errors.values())
+    assert set(reconstruction.errors) == {"body.2", "head.2"}
+    assert all(after < 1e-8 < 1e-3 < before for before, after in reconstruction.errors.values())
 
 
 def test_against_numpys_least_squares_on_all_patches(split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The head's second layer: patches of both levels together, behind what was solved before."""
     strength = 1e-2
     monkeypatch.setattr(least_squares, "STRENGTHS", (strength,))
-    monkeypatch.setattr(positions, "COUNT", 10_000)  # all
+    monkeypatch.setattr(feature_sampling, "COUNT", 10_000)  # all
     dense, graph = shared_head(noise=0.1)
     pruned = prune(dense, graph, TWINS)
     model = reconstruct(pruned, dense, graph, TWINS, split, 10, CPU, seed=0).model
@@ -117,7 +115,7 @@ def test_neither_model_is_changed_and_the_result_repeats(split: Any) -> None:
 
 
 def test_layers_behind_roi_pooling_stay_as_they_are(image_split: Any) -> None:
-    """Dense and pruned detectors look at different boxes there; up to the proposals they see the same."""
+    """Dense and pruned detectors pool different boxes there; up to the proposals they see the same."""
     torch.manual_seed(0)
     dense = fasterrcnn_mobilenet_v3_large_320_fpn(
         weights=None, weights_backbone=None, num_classes=4, min_size=64, max_size=64
@@ -128,10 +126,10 @@ def test_layers_behind_roi_pooling_stay_as_they_are(image_split: Any) -> None:
         for name, group in graph.prunable.items()
     }
     pruned = prune(dense, graph, keep)
-    found = reconstruct(pruned, dense, graph, keep, image_split, 3, CPU, seed=0)
+    reconstruction = reconstruct(pruned, dense, graph, keep, image_split, 3, CPU, seed=0)
     changed = {
         name
-        for name, value in found.model.named_parameters()
+        for name, value in reconstruction.model.named_parameters()
         if not torch.equal(value, pruned.get_parameter(name))
     }
     assert any(name.startswith("rpn.") for name in changed)
@@ -142,36 +140,6 @@ def test_layers_behind_roi_pooling_stay_as_they_are(image_split: Any) -> None:
     assert not {name.rpartition(".")[0] for name in changed} & depthwise
 
 
-def test_half_of_the_positions_are_in_objects(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(positions, "COUNT", 160)
-    boxes = [np.array([[0.25, 0.0, 0.5, 0.5], [0.75, 0.5, 1.0, 1.0]]), np.zeros((0, 4))]
-    draw = Positions(boxes, [(1.0, 1.0), (0.5, 1.0)], 0, CPU)
-    image, row, column = (place.numpy() for place in draw(40, 40))
-    assert (np.bincount(image) == 80).all()
-    assert len({*zip(image, row, column, strict=True)}) == len(image)
-    inside = ((column >= 10) & (column < 20) & (row < 20)) | ((column >= 30) & (row >= 20))
-    assert inside[image == 0].sum() >= 40
-    assert (~inside[image == 0]).sum() > 20
-    assert (row[image == 1] < 20).all()  # below is padding
-    assert len(draw(2, 3)[0]) == 6 + 3
-    assert draw(40, 40)[0] is draw(40, 40)[0]
-
-
-def test_boxes_are_shares_of_the_padded_batch(toy: Any) -> None:
-    images = [
-        torch.rand(3, 16, 16),
-        torch.rand(3, 16, 8),
-    ]  # the second is stretched to 32 x 16, cut to 16 x 8
-    targets = [{"boxes": torch.tensor([[2.0, 4.0, 6.0, 16.0]]), "labels": torch.tensor([1])} for _ in images]
-    boxes, areas = objects_in(toy, images, targets)
-    batch = toy.transform(images)[0]
-    height, width = batch.tensors.shape[-2:]
-    for (box,), area, size, image in zip(boxes, areas, batch.image_sizes, images, strict=True):
-        assert area == pytest.approx((size[0] / height, size[1] / width))
-        ratio = size[1] / image.shape[2] / width, size[0] / image.shape[1] / height
-        assert box == pytest.approx([2 * ratio[0], 4 * ratio[1], 6 * ratio[0], 16 * ratio[1]])
-
-
 def test_one_image_is_too_few(split: Any) -> None:
     dense, graph = shared_head()
     with pytest.raises(TrainingError, match="two images at least; set reconstruct_images to 0"):
@@ -179,7 +147,7 @@ def test_one_image_is_too_few(split: Any) -> None:
 
 
 def test_images_that_are_large_are_fewer(split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number is what the bound on the pixels lets in, and two where that is none."""
+    """Their number is what the bound on the pixels allows, and two where that is none."""
     dense, graph = shared_head()
     pruned, pixels = prune(dense, graph, TWINS), split.images[0][0].numel()
     seen: list[int] = []
@@ -198,34 +166,34 @@ class Squashed(nn.Conv2d):
 
 
 class Branches(nn.Module):
-    """One branch can be solved anew, the others can't."""
+    """One branch can be reconstructed, the others can't."""
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Conv2d(3, 6, 3, padding=1)
         self.plain = nn.Conv2d(6, 4, 3, padding=1)
-        self.own = Squashed(6, 4, 3, padding=1)
-        self.reparametrised = nn.Conv2d(6, 4, 1)
-        nn.utils.parametrize.register_parametrization(self.reparametrised, "weight", nn.Tanh())
+        self.squashed = Squashed(6, 4, 3, padding=1)
+        self.reparametrized = nn.Conv2d(6, 4, 1)
+        nn.utils.parametrize.register_parametrization(self.reparametrized, "weight", nn.Tanh())
         self.norms = nn.ModuleList(nn.BatchNorm2d(4) for _ in range(3))
 
     def forward(self, images: list[Tensor]) -> Tensor:
         maps = self.stem(torch.stack(images)).relu()
-        branches = (self.plain, self.own, self.reparametrised)
+        branches = (self.plain, self.squashed, self.reparametrized)
         return sum(norm(branch(maps)) for norm, branch in zip(self.norms, branches, strict=True))
 
 
-def test_layers_whose_outputs_are_not_linear_in_their_weights_are_left_and_named(split: Any) -> None:
+def test_layers_whose_outputs_are_not_linear_in_their_weights_are_skipped_and_named(split: Any) -> None:
     torch.manual_seed(0)
     dense = Branches().eval()
     graph = analyze(dense, ([torch.rand(3, 16, 16)],))
     keep = {"stem": [0, 2, 3, 5]}
     pruned = prune(dense, graph, keep)
-    found = reconstruct(pruned, dense, graph, keep, split, 8, CPU, seed=0)
-    assert found.left == ("own", "reparametrised")
+    reconstruction = reconstruct(pruned, dense, graph, keep, split, 8, CPU, seed=0)
+    assert reconstruction.skipped == ("squashed", "reparametrized")
     changed = {
         name
-        for name, value in found.model.state_dict().items()
+        for name, value in reconstruction.model.state_dict().items()
         if not torch.equal(value, pruned.state_dict()[name])
     }
     assert changed == {"plain.weight", "plain.bias"}
@@ -236,5 +204,5 @@ def test_numbers_that_are_not_finite_fail_in_one_line(split: Any) -> None:
     pruned = prune(dense, graph, TWINS)
     with torch.no_grad():
         pruned.body[0].weight.fill_(torch.nan)
-    with pytest.raises(TrainingError, match=r"what `body.2` reads in the pruned detector is not finite"):
+    with pytest.raises(TrainingError, match=r"the input of `body.2` in the pruned detector is not finite"):
         reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
