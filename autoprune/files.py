@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_yaml(path: Path, content: Any, header: str = "") -> None:
-    """Writes ``content`` as YAML in its own order, below ``header`` (comment lines); errors as `write_text`."""
+    """Writes ``content`` as YAML in its own order, below ``header`` (comments); errors as `write_text`."""
     write_text(path, header + yaml.safe_dump(content, sort_keys=False, width=100, allow_unicode=True))
 
 

@@ -1,30 +1,27 @@
 """Channel groups on every torchvision detector, against torch-pruning and FastNAS of nvidia-modelopt.
 
-Each case runs in a process of its own, one thread, with a limit on time and memory; the peers may live in
-another environment:
+Each case runs in a process of its own, one thread, with limits on time and memory; the peers may be
+installed in another environment:
 
     python scripts/bench/graph.py --peer-python /path/to/venv/bin/python
 
-A tool works on a detector if what it pruned is smaller and still runs on the image. `off` is the largest
-relative difference, in double precision, between what the layers of unpruned width give in the pruned model
-and in the dense one with the removed channels set to zero: round-off where pruning is exact.
+A tool works on a detector if the pruned one is smaller and still runs on the image. `difference` is the
+largest relative difference, in double precision, between the outputs of the layers of unpruned width in the
+pruned model and in the dense one with the removed channels set to zero: round-off where pruning is exact.
 """
 
 import argparse
 import copy
-import json
 import math
-import os
 import resource
-import subprocess
 import sys
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from isolated import first_line, limit_memory, print_result, run_isolated
 from torch import nn
 from torchvision.models import detection, list_models
 from torchvision.ops import FrozenBatchNorm2d
@@ -32,21 +29,26 @@ from torchvision.ops import FrozenBatchNorm2d
 SECONDS, GIBIBYTES = 300, 12
 LAYERS = (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)
 NORMS = (nn.BatchNorm2d, FrozenBatchNorm2d, nn.GroupNorm)
-# Layers that torch-pruning is told to leave alone; the other tools find them.
+# Layers that torch-pruning has to be told not to prune; the other tools find them.
 PREDICTIONS = (
     *("cls_logits", "bbox_reg", "bbox_ctrness", "cls_score", "bbox_pred", "mask_fcn_logits"),
     *("kps_score_lowres", "regression_head.module_list", "classification_head.module_list"),
 )
 
-# What a tool made: its figures, the pruned model, and the dense one without what was removed.
-Result = tuple[dict[str, Any], nn.Module, nn.Module]
+
+class Result(NamedTuple):
+    """What a tool made: its figures, the pruned model, and the dense one without the removed channels."""
+
+    figures: dict[str, Any]
+    pruned: nn.Module
+    masked: nn.Module
 
 
 def build(name: str, norm: str) -> tuple[nn.Module, list[torch.Tensor]]:
-    """A detector for 64-pixel images with the weights that it starts with, and an image.
+    """A detector for 64-pixel images with its initial weights, and an image.
 
     Args:
-        name: as torchvision knows it.
+        name: torchvision's name of it.
         norm: ``batch`` for BatchNorm2d, ``frozen`` for FrozenBatchNorm2d.
     """
 
@@ -67,7 +69,7 @@ def build(name: str, norm: str) -> tuple[nn.Module, list[torch.Tensor]]:
 
 
 def fastest(*works: Callable[[], Any], times: int = 7, seconds: float = 10) -> list[float]:
-    """Seconds of the fastest run of each, in turns, so that a busy machine is busy for all of them."""
+    """Seconds of the fastest run of each; interleaved, so that other load on the machine affects all."""
     best = [math.inf] * len(works)
     begin = time.perf_counter()
     for _ in range(times):
@@ -82,7 +84,7 @@ def fastest(*works: Callable[[], Any], times: int = 7, seconds: float = 10) -> l
 
 @torch.no_grad()
 def without(model: nn.Module, removed: Mapping[str, Sequence[int]]) -> nn.Module:
-    """A copy of ``model`` in which modules give zeros on the removed channels."""
+    """A copy of ``model`` in which modules output zeros on the removed channels."""
     model = copy.deepcopy(model)
     for name, channels in removed.items():
         module = model.get_submodule(name)
@@ -118,7 +120,7 @@ def run_autoprune(model: nn.Module, images: list[torch.Tensor]) -> Result:
         "candidate": candidate,
         "policies_per_second": 200_000 / costing,
     }
-    return figures, prune(model, graph, keep), mask(model, graph, keep)
+    return Result(figures, prune(model, graph, keep), mask(model, graph, keep))
 
 
 def run_torch_pruning(model: nn.Module, images: list[torch.Tensor]) -> Result:
@@ -144,14 +146,14 @@ def run_torch_pruning(model: nn.Module, images: list[torch.Tensor]) -> Result:
         for dep, indices in group.items:
             module = dep.target.module
             if module in names and pruner.DG.is_out_channel_pruning_fn(dep.handler):
-                # Indices count the channels that are still there.
-                name, gone = names[module], {getattr(i, "idx", i) for i in indices}
-                here = kept.get(name) or list(range(pruner.DG.get_out_channels(module)))
-                kept[name] = [channel for k, channel in enumerate(here) if k not in gone]
-                removed[name] = removed.get(name, []) + [here[k] for k in gone]
+                # Indices refer to the channels that remain.
+                name, positions = names[module], {getattr(i, "idx", i) for i in indices}
+                remaining = kept.get(name) or list(range(pruner.DG.get_out_channels(module)))
+                kept[name] = [channel for k, channel in enumerate(remaining) if k not in positions]
+                removed[name] = removed.get(name, []) + [remaining[k] for k in positions]
         group.prune()
     figures = {"groups": len(widths), "channels": sum(widths), "seconds": seconds, "candidate": candidate}
-    return figures, pruner.model, without(model, removed)
+    return Result(figures, pruner.model, without(model, removed))
 
 
 def run_fastnas(model: nn.Module, images: list[torch.Tensor]) -> Result:
@@ -172,11 +174,11 @@ def run_fastnas(model: nn.Module, images: list[torch.Tensor]) -> Result:
         if isinstance(module, (*LAYERS, *NORMS))
     }
     figures = {"groups": len(widths), "channels": sum(widths), "seconds": seconds}
-    return figures, pruned, without(model, removed)
+    return Result(figures, pruned, without(model, removed))
 
 
 def outputs_of(module: nn.Module) -> int:
-    """How many channels a layer or norm gives."""
+    """Number of channels that a layer or norm outputs."""
     weight = module.weight
     assert isinstance(weight, torch.Tensor)
     # A transposed convolution has them on its second axis, divided by its groups.
@@ -185,21 +187,21 @@ def outputs_of(module: nn.Module) -> int:
 
 @torch.no_grad()
 def difference(pruned: nn.Module, masked: nn.Module, images: list[torch.Tensor]) -> float:
-    """Largest relative difference between what the layers of unpruned width give, in double precision."""
+    """Largest relative difference between outputs of the layers of unpruned width, in double precision."""
 
-    def given(model: nn.Module, names: list[str]) -> list[torch.Tensor]:
-        found: list[torch.Tensor] = []
+    def outputs(model: nn.Module, names: list[str]) -> list[torch.Tensor]:
+        tensors: list[torch.Tensor] = []
         for name in names:
-            model.get_submodule(name).register_forward_hook(lambda _m, _i, out: found.append(out))
+            model.get_submodule(name).register_forward_hook(lambda _m, _i, out: tensors.append(out))
         model.double()([image.double() for image in images])
-        return found
+        return tensors
 
     names = [
         name
         for name, module in masked.named_modules()
         if isinstance(module, LAYERS) and outputs_of(module) == outputs_of(pruned.get_submodule(name))
     ]
-    got, expected = given(pruned, names), given(masked, names)
+    got, expected = outputs(pruned, names), outputs(masked, names)
     if [x.shape for x in got] != [x.shape for x in expected]:
         return math.inf
     differences = [
@@ -212,12 +214,11 @@ TOOLS = {"autoprune": run_autoprune, "torch-pruning": run_torch_pruning, "fastna
 
 
 def work(tool: str, name: str, norm: str) -> None:
-    """One case, in this process; prints a line of JSON."""
+    """Runs one case in this process and prints its result."""
     warnings.simplefilter("ignore")
-    limit = GIBIBYTES << 30
-    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
+    limit_memory(GIBIBYTES)
     model, images = build(name, norm)
-    result: dict[str, Any] = {"works": False, "said": "nothing to prune"}
+    result: dict[str, Any] = {"works": False, "error": "nothing to prune"}
     try:
         figures, pruned, masked = TOOLS[tool](model, images)
         result |= {**figures, "mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
@@ -225,38 +226,22 @@ def work(tool: str, name: str, norm: str) -> None:
             pruned(images)
         before, after = (sum(p.numel() for p in m.parameters()) for m in (model, pruned))
         result["works"] = after < before
-        result["off"] = difference(pruned, masked, images)
+        result["difference"] = difference(pruned, masked, images)
     except Exception as error:
-        result["said"] = f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-    print("RESULT" + json.dumps(result))
+        result["error"] = first_line(error)
+    print_result(result)
 
 
-def case(python: str, tool: str, name: str, norm: str) -> dict[str, Any]:
-    """One case in a process of its own."""
-    root = str(Path(__file__).parents[2])
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
-    command = [python, __file__, "--work", tool, name, norm]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"works": False, "said": f"not done after {SECONDS} s"}
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT"):
-            return dict(json.loads(line.removeprefix("RESULT")))
-    said = (done.stderr.strip().splitlines() or ["killed"])[-1]
-    return {"works": False, "said": f"exit {done.returncode}: {said}"}
-
-
-def ratios(found: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
-    """Prints the figures on RetinaNet-R50 that a search depends on, and the memory."""
-    ours = found.get(("retinanet_resnet50_fpn", "frozen", "autoprune"))
+def ratios(results: Mapping[tuple[str, str, str], Mapping[str, Any]]) -> None:
+    """Prints the figures of RetinaNet-R50 that a search depends on, and the memory."""
+    ours = results.get(("retinanet_resnet50_fpn", "frozen", "autoprune"))
     if ours and ours["works"]:
         print(f"analysis / forward: {ours['seconds'] / ours['forward']:.2f} ({ours['seconds']:.3f} s)")
-        theirs = found.get(("retinanet_resnet50_fpn", "batch", "torch-pruning"), {})
+        theirs = results.get(("retinanet_resnet50_fpn", "batch", "torch-pruning"), {})
         ratio = f"{theirs['candidate'] / ours['candidate']:.1f}" if theirs.get("works") else "-"
         print(f"torch-pruning / autoprune, one candidate: {ratio} ({ours['candidate']:.3f} s)")
         print(f"policies costed per second: {ours['policies_per_second']:,.0f}")
-    peaks = [r["mib"] for (_, _, tool), r in found.items() if tool == "autoprune" and "mib" in r]
+    peaks = [r["mib"] for (_, _, tool), r in results.items() if tool == "autoprune" and "mib" in r]
     if peaks:
         print(f"largest peak memory of autoprune: {max(peaks):.0f} MiB")
 
@@ -266,9 +251,9 @@ def row(name: str, norm: str, tool: str, r: Mapping[str, Any]) -> str:
     line = f"{name:38}{norm:7}{tool:14}{'yes' if r['works'] else 'no':6}"
     if "mib" in r:
         line += f"{r['groups']:>7}{r['channels']:>9}{r['seconds']:>7.2f}{r['mib']:>6.0f}"
-    if "off" in r:
-        line += f"  {r['off']:.0e}"
-    return line if r["works"] else f"{line}  {r['said'][:90]}"
+    if "difference" in r:
+        line += f"  {r['difference']:.0e}"
+    return line if r["works"] else f"{line}  {r['error'][:90]}"
 
 
 def main() -> None:
@@ -276,27 +261,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
-    parser.add_argument("--models", nargs="*", help="detectors; all of torchvision's if left out")
+    parser.add_argument("--models", nargs="*", help="detectors; default: all of torchvision's")
     parser.add_argument("--tools", nargs="*", default=list(TOOLS), choices=list(TOOLS))
     options = parser.parse_args()
     if options.work:
         work(*options.work)
         return
-    found = {}
+    results = {}
     for name in options.models or list_models(detection):
         for norm in ("batch", "frozen"):
             for tool in options.tools:
                 python = sys.executable if tool == "autoprune" else options.peer_python
-                found[name, norm, tool] = case(python, tool, name, norm)
-                print(row(name, norm, tool, found[name, norm, tool]), file=sys.stderr, flush=True)
+                command = [python, __file__, "--work", tool, name, norm]
+                results[name, norm, tool] = run_isolated(command, SECONDS)
+                print(row(name, norm, tool, results[name, norm, tool]), file=sys.stderr, flush=True)
     for tool in options.tools:
-        of_tool = [result for (_, _, t), result in found.items() if t == tool]
-        exact = sum(result["works"] and result.get("off", math.inf) < 1e-9 for result in of_tool)
+        of_tool = [result for (_, _, t), result in results.items() if t == tool]
+        exact = sum(result["works"] and result.get("difference", math.inf) < 1e-9 for result in of_tool)
         print(f"{tool}: {sum(r['works'] for r in of_tool)} of {len(of_tool)} work, {exact} exactly")
-    ratios(found)
+    ratios(results)
     head = f"{'detector':38}{'norm':7}{'tool':14}{'works':6}{'groups':>7}{'channels':>9}"
-    print(f"\n{head}{'s':>7}{'MiB':>6}  off")
-    for key, result in found.items():
+    print(f"\n{head}{'s':>7}{'MiB':>6}  difference")
+    for key, result in results.items():
         print(row(*key, result))
 
 

@@ -1,25 +1,23 @@
-"""Pruning of every model in torchvision but detectors (graph.py) and quantized ones, held against masking.
+"""Pruning of every model in torchvision but detectors (graph.py) and quantized ones, compared with masking.
 
-Each model runs in a process of its own, one thread, with a limit on time and memory, with weights at random,
-on the smallest of a few inputs that it takes in eval and in training mode. Random units of all prunable
-groups are removed. Results must equal those of the masked model, in eval mode and (dropout off) in training
-mode; multiply-adds and parameters must equal torch's own counts:
+Each model runs in a process of its own, one thread, with limits on time and memory, with random weights, on
+the smallest of a few inputs that it accepts in eval and in training mode. Random units of all prunable groups
+are removed. Outputs must equal those of the masked model, in eval mode and in training mode (without dropout);
+multiply-adds and parameters must equal torch's own counts:
 
     python scripts/bench/zoo.py --models resnet18 vit_b_16
 """
 
 import argparse
 import inspect
-import json
-import os
-import resource
-import subprocess
 import sys
 import time
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
+
+from isolated import first_line, limit_memory, print_result, run_isolated
 
 SECONDS, GIBIBYTES = 300, 10
 # Parameters up to which three copies in double precision fit into the memory limit.
@@ -29,7 +27,7 @@ FRAMES = (8, 16)
 
 
 def names() -> list[str]:
-    """Every model that this table is about."""
+    """Every model of the table."""
     from torchvision import models
 
     return [name for space in _spaces() for name in models.list_models(space)]
@@ -57,7 +55,7 @@ def candidates(name: str) -> Iterator[tuple[dict[str, Any], list[tuple[int, ...]
 
 
 def build(name: str) -> tuple[Any, list[tuple[int, ...]]]:
-    """The model, and the shapes of inputs that it accepts in eval mode (one) and in training mode (two)."""
+    """The model, and the shapes of inputs that it accepts: one sample in eval mode, two in training mode."""
     import torch
     from torchvision import models
 
@@ -70,7 +68,7 @@ def build(name: str) -> tuple[Any, list[tuple[int, ...]]]:
                 model = models.get_model(name, **none, **arguments)
             else:
                 model = plain = plain or models.get_model(name, **none)
-            without_chance(model)
+            disable_dropout(model)
             with torch.no_grad():
                 model.eval()(*draw(shapes, 1))
                 model.train()(*draw(shapes, 2))
@@ -81,15 +79,15 @@ def build(name: str) -> tuple[Any, list[tuple[int, ...]]]:
 
 
 def draw(shapes: list[tuple[int, ...]], batch: int, dtype: Any = None) -> tuple[Any, ...]:
-    """Inputs at random, always the same."""
+    """Random inputs, always the same."""
     import torch
 
     generator = torch.Generator().manual_seed(batch)
     return tuple(torch.rand(batch, *shape, generator=generator).to(dtype) for shape in shapes)
 
 
-def without_chance(model: Any) -> None:
-    """Switches dropout of all kinds off, so that training mode can be compared."""
+def disable_dropout(model: Any) -> None:
+    """Disables dropout of all kinds, so that results in training mode can be compared."""
     for module in model.modules():
         for attribute in ("p", "dropout", "dropout_p", "attention_dropout", "stochastic_depth_prob"):
             if isinstance(getattr(module, attribute, None), float):
@@ -97,7 +95,7 @@ def without_chance(model: Any) -> None:
 
 
 def precision(model: Any, shapes: list[tuple[int, ...]]) -> Any:
-    """Double where memory allows and the model's code does."""
+    """Double precision if memory and the model's code allow it."""
     import torch
 
     if sum(p.numel() for p in model.parameters()) > DOUBLE:
@@ -128,14 +126,14 @@ def outputs(model: Any, inputs: tuple[Any, ...], depth: int = 2) -> list[tuple[s
     import torch
     from torch.utils._pytree import tree_leaves
 
-    found: list[tuple[str, Any]] = []
+    tensors: list[tuple[str, Any]] = []
     handles = []
     for name, module in model.named_modules():
         if (name.count(".") + 1 if name else 0) <= depth:
 
             def hook(_module: Any, _inputs: Any, out: Any, name: str = name) -> None:
                 # A copy: the next layer may work in place.
-                found.extend((name, x.clone()) for x in tree_leaves(out) if isinstance(x, torch.Tensor))
+                tensors.extend((name, x.clone()) for x in tree_leaves(out) if isinstance(x, torch.Tensor))
 
             handles.append(module.register_forward_hook(hook))
     try:
@@ -144,7 +142,7 @@ def outputs(model: Any, inputs: tuple[Any, ...], depth: int = 2) -> list[tuple[s
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return tensors
 
 
 def distance(got: list[tuple[str, Any]], expected: list[tuple[str, Any]]) -> float:
@@ -156,18 +154,18 @@ def distance(got: list[tuple[str, Any]], expected: list[tuple[str, Any]]) -> flo
     worst = 0.0
     for (_, a), (_, b) in zip(got, expected, strict=True):
         if a.shape == b.shape:
-            off = float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
-            worst = max(worst, off if off == off else float("inf"))
+            relative = float((a - b).abs().max() / b.abs().max().clamp_min(1e-30))
+            worst = max(worst, relative if relative == relative else float("inf"))
     return worst
 
 
 def work(name: str) -> dict[str, Any]:
-    """One model, in this process."""
+    """Runs one model in this process."""
     import numpy as np
     import torch
-    from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
     from autoprune.graph import analyze, mask, prune
+    from autoprune.graph.attention import flop_counter
 
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -201,11 +199,7 @@ def work(name: str) -> dict[str, Any]:
     del masked
     pruned = prune(model, graph, keep)
     off = distance(outputs(pruned, draw(shapes, 1, dtype)), expected)
-    # torch registers its formula of attention for the kernels of GPUs alone; CPUs have one of their own.
-    kernel = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    formula_of: Callable[..., int] = sdpa_flop_count
-    formula = {kernel: lambda query, key, value, *_, **__: formula_of(query, key, value)}
-    with torch.no_grad(), FlopCounterMode(display=False, custom_mapping=formula) as counter:
+    with torch.no_grad(), flop_counter() as counter:
         pruned(*draw(shapes, 1, dtype))
     try:
         off_training = distance(outputs(pruned.train(), draw(shapes, 2, dtype)), expected_training)
@@ -218,9 +212,9 @@ def work(name: str) -> dict[str, Any]:
     flops, params = int(graph.cost.flops(widths)), int(graph.cost.params(widths))
     counted = counter.get_total_flops() // 2, sum(p.numel() for p in pruned.parameters())
     bound = 1e-12 if dtype == torch.float64 else 1e-5
-    # Norms over the two samples of a batch blow round-off up.
+    # Norms over a batch of two samples amplify round-off.
     bound_training = 1e3 * bound
-    said = [
+    problems = [
         *([f"eval off by {off:.1e}"] if not off <= bound else []),
         *(
             [f"training: {failed or f'off by {off_training:.1e}'}"]
@@ -235,8 +229,8 @@ def work(name: str) -> dict[str, Any]:
         if not group.prunable:
             reasons[group.reason] += group.width
     return {
-        "works": not said,
-        "said": "; ".join(said),
+        "works": not problems,
+        "error": "; ".join(problems),
         "groups": len(graph.prunable),
         "prunable": free,
         "channels": channels,
@@ -250,26 +244,6 @@ def work(name: str) -> dict[str, Any]:
     }
 
 
-def first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"[:110]
-
-
-def case(name: str) -> dict[str, Any]:
-    """One model in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.getcwd()}
-    command = [sys.executable, __file__, "--work", name]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, env=environment)
-    except subprocess.TimeoutExpired:
-        return {"works": False, "said": f"not done after {SECONDS} s"}
-    for line in done.stdout.splitlines():
-        if line.startswith("RESULT"):
-            found: dict[str, Any] = json.loads(line.removeprefix("RESULT"))
-            return found
-    said = (done.stderr.strip().splitlines() or ["killed"])[-1]
-    return {"works": False, "said": f"exit {done.returncode}: {said}"[:110]}
-
-
 def report(rows: dict[str, dict[str, Any]], reasons: bool) -> None:
     """Prints the summary, then the table."""
     done = [r for r in rows.values() if "groups" in r]
@@ -281,20 +255,20 @@ def report(rows: dict[str, dict[str, Any]], reasons: bool) -> None:
         print(
             f"channels that can be removed (of prunable groups / of all groups, last layers too): "
             f"{free / channels:.1%} of all, median model {fractions[len(fractions) // 2]:.1%}, "
-            f"least {fractions[0]:.1%}"
+            f"smallest {fractions[0]:.1%}"
         )
-    print(f"\n{'model':31}{'input':>24}{'groups':>7}{'prunable / channels':>21}{'fraction':>7}"
+    print(f"\n{'model':31}{'input':>24}{'groups':>7}{'prunable / channels':>21}{'fraction':>10}"
           f"{'eval off':>10}{'train off':>10}{'analysis':>9}{'/ fwd':>7}")  # fmt: skip
     for name, r in rows.items():
         if "groups" not in r:
-            print(f"{name:31}  fails: {r['said']}")
+            print(f"{name:31}  fails: {r['error']}")
             continue
         of = f"{r['prunable']} / {r['channels']}"
-        print(f"{name:31}{r['input']:>24}{r['groups']:>7}{of:>21}{r['prunable'] / r['channels']:>7.0%}"
+        print(f"{name:31}{r['input']:>24}{r['groups']:>7}{of:>21}{r['prunable'] / r['channels']:>10.0%}"
               f"{r['off']:>10.1e}{r['off_training']:>10.1e}{r['analysis']:>8.2f}s"
               f"{r['analysis'] / r['forward']:>7.1f}"
               f"{'' if r['double'] else '  float32'}"
-              f"{'' if r['works'] else '  WRONG: ' + r['said']}")  # fmt: skip
+              f"{'' if r['works'] else '  WRONG: ' + r['error']}")  # fmt: skip
         if reasons or not r["groups"]:
             for reason, count in r["reasons"]:
                 print(f"    {count:>7} channels: {reason}")
@@ -304,17 +278,17 @@ def main() -> None:
     """Runs all models and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--work", help=argparse.SUPPRESS)
-    parser.add_argument("--models", nargs="*", help="names; all of torchvision's if left out")
-    parser.add_argument("--reasons", action="store_true", help="say for each model what is frozen, and why")
+    parser.add_argument("--models", nargs="*", help="names; default: all of torchvision's")
+    parser.add_argument("--reasons", action="store_true", help="list for each model what is frozen, and why")
     options = parser.parse_args()
     if options.work:
         warnings.simplefilter("ignore")
-        resource.setrlimit(resource.RLIMIT_DATA, (GIBIBYTES << 30, GIBIBYTES << 30))
-        print("RESULT" + json.dumps(work(options.work)))
+        limit_memory(GIBIBYTES)
+        print_result(work(options.work))
         return
     rows = {}
     for name in options.models or names():
-        rows[name] = case(name)
+        rows[name] = run_isolated([sys.executable, __file__, "--work", name], SECONDS)
         print(".", end="", file=sys.stderr, flush=True)
     print(file=sys.stderr)
     report(rows, options.reasons)
