@@ -2,7 +2,7 @@
 
 Each model runs in a process of its own, one thread, with limits on time and memory, with random weights, on
 the smallest of a few inputs that it accepts in eval and in training mode. Random units of all prunable groups
-are removed. Outputs must equal those of the masked model, in eval mode and in training mode (without dropout);
+are removed. Results must equal those of the masked model in eval mode and, without dropout, in training mode;
 multiply-adds and parameters must equal torch's own counts:
 
     python scripts/bench/zoo.py --models resnet18 vit_b_16
