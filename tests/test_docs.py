@@ -14,8 +14,9 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import pytest
 import torch
@@ -27,6 +28,7 @@ from autoprune.cli.main import COMMANDS, app
 from autoprune.cli.settings import parse_size
 from autoprune.config import Config, DataPaths, make_config
 from autoprune.policy import PolicyFile
+from autoprune.run import names as run_names
 from autoprune.space.file import GroupRule
 
 ROOT = Path(__file__).parent.parent
@@ -335,6 +337,46 @@ def test_folders_of_the_package_are_in_the_architecture() -> None:
     folders = [path.parent.name for path in (ROOT / "autoprune").glob("*/__init__.py")]
     assert folders
     assert not [name for name in folders if f"| `autoprune/{name}/` |" not in text]
+
+
+def test_the_picture_has_the_layers_in_their_order() -> None:
+    tree = _tree(ROOT / "tests/test_layers.py")
+    (layers,) = (
+        ast.literal_eval(node.value)
+        for node in tree.body
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "LAYERS"
+    )
+    (picture,) = (
+        block.text for block in blocks(ROOT / "docs/architecture.md", "mermaid") if "flowchart" in block.text
+    )
+    places = []
+    for names in layers:
+        folders = [name for name in names if "." in name or (ROOT / "autoprune" / name).is_dir()]
+        matches = {name: re.search(rf"(?<![\w.]){name}(?![\w.])", picture) for name in folders}
+        assert all(matches.values()), matches
+        if folders:
+            places.append(sorted(match.start() for match in matches.values() if match))
+    assert all(low[-1] < high[0] for low, high in pairwise(places))
+
+
+def test_every_criterion_and_sampler_is_explained() -> None:
+    text = (ROOT / "docs/search.md").read_text(encoding="utf-8")
+    for field in ("criterion", "sampler"):
+        choices = get_args(Config.model_fields[field].annotation)
+        assert choices
+        assert not [name for name in choices if f"`{name}`" not in text]
+
+
+def test_every_file_of_a_run_is_explained() -> None:
+    text = (ROOT / "docs/output-files.md").read_text(encoding="utf-8")
+    files = {
+        name: value
+        for name, value in vars(run_names).items()
+        if name.endswith(("_FILE", "_FOLDER", "_PICTURE"))
+    }
+    assert files
+    shown = {name: value for name, value in files.items() if not value.startswith(".")}
+    assert not {name: value for name, value in shown.items() if value not in text and "BASELINE" not in name}
 
 
 def test_the_readme_is_short() -> None:
