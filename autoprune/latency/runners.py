@@ -1,4 +1,4 @@
-"""One timed pass of a detector in a runtime: preprocessing, network and postprocessing, apart."""
+"""One timed pass of a detector in a runtime, with preprocessing, network and postprocessing apart."""
 
 import time
 from collections.abc import Callable, Sequence
@@ -15,7 +15,7 @@ from autoprune.runtimes.raw_heads import RawHeads, fit, is_one_stage
 from autoprune.runtimes.sessions import open_session
 
 Run = Callable[[], dict[str, float]]
-"""One pass; gives the seconds of each stage that can be told apart."""
+"""One pass; returns the seconds of each stage that can be separated."""
 
 PRE, NETWORK, POST = "preprocessing", "network", "postprocessing"
 STAGES = (PRE, NETWORK, POST)
@@ -26,8 +26,8 @@ Clock = Callable[[], float]
 def in_torch(model: nn.Module, images: Sequence[Tensor], clock: Clock = time.perf_counter) -> Run:
     """A detector in torch, as it is.
 
-    The network is what runs from the first of the model's children that holds parameters to the last; of a
-    detector of two stages it includes the choice of proposals.
+    The network is all that runs from the first of the model's children with parameters to the last; in a
+    detector of two stages that includes the choice of proposals.
 
     Args:
         model: in eval mode, on the images' device.
@@ -58,7 +58,8 @@ def in_torch(model: nn.Module, images: Sequence[Tensor], clock: Clock = time.per
         finally:
             for hook in hooks:
                 hook.remove()
-        first, last = (marks[0], marks[-1]) if marks else (begin, end)  # without parts it is all network
+        # without such children, all of it is network
+        first, last = (marks[0], marks[-1]) if marks else (begin, end)
         return {PRE: first - begin, NETWORK: last - first, POST: end - last}
 
     return run
@@ -79,16 +80,16 @@ def in_file(
     Args:
         model: in eval mode, on the CPU.
         images: each [3, height, width], on the CPU.
-        network_size: height and width that the network itself sees.
-        runtime: ``onnxruntime`` or ``openvino``.
+        network_size: height and width of the network's own input.
+        runtime: a key of `runtimes.sessions.RUNTIMES` that reads ONNX.
         device: ``cpu`` or ``cuda``.
         threads: CPU threads; ``None`` for torch's own number.
-        folder: for the ONNX file, which must stay while the runner is used.
+        folder: for the ONNX file, which must exist as long as the pass is used.
         clock: seconds, rising; only tests replace it.
 
     Raises:
-        ConfigError: the runtime is not installed or has no such device, or several images are asked of a
-            detector that only takes one.
+        ConfigError: the runtime is not installed or has no such device, or there are several images and the
+            detector takes one at a time.
         ModelError: the detector can't be expressed in ONNX.
     """
     path = folder / "latency.onnx"
@@ -117,10 +118,10 @@ def in_file(
         batch = np.concatenate([pixels for pixels, _ in placed])
         ready = clock()
         boxes, scores = session(batch)
-        found = clock()
+        done = clock()
         for place, (_, size) in enumerate(placed):
             frame.detections(boxes[place], scores[place], size)
         end = clock()
-        return {PRE: ready - begin, NETWORK: found - ready, POST: end - found}
+        return {PRE: ready - begin, NETWORK: done - ready, POST: end - done}
 
     return run

@@ -1,4 +1,4 @@
-"""Measured latency of several detectors, in turns, so that drift of the machine hits all of them alike."""
+"""Interleaved timing of several detectors, so that a drift of the machine affects all of them equally."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,12 +18,12 @@ WARMUP = 3
 
 @dataclass(frozen=True)
 class Latency:
-    """Spread of the time that one forward pass takes, in milliseconds.
+    """Distribution of the time of one forward pass, in milliseconds.
 
     Attributes:
         median_ms: the figure to quote.
-        p10_ms: a tenth of the passes were faster.
-        p90_ms: a tenth of the passes were slower.
+        p10_ms: 10th percentile.
+        p90_ms: 90th percentile.
         repeats: timed passes.
     """
 
@@ -51,10 +51,10 @@ def measure(
     another job) cancels in the comparison. On CUDA the clock is read after the device has finished.
 
     Args:
-        models: name → detector, all on ``device``; timed in eval mode, and returned to their mode after.
+        models: name → detector, all on ``device``; timed in eval mode and put back into their own mode.
         inputs: arguments of one forward pass, on ``device``.
         repeats: timed passes of each model, at least 1.
-        warmup: passes before the clock starts, 0 or more.
+        warmup: untimed passes of each before them, 0 or more.
         device: where the models are.
         clock: seconds, rising; only tests replace it.
 
@@ -77,8 +77,8 @@ def measure(
         stack.enter_context(torch.inference_mode())
         for model in models.values():
             stack.enter_context(_evaluating(model))
-        found = interleaved({name: timed(model) for name, model in models.items()}, repeats, warmup)
-    return {name: stages[""] for name, stages in found.items()}
+        latencies = interleaved({name: timed(model) for name, model in models.items()}, repeats, warmup)
+    return {name: stages[""] for name, stages in latencies.items()}
 
 
 def interleaved(
@@ -87,12 +87,12 @@ def interleaved(
     warmup: int = WARMUP,
     quiet: bool = False,
 ) -> dict[str, dict[str, Latency]]:
-    """Runs each once a round, every other round in the reverse order, so that drift cancels.
+    """Runs each once per round, every other round in the reverse order, so that a drift cancels.
 
     Args:
-        runs: name → a pass, which gives the seconds of each of its stages.
+        runs: name → one pass, which returns the seconds of each of its stages.
         repeats: timed passes of each, at least 1.
-        warmup: passes of each before the clock starts, 0 or more.
+        warmup: untimed passes of each before them, 0 or more.
         quiet: show no progress.
 
     Returns:
@@ -110,12 +110,12 @@ def interleaved(
     rounds = range(warmup + repeats)
     for number in rounds if quiet else track(rounds, "latency"):
         for name in order if number % 2 == 0 else reversed(order):
-            taken = runs[name]()
+            stages = runs[name]()
             if number >= warmup:
-                seconds[name].append(taken)
+                seconds[name].append(stages)
     return {
-        name: {stage: _summary([taken[stage] for taken in times]) for stage in times[0]}
-        for name, times in seconds.items()
+        name: {stage: _summary([each[stage] for each in passes]) for stage in passes[0]}
+        for name, passes in seconds.items()
     }
 
 
@@ -125,7 +125,7 @@ def _summary(seconds: Sequence[float]) -> Latency:
 
 
 def _finisher(device: torch.device) -> Callable[[], None]:
-    """What to call for the device to have done all its work."""
+    """A function that waits until the device has finished its work."""
     if device.type == "cuda":
         return lambda: torch.cuda.synchronize(device)
     return lambda: None

@@ -50,6 +50,17 @@ def warm_starts(
     ]
 
 
+def widths_of(space: Space, start: WarmStart) -> Widths:
+    """Widths [G] of a warm start that was made in this space.
+
+    Raises:
+        ValueError: the start has none.
+    """
+    if start.widths is None:
+        raise ValueError(f"the warm start {start.origin!r} has no widths")
+    return space.as_array(start.widths)
+
+
 def uniform(space: Space, budgets: Sequence[Budget], index: int = 0) -> WarmStart:
     """The same pruning ratio for every group, up to each one's largest ratio.
 
@@ -224,7 +235,7 @@ def _excess(space: Space, widths: Widths, budgets: Sequence[Budget]) -> NDArray[
 def _warm_start(
     origin: str, space: Space, fractions: Fractions, budgets: Sequence[Budget], index: int
 ) -> WarmStart:
-    """Projects fractions [V] onto the budgets; the start has those of the projected widths if they are exact."""
+    """Projects fractions [V] onto the budgets; returns those of the projected widths where they are exact."""
     widths = space.project_to_budget(fractions, budgets)
     exact = space.fractions(widths)
     if np.array_equal(space.widths(exact), widths):

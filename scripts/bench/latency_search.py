@@ -4,11 +4,11 @@ r"""Is a search for latency worth it? Against a search for GFLOPs that ends at t
         --weights ../shared/models/retinanet_resnet18_bccd.safetensors --out runs/bench-latency-search
 
 One search has `budget_latency_ms`. Another, with the same space, scores, trials, rungs and seed, has a budget
-on the GFLOPs, chosen so that its policy takes as long: at first by the latency model on knapsack policies,
-then by measurement in turns, with another search where it is more than --tolerance off. Both policies are
-recovered alike, and dense and recovered detectors are timed in the same turns. Every part is one JSON file in
---out, so a run that was stopped goes on where it was; a seed is a seed of everything random.
-On a machine with other work, ``--cpu-time`` counts the process' own seconds; right with one thread alone.
+on the GFLOPs, chosen so that its policy has the same latency: at first by the latency model on knapsack
+policies, then by interleaved measurement, with another search where it is more than --tolerance off. Both
+policies are recovered with the same settings, and dense and recovered detectors are timed interleaved. Every
+part is one JSON file in --out, so a stopped run resumes; a seed seeds everything random.
+On a machine with other work, ``--cpu-time`` counts the process' own seconds; right with one thread only.
 """
 
 import argparse
@@ -32,16 +32,17 @@ from autoprune.config import Config, make_config
 from autoprune.cost.budget import Budget
 from autoprune.export import load
 from autoprune.graph import prune
-from autoprune.latency import fit as latency
-from autoprune.latency.fit import measure_networks
+from autoprune.latency import fit as latency_fit
 from autoprune.latency.model import LatencyModel, measure_tables, time_passes
+from autoprune.latency.networks import measure_networks
 from autoprune.policy import Policy
-from autoprune.recovery import recover as recovery
-from autoprune.recovery.recover import recover_policy
+from autoprune.recovery import recover_policy as recovery
+from autoprune.recovery.recover_policy import recover_policy
 from autoprune.run.directory import RunDirectory
 from autoprune.search.pipeline import search
-from autoprune.space.derive import SpaceFile, resolve
-from autoprune.space.one_shot import knapsack
+from autoprune.space.file import SpaceFile
+from autoprune.space.one_shot import knapsack, widths_of
+from autoprune.space.resolve import resolve
 from autoprune.task import evaluator as evaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 
@@ -57,7 +58,6 @@ class Case:
     """
 
     def __init__(self, task: PruningTask, given: argparse.Namespace) -> None:
-        """Names the folders."""
         self.task, self.given, self.config = task, given, task.config
         self.out: Path = given.out / f"seed-{self.config.seed}"
         self.first = RunDirectory(self.out / "latency")
@@ -107,7 +107,7 @@ class Case:
         for _ in range(HALVINGS):
             middle = (low + high) / 2
             start = knapsack(space, self.scores, [Budget("gflops", middle)], self.config.criterion)
-            low, high = (middle, high) if float(model(start.widths)) <= wanted else (low, middle)
+            low, high = (middle, high) if float(model(widths_of(space, start))) <= wanted else (low, middle)
         return (low + high) / 2
 
     @staticmethod
@@ -135,29 +135,22 @@ class Case:
         return found
 
     def time(self, models: list[Any]) -> list[float]:
-        """Median milliseconds of detectors, in turns."""
-        config, task = self.config, self.task
-        times = latency.measure_networks(
-            models,
-            task.input_size,
-            config.latency_runtime,
-            task.device,
-            config.threads,
-            self.given.passes,
-        )
-        return [found.median_ms for found in times]
+        """Median milliseconds of detectors, interleaved."""
+        clock = time.process_time if self.given.cpu_time else time.perf_counter
+        latencies = measure_networks(models, self.task.latency_setup, self.given.passes, clock)
+        return [latency.median_ms for latency in latencies]
 
     def recovered(self, name: str, found: Mapping[str, Any]) -> Result:
         """Recovers a policy and scores it."""
         keep = {group: tuple(kept) for group, kept in Policy.load(Path(found["policy"])).keep.items()}
         folder = self.out / "recovered" / name
-        what = f"recovery of {name}"
-        result = recover_policy(self.task, keep, folder, self.scores, what=what, space=self.space)
+        label = f"recovery of {name}"
+        result = recover_policy(self.task, keep, folder, self.scores, label=label, space=self.space)
         test = score_test(load(folder).to(self.task.device), self.task)
         return {"val": result.map, "test": test, "folder": str(folder), **self.task.costs(keep)}
 
     def timed(self, folders: Mapping[str, str]) -> Result:
-        """Milliseconds of the dense and of the recovered detectors, in the same turns."""
+        """Milliseconds of the dense and of the recovered detectors, interleaved."""
         device = self.task.device
         models = [self.task.model, *(load(folder).to(device) for folder in folders.values())]
         return dict(zip(["dense", *folders], self.time(models), strict=True))
@@ -179,10 +172,10 @@ def count_cpu_time() -> None:
     """Has searches and recoveries count the process' own seconds."""
     clock = time.process_time
     networks = partial(measure_networks, clock=clock)
-    for module in (latency, evaluator, recovery):
+    for module in (latency_fit, evaluator, recovery):
         module.measure_networks = networks  # type: ignore[attr-defined]
     seconds = partial(time_passes, clock=clock)
-    latency.measure_tables = partial(measure_tables, seconds=seconds)  # type: ignore[attr-defined]
+    latency_fit.measure_tables = partial(measure_tables, seconds=seconds)  # type: ignore[attr-defined]
 
 
 def main() -> None:
@@ -273,7 +266,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=100, help="of each recovery")
     parser.add_argument("--importance-images", type=int, default=128)
     parser.add_argument("--proxy-images", type=int, help="default: all of val")
-    parser.add_argument("--passes", type=int, default=25, help="of a timing in turns")
+    parser.add_argument("--passes", type=int, default=25, help="of an interleaved timing")
     parser.add_argument("--tolerance", type=float, default=0.03, help="between the two policies' latencies")
     parser.add_argument("--searches", type=int, default=4, help="for GFLOPs, at most")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, …")

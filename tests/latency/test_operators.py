@@ -8,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.config import ModelSpec
 from autoprune.detectors import build
+from autoprune.latency.machine import LatencySetup
 from autoprune.latency.operators import Operator, find_calls, one_pass
 
 
@@ -64,9 +65,10 @@ def test_an_operator_alone_has_the_shape_of_the_convolution(operator, runtime, t
     )
     count, height, width = operator.size
     expected = layer(torch.zeros(count, operator.inputs, height, width)).shape
-    (found,) = one_pass(operator, runtime, torch.device("cpu"), 1, tmp_path)()
-    assert found.shape == tuple(expected)
-    assert np.isfinite(found).all()
+    setup = LatencySetup(runtime, torch.device("cpu"), 1, (64, 64))
+    (output,) = one_pass(operator, setup, tmp_path)()
+    assert output.shape == tuple(expected)
+    assert np.isfinite(output).all()
 
 
 def test_a_grouped_operator_narrows_by_whole_groups():

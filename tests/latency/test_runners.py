@@ -10,7 +10,6 @@ from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.errors import ConfigError
 from autoprune.latency import runners
-from autoprune.latency.machine import label
 from autoprune.latency.runners import NETWORK, POST, PRE, in_file, in_torch
 
 
@@ -23,14 +22,14 @@ class Clock:
 
     def wrap(self, owner, name, seconds, stack):
         """Lets a call of ``owner.name`` take ``seconds``."""
-        honest = getattr(owner, name)
+        original = getattr(owner, name)
 
         def slow(*args, **kwargs):
             self.now += seconds
-            return honest(*args, **kwargs)
+            return original(*args, **kwargs)
 
         setattr(owner, name, slow)
-        stack.callback(setattr, owner, name, honest)
+        stack.callback(setattr, owner, name, original)
 
 
 def test_stages_in_torch(one_stage):
@@ -44,8 +43,8 @@ def test_stages_in_torch(one_stage):
             (one_stage, "postprocess_detections", 16.0),
         ):
             clock.wrap(owner, name, seconds, stack)
-        found = in_torch(one_stage, [torch.rand(3, 128, 128)], clock)()
-    assert found == {PRE: 1.0, NETWORK: 6.0, POST: 24.0}
+        seconds = in_torch(one_stage, [torch.rand(3, 128, 128)], clock)()
+    assert seconds == {PRE: 1.0, NETWORK: 6.0, POST: 24.0}
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in one_stage.modules())
 
 
@@ -55,7 +54,7 @@ def test_stages_in_a_file(one_stage, tmp_path, monkeypatch):
     seen = []
 
     def slow_session(*args):
-        session = honest(*args)
+        session = open_session(*args)
 
         def run(image):
             clock.now += 2.0
@@ -66,9 +65,9 @@ def test_stages_in_a_file(one_stage, tmp_path, monkeypatch):
 
     def slow_fit(image, frame):
         clock.now += 1.0
-        return honest_fit(image, frame)
+        return fit(image, frame)
 
-    honest, honest_fit = runners.open_session, runners.fit
+    open_session, fit = runners.open_session, runners.fit
     monkeypatch.setattr(runners, "open_session", slow_session)
     monkeypatch.setattr(runners, "fit", slow_fit)
     images = [torch.rand(3, 120, 128)] * 2
@@ -93,9 +92,3 @@ def test_a_module_without_parts_is_all_network():
             return [{} for _ in images]
 
     assert in_torch(Flat().eval(), [torch.rand(3, 8, 8)], clock)() == {PRE: 0.0, NETWORK: 3.0, POST: 0.0}
-
-
-def test_the_label_holds_what_a_figure_depends_on():
-    text = label("torch", torch.device("cpu"), 2, 4, (192, 256))
-    for part in (torch.__version__, "2 threads", "batch 4", "192x256"):
-        assert part in text

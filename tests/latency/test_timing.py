@@ -1,4 +1,4 @@
-"""Latency is measured in turns, after a warm-up, with an injected clock instead of the wall."""
+"""Latency is measured interleaved, after a warm-up, by an injected clock."""
 
 import numpy as np
 import pytest
@@ -19,14 +19,14 @@ class Machine:
         return self.now
 
     def model(self, name: str, seconds: list[float]) -> nn.Module:
-        machine, left = self, list(seconds)
+        machine, remaining = self, list(seconds)
 
         class Pass(nn.Module):
             def forward(self, x: torch.Tensor) -> torch.Tensor:
                 assert not self.training
                 assert not torch.is_grad_enabled()
                 machine.calls.append(name)
-                machine.now += left.pop(0)
+                machine.now += remaining.pop(0)
                 return x
 
         return Pass()
@@ -36,21 +36,21 @@ def test_median_and_spread_are_those_of_the_passes_after_the_warmup() -> None:
     machine = Machine()
     timed = [0.010, 0.030, 0.020, 0.050, 0.040]
     model = machine.model("a", [9.0, 9.0, *timed])
-    found = measure({"a": model}, (torch.zeros(1),), repeats=5, warmup=2, clock=machine.clock)["a"]
-    assert found.median_ms == pytest.approx(30.0)
-    assert found.p10_ms == pytest.approx(np.percentile(timed, 10) * 1e3)
-    assert found.p90_ms == pytest.approx(np.percentile(timed, 90) * 1e3)
-    assert found.repeats == 5
+    latency = measure({"a": model}, (torch.zeros(1),), repeats=5, warmup=2, clock=machine.clock)["a"]
+    assert latency.median_ms == pytest.approx(30.0)
+    assert latency.p10_ms == pytest.approx(np.percentile(timed, 10) * 1e3)
+    assert latency.p90_ms == pytest.approx(np.percentile(timed, 90) * 1e3)
+    assert latency.repeats == 5
 
 
-def test_models_take_turns_and_the_order_alternates() -> None:
+def test_models_are_interleaved_and_the_order_alternates() -> None:
     machine = Machine()
     models = {name: machine.model(name, [0.01] * 4) for name in "abc"}
     measure(models, (torch.zeros(1),), repeats=3, warmup=1, clock=machine.clock)
     assert "".join(machine.calls) == "abccbaabccba"
 
 
-def test_a_steady_drift_does_not_favour_either_model() -> None:
+def test_a_steady_drift_does_not_favor_either_model() -> None:
     machine = Machine()
 
     class Slowing(nn.Module):
@@ -58,8 +58,8 @@ def test_a_steady_drift_does_not_favour_either_model() -> None:
             machine.now += 0.010 + 0.01 * machine.now
             return x
 
-    found = measure({"a": Slowing(), "b": Slowing()}, (torch.zeros(1),), repeats=40, clock=machine.clock)
-    assert found["a"].median_ms == pytest.approx(found["b"].median_ms, rel=2e-3)
+    latencies = measure({"a": Slowing(), "b": Slowing()}, (torch.zeros(1),), repeats=40, clock=machine.clock)
+    assert latencies["a"].median_ms == pytest.approx(latencies["b"].median_ms, rel=2e-3)
 
 
 def test_each_module_returns_to_its_own_mode() -> None:

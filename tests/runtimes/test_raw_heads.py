@@ -75,12 +75,3 @@ def test_a_detector_of_two_stages_is_refused():
         ModelError, match=r"one-stage detector .* FasterRCNN; export it whole, without --raw-heads"
     ):
         RawHeads(detector, (64, 64))
-
-
-def test_torch_export_takes_raw_heads(one_stage):
-    raw = RawHeads(one_stage, (64, 96))
-    image = noise((raw.frame.height, raw.frame.width))[None]
-    program = torch.export.export(raw, (torch.zeros_like(image),)).module()
-    with torch.inference_mode():
-        for expected, found in zip(raw(image), program(image), strict=True):
-            assert (expected - found).abs().max() < 1e-5 * expected.abs().max()

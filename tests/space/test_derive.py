@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from autoprune.config import ModelSpec
 from autoprune.importance.reduce import removed_fraction
-from autoprune.space.derive import derive_space, largest_ratio
+from autoprune.space.derive import derive_space, largest_ratio, with_multiples
+from autoprune.space.render import render_space
 from autoprune.space.resolve import resolve
 
 SPEC = ModelSpec(name="retinanet_resnet18_fpn", num_classes=4)
@@ -49,3 +50,20 @@ def test_the_space_is_widened_until_it_reaches_far_enough(chain) -> None:
     importance = {name: np.ones(group.width) for name, group in graph.prunable.items()}
     space = resolve(derive_space(graph, importance, SPEC, (64, 64), reach=0.05), graph)
     assert graph.cost.flops(space.lowest) <= 0.05 * graph.cost.flops(graph.cost.dense)
+
+
+def test_a_groups_own_multiple_counts_and_is_written(chain, importance_of) -> None:
+    graph = chain()
+    importance = importance_of(graph)
+    file = derive_space(graph, importance, SPEC, (64, 64))
+    name = "body.layer2.conv"
+    changed = with_multiples(file, {name: 32, "body.layer3.conv": 8})
+    assert [rule.match for rule in changed.groups if rule.round_to is not None] == [name]
+    space = resolve(changed, graph)
+    place = space.names.index(name)
+    assert space.step[place] == 32
+    assert space.lowest[place] % 32 == 0
+    others = np.delete(np.arange(len(space.names)), place)
+    assert (space.step[others] == resolve(file, graph).step[others]).all()
+    assert f'match: "{name}", max_ratio: ' in render_space(changed, graph, importance)
+    assert "round_to: 32}" in render_space(changed, graph, importance)

@@ -28,6 +28,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
         ("tie: a", "either max_ratio"),
         ("frozen: true, max_ratio: 0.5", "either max_ratio"),
         ("frozen: true, tie: a", "frozen: omit"),
+        ("frozen: true, round_to: 8", "omit tie, min_width and round_to"),
         ("max_ratio: 0.5, min_width: 0", "greater than or equal to 1"),
     ],
 )

@@ -3,13 +3,7 @@
 import numpy as np
 import pytest
 
-from autoprune.space.one_shot import greedy, knapsack
-from autoprune.space.space import Space
-from autoprune.space.warm_start import WarmStart
-
-
-def widths_of(space: Space, start: WarmStart) -> np.ndarray:
-    return space.as_array(start.widths)
+from autoprune.space.one_shot import greedy, knapsack, widths_of
 
 
 @pytest.mark.parametrize("fraction", [0.7, 0.4, 0.25])

@@ -5,13 +5,7 @@ import pytest
 
 from autoprune.errors import BudgetError
 from autoprune.space.file import GroupRule
-from autoprune.space.one_shot import greedy, uniform, warm_starts
-from autoprune.space.space import Space
-from autoprune.space.warm_start import WarmStart
-
-
-def widths_of(space: Space, start: WarmStart) -> np.ndarray:
-    return space.as_array(start.widths)
+from autoprune.space.one_shot import greedy, uniform, warm_starts, widths_of
 
 
 def test_uniform_prunes_every_group_by_the_same_ratio(chain, make_space, budget_of) -> None:
