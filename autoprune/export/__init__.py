@@ -1,11 +1,5 @@
 """A pruned detector as files: a folder that `load` reads, ONNX that other runtimes read, a model card."""
 
-from autoprune.export.folder import (
-    POLICY_FILE,
-    WEIGHTS_FILE,
-    largest_difference,
-    load,
-    save_detector,
-)
+from autoprune.export.folder import largest_difference, load, save_detector
 
-__all__ = ["POLICY_FILE", "WEIGHTS_FILE", "largest_difference", "load", "save_detector"]
+__all__ = ["largest_difference", "load", "save_detector"]

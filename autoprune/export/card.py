@@ -1,4 +1,4 @@
-"""`MODEL_CARD.md`: what a recovered detector is, how good, how dear, and how to load it, on one page."""
+"""`MODEL_CARD.md`: what a recovered detector is, its accuracy and cost, and how to load it, on one page."""
 
 import hashlib
 import json
@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cost.budget import figures
-from autoprune.export.folder import POLICY_FILE, WEIGHTS_FILE
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
-from autoprune.run.names import LATENCY_FILE, METRICS_FILE
-
-CARD_FILE = "MODEL_CARD.md"
+from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
 SCORES = {
     "map": "mAP (IoU 0.50:0.95)",
@@ -32,10 +29,10 @@ OTHER_FILES = {
 
 
 def write_card(folder: Path) -> None:
-    """Writes `MODEL_CARD.md` from what lies in the folder, so that it can be written anew at any time.
+    """Writes `MODEL_CARD.md` from the other files in the folder, so it can be written again at any time.
 
     Args:
-        folder: holds `policy.yaml`; of `metrics.json`, `latency.json` and the exported files, what is there.
+        folder: holds `policy.yaml`, and may hold `metrics.json`, `latency.json` and exported files.
 
     Raises:
         PolicyError: the policy can't be read.
@@ -45,16 +42,16 @@ def write_card(folder: Path) -> None:
 
 
 def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Adds measured latencies to `latency.json`; a row takes the place of one with the same label.
+    """Adds measured latencies to `latency.json`; a row replaces one with the same label.
 
     Args:
         folder: of the detector.
         rows: ``label`` (device, runtime, versions, batch, size), ``median_ms``, ``p10_ms`` and ``p90_ms`` of
-            the network, and ``dense_ms``, the dense detector's median in the same turns, where it took part.
+            the network, and ``dense_ms``, the dense detector's median if it was timed interleaved with it.
     """
-    known = {row["label"]: row for row in _read(folder / LATENCY_FILE) or []}
-    known |= {row["label"]: dict(row) for row in rows}
-    write_text(folder / LATENCY_FILE, json.dumps(list(known.values()), indent=2) + "\n")
+    by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE) or []}
+    by_label |= {row["label"]: dict(row) for row in rows}
+    write_text(folder / LATENCY_FILE, json.dumps(list(by_label.values()), indent=2) + "\n")
 
 
 def render(folder: Path) -> str:
@@ -85,13 +82,13 @@ def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
 
 
 def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
-    found = metrics.get("metrics")
-    if not found:
+    scores = metrics.get("metrics")
+    if not scores:
         return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"
     dense = metrics.get("dense") or {}
     before = dense.get("metrics", {})
     where = f"{metrics['images']} images of val" + (f" of {metrics['data']}" if metrics.get("data") else "")
-    rows = [(SCORES[name], found.get(name), before.get(name)) for name in SCORES if name in found]
+    rows = [(SCORES[name], scores.get(name), before.get(name)) for name in SCORES if name in scores]
     classes = [
         (f"mAP of {name}", value, dense.get("per_class", {}).get(name))
         for name, value in metrics.get("per_class", {}).items()
@@ -135,8 +132,8 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
         before = f"{dense:.1f}" if dense else "-"
         lines.append(f"| {row['label']} | {before} | {row['median_ms']:.1f}{fraction} | {spread} |")
     return (
-        "## Latency\n\nOf the network in ms, the median; dense and pruned in turns.\n\n"
-        "| where | dense | this detector | 10th to 90th percentile |\n|---|---|---|---|\n"
+        "## Latency\n\nOf the network in ms, the median; dense and pruned interleaved.\n\n"
+        "| setup | dense | this detector | 10th to 90th percentile |\n|---|---|---|---|\n"
         + "\n".join(lines)
         + "\n"
     )
@@ -149,10 +146,10 @@ def _loading(folder: Path) -> str:
         "import autoprune, torch\n\n"
         f'model = autoprune.load("{folder.name}")  # {POLICY_FILE} and {WEIGHTS_FILE}\n'
         "with torch.inference_mode():\n"
-        "    (found,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
+        "    (detections,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
         "```\n"
     )
-    files = [f"- `{name}`: {what}" for name, what in OTHER_FILES.items() if (folder / name).is_file()]
+    files = [f"- `{name}`: {content}" for name, content in OTHER_FILES.items() if (folder / name).is_file()]
     return text + ("\n" + "\n".join(files) + "\n" if files else "")
 
 
@@ -173,16 +170,14 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
         )
     if metrics.get("kept") == "untrained":
         lines.append(
-            "- on these images it was better before the training, and kept as it was then: mAP "
+            "- the weights before the training were kept, since they scored higher on these images: mAP "
             f"{_points(metrics['untrained_map'])}"
         )
     if "trial" in metrics:
-        lines.append(
-            f"- found as trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})"
-        )
+        lines.append(f"- trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})")
     if "versions" in metrics:
         lines.append(f"- made with {metrics['versions']}")
-    return "## Where it comes from\n\n" + "\n".join(lines) + "\n"
+    return "## Origin\n\n" + "\n".join(lines) + "\n"
 
 
 def _points(fraction: float | None) -> str:

@@ -12,16 +12,14 @@ from autoprune.detectors import build, detector_inputs, load_state, save_state
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
-
-POLICY_FILE = "policy.yaml"
-WEIGHTS_FILE = "model.safetensors"
+from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
 
 
 def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
     """Writes a pruned detector; `load` reads it back.
 
     Args:
-        folder: made where it is missing; files of these names in it are replaced.
+        folder: created if it does not exist; files of these names in it are replaced.
         model: the pruned detector.
         policy: what it was pruned by, with its metrics.
 
@@ -39,8 +37,8 @@ def load(folder: str | Path) -> nn.Module:
         The detector in eval mode, on the CPU, float32.
 
     Raises:
-        PolicyError: the folder holds no policy, or one that can't be read.
-        ModelError: the weights are missing or not those of the policy.
+        PolicyError: the policy or the weights are missing, or the policy can't be read.
+        ModelError: the weights are not those of the policy.
     """
     policy_file, weights_file = Path(folder) / POLICY_FILE, Path(folder) / WEIGHTS_FILE
     if missing := [path.name for path in (policy_file, weights_file) if not path.is_file()]:
@@ -53,13 +51,13 @@ def load(folder: str | Path) -> nn.Module:
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy.check(graph)
     pruned = prune(dense, graph, policy.keep)
-    own = pruned.state_dict()
-    wrong = [f"{name} is missing" for name in own.keys() - state.keys()]
-    wrong += [f"{name} is not in the policy's detector" for name in state.keys() - own.keys()]
+    expected = pruned.state_dict()
+    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
+    wrong += [f"{name} is not in the policy's detector" for name in state.keys() - expected.keys()]
     wrong += [
-        f"{name} is {list(state[name].shape)}, the policy's {list(own[name].shape)}"
-        for name in own.keys() & state.keys()
-        if own[name].shape != state[name].shape
+        f"{name} is {list(state[name].shape)}, the policy's {list(expected[name].shape)}"
+        for name in expected.keys() & state.keys()
+        if expected[name].shape != state[name].shape
     ]
     if wrong:
         raise ModelError(
@@ -73,8 +71,8 @@ def load(folder: str | Path) -> nn.Module:
 def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[int, int]) -> float:
     """The largest difference between the raw outputs of two detectors on one random image.
 
-    Compared are all tensors that the direct children (backbone, head, ...) give, and not the detections:
-    a detector that finds nothing in noise would equal any other.
+    It compares all tensors that the direct children (backbone, head, ...) return, and not the detections:
+    detectors that find nothing in noise would all be equal.
 
     Args:
         first: a detector in eval mode, on the CPU.
@@ -82,29 +80,29 @@ def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[in
         input_size: height and width of the image in pixels.
 
     Returns:
-        0 where they are the same to the last bit, infinity where their shapes differ.
+        0 where they are equal bit by bit, infinity where their shapes differ.
     """
-    one, other = (_raw_outputs(model, input_size) for model in (first, second))
-    if [tensor.shape for tensor in one] != [tensor.shape for tensor in other]:
+    outputs, others = (_raw_outputs(model, input_size) for model in (first, second))
+    if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in others]:
         return math.inf
     return max(
-        (float((a - b).abs().max()) for a, b in zip(one, other, strict=True) if a.numel()), default=0.0
+        (float((a - b).abs().max()) for a, b in zip(outputs, others, strict=True) if a.numel()), default=0.0
     )
 
 
 def _raw_outputs(model: nn.Module, input_size: tuple[int, int]) -> list[Tensor]:
-    found: list[Tensor] = []
+    outputs: list[Tensor] = []
 
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        found.extend(
+    def record(module: nn.Module, inputs: Any, output: Any) -> None:
+        outputs.extend(
             leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor) and leaf.is_floating_point()
         )
 
-    handles = [child.register_forward_hook(keep) for child in model.children()]
+    handles = [child.register_forward_hook(record) for child in model.children()]
     try:
         with torch.inference_mode():
             model(*detector_inputs(input_size))
     finally:
         for handle in handles:
             handle.remove()
-    return found
+    return outputs

@@ -1,4 +1,4 @@
-"""Writes a detector for other runtimes, and keeps the file only where it finds what the detector finds."""
+"""Writes a detector for other runtimes, and keeps the file only where it has the detector's detections."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from torch import nn
 
 from autoprune.data.coco import Split
 from autoprune.export import parity
-from autoprune.export.parity import Finder, Parity, Pictures
+from autoprune.export.parity import Detect, Parity, Pictures
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
@@ -26,13 +26,13 @@ def write_onnx(detector: nn.Module, folder: Path, images: Images, count: int) ->
     Args:
         detector: in eval mode, on the CPU.
         folder: where `model.onnx` goes.
-        images: real ones, to compare on; the largest of the first few is what is traced.
+        images: real ones, to compare on; the first is traced.
         count: images to compare on, at most.
 
     Raises:
         ConfigError: onnx or onnxruntime is not installed.
         ModelError: the detector can't be expressed in ONNX.
-        ExportError: ONNX Runtime finds something else in the file than torch in the detector.
+        ExportError: the file in ONNX Runtime has other detections than the detector in torch.
     """
     need("onnxruntime")
     path = folder / WHOLE_ONNX
@@ -58,7 +58,7 @@ def write_raw(
     Raises:
         ConfigError: onnx or onnxruntime is not installed.
         ModelError: the detector has two stages, or the exporter can't express it.
-        ExportError: the file gives something else than the detector.
+        ExportError: the file has other detections than the detector.
     """
     model = RawHeads(detector, input_size)
     path = folder / (RAW_HEADS_ONNX if format == "onnx" else RAW_HEADS_PT2)
@@ -69,16 +69,16 @@ def write_raw(
     else:
         write_program(model, path)
         session = open_session(path, "torch")
-    finder = parity.raw_heads_file(session, model.frame)
-    return path, _checked(path, parity.placed(detector, model.frame), finder, images, count)
+    reference, file = parity.padded(detector, model.frame), parity.raw_heads_file(session, model.frame)
+    return path, _checked(path, reference, file, images, count)
 
 
-def _checked(path: Path, detector: Finder, file: Finder, images: Images, count: int) -> Parity:
-    """Compares; a file that fails is deleted."""
+def _checked(path: Path, detector: Detect, file: Detect, images: Images, count: int) -> Parity:
+    """Compares the detections; a file that fails is deleted."""
     try:
-        found = parity.compare(detector, file, images, count)
-        found.check(path.name)
+        result = parity.compare(detector, file, images, count)
+        result.check(path.name)
     except BaseException:
         path.unlink(missing_ok=True)
         raise
-    return found
+    return result

@@ -1,4 +1,4 @@
-"""Whether an exported file finds what the detector finds: boxes, scores and mAP on real images."""
+"""Whether an exported file has the detections of its detector: boxes, scores and mAP on real images."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,17 +16,17 @@ from autoprune.data.images import ResizeRule, decode, header_size, picture_files
 from autoprune.errors import ExportError
 from autoprune.progress import track
 from autoprune.runtimes.decode_raw_heads import Frame
-from autoprune.runtimes.raw_heads import fit, on_placed
+from autoprune.runtimes.raw_heads import detect_padded, resize_and_pad
 from autoprune.runtimes.sessions import Session
 
-Found = dict[str, Tensor]
-Finder = Callable[[Tensor], Found]
+Detections = dict[str, Tensor]
+Detect = Callable[[Tensor], Detections]
 """From an image, float32 [3, h, w] in [0, 1], to ``boxes`` [n, 4] in its pixels, ``scores``, ``labels``."""
 
 BOX_PIXELS = 0.5
 SCORE = 0.01
-ALIKE = 0.99
-"""Fraction of the detections that must agree; one at the threshold, or two of a score, may go either way."""
+MATCHED = 0.99
+"""Fraction of the detections that must match; one at the threshold, or two of equal score, may differ."""
 MAP_POINTS = 0.1
 
 
@@ -35,56 +35,56 @@ class Parity:
     """How an exported file compares with the detector it was made from.
 
     Attributes:
-        images: images that both looked at.
+        images: images that were compared.
         detections: detections of the detector.
-        alike: of them, those that the file has too: same label, box within half a pixel, score within 0.01.
-        extra: detections that the file alone has.
-        box_pixels: largest difference of a coordinate among those alike.
-        score: largest difference of a score among those alike.
-        map_detector: mAP of the detector, a fraction; ``None`` where there are no true boxes.
+        matched: of them, those that the file has too: same label, box within half a pixel, score within 0.01.
+        extra: detections that only the file has.
+        box_pixels: largest difference of a coordinate among the matched ones.
+        score: largest difference of a score among the matched ones.
+        map_detector: mAP of the detector, a fraction; ``None`` without ground truth.
         map_file: mAP of the file.
     """
 
     images: int
     detections: int
-    alike: int
+    matched: int
     extra: int
     box_pixels: float
     score: float
     map_detector: float | None = None
     map_file: float | None = None
 
-    def check(self, what: str) -> None:
-        """Refuses a file that finds something else.
+    def check(self, file: str) -> None:
+        """Refuses a file with other detections.
 
         Args:
-            what: the file, for the message.
+            file: its name, for the message.
 
         Raises:
-            ExportError: boxes, scores or mAP differ, or nothing was found that could differ.
+            ExportError: boxes, scores or mAP differ, or there are no detections to compare.
         """
         if not self.detections + self.extra:
             raise ExportError(
-                f"{what}: the detector finds nothing in {self.images} images, so nothing can be compared; "
-                "give images that hold something, or a recovered detector"
+                f"{file}: the detector finds nothing in {self.images} images, so nothing can be compared; "
+                "give images with objects, or a recovered detector"
             )
-        if self.alike < ALIKE * (self.detections + self.extra):
+        if self.matched < MATCHED * (self.detections + self.extra):
             raise ExportError(
-                f"{what} does not find what the detector finds: {self.alike} of {self.detections} "
-                f"detections in {self.images} images agree, {self.extra} are its own; the file was not kept"
+                f"{file} does not have the detector's detections: {self.matched} of {self.detections} "
+                f"match in {self.images} images, and it has {self.extra} others; the file was not kept"
             )
         if self.map_detector is not None and self.map_file is not None:
             difference = 100 * abs(self.map_detector - self.map_file)
             if difference > MAP_POINTS:
                 raise ExportError(
-                    f"{what} has mAP {100 * self.map_file:.2f}, the detector {100 * self.map_detector:.2f}: "
+                    f"{file} has mAP {100 * self.map_file:.2f}, the detector {100 * self.map_detector:.2f}: "
                     f"more than {MAP_POINTS} points apart; the file was not kept"
                 )
 
     def __str__(self) -> str:
-        """One line for people."""
+        """One line."""
         text = (
-            f"{self.alike} of {self.detections} detections in {self.images} images agree, to "
+            f"{self.matched} of {self.detections} detections in {self.images} images match, within "
             f"{self.box_pixels:.1g} pixels and {self.score:.1g} of the score"
         )
         if self.map_detector is not None and self.map_file is not None:
@@ -92,21 +92,21 @@ class Parity:
         return text
 
 
-def compare(detector: Finder, file: Finder, images: "Split | Pictures", count: int) -> Parity:
-    """Lets both look at the same images.
+def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: int) -> Parity:
+    """Compares the detections of both on the same images.
 
     Args:
-        detector: finds what is right.
-        file: finds what is to be checked.
-        images: a split with true boxes, or images alone.
-        count: how many images of it to take, at most.
+        detector: the reference.
+        file: what is checked.
+        images: a split with ground truth, or images alone.
+        count: images to compare on, at most.
     """
     count = min(count, len(images))
     pairs = []
     for index in track(range(count), "parity"):
         image = images.batch([index])[0][0] if isinstance(images, Split) else images[index]
         pairs.append((detector(image), file(image)))
-    matches = [_match(expected, found) for expected, found in pairs]
+    matches = [_match(expected, actual) for expected, actual in pairs]
     boxes = np.concatenate([match[0] for match in matches])
     maps: tuple[float | None, float | None] = (None, None)
     if isinstance(images, Split):
@@ -123,8 +123,8 @@ def compare(detector: Finder, file: Finder, images: "Split | Pictures", count: i
     return Parity(
         images=count,
         detections=sum(len(expected["scores"]) for expected, _ in pairs),
-        alike=len(boxes),
-        extra=sum(len(found["scores"]) for _, found in pairs) - len(boxes),
+        matched=len(boxes),
+        extra=sum(len(actual["scores"]) for _, actual in pairs) - len(boxes),
         box_pixels=float(boxes.max(initial=0)),
         score=float(np.concatenate([match[1] for match in matches]).max(initial=0)),
         map_detector=maps[0],
@@ -132,52 +132,53 @@ def compare(detector: Finder, file: Finder, images: "Split | Pictures", count: i
     )
 
 
-def whole(detector: nn.Module) -> Finder:
-    """A detector as it is."""
+def whole(detector: nn.Module) -> Detect:
+    """A detector itself."""
 
-    def find(image: Tensor) -> Found:
+    def detect(image: Tensor) -> Detections:
         with torch.inference_mode():
-            (found,) = detector([image])
-        return {name: found[name] for name in ("boxes", "scores", "labels")}
+            (detections,) = detector([image])
+        return {name: detections[name] for name in ("boxes", "scores", "labels")}
 
-    return find
+    return detect
 
 
-def whole_file(session: Session, names: Sequence[str]) -> Finder:
+def whole_file(session: Session, names: Sequence[str]) -> Detect:
     """An ONNX file of a whole detector, with the names of its outputs."""
 
-    def find(image: Tensor) -> Found:
-        found = dict(zip(names, session(image.numpy()), strict=True))
-        return {name: torch.from_numpy(found[name]) for name in ("boxes", "scores", "labels")}
+    def detect(image: Tensor) -> Detections:
+        outputs = dict(zip(names, session(image.numpy()), strict=True))
+        return {name: torch.from_numpy(outputs[name]) for name in ("boxes", "scores", "labels")}
 
-    return find
-
-
-def placed(detector: nn.Module, frame: Frame) -> Finder:
-    """A detector on images in the frame of its raw heads, read by torchvision's own code."""
-
-    def find(image: Tensor) -> Found:
-        inside, size = fit(image, frame)
-        return _back(on_placed(detector, torch.from_numpy(inside), size), size, image)
-
-    return find
+    return detect
 
 
-def raw_heads_file(session: Session, frame: Frame) -> Finder:
-    """A raw-heads file, read by `Frame.detections`."""
+def padded(detector: nn.Module, frame: Frame) -> Detect:
+    """A detector on images as its raw heads see them, decoded by torchvision's own code."""
 
-    def find(image: Tensor) -> Found:
-        inside, size = fit(image, frame)
-        boxes, scores = session(inside)
-        found = frame.detections(boxes[0], scores[0], size)
+    def detect(image: Tensor) -> Detections:
+        pixels, size = resize_and_pad(image, frame)
+        return _to_image(detect_padded(detector, torch.from_numpy(pixels), size), size, image)
+
+    return detect
+
+
+def raw_heads_file(session: Session, frame: Frame) -> Detect:
+    """A raw-heads file, decoded by `Frame.detections`."""
+
+    def detect(image: Tensor) -> Detections:
+        pixels, size = resize_and_pad(image, frame)
+        boxes, scores = session(pixels)
+        arrays = frame.detections(boxes[0], scores[0], size)
         names = ("boxes", "scores", "labels")
-        return _back({k: torch.from_numpy(v) for k, v in zip(names, found, strict=True)}, size, image)
+        detections = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+        return _to_image(detections, size, image)
 
-    return find
+    return detect
 
 
 class Pictures:
-    """Images of a folder without true boxes, at the size that a detector works at.
+    """Images of a folder without ground truth, at the size that a detector works at.
 
     Args:
         folder: holds image files.
@@ -188,7 +189,6 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, rule: ResizeRule | None) -> None:
-        """Lists the files."""
         self._files, self._rule = picture_files(folder), rule
 
     def __len__(self) -> int:
@@ -205,10 +205,10 @@ class Pictures:
         return (self[index] for index in range(len(self)))
 
 
-def _match(expected: Found, found: Found) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Largest box and score difference of each detection that both have; none counts twice."""
+def _match(expected: Detections, actual: Detections) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Largest box and score difference [m] of each detection that both have; none is matched twice."""
     ours: dict[str, Any] = {name: value.double().numpy() for name, value in expected.items()}
-    theirs: dict[str, Any] = {name: value.double().numpy() for name, value in found.items()}
+    theirs: dict[str, Any] = {name: value.double().numpy() for name, value in actual.items()}
     free = np.ones(len(theirs["scores"]), bool)
     boxes, scores = [], []
     for box, score, label in zip(ours["boxes"], ours["scores"], ours["labels"], strict=True):
@@ -223,7 +223,7 @@ def _match(expected: Found, found: Found) -> tuple[NDArray[np.float64], NDArray[
     return np.array(boxes, np.float64), np.array(scores, np.float64)
 
 
-def _back(found: Found, size: tuple[int, int], image: Tensor) -> Found:
-    """Boxes in pixels of the image itself."""
+def _to_image(detections: Detections, size: tuple[int, int], image: Tensor) -> Detections:
+    """Detections with their boxes in pixels of the image itself."""
     scale = torch.tensor([image.shape[-1] / size[1], image.shape[-2] / size[0]] * 2)
-    return {**found, "boxes": found["boxes"] * scale}
+    return {**detections, "boxes": detections["boxes"] * scale}

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ConfigError
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
-from autoprune.runtimes.raw_heads import RawHeads, fit, is_one_stage
+from autoprune.runtimes.raw_heads import RawHeads, is_one_stage, resize_and_pad
 from autoprune.runtimes.sessions import open_session
 
 Run = Callable[[], dict[str, float]]
@@ -114,13 +114,13 @@ def in_file(
 
     def run() -> dict[str, float]:
         begin = clock()
-        placed = [fit(image, frame) for image in images]
-        batch = np.concatenate([pixels for pixels, _ in placed])
+        inputs = [resize_and_pad(image, frame) for image in images]
+        batch = np.concatenate([pixels for pixels, _ in inputs])
         ready = clock()
         boxes, scores = session(batch)
         done = clock()
-        for place, (_, size) in enumerate(placed):
-            frame.detections(boxes[place], scores[place], size)
+        for number, (_, size) in enumerate(inputs):
+            frame.detections(boxes[number], scores[number], size)
         end = clock()
         return {PRE: ready - begin, NETWORK: done - ready, POST: end - done}
 

@@ -1,9 +1,9 @@
-"""What turns an image into the input of a raw-heads model, and its dense outputs into detections.
+"""Decodes raw heads to boxes with numpy alone: an image to the model's input, dense outputs to detections.
 
-Nothing but numpy and the standard library: this file can be copied to where the model is run. The model
-takes ``image``, float32 [N, 3, height, width], RGB in [0, 1], and gives ``boxes`` [N, A, 4] (x1, y1, x2, y2
-in pixels of its input) and ``scores`` [N, A, K] (one a label). An ONNX file carries its `Frame` as JSON, in
-its metadata under the key ``autoprune.frame``.
+It imports only numpy and the standard library, so it can be copied to where the model runs. The model takes
+``image``, float32 [N, 3, height, width], RGB in [0, 1], and returns ``boxes`` [N, A, 4] (x1, y1, x2, y2 in
+pixels of its input) and ``scores`` [N, A, K] (one per label). An ONNX file holds its `Frame` as JSON in its
+metadata, under the key ``autoprune.frame``.
 """
 
 import json
@@ -23,15 +23,16 @@ class Frame:
     Attributes:
         height: rows of the input.
         width: columns of the input.
-        stretch: whether images are stretched to the input; else they keep their ratio and are padded.
-        padding: colour of the padding, RGB in [0, 1]; it is 0 after the model's own normalisation.
-        levels: anchors of each level, which add up to A.
-        per_class: whether ``most_candidates`` holds for each label, or for each level over all labels.
-        first_label: the smallest label that counts; 1 where 0 is a background with a score of its own.
-        score_threshold: detections must be above it.
-        most_candidates: best ones that go into the non-maximum suppression.
-        iou_threshold: of two detections of one label that overlap more, the lower one goes.
-        most_detections: best ones that are kept of an image.
+        stretch: whether images are stretched to the input; else they keep their aspect ratio and are padded.
+        padding: color of the padding, RGB in [0, 1]; 0 after the model's own normalization.
+        levels: number of anchors of each level, A in all.
+        per_class: whether ``most_candidates`` applies to each label, or to each level over all labels.
+        first_label: the smallest label of an object; 1 where label 0 is the background.
+        score_threshold: detections score above it.
+        most_candidates: candidates that enter the non-maximum suppression, at most.
+        iou_threshold: of two detections of one label that overlap more, the one with the lower score is
+            removed.
+        most_detections: detections of an image, at most.
     """
 
     height: int
@@ -58,38 +59,38 @@ class Frame:
         return Frame(**fields)
 
     def fitted_size(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width to resize an image to, so that it fits; one that fits already is left as it is."""
+        """Height and width to resize an image to, so that it fits; without ``stretch``, none is enlarged."""
         if self.stretch:
             return self.height, self.width
         scale = min(self.height / height, self.width / width, 1.0)
         return max(int(height * scale), 1), max(int(width * scale), 1)
 
-    def place(self, image: Array) -> Array:
+    def pad(self, image: Array) -> Array:
         """Pads an image on the right and at the bottom.
 
         Args:
-            image: [3, h, w] of the size that `fitted_size` says.
+            image: [3, h, w], of the size that `fitted_size` returns.
 
         Returns:
             [1, 3, height, width].
         """
-        placed = np.empty((1, 3, self.height, self.width), np.float32)
-        placed[:] = np.asarray(self.padding, np.float32)[:, None, None]
-        placed[0, :, : image.shape[1], : image.shape[2]] = image
-        return placed
+        padded = np.empty((1, 3, self.height, self.width), np.float32)
+        padded[:] = np.asarray(self.padding, np.float32)[:, None, None]
+        padded[0, :, : image.shape[1], : image.shape[2]] = image
+        return padded
 
     def detections(
         self, boxes: Array, scores: Array, size: tuple[int, int]
     ) -> tuple[Array, Array, NDArray[np.int64]]:
-        """Reads the detections of one image: the best candidates, without those that overlap a better one.
+        """The detections of one image: the best candidates, after non-maximum suppression.
 
         Args:
             boxes: [A, 4].
             scores: [A, K].
-            size: height and width that the image had in the input, without the padding.
+            size: height and width of the image in the input, without the padding.
 
         Returns:
-            Boxes [n, 4] in pixels of the input, scores [n], labels [n]; the best first.
+            Boxes [n, 4] in pixels of the input, scores [n], labels [n]; highest score first.
         """
         anchors, labels = self._candidates(scores)
         values, corners = scores[anchors, labels], boxes[anchors]
@@ -98,8 +99,8 @@ class Frame:
         return corners[kept], values[kept], labels[kept]
 
     def _candidates(self, scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Anchor and label of each candidate."""
-        found: list[NDArray[np.int64]] = []  # flat indices into [A, K]
+        """Anchors [c] and labels [c] of the candidates."""
+        candidates: list[NDArray[np.int64]] = []  # flat indices into [A, K]
         flat = np.arange(scores.size).reshape(scores.shape)
         if self.per_class:
             parts = [flat[:, label] for label in range(self.first_label, scores.shape[1])]
@@ -110,8 +111,8 @@ class Frame:
         for part in parts:
             good = part[values[part] > self.score_threshold]
             best = np.argsort(-values[good], kind="stable")[: self.most_candidates]
-            found.append(good[best])
-        chosen = np.concatenate(found)
+            candidates.append(good[best])
+        chosen = np.concatenate(candidates)
         return chosen // scores.shape[1], chosen % scores.shape[1]
 
 
@@ -124,23 +125,23 @@ def suppress(
         boxes: [n, 4].
         scores: [n].
         labels: [n].
-        iou_threshold: a box goes where a better one of its label overlaps it by more.
+        iou_threshold: a box is removed where one of its label with a higher score overlaps it by more.
 
     Returns:
-        Indices of those kept, the best first.
+        Indices of the kept boxes, highest score first.
     """
     order = np.argsort(-scores, kind="stable")
     boxes, labels = boxes[order], labels[order]
     areas = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
     kept = np.zeros(len(order), bool)
     for label in np.unique(labels):
-        left = np.flatnonzero(labels == label)
-        while len(left):
-            first, left = left[0], left[1:]
+        rest = np.flatnonzero(labels == label)
+        while len(rest):
+            first, rest = rest[0], rest[1:]
             kept[first] = True
-            low = np.maximum(boxes[first, :2], boxes[left, :2])
-            high = np.minimum(boxes[first, 2:], boxes[left, 2:])
-            shared = np.prod(np.clip(high - low, 0, None), axis=1)
-            # as a product, so that boxes without an area overlap nothing and nothing is divided by 0
-            left = left[shared <= iou_threshold * (areas[first] + areas[left] - shared)]
+            low = np.maximum(boxes[first, :2], boxes[rest, :2])
+            high = np.minimum(boxes[first, 2:], boxes[rest, 2:])
+            overlap = np.prod(np.clip(high - low, 0, None), axis=1)
+            # as a product: boxes without an area overlap nothing, and there is no division by 0
+            rest = rest[overlap <= iou_threshold * (areas[first] + areas[rest] - overlap)]
     return order[kept]

@@ -1,4 +1,4 @@
-"""ONNX files: a whole detector with its non-maximum suppression, or the raw heads of a one-stage one."""
+"""ONNX files: a whole detector with its non-maximum suppression, or the raw heads of a one-stage detector."""
 
 import logging
 import warnings
@@ -22,14 +22,14 @@ DETECTIONS = ("boxes", "scores", "labels", "masks", "keypoints", "keypoints_scor
 
 
 def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, ...]:
-    """Writes a detector as it is: resizing, network, non-maximum suppression.
+    """Writes a whole detector: resizing, network, non-maximum suppression.
 
-    The file takes one ``image``, float32 [3, height, width] of any size in [0, 1], and gives ``boxes``
-    [n, 4], ``scores`` [n] and ``labels`` [n], masks or keypoints beside them where the detector has some.
+    The file takes one ``image``, float32 [3, height, width] of any size in [0, 1], and returns ``boxes``
+    [n, 4], ``scores`` [n] and ``labels`` [n], with masks or keypoints where the detector has them.
 
     Args:
         detector: in eval mode, on the CPU.
-        example: [3, height, width]; a real image, so that something is found on it.
+        example: [3, height, width]; a real image, so that there are detections to trace.
         path: file to write, whole or not at all.
 
     Returns:
@@ -39,8 +39,8 @@ def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, 
         ModelError: the exporter can't express the detector.
     """
     with torch.inference_mode():
-        (found,) = detector([example])
-    names = tuple(name for name in DETECTIONS if name in found)
+        (detections,) = detector([example])
+    names = tuple(name for name in DETECTIONS if name in detections)
     _export(
         _Whole(detector, names),
         example,
@@ -57,7 +57,7 @@ def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, 
 
 
 def write_raw_heads(model: RawHeads, path: Path, batch: int = 1) -> None:
-    """Writes raw heads for a fixed number of images; see `frame` for what the file takes and gives.
+    """Writes raw heads for a fixed number of images; see `decode_raw_heads` for their input and outputs.
 
     Raises:
         ModelError: the exporter can't express the detector.
@@ -79,16 +79,16 @@ def read_frame(path: Path) -> Frame:
     """The frame of a raw-heads file.
 
     Raises:
-        ModelError: the file is of another kind.
+        ModelError: the file holds no raw heads.
     """
     onnx = need("onnx")
     entries = onnx.load(str(path), load_external_data=False).metadata_props
-    found = next((entry.value for entry in entries if entry.key == FRAME_KEY), None)
-    if found is None:
+    text = next((entry.value for entry in entries if entry.key == FRAME_KEY), None)
+    if text is None:
         raise ModelError(
             f"{path} is no raw-heads file of autoprune; make one with `autoprune export --raw-heads`"
         )
-    return Frame.from_json(found)
+    return Frame.from_json(text)
 
 
 class _Whole(nn.Module):
@@ -99,8 +99,8 @@ class _Whole(nn.Module):
         self.detector, self.names = detector, tuple(names)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        (found,) = self.detector([image])
-        return tuple(found[name] for name in self.names)
+        (detections,) = self.detector([image])
+        return tuple(detections[name] for name in self.names)
 
 
 def _export(
@@ -114,8 +114,8 @@ def _export(
 ) -> None:
     """Traces ``model``, writes it and checks the file.
 
-    The exporter is the one that traces (``dynamo=False``): torch.export, on which the newer one is built, has
-    no answer to a number of detections that depends on the data (torch 2.15).
+    It uses the exporter that traces (``dynamo=False``): torch.export, on which the newer one is built, does
+    not support a number of detections that depends on the data (torch 2.15).
     """
     onnx = need("onnx")
     with replacing(path) as temporary:
@@ -133,7 +133,7 @@ def _export(
                 )
         except OSError:
             raise
-        except Exception as error:  # the exporter raises whatever it stumbled on
+        except Exception as error:  # the exporter raises errors of any kind
             problem = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"torch's ONNX exporter can't express this detector ({type(error).__name__}: {problem}); "
@@ -148,7 +148,7 @@ def _export(
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences what the exporter says of values it takes for constants; the parity check is the judge."""
+    """Silences the exporter's warnings of values that it takes for constants; the parity check decides."""
     loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.jit")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():

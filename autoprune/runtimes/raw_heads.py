@@ -1,4 +1,4 @@
-"""A one-stage detector as a plain network: a fixed input, dense outputs, nothing that depends on the data."""
+"""A one-stage detector as a plain network: fixed input, dense outputs, no data-dependent operation."""
 
 import copy
 from collections import OrderedDict
@@ -21,24 +21,27 @@ from autoprune.runtimes.decode_raw_heads import Frame
 Outputs = dict[str, Tensor]
 
 SCORES: dict[type[nn.Module], Callable[[Outputs], Tensor]] = {
-    RetinaNet: lambda found: found["cls_logits"].sigmoid(),
-    FCOS: lambda found: (found["cls_logits"].sigmoid() * found["bbox_ctrness"].sigmoid()).sqrt(),
-    SSD: lambda found: found["cls_logits"].softmax(-1),
+    RetinaNet: lambda outputs: outputs["cls_logits"].sigmoid(),
+    FCOS: lambda outputs: (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt(),
+    SSD: lambda outputs: outputs["cls_logits"].softmax(-1),
 }
-"""For each kind of one-stage detector, the scores [N, A, K] of what its head gives."""
+"""For each kind of one-stage detector, the scores [N, A, K] from the outputs of its head."""
 
 
 def is_one_stage(detector: nn.Module) -> bool:
-    """Whether `RawHeads` takes the detector."""
+    """Whether `RawHeads` supports the detector."""
     return isinstance(detector, tuple(SCORES))
 
 
 class RawHeads(nn.Module):
     """Backbone and head of a one-stage detector, from pixels in [0, 1] to boxes and scores of all anchors.
 
+    The backbone runs once, to find the anchors.
+
     Args:
         detector: torchvision's RetinaNet, FCOS or SSD, on the CPU; its modules are shared, not copied.
-        input_size: height and width; rounded up to what the detector pads to, SSD's own size in its place.
+        input_size: height and width; rounded up to the multiple that the detector pads to. SSD has a fixed
+            size, which is used instead.
 
     Raises:
         ModelError: the detector is of another kind.
@@ -49,7 +52,6 @@ class RawHeads(nn.Module):
     anchors: Tensor
 
     def __init__(self, detector: nn.Module, input_size: tuple[int, int]) -> None:
-        """Runs the backbone once to learn the anchors."""
         super().__init__()
         kind = next((kind for kind in SCORES if isinstance(detector, kind)), None)
         if kind is None:
@@ -57,21 +59,21 @@ class RawHeads(nn.Module):
                 f"raw heads need a one-stage detector (RetinaNet, FCOS, SSD), this is a "
                 f"{type(detector).__name__}; export it whole, without --raw-heads"
             )
-        given: Any = detector  # torchvision has no types
-        self.backbone: nn.Module = given.backbone
-        self.head: nn.Module = given.head
-        self._scores, self._coder = SCORES[kind], given.box_coder
-        transform = given.transform
+        untyped: Any = detector  # torchvision has no types
+        self.backbone: nn.Module = untyped.backbone
+        self.head: nn.Module = untyped.head
+        self._scores, self._coder = SCORES[kind], untyped.box_coder
+        transform = untyped.transform
         self.register_buffer("mean", torch.tensor(transform.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1))
         height, width = _whole_size(transform, input_size)
         probe = torch.zeros(1, 3, height, width)
         with torch.no_grad():
             features = self._features(probe)
-            (anchors,) = given.anchor_generator(ImageList(probe, [(height, width)]), features)
+            (anchors,) = untyped.anchor_generator(ImageList(probe, [(height, width)]), features)
         self.register_buffer("anchors", anchors)
         cells = [int(feature.shape[-2] * feature.shape[-1]) for feature in features]
-        per_cell = given.anchor_generator.num_anchors_per_location()
+        per_cell = untyped.anchor_generator.num_anchors_per_location()
         self.frame = Frame(
             height=height,
             width=width,
@@ -80,10 +82,10 @@ class RawHeads(nn.Module):
             levels=tuple(count * each for count, each in zip(cells, per_cell, strict=True)),
             per_class=kind is SSD,
             first_label=1 if kind is SSD else 0,
-            score_threshold=float(given.score_thresh),
-            most_candidates=int(given.topk_candidates),
-            iou_threshold=float(given.nms_thresh),
-            most_detections=int(given.detections_per_img),
+            score_threshold=float(untyped.score_thresh),
+            most_candidates=int(untyped.topk_candidates),
+            iou_threshold=float(untyped.nms_thresh),
+            most_detections=int(untyped.detections_per_img),
         )
         self.eval()
 
@@ -96,55 +98,55 @@ class RawHeads(nn.Module):
         Returns:
             ``boxes`` [N, A, 4], x1, y1, x2, y2 in pixels of the input, and ``scores`` [N, A, K].
         """
-        found = self.head(self._features((image - self.mean) / self.std))
-        offsets, anchors = found["bbox_regression"], self.anchors
+        outputs = self.head(self._features((image - self.mean) / self.std))
+        offsets, anchors = outputs["bbox_regression"], self.anchors
         count = offsets.shape[0]
         if isinstance(self._coder, BoxLinearCoder):
             boxes = self._coder.decode(offsets, anchors)
         else:
             flat = self._coder.decode_single(offsets.reshape(-1, 4), anchors.repeat(count, 1))
             boxes = flat.reshape(count, -1, 4)
-        return boxes, self._scores(found)
+        return boxes, self._scores(outputs)
 
     def _features(self, normalized: Tensor) -> list[Tensor]:
         features = self.backbone(normalized)
         return [features] if isinstance(features, Tensor) else list(features.values())
 
 
-def on_placed(detector: nn.Module, placed: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """What torchvision's own detector finds in an image that is resized and padded already.
+def detect_padded(detector: nn.Module, padded: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
+    """The detections of torchvision's own code on an image that is already resized and padded.
 
     Args:
-        detector: as `RawHeads` takes it, in eval mode.
-        placed: [1, 3, height, width] in [0, 1], as `Frame.place` makes it.
+        detector: one that `RawHeads` supports, in eval mode.
+        padded: [1, 3, height, width] in [0, 1], as `Frame.pad` returns it.
         size: height and width of the image without the padding.
 
     Returns:
-        ``boxes`` [n, 4], ``scores`` [n] and ``labels`` [n] in pixels of ``placed``.
+        ``boxes`` [n, 4], ``scores`` [n] and ``labels`` [n] in pixels of ``padded``.
     """
     same = copy.copy(detector)
-    same._modules = OrderedDict(detector._modules)  # the copy's own, so that the detector keeps its transform
-    same.transform = _Placed(detector.transform, size)
+    same._modules = OrderedDict(detector._modules)  # a copy, so that the detector keeps its own transform
+    same.transform = _NormalizeOnly(detector.transform, size)
     with torch.inference_mode():
-        (found,) = same([placed[0]])
-    return dict(found)
+        (detections,) = same([padded[0]])
+    return dict(detections)
 
 
-def fit(image: Tensor, frame: Frame) -> tuple[NDArray[np.float32], tuple[int, int]]:
-    """An image [3, h, w] in the frame, [1, 3, H, W], and the height and width that it has in there."""
+def resize_and_pad(image: Tensor, frame: Frame) -> tuple[NDArray[np.float32], tuple[int, int]]:
+    """An image [3, h, w] as the input [1, 3, H, W] of raw heads, and its height and width in there."""
     old = (int(image.shape[-2]), int(image.shape[-1]))
     size = frame.fitted_size(*old)
     if size != old:
         image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
-    return frame.place(image.numpy()), size
+    return frame.pad(image.numpy()), size
 
 
-class _Placed(nn.Module):
-    """In a detector's transform's place: normalises, and neither resizes nor pads."""
+class _NormalizeOnly(nn.Module):
+    """Replaces a detector's transform: normalizes, and neither resizes nor pads."""
 
     def __init__(self, transform: Any, size: tuple[int, int]) -> None:
         super().__init__()
-        self._transform, self._size = [transform], size  # in a list: not a module of this one
+        self._transform, self._size = [transform], size  # in a list, so that it is no submodule
 
     def forward(self, images: list[Tensor], targets: None = None) -> tuple[ImageList, None]:
         normalized = self._transform[0].normalize(images[0])[None]
@@ -155,7 +157,7 @@ class _Placed(nn.Module):
 
 
 def _whole_size(transform: Any, input_size: tuple[int, int]) -> tuple[int, int]:
-    """The input's height and width: the detector's own, or what is asked for in whole steps of padding."""
+    """The input's height and width: the detector's fixed one, or ``input_size`` rounded up to its padding."""
     if transform.fixed_size is not None:  # torchvision has (width, height)
         return int(transform.fixed_size[1]), int(transform.fixed_size[0])
     step = int(transform.size_divisible)

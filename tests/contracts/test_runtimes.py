@@ -99,7 +99,7 @@ def test_detections_of_raw_heads_are_within_the_tolerance_of_an_export(one_stage
     raw, file = raw_files
     path = file(runtime.suffix)
     session = open_session(path, runtime.name, threads=1)
-    finders = parity.placed(one_stage, raw.frame), parity.raw_heads_file(session, raw.frame)
+    finders = parity.padded(one_stage, raw.frame), parity.raw_heads_file(session, raw.frame)
     result = parity.compare(*finders, images, 3)
     assert result.detections > 5
     result.check(path.name)

@@ -46,12 +46,12 @@ def folder(tmp_path):
 
 def rows(card):
     """Cells of every table row by the first cell."""
-    found = [
+    table = [
         [cell.strip() for cell in line.strip("|").split("|")]
         for line in card.splitlines()
         if line.startswith("|")
     ]
-    return {cells[0]: cells[1:] for cells in found}
+    return {cells[0]: cells[1:] for cells in table}
 
 
 def test_figures_are_those_of_the_files(folder):
@@ -81,7 +81,7 @@ def test_figures_are_those_of_the_files(folder):
     assert not re.search(r"None|\bnan\b", card)
 
 
-def test_what_is_not_known_is_said_to_be_so(folder):
+def test_missing_figures_are_named_with_the_command_that_measures_them(folder):
     write_card(folder)
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
     assert "Not measured: `autoprune eval`" in card

@@ -45,14 +45,14 @@ def test_a_loaded_detector_gives_identical_outputs(saved, demo_settings):
     assert not loaded.training
     images, _ = open_data(demo_settings["data"], "val").batch([0, 1])
     with torch.no_grad():
-        expected, found = pruned.eval()(images)[0], loaded(images)[0]
+        expected, detections = pruned.eval()(images)[0], loaded(images)[0]
     assert len(expected["boxes"]) > 0
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    assert all(torch.equal(expected[name], detections[name]) for name in expected)
     assert Policy.load(folder / "policy.yaml") == policy
 
 
 def test_loading_takes_torch_and_little_else(saved):
-    """In a process of its own: the packages that `load` adds to torch, torchvision and what they bring."""
+    """In a process of its own: the packages that `load` imports beside torch, torchvision and what they import."""
     folder, _, _ = saved
     code = """
 import sys, json, torch, torchvision
@@ -65,10 +65,10 @@ print(json.dumps(sorted(new - sys.stdlib_module_names)))
     root = Path(autoprune.__file__).parent.parent
     command = [sys.executable, "-c", code, str(folder)]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
-    needed = {"autoprune", "numpy", "safetensors", "pydantic", "pydantic_core", "yaml"}
+    needed = {"autoprune", "torch", "numpy", "safetensors", "pydantic", "pydantic_core", "yaml"}
     of_pydantic = {"annotated_types", "typing_inspection", "typing_extensions"}
-    brought = {name for name in json.loads(done.stdout) if not name.startswith("_")}
-    assert brought <= needed | of_pydantic
+    imported = {name for name in json.loads(done.stdout) if not name.startswith("_")}
+    assert imported <= needed | of_pydantic
 
 
 def test_a_folder_without_a_detector_is_refused(saved, tmp_path):

@@ -67,9 +67,9 @@ def test_stages_in_a_file(one_stage, tmp_path, monkeypatch):
         clock.now += 1.0
         return fit(image, frame)
 
-    open_session, fit = runners.open_session, runners.fit
+    open_session, fit = runners.open_session, runners.resize_and_pad
     monkeypatch.setattr(runners, "open_session", slow_session)
-    monkeypatch.setattr(runners, "fit", slow_fit)
+    monkeypatch.setattr(runners, "resize_and_pad", slow_fit)
     images = [torch.rand(3, 120, 128)] * 2
     run = in_file(one_stage, images, (120, 128), "onnxruntime", "cpu", 1, tmp_path, clock)
     assert run() == {PRE: 2.0, NETWORK: 2.0, POST: 0.0}

@@ -1,4 +1,4 @@
-"""Detections are read off dense outputs as torchvision's own detectors and operators read them."""
+"""Dense outputs are decoded as torchvision's own detectors and operators decode them."""
 
 import json
 
@@ -38,13 +38,13 @@ def test_suppression_is_that_of_torchvision(seed, count, threshold):
     assert suppress(boxes, scores, labels, threshold).tolist() == expected.tolist()
 
 
-def test_boxes_without_an_area_neither_go_nor_take_others_along():
+def test_boxes_without_an_area_neither_suppress_nor_are_suppressed():
     boxes = np.array([[5, 5, 5, 5], [5, 5, 5, 5], [0, 0, 9, 9]], np.float32)
     kept = suppress(boxes, np.array([0.9, 0.8, 0.7], np.float32), np.zeros(3, np.int64), 0.5)
     assert kept.tolist() == [0, 1, 2]
 
 
-def test_each_level_gives_its_best_candidates_and_the_image_its_best_detections():
+def test_each_level_contributes_its_best_candidates_and_the_image_keeps_its_best_detections():
     boxes = np.array([[8.0 * n, 0, 8 * n + 6, 6] for n in range(15)], np.float32)  # none overlaps another
     scores = np.zeros((15, 1), np.float32)
     scores[:12, 0] = np.linspace(0.5, 0.94, 12)
@@ -60,16 +60,16 @@ def test_each_level_gives_its_best_candidates_and_the_image_its_best_detections(
 
 def test_boxes_end_where_the_image_ends_and_not_where_its_padding_does():
     boxes = np.tile(np.array([-3, -3, 90, 60], np.float32), (15, 1))
-    found, _, _ = FRAME.detections(boxes, np.full((15, 2), 0.5, np.float32), (40, 50))
-    assert found.tolist() == [[0, 0, 50, 40]] * 2  # one of each label
+    corners, _, _ = FRAME.detections(boxes, np.full((15, 2), 0.5, np.float32), (40, 50))
+    assert corners.tolist() == [[0, 0, 50, 40]] * 2  # one of each label
 
 
-def test_an_image_is_padded_with_the_mean_colour_and_shrunk_only_where_it_does_not_fit():
+def test_an_image_is_padded_with_the_mean_color_and_shrunk_only_where_it_does_not_fit():
     image = np.random.default_rng(0).random((3, 40, 50)).astype(np.float32)
-    placed = FRAME.place(image)
-    assert placed.shape == (1, 3, 64, 96)
-    assert np.array_equal(placed[0, :, :40, :50], image)
-    assert placed[0, :, 63, 95].tolist() == [0.5, 0.25, 0.125]
+    padded = FRAME.pad(image)
+    assert padded.shape == (1, 3, 64, 96)
+    assert np.array_equal(padded[0, :, :40, :50], image)
+    assert padded[0, :, 63, 95].tolist() == [0.5, 0.25, 0.125]
     assert FRAME.fitted_size(40, 50) == (40, 50)
     assert FRAME.fitted_size(128, 96) == (64, 48)
     assert Frame(**{**FRAME.__dict__, "stretch": True}).fitted_size(10, 10) == (64, 96)

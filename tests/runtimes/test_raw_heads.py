@@ -1,4 +1,4 @@
-"""Raw heads, read by `Frame.detections`, are the detector as torchvision runs it."""
+"""Raw heads, decoded by `Frame.detections`, have the detections of the detector as torchvision runs it."""
 
 import numpy as np
 import pytest
@@ -7,16 +7,16 @@ import torch
 from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.errors import ModelError
-from autoprune.runtimes.raw_heads import RawHeads, is_one_stage, on_placed
+from autoprune.runtimes.raw_heads import RawHeads, detect_padded, is_one_stage
 
 
 def noise(size, seed=1):
     return torch.rand(3, *size, generator=torch.Generator().manual_seed(seed))
 
 
-def alike(found, expected):
-    """Fraction of the expected detections that were found, whatever the order of equal scores."""
-    boxes, scores, labels = found
+def matched(detections, expected):
+    """Fraction of the expected detections that are there, whatever the order of equal scores."""
+    boxes, scores, labels = detections
     wanted = (expected["boxes"].numpy(), expected["scores"].numpy(), expected["labels"].numpy())
     assert len(wanted[1]) > 5
     assert len(wanted[1]) == len(scores)
@@ -34,25 +34,25 @@ def test_detections_are_those_of_the_detector(one_stage):
     with torch.inference_mode():
         boxes, scores = raw(image[None])
         (expected,) = one_stage([image])
-    found = frame.detections(boxes[0].numpy(), scores[0].numpy(), (frame.height, frame.width))
-    assert alike(found, expected) > 0.99
+    detections = frame.detections(boxes[0].numpy(), scores[0].numpy(), (frame.height, frame.width))
+    assert matched(detections, expected) > 0.99
     assert boxes.shape[:2] == scores.shape[:2] == (1, sum(frame.levels))
 
 
-def test_a_smaller_image_in_the_frame_is_read_as_torchvision_reads_a_padded_one(one_stage):
+def test_a_smaller_image_is_decoded_as_torchvision_decodes_a_padded_one(one_stage):
     raw = RawHeads(one_stage, (90, 120))
     frame = raw.frame
     size = (frame.height - 20, frame.width - 30)
-    placed = torch.from_numpy(frame.place(noise(size).numpy()))
+    padded = torch.from_numpy(frame.pad(noise(size).numpy()))
     with torch.inference_mode():
-        boxes, scores = raw(placed)
-    found = frame.detections(boxes[0].numpy(), scores[0].numpy(), size)
+        boxes, scores = raw(padded)
+    detections = frame.detections(boxes[0].numpy(), scores[0].numpy(), size)
     transform = one_stage.transform
-    assert alike(found, on_placed(one_stage, placed, size)) > 0.99
+    assert matched(detections, detect_padded(one_stage, padded, size)) > 0.99
     assert one_stage.transform is transform
 
 
-def test_images_of_a_batch_do_not_meet(one_stage):
+def test_images_of_a_batch_are_independent(one_stage):
     raw = RawHeads(one_stage, (64, 96))
     pair = torch.stack([noise((raw.frame.height, raw.frame.width), seed) for seed in (1, 2)])
     with torch.inference_mode():
@@ -61,7 +61,7 @@ def test_images_of_a_batch_do_not_meet(one_stage):
         assert (both[1] - one[0]).abs().max() < 1e-5 * one.abs().max()
 
 
-def test_a_frame_is_a_whole_number_of_steps():
+def test_the_input_size_is_rounded_up_to_the_padding():
     spec = ModelSpec(name="fcos_resnet18_fpn", arguments={"fpn_channels": 32}, num_classes=2)
     frame = RawHeads(build(spec).eval(), (65, 96)).frame
     assert (frame.height, frame.width) == (96, 96)

@@ -1,0 +1,48 @@
+"""An exported file is kept only where it has the detections of the detector."""
+
+import copy
+
+import pytest
+import torch
+
+from autoprune.config import ModelSpec
+from autoprune.detectors import build
+from autoprune.errors import ExportError, ModelError
+from autoprune.export import formats
+
+for library in ("onnx", "onnxruntime"):
+    pytest.importorskip(library, reason="the extra `onnx` is not installed")
+
+
+def test_both_onnx_files_and_the_program_have_the_detections_of_the_detector(detector, split, tmp_path):
+    for path, result in (
+        formats.write_onnx(detector, tmp_path, split, 4),
+        formats.write_raw(detector, tmp_path, split, 4, split.sizes[0], "onnx"),
+        formats.write_raw(detector, tmp_path, split, 4, split.sizes[0], "pt2"),
+    ):
+        assert path.is_file()
+        assert result.matched == result.detections > 10
+        assert result.extra == 0
+        assert result.map_file == pytest.approx(result.map_detector, abs=1e-3)
+    assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "raw_heads.onnx", "raw_heads.pt2"}
+
+
+def test_a_file_of_other_weights_is_deleted(detector, split, tmp_path, monkeypatch):
+    write_whole = formats.write_whole
+
+    def other_weights(model, example, path):
+        model = copy.deepcopy(model)
+        with torch.no_grad():
+            model.head.regression_head.bbox_reg.bias.add_(0.3)
+        return write_whole(model, example, path)
+
+    monkeypatch.setattr(formats, "write_whole", other_weights)
+    with pytest.raises(ExportError, match=r"model\.onnx does not have the detector's detections"):
+        formats.write_onnx(detector, tmp_path, split, 2)
+    assert not list(tmp_path.iterdir())
+
+
+def test_raw_heads_of_two_stages_are_refused(split, tmp_path):
+    model = build(ModelSpec(name="fasterrcnn_mobilenet_v3_large_320_fpn", num_classes=2)).eval()
+    with pytest.raises(ModelError, match="without --raw-heads"):
+        formats.write_raw(model, tmp_path, split, 1, (64, 64), "onnx")
