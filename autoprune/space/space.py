@@ -83,7 +83,7 @@ class Space:
         if metric == "mparams":
             return np.asarray(self.graph.cost.params(widths), dtype=np.float64) / 1e6
         if self.latency is None:
-            raise ValueError(f"{metric} is measured, not modelled")
+            raise ValueError(f"{metric} is measured, not modeled")
         return self.latency(widths)
 
     def models(self, metric: Metric) -> bool:
@@ -151,7 +151,7 @@ class Space:
 
         Args:
             fractions: [V] in 0..1.
-            budgets: where none of them is on a modelled cost, the widths of ``fractions`` are returned.
+            budgets: where none of them is on a modeled cost, the widths of ``fractions`` are returned.
 
         Returns:
             [G] widths that meet every budget.

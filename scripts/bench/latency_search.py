@@ -80,23 +80,23 @@ class Case:
         """What a search under a budget on the GFLOPs finds that takes as long as the ``target``."""
         gflops, tried = self.level(target), []
         for number in range(self.given.searches):
-            found = once(
+            trial = once(
                 self.out / f"gflops-{number}.json",
                 partial(self.search_gflops, f"gflops-{number}", gflops, target),
             )
-            tried.append(found)
-            if abs(found["ratio"] - 1) <= self.given.tolerance:
+            tried.append(trial)
+            if abs(trial["ratio"] - 1) <= self.given.tolerance:
                 break
             gflops = next_level(tried)
         return min(tried, key=lambda one: abs(one["ratio"] - 1))
 
     def search_gflops(self, name: str, gflops: float, target: Mapping[str, Any]) -> Result:
         """One search under a budget on the GFLOPs, and its policy's time over that of the ``target``."""
-        found = self.search(name, budget_gflops=f"{gflops:.5f}", space=self.first.space_file)
-        mine, other = (Policy.load(Path(one["policy"])) for one in (found, target))
+        result = self.search(name, budget_gflops=f"{gflops:.5f}", space=self.first.space_file)
+        mine, other = (Policy.load(Path(one["policy"])) for one in (result, target))
         models = [prune(self.task.model, self.task.graph, each.keep) for each in (mine, other)]
         first, second = self.time(models)
-        return {**found, "gflops": gflops, "ratio": first / second}
+        return {**result, "gflops": gflops, "ratio": first / second}
 
     def level(self, target: Mapping[str, Any]) -> float:
         """The GFLOPs at which the knapsack's policy is predicted to take as long as the ``target``."""
@@ -111,16 +111,16 @@ class Case:
         return (low + high) / 2
 
     @staticmethod
-    def kept(found: Mapping[str, Any]) -> Mapping[str, int]:
+    def kept(policy: Mapping[str, Any]) -> Mapping[str, int]:
         """Widths of a policy's pruned groups."""
-        return Policy.load(Path(found["policy"])).kept_widths
+        return Policy.load(Path(policy["policy"])).kept_widths
 
     @cached_property
     def scores(self) -> importance.Importance:
         """The scores that the first search made."""
-        found = importance.load(self.first.importance_file, self.config.criterion)
-        assert found is not None
-        return found
+        scores = importance.load(self.first.importance_file, self.config.criterion)
+        assert scores is not None
+        return scores
 
     @cached_property
     def space(self) -> Any:
@@ -130,9 +130,9 @@ class Case:
     @cached_property
     def model(self) -> LatencyModel:
         """The latency model of the first search."""
-        found = LatencyModel.load(self.first.latency_file, self.task.graph)
-        assert found is not None
-        return found
+        model = LatencyModel.load(self.first.latency_file, self.task.graph)
+        assert model is not None
+        return model
 
     def time(self, models: list[Any]) -> list[float]:
         """Median milliseconds of detectors, interleaved."""
@@ -140,9 +140,9 @@ class Case:
         latencies = measure_networks(models, self.task.latency_setup, self.given.passes, clock)
         return [latency.median_ms for latency in latencies]
 
-    def recovered(self, name: str, found: Mapping[str, Any]) -> Result:
+    def recovered(self, name: str, policy: Mapping[str, Any]) -> Result:
         """Recovers a policy and scores it."""
-        keep = {group: tuple(kept) for group, kept in Policy.load(Path(found["policy"])).keep.items()}
+        keep = {group: tuple(kept) for group, kept in Policy.load(Path(policy["policy"])).keep.items()}
         folder = self.out / "recovered" / name
         label = f"recovery of {name}"
         result = recover_policy(self.task, keep, folder, self.scores, label=label, space=self.space)
@@ -192,13 +192,13 @@ def main() -> None:
         for seed in range(given.seeds):
             case = Case(replace(task, config=settings(given, seed)), given)
             first = once(case.out / "latency.json", case.for_latency)
-            found = {
+            policies = {
                 "latency": first,
                 "GFLOPs": once(case.out / "gflops.json", partial(case.for_gflops, first)),
             }
             done = {
                 name: once(case.out / f"recovered-{name}.json", partial(case.recovered, name, one))
-                for name, one in found.items()
+                for name, one in policies.items()
             }
             folders = {name: one["folder"] for name, one in done.items()}
             times = once(case.out / "times.json", partial(case.timed, folders))

@@ -52,7 +52,7 @@ def test_a_loaded_detector_gives_identical_outputs(saved, demo_settings):
 
 
 def test_loading_takes_torch_and_little_else(saved):
-    """In a process of its own: the packages that `load` imports beside torch, torchvision and what they import."""
+    """In a process of its own: the packages that `load` needs besides torch and torchvision."""
     folder, _, _ = saved
     code = """
 import sys, json, torch, torchvision

@@ -15,7 +15,7 @@ SPEC = ModelSpec(name="retinanet_resnet18_fpn", num_classes=4)
 
 @given(st.lists(st.floats(0.001, 1000), min_size=10, max_size=64), st.sampled_from([0.3, 0.6, 0.8]))
 @settings(max_examples=50, deadline=None)
-def test_the_largest_ratio_is_the_last_below_the_removable_share(
+def test_the_largest_ratio_is_the_last_below_the_removable_fraction(
     scores: list[float], removable: float
 ) -> None:
 

@@ -33,11 +33,11 @@ def test_the_knapsack_removes_no_more_than_any_greedy_order(
     graph = chain(dense=(64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256), names=names)
     space, importance = make_space(graph, granularity=granularity), importance_of(graph, seed)
     for budgets in ([budget_of(space, 0.4)], [budget_of(space, 0.6), budget_of(space, 0.3, "mparams")]):
-        found = knapsack(space, importance, budgets)
-        assert 0.98 < space.budget_usage(widths_of(space, found), budgets) <= 1
+        best = knapsack(space, importance, budgets)
+        assert 0.98 < space.budget_usage(widths_of(space, best), budgets) <= 1
         for per_cost in (True, False):
             other = greedy(space, importance, budgets, per_cost=per_cost)
             ours, theirs = (
-                removed_from(space, importance, widths_of(space, start)) for start in (found, other)
+                removed_from(space, importance, widths_of(space, start)) for start in (best, other)
             )
             assert ours <= theirs + 1e-9

@@ -59,7 +59,7 @@ def test_greedy_takes_the_least_importance_per_cost(
     limit = budget_of(space, fraction)
     widths = widths_of(space, greedy(space, importance, [limit], "taylor"))
     expected = reference_greedy(graph, space, importance, limit.limit)
-    assert (widths >= expected).all()  # steps are only given back, where they fit
+    assert (widths >= expected).all()  # steps are only undone, where they fit
     assert (widths != expected).sum() <= 1
     assert graph.cost.flops(expected) <= graph.cost.flops(widths) <= limit.limit * 1e9
 
@@ -77,7 +77,7 @@ def test_the_global_ranking_removes_channels_in_the_order_of_their_scores(
     for _, place in order:
         if graph.cost.flops(expected) > budget.limit * 1e9 and expected[place] > space.lowest[place]:
             expected[place] -= 1
-    assert (widths >= expected).all()  # channels are only taken back, where they fit
+    assert (widths >= expected).all()  # steps are only undone, where they fit
     assert (widths - expected).sum() <= 5
 
 
@@ -114,7 +114,7 @@ def test_greedy_ignores_the_scale_of_weights_but_not_of_losses(
 @pytest.mark.parametrize("granularity", ["layer", "block", "stage"])
 @pytest.mark.parametrize("fraction", [0.8, 0.5, 0.3])
 @pytest.mark.parametrize("both", [False, True])
-def test_the_shares_to_enqueue_give_exactly_the_widths(
+def test_the_fractions_to_enqueue_give_exactly_the_widths(
     chain, importance_of, granularity, fraction, both, make_space, budget_of
 ) -> None:
     names = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 2)]
@@ -151,8 +151,8 @@ def test_only_scores_in_units_of_the_loss_are_weighed_against_cost(
         "uniform", "knapsack taylor", "global taylor", "greedy taylor", "global l2", "greedy fisher"
     ]  # fmt: skip
     weights_first = {name: importances[name] for name in ("l2", "taylor")}
-    found = warm_starts(space, weights_first, [budget_of(space, 0.4)])
-    assert [start.origin for start in found] == ["uniform", "global l2", "global taylor"]
+    starts = warm_starts(space, weights_first, [budget_of(space, 0.4)])
+    assert [start.origin for start in starts] == ["uniform", "global l2", "global taylor"]
 
 
 def test_an_impossible_budget_is_refused(chain, importance_of, make_space, budget_of) -> None:

@@ -27,12 +27,12 @@ def test_derived_files_read_back_equal_and_carry_their_comments(tmp_path: Path, 
     }
     for name, group in graph.prunable.items():
         space = resolve(file, graph)
-        left = int(space.lowest[space.names.index(name)])
-        # by hand: channels sorted unit by unit, the least important go
+        kept = int(space.lowest[space.names.index(name)])
+        # from the definition: units sorted by importance, the least important are removed
         units = np.sort(importance[name].reshape(-1, group.unit).sum(1))
-        gone = units[: (group.width - left) // group.unit].sum() / units.sum()
+        removed = units[: (group.width - kept) // group.unit].sum() / units.sum()
         assert f"{group.width} channels" in lines[name]
-        assert f"keeps at least {left}, without {100 * gone:.0f}% of the importance" in lines[name]
+        assert f"keeps at least {kept}, without {100 * removed:.0f}% of the importance" in lines[name]
     assert "in units of 4" in lines["body.layer1.conv"]
     first = 1e5 * 3 * 64 + 2e5 * 64 * 64  # what writes and what reads the first group
     assert f"{100 * first / graph.cost.flops(graph.cost.dense):.1f}% of GFLOPs" in lines["body.layer0.conv"]

@@ -52,27 +52,27 @@ def test_widths_respect_every_rule(
     assert space.widths(fractions[0]).tolist() == dense
 
 
-def test_a_share_goes_to_the_nearest_step(chain, space_file) -> None:
+def test_a_fraction_is_rounded_to_the_nearest_step(chain, space_file) -> None:
     space = resolve(space_file(), chain())
     # dense * (1 - 0.3 * 0.75) = 49.6, 49.6, 99.2, 198.4
     assert space.widths(np.full(4, 0.3)).tolist() == [48, 48, 96, 200]
 
 
-def test_shares_of_widths_give_the_widths_back(chain, space_file) -> None:
+def test_fractions_of_widths_give_the_widths_back(chain, space_file) -> None:
     space = resolve(space_file(), chain())
     for widths in itertools.product((16, 40, 64), (24, 64), (32, 128), (64, 72, 248, 256)):
         assert space.widths(space.fractions(np.array(widths))).tolist() == list(widths)
 
 
-def brute_force_room(space: Space, widths: np.ndarray, budgets: list[Budget]) -> list[int]:
-    """Groups that could take one more step."""
-    found = []
+def groups_with_room(space: Space, widths: np.ndarray, budgets: list[Budget]) -> list[int]:
+    """Groups that could be widened by a step within the budgets."""
+    groups = []
     for place in range(len(widths)):
         more = widths.copy()
         more[place] = min(more[place] + space.step[place], space.dense[place])
         if more[place] > widths[place] and all(space.cost(b.metric, more) <= b.limit for b in budgets):
-            found.append(place)
-    return found
+            groups.append(place)
+    return groups
 
 
 @given(
@@ -81,7 +81,9 @@ def brute_force_room(space: Space, widths: np.ndarray, budgets: list[Budget]) ->
     mparams=st.floats(0.15, 0.95) | st.none(),
 )
 @settings(max_examples=100, deadline=None)
-def test_every_suggestion_is_put_on_budget(chain, fractions, gflops, mparams, space_file) -> None:
+def test_every_suggestion_is_projected_onto_the_budgets(
+    chain, fractions, gflops, mparams, space_file
+) -> None:
     graph = chain()
     space = resolve(space_file(), graph)
     budgets = [Budget("gflops", gflops * float(space.cost("gflops", space.dense)))]
@@ -92,11 +94,11 @@ def test_every_suggestion_is_put_on_budget(chain, fractions, gflops, mparams, sp
     assert (widths >= space.lowest).all()
     assert (widths <= space.dense).all()
     assert (widths % 8 == 0).all()
-    assert brute_force_room(space, widths, budgets) == []
+    assert groups_with_room(space, widths, budgets) == []
     assert space.project_to_budget(space.fractions(widths), budgets).tolist() == widths.tolist()
 
 
-def test_the_fitted_ratios_keep_the_order_of_the_shares(chain, space_file) -> None:
+def test_the_projected_ratios_keep_the_order_of_the_fractions(chain, space_file) -> None:
     graph = chain(dense=(256,) * 4)
     space = resolve(space_file(), graph)
     budget = Budget("gflops", 0.4 * float(space.cost("gflops", space.dense)))
@@ -116,7 +118,7 @@ def test_a_budget_out_of_reach_says_what_is_reachable(chain, space_file) -> None
         space.project_to_budget(np.zeros(4), [Budget("mparams", 1000.0)])
 
 
-def test_latency_is_not_fitted(chain, space_file) -> None:
+def test_a_budget_on_latency_without_a_model_does_not_bound(chain, space_file) -> None:
     space = resolve(space_file(), chain())
     assert space.project_to_budget(np.zeros(4), [Budget("latency_ms", 1e-3)]).tolist() == space.dense.tolist()
 

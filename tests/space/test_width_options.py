@@ -52,8 +52,8 @@ def test_each_level_removes_the_least_important_units(chain, make_space, importa
     for option, name in zip(options, space.names, strict=True):
         units = np.sort(importance[name].reshape(-1, graph.groups[name].unit).sum(1))
         for width, removed in zip(option.widths[:, 0], option.removed, strict=True):
-            gone = (graph.groups[name].width - width) // graph.groups[name].unit
-            assert removed == pytest.approx(units[:gone].sum())
+            removed_units = (graph.groups[name].width - width) // graph.groups[name].unit
+            assert removed == pytest.approx(units[:removed_units].sum())
 
 
 def test_levels_become_widths_and_fractions_and_their_importance_adds_up(
