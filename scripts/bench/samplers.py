@@ -24,10 +24,12 @@ from autoprune.data import demo_detector
 from autoprune.data.shapes import make_shapes
 from autoprune.run.results import load_result
 from autoprune.search.pipeline import search
-from autoprune.space.derive import derive_space, save_space
+from autoprune.space.derive import derive_space
 from autoprune.space.file import Granularity
-from autoprune.study.trials import Record
-from autoprune.task.pruning_task import load_task, score_channels
+from autoprune.space.render import save_space
+from autoprune.study.records import Record
+from autoprune.task.pruning_task import load_task
+from autoprune.task.scoring import score_channels
 
 SAMPLERS = ("thompson", "tpe", "nsga2", "gp", "qmc", "random")
 GRANULARITIES: tuple[Granularity, ...] = ("layer", "block", "stage")

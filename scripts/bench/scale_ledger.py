@@ -16,7 +16,8 @@ from autoprune.cost.budget import Budget
 from autoprune.detectors import detector_inputs
 from autoprune.graph import analyze
 from autoprune.search.plan import SpacePlan
-from autoprune.space.derive import derive_space, resolve
+from autoprune.space.derive import derive_space
+from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.trials import LedgerSettings
 

@@ -16,9 +16,13 @@ from autoprune.config import Config
 from autoprune.cost.budget import parse_budget
 from autoprune.importance import Importance
 from autoprune.search.pipeline import search
-from autoprune.space.derive import GroupRule, Space, SpaceFile, resolve, save_space
-from autoprune.space.one_shot import greedy, uniform
-from autoprune.task.pruning_task import PruningTask, score_channels
+from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.space.one_shot import greedy, uniform, widths_of
+from autoprune.space.render import save_space
+from autoprune.space.resolve import resolve
+from autoprune.space.space import Space
+from autoprune.task.pruning_task import PruningTask
+from autoprune.task.scoring import score_channels
 
 Keep = Mapping[str, Sequence[int]]
 
@@ -86,12 +90,13 @@ class Case:
 
 def by_uniform(case: Case) -> tuple[Keep, dict[str, Any]]:
     _, space = case.wide_space(case.config.criterion)
-    return space.keep(uniform(space, [case.budget]).widths), {}
+    return space.keep(widths_of(space, uniform(space, [case.budget]))), {}
 
 
 def by_fisher(case: Case) -> tuple[Keep, dict[str, Any]]:
     _, space = case.wide_space("fisher")
-    return space.keep(greedy(space, case.scores("fisher"), [case.budget], "fisher").widths), {}
+    start = greedy(space, case.scores("fisher"), [case.budget], "fisher")
+    return space.keep(widths_of(space, start)), {}
 
 
 def by_fastnas(case: Case) -> tuple[Keep, dict[str, Any]]:
