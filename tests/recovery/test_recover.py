@@ -86,7 +86,7 @@ def test_a_training_that_makes_it_worse_is_not_kept(run, demo_settings, tmp_path
     task = load_task(make_config(**demo_settings))
     assert evaluate(autoprune.load(done.folder), task.val, batch_size=2).map == done.map
     assert f"mAP {100 * done.map:.1f} before the training" in lines.getvalue()
-    assert "before the training, and kept as it was then" in (done.folder / "MODEL_CARD.md").read_text()
+    assert "the weights before the training were kept" in (done.folder / "MODEL_CARD.md").read_text()
 
 
 def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):

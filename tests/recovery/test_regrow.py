@@ -6,8 +6,8 @@ from autoprune.config import make_config
 from autoprune.graph import prune
 from autoprune.recovery import regrow as module
 from autoprune.recovery.regrow import exchange, regrow, scatter_into_dense
-from autoprune.space.derive import resolve
 from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.space.resolve import resolve
 from autoprune.task.pruning_task import load_task
 
 
