@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
-from autoprune.graph import ChannelGraph, mask, prune
+from autoprune.graph import ChannelGraph, analyze, mask, prune
 from autoprune.graph.attention import flop_counter
 
 Keep = dict[str, list[int]]
@@ -160,6 +161,76 @@ def _costed(graph: ChannelGraph, keep: Mapping[str, Any]) -> tuple[int, int, int
     widths = graph.vector({name: len(kept) for name, kept in keep.items()})
     cost = graph.cost
     return int(cost.flops(widths)), int(cost.params(widths)), int(cost.activations(widths))
+
+
+class _Residual(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.norm = nn.BatchNorm2d(8)
+        self.inner = nn.Conv2d(8, 6, 3, padding=1)
+        self.outer = nn.Conv2d(6, 8, 3, padding=1)
+        self.head = nn.Linear(8 * 64, 5)
+        self.unused = nn.Conv2d(7, 7, 1)
+
+    def forward(self, x):
+        x = F.relu(self.norm(self.stem(x)))
+        x = x + self.outer(self.inner(x).relu_())
+        return self.head(x.flatten(1))
+
+
+class _Between(nn.Module):
+    """``function`` between two convolutions: it gets the 12 channels that the first one makes."""
+
+    def __init__(self, function: Callable[[torch.Tensor], torch.Tensor], outputs: int) -> None:
+        super().__init__()
+        self.enter, self.function, self.leave = nn.Conv2d(3, 12, 1), function, nn.Conv2d(outputs, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.leave(self.function(self.enter(x)))
+
+
+def _check_op(
+    function: Callable[[torch.Tensor], torch.Tensor],
+    outputs: int = 12,
+    reason: str | None = None,
+    fractions: tuple[float, ...] = (0.5, 0),
+) -> ChannelGraph:
+    """Compares the ops in ``function`` with those of the masked model, and their cost with torch's count.
+
+    Args:
+        function: maps [2, 12, 6, 6] to [2, outputs, h, w], or a module that does.
+        outputs: channels of its result.
+        reason: part of the reason why the channels that go in can't be removed; None: they can.
+        fractions: kept fractions of each group; 0 keeps one unit.
+
+    Returns:
+        The graph of the network; its groups `enter` and `leave` are named after the convolutions.
+    """
+    torch.manual_seed(0)
+    model = _randomize(_Between(function, outputs).double())
+    inputs = (torch.rand(2, 3, 6, 6, dtype=torch.float64),)
+    graph = analyze(model, inputs)
+    group = graph.groups["enter"]
+    assert group.prunable == (reason is None), group.reason
+    assert reason is None or reason in (group.reason or "")
+    for fraction in fractions:
+        keep = _keep_sets(graph, 1, fraction)
+        count, worst = _compare(model, graph, inputs, keep, depth=1)
+        assert count >= 1
+        assert worst <= 1e-12
+        assert _costed(graph, keep)[:2] == _counted(prune(model, graph, keep), inputs)[:2]
+    return graph
+
+
+@pytest.fixture(scope="session")
+def residual() -> type[nn.Module]:
+    return _Residual
+
+
+@pytest.fixture(scope="session")
+def check_op() -> Callable[..., ChannelGraph]:
+    return _check_op
 
 
 @pytest.fixture(scope="session")

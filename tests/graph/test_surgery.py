@@ -224,19 +224,3 @@ def test_a_graph_of_another_model_is_refused(graph):
     other[0] = nn.Conv2d(3, 8, 1)
     with pytest.raises(PolicyError, match=r"`0.weight` is \[8, 3, 1, 1\] here, not \[8, 3, 3, 3\]"):
         prune(other, graph, {"5": [1]})
-
-
-@pytest.mark.parametrize(
-    "widths", [{"5": 0}, {"5": 11}, {"5": 2.5}, {"5": True}, {"5": "3"}, {"0": 3}, {"7": 2}, {"x": 2}]
-)
-def test_widths_that_do_not_fit_are_refused(graph, widths):
-    with pytest.raises(PolicyError, match=f"`{next(iter(widths))}`"):
-        graph.gflops(widths)
-
-
-def test_units_cover_each_channel_once(graph):
-    for group in graph.groups.values():
-        assert sorted(group.units.ravel().tolist()) == list(range(group.width))
-        assert group.units.shape == (group.width // group.unit, group.unit)
-        for _, _, index in group.members:
-            assert set(np.unique(index)) <= set(range(-1, group.width))

@@ -1,8 +1,5 @@
 """Code as users write it, in which a width is read, branched on or hidden: against the masked model."""
 
-import copy
-import pickle
-
 import pytest
 import torch
 from torch import nn
@@ -173,16 +170,6 @@ def test_what_rests_on_the_width_is_frozen_and_says_so(name, said):
     group = analyze(Network(make(), made).double(), X).groups["enter"]
     assert not group.prunable
     assert said in group.reason
-
-
-def test_the_length_that_a_model_keeps_is_a_plain_size_once_copied():
-
-    kept = []
-    model = Network(Apply(lambda x: kept.append(x.shape) or x)).double()
-    analyze(model, X)
-    for size in (copy.deepcopy(kept[0]), pickle.loads(pickle.dumps(kept[0]))):
-        assert type(size) is torch.Size
-        assert size == (2, 12, 8, 8)
 
 
 class Text(nn.Module):

@@ -1,4 +1,4 @@
-"""Branches that run in training mode only: their layers must fit the pruned channels too."""
+"""One forward pass under the op rules: precisions, wrappers, and branches that run in training mode only."""
 
 import pytest
 import torch
@@ -7,7 +7,9 @@ from torch.nn import functional as F
 from torchvision import models
 
 from autoprune.graph import analyze, mask, prune
+from autoprune.graph.trace import numbers_of, replay, trace
 
+IMAGES = torch.rand(2, 3, 8, 8)
 X = torch.rand(2, 3, 4, 4, dtype=torch.float64)
 
 
@@ -107,3 +109,87 @@ def test_torchvision_classifiers_with_auxiliary_heads(name, size, randomize, kee
     with torch.no_grad():
         got, expected = pruned(images), masked(images)
     assert (got.logits - expected.logits).abs().max() <= 1e-3 * expected.logits.abs().max()
+
+
+def test_half_precision_is_traced_like_single(residual):
+    model = residual()
+    single = analyze(model, (IMAGES,))
+    half = analyze(model.bfloat16(), (IMAGES.bfloat16(),))
+    assert list(half.prunable) == list(single.prunable)
+    assert half.gflops() == single.gflops()
+
+
+@pytest.mark.parametrize(("dtype", "rounding"), [(torch.float16, 2e-3), (torch.bfloat16, 2e-2)])
+def test_a_model_of_half_precision_is_pruned_within_its_precision(dtype, rounding, residual):
+    torch.manual_seed(0)
+    model, x = residual().to(dtype).eval(), IMAGES.to(dtype)
+    graph = analyze(model, (x,))
+    keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+    with torch.no_grad():
+        got, expected = prune(model, graph, keep)(x), mask(model, graph, keep)(x)
+    assert got.dtype == dtype
+    assert (got - expected).abs().max() <= rounding * expected.abs().max()
+
+
+def test_a_model_compiled_in_place_is_pruned_as_it_is(residual):
+    torch.manual_seed(0)
+    model = residual().eval()
+    model.compile(backend="eager")
+    graph = analyze(model, (IMAGES,))
+    keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+    with torch.no_grad():
+        torch.testing.assert_close(prune(model, graph, keep)(IMAGES), mask(model, graph, keep)(IMAGES))
+    assert list(analyze(model, (IMAGES,)).prunable) == list(analyze(residual(), (IMAGES,)).prunable)
+
+
+def test_a_model_made_in_inference_mode(residual):
+    with torch.inference_mode():
+        model = residual().eval()
+        graph = analyze(model, (IMAGES,))
+        keep = {name: group.units[1::2].ravel().tolist() for name, group in graph.prunable.items()}
+        torch.testing.assert_close(prune(model, graph, keep)(IMAGES), mask(model, graph, keep)(IMAGES))
+    assert list(graph.prunable) == list(analyze(residual(), (IMAGES,)).prunable)
+
+
+def test_leaves_are_parameters_and_buffers_once_each(residual):
+    model = residual()
+    model.inner_again = model.inner  # under two names
+    traced = trace(model, (IMAGES,))
+    tensors = [leaf.tensor for leaf in traced.leaves]
+    assert len({id(tensor) for tensor in tensors}) == len(tensors)
+    assert {id(x) for x in (*model.parameters(), *model.buffers())} == {id(tensor) for tensor in tensors}
+    assert traced.axes["stem.weight", 0] is next(x for x in traced.leaves if x.name == "stem.weight").axes[0]
+
+
+def test_features_are_the_maps_that_direct_children_return(residual):
+    traced = trace(residual(), (IMAGES,))
+    lengths = {name: [length for _, length in maps] for name, maps in traced.features.items() if maps}
+    assert lengths == {"stem": [8], "norm": [8], "inner": [6], "outer": [8]}
+    ((axis, _),) = traced.features["stem"]
+    assert axis is traced.axes["stem.weight", 0]
+
+
+def test_a_replay_of_the_model_itself_takes_the_same_steps(residual):
+    model = residual()
+    traced = trace(model, (IMAGES,))
+    steps, error = replay(model, (IMAGES,), traced)
+    assert error is None
+    assert [step.op for step in steps] == [step.op for step in traced.constraints.steps]
+    steps, error = replay(model, (IMAGES[:, :2],), traced)
+    assert isinstance(error, RuntimeError)
+    assert len(steps) < len(traced.constraints.steps)
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "numbers"),
+    [
+        ("mul", (torch.rand(3), 0.25), (0.25,)),
+        ("add", (torch.rand(3), torch.tensor(2.0)), (2.0,)),
+        ("div", (torch.rand(3), torch.rand(3)), ()),
+        ("mul", (torch.tensor(2.0), 0.25), ()),  # no tensor with axes takes part
+        ("masked_fill", (torch.rand(3), torch.rand(3) > 0.5, True), ()),
+        ("cat", ([torch.rand(3)], 0), ()),
+    ],
+)
+def test_scalars_of_elementwise_ops_are_recorded(op, args, numbers):
+    assert numbers_of(op, args) == numbers

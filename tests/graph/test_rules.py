@@ -1,4 +1,4 @@
-"""Networks as users write them: random ones from pieces, and code whose sizes can't follow a pruning."""
+"""The whole table of op rules: on random networks made of pieces that users write."""
 
 import pytest
 import torch
@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.graph import analyze, prune
+from autoprune.graph.rules import ALWAYS, RULES
 
 
 class Split(nn.Module):
@@ -171,74 +172,22 @@ def test_every_piece_can_lose_channels(piece, keep_sets, counted, costed):
     assert costed(graph, keep) == counted(prune(model, graph, keep), X)
 
 
-class Literal(nn.Module):
-    """`how` is code that holds the number of channels."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
-        self.how = how
-
-    def forward(self, x):
-        return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
+def test_the_table_names_ops_that_exist():
+    for name in RULES:
+        namespace, _, op = name.rpartition("::")
+        ops = getattr(torch.ops, namespace or "aten")
+        assert hasattr(ops, op) or hasattr(ops, f"{op}_"), name
+    assert set(RULES) >= ALWAYS
 
 
-@pytest.mark.parametrize(
-    ("how", "said"),
-    [
-        (lambda x: x.view(-1, 8, 16).view(x.shape[0], -1, 4, 4), "fixed length"),
-        (lambda x: x + torch.zeros(1, 8, 1, 1), "fixed length"),
-        (lambda x: torch.cat(x.split(4, 1)[::-1], 1), "length"),
-        (lambda x: x * x.shape[1] ** -0.5, "sets a number"),
-        (lambda x: x / torch.sqrt(torch.tensor(x.shape[1])), "sets a number"),
-        (lambda x: x[:, torch.arange(7, -1, -1)], "picked from by an index"),
-        (lambda x: x.softmax(1), "softmax"),
-        (lambda x: x - x.mean(1, keepdim=True), "reduced by mean"),
-        (lambda x: torch.cumsum(x, 1), "goes into cumsum"),
-        (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalized over all channels"),
-        (lambda x: x.sort(1).values, "sort"),
-        (lambda x: x.flip(1), "goes into flip"),
-        (lambda x: x.roll((1, 1), (2, 1)), "goes into roll"),
-    ],
-)
-def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, keep_sets, compare):
-    model, inputs = Literal(how), (torch.rand(2, 3, 4, 4),)
-    graph = analyze(model, inputs)
-    assert list(graph.prunable) == ["enter"]
-    assert said in graph.groups["middle"].reason
-    assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
+def test_an_op_without_a_rule_freezes_what_goes_in(check_op):
+    check_op(lambda x: x.sort(1).values, reason="goes into sort, which has no rule for it")
+    check_op(lambda x: torch.linalg.qr(x)[1], reason="which has no rule for it")
 
 
-class Picky(Literal):
-    """Goes on with the positive values one by one, as detectors do with their boxes."""
+def test_an_op_used_as_its_rule_does_not_expect_freezes_what_goes_in(monkeypatch, check_op):
+    def broken(*_):
+        raise IndexError
 
-    def forward(self, x):
-        found = super().forward(x)
-        return torch.stack([value * 2 for value in found[found > 0]]).sum()
-
-
-@pytest.mark.parametrize("seed", range(5))
-def test_as_many_parts_as_the_values_say_are_no_reason_to_freeze(seed):
-    torch.manual_seed(seed)  # the pruned model goes on with another number of values
-    graph = analyze(Picky(lambda x: x * x.shape[1] ** -0.5), (torch.randn(2, 3, 4, 4),))
-    assert list(graph.prunable) == ["enter"]
-    assert "sets a number" in graph.groups["middle"].reason
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        lambda x: x.sum(1, keepdim=True) + x,
-        lambda x: F.normalize(x, dim=1),
-        lambda x: x.flip(2).roll(1, 3).cumsum(2),
-        lambda x: torch.einsum("nchw,ncuv->nhwuv", x, x).sum((3, 4))[:, None] * x,
-        lambda x: (
-            x.reshape(x.shape[0], 2, -1, 4, 4).flip(1).flatten(1, 2) if False else x.view(x.size(0), -1, 4, 4)
-        ),
-    ],
-)
-def test_sums_over_channels_are_exact(how, keep_sets, compare):
-    model, inputs = Literal(how).double(), (torch.rand(2, 3, 4, 4, dtype=torch.float64),)
-    graph = analyze(model, inputs)
-    assert list(graph.prunable) == ["enter", "middle"]
-    assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-12
+    monkeypatch.setitem(RULES, "tanh", broken)
+    check_op(lambda x: x.tanh(), reason="goes into tanh, which has no rule for it")

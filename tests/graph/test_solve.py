@@ -1,0 +1,144 @@
+"""From what the rules stated to groups and costs, against brute force."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.graph import analyze
+from autoprune.graph.solve import connected
+
+
+def brute_force(size, pairs):
+    """Smallest element of each component, by merging sets."""
+    components = [{n} for n in range(size)]
+    for a, b in pairs:
+        one, other = (next(c for c in components if x in c) for x in (a, b))
+        if one is not other:
+            components.remove(other)
+            one |= other
+    return [min(next(c for c in components if n in c)) for n in range(size)]
+
+
+PAIRS = st.lists(st.tuples(st.integers(0, 29), st.integers(0, 29)), max_size=40)
+
+
+@settings(max_examples=200, deadline=None, derandomize=True)
+@given(PAIRS, PAIRS)
+def test_components_are_those_of_brute_force(first, second):
+    def arrays(pairs):
+        return [
+            (np.array([a for a, _ in pairs], dtype=np.int64), np.array([b for _, b in pairs], dtype=np.int64))
+        ]
+
+    once = connected(30, arrays(first))
+    assert once.tolist() == brute_force(30, first)
+    assert connected(30, arrays(second), once).tolist() == brute_force(30, [*first, *second])
+    assert once.tolist() == brute_force(30, first)  # the start is not changed
+
+
+def test_a_long_chain_is_one_component():
+    order = np.random.default_rng(0).permutation(10_000)
+    assert not connected(10_000, [(order[:-1], order[1:])]).any()
+
+
+class Parts(nn.Module):
+    """Two convolutions concatenated, one of which a residual connection ties to a third."""
+
+    def __init__(self):
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
+        self.idle, self.leave = nn.Conv2d(5, 5, 1), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x):
+        b = self.b(x)
+        return self.leave(F.relu(torch.cat([self.a(x), b + self.c(b)], 1)))
+
+
+@pytest.fixture(scope="module")
+def parts():
+    return analyze(Parts(), (torch.rand(2, 3, 5, 5),))
+
+
+def test_groups_are_named_after_their_first_producer_in_the_order_of_execution(parts):
+    # b runs first, although a is first among the modules.
+    assert {name: (g.width, g.prunable) for name, g in parts.groups.items()} == {
+        "b": (6, True), "a": (4, True), "leave": (2, False),
+    }  # fmt: skip
+    assert list(parts.groups) == ["b", "a", "leave"]
+
+
+def test_an_axis_of_two_groups_names_the_channels_of_each(parts):
+    members = {
+        name: next(m.channels for m in group.members if (m.tensor, m.axis) == ("leave.weight", 1))
+        for name, group in parts.prunable.items()
+    }
+    assert members["a"].tolist() == [0, 1, 2, 3, *[-1] * 6]
+    assert members["b"].tolist() == [-1] * 4 + [0, 1, 2, 3, 4, 5]
+
+
+def test_roles_are_what_tensors_do_with_the_channels(parts):
+    group = parts.groups["b"]
+    roles = {(m.tensor, m.axis): role for m, role in zip(group.members, group.roles, strict=True)}
+    assert roles == {
+        ("b.weight", 0): "producer", ("b.bias", 0): "other", ("c.weight", 0): "producer",
+        ("c.bias", 0): "other", ("c.weight", 1): "consumer", ("leave.weight", 1): "consumer",
+    }  # fmt: skip
+
+
+@given(st.integers(1, 4), st.integers(1, 6))
+def test_costs_are_sums_of_products_of_widths(parts, a, b):
+    pixels = 2 * 5 * 5
+    widths = parts.vector({"a": a, "b": b})
+    assert parts.cost.flops(widths) == pixels * (3 * a + 3 * b + b * b + (a + b) * 2)
+    parameters = (3 * a + a) + (3 * b + b) + (b * b + b) + (2 * (a + b) + 2)
+    assert parts.cost.params(widths) == parameters + 5 * 5 + 5  # a layer that never runs is kept whole
+
+
+def test_shapes_are_those_of_all_parameters_and_buffers(parts):
+    model = Parts()
+    assert parts.shapes == {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_a_second_group_of_one_producer_gets_a_number():
+    class Halves(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.enter, self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(5, 2, 1), nn.Conv2d(3, 2, 3)
+
+        def forward(self, x):
+            a, b = self.enter(x).split([5, 3], 1)
+            return self.first(a), self.second(b)
+
+    graph = analyze(Halves(), (torch.rand(1, 3, 8, 8),))
+    widths = {name: group.width for name, group in graph.groups.items() if name.startswith("enter")}
+    assert widths == {"enter": 5, "enter#2": 3}
+
+
+def test_frozen_groups_say_why():
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Softmax(1), nn.Conv2d(4, 2, 1))
+    reasons = {name: group.reason for name, group in analyze(model, (torch.rand(1, 3, 8, 8),)).groups.items()}
+    assert reasons == {
+        "0": "is normalized by softmax",
+        "2": "has no consumer: no layer reads its channels; it is an output of the model",
+    }
+
+
+def test_features_name_the_group_of_most_channels():
+    class Joined(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.parts, self.leave = Parts(), nn.Conv2d(10, 2, 1)
+            self.parts.leave = nn.Identity()
+
+        def forward(self, x):
+            return self.leave(self.parts(x))
+
+    graph = analyze(Joined(), (torch.rand(2, 3, 5, 5),))
+    ((group, channels),) = graph.features["parts"]
+    assert group == "parts.b"
+    assert channels.tolist() == [-1] * 4 + [0, 1, 2, 3, 4, 5]
+    assert graph.features["leave"][0][0] == "leave"

@@ -1,0 +1,100 @@
+"""Code whose sizes can't follow a pruning: what is frozen, why, and that nothing else is."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.graph import analyze
+from autoprune.graph.labels import Step
+from autoprune.graph.verify import _common_steps, _culprits, _widths_behind
+
+
+class Literal(nn.Module):
+    """`how` is code that holds the number of channels."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.how = how
+
+    def forward(self, x):
+        return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
+
+
+@pytest.mark.parametrize(
+    ("how", "said"),
+    [
+        (lambda x: x.view(-1, 8, 16).view(x.shape[0], -1, 4, 4), "fixed length"),
+        (lambda x: x + torch.zeros(1, 8, 1, 1), "fixed length"),
+        (lambda x: torch.cat(x.split(4, 1)[::-1], 1), "length"),
+        (lambda x: x * x.shape[1] ** -0.5, "sets a number"),
+        (lambda x: x / torch.sqrt(torch.tensor(x.shape[1])), "sets a number"),
+        (lambda x: x[:, torch.arange(7, -1, -1)], "picked from by an index"),
+        (lambda x: x.softmax(1), "softmax"),
+        (lambda x: x - x.mean(1, keepdim=True), "reduced by mean"),
+        (lambda x: torch.cumsum(x, 1), "goes into cumsum"),
+        (lambda x: F.layer_norm(x.movedim(1, -1), (8,)).movedim(-1, 1), "normalized over all channels"),
+        (lambda x: x.sort(1).values, "sort"),
+        (lambda x: x.flip(1), "goes into flip"),
+        (lambda x: x.roll((1, 1), (2, 1)), "goes into roll"),
+    ],
+)
+def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, keep_sets, compare):
+    model, inputs = Literal(how), (torch.rand(2, 3, 4, 4),)
+    graph = analyze(model, inputs)
+    assert list(graph.prunable) == ["enter"]
+    assert said in graph.groups["middle"].reason
+    assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
+
+
+class Picky(Literal):
+    """Goes on with the positive values one by one, as detectors do with their boxes."""
+
+    def forward(self, x):
+        found = super().forward(x)
+        return torch.stack([value * 2 for value in found[found > 0]]).sum()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_as_many_parts_as_the_values_say_are_no_reason_to_freeze(seed):
+    torch.manual_seed(seed)  # the pruned model goes on with another number of values
+    graph = analyze(Picky(lambda x: x * x.shape[1] ** -0.5), (torch.randn(2, 3, 4, 4),))
+    assert list(graph.prunable) == ["enter"]
+    assert "sets a number" in graph.groups["middle"].reason
+
+
+@pytest.mark.parametrize(
+    ("factor", "widths"),
+    [(256.0, {256}), (256**-0.5, {256}), (1 / 24, {24}), (24**0.5, {24}), (0.3, set()), (0.0, set()),
+     (1.0, set()), (float("inf"), set())],
+)  # fmt: skip
+def test_a_factor_points_to_the_width_that_it_was_computed_from(factor, widths):
+    assert widths <= set(_widths_behind(factor))
+    if not widths:
+        assert _widths_behind(factor) == []
+
+
+def test_runs_diverge_at_another_op_or_number_of_outputs():
+    steps = [Step(op, (), [()] * outputs) for op, outputs in (("a", 1), ("b", 2), ("c", 1))]
+    assert _common_steps(steps, steps) == 3
+    assert _common_steps(steps, steps[:2]) == 2
+    assert _common_steps(steps, [steps[0], Step("b", (), [()]), steps[2]]) == 1
+    assert _common_steps(steps, [Step("x", (), [()]), *steps[1:]]) == 0
+
+
+@pytest.mark.parametrize("culprits", [set(), {3}, {0, 7}, {1, 2, 5}])
+def test_bisection_finds_each_group_that_fails_alone(culprits):
+    def problem_of(groups):
+        return f"fails with {min(culprits & set(groups))}" if culprits & set(groups) else None
+
+    assert _culprits(problem_of, range(8)) == [(n, f"fails with {n}") for n in sorted(culprits)]
+
+
+def test_groups_that_only_fail_together_are_all_blamed():
+    def problem_of(groups):
+        return "fails" if {2, 6} <= set(groups) else None
+
+    named = _culprits(problem_of, range(8))
+    assert [group for group, _ in named] == list(range(8))
+    assert {reason for _, reason in named} == {"can't shrink together with other groups in the model's code"}
