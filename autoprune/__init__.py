@@ -22,7 +22,7 @@ _HOME = {
     "analyze": "autoprune.graph",
     "load": "autoprune.export",
     "prune": "autoprune.graph",
-    "search": "autoprune.search.pipeline",
+    "search": "autoprune.search",  # the folder itself, which can be called
 }
 
 __all__ = [
@@ -41,4 +41,6 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module 'autoprune' has no attribute {name!r}")
-    return getattr(import_module(_HOME[name]), name)
+    module = import_module(_HOME[name])
+    # Importing a file of the folder `search` binds that name to the folder, so the folder itself is callable.
+    return module if name == "search" else getattr(module, name)

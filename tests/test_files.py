@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import ConfigError, RunError
-from autoprune.files import cache_folder, read_yaml, replacing, write_text, write_yaml
+from autoprune.files import cache_folder, inline_yaml, read_yaml, replacing, write_text, write_yaml
 
 
 def test_written_yaml_reads_back_in_order(tmp_path):
@@ -62,3 +62,20 @@ def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setenv("HOME", str(tmp_path))
     assert cache_folder() == tmp_path / ".cache" / "autoprune"
+
+
+def test_a_mapping_in_one_line_reads_back(tmp_path):
+    content = {"size": 64, "names": ["a: b", "ü"], "deep": {"x": None}}
+    line = inline_yaml(content)
+    assert "\n" not in line
+    write_text(tmp_path / "x.yaml", line)
+    assert read_yaml(tmp_path / "x.yaml") == content
+
+
+def test_a_written_file_replaces_the_old_one_and_others_may_read_it(tmp_path):
+    path = tmp_path / "x.txt"
+    write_text(path, "old")
+    write_text(path, "new")
+    assert path.read_text() == "new"
+    assert path.stat().st_mode & 0o777 == 0o644
+    assert os.listdir(tmp_path) == ["x.txt"]

@@ -20,7 +20,7 @@ SOURCES = sorted(
 
 
 def mirror(source: Path) -> Path:
-    name = source.parent.name if source.name == "__init__.py" else source.stem
+    name = (source.parent.name or "autoprune") if source.name == "__init__.py" else source.stem
     return ROOT / "tests" / source.parent / f"test_{name}.py"
 
 

@@ -1,12 +1,9 @@
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
 from autoprune.policy import Policy, hash_weights
-from autoprune.ranges import from_ranges, to_ranges
 
 
 def make_policy(**changes):
@@ -20,22 +17,6 @@ def make_policy(**changes):
         "metrics": {"map": 0.4375, "gflops": 1.25},
     }
     return Policy(**{**values, **changes})
-
-
-@given(st.sets(st.integers(0, 300), min_size=1))
-def test_ranges_read_back(indices):
-    rising = sorted(indices)
-    assert from_ranges(to_ranges(rising)) == tuple(rising)
-
-
-def test_ranges_are_written_as_people_do():
-    assert to_ranges([0, 1, 2, 3, 4, 5, 8, *range(11, 64)]) == "0-5,8,11-63"
-
-
-@pytest.mark.parametrize("text", ["", "3-1", "1,1", "5,2", "a", "1-", "-1"])
-def test_other_texts_are_refused(text):
-    with pytest.raises(ValueError, match=r"must rise|invalid literal"):
-        from_ranges(text)
 
 
 def test_policy_reads_back_equal(tmp_path):

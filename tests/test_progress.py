@@ -26,3 +26,52 @@ def test_terminal_shows_a_bar_and_hides_nested_ones():
         outer = list(progress.track([list(progress.track([1], "inner"))], "outer"))
     assert outer == [[1]]
     assert "outer" in out.getvalue()
+
+
+def test_lines_are_printed_verbatim_unless_they_are_markup():
+    out = io.StringIO()
+    with progress.show(Console(file=out, force_terminal=False)):
+        progress.say("a [bold]b[/bold] c")
+        progress.say("a [bold]b[/bold] c", markup=True)
+    assert out.getvalue().splitlines() == ["a [bold]b[/bold] c", "a b c"]
+
+
+def test_an_inner_listener_replaces_the_outer_one_for_the_block_only():
+    outer, inner = io.StringIO(), io.StringIO()
+    with progress.show(Console(file=outer)):
+        with progress.show(Console(file=inner)):
+            progress.say("inner")
+        with progress.show(None):
+            progress.say("nobody")
+        progress.say("outer")
+    assert (outer.getvalue(), inner.getvalue()) == ("outer\n", "inner\n")
+
+
+def test_items_without_a_length_have_no_time_left(monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with progress.show(Console(file=out, force_terminal=False)):
+        assert list(progress.track(iter("ab"), "reading")) == ["a", "b"]
+    assert out.getvalue().splitlines() == ["reading: 1/?", "reading: 2/?"]
+
+
+def test_a_status_is_one_line_a_minute_where_there_is_no_terminal(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: now[0])
+    out = io.StringIO()
+    with progress.show(Console(file=out, force_terminal=False)), progress.StatusDisplay() as status:
+        for now[0] in (10.0, 59.0, 60.0, 90.0, 121.0):
+            status.show([f"at   {now[0]:.0f} s", "[2/4] trials"])
+    assert out.getvalue().splitlines() == ["at 60 s; [2/4] trials", "at 121 s; [2/4] trials"]
+
+
+def test_a_status_on_a_terminal_shows_its_last_lines_verbatim():
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80)
+    with progress.show(console), progress.StatusDisplay() as status:
+        status.show(["first"])
+        status.show(["[2/4] trials"])
+        status._live.refresh()
+    assert "[2/4] trials" in out.getvalue()
+    assert "first" not in out.getvalue().split("[2/4] trials")[-1]

@@ -1,9 +1,11 @@
+import hashlib
 import random
 
 import numpy as np
+import pytest
 import torch
 
-from autoprune.seeding import scoped, seed
+from autoprune.seeding import random_subset, scoped, seed
 
 
 def seed_everything(value):
@@ -35,7 +37,24 @@ def test_seeds_differ_by_every_part_of_their_scope():
 
 
 def test_seeds_do_not_depend_on_the_process():
-    # Python's own hash() of a string does; this is sha256("7/trial/3")[:4] >> 1, worked out by hand.
-    import hashlib
-
+    # Python's own hash() of a string does; this is sha256("7/trial/3")[:4] >> 1, computed another way.
     assert seed(7, "trial", 3) == int(hashlib.sha256(b"7/trial/3").hexdigest()[:8], 16) // 2
+
+
+def test_the_states_come_back_after_an_error():
+    seed_everything(1)
+    expected = draw()
+    seed_everything(1)
+    with pytest.raises(ValueError, match="inside"), scoped(5):
+        raise ValueError("inside")
+    assert draw() == expected
+
+
+@pytest.mark.parametrize(("size", "count"), [(10, 3), (10, 10), (3, 10), (5, 0), (0, 4)])
+def test_a_subset_begins_a_seeded_permutation(size, count):
+    # Runs that were started before are resumed with the same images.
+    expected = np.random.default_rng(7).permutation(size)[:count]
+    subset = random_subset(size, count, 7)
+    assert subset == expected.tolist()
+    assert all(type(number) is int for number in subset)
+    assert len(set(subset)) == min(size, count)
