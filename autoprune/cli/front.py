@@ -7,15 +7,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.terminal import output, tell
-from autoprune.report.entries import account, budgets_of, entries, recovered_map, recoveries
+from autoprune.report.entries import (
+    budgets_of,
+    outcome_lines,
+    recovered_map,
+    recovered_metrics,
+    trial_entries,
+)
 from autoprune.report.tables import front as front_table
+from autoprune.run.names import FRONT_PICTURE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.run.results import SearchResult
-
-PICTURE = "front.png"
 
 
 def front(
@@ -38,19 +43,23 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
     from autoprune.recovery.proxy_check import load_check
     from autoprune.report.plots import plot_front
 
-    trials, dense = entries(result)
+    trials, dense = trial_entries(result)
     if trials and dense is not None:
         shown = [entry for entry in trials if every or entry.on_front or entry.kind != "searched"]
         console.print(front_table(shown, dense, title=f"front of {result.run}"))
         plot_front(
-            result.run / PICTURE, trials, dense, budgets_of(result), f"{result.run}: {len(trials)} trials"
+            result.run / FRONT_PICTURE,
+            trials,
+            dense,
+            budgets_of(result),
+            f"{result.run}: {len(trials)} trials",
         )
-    for line in account(result):
+    for line in outcome_lines(result):
         console.print(line, markup=False)
     if (check := load_check(result.run)) is not None:
         console.print(check.verdict, markup=False)
     if trials and dense is not None:
-        tell(console, f"picture: {result.run / PICTURE}")
+        tell(console, f"picture: {result.run / FRONT_PICTURE}")
         tell(console, f"all of it on a page: autoprune report {result.run}")
     if result.best is not None:
         tell(console, f"next: autoprune recover {result.run} --trial {result.best.trial}")
@@ -58,7 +67,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
 
 def _as_json(result: "SearchResult") -> dict[str, Any]:
     front_numbers = {point.trial for point in result.front}
-    recovered = recoveries(result.run)
+    recovered = recovered_metrics(result.run)
     return {
         "run": str(result.run),
         "dense": dict(result.dense),

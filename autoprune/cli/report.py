@@ -6,10 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.terminal import output, tell
-
-PAGE = "report.html"
-PICTURE = "front.png"
-TRIALS = "trials.csv"
+from autoprune.run.names import FRONT_PICTURE, REPORT_FILE, TRIALS_FILE
 
 
 def report(
@@ -30,7 +27,7 @@ def report(
     ] = True,
 ) -> None:
     """Write one HTML page about a run: front, layers, sample images, recovery, search; works offline."""
-    from autoprune.report.entries import budgets_of, entries
+    from autoprune.report.entries import budgets_of, trial_entries
     from autoprune.report.html import write_page
     from autoprune.report.plots import plot_front
     from autoprune.report.run_summary import read_run_summary
@@ -38,17 +35,17 @@ def report(
 
     console = output()
     summary = read_run_summary(run)
-    page = run / PAGE if to is None else to
+    page = run / REPORT_FILE if to is None else to
     write_page(summary, page, images)
     tell(console, f"page: {page}")
     if png:
-        trials, dense = entries(summary.result)
+        trials, dense = trial_entries(summary.result)
         if dense is None:
             console.print("no front.png: the dense detector is not measured yet", markup=False)
         else:
             title = f"{run}: {len(trials)} complete trials"
-            plot_front(page.with_name(PICTURE), trials, dense, budgets_of(summary.result), title)
-            tell(console, f"picture: {page.with_name(PICTURE)}")
+            plot_front(page.with_name(FRONT_PICTURE), trials, dense, budgets_of(summary.result), title)
+            tell(console, f"picture: {page.with_name(FRONT_PICTURE)}")
     if csv:
-        write_trials(page.with_name(TRIALS), summary)
-        tell(console, f"trials: {page.with_name(TRIALS)}")
+        write_trials(page.with_name(TRIALS_FILE), summary)
+        tell(console, f"trials: {page.with_name(TRIALS_FILE)}")

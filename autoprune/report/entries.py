@@ -1,4 +1,4 @@
-"""A run's trials as the entries of tables and plots, and what is to be said about them in lines."""
+"""A run's trials as entries of tables and plots, and the lines that sum up how they ended."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,29 +7,30 @@ from typing import TYPE_CHECKING, Any
 
 from autoprune.errors import RunError
 from autoprune.report.tables import Entry, Kind, points
+from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
-    from autoprune.study.trials import Record
+    from autoprune.study.records import Record
 
 REASONS_SHOWN = 3
 
 
-def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
+def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
     """The complete trials of a run, and its dense detector if that is measured, for tables and plots.
 
-    Trials that were stopped at a lower rung are left out: their mAP does not compare.
+    Trials that were stopped at a lower rung are omitted: their mAP is not comparable.
     """
-    best = {point.trial for point in result.front}
-    recovered = recoveries(result.run)
+    on_front = {point.trial for point in result.front}
+    recovered = recovered_metrics(result.run)
     trials = [
         _entry(
             f"trial {record.number}",
             kind_of(record.origin),
             record.metrics,
             recovered_map=recovered_map(recovered.get(record.number)),
-            on_front=record.number in best,
-            origin=found_by(record.origin),
+            on_front=record.number in on_front,
+            origin=origin_label(record.origin),
         )
         for record in result.records
         if record.counts and record.state == "complete"
@@ -38,62 +39,60 @@ def entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
 
 
 def kind_of(origin: str) -> Kind:
-    """How a trial came about, in the words of tables and plots."""
+    """The kind of a trial in tables and plots, from its origin in the study."""
     if origin == "uniform":
         return "uniform"
     return "searched" if origin == "sampler" else "one-shot"
 
 
-def found_by(origin: str) -> str:
-    """A trial's origin for people: the warm start's, or ``searched``."""
+def origin_label(origin: str) -> str:
+    """A trial's origin for people: the name of its warm start, or ``searched``."""
     return "searched" if origin == "sampler" else origin
 
 
-def recoveries(run: Path) -> dict[int, dict[str, Any]]:
-    """What `metrics.json` holds of each recovered trial, by number.
+def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
+    """Content of `metrics.json` of each recovered trial, by trial number.
 
     Raises:
-        RunError: one of them can't be read.
+        RunError: one of the files can't be read.
     """
-    from autoprune.run.directory import METRICS_FILE
-
-    found = {}
-    for file in sorted((run / "recovered").glob(f"trial-*/{METRICS_FILE}")):
+    metrics = {}
+    for file in sorted((run / RECOVERED_FOLDER).glob(f"trial-*/{METRICS_FILE}")):
         number = file.parent.name.removeprefix("trial-")
         if number.isdecimal():
-            found[int(number)] = read_json(file)
-    return found
+            metrics[int(number)] = read_json(file)
+    return metrics
 
 
 def read_json(file: Path) -> Any:
     """Reads a JSON file of a run directory.
 
     Raises:
-        RunError: it is no JSON, or can't be read.
+        RunError: it is not JSON, or can't be read.
     """
     try:
         return json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise RunError(f"{file} can't be read ({error}); delete {file.parent} and make it anew") from error
+        raise RunError(f"{file} can't be read ({error}); delete {file.parent} and recreate it") from error
 
 
 def recovered_map(metrics: Mapping[str, Any] | None) -> float | None:
-    """MAP on the validation split after recovery, a fraction; ``None`` where there was none."""
+    """MAP on the validation split after recovery, a fraction; ``None`` without a recovery."""
     return None if metrics is None else float(metrics["metrics"]["map"])
 
 
 def budgets_of(result: "SearchResult") -> list[float]:
-    """The GFLOPs that a run's trials were fitted to, the largest first."""
+    """The GFLOPs that a run's trials were projected onto, the largest first."""
     budgets = {record.budget for record in result.records if record.counts}
     return sorted((budget for budget in budgets if budget is not None), reverse=True)
 
 
-def account(result: "SearchResult", all_reasons: str = "--json lists all") -> list[str]:
-    """How the trials ended, why some failed, and what the search gained, a line each.
+def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all") -> list[str]:
+    """How the trials ended, why some failed, and what the search gained, one line each.
 
     Args:
         result: of the search.
-        all_reasons: where the reasons are that do not fit here.
+        all_reasons: where the reasons are listed that are not shown here.
     """
     from autoprune.run.results import indistinct
 
@@ -108,27 +107,29 @@ def account(result: "SearchResult", all_reasons: str = "--json lists all") -> li
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
-        lines.append(f"leaders measured again with another seed, their means count: {shown}")
-    lines += _gains(states["complete"])
+        lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
+    lines += _gain_lines(states["complete"])
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
 
 
-def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **more: Any) -> Entry:
+def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **attributes: Any) -> Entry:
     costs = (metrics["gflops"], metrics["mparams"], metrics.get("latency_ms"))
-    return Entry(name, kind, metrics["map"], *costs, **more)
+    return Entry(name, kind, metrics["map"], *costs, **attributes)
 
 
-def _gains(complete: "Sequence[Record]") -> list[str]:
-    """By how much the search beat the warm starts, in mAP of the proxies, at each budget."""
+def _gain_lines(complete: "Sequence[Record]") -> list[str]:
+    """By how much the search beat each warm start at each budget, in proxy mAP."""
     lines = []
     for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
         best: dict[str, float] = {}
         for record in complete:
             if record.budget == budget:
                 best[record.origin] = max(record.metrics["map"], best.get(record.origin, 0.0))
-        if (found := best.pop("sampler", None)) is not None and best:
-            gains = ", ".join(f"{100 * (found - value):+.1f} on {origin}" for origin, value in best.items())
+        if (searched := best.pop("sampler", None)) is not None and best:
+            gains = ", ".join(
+                f"{100 * (searched - value):+.1f} on {origin}" for origin, value in best.items()
+            )
             lines.append(
-                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * found:.1f} ({gains})"
+                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * searched:.1f} ({gains})"
             )
     return lines

@@ -1,24 +1,37 @@
-"""The front as a picture: mAP over GFLOPs, readable in grey, written whole or not at all."""
+"""The front as a picture: mAP over GFLOPs, legible in gray, written whole or not at all."""
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from autoprune.files import replacing
-from autoprune.report.tables import Entry, Kind
+from autoprune.report.tables import TRAINED, Entry, Kind
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-# shape, and only then colour, tells the kinds apart; the colours differ in brightness as well
-MARKS: dict[Kind, tuple[str, str, str]] = {
-    "dense": ("*", "#000000", "dense detector"),
-    "uniform": ("s", "#d55e00", "uniform pruning (warm start)"),
-    "one-shot": ("^", "#009e73", "one-shot by importance (warm start)"),
-    "searched": ("o", "#56b4e9", "searched"),
+
+class Mark(NamedTuple):
+    """How detectors of one kind are drawn."""
+
+    marker: str
+    color: str
+    label: str
+    area: float = 46.0
+
+
+# kinds differ by shape first and by color second; the colors differ in brightness as well
+MARKS: dict[Kind, Mark] = {
+    "dense": Mark("*", "#000000", "dense detector", 190.0),
+    "sibling": Mark("P", "#cc79a7", "smaller sibling, trained as long", 90.0),
+    "uniform": Mark("s", "#d55e00", "uniform pruning (warm start)"),
+    "one-shot": Mark("^", "#009e73", "one-shot by importance (warm start)"),
+    "searched": Mark("o", "#56b4e9", "searched"),
 }
-MARK_AREA = 46.0
-STAR_AREA = 190.0
+RECOVERED = Mark("D", "#0072b2", "after recovery")
+EDGE = "#222222"
+CLOSEST_LABELS = 0.03  # of the axis' width; a budget closer to the one before gets no label of its own
 
 
 def plot_front(
@@ -51,12 +64,13 @@ def front_figure(
     """Draws all finished trials, their front, the dense detector and the budgets.
 
     Args:
-        entries: trials with a proxy mAP; the others are left out.
-        dense: the detector that all were made from.
+        entries: trials with a proxy mAP, and the smaller sibling if there is one; entries without a mAP are
+            omitted.
+        dense: the detector that was pruned.
         budgets_gflops: upper bounds, drawn as vertical lines.
         title: heading of the picture.
     """
-    # pyplot would keep global state and pick a window system; a bare figure needs neither
+    # pyplot would keep global state and choose a window system; a bare figure needs neither
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -64,81 +78,125 @@ def front_figure(
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     scored = [entry for entry in entries if entry.map is not None]
-    line = _rising([entry for entry in scored if entry.on_front])
-    axes.plot(*_places(line), color="#333333", linewidth=1.2, zorder=1, label="front")
+    front = _increasing(_positions([entry for entry in scored if entry.on_front]))
+    axes.plot(*_columns(front), color="#333333", linewidth=1.2, zorder=1, label="front")
     for kind in MARKS:
         _scatter(axes, kind, [entry for entry in [*scored, dense] if entry.kind == kind])
-    recovered = [entry for entry in scored if entry.recovered_map is not None]
-    if recovered:
-        _recoveries(axes, recovered)
-    for number, budget in enumerate(budgets_gflops):
-        label = "budget: " + ", ".join(f"{limit:.3g}" for limit in budgets_gflops) if number == 0 else None
-        axes.axvline(budget, color="#777777", linestyle="--", linewidth=1.0, zorder=0, label=label)
+    _draw_recoveries(axes, [entry for entry in scored if entry.recovered_map is not None])
+    axes.margins(0.08)
+    axes.set_xlim(left=0)  # so that distances to the dense detector are in proportion
+    _draw_budgets(axes, budgets_gflops, dense)
+    for entry in [entry for entry in [*scored, dense] if entry.kind in TRAINED]:
+        _label(axes, entry)
     axes.set_xlabel("GFLOPs (multiply-adds) of one image")
     axes.set_ylabel("mAP at IoU 0.50:0.95, points")
-    axes.set_title(title, loc="left", fontsize=11)
+    axes.set_title(title, loc="left", fontsize=11, pad=16)  # above the labels of the budgets
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(0.08)
-    axes.set_xlim(left=0)  # so that the distance to the dense detector is seen for what it is
-    axes.legend(frameon=False, fontsize=8, loc="best")
+    axes.legend(frameon=False, fontsize=8, loc="lower right")
     return figure
-
-
-def _rising(entries: Sequence[Entry]) -> list[Entry]:
-    """Those that no other beats in GFLOPs and mAP; a front of three objectives has others too."""
-    line: list[Entry] = []
-    for entry in sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))):
-        if not line or (entry.map or 0.0) > (line[-1].map or 0.0):
-            line.append(entry)
-    return line
 
 
 def _points(fraction: float | None) -> float:
     return 100 * (fraction or 0.0)
 
 
-def _places(entries: Sequence[Entry]) -> tuple[list[float], list[float]]:
-    return [entry.gflops for entry in entries], [_points(entry.map) for entry in entries]
+def _positions(entries: Sequence[Entry]) -> list[tuple[float, float]]:
+    """(GFLOPs, mAP in points) of each."""
+    return [(entry.gflops, _points(entry.map)) for entry in entries]
 
 
-def _scatter(axes: Any, kind: Kind, entries: Sequence[Entry]) -> None:
-    """One kind of detector: filled where it is on the front, hollow where it is beaten."""
+def _increasing(positions: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Those that no other beats in GFLOPs and mAP; a front of three objectives also has others."""
+    line: list[tuple[float, float]] = []
+    for gflops, value in sorted(positions, key=lambda position: (position[0], -position[1])):
+        if not line or value > line[-1][1]:
+            line.append((gflops, value))
+    return line
+
+
+def _columns(positions: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
+    return [x for x, _ in positions], [y for _, y in positions]
+
+
+def _scatter(axes: "Axes", kind: Kind, entries: Sequence[Entry]) -> None:
+    """One kind of detector: filled if on the front, hollow if beaten."""
     if not entries:
         return
-    marker, colour, label = MARKS[kind]
-    filled = [kind == "dense" or entry.on_front for entry in entries]
+    mark = MARKS[kind]
+    filled = [kind in TRAINED or entry.on_front for entry in entries]
     axes.scatter(
-        *_places(entries),
-        s=STAR_AREA if kind == "dense" else MARK_AREA,
-        marker=marker,
-        facecolors=[colour if fill else "none" for fill in filled],
-        edgecolors="#222222" if all(filled) else [("#222222" if fill else colour) for fill in filled],
+        *_columns(_positions(entries)),
+        s=mark.area,
+        marker=mark.marker,
+        facecolors=[mark.color if fill else "none" for fill in filled],
+        edgecolors=EDGE if all(filled) else [(EDGE if fill else mark.color) for fill in filled],
         linewidths=1.0,
         zorder=2,
-        label=label,
+        label=mark.label,
     )
 
 
-def _recoveries(axes: Any, entries: Sequence[Entry]) -> None:
-    """Arrows from the proxy mAP of a trial to its mAP after recovery."""
-    for entry in entries:
-        axes.annotate(
-            "",
-            xy=(entry.gflops, _points(entry.recovered_map)),
-            xytext=(entry.gflops, _points(entry.map)),
-            arrowprops={"arrowstyle": "->", "color": "#888888", "linewidth": 0.9},
-            zorder=1,
-        )
+def _draw_recoveries(axes: "Axes", entries: Sequence[Entry]) -> None:
+    """Marks at the mAP after recovery, with arrows from the proxy mAP, and their own front."""
+    if not entries:
+        return
+    recovered = [(entry.gflops, _points(entry.recovered_map)) for entry in entries]
+    for start, end in zip(_positions(entries), recovered, strict=True):
+        arrow = {"arrowstyle": "->", "color": "#888888", "linewidth": 0.9}
+        axes.annotate("", xy=end, xytext=start, arrowprops=arrow, zorder=1)
+    if len(front := _increasing(recovered)) > 1:
+        axes.plot(*_columns(front), color=RECOVERED.color, linewidth=1.2, linestyle=":", zorder=1)
     axes.scatter(
-        [entry.gflops for entry in entries],
-        [_points(entry.recovered_map) for entry in entries],
-        s=MARK_AREA,
-        marker="D",
-        facecolors="#0072b2",
-        edgecolors="#222222",
+        *_columns(recovered),
+        s=RECOVERED.area,
+        marker=RECOVERED.marker,
+        facecolors=RECOVERED.color,
+        edgecolors=EDGE,
         linewidths=1.0,
         zorder=3,
-        label="after recovery",
+        label=RECOVERED.label,
+    )
+
+
+def _draw_budgets(axes: "Axes", budgets_gflops: Sequence[float], dense: Entry) -> None:
+    """Vertical lines with their fraction of the dense GFLOPs at the top."""
+    width = axes.get_xlim()[1]
+    labeled: list[float] = []
+    for budget in budgets_gflops:
+        line = axes.axvline(budget, color="#777777", linestyle="--", linewidth=1.0, zorder=0)
+        if not labeled:
+            line.set_label("budget")
+        if all(abs(budget - other) > CLOSEST_LABELS * width for other in labeled):
+            _text(axes, f"{budget / dense.gflops:.0%}", (budget, 1.0), (0, 2), "center", across=True)
+            labeled.append(budget)
+
+
+def _label(axes: "Axes", entry: Entry) -> None:
+    """The name and mAP of a detector beside its mark: left of it, where the axis begins at 0 GFLOPs."""
+    text = f"{entry.name}: {_points(entry.map):.1f}"
+    _text(axes, text, (entry.gflops, _points(entry.map)), (-9, 5), "right")
+
+
+def _text(
+    axes: "Axes",
+    text: str,
+    position: tuple[float, float],
+    offset: tuple[float, float],
+    align: str,
+    across: bool = False,
+) -> None:
+    """Writes beside a position; ``across`` counts its height from 0 to 1, from bottom to top of the axes."""
+    where: Any = ("data", "axes fraction") if across else "data"
+    axes.annotate(
+        text,
+        position,
+        xytext=offset,
+        xycoords=where,
+        textcoords="offset points",
+        ha=align,
+        va="bottom",
+        fontsize=8,
+        zorder=4,
     )

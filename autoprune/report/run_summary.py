@@ -1,4 +1,4 @@
-"""All that the page tells of a run, read from its directory; an unfinished or empty run has less of it."""
+"""What the report shows of a run, read from its directory; an unfinished run has less of it."""
 
 import csv
 import fnmatch
@@ -13,14 +13,15 @@ from numpy.typing import NDArray
 from autoprune.config import Config
 from autoprune.importance import load as load_scores
 from autoprune.recovery.proxy_check import ProxyCheck, load_check
-from autoprune.report.entries import read_json, recoveries
-from autoprune.run.directory import LATENCY_FILE, LOSSES_FILE, RunDirectory
+from autoprune.report.entries import read_json, recovered_metrics
+from autoprune.run.directory import RunDirectory
+from autoprune.run.names import LATENCY_FILE, LOSSES_FILE
 from autoprune.run.results import SearchResult, load_result
 from autoprune.space.file import SpaceFile
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 CURVE_POINTS = 41
-LOSS_POINTS = 240  # a curve has no more, each the mean of as many steps
+LOSS_POINTS = 240  # at most in a loss curve; each is the mean of as many steps
 
 
 @dataclass(frozen=True)
@@ -30,9 +31,9 @@ class Group:
     Attributes:
         name: its first producer.
         width: channels of the dense detector.
-        max_ratio: the largest fraction of them that the space lets go; ``None`` where it is not known.
+        max_ratio: the largest fraction of them that the space allows to remove; ``None`` if unknown.
         curve: fraction of the importance that the least important channels hold, at `CURVE_POINTS` even steps
-            from none to all of them; empty where it is not known.
+            from none to all of them; empty if unknown.
     """
 
     name: str
@@ -43,17 +44,17 @@ class Group:
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What is known of a run.
+    """What the report shows of a run.
 
     Attributes:
         run: the run directory.
-        config: what was asked.
-        result: trials, front and dense detector; empty where the search has not begun.
+        config: the run's settings.
+        result: trials, front and dense detector; empty before the search has started.
         groups: channel groups in the detector's order.
         recovered: `metrics.json` of each recovered trial.
         losses: for each recovered trial (step, mean loss up to it) pairs.
         latencies: for each recovered trial the rows of `latency.json`.
-        check: whether the proxies can be trusted, where that was looked into.
+        check: how well proxies predict the recovered mAP, if that was measured.
     """
 
     run: Path
@@ -67,7 +68,7 @@ class RunSummary:
 
     @property
     def records(self) -> tuple[Record, ...]:
-        """The trials that were asked for, in the order of their numbers."""
+        """The trials that count towards ``trials`` (repeats do not), by number."""
         return tuple(record for record in self.result.records if record.counts)
 
 
@@ -75,13 +76,13 @@ def read_run_summary(run: Path) -> RunSummary:
     """Reads a run directory; neither detector nor data is loaded.
 
     Raises:
-        RunError: the directory is no run, or a file of it can't be read.
+        RunError: it is not a run directory, or one of its files can't be read.
     """
     directory = RunDirectory(run)
     config = directory.config()
-    begun = config.storage is not None or directory.journal_file.is_file()
-    result = load_result(run) if begun else SearchResult(run, (), (), {}, {})
-    recovered = recoveries(run)
+    has_study = config.storage is not None or directory.journal_file.is_file()
+    result = load_result(run) if has_study else SearchResult(run, (), (), {}, {})
+    recovered = recovered_metrics(run)
     folders = {number: directory.recovered_folder(number) for number in recovered}
     return RunSummary(
         run,
@@ -104,14 +105,14 @@ def read_run_summary(run: Path) -> RunSummary:
 
 
 def _groups(directory: RunDirectory, config: Config, result: SearchResult) -> tuple[Group, ...]:
-    """The groups that trials have widths of, with what importance, space and policies say of them."""
+    """The groups whose widths trials set, with their importance curve and bound."""
     scores = load_scores(directory.importance_file, config.criterion) or {}
     widths = {name: len(values) for name, values in scores.items()}
     for point in result.front:
         widths.update(point.policy.widths)
     ratios: dict[str, float | None] = {}
     if directory.space_file.is_file():
-        for rule in SpaceFile.load(directory.space_file).groups:  # the last match counts
+        for rule in SpaceFile.load(directory.space_file).groups:  # the last match wins
             ratios.update(dict.fromkeys(fnmatch.filter(widths, rule.match), rule.max_ratio))
     searched = next((record.widths for record in result.records if record.widths), None)
     names = [name for name in (widths if searched is None else searched) if name in widths]
@@ -124,7 +125,7 @@ def _groups(directory: RunDirectory, config: Config, result: SearchResult) -> tu
 def curve(scores: NDArray[np.float64]) -> tuple[float, ...]:
     """The Lorenz curve of a group's scores [width]: see `Group.curve`.
 
-    Straight from 0 to 1 where no channel has any importance.
+    A straight line from 0 to 1 if no channel has any importance.
     """
     total = float(np.sum(scores))
     fractions = np.linspace(0, 1, CURVE_POINTS)
@@ -135,11 +136,13 @@ def curve(scores: NDArray[np.float64]) -> tuple[float, ...]:
 
 
 def _losses(file: Path) -> list[tuple[int, float]]:
-    """Step and loss; of a long training the mean of each of `LOSS_POINTS` stretches, at its last step."""
+    """(step, loss) pairs; a long training is averaged over `LOSS_POINTS` intervals, each at its last step."""
     with file.open(encoding="utf-8", newline="") as lines:
         values = np.array([float(row["loss"]) for row in csv.DictReader(lines)])
-    parts = np.array_split(values, min(LOSS_POINTS, max(len(values), 1)))
-    ends = np.cumsum([len(part) for part in parts])
+    intervals = np.array_split(values, min(LOSS_POINTS, max(len(values), 1)))
+    ends = np.cumsum([len(part) for part in intervals])
     return [
-        (int(end), round(float(part.mean()), 5)) for end, part in zip(ends, parts, strict=True) if len(part)
+        (int(end), round(float(part.mean()), 5))
+        for end, part in zip(ends, intervals, strict=True)
+        if len(part)
     ]

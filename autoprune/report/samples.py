@@ -1,4 +1,4 @@
-"""Sample images for the page: pictures to embed, and which boxes are found, false or missed."""
+"""Sample images for the page: pictures to embed, and which boxes are correct, false or missed."""
 
 import base64
 import io
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from autoprune.data.images import decode
-from autoprune.data.samples import SAMPLES_FILE
 from autoprune.errors import DataError
 from autoprune.report.entries import read_json
+from autoprune.run.names import SAMPLES_FILE
 
 LARGEST_SIDE = 560  # pixels of an embedded picture
-SMALLEST_SIDE = 320  # smaller pictures are enlarged, so that their boxes can be told apart
+SMALLEST_SIDE = 320  # smaller pictures are enlarged, so that their boxes are legible
 QUALITY = 80
-IOU = 0.5  # from which on a box of the right class counts as found
+IOU = 0.5  # the least overlap of a detection with a true box of its class
 
 
 @dataclass(frozen=True)
@@ -29,39 +29,39 @@ class Box:
     Attributes:
         box: x1, y1, x2, y2 as fractions of the picture's width and height.
         label: the class.
-        score: of a found box its own; of a true one that of the box that finds it, 0 where none does.
-        right: whether it stands for a true box, or is one.
+        score: of a detection; of a true box, that of the detection it is matched with, 0 if none.
+        correct: whether it is matched with a true box, or is one.
     """
 
     box: tuple[float, float, float, float]
     label: str
     score: float
-    right: bool
+    correct: bool
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image and what each detector finds in it.
+    """One image with the detections of each detector.
 
     Attributes:
         name: of the file.
         picture: a ``data:`` URL.
         width: of the picture, in pixels.
         height: of the picture, in pixels.
-        found: for each detector the boxes that it draws.
-        truth: for each detector the true boxes, with the score at which it finds them.
+        detections: the boxes of each detector.
+        truth: for each detector the true boxes, with the score at which it detects them.
     """
 
     name: str
     picture: str
     width: int
     height: int
-    found: Mapping[str, Sequence[Box]]
+    detections: Mapping[str, Sequence[Box]]
     truth: Mapping[str, Sequence[Box]]
 
 
 def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
-    """The samples that a recovery left in its folder, and one line on what is missing, if anything is."""
+    """The samples that a recovery wrote to its folder, and one line on what is missing, if anything is."""
     file = folder / SAMPLES_FILE
     if not file.is_file():
         return [], f"{folder} has no {SAMPLES_FILE}: it was recovered by an earlier version"
@@ -77,42 +77,44 @@ def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
 
 def _sample(content: Mapping[str, Any]) -> Sample:
     scale = (content["width"], content["height"])
-    picture, width, height = _embedded(Path(content["file"]), (content["height"], content["width"]))
-    found: dict[str, list[Box]] = {}
+    picture, width, height = _encode(Path(content["file"]), (content["height"], content["width"]))
+    detections: dict[str, list[Box]] = {}
     truth: dict[str, list[Box]] = {}
     for name, boxes in content["found"].items():
         partners = match(boxes, content["truth"])
-        scores = {partner: boxes[place]["score"] for place, partner in partners.items()}
-        found[name] = [_box(box, scale, box["score"], place in partners) for place, box in enumerate(boxes)]
-        truth[name] = [
-            _box(box, scale, scores.get(place, 0.0), True) for place, box in enumerate(content["truth"])
+        scores = {partner: boxes[index]["score"] for index, partner in partners.items()}
+        detections[name] = [
+            _box(box, scale, box["score"], index in partners) for index, box in enumerate(boxes)
         ]
-    return Sample(Path(content["file"]).name, picture, width, height, found, truth)
+        truth[name] = [
+            _box(box, scale, scores.get(index, 0.0), True) for index, box in enumerate(content["truth"])
+        ]
+    return Sample(Path(content["file"]).name, picture, width, height, detections, truth)
 
 
-def match(found: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> dict[int, int]:
-    """Which found box stands for which true one, as COCOeval pairs them at an IoU of 0.5.
+def match(detections: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+    """Index of the true box that each detection is matched with, as COCOeval does at an IoU of 0.5.
 
-    From the highest score down, each takes the true box of its class that it overlaps most and that is free
-    yet. So a higher threshold on the scores only drops pairs and makes no others.
+    From the highest score down, each detection takes the unmatched true box of its class with the largest
+    overlap. So a higher score threshold only drops pairs and makes no others.
 
     Args:
-        found: ``box``, ``label`` and ``score``, the highest score first.
+        detections: ``box``, ``label`` and ``score``, the highest score first.
         truth: ``box`` and ``label``.
     """
-    if not found or not truth:
+    if not detections or not truth:
         return {}
-    overlaps = iou(np.array([box["box"] for box in found]), np.array([box["box"] for box in truth]))
+    overlaps = iou(np.array([box["box"] for box in detections]), np.array([box["box"] for box in truth]))
     partners: dict[int, int] = {}
-    for place, box in enumerate(found):
-        free = [
+    for index, box in enumerate(detections):
+        unmatched = [
             other
-            for other, thing in enumerate(truth)
-            if thing["label"] == box["label"] and other not in partners.values()
+            for other, target in enumerate(truth)
+            if target["label"] == box["label"] and other not in partners.values()
         ]
-        best = max(free, key=lambda other: overlaps[place, other], default=None)
-        if best is not None and overlaps[place, best] >= IOU:
-            partners[place] = best
+        best = max(unmatched, key=lambda other: overlaps[index, other], default=None)
+        if best is not None and overlaps[index, best] >= IOU:
+            partners[index] = best
     return partners
 
 
@@ -120,19 +122,19 @@ def iou(first: NDArray[np.float64], second: NDArray[np.float64]) -> NDArray[np.f
     """Intersection over union of boxes [n, 4] and [m, 4] (x1, y1, x2, y2). Shape [n, m]."""
     low = np.maximum(first[:, None, :2], second[None, :, :2])
     high = np.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = (high - low).clip(0).prod(axis=2)
+    intersection = (high - low).clip(0).prod(axis=2)
     area = [(boxes[:, 2:] - boxes[:, :2]).prod(axis=1) for boxes in (first, second)]
-    return np.asarray(shared / (area[0][:, None] + area[1][None, :] - shared).clip(1e-9))
+    return np.asarray(intersection / (area[0][:, None] + area[1][None, :] - intersection).clip(1e-9))
 
 
-def _box(content: Mapping[str, Any], scale: tuple[int, int], score: float, right: bool) -> Box:
+def _box(content: Mapping[str, Any], scale: tuple[int, int], score: float, correct: bool) -> Box:
     corners = np.array(content["box"]) / (scale * 2)
     x1, y1, x2, y2 = corners.clip(0, 1).round(4).tolist()
-    return Box((x1, y1, x2, y2), content["label"], score, right)
+    return Box((x1, y1, x2, y2), content["label"], score, correct)
 
 
-def _embedded(file: Path, size: tuple[int, int]) -> tuple[str, int, int]:
-    """The picture of a stored (height, width) as a ``data:`` URL, with its width and height on the page.
+def _encode(file: Path, size: tuple[int, int]) -> tuple[str, int, int]:
+    """The image of a stored (height, width) as a ``data:`` URL, with its width and height on the page.
 
     Raises:
         DataError: it can't be read.

@@ -7,7 +7,8 @@ from typing import Literal
 from rich import box
 from rich.table import Table
 
-Kind = Literal["dense", "uniform", "one-shot", "searched"]
+Kind = Literal["dense", "sibling", "uniform", "one-shot", "searched"]
+TRAINED: tuple[Kind, ...] = ("dense", "sibling")  # detectors that were trained as they are, not pruned
 
 
 @dataclass(frozen=True)
@@ -15,16 +16,17 @@ class Entry:
     """One detector in a table or a plot.
 
     Attributes:
-        name: what people call it, such as ``dense`` or ``trial 12``.
-        kind: the dense detector, a warm start (uniform, or one-shot by importance), or the sampler's.
-        map: mAP as a fraction; of a trial, its proxy. ``None`` where it was not measured.
+        name: for people, such as ``dense`` or ``trial 12``.
+        kind: the dense detector, its smaller sibling, a warm start (uniform, or one-shot by importance), or
+            a policy of the sampler.
+        map: mAP as a fraction; of a trial, its proxy. ``None`` if not measured.
         gflops: billions of multiply-adds of one image.
         mparams: millions of parameters.
-        latency_ms: measured time of one image, the median.
+        latency_ms: median time of one image.
         spread_ms: its 10th and 90th percentile.
         recovered_map: mAP after full recovery, as a fraction.
         on_front: no other trial beats it in all objectives.
-        origin: how it was found, where ``kind`` does not say it all, such as ``greedy taylor``.
+        origin: more precise than ``kind``, such as ``greedy taylor``; may be empty.
     """
 
     name: str
@@ -40,17 +42,20 @@ class Entry:
 
 
 def points(fraction: float | None) -> str:
-    """MAP as people write it: 0.4627 is ``46.3``."""
+    """MAP in points: 0.4627 is ``46.3``."""
     return "-" if fraction is None else f"{100 * fraction:.1f}"
 
 
 def cost(value: float | None) -> str:
-    """A cost to about three digits: ``0.295``, ``7.39``, ``151.5``."""
+    """A cost with about three digits: ``0.295``, ``7.39``, ``151.5``."""
     return "-" if value is None else f"{value:.{3 if value < 1 else 2 if value < 100 else 1}f}"
 
 
 def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
-    """Detectors below one another, each against the first, the dense one.
+    """One row per detector, each compared with the first, the dense one.
+
+    Where some are recovered, there are two columns of mAP: that of pruned detectors before any training, and
+    that of trained ones.
 
     Args:
         entries: the dense detector, then the others.
@@ -59,15 +64,19 @@ def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
     dense = entries[0]
     table = _table(title)
     table.add_column("detector", overflow="fold")
-    for heading in ("mAP", "GFLOPs", "M params"):
+    with_recovered = any(entry.recovered_map is not None for entry in entries)
+    for heading in ("untrained\nmAP", "trained\nmAP") if with_recovered else ("mAP",):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in ("GFLOPs", "M params"):
         table.add_column(heading, justify="right", no_wrap=True)
     if with_latency := any(entry.latency_ms is not None for entry in entries):
-        table.add_column("ms (p10-p90)", justify="right", no_wrap=True)
+        with_spread = any(entry.spread_ms is not None for entry in entries)
+        table.add_column("ms (p10-p90)" if with_spread else "ms", justify="right", no_wrap=True)
     for entry in entries:
         reference = None if entry is dense else dense
         cells = [
             entry.name,
-            _map_cell(entry, reference),
+            *(_map_cell(value, reference) for value in (_two_maps(entry) if with_recovered else [entry.map])),
             _cost_cell(entry.gflops, reference.gflops if reference else None),
             _cost_cell(entry.mparams, reference.mparams if reference else None),
         ]
@@ -76,11 +85,11 @@ def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
 
 
 def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> Table:
-    """The front and what it is to be compared with, cheapest first, the dense detector last.
+    """The front and the detectors to compare it with, cheapest first, the dense detector last.
 
     Args:
-        entries: trials to show; those on the front are marked.
-        dense: the detector that all were made from.
+        entries: trials, and the smaller sibling if there is one; those on the front are marked.
+        dense: the detector that was pruned.
         title: the run and its budget.
     """
     table = _table(title)
@@ -113,10 +122,15 @@ def _table(title: str | None) -> Table:
     return Table(title=title, box=box.SIMPLE_HEAD, title_justify="left", pad_edge=False, padding=(0, 2, 0, 0))
 
 
-def _map_cell(entry: Entry, reference: Entry | None) -> str:
-    if entry.map is None or reference is None or reference.map is None:
-        return points(entry.map)
-    return f"{points(entry.map)} ({100 * (entry.map - reference.map):+.1f})"
+def _two_maps(entry: Entry) -> list[float | None]:
+    """MAP without training and with it; a detector that was not pruned only has the second."""
+    return [None, entry.map] if entry.kind in TRAINED else [entry.map, entry.recovered_map]
+
+
+def _map_cell(value: float | None, reference: Entry | None) -> str:
+    if value is None or reference is None or reference.map is None:
+        return points(value)
+    return f"{points(value)} ({100 * (value - reference.map):+.1f})"
 
 
 def _cost_cell(value: float | None, reference: float | None) -> str:

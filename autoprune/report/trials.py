@@ -1,4 +1,4 @@
-"""`trials.csv`: every trial of a run in a row, with all that was measured and the widths it had."""
+"""`trials.csv`: one row per trial of a run, with its metrics and widths."""
 
 import csv
 import io
@@ -9,18 +9,18 @@ from autoprune.report.entries import recovered_map
 from autoprune.report.run_summary import RunSummary
 
 
-def write_trials(path: Path, facts: RunSummary) -> None:
-    """Writes one row a trial. Metrics are those of the highest rung reached, mAP a fraction.
+def write_trials(path: Path, summary: RunSummary) -> None:
+    """Writes one row per trial. Metrics are those of the highest rung reached; mAP is a fraction.
 
-    The mAP of a trial that was measured again is the mean; ``measured`` says of how many.
+    The mAP of a trial that was re-evaluated is the mean; ``measured`` is the number of evaluations.
 
-    The columns of a rung's mAP are ``map_rung_0`` and so on, those of a group's width ``width:GROUP``.
+    The columns ``map_rung_0``, ``map_rung_1``, … hold the mAP at each rung, ``width:GROUP`` the widths.
 
     Raises:
         RunError: the file can't be written.
     """
-    front = {point.trial for point in facts.result.front}
-    measured = dict.fromkeys(name for record in facts.records for name in record.metrics)
+    front = {point.trial for point in summary.result.front}
+    metric_names = dict.fromkeys(name for record in summary.records for name in record.metrics)
     rows = [
         {
             "trial": record.number,
@@ -30,19 +30,19 @@ def write_trials(path: Path, facts: RunSummary) -> None:
             "on_front": int(record.number in front),
             **record.metrics,
             "measured": len(record.maps),
-            "recovered_map": recovered_map(facts.recovered.get(record.number)),
+            "recovered_map": recovered_map(summary.recovered.get(record.number)),
             "reason": record.reason,
             **{f"map_rung_{rung}": metrics["map"] for rung, metrics in enumerate(record.rungs)},
             **{f"width:{name}": width for name, width in record.widths.items()},
         }
-        for record in facts.records
+        for record in summary.records
     ]
     columns = [
         *("trial", "state", "origin", "budget_gflops", "on_front"),
-        *measured,
+        *metric_names,
         *("measured", "recovered_map", "reason"),
-        *(f"map_rung_{rung}" for rung in range(len(facts.config.rungs))),
-        *dict.fromkeys(f"width:{name}" for record in facts.records for name in record.widths),
+        *(f"map_rung_{rung}" for rung in range(len(summary.config.rungs))),
+        *dict.fromkeys(f"width:{name}" for record in summary.records for name in record.widths),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""The page in headless Chromium: nothing fails, marks are where the figures say, and controls do their work.
+"""The page in headless Chromium: no errors, marks at the positions of their figures, and working controls.
 
 Screenshots of a desktop, a phone and a print go to the test's folder, or to the folder that the variable
 SCREENSHOTS names, for a person to look at.
@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from autoprune.cli.main import main
-from autoprune.report.entries import entries, recovered_map
+from autoprune.report.entries import recovered_map, trial_entries
 from autoprune.report.run_summary import read_run_summary
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -23,13 +23,12 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 def chromium() -> str | None:
     """The system's Chromium, else the one that playwright installed, else nothing."""
-    if found := next(
-        filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
-    ):
-        return found
+    names = ("chromium", "chromium-browser", "google-chrome")
+    if installed := next(filter(None, map(shutil.which, names)), None):
+        return installed
     with playwright.sync_playwright() as tool:
-        own = tool.chromium.executable_path
-    return own if Path(own).is_file() else None
+        downloaded = tool.chromium.executable_path
+    return downloaded if Path(downloaded).is_file() else None
 
 
 CHROMIUM = chromium()
@@ -45,7 +44,7 @@ PHONE = {
     "is_mobile": True,
 }
 
-CENTRES = """marks => marks.map(mark => {
+CENTERS = """marks => marks.map(mark => {
     const box = mark.getBoundingClientRect();
     return [Number(mark.dataset.trial), mark.classList[1], box.x + box.width / 2, box.y + box.height / 2];
 })"""
@@ -68,7 +67,7 @@ def page_file(run, tmp_path_factory):
 
 @pytest.fixture
 def show(browser, page_file):
-    """Opens the page; afterwards no script has complained and nothing but the file was asked for."""
+    """Opens the page; afterwards there was no error in a script, and nothing but the file was requested."""
     opened, problems, requests = [], [], []
 
     def show(file=page_file, **options):
@@ -98,12 +97,12 @@ def screenshots(tmp_path):
 def marks_of(page, chart="front-chart"):
     """(trial, kind, x, y) of each mark of a chart, in pixels of the window."""
     page.locator(f"#{chart}").scroll_into_view_if_needed()
-    found = page.eval_on_selector_all(f"#{chart} .mark[data-trial]", CENTRES)
-    return [(int(trial), kind, x, y) for trial, kind, x, y in found]
+    marks = page.eval_on_selector_all(f"#{chart} .mark[data-trial]", CENTERS)
+    return [(int(trial), kind, x, y) for trial, kind, x, y in marks]
 
 
 def test_the_marks_of_the_front_lie_on_their_figures(run, show):
-    trials, dense = entries(read_run_summary(run).result)
+    trials, dense = trial_entries(read_run_summary(run).result)
     page = show(**DESKTOP)
     figures = {("dense", None): (dense.gflops, dense.map)}
     recovered = read_run_summary(run).recovered
@@ -118,7 +117,7 @@ def test_the_marks_of_the_front_lie_on_their_figures(run, show):
     places["dense", None] = (star["x"] + star["width"] / 2, star["y"] + star["height"] / 2)
     keys = [
         key for key in figures if key[0] not in ("one-shot", "dense")
-    ]  # boxes of these have other centres
+    ]  # boxes of these have other centers
     for axis in (0, 1):
         values = np.array([figures[key][axis] for key in [*keys, ("dense", None)]])
         pixels = np.array([places[key][axis] for key in [*keys, ("dense", None)]])
@@ -127,8 +126,8 @@ def test_the_marks_of_the_front_lie_on_their_figures(run, show):
         assert (line[0] > 0) == (axis == 0)  # mAP rises upwards
 
 
-def test_pointing_at_a_mark_tells_its_policy(run, show):
-    trials, _ = entries(read_run_summary(run).result)
+def test_pointing_at_a_mark_shows_its_trial(run, show):
+    trials, _ = trial_entries(read_run_summary(run).result)
     page = show(**DESKTOP)
     page.click("#zoom-trials")
     marks = marks_of(page)
@@ -136,16 +135,16 @@ def test_pointing_at_a_mark_tells_its_policy(run, show):
     number, _, x, y = max(far, key=far.get)
     page.mouse.move(x, y)
     page.wait_for_selector("#tooltip:not([hidden])")
-    told = page.inner_text("#tooltip")
+    tooltip = page.inner_text("#tooltip")
     trial = next(trial for trial in trials if trial.name == f"trial {number}")
-    assert f"trial {number} ({trial.origin})" in told
-    assert f"{100 * trial.map:.1f}" in told
-    assert f"{trial.gflops:.3f}" in told
+    assert f"trial {number} ({trial.origin})" in tooltip
+    assert f"{100 * trial.map:.1f}" in tooltip
+    assert f"{trial.gflops:.3f}" in tooltip
     page.mouse.move(2, 2)
     assert page.locator("#tooltip").is_hidden()
 
 
-def test_the_keyboard_steps_through_the_marks_and_chooses_one(show):
+def test_the_keyboard_steps_through_the_marks_and_selects_one(show):
     page = show(**DESKTOP)
     page.locator("#front-chart svg").focus()
     page.keyboard.press("ArrowRight")
@@ -176,15 +175,15 @@ def test_zooming_in_and_back(show):
     assert marks_of(page) == before
 
 
-def test_choosing_a_trial_shows_its_widths(run, show):
-    facts = read_run_summary(run)
+def test_selecting_a_trial_shows_its_widths(run, show):
+    summary = read_run_summary(run)
     page = show(**DESKTOP)
-    for record in facts.records[-2:]:
+    for record in summary.records[-2:]:
         page.locator(f"#trials tr[data-trial='{record.number}'] button").click()
         bars = page.locator("#layers-bars li")
-        for place, group in enumerate(facts.groups):
+        for place, group in enumerate(summary.groups):
             text = bars.nth(place).inner_text().replace("\n", " ")
-            if record.number in facts.recovered:
+            if record.number in summary.recovered:
                 continue  # regrowth may have changed it
             kept = record.widths[group.name]
             fraction = bars.nth(place).locator("i").evaluate("bar => bar.style.width")
@@ -194,7 +193,7 @@ def test_choosing_a_trial_shows_its_widths(run, show):
         assert page.locator("#layers-trial").input_value() == str(record.number)
 
 
-def test_tables_sort_by_what_is_clicked(show):
+def test_tables_sort_by_the_heading_clicked(show):
     page = show(**DESKTOP)
     heading = page.locator("#trials-table th", has_text="GFLOPs")
     for direction in ("ascending", "descending"):
@@ -218,11 +217,11 @@ def test_the_table_can_be_saved(run, show, tmp_path):
 
 
 def test_the_score_decides_which_boxes_count(run, show):
-    facts = read_run_summary(run)
+    summary = read_run_summary(run)
     page = show(**DESKTOP)
     best = page.evaluate("DATA.best")
     samples = json.loads((run / f"recovered/trial-{best:04d}/samples.json").read_text())["images"]
-    assert facts.recovered[best]
+    assert summary.recovered[best]
     for least in (0.3, 0.9):
         page.locator("#score").fill(str(least))
         counts = page.locator(".samples .counts").all_inner_texts()
@@ -230,9 +229,9 @@ def test_the_score_decides_which_boxes_count(run, show):
         assert names == ["dense", "pruned"] * len(samples)
         for place, text in enumerate(counts):
             image, name = samples[place // 2], names[place]
-            right, wrong, missed = (int(part.split()[0]) for part in text.split(", "))
-            assert right + wrong == sum(box["score"] >= least for box in image["found"][name])
-            assert right + missed == len(image["truth"])
+            correct, false, missed = (int(part.split()[0]) for part in text.split(", "))
+            assert correct + false == sum(box["score"] >= least for box in image["found"][name])
+            assert correct + missed == len(image["truth"])
 
 
 @pytest.mark.parametrize(("name", "options"), [("desktop", DESKTOP), ("phone", PHONE)])
@@ -246,21 +245,21 @@ def test_screenshots_fit_their_screen(name, options, show, screenshots):
 
 
 @pytest.mark.parametrize("options", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_labels_of_the_front_keep_out_of_one_another(options, show):
+def test_labels_of_the_front_do_not_overlap(options, show):
     page = show(**options)
     boxes = page.eval_on_selector_all(
         "#front-chart text.strong",
         "all => all.map(text => { const box = text.getBoundingClientRect();"
         " return [box.left, box.top, box.right, box.bottom]; })",
     )
-    assert len(boxes) == 3  # the budget, the chosen trial, the dense detector
+    assert len(boxes) == 3  # the budget, the selected trial, the dense detector
     for place, (left, top, right, bottom) in enumerate(boxes):
         for other in boxes[place + 1 :]:
             apart = other[2] <= left or other[0] >= right or other[3] <= top + 1 or other[1] >= bottom - 1
             assert apart, boxes
 
 
-def test_a_tap_on_a_phone_tells_the_policy(show):
+def test_a_tap_on_a_phone_shows_the_trial(show):
     page = show(**PHONE)
     _, _, x, y = marks_of(page)[0]
     page.touchscreen.tap(x, y)
@@ -279,7 +278,7 @@ def test_print_is_light_and_has_everything_open(show, screenshots):
     assert page.locator("#importance-charts svg").count() == page.evaluate("DATA.groups.length")
 
 
-def test_an_unfinished_run_opens_without_a_complaint(run, show, tmp_path):
+def test_an_unfinished_run_opens_without_errors(run, show, tmp_path):
     for number, names in enumerate((["study.journal", "policies"], ["recovered", "proxies.json"])):
         copy = tmp_path / str(number)
         shutil.copytree(run, copy, ignore=shutil.ignore_patterns(*names, "recovered", "proxies.json"))

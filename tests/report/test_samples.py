@@ -1,4 +1,4 @@
-"""Right, false and missed boxes are those that COCOeval pairs; pictures are embedded at a size to look at."""
+"""Correct, false and missed boxes agree with COCOeval's matching; pictures are embedded at a legible size."""
 
 import base64
 import io
@@ -23,8 +23,8 @@ def corners(box):
     return [float(x), float(y), float(x + width), float(y + height)]
 
 
-def paired_by_coco(found, truth):
-    """Places of found and true boxes that COCOeval pairs at an IoU of 0.5."""
+def matched_by_coco(detections, truth):
+    """Index of the true box of each detection, as COCOeval matches them at an IoU of 0.5."""
     numbers = {"a": 1, "b": 2}
     base = {"images": [{"id": 1}], "categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "b"}], "info": {}}
 
@@ -48,8 +48,8 @@ def paired_by_coco(found, truth):
         coco.createIndex()
         return coco
 
-    scores = np.linspace(0.9, 0.1, len(found)).tolist()
-    evaluation = COCOeval(index(truth, [1.0] * len(truth)), index(found, scores), "bbox")
+    scores = np.linspace(0.9, 0.1, len(detections)).tolist()
+    evaluation = COCOeval(index(truth, [1.0] * len(truth)), index(detections, scores), "bbox")
     evaluation.params.iouThrs = np.array([0.5])
     evaluation.evaluate()
     pairs = {}
@@ -62,13 +62,13 @@ def paired_by_coco(found, truth):
 
 
 @given(THINGS, THINGS)
-def test_pairs_are_those_of_cocoeval(found, truth):
+def test_pairs_are_those_of_cocoeval(detections, truth):
     ours = match(
-        [{"box": corners(box), "label": label} for box, label in found],
+        [{"box": corners(box), "label": label} for box, label in detections],
         [{"box": corners(box), "label": label} for box, label in truth],
     )
-    theirs = paired_by_coco(found, truth)
-    # of true boxes that overlap a found one alike, either may be its partner
+    theirs = matched_by_coco(detections, truth)
+    # of two true boxes with the same overlap, either may be matched
     assert ours.keys() == theirs.keys()
 
 
@@ -95,9 +95,9 @@ def test_pictures_are_resized_and_boxes_go_with_them(tmp_path, size, shown):
     assert (sample.height, sample.width) == shown
     with Image.open(io.BytesIO(base64.b64decode(sample.picture.split(",")[1]))) as picture:
         assert (picture.height, picture.width) == shown
-        x1, y1, x2, y2 = sample.found["dense"][0].box
+        x1, y1, x2, y2 = sample.detections["dense"][0].box
         place = round((x1 + x2) / 2 * picture.width), round((y1 + y2) / 2 * picture.height)
         assert picture.getpixel(place) > (250, 250, 250)
-    assert sample.found["dense"][0].right
+    assert sample.detections["dense"][0].correct
     assert sample.truth["dense"][0].score == 0.8
     assert sample.truth["pruned"][0].score == 0

@@ -1,13 +1,14 @@
-"""Tables say the figures they were given, in points and shares, on 80 columns and in a pipe."""
+"""Tables show the figures they were given, in points and fractions, on 80 columns and in a pipe."""
 
 import io
 import re
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 from rich.table import Table
 
-from autoprune.report.tables import Entry, comparison, front, points
+from autoprune.report.tables import Entry, comparison, cost, front, points
 
 DENSE = Entry("dense", "dense", 0.4627, 7.426, 19.2, 31.24, (30.1, 33.9))
 UNIFORM = Entry("uniform", "uniform", 0.3841, 3.713, 9.9, 20.0, (19.0, 22.0))
@@ -31,7 +32,7 @@ def test_map_is_in_points_with_the_change_against_dense() -> None:
     assert "47.0 (+0.8)" in row(table, "searched")
 
 
-def test_costs_stand_beside_their_share_of_dense() -> None:
+def test_costs_are_beside_their_fraction_of_dense() -> None:
     text = row(comparison([DENSE, UNIFORM, SEARCHED]), "searched")
     assert "2.23 (30%)" in text
     assert "4.80 (25%)" in text
@@ -69,3 +70,31 @@ def test_nothing_is_cut_off(width: int) -> None:
         assert max(map(len, text.splitlines())) <= width
         for figure in ("12.3", "123.4", "33.21"):
             assert figure in text
+
+
+def test_recovered_detectors_have_a_map_without_and_one_with_training() -> None:
+    sibling = Entry("smaller sibling", "sibling", 0.44, 2.5, 6.6)
+    untrained = Entry("33% uniform", "uniform", 0.40, 2.4, 6.0)
+    recovered = Entry("33% searched", "searched", 0.41, 2.4, 6.0, recovered_map=0.43)
+    dense = replace(DENSE, spread_ms=None)
+    table = comparison([dense, untrained, recovered, sibling])
+    cells = {name: row(table, name).split() for name in ("dense", "smaller", "33% uniform", "33% searched")}
+    assert cells["dense"][1:3] == ["-", "46.3"]
+    assert cells["smaller"][2:5] == ["-", "44.0", "(-2.3)"]
+    assert cells["33% uniform"][2:5] == ["40.0", "(-6.3)", "-"]
+    assert cells["33% searched"][2:6] == ["41.0", "(-5.3)", "43.0", "(-3.3)"]
+    assert "untrained" in "".join(lines(table))
+    assert "untrained" not in "".join(lines(comparison([DENSE, untrained])))
+
+
+def test_the_front_shows_a_smaller_sibling_beside_the_trials() -> None:
+    sibling = Entry("smaller sibling", "sibling", 0.44, 2.5, 6.6, origin="trained from scratch")
+    trials = [Entry("trial 0", "uniform", 0.30, 3.7, 9.0), Entry("trial 7", "searched", 0.35, 1.2, 8.0)]
+    body = [line.strip() for line in lines(front([*trials, sibling], DENSE))]
+    order = [line.split("  ")[0] for line in body if re.match(r"trial \d|dense|smaller", line)]
+    assert order == ["trial 7", "smaller sibling", "trial 0", "dense"]
+    assert "trained from" in next(line for line in body if line.startswith("smaller sibling"))
+
+
+def test_costs_have_about_three_digits() -> None:
+    assert [cost(value) for value in (0.2954, 7.386, 151.54, None)] == ["0.295", "7.39", "151.5", "-"]

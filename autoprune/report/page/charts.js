@@ -1,5 +1,5 @@
 "use strict";
-// The charts of a run, each drawn into its host from DATA; hosts that are not on the page are left out.
+// The charts of a run, each drawn into its host element from DATA; a host that is not on the page is skipped.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const BY_NUMBER = new Map(DATA.trials.map((trial) => [trial.number, trial]));
@@ -9,14 +9,14 @@ const AXES = {
   mparams: { label: "parameters, millions", short: "M params" },
   latency_ms: { label: "latency of one image, ms", short: "ms" },
 };
-const LETTER_PX = 7; // of a label, on average
+const LETTER_PX = 7; // average width of a letter in a label
 const state = { axis: DATA.axis, view: null, trial: DATA.best };
 
 const host = (id) => document.getElementById(id);
-const named = (trial) => `trial ${trial.number} (${trial.origin})`;
+const trialName = (trial) => `trial ${trial.number} (${trial.origin})`;
 
-/** What the tooltip says of a trial. */
-function facts(trial) {
+/** The lines of a trial's tooltip. */
+function tooltipLines(trial) {
   const dense = DATA.dense;
   const lines = [["proxy mAP", points(trial.map)]];
   if (trial.recovered) lines.push(["recovered mAP", points(trial.recovered.map)]);
@@ -41,8 +41,8 @@ function frontMarks() {
   return marks.filter((m) => m.x != null);
 }
 
-/** The places that none beats in these two axes; a front of three objectives has others too. */
-function rising(marks) {
+/** The marks that none beats in these two axes; a front of three objectives also has others. */
+function frontLine(marks) {
   const line = [];
   for (const m of [...marks].sort((a, b) => a.x - b.x || b.y - a.y)) {
     if (!line.length || m.y > line[line.length - 1][1]) line.push([m.x, m.y]);
@@ -50,7 +50,7 @@ function rising(marks) {
   return line;
 }
 
-/** The dense detector: on the images of the recovered detectors (filled), and of the proxies if they are others. */
+/** The dense detector: on the images of the recoveries (filled), and on those of the proxies if they differ. */
 function denseStars() {
   const x = DATA.dense && DATA.dense[state.axis], all = DATA.dense_map_on_all;
   if (x == null) return [];
@@ -61,7 +61,7 @@ function denseStars() {
   ];
 }
 
-/** The ranges that show everything, or the trials alone. */
+/** Axis ranges that show everything, or only the trials. */
 function frontView(all) {
   const marks = frontMarks(), stars = denseStars();
   const xs = marks.map((m) => m.x), ys = marks.map((m) => m.y);
@@ -76,63 +76,63 @@ function frontView(all) {
 }
 
 function drawFront() {
-  const place = host("front-chart");
-  if (!place) return;
+  const chart = host("front-chart");
+  if (!chart) return;
   const view = state.view || frontView(true), axis = AXES[state.axis];
-  const plot = new Plot(place, {
+  const plot = new Plot(chart, {
     x: { range: view.x, label: axis.label },
     y: { range: view.y, label: "mAP at IoU 0.50:0.95, points" },
-    height: Math.max(300, Math.min(440, place.clientWidth * 0.6)),
+    height: Math.max(300, Math.min(440, chart.clientWidth * 0.6)),
     label: `mAP over ${axis.label} of ${COMPLETE.length} complete trials; the table of all trials has the figures`,
   });
-  const found = [];
+  const targets = [];
   DATA.budgets[state.axis].forEach((bound, row) => {
     plot.line([[bound, view.y[0]], [bound, view.y[1]]], "budget");
-    const words = `budget ${cost(bound)}`, x = plot.x(bound) + 6, y = plot.margin.top + 2 + 15 * row;
-    plot.text(x, y, words, { class: "strong label" }, plot.area);
-    plot.labels.push({ from: x, to: x + LETTER_PX * words.length, y });
+    const text = `budget ${cost(bound)}`, x = plot.x(bound) + 6, y = plot.margin.top + 2 + 15 * row;
+    plot.text(x, y, text, { class: "strong label" }, plot.area);
+    plot.labels.push({ from: x, to: x + LETTER_PX * text.length, y });
   });
   const marks = frontMarks();
-  plot.line(rising(marks.filter((m) => m.kind !== "recovered" && m.filled)), "front-line");
+  plot.line(frontLine(marks.filter((m) => m.kind !== "recovered" && m.filled)), "front-line");
   for (const m of marks.filter((m) => m.kind === "recovered" && m.trial.map != null)) {
-    plot.line([[m.trial[state.axis], 100 * m.trial.map], [m.x, m.y]], "rise");
+    plot.line([[m.trial[state.axis], 100 * m.trial.map], [m.x, m.y]], "recovery-line");
   }
   const order = (m) => (m.kind === "recovered" ? 3 : m.filled ? 2 : m.kind === "searched" ? 0 : 1);
   for (const m of marks.sort((a, b) => order(a) - order(b))) {
     const x = plot.x(m.x), y = plot.y(m.y);
-    const element = mark(m.kind, x, y, { filled: m.filled, chosen: m.trial.number === state.trial });
+    const element = mark(m.kind, x, y, { filled: m.filled, selected: m.trial.number === state.trial });
     element.dataset.trial = m.trial.number;
     plot.area.append(element);
     if (m.trial.number === state.trial && (m.kind === "recovered" || !m.trial.recovered)) {
-      beside(plot, x, y, `trial ${m.trial.number}: ${m.y.toFixed(1)}`);
+      placeLabel(plot, x, y, `trial ${m.trial.number}: ${m.y.toFixed(1)}`);
     }
-    const heading = named(m.trial) + (m.kind === "recovered" ? ", recovered" : "");
-    found.push({ x, y, heading, lines: facts(m.trial), trial: m.trial.number });
+    const heading = trialName(m.trial) + (m.kind === "recovered" ? ", recovered" : "");
+    targets.push({ x, y, heading, lines: tooltipLines(m.trial), trial: m.trial.number });
   }
   for (const star of denseStars()) {
     const x = plot.x(star.x), y = plot.y(100 * star.map);
     const element = mark("dense", x, y, { filled: star.filled });
     element.dataset.dense = star.images;
     plot.area.append(element);
-    if (star.filled) beside(plot, x, y, `dense: ${points(star.map)}`);
+    if (star.filled) placeLabel(plot, x, y, `dense: ${points(star.map)}`);
     const costs = Object.entries(AXES).filter(([name]) => DATA.dense[name] != null).map(([name, one]) => [one.short, cost(DATA.dense[name])]);
-    found.push({ x, y, heading: "dense detector", lines: [["mAP", points(star.map)], ["measured on", star.images], ...costs] });
+    targets.push({ x, y, heading: "dense detector", lines: [["mAP", points(star.map)], ["measured on", star.images], ...costs] });
   }
-  explore(plot, found, choose);
+  explore(plot, targets, selectTrial);
   zoomable(plot);
 }
 
-/** A label beside a mark, on the side that has room; lower or higher where another label stands. */
-function beside(plot, x, y, words) {
-  const long = LETTER_PX * words.length, right = x + 12 + long < plot.width, from = right ? x + 13 : x - 13 - long;
-  const free = (at) => plot.labels.every((other) => Math.abs(other.y - at) >= 15 || other.to < from || other.from > from + long);
-  const at = [4, 20, -12, 36].map((down) => y + down).find(free) ?? y + 4;
-  plot.labels.push({ from, to: from + long, y: at });
+/** A label beside a mark, on the side with enough space; moved up or down if it would overlap another. */
+function placeLabel(plot, x, y, text) {
+  const width = LETTER_PX * text.length, right = x + 12 + width < plot.width, from = right ? x + 13 : x - 13 - width;
+  const isFree = (at) => plot.labels.every((other) => Math.abs(other.y - at) >= 15 || other.to < from || other.from > from + width);
+  const at = [4, 20, -12, 36].map((offset) => y + offset).find(isFree) ?? y + 4;
+  plot.labels.push({ from, to: from + width, y: at });
   const attributes = { "text-anchor": right ? "start" : "end", class: "strong label" };
-  plot.text(right ? from : from + long, at, words, attributes, plot.area);
+  plot.text(right ? from : from + width, at, text, attributes, plot.area);
 }
 
-/** Drag makes a window; the wheel zooms with Ctrl held, so that the page still scrolls; double click undoes. */
+/** Dragging selects a window; Ctrl and the wheel zoom (the wheel alone scrolls the page); a double click resets. */
 function zoomable(plot) {
   const band = svg("rect", { class: "band", visibility: "hidden" });
   plot.area.append(band);
@@ -157,9 +157,9 @@ function zoomable(plot) {
     band.setAttribute("visibility", "hidden");
     if (!start || Math.abs(to[0] - start[0]) < 12 || Math.abs(to[1] - start[1]) < 12) return;
     const [x0, y0] = plot.at(...start), [x1, y1] = plot.at(...to);
-    look({ x: [Math.min(x0, x1), Math.max(x0, x1)], y: [Math.min(y0, y1), Math.max(y0, y1)] });
+    setView({ x: [Math.min(x0, x1), Math.max(x0, x1)], y: [Math.min(y0, y1), Math.max(y0, y1)] });
   });
-  plot.root.addEventListener("dblclick", () => look(null));
+  plot.root.addEventListener("dblclick", () => setView(null));
   plot.root.addEventListener("wheel", (event) => {
     if (!event.ctrlKey && !event.metaKey) return;
     event.preventDefault();
@@ -167,27 +167,27 @@ function zoomable(plot) {
   }, { passive: false });
 }
 
-function look(view) {
+function setView(view) {
   state.view = view;
   tooltip.hide();
   drawFront();
 }
 
-function zoom(factor, centre) {
+function zoom(factor, center) {
   const view = state.view || frontView(true);
-  const [cx, cy] = centre || [(view.x[0] + view.x[1]) / 2, (view.y[0] + view.y[1]) / 2];
-  const around = (ends, c) => ends.map((end) => c + (end - c) * factor);
-  look({ x: around(view.x, cx), y: around(view.y, cy) });
+  const [cx, cy] = center || [(view.x[0] + view.x[1]) / 2, (view.y[0] + view.y[1]) / 2];
+  const scaled = (ends, c) => ends.map((end) => c + (end - c) * factor);
+  setView({ x: scaled(view.x, cx), y: scaled(view.y, cy) });
 }
 
 // rungs and history
 
 function drawRungs() {
-  const place = host("rungs-chart");
-  if (!place) return;
+  const chart = host("rungs-chart");
+  if (!chart) return;
   const started = DATA.trials.filter((trial) => trial.rungs.length), last = DATA.rungs.length - 1;
-  if (!started.length) return place.replaceChildren("No trial has reached a rung yet.");
-  const plot = new Plot(place, {
+  if (!started.length) return chart.replaceChildren("No trial has reached a rung yet.");
+  const plot = new Plot(chart, {
     x: {
       range: [-0.25, Math.max(last, 0.5) + 0.25],
       label: "steps of training",
@@ -197,30 +197,30 @@ function drawRungs() {
     height: 280,
     label: `mAP of ${started.length} trials at each rung`,
   });
-  const found = [];
+  const targets = [];
   for (const trial of started) {
     const pairs = trial.rungs.map((map, rung) => [rung, 100 * map]);
     plot.line(pairs, trial.number === state.trial ? "curve strong" : "curve faint");
   }
   for (const trial of started) {
     const rung = trial.rungs.length - 1, x = plot.x(rung), y = plot.y(100 * trial.rungs[rung]);
-    const lost = trial.state !== "complete";
-    plot.area.append(mark(lost ? "lost" : trial.kind, x, y, { filled: trial.front, size: 4.5, chosen: trial.number === state.trial }));
-    found.push({ x, y, heading: named(trial), lines: facts(trial), trial: trial.number });
+    const stopped = trial.state !== "complete";
+    plot.area.append(mark(stopped ? "stopped" : trial.kind, x, y, { filled: trial.front, size: 4.5, selected: trial.number === state.trial }));
+    targets.push({ x, y, heading: trialName(trial), lines: tooltipLines(trial), trial: trial.number });
   }
-  explore(plot, found, choose);
+  explore(plot, targets, selectTrial);
 }
 
 function drawHistory() {
-  const place = host("history-chart");
-  if (!place) return;
+  const chart = host("history-chart");
+  if (!chart) return;
   const scored = DATA.trials.filter((trial) => trial.map != null);
-  if (!scored.length) return place.replaceChildren("No trial has a mAP yet.");
-  const plot = new Plot(place, {
+  if (!scored.length) return chart.replaceChildren("No trial has a mAP yet.");
+  const plot = new Plot(chart, {
     x: { range: [-0.5, Math.max(...DATA.trials.map((trial) => trial.number), 1) + 0.5], label: "trial", whole: true },
     y: { range: range(scored.map((trial) => 100 * trial.map)), label: "mAP at the highest rung reached, points" },
     height: 280,
-    label: "mAP of the trials in the order in which they were tried",
+    label: "mAP of the trials in their order",
   });
   for (const budget of new Set(scored.map((trial) => trial.budget))) {
     const steps = [];
@@ -233,13 +233,13 @@ function drawHistory() {
     if (!steps.length) continue;
     const [, best] = steps[steps.length - 1];
     plot.line([...steps, [plot.xRange[1], best]], "front-line");
-    const words = budget == null ? "best so far" : `best at ${cost(budget)}`;
-    plot.text(plot.width - plot.margin.right, plot.y(best) - 8, words, { "text-anchor": "end", class: "strong" }, plot.area);
+    const text = budget == null ? "best so far" : `best at ${cost(budget)}`;
+    plot.text(plot.width - plot.margin.right, plot.y(best) - 8, text, { "text-anchor": "end", class: "strong" }, plot.area);
   }
-  const found = scored.map((trial) => {
-    const x = plot.x(trial.number), y = plot.y(100 * trial.map), lost = trial.state !== "complete";
-    plot.area.append(mark(lost ? "lost" : trial.kind, x, y, { filled: trial.front, size: 4.5, chosen: trial.number === state.trial }));
-    return { x, y, heading: named(trial), lines: facts(trial), trial: trial.number };
+  const targets = scored.map((trial) => {
+    const x = plot.x(trial.number), y = plot.y(100 * trial.map), stopped = trial.state !== "complete";
+    plot.area.append(mark(stopped ? "stopped" : trial.kind, x, y, { filled: trial.front, size: 4.5, selected: trial.number === state.trial }));
+    return { x, y, heading: trialName(trial), lines: tooltipLines(trial), trial: trial.number };
   });
-  explore(plot, found, choose);
+  explore(plot, targets, selectTrial);
 }

@@ -1,5 +1,5 @@
 "use strict";
-// Drawing: SVG elements, scales, axes, marks, and the tooltip. What is drawn is in charts.js.
+// Drawing: SVG elements, scales, axes, marks, and the tooltip. charts.js holds the charts.
 
 const FONT_PX = 12;
 const PRINT_WIDTH_PX = 660;
@@ -23,27 +23,27 @@ const points = (fraction) => (fraction == null ? "-" : (100 * fraction).toFixed(
 const cost = (value) => (value == null ? "-" : value.toFixed(value < 1 ? 3 : value < 100 ? 2 : 1));
 /** A dotted name that may break after its dots. */
 const breakable = (name) => name.match(/[^._]*[._]?/g).flatMap((part) => [part, document.createElement("wbr")]);
-const percent = (share) => `${Math.round(100 * share)}%`;
+const percent = (fraction) => `${Math.round(100 * fraction)}%`;
 
-/** Round numbers between two ends, about `most` of them; `whole` ones where only those mean something. */
-function ticks(low, high, most, whole = false) {
-  const rough = Math.max((high - low) / Math.max(most, 1), whole ? 1 : 0);
+/** About `count` round numbers from low to high; only integers if `whole`. */
+function ticks(low, high, count, whole = false) {
+  const rough = Math.max((high - low) / Math.max(count, 1), whole ? 1 : 0);
   const power = 10 ** Math.floor(Math.log10(rough));
   const step = [1, 2, 5, 10].find((factor) => factor * power >= rough) * power;
-  const found = [];
-  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) found.push(k * step);
+  const values = [];
+  for (let k = Math.ceil(low / step - 1e-9); k * step <= high + 1e-9 * step; k++) values.push(k * step);
   const decimals = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  return found.map((value) => ({ value, text: value.toFixed(Math.min(decimals, 6)) }));
+  return values.map((value) => ({ value, text: value.toFixed(Math.min(decimals, 6)) }));
 }
 
-/** The range of some values with a margin around it; a lone value gets one too. */
+/** The range of values with a margin around it, also around a single value. */
 function range(values, margin = 0.08) {
   const low = Math.min(...values), high = Math.max(...values);
   const extra = (high - low || Math.abs(high) * 0.2 || 1) * margin;
   return [low - extra, high + extra];
 }
 
-// The shape tells the kinds apart, colour only after it; the same shapes as in the PNG.
+// Kinds differ by shape first and by color second; the same shapes as in the PNG.
 const KINDS = {
   dense: "dense detector",
   uniform: "uniform pruning (warm start)",
@@ -52,7 +52,7 @@ const KINDS = {
   recovered: "after recovery",
 };
 
-function mark(kind, x, y, { filled = true, size = 6, chosen = false } = {}) {
+function mark(kind, x, y, { filled = true, size = 6, selected = false } = {}) {
   const at = (pairs) => "M" + pairs.map(([dx, dy]) => `${x + dx * size},${y + dy * size}`).join("L") + "Z";
   const shapes = {
     dense: () => at(Array.from({ length: 10 }, (_, k) => {
@@ -62,12 +62,12 @@ function mark(kind, x, y, { filled = true, size = 6, chosen = false } = {}) {
     uniform: () => at([[-0.9, -0.9], [0.9, -0.9], [0.9, 0.9], [-0.9, 0.9]]),
     "one-shot": () => at([[0, -1.15], [1.1, 0.85], [-1.1, 0.85]]),
     recovered: () => at([[0, -1.3], [1.3, 0], [0, 1.3], [-1.3, 0]]),
-    lost: () => `M${x - size * 0.7},${y - size * 0.7}L${x + size * 0.7},${y + size * 0.7}` +
+    stopped: () => `M${x - size * 0.7},${y - size * 0.7}L${x + size * 0.7},${y + size * 0.7}` +
       `M${x + size * 0.7},${y - size * 0.7}L${x - size * 0.7},${y + size * 0.7}`,
     searched: () => `M${x - size},${y}a${size},${size} 0 1 0 ${2 * size},0a${size},${size} 0 1 0 ${-2 * size},0Z`,
   };
-  const look = kind === "lost" ? "cross" : filled ? "filled" : "";
-  return svg("path", { d: shapes[kind](), class: `mark ${kind} ${look} ${chosen ? "chosen" : ""}` });
+  const style = kind === "stopped" ? "cross" : filled ? "filled" : "";
+  return svg("path", { d: shapes[kind](), class: `mark ${kind} ${style} ${selected ? "selected" : ""}` });
 }
 
 /** One chart: axes and a clipped area in the width of its host. `x` and `y` are {range, label, ticks?, whole?}. */
@@ -83,8 +83,8 @@ class Plot {
     this.inner = { width: this.width - left - right, height: height - top - bottom };
     this.root = svg("svg", { viewBox: `0 0 ${this.width} ${height}`, role: "img", "aria-label": label });
     const clip = `clip-${Plot.count = (Plot.count || 0) + 1}`;
-    const room = { x: left - 9, y: top - 12, width: this.inner.width + right + 9, height: this.inner.height + 24 };
-    this.root.append(svg("clipPath", { id: clip }, svg("rect", room)));
+    const visible = { x: left - 9, y: top - 12, width: this.inner.width + right + 9, height: this.inner.height + 24 };
+    this.root.append(svg("clipPath", { id: clip }, svg("rect", visible)));
     this._axes(x, y, small);
     this.area = svg("g", { "clip-path": `url(#${clip})` });
     this.root.append(this.area);
@@ -99,7 +99,7 @@ class Plot {
     return this.margin.top + (1 - (value - this.yRange[0]) / (this.yRange[1] - this.yRange[0])) * this.inner.height;
   }
 
-  /** What lies at a pixel of the SVG. */
+  /** The values at a pixel of the SVG. */
   at(px, py) {
     const across = (px - this.margin.left) / this.inner.width, down = (py - this.margin.top) / this.inner.height;
     return [
@@ -109,14 +109,14 @@ class Plot {
   }
 
   line(pairs, className, target = this.area) {
-    const path = pairs.map(([x, y], place) => `${place ? "L" : "M"}${this.x(x).toFixed(1)},${this.y(y).toFixed(1)}`);
+    const path = pairs.map(([x, y], index) => `${index ? "L" : "M"}${this.x(x).toFixed(1)},${this.y(y).toFixed(1)}`);
     const element = svg("path", { d: path.join("") || "M0,0", class: className });
     target.append(element);
     return element;
   }
 
-  text(x, y, words, attributes = {}, target = this.root) {
-    const element = svg("text", { x, y, ...attributes }, words);
+  text(x, y, content, attributes = {}, target = this.root) {
+    const element = svg("text", { x, y, ...attributes }, content);
     target.append(element);
     return element;
   }
@@ -124,9 +124,9 @@ class Plot {
   _axes(x, y, small) {
     const { left, top } = this.margin, { width, height } = this.inner;
     for (const { value, text } of y.ticks || ticks(...this.yRange, height / (small ? 40 : 45))) {
-      const place = this.y(value);
-      this.root.append(svg("line", { class: "grid", x1: left, x2: left + width, y1: place, y2: place }));
-      this.text(left - 6, place + 4, text, { "text-anchor": "end" });
+      const y1 = this.y(value);
+      this.root.append(svg("line", { class: "grid", x1: left, x2: left + width, y1, y2: y1 }));
+      this.text(left - 6, y1 + 4, text, { "text-anchor": "end" });
     }
     for (const { value, text } of x.ticks || ticks(...this.xRange, width / 70, x.whole)) {
       this.text(this.x(value), top + height + FONT_PX + 5, text, { "text-anchor": "middle" });
@@ -142,7 +142,7 @@ class Plot {
 
 let printing = false;
 
-// The tooltip: a heading and "name value" lines, beside what is pointed at.
+// The tooltip: a heading and "name value" lines, beside the mark pointed at.
 const tooltip = {
   show(x, y, heading, lines) {
     const box = document.getElementById("tooltip");
@@ -158,40 +158,40 @@ const tooltip = {
 };
 
 /**
- * Lets pointer and arrow keys find the marks of a plot.
- * `marks` are {x, y, heading, lines, trial?}, in pixels of the plot; `choose` is called with a trial's number.
+ * Shows the tooltips of a plot's marks to the pointer and the arrow keys.
+ * `marks` are {x, y, heading, lines, trial?}, in pixels of the plot; `select` is called with a trial's number.
  */
-function explore(plot, marks, choose) {
+function explore(plot, marks, select) {
   const ring = svg("circle", { class: "ring", r: 11, visibility: "hidden" });
   plot.area.append(ring);
   let current = -1;
   const shown = marks.filter((m) => m.x >= plot.margin.left - 1 && m.x <= plot.width && m.y >= 0 && m.y <= plot.height - plot.margin.bottom + 12);
   shown.sort((a, b) => a.x - b.x || a.y - b.y);
   const scale = () => plot.root.getBoundingClientRect().width / plot.width;
-  const show = (place) => {
-    current = place;
-    ring.setAttribute("visibility", place < 0 ? "hidden" : "visible");
-    if (place < 0) return tooltip.hide();
-    const found = shown[place], box = plot.root.getBoundingClientRect();
-    ring.setAttribute("cx", found.x);
-    ring.setAttribute("cy", found.y);
-    tooltip.show(box.left + found.x * scale(), box.top + found.y * scale(), found.heading, found.lines);
+  const show = (index) => {
+    current = index;
+    ring.setAttribute("visibility", index < 0 ? "hidden" : "visible");
+    if (index < 0) return tooltip.hide();
+    const target = shown[index], box = plot.root.getBoundingClientRect();
+    ring.setAttribute("cx", target.x);
+    ring.setAttribute("cy", target.y);
+    tooltip.show(box.left + target.x * scale(), box.top + target.y * scale(), target.heading, target.lines);
   };
   const nearest = (event) => {
     const box = plot.root.getBoundingClientRect();
     const x = (event.clientX - box.left) / scale(), y = (event.clientY - box.top) / scale();
-    const far = shown.map((m) => Math.hypot(m.x - x, m.y - y));
-    const place = far.indexOf(Math.min(...far));
-    return far[place] <= 22 ? place : -1;
+    const distances = shown.map((m) => Math.hypot(m.x - x, m.y - y));
+    const index = distances.indexOf(Math.min(...distances));
+    return distances[index] <= 22 ? index : -1;
   };
   plot.root.setAttribute("tabindex", "0");
   plot.root.addEventListener("pointermove", (event) => show(nearest(event)));
   plot.root.addEventListener("pointerleave", () => show(-1));
   plot.root.addEventListener("blur", () => show(-1));
   plot.root.addEventListener("click", (event) => {
-    const place = nearest(event);
-    show(place);
-    if (place >= 0 && shown[place].trial != null) choose(shown[place].trial);
+    const index = nearest(event);
+    show(index);
+    if (index >= 0 && shown[index].trial != null) select(shown[index].trial);
   });
   plot.root.addEventListener("keydown", (event) => {
     const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
@@ -199,7 +199,7 @@ function explore(plot, marks, choose) {
       event.preventDefault();
       show((current + step + shown.length) % shown.length);
     } else if (event.key === "Enter" && current >= 0 && shown[current].trial != null) {
-      choose(shown[current].trial);
+      select(shown[current].trial);
     } else if (event.key === "Escape") {
       show(-1);
     }

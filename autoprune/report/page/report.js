@@ -1,10 +1,10 @@
 "use strict";
-// The page as a whole: controls, the chosen trial, sample images, tables, and when to draw anew.
+// The page as a whole: controls, the selected trial, sample images, tables, and when to redraw.
 
-function choose(number) {
+function selectTrial(number) {
   state.trial = number;
   for (const row of document.querySelectorAll("tr[data-trial]")) {
-    row.classList.toggle("chosen", Number(row.dataset.trial) === number);
+    row.classList.toggle("selected", Number(row.dataset.trial) === number);
   }
   const select = host("layers-trial");
   if (select) select.value = String(number);
@@ -23,20 +23,20 @@ function setUpFront() {
   host("front-axis-label").hidden = axes.length < 2;
   host("front-axis").addEventListener("change", (event) => {
     state.axis = event.target.value;
-    look(null);
+    setView(null);
   });
   const kinds = new Set(["dense", ...COMPLETE.map((trial) => trial.kind)]);
   if (DATA.trials.some((trial) => trial.recovered)) kinds.add("recovered");
   host("front-legend").append(...Object.keys(KINDS).filter((kind) => kinds.has(kind)).map((kind) => (
-    html("li", {}, keyOf(mark(kind, 12, 8, { size: 5 })), KINDS[kind])
-  )), ...(denseStars().length > 1 ? [html("li", {}, keyOf(mark("dense", 12, 8, { size: 5, filled: false })), "dense, on the proxies' images")] : []), html("li", {}, keyOf(mark("searched", 12, 8, { size: 5, filled: false })), "hollow: another trial beats it"));
-  host("zoom-all").addEventListener("click", () => look(null));
-  host("zoom-trials").addEventListener("click", () => look(frontView(false)));
+    html("li", {}, legendKey(mark(kind, 12, 8, { size: 5 })), KINDS[kind])
+  )), ...(denseStars().length > 1 ? [html("li", {}, legendKey(mark("dense", 12, 8, { size: 5, filled: false })), "dense, on the proxies' images")] : []), html("li", {}, legendKey(mark("searched", 12, 8, { size: 5, filled: false })), "hollow: another trial beats it"));
+  host("zoom-all").addEventListener("click", () => setView(null));
+  host("zoom-trials").addEventListener("click", () => setView(frontView(false)));
   host("zoom-in").addEventListener("click", () => zoom(0.7));
   host("zoom-out").addEventListener("click", () => zoom(1.4));
 }
 
-function keyOf(element) {
+function legendKey(element) {
   const key = svg("svg", { viewBox: "0 0 24 16", class: "key", style: "background:none", "aria-hidden": "true" });
   key.append(element);
   return key;
@@ -44,45 +44,45 @@ function keyOf(element) {
 
 function setUpLayers() {
   const select = host("layers-trial");
-  const known = DATA.trials.filter((trial) => trial.widths && trial.map != null);
-  if (state.trial == null && known.length) state.trial = known[0].number;
+  const measured = DATA.trials.filter((trial) => trial.widths && trial.map != null);
+  if (state.trial == null && measured.length) state.trial = measured[0].number;
   if (!select) return;
-  const option = (trial) => html("option", { value: trial.number }, `${named(trial)}, mAP ${points(trial.map)}`);
+  const option = (trial) => html("option", { value: trial.number }, `${trialName(trial)}, mAP ${points(trial.map)}`);
   const groups = [
-    ["recovered", known.filter((trial) => trial.recovered)],
-    ["on the front", known.filter((trial) => trial.front && !trial.recovered)],
-    ["others", known.filter((trial) => !trial.front && !trial.recovered)],
+    ["recovered", measured.filter((trial) => trial.recovered)],
+    ["on the front", measured.filter((trial) => trial.front && !trial.recovered)],
+    ["others", measured.filter((trial) => !trial.front && !trial.recovered)],
   ];
   for (const [label, trials] of groups) {
     if (trials.length) select.append(html("optgroup", { label }, ...trials.map(option)));
   }
-  select.addEventListener("change", () => choose(Number(select.value)));
+  select.addEventListener("change", () => selectTrial(Number(select.value)));
 }
 
 const LABEL_PX = 11;
 
-/** Shows the boxes above the threshold, and counts what is right, false and missed. */
+/** Shows the detections above the threshold, and counts the correct, false and missed ones. */
 function filterBoxes() {
   const slider = host("score");
   if (!slider) return;
   const least = Number(slider.value);
   host("score-shown").textContent = least.toFixed(2);
   for (const figure of document.querySelectorAll(".samples figure")) {
-    const count = { right: 0, wrong: 0, missed: 0 };
+    const count = { correct: 0, false: 0, missed: 0 };
     for (const box of figure.querySelectorAll("[data-score]")) {
       const shown = Number(box.dataset.score) >= least;
       box.toggleAttribute("hidden", !shown);
-      if (shown) count[box.dataset.right === "1" ? "right" : "wrong"] += 1;
+      if (shown) count[box.dataset.correct === "1" ? "correct" : "false"] += 1;
     }
-    for (const box of figure.querySelectorAll("[data-found]")) {
-      const missed = Number(box.dataset.found) < least;
+    for (const box of figure.querySelectorAll("[data-detected-at]")) {
+      const missed = Number(box.dataset.detectedAt) < least;
       box.toggleAttribute("hidden", !missed);
       if (missed) count.missed += 1;
     }
     const picture = figure.querySelector("svg");
-    // labels keep their size on the screen whatever the size of the picture
+    // labels have the same size on the screen at any size of the picture
     picture.style.fontSize = `${LABEL_PX * picture.viewBox.baseVal.width / (picture.clientWidth || 240)}px`;
-    figure.querySelector(".counts").textContent = `${count.right} right, ${count.wrong} false, ${count.missed} missed`;
+    figure.querySelector(".counts").textContent = `${count.correct} correct, ${count.false} false, ${count.missed} missed`;
   }
 }
 
@@ -95,7 +95,7 @@ function setUpTables() {
     });
   }
   for (const row of document.querySelectorAll("tr[data-trial]")) {
-    row.addEventListener("click", () => choose(Number(row.dataset.trial)));
+    row.addEventListener("click", () => selectTrial(Number(row.dataset.trial)));
   }
   const save = host("save-csv");
   if (save) save.addEventListener("click", saveCsv);
@@ -107,10 +107,10 @@ function sortTable(table, heading, column) {
   heading.setAttribute("aria-sort", falling ? "descending" : "ascending");
   const value = (row) => row.cells[column].dataset.value ?? row.cells[column].textContent.trim();
   const order = (a, b) => {
-    if (a === "" || b === "") return (a === "") - (b === ""); // what is not known comes last either way
+    if (a === "" || b === "") return (a === "") - (b === ""); // empty cells come last in both directions
     const [x, y] = [Number(a), Number(b)];
-    const found = Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
-    return falling ? -found : found;
+    const sign = Number.isNaN(x) || Number.isNaN(y) ? a.localeCompare(b) : x - y;
+    return falling ? -sign : sign;
   };
   const rows = [...table.tBodies[0].rows].sort((a, b) => order(value(a), value(b)));
   table.tBodies[0].append(...rows);
@@ -132,7 +132,7 @@ setUpTables();
 filterBoxes();
 if (host("score")) host("score").addEventListener("input", filterBoxes);
 for (const details of document.querySelectorAll("details")) details.addEventListener("toggle", drawImportance);
-if (state.trial != null) choose(state.trial);
+if (state.trial != null) selectTrial(state.trial);
 drawAll();
 
 let width = window.innerWidth;

@@ -1,0 +1,99 @@
+"""Trials become rows of tables, and lines that sum up how they ended."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from autoprune.errors import RunError
+from autoprune.report.entries import (
+    budgets_of,
+    kind_of,
+    origin_label,
+    outcome_lines,
+    read_json,
+    recovered_metrics,
+    trial_entries,
+)
+
+
+def test_complete_trials_are_entries_with_their_recovered_map(make_summary, make_record, tmp_path):
+    records = [
+        make_record(0, "uniform", 0.40),
+        make_record(1, "knapsack joint", 0.45),
+        make_record(2, "sampler", 0.50),
+        make_record(3, state="stopped"),
+        make_record(4, same_as=2),
+        make_record(5, state="failed", reason="no"),
+    ]
+    result = make_summary(records).result
+    result = replace(result, front=(SimpleNamespace(trial=2),))
+    folder = tmp_path / "recovered" / "trial-0001"
+    folder.mkdir(parents=True)
+    (folder / "metrics.json").write_text(json.dumps({"metrics": {"map": 0.55}}))
+    entries, dense = trial_entries(result)
+    assert [
+        (entry.name, entry.kind, entry.map, entry.recovered_map, entry.on_front) for entry in entries
+    ] == [
+        ("trial 0", "uniform", 0.40, None, False),
+        ("trial 1", "one-shot", 0.45, 0.55, False),
+        ("trial 2", "searched", 0.50, None, True),
+    ]
+    assert entries[1].origin == "knapsack joint"
+    assert (dense.kind, dense.map, dense.gflops) == ("dense", 0.6, 6.0)
+    assert trial_entries(replace(result, dense={}))[1] is None
+
+
+def test_origins_have_a_kind_and_a_label():
+    origins = ("uniform", "greedy fisher", "sampler")
+    assert [kind_of(origin) for origin in origins] == ["uniform", "one-shot", "searched"]
+    assert [origin_label(origin) for origin in origins] == ["uniform", "greedy fisher", "searched"]
+
+
+def test_budgets_are_listed_once_the_largest_first(make_summary, make_record):
+    records = [make_record(number, budget=budget) for number, budget in enumerate((2.0, 4.0, 2.0, None))]
+    assert budgets_of(make_summary(records).result) == [4.0, 2.0]
+
+
+def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, make_record):
+    records = [
+        make_record(0, "uniform", 0.40, budget=3.5),
+        make_record(1, "uniform", 0.30, budget=2.5),
+        make_record(2, "global taylor", 0.45, budget=3.5),
+        make_record(3, "sampler", 0.47, budget=3.5),
+        make_record(4, "sampler", 0.44, budget=3.5),
+        make_record(5, state="stopped"),
+        *(make_record(number, state="failed", reason=f"reason {number}") for number in range(6, 10)),
+    ]
+    lines = outcome_lines(make_summary(records).result, "see the table")
+    assert lines[0] == "10 trials: 5 complete, 1 stopped at a lower rung, 4 failed"
+    assert lines[1:5] == [
+        *(f"  trial {n} failed: reason {n}" for n in (6, 7, 8)),
+        "  and 1 more (see the table)",
+    ]
+    (gain,) = [line for line in lines if line.startswith("proxy mAP of the search's best")]
+    assert gain == (
+        "proxy mAP of the search's best at 3.50 GFLOPs: 47.0 (+7.0 on uniform, +2.0 on global taylor)"
+    )
+
+
+def test_a_trial_that_was_re_evaluated_shows_both_figures(make_summary, make_record):
+    record = make_record(7, "sampler", 0.5, again=({"map": 0.4, "gflops": 3.0},))
+    lines = outcome_lines(make_summary([record]).result)
+    assert (
+        "top candidates re-evaluated with another seed, their means count: trial 7 (50.0 then 40.0)" in lines
+    )
+
+
+def test_files_that_are_not_of_a_trial_are_not_read(tmp_path):
+    for name, content in (("trial-0003", '{"x": 1}'), ("trial-copy", "{"), ("other", "{")):
+        (tmp_path / "recovered" / name).mkdir(parents=True)
+        (tmp_path / "recovered" / name / "metrics.json").write_text(content)
+    assert recovered_metrics(tmp_path) == {3: {"x": 1}}
+
+
+def test_broken_json_is_named_with_the_remedy(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match=r"metrics\.json can't be read .*; delete .* and recreate it"):
+        read_json(tmp_path / "metrics.json")
