@@ -1,4 +1,4 @@
-"""mAP: pycocotools' COCOeval on boxes scaled back to the stored pixels."""
+"""mAP: pycocotools' COCOeval on boxes in pixels of the stored images."""
 
 import copy
 import math
@@ -14,14 +14,14 @@ from torch import nn
 
 from autoprune.data.annotations import silence
 from autoprune.data.coco import Split
-from autoprune.data.standard_error import standard_error
+from autoprune.data.standard_error import bootstrap_maps, standard_error
 from autoprune.errors import DataError, ModelError
 from autoprune.progress import track
 
 
 @dataclass(frozen=True)
 class Metrics:
-    """What COCOeval says of a detector, as fractions; NaN where the data has no such boxes.
+    """The results of COCOeval, as fractions; NaN where the data has no such boxes.
 
     Attributes:
         map: average precision, mean of IoU 0.50 to 0.95.
@@ -30,15 +30,16 @@ class Metrics:
         map_small: of boxes below 32² stored pixels.
         map_medium: of boxes from 32² to 96² pixels.
         map_large: of boxes above 96² pixels.
-        mar_1: average recall with one detection an image.
+        mar_1: average recall with one detection per image.
         mar_10: average recall with ten.
         mar_100: average recall with a hundred.
         mar_small: average recall of boxes below 32² pixels.
         mar_medium: of boxes from 32² to 96² pixels.
         mar_large: of boxes above 96² pixels.
-        per_class: average precision of each class that the data has boxes of.
-        images: number of images it was measured on.
-        map_error: standard error of ``map`` over the choice of images, where it was asked for.
+        per_class: average precision of each class with boxes in the data.
+        images: number of evaluated images.
+        map_error: standard error of ``map`` over the choice of images, where it was requested.
+        bootstrap: ``map`` on resampled images, where the error was requested; see `paired_error`.
     """
 
     map: float
@@ -56,6 +57,7 @@ class Metrics:
     per_class: dict[str, float]
     images: int
     map_error: float | None = None
+    bootstrap: tuple[float, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """``images``, ``metrics`` (the twelve numbers that are defined) and ``per_class``, for JSON."""
@@ -80,17 +82,17 @@ def evaluate(
     """Measures a detector on a split, or on its first ``images`` images.
 
     Args:
-        model: a detector in torchvision's form, on ``device``; not changed.
-        split: images and boxes, at the size that the detector works at.
-        device: where the images go.
-        batch_size: images at once.
+        model: a detector with torchvision's interface, on ``device``; not modified.
+        split: images and boxes, at the detector's input size.
+        device: device of the images.
+        batch_size: images per forward pass.
         images: number of images; ``None`` takes all.
         amp: bfloat16 autocast, on CUDA only.
         error: estimate the standard error of mAP too.
 
     Raises:
-        DataError: the images hold no boxes, so that there is nothing to score.
-        ModelError: the model does not answer as torchvision's detectors do.
+        DataError: the images have no boxes to score against.
+        ModelError: the model does not return what torchvision's detectors do.
     """
     chosen = range(len(split) if images is None else min(images, len(split)))
     return score_detections(split, chosen, detect(model, split, chosen, device, batch_size, amp), error)
@@ -107,18 +109,18 @@ def detect(
     """Runs a detector on images of a split; see `evaluate` for the arguments.
 
     Args:
-        model: not changed.
+        model: not modified.
         split: the images.
         chosen: their indices.
-        device: where the images go.
-        batch_size: images at once.
+        device: device of the images.
+        batch_size: images per forward pass.
         amp: bfloat16 autocast, on CUDA only.
 
     Returns:
-        Detections as `score_detections` takes them.
+        Detections in the form that `score_detections` takes.
 
     Raises:
-        ModelError: the model does not answer as torchvision's detectors do.
+        ModelError: the model does not return what torchvision's detectors do.
     """
     device = torch.device(device)
     # channels_last takes a third off the time of a convolutional detector on a CPU
@@ -131,28 +133,28 @@ def detect(
 
 
 def score_detections(
-    split: Split, chosen: Sequence[int], found: list[list[float]], error: bool = False
+    split: Split, chosen: Sequence[int], detections: list[list[float]], error: bool = False
 ) -> Metrics:
     """Runs COCOeval.
 
     Args:
         split: the split that holds the true boxes.
-        chosen: indices of the images that were looked at.
-        found: for each detection: image id; x, y, width, height in stored pixels; score; category id.
+        chosen: indices of the evaluated images.
+        detections: for each detection: image id; x, y, width, height in stored pixels; score; category id.
         error: estimate the standard error of mAP too.
 
     Raises:
-        DataError: the chosen images hold no boxes.
+        DataError: the chosen images have no boxes.
     """
     image_ids = [split.image_ids[index] for index in chosen]
     if not any(
         not thing["iscrowd"] for number in image_ids for thing in split.coco.imgToAnns.get(number, ())
     ):
         raise DataError(
-            f"{split.name} has no boxes in its first {len(image_ids)} images; take more, or check the data"
+            f"{split.name} has no boxes in its first {len(image_ids)} images; use more, or check the data"
         )
     with silence():
-        result = COCOeval(split.coco, _as_coco(split, found), "bbox")
+        result = COCOeval(split.coco, _as_coco(split, detections), "bbox")
         result.params.imgIds = image_ids
         result.evaluate()
         result.accumulate()
@@ -162,15 +164,18 @@ def score_detections(
         :, :, :, 0, -1
     ]  # [IoU, recall, category, all areas, most detections]
     per_class: dict[str, float] = {}
-    for place, number in enumerate(result.params.catIds):
-        values = precision[:, :, place]
+    for index, number in enumerate(result.params.catIds):
+        values = precision[:, :, index]
         if (values > -1).any():
             name = split.coco.cats[number]["name"]
             key = f"{name} ({number})" if name in per_class else name
             per_class[key] = float(values[values > -1].mean())
     named: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
-    spread = standard_error(result) if error else None
-    return Metrics(**named, per_class=per_class, images=len(image_ids), map_error=spread)
+    maps = bootstrap_maps(result) if error else []
+    spread = standard_error(maps) if error else None
+    return Metrics(
+        **named, per_class=per_class, images=len(image_ids), map_error=spread, bootstrap=tuple(maps)
+    )
 
 
 def _detect(
@@ -182,17 +187,17 @@ def _detect(
         indices = chosen[start : start + batch_size]
         pictures, _ = split.batch(indices, device)
         outputs = model(pictures)
-        if not _is_answer(outputs, len(pictures)):
+        if not _has_torchvisions_form(outputs, len(pictures)):
             raise ModelError(
-                "the detector must answer a list of images, in eval mode, with a list of as many "
-                "{boxes, scores, labels}, as torchvision's do; mend the factory that model names"
+                "in eval mode the detector must return one {boxes, scores, labels} per image of a list, as "
+                "torchvision's detectors do; fix the factory that model names"
             )
         for index, output in zip(indices, outputs, strict=True):
             rows += detection_rows(split, index, output)
     return rows
 
 
-def _is_answer(outputs: Any, count: int) -> bool:
+def _has_torchvisions_form(outputs: Any, count: int) -> bool:
     if not isinstance(outputs, list | tuple) or len(outputs) != count:
         return False
     return all(
@@ -201,11 +206,11 @@ def _is_answer(outputs: Any, count: int) -> bool:
 
 
 def detection_rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:
-    """Detections of one image for `score_detections`; labels that the data lacks are left out.
+    """Detections of one image for `score_detections`; labels that are not in the data are omitted.
 
     Args:
         split: holds the image.
-        index: its place.
+        index: its index.
         output: ``boxes`` [n, 4] in pixels of the image at the detector's size, ``scores`` and ``labels`` [n].
     """
     (height, width), (new_height, new_width) = split.stored_sizes[index], split.sizes[index]
@@ -221,15 +226,15 @@ def detection_rows(split: Split, index: int, output: dict[str, torch.Tensor]) ->
     ]
 
 
-def _as_coco(split: Split, found: list[list[float]]) -> COCO:
-    """Detections as pycocotools indexes them; its own `loadRes` refuses an empty list."""
+def _as_coco(split: Split, rows: list[list[float]]) -> COCO:
+    """Detections as pycocotools indexes them; its `loadRes` refuses an empty list."""
     detections = COCO()
     detections.dataset = {
         "images": split.coco.dataset["images"],
         "categories": split.coco.dataset["categories"],
         "annotations": [
             {
-                "id": place,
+                "id": number,
                 "image_id": image,
                 "bbox": [x, y, width, height],
                 "area": width * height,
@@ -237,7 +242,7 @@ def _as_coco(split: Split, found: list[list[float]]) -> COCO:
                 "score": score,
                 "category_id": category,
             }
-            for place, (image, x, y, width, height, score, category) in enumerate(found, 1)
+            for number, (image, x, y, width, height, score, category) in enumerate(rows, 1)
         ],
     }
     detections.createIndex()

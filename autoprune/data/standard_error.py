@@ -1,8 +1,8 @@
-"""How far mAP would be off on other images of the same kind: its standard error, by a bootstrap over images.
+"""The standard error of mAP over the choice of images, by bootstrap.
 
-Images are drawn with replacement (Efron, Annals of Statistics 7(1), 1979). Matches of detections and boxes do
-not depend on other images, so COCOeval's are taken as they are and only its precision curves are made anew,
-with every image counting as often as it was drawn.
+Images are drawn with replacement (Efron, Annals of Statistics 7(1), 1979). The matches of detections with
+boxes do not depend on other images, so COCOeval's are reused; only the precision curves are recomputed, with
+every image counted as often as it was drawn.
 """
 
 from collections.abc import Sequence
@@ -15,70 +15,93 @@ from pycocotools.cocoeval import COCOeval
 RESAMPLES = 100
 
 
-def standard_error(result: COCOeval, resamples: int = RESAMPLES, seed: int = 0) -> float:
-    """Standard deviation of mAP over resampled images, as a fraction; 0 for a single image.
+def standard_error(maps: Sequence[float]) -> float:
+    """Standard error of mAP, as a fraction: the standard deviation over resamples; 0 for a single image.
+
+    Args:
+        maps: mAP on each resample; see `bootstrap_maps`.
+    """
+    return float(np.nanstd(maps, ddof=1)) if len(maps) > 1 else 0.0
+
+
+def paired_error(first: Sequence[float], second: Sequence[float]) -> float:
+    """Standard error of the difference of two detectors' mAP on the same images, as a fraction.
+
+    Both are measured on the same resamples, so what makes images easy or hard for both cancels.
+
+    Args:
+        first: mAP of one detector on each resample; see `bootstrap_maps`.
+        second: mAP of the other.
+    """
+    return standard_error((np.asarray(first) - np.asarray(second)).tolist())
+
+
+def bootstrap_maps(result: COCOeval, resamples: int = RESAMPLES, seed: int = 0) -> list[float]:
+    """The mAP on each of several resamples of the images, the same for all detectors; empty for one image.
 
     Args:
         result: COCOeval after `evaluate`.
-        resamples: how many sets of images are drawn.
-        seed: decides which.
+        resamples: number of bootstrap samples.
+        seed: of the samples.
     """
     images = len(result.params.imgIds)
+    if images == 1:
+        return []
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    values = resampled_map(result, drawn)
-    return float(np.nanstd(values, ddof=1)) if images > 1 else 0.0
+    maps: list[float] = resampled_map(result, drawn).tolist()
+    return maps
 
 
 def resampled_map(result: COCOeval, counts: NDArray[np.int64]) -> NDArray[np.float64]:
-    """MAP [resamples] where each image counts as often as ``counts`` says; NaN where no boxes are left.
+    """The mAP [resamples] with each image counted ``counts`` times; NaN where no boxes are drawn.
 
     Args:
         result: COCOeval after `evaluate`, its images in the order of ``params.imgIds``.
-        counts: how often, [resamples, images].
+        counts: how often each image was drawn, [resamples, images].
     """
     recalls = np.asarray(result.params.recThrs)
     total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-    for place in range(len(result.params.catIds)):
-        found = _Matches.of(result, place)
-        boxes = counts @ found.boxes
+    for index in range(len(result.params.catIds)):
+        matches = _Matches.of(result, index)
+        boxes = counts @ matches.boxes
         for row in np.flatnonzero(boxes):
-            total[row] += found.average_precision(counts[row], boxes[row], recalls)
+            total[row] += matches.average_precision(counts[row], boxes[row], recalls)
             classes[row] += 1
     undefined = np.full(len(counts), np.nan)
     return np.asarray(np.divide(total, classes, out=undefined, where=classes > 0))
 
 
 class _Matches:
-    """What was found of one class, best score first.
+    """The detections of one class, best score first.
 
     Attributes:
-        boxes: true boxes of each image [images].
-        image: place of each detection's image [D].
-        right: whether a detection meets a true box, at each IoU [T, D].
-        wrong: whether it meets none, at each IoU [T, D]; one that meets a crowd is neither.
+        boxes: ground-truth boxes of each image [images].
+        image: index of each detection's image [D].
+        true_positive: whether a detection matches a ground-truth box, at each IoU [T, D].
+        false_positive: whether it matches none, at each IoU [T, D]; one that matches a crowd is neither.
     """
 
     def __init__(
         self, boxes: NDArray[np.int64], parts: Sequence[tuple[int, dict[str, Any]]], most: int
     ) -> None:
-        """Puts the images' matches in the order of their scores, as COCOeval does."""
+        """Sorts the images' matches by score, as COCOeval does."""
         self.boxes = boxes
         scores = np.concatenate([part["dtScores"][:most] for _, part in parts] or [np.zeros(0)])
         order = np.argsort(-scores, kind="mergesort")
-        where = [np.full(len(part["dtScores"][:most]), place) for place, part in parts]
-        self.image = np.concatenate([*where, np.zeros(0, np.int64)]).astype(np.int64)[order]
+        images = [np.full(len(part["dtScores"][:most]), index) for index, part in parts]
+        self.image = np.concatenate([*images, np.zeros(0, np.int64)]).astype(np.int64)[order]
         if not len(order):
-            self.right = self.wrong = np.zeros((1, 0), bool)
+            self.true_positive = self.false_positive = np.zeros((1, 0), bool)
             return
         matched = np.concatenate([part["dtMatches"][:, :most] for _, part in parts], axis=1)[:, order] != 0
         ignored = np.concatenate([part["dtIgnore"][:, :most] for _, part in parts], axis=1)[:, order] != 0
-        self.right, self.wrong = matched & ~ignored, ~matched & ~ignored
+        self.true_positive, self.false_positive = matched & ~ignored, ~matched & ~ignored
 
     @staticmethod
-    def of(result: COCOeval, place: int) -> "_Matches":
-        """Those of the class at ``place``, over all sizes of boxes and with the most detections allowed."""
+    def of(result: COCOeval, index: int) -> "_Matches":
+        """Those of the class at ``index``, over all box sizes, with the largest number of detections."""
         images, areas = len(result.params.imgIds), len(result.params.areaRng)
-        first = place * areas * images
+        first = index * areas * images
         parts = [
             (i, part) for i, part in enumerate(result.evalImgs[first : first + images]) if part is not None
         ]
@@ -88,12 +111,13 @@ class _Matches:
         return _Matches(boxes, parts, result.params.maxDets[-1])
 
     def average_precision(self, counts: NDArray[np.int64], boxes: int, recalls: NDArray[np.float64]) -> float:
-        """COCO's average precision: mean over IoUs of the best precision at or beyond each of 101 recalls."""
+        """COCO's average precision: mean over IoUs of the best precision at or above each of 101 recalls."""
         weight = counts[self.image].astype(np.float64)
-        right, wrong = (np.cumsum(which * weight, axis=1) for which in (self.right, self.wrong))
-        recall = right / boxes
-        precision = right / (right + wrong + np.spacing(1))
+        both = (self.true_positive, self.false_positive)
+        true, false = (np.cumsum(kind * weight, axis=1) for kind in both)
+        recall = true / boxes
+        precision = true / (true + false + np.spacing(1))
         best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)  # recalls that are not reached
-        at = [np.searchsorted(row, recalls, side="left") for row in recall]
-        return float(np.mean([row[places] for row, places in zip(best, at, strict=True)]))
+        best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)  # recalls that are never reached
+        positions = [np.searchsorted(row, recalls, side="left") for row in recall]
+        return float(np.mean([row[at] for row, at in zip(best, positions, strict=True)]))

@@ -7,7 +7,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from autoprune.data.standard_error import resampled_map, standard_error
+from autoprune.data.standard_error import bootstrap_maps, paired_error, resampled_map, standard_error
 
 
 def data_set(images=9, seed=0):
@@ -83,9 +83,9 @@ def test_the_error_is_the_deviation_of_the_resamples_and_falls_with_the_number_o
         truths, found = data_set(images, seed=1)
         result = evaluated(truths, found, list(range(1, images + 1)))
         before = copy.deepcopy(result.params.imgIds)
-        errors.append(standard_error(result, resamples=60))
+        errors.append(standard_error(bootstrap_maps(result, resamples=60)))
         assert result.params.imgIds == before
-        assert standard_error(result, resamples=60) == errors[-1]
+        assert standard_error(bootstrap_maps(result, resamples=60)) == errors[-1]
     assert 0.01 < errors[1] < 0.6 * errors[0]
 
 
@@ -94,5 +94,20 @@ def test_no_boxes_in_a_resample_give_no_number_and_one_image_no_error():
     result = evaluated(truths, found, [1, 2])
     values = resampled_map(result, np.array([[2, 0], [0, 2], [1, 1]]))
     assert values == pytest.approx([1, np.nan, 1], nan_ok=True)
-    assert standard_error(result) == pytest.approx(0)
-    assert standard_error(evaluated(truths, found, [1])) == 0
+    assert standard_error(bootstrap_maps(result)) == pytest.approx(0)
+    assert standard_error(bootstrap_maps(evaluated(truths, found, [1]))) == 0
+
+
+def test_the_paired_error_is_that_of_the_difference_on_the_same_images():
+    """By brute force: both detectors on the same data sets with repeated images."""
+    truths, found = data_set(12, seed=4)
+    others = [(image, kind, box, 1 - score) for image, kind, box, score in found]
+    images = list(range(1, 13))
+    first, second = (bootstrap_maps(evaluated(truths, rows, images), resamples=8) for rows in (found, others))
+    drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=8)
+    differences = [
+        pycocotools_map(truths, found, row) - pycocotools_map(truths, others, row) for row in drawn
+    ]
+    assert paired_error(first, second) == pytest.approx(np.std(differences, ddof=1), abs=1e-9)
+    assert paired_error(first, first) == 0
+    assert paired_error([], []) == 0
