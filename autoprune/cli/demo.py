@@ -1,59 +1,70 @@
-"""`autoprune demo`: the whole way on generated data, without network and in a few minutes."""
+"""`autoprune demo`: a search from data to exported detector on generated images, offline, in minutes."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.front import PICTURE
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config, make_config
 from autoprune.data import demo_detector
 from autoprune.errors import AutopruneError
 from autoprune.progress import say
-from autoprune.report.entries import budgets_of, entries
-from autoprune.report.tables import Entry, Kind, comparison
+from autoprune.report.tables import comparison as comparison_table
+from autoprune.run.names import FRONT_PICTURE, POLICY_FILE, REPORT_FILE, SPACE_FILE, WEIGHTS_FILE
 
 if TYPE_CHECKING:
-    from torch import nn
-
+    from autoprune.cli.demo_comparison import Compared
     from autoprune.recovery.recover import Recovered
+    from autoprune.report.tables import Entry
     from autoprune.run.results import SearchResult
 
+# What the demo's time goes to; see docs/benchmarks.md for how long each part takes.
+BUDGETS = "67%,50%,33%"
+TRIALS = 18
+"""Nine warm starts, three at each budget, and nine of the sampler."""
+STEPS = 100
+"""Of each recovery; the best trial of each budget is recovered."""
 TRAIN_IMAGES = 1200
 """For importance and recovery; the shipped weights were trained on these and more."""
+VAL_IMAGES = 192
+"""Trials are measured on them."""
 TEST_IMAGES = 256
 """Neither training nor search sees them; the last table is measured on them."""
-BUDGET = "50%"
 SETTINGS: dict[str, Any] = {
-    "trials": 10,
+    "trials": TRIALS,
     "rungs": (0,),
     "confirm": 0,
     "importance_images": 64,
+    "reconstruct_images": 24,
     "recalibration_images": 64,
-    "steps": 270,
+    "steps": STEPS,
     "batch_size": 8,
-    "learning_rate": 5e-4,
+    "learning_rate": 2e-4,  # more gains more at 33%, and loses at 67% and 50% in so few steps
     "precision": "bfloat16",
 }
-STEPS = 5
+PARTS = 5
 
 
 def demo(
     out: Annotated[
         Path,
-        typer.Option("--out", metavar="DIR", help="Run directory; a demo that was stopped goes on there."),
+        typer.Option(
+            "--out", metavar="DIR", help="Run directory; the same command resumes an interrupted demo."
+        ),
     ] = Path("runs/demo"),
     seed: Annotated[int, typer.Option("--seed", min=0, help="Seed of the search and of recovery.")] = 0,
     budget_gflops: Annotated[
         str,
         typer.Option(
-            "--budget-gflops", metavar="TEXT", help="GFLOPs, or a fraction of the dense detector's."
+            "--budget-gflops",
+            metavar="TEXT",
+            help="GFLOPs, or fractions of the dense detector's, separated by commas.",
         ),
-    ] = BUDGET,
+    ] = BUDGETS,
     train: Annotated[
         bool, typer.Option("--train", help="Train the dense detector as well: about an hour on two cores.")
     ] = False,
@@ -61,49 +72,62 @@ def demo(
         int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's own choice.")
     ] = None,
 ) -> None:
-    """Prune a small RetinaNet to half its GFLOPs: no data, no network, a few minutes."""
+    """Prune a small RetinaNet to 67%, 50% and 33% of its GFLOPs: no data, no network, a few minutes."""
     started = time.monotonic()
     with working() as console:
-        with _step(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
+        with _part(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)
-        with _step(2, "Dense detector", "a RetinaNet on ResNet-18, trained on such images"):
+        with _part(2, "Dense detector", "a RetinaNet on ResNet-18, trained on such images"):
             weights = _train(out, data) if train else demo_detector.WEIGHTS
         config = _config(out, data, weights, seed, budget_gflops, threads)
-        with _step(3, "Search", _SEARCH.format(trials=config.trials, budget=budget_gflops)):
+        budgets = ", ".join(config.budget_gflops)
+        with _part(3, "Search", _SEARCH.format(trials=config.trials, budgets=budgets)):
             result = _search(config)
-        with _step(4, "Recovery", _RECOVERY.format(steps=config.steps)):
-            best, uniform = _recover(result)
-        with _step(5, "Export and comparison", "the detector as files, read back and measured on new images"):
-            exported = _export(best, out / "detector")
-            rows = _compare(config, exported, uniform.folder)
-        picture = _draw(result, out)
-        console.print(comparison(rows, title=f"{TEST_IMAGES} test images that training and search never saw"))
-        for what, path in {
-            "detector": f"{exported}/model.safetensors",
-            "its policy": f"{exported}/policy.yaml",
-            "search space": f"{out}/space.yaml",
+        with _part(4, "Recovery", _RECOVERY.format(steps=config.steps)):
+            compared, recovered = _recover(result)
+        with _part(5, "Export and comparison", _COMPARISON.format(images=TEST_IMAGES)):
+            exported = _export(recovered[-1], out / "detector")
+            rows, sibling, lines = _compare(config, compared, recovered)
+        picture = _draw(result, sibling, out)
+        console.print(
+            comparison_table(rows, title=f"{TEST_IMAGES} test images that training and search never saw")
+        )
+        console.print(_LEGEND.format(steps=config.steps) + "\n", markup=False)
+        for line in lines:
+            console.print(line, markup=False)
+        console.print()
+        files = {
+            "detector": exported / WEIGHTS_FILE,
+            "its policy": exported / POLICY_FILE,
+            "search space": out / SPACE_FILE,
             "front": picture,
             "report": _report(out),
-        }.items():
-            tell(console, f"{what:<13} {path}")
+        }
+        for name, path in files.items():
+            tell(console, f"{name:<13} {path}")
         console.print(f"\n{time.monotonic() - started:.0f} s in all. Your own detector is next:")
         tell(console, "autoprune search --data DIR --weights FILE --budget-gflops 50%")
 
 
 _SEARCH = (
-    "scores every channel by what the loss would lose with it, then tries {trials} ways to spend {budget} "
-    "of the GFLOPs on the layers; each is pruned, solved anew for what it lost, and scored"
+    "scores the importance of every channel for the loss, then tries {trials} ways to spend {budgets} of the "
+    "GFLOPs on the layers: each policy is pruned, reconstructed by least squares, and measured"
 )
-_RECOVERY = (
-    "trains the best policy for {steps} steps, the dense detector as its teacher; and, to compare, uniform "
-    "pruning just as long"
+_RECOVERY = "trains the best policy of each budget for {steps} steps, with the dense detector as teacher"
+_COMPARISON = (
+    "the smallest detector as files; then {images} new images, with the smaller sibling, the same RetinaNet "
+    "with fewer channels, trained as long as the dense one"
+)
+_LEGEND = (
+    "untrained: pruned and reconstructed, the same for all policies; trained: the best trial of each budget "
+    "(on the validation images) after {steps} steps of recovery, and dense and sibling as they ship"
 )
 
 
 @contextmanager
-def _step(number: int, what: str, why: str) -> Iterator[None]:
-    """Says what comes, why, and how long it took."""
-    say(f"\n[bold]{number}/{STEPS} {what}[/]: {why}", markup=True)
+def _part(number: int, name: str, description: str) -> Iterator[None]:
+    """Says what the next part of the demo does, and how long it took."""
+    say(f"\n[bold]{number}/{PARTS} {name}[/]: {description}", markup=True)
     started = time.monotonic()
     yield
     say(f"[dim]{time.monotonic() - started:.0f} s[/]", markup=True)
@@ -117,7 +141,7 @@ def _make_data(out: Path, train: bool) -> Path:
         out / "data",
         demo_detector.DATA_SEED,
         train=demo_detector.TRAIN_IMAGES if train else TRAIN_IMAGES,
-        val=demo_detector.VAL_IMAGES,
+        val=VAL_IMAGES,
         test=TEST_IMAGES,
         size=demo_detector.IMAGE_SIZE,
     )
@@ -146,20 +170,21 @@ def _search(config: Config) -> "SearchResult":
     return search(config)
 
 
-def _recover(result: "SearchResult") -> "tuple[Recovered, Recovered]":
-    """The best policy on the front and the uniform one, trained back alike."""
+def _recover(result: "SearchResult") -> "tuple[list[Compared], list[Recovered]]":
+    """The trials to compare, and the best of each budget recovered, the largest budget first."""
+    from autoprune.cli.demo_comparison import choose
     from autoprune.recovery.recover import recover
 
-    uniform = next(record.number for record in result.records if record.origin == "uniform")
-    if result.best is None:
-        raise AutopruneError(f"no trial of {result.run} came through; see `autoprune front {result.run}`")
-    say(f"best: trial {result.best.trial} ({result.best.origin}); uniform: trial {uniform}")
-    found = {item.metrics["trial"]: item for item in recover(result.run, [result.best.trial, uniform])}
-    return found[result.best.trial], found[uniform]
+    compared = choose(result)
+    if not compared:
+        raise AutopruneError(f"no trial of {result.run} is complete; see `autoprune front {result.run}`")
+    best = [item for item in compared if item.is_best]
+    say("best: " + ", ".join(f"trial {item.trial} ({item.origin})" for item in best))
+    return compared, recover(result.run, [item.trial for item in best])
 
 
 def _export(recovered: "Recovered", folder: Path) -> Path:
-    """Writes the detector to ``folder`` and makes sure that it reads back the same."""
+    """Writes the detector to ``folder`` and checks that it gives the same outputs when it is read back."""
     from autoprune.export import largest_difference, load, save_detector
 
     model = load(recovered.folder)
@@ -170,62 +195,40 @@ def _export(recovered: "Recovered", folder: Path) -> Path:
     return folder
 
 
-def _compare(config: Config, exported: Path, uniform: Path) -> list[Entry]:
-    """Measures the dense, the uniformly pruned and the searched detector on the test images, side by side."""
-    from autoprune.data.coco import open_data
-    from autoprune.data.evaluate import evaluate
-    from autoprune.detectors import detector_inputs, load_dense, resize_rule
-    from autoprune.export import load
-    from autoprune.graph import analyze
-    from autoprune.latency.timing import measure
-    from autoprune.task.pruning_task import pick_device
+def _compare(
+    config: Config, compared: "Sequence[Compared]", recovered: "Sequence[Recovered]"
+) -> "tuple[list[Entry], Entry, list[str]]":
+    """The rows of the last table, the smaller sibling for the picture, and what the table shows in words."""
+    from autoprune.cli.demo_comparison import compare, save_untrained
+    from autoprune.cli.demo_table import sentences, sibling_entry, table_entries
 
-    kinds: tuple[Kind, ...] = ("dense", "uniform", "searched")
-    device = pick_device(config)
-    dense, _ = load_dense(config.model, config.model_arguments, weights=config.weights)
-    models: dict[str, nn.Module] = dict(zip(kinds, (dense, load(uniform), load(exported)), strict=True))
-    assert isinstance(config.data, Path)
-    images = open_data(config.data, "test", resize_rule(dense))
-    size = images.most_common_size
-    graphs = {kind: analyze(model, detector_inputs(size)) for kind, model in models.items()}
-    models = {kind: model.to(device) for kind, model in models.items()}
-    times = measure(models, detector_inputs(size, device), device=device)
-    return [
-        Entry(
-            name=kind,
-            kind=kind,
-            map=evaluate(models[kind], images, device).map,
-            gflops=graphs[kind].gflops(),
-            mparams=graphs[kind].mparams(),
-            latency_ms=times[kind].median_ms,
-            spread_ms=(times[kind].p10_ms, times[kind].p90_ms),
-        )
-        for kind in kinds
-    ]
+    untrained = save_untrained(config.out, [item.trial for item in compared])
+    comparison = compare(config, untrained, {item.metrics["trial"]: item.folder for item in recovered})
+    sibling = sibling_entry(comparison, comparison.sibling_val_map)
+    return table_entries(comparison, compared), sibling, sentences(comparison, compared, config.steps)
 
 
-def _draw(result: "SearchResult", out: Path) -> Path:
+def _draw(result: "SearchResult", sibling: "Entry", out: Path) -> Path:
+    from autoprune.report.entries import budgets_of, trial_entries
     from autoprune.report.plots import plot_front
 
-    trials, dense = entries(result)
+    trials, dense = trial_entries(result)
     assert dense is not None  # a search measures it first
-    plot_front(
-        out / PICTURE, trials, dense, budgets_of(result), f"autoprune demo: {len(trials)} complete trials"
-    )
-    return out / PICTURE
+    title = f"autoprune demo: {len(trials)} trials, measured on {VAL_IMAGES} validation images"
+    plot_front(out / FRONT_PICTURE, [*trials, sibling], dense, budgets_of(result), title)
+    return out / FRONT_PICTURE
 
 
 def _report(out: Path) -> Path:
-    from autoprune.cli.report import PAGE
     from autoprune.report.html import write_page
     from autoprune.report.run_summary import read_run_summary
 
-    write_page(read_run_summary(out), out / PAGE)
-    return out / PAGE
+    write_page(read_run_summary(out), out / REPORT_FILE)
+    return out / REPORT_FILE
 
 
 def _train(out: Path, data: Path) -> Path:
-    """Trains the dense detector from nothing, as `scripts/train_demo_detector.py` does."""
+    """Trains the dense detector from scratch, as `scripts/train_demo_detector.py` does."""
     import torch
 
     from autoprune.data.coco import open_data

@@ -1,5 +1,6 @@
-"""`autoprune demo` goes the whole way; here with a handful of images and steps, and no way to the network."""
+"""`autoprune demo` from start to end, with a handful of images and steps, and without network."""
 
+import json
 import re
 import socket
 from collections.abc import Callable
@@ -11,20 +12,20 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.cli import demo
+from autoprune.cli import demo, demo_comparison
 from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.detectors import detector_inputs, load_dense, load_state, resize_rule
+from autoprune.detectors import build, detector_inputs, load_dense, load_state, resize_rule
 from autoprune.export import load
-from autoprune.latency import timing as latency
-from autoprune.task.evaluator import Objective
+from autoprune.latency import timing
+from autoprune.task.evaluator import PolicyEvaluator
 
 Run = Callable[..., Any]
 
 SMALL = {
-    "trials": 2,
-    "rungs": (0, 1),
+    "trials": 7,
+    "rungs": (0,),
     "confirm": 0,
     "importance_images": 2,
     "reconstruct_images": 0,
@@ -42,9 +43,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", offline)
     monkeypatch.setattr(demo, "SETTINGS", SMALL)
     monkeypatch.setattr(demo, "TRAIN_IMAGES", 8)
+    monkeypatch.setattr(demo, "VAL_IMAGES", 6)
     monkeypatch.setattr(demo, "TEST_IMAGES", 6)
-    monkeypatch.setattr(demo_detector, "VAL_IMAGES", 6)
-    monkeypatch.setattr(latency, "measure", partial(latency.measure, repeats=2, warmup=0))
+    monkeypatch.setattr(demo_comparison, "LATENCY_PASSES", 2)
+    monkeypatch.setattr(timing, "measure", partial(timing.measure, warmup=0))
 
 
 def gflops(model: torch.nn.Module) -> float:
@@ -54,30 +56,69 @@ def gflops(model: torch.nn.Module) -> float:
     return counter.get_total_flops() / 2e9
 
 
+def row(out: str, name: str) -> list[str]:
+    """The cells of a row of the last table."""
+    lines = [line.strip() for line in out.splitlines()]
+    return re.split(r"\s{2,}", next(line for line in reversed(lines) if re.match(rf"{name}\s{{2,}}", line)))
+
+
+def as_points(scores: Any) -> str:
+    return f"{100 * scores.map:.1f}"
+
+
 @pytest.mark.slow
 def test_the_demo_ends_with_a_true_table_and_files_that_work(
     autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "demo"
-    outcome = autoprune("demo", "--out", out, "--threads", "1")
+    outcome = autoprune("demo", "--out", out, "--threads", "1", "--budget-gflops", "50%,33%")
     assert outcome.code == 0, outcome.err
-    for number in range(1, demo.STEPS + 1):
-        assert f"{number}/{demo.STEPS} " in outcome.out
+    for number in range(1, demo.PARTS + 1):
+        assert f"{number}/{demo.PARTS} " in outcome.out
 
     dense, _ = load_dense(
-        demo_detector.MODEL.name, demo_detector.MODEL.arguments, weights=demo_detector.WEIGHTS
+        demo_detector.MODEL.name, demo_detector.MODEL.arguments, weights=str(demo_detector.WEIGHTS)
     )
-    searched = load(out / "detector")
+    sibling = build(demo_detector.SIBLING).eval()
+    sibling.load_state_dict(load_state(demo_detector.SIBLING_WEIGHTS))
     images = open_data(out / "data", "test", resize_rule(dense))
-    table = {
-        line.split()[0]: line
-        for line in outcome.out.splitlines()
-        if re.match(r" ?(dense|uniform|searched) ", line)
-    }
-    for name, model in (("dense", dense), ("searched", searched)):
-        assert f" {100 * evaluate(model, images).map:.1f} " in table[name]
-        assert f" {gflops(model):.3f} " in table[name]
-    assert gflops(searched) <= 0.5 * gflops(dense)
+    for name, model in (("dense", dense), ("smaller sibling", sibling)):
+        _, untrained, trained, cost, *_ = row(outcome.out, name)
+        assert untrained == "-"
+        assert trained.split()[0] == as_points(evaluate(model, images))
+        assert cost.split()[0] == f"{gflops(model):.3f}"
+
+    trials = json.loads(autoprune("front", out, "--json").out)["trials"]
+    kinds = {"uniform": "uniform", "sampler": "searched"}
+    recovered = 0
+    for fraction in (0.5, 0.33):
+        at_budget = [
+            trial
+            for trial in trials
+            if trial["budget_gflops"] == pytest.approx(fraction * gflops(dense)) and trial["metrics"]
+        ]
+        best = max(at_budget, key=lambda trial: trial["metrics"]["map"])
+        for kind in {kinds.get(trial["origin"], "one-shot") for trial in at_budget}:
+            _, untrained, trained, cost, *_ = row(outcome.out, f"{fraction:.0%} {kind}")
+            of_kind = [t for t in at_budget if kinds.get(t["origin"], "one-shot") == kind]
+            trial = max(of_kind, key=lambda trial: trial["metrics"]["map"])
+            name = f"trial-{trial['trial']:04d}"
+            model = load(out / "untrained" / name)
+            assert untrained.split()[0] == as_points(evaluate(model, images))
+            assert cost.split()[0] == f"{gflops(model):.3f}"
+            assert gflops(model) <= fraction * gflops(dense)
+            val = open_data(out / "data", "val", resize_rule(dense))
+            assert evaluate(model, val).map == pytest.approx(trial["metrics"]["map"], abs=1e-6)
+            if trial == best:
+                recovered += 1
+                folder = out / "recovered" / name
+                assert trained.split()[0] == as_points(evaluate(load(folder), images))
+            else:
+                assert trained == "-"
+        assert re.search(rf"^{fraction:.0%}: .*\.$", outcome.out, re.MULTILINE)
+    assert recovered == 2
+    assert "the smaller sibling at 0.201 GFLOPs" in outcome.out
+    assert gflops(load(out / "detector")) <= 0.33 * gflops(dense)
     for path in (
         "detector/model.safetensors",
         "detector/policy.yaml",
@@ -89,11 +130,19 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
         assert (out / path).stat().st_size > 100
 
     # the same command again finds everything done
-    monkeypatch.setattr(Objective, "evaluate", None)
-    again = autoprune("demo", "--out", out, "--threads", "1")
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", None)
+    again = autoprune("demo", "--out", out, "--threads", "1", "--budget-gflops", "50%,33%")
     assert again.code == 0, again.err
-    assert f" {gflops(searched):.3f} " in again.out
-    assert autoprune("demo", "--out", out, "--seed", "1").is_refusal("another configuration", "--out")
+    assert row(again.out, "smaller sibling")[:-1] == row(outcome.out, "smaller sibling")[:-1]
+    assert row(again.out, "33% uniform")[:-1] == row(outcome.out, "33% uniform")[:-1]
+    other = autoprune("demo", "--out", out, "--seed", "1", "--budget-gflops", "50%,33%")
+    assert other.is_refusal("another configuration", "--out")
+
+
+def test_there_is_a_trial_for_every_warm_start_and_more_at_each_of_the_default_budgets() -> None:
+    budgets = demo.BUDGETS.split(",")
+    assert budgets == ["67%", "50%", "33%"]
+    assert 2 * 3 * len(budgets) <= demo.TRIALS
 
 
 def test_training_the_detector_makes_weights_of_its_own_once(
@@ -101,9 +150,9 @@ def test_training_the_detector_makes_weights_of_its_own_once(
 ) -> None:
     monkeypatch.setattr(demo_detector, "TRAINING", {"steps": 1, "batch_size": 2})
     weights = demo._train(tmp_path, tiny_data)
-    own, shipped = load_state(weights), load_state(demo_detector.WEIGHTS)
-    assert own.keys() == shipped.keys()
-    assert not torch.equal(own["backbone.body.conv1.weight"], shipped["backbone.body.conv1.weight"])
+    trained, shipped = load_state(weights), load_state(demo_detector.WEIGHTS)
+    assert trained.keys() == shipped.keys()
+    assert not torch.equal(trained["backbone.body.conv1.weight"], shipped["backbone.body.conv1.weight"])
     assert [path.name for path in tmp_path.iterdir()] == ["dense.safetensors"]
     written = weights.stat().st_mtime_ns
     assert demo._train(tmp_path, tiny_data) == weights
