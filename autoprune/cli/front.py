@@ -1,4 +1,4 @@
-"""`autoprune front`: what a search has found so far, as a table, a picture, and what to type next."""
+"""`autoprune front`: the state of a search as a table and a picture, and the next command."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def front(
 
 
 def show_result(console: "Console", result: "SearchResult", every: bool = False) -> None:
-    """Prints the table of a run and what to do next, and draws its front."""
+    """Prints the table of a run and the next commands, and draws its front."""
     from autoprune.recovery.proxy_check import load_check
     from autoprune.report.plots import plot_front
 
@@ -60,7 +60,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
         console.print(check.verdict, markup=False)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / FRONT_PICTURE}")
-        tell(console, f"all of it on a page: autoprune report {result.run}")
+        tell(console, f"full report: autoprune report {result.run}")
     if result.best is not None:
         tell(console, f"next: autoprune recover {result.run} --trial {result.best.trial}")
 

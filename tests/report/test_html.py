@@ -178,7 +178,7 @@ def test_a_search_that_was_killed_shows_what_is_finished(unfinished):
 
 def test_without_a_recovery_the_proxy_is_called_one(unfinished):
     page = Reader(render(read_run_summary(unfinished)))
-    assert "has a proxy mAP of" in page.text
+    assert "and a proxy mAP of" in page.text
     assert re.search(r"autoprune recover \S+ --trial \d+", page.text)
     assert "article" not in page.tags
 
