@@ -54,8 +54,8 @@ def test_missing_yaml_names_the_path():
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch, tmp_path):
-    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "own"))
-    assert cache_folder() == tmp_path / "own"
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(tmp_path / "configured"))
+    assert cache_folder() == tmp_path / "configured"
     monkeypatch.delenv("AUTOPRUNE_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
     assert cache_folder() == tmp_path / "xdg" / "autoprune"

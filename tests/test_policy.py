@@ -27,7 +27,7 @@ def test_policy_reads_back_equal(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("keep: 0-2,5", "keep: 0-2,8", "channel 8 does not exist"),
         ("keep: 0-2,5", "keep: 5,0-2", "rising ranges"),
@@ -37,13 +37,13 @@ def test_policy_reads_back_equal(tmp_path):
         ("width: 8", "width: many", "width"),
     ],
 )
-def test_broken_files_are_one_line(tmp_path, old, new, said):
+def test_broken_files_are_one_line(tmp_path, old, new, message):
     path = tmp_path / "policy.yaml"
     make_policy().save(path)
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(PolicyError) as caught:
         Policy.load(path)
-    assert said in str(caught.value)
+    assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

@@ -91,12 +91,12 @@ def _compare(
     depth: int = 2,
     skip: tuple[str, ...] = (),
 ) -> tuple[int, float]:
-    """Holds the pruned model against the masked one, on every tensor of unpruned shape and on features.
+    """Compares the pruned model with the masked one, on every tensor of unpruned shape and on features.
 
     Args:
         model, graph, inputs, keep: what to prune, and what to run it on.
-        depth: how deep to look into the model for tensors.
-        skip: modules whose results are sorted lists: a tie may fall either way.
+        depth: levels of submodules whose outputs are compared.
+        skip: modules whose results are sorted, where ties may be ordered either way.
 
     Returns:
         How many tensors were compared, and the largest relative difference.
@@ -127,7 +127,7 @@ def _largest_distance(
         maps = [(a, b) for a, b in zip(got[name], expected[name], strict=True) if b.dim() == 4]
         for (group, index), (a, b) in zip(features, maps, strict=False):
             if group is not None and (index < 0).any():
-                continue  # channels of several groups: a feature names but one
+                continue  # channels of several groups: a feature names only one
             if group in keep:
                 b = b[:, torch.from_numpy(np.isin(index, list(keep[group])))]
             worst, count = max(worst, _distance(a, b)), count + 1

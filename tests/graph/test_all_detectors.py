@@ -17,7 +17,7 @@ from autoprune.policy import Policy, hash_weights
 SIZE, OTHER_SIZE = (64, 64), (96, 64)
 # Results of these are sorted by score: a tie may fall either way.
 SORTED = ("", "rpn", "roi_heads")
-# Layers that decide which boxes go on.
+# Layers that decide which boxes are passed on.
 DECIDING = ("bbox_pred", "cls_logits", "cls_score")
 TARGET = {
     "boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]),
@@ -32,7 +32,7 @@ def images(size: tuple[int, int], dtype: torch.dtype = torch.float32) -> tuple[l
 
 
 def specification(name: str, norm: str) -> ModelSpec:
-    """The detector at a small size, with as many proposals and detections whatever the weights."""
+    """A small detector, whose numbers of proposals and detections do not depend on the weights."""
     arguments: dict[str, Any] = {"score_thresh": -1.0, "nms_thresh": 2.0, "detections_per_img": 3}
     if "rcnn" in name:
         arguments = {f"box_{key}": value for key, value in arguments.items()}
@@ -101,8 +101,8 @@ def widths(graph: ChannelGraph) -> dict[str, int]:
     return {name: group.width for name, group in graph.prunable.items()}
 
 
-def flat(found: dict[str, list[torch.Tensor]]) -> list[torch.Tensor]:
-    return [tensor for tensors in found.values() for tensor in tensors]
+def flat(outputs: dict[str, list[torch.Tensor]]) -> list[torch.Tensor]:
+    return [tensor for tensors in outputs.values() for tensor in tensors]
 
 
 @pytest.mark.parametrize("name", ["fasterrcnn_resnet50_fpn_v2", "maskrcnn_resnet50_fpn_v2"])
@@ -124,5 +124,5 @@ def test_an_input_without_detections_shows_the_same_groups(name):
         n: (g.width, g.prunable) for n, g in seeing.groups.items()
     }
     for group in seeing.groups:
-        found = {(name, axis): index.tolist() for name, axis, index in blind.groups[group].members}
-        assert found == {(name, axis): index.tolist() for name, axis, index in seeing.groups[group].members}
+        members = {(m.tensor, m.axis): m.channels.tolist() for m in blind.groups[group].members}
+        assert members == {(m.tensor, m.axis): m.channels.tolist() for m in seeing.groups[group].members}

@@ -20,7 +20,7 @@ def _repeatable():
 
 
 def adapted(attention):
-    """The same weights under the forward that counts heads by itself."""
+    """The same module with the forward that takes any number of heads."""
     attention.__class__ = HeadAttention
     return attention
 
@@ -87,8 +87,8 @@ class Transformer(nn.Module):
         return self.head(self.decoder(queries, memory, memory_key_padding_mask=hidden))
 
 
-class Own(nn.Module):
-    """Attention as users write it, its heads as the axis that is left over; perhaps with a bias a head."""
+class Handwritten(nn.Module):
+    """Attention as users write it, the number of heads inferred by a view; perhaps with a bias per head."""
 
     def __init__(self, bias):
         super().__init__()
@@ -109,8 +109,8 @@ def vision_transformer():
 
 @pytest.mark.parametrize(
     ("make", "attentions"),
-    [(vision_transformer, {4: 2}), (Transformer, {6: 2, 4: 2}), (lambda: Own(False), {4: 1}),
-     (lambda: Own(True), {4: 1})],
+    [(vision_transformer, {4: 2}), (Transformer, {6: 2, 4: 2}), (lambda: Handwritten(False), {4: 1}),
+     (lambda: Handwritten(True), {4: 1})],
 )  # fmt: skip
 @pytest.mark.parametrize("fraction", [None, 0])
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
@@ -157,7 +157,7 @@ def test_a_pruned_attention_trains_and_copies(keep_sets):
 
 
 def test_heads_stay_where_their_weights_are_averaged():
-    class Averaged(Own):
+    class Averaged(Handwritten):
         def __init__(self):
             super().__init__(False)
             self.attention = nn.MultiheadAttention(24, 4, batch_first=True)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 from torchvision.ops import roi_align
 
 from autoprune.graph.op_dispatch import OpDispatch, tensors_in
@@ -53,10 +54,13 @@ def test_composite_ops_are_decomposed_and_give_the_same():
 
 
 def test_tensors_given_by_name_reach_rules_in_the_order_of_the_schema():
-    weight = torch.rand(4)
-    _, args, _ = dispatched(lambda: torch.ops.aten.layer_norm(X.movedim(1, -1), [4], weight=weight))[-1]
-    assert list(args[1]) == [4]
-    assert args[2] is weight
+    q, mask = torch.rand(1, 2, 5, 4), torch.rand(5, 5)
+    calls = dispatched(lambda: F.scaled_dot_product_attention(q, q, q, mask))
+    _, args, _ = next(call for call in calls if call[0].name == "_scaled_dot_product_flash_attention_for_cpu")
+    schema = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu.default._schema
+    by_name = dict(zip([argument.name for argument in schema.arguments], args, strict=True))
+    assert schema.arguments[5].kwarg_only
+    assert torch.equal(by_name["attn_mask"].expand(1, 2, 5, 5), mask.expand(1, 2, 5, 5))
 
 
 def test_tensors_are_found_in_lists_of_arguments_in_order():

@@ -126,8 +126,14 @@ def test_indices_that_are_not_adjacent_move_their_axis_to_the_front(check_op):
         x = x[:, :, None].expand(-1, -1, 3, -1, -1)  # [2, channels, 3, 6, 6]
         return x[torch.tensor([0, 1]), :, torch.tensor([2, 0])]
 
+    def after_channels(x):
+        x = x.transpose(0, 1)  # [channels, 2, 6, 6]
+        x = x[:, torch.tensor([0, 1]), :, torch.tensor([2, 0])]  # [2, channels, 6]
+        return x[..., None]
+
     check_op(apart)
     check_op(between)
+    check_op(after_channels)
 
 
 def test_a_mask_over_several_axes_is_one_index(check_op):
@@ -151,8 +157,8 @@ class Scatter(nn.Module):
     def forward(self, x):
         result = torch.zeros(2, 12, 6, 6, dtype=x.dtype) if self.values == "literal" else torch.zeros_like(x)
         for n in range(2):
-            where = torch.tensor([n])
-            result[where] = x[where] if self.values != "constant" else torch.ones(1, 12, 6, 6, dtype=x.dtype)
+            index = torch.tensor([n])
+            result[index] = x[index] if self.values != "constant" else torch.ones(1, 12, 6, 6, dtype=x.dtype)
         return result if self.values != "constant" else result + x
 
 

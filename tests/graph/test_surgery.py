@@ -1,4 +1,4 @@
-"""Pruned copies: what they share with the model, what they don't, and which keep sets are refused."""
+"""Pruned copies: their sizes, weights and independence of the model, and keep sets that are refused."""
 
 import copy
 import pickle
@@ -196,7 +196,7 @@ def test_what_is_no_dict_of_groups_is_refused(graph):
 
 
 @pytest.mark.parametrize(
-    ("keep", "said"),
+    ("keep", "message"),
     [
         ({"5": []}, "group `5` would keep no channel"),
         ({"5": [0, 10]}, "group `5` has no channel 10"),
@@ -206,8 +206,8 @@ def test_what_is_no_dict_of_groups_is_refused(graph):
         ({"7": [0]}, "group `7` can't lose channels: it has no consumer"),
     ],
 )
-def test_keep_sets_that_do_not_fit_are_refused(graph, keep, said):
-    with pytest.raises(PolicyError, match=said):
+def test_keep_sets_that_do_not_fit_are_refused(graph, keep, message):
+    with pytest.raises(PolicyError, match=message):
         prune(network(), graph, keep)
 
 

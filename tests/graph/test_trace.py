@@ -14,7 +14,7 @@ X = torch.rand(2, 3, 4, 4, dtype=torch.float64)
 
 
 class Auxiliary(nn.Module):
-    """A classifier with a second head in the middle, as GoogLeNet has; `how` is code of that head."""
+    """A classifier with an auxiliary head in the middle, as GoogLeNet has; ``how`` is code of that head."""
 
     def __init__(self, how=lambda x: x.flatten(1), wants_targets=False):
         super().__init__()

@@ -1,4 +1,4 @@
-"""Code as users write it, in which a width is read, branched on or hidden: against the masked model."""
+"""Layers and code from published networks, in which a width is read, branched on or hidden."""
 
 import pytest
 import torch
@@ -44,7 +44,7 @@ class Deform(nn.Module):
 
 
 class BlurPool(nn.Module):
-    """One fixed kernel for as many channels as there are."""
+    """One fixed kernel, expanded to any number of channels."""
 
     def __init__(self):
         super().__init__()
@@ -161,15 +161,15 @@ def test_what_could_be_pruned_is(name):
 
 
 @pytest.mark.parametrize(
-    ("name", "said"),
+    ("name", "message"),
     [("scaled by width", "a number in the model's code"), ("branch", "decides in the model's code"),
      ("ECA", ""), ("flipped", "flip"), ("mean by hand", "a number in the model's code")],
 )  # fmt: skip
-def test_what_rests_on_the_width_is_frozen_and_says_so(name, said):
+def test_what_depends_on_the_width_is_frozen_with_a_reason(name, message):
     make, made = EXACT[name]
     group = analyze(Network(make(), made).double(), X).groups["enter"]
     assert not group.prunable
-    assert said in group.reason
+    assert message in group.reason
 
 
 class Text(nn.Module):

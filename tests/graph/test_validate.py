@@ -33,7 +33,7 @@ def retinanet():
 
 
 @pytest.mark.parametrize(
-    ("model", "inputs", "said"),
+    ("model", "inputs", "message"),
     [
         (Small(), (X[:, :2],), r".*fails on .* \(\[2, 2, 8, 8\] float32 on cpu\): RuntimeError: .*"),
         (Small(), (X, X), r".*TypeError: .*positional argument.*"),
@@ -51,15 +51,15 @@ def retinanet():
         (torch.compile(Small()), (X,), r".*OptimizedModule; give model\._orig_mod"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, said):
-    with pytest.raises(ModelError, match=f"^{said}$") as caught:
+def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, message):
+    with pytest.raises(ModelError, match=f"^{message}$") as caught:
         analyze(model, inputs)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.filterwarnings("ignore:.*(is deprecated|Lazy modules|quantization)")
 @pytest.mark.parametrize(
-    ("inside", "said"),
+    ("inside", "message"),
     [
         (
             lambda: torch.jit.script(nn.ReLU()),
@@ -68,8 +68,8 @@ def test_what_cannot_be_traced_is_refused_in_one_line(model, inputs, said):
         (FakeQuantize, r"is quantized \(FakeQuantize\); prune the float model, then quantize the pruned one"),
     ],
 )
-def test_what_cannot_be_traced_is_found_inside(inside, said):
-    with pytest.raises(ModelError, match=f"^`1` inside the model {said}$"):
+def test_what_cannot_be_traced_is_found_inside(inside, message):
+    with pytest.raises(ModelError, match=f"^`1` inside the model {message}$"):
         analyze(nn.Sequential(nn.Conv2d(3, 4, 1), inside(), nn.Conv2d(4, 2, 1)), (X,))
 
 

@@ -11,7 +11,7 @@ from autoprune.graph.verify import _common_steps, _culprits, _widths_behind
 
 
 class Literal(nn.Module):
-    """`how` is code that holds the number of channels."""
+    """``how`` is code that holds the number of channels."""
 
     def __init__(self, how):
         super().__init__()
@@ -23,7 +23,7 @@ class Literal(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("how", "said"),
+    ("how", "message"),
     [
         (lambda x: x.view(-1, 8, 16).view(x.shape[0], -1, 4, 4), "fixed length"),
         (lambda x: x + torch.zeros(1, 8, 1, 1), "fixed length"),
@@ -40,25 +40,25 @@ class Literal(nn.Module):
         (lambda x: x.roll((1, 1), (2, 1)), "goes into roll"),
     ],
 )
-def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, said, keep_sets, compare):
+def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, message, keep_sets, compare):
     model, inputs = Literal(how), (torch.rand(2, 3, 4, 4),)
     graph = analyze(model, inputs)
     assert list(graph.prunable) == ["enter"]
-    assert said in graph.groups["middle"].reason
+    assert message in graph.groups["middle"].reason
     assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
 
 
 class Picky(Literal):
-    """Goes on with the positive values one by one, as detectors do with their boxes."""
+    """Processes the positive values one by one, as detectors do with their boxes."""
 
     def forward(self, x):
-        found = super().forward(x)
-        return torch.stack([value * 2 for value in found[found > 0]]).sum()
+        scores = super().forward(x)
+        return torch.stack([value * 2 for value in scores[scores > 0]]).sum()
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_as_many_parts_as_the_values_say_are_no_reason_to_freeze(seed):
-    torch.manual_seed(seed)  # the pruned model goes on with another number of values
+def test_a_number_of_parts_that_depends_on_values_is_no_reason_to_freeze(seed):
+    torch.manual_seed(seed)  # the pruned model has another number of positive values
     graph = analyze(Picky(lambda x: x * x.shape[1] ** -0.5), (torch.randn(2, 3, 4, 4),))
     assert list(graph.prunable) == ["enter"]
     assert "sets a number" in graph.groups["middle"].reason
@@ -91,7 +91,7 @@ def test_bisection_finds_each_group_that_fails_alone(culprits):
     assert _culprits(problem_of, range(8)) == [(n, f"fails with {n}") for n in sorted(culprits)]
 
 
-def test_groups_that_only_fail_together_are_all_blamed():
+def test_groups_that_only_fail_together_are_all_frozen():
     def problem_of(groups):
         return "fails" if {2, 6} <= set(groups) else None
 
