@@ -120,8 +120,8 @@ _COMPARISON = (
 )
 _LEGEND = (
     "untrained: pruned and reconstructed, the same for all policies; trained: the best trial of each budget "
-    "(on the validation images) after a recovery of {steps} steps, which keeps the weights of before where they "
-    "were better; dense and sibling as they ship"
+    "(on the validation images) after a recovery of {steps} steps, which keeps untrained weights where they "
+    "are better; dense and sibling as they ship"
 )
 
 
