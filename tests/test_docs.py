@@ -51,22 +51,20 @@ INLINE = re.compile(r"`([^`\n]+)`")
 
 
 class Block(NamedTuple):
-    """A fenced block: its page, its language, its text, and where the text begins in the page."""
+    """A fenced block: its page, its language and its text."""
 
     page: Path
     language: str
     text: str
-    start: int
 
 
 def blocks(page: Path, *languages: str) -> list[Block]:
-    content = page.read_text(encoding="utf-8")
-    found = []
-    for match in FENCE.finditer(content):
-        text = "\n".join(line.removeprefix(match[1]) for line in match[3].splitlines())
-        if match[2] in languages:
-            found.append(Block(page, match[2], text, match.start()))
-    return found
+    return [block for block in _blocks(page, page.read_text(encoding="utf-8")) if block.language in languages]
+
+
+def _blocks(page: Path, text: str) -> Iterator[Block]:
+    for match in FENCE.finditer(text):
+        yield Block(page, match[2], "\n".join(line.removeprefix(match[1]) for line in match[3].splitlines()))
 
 
 def prose(page: Path) -> str:
@@ -390,8 +388,12 @@ def test_figures_stand_beside_the_command_that_prints_them() -> None:
     assert len(sections) > 5
     for section in sections:
         tables = re.findall(r"(?:^\|.*\|\n)+", section, re.MULTILINE)
-        shown = [Block(page, match[2], match[3], match.start()) for match in FENCE.finditer(section)]
-        programs = [command for block in shown if block.language == "bash" for command in commands(block)]
+        programs = [
+            command
+            for block in _blocks(page, section)
+            if block.language == "bash"
+            for command in commands(block)
+        ]
         title = section.splitlines()[0]
         assert programs or not re.search(r"\d", "".join(section.splitlines()[1:])), title
         if any(re.search(r"\d", table) for table in tables):
