@@ -9,7 +9,7 @@ from autoprune.study.trials import Candidate, Evaluator
 
 Work = TypeVar("Work")
 
-# What a trial's own policy can be at fault for. Anything else ends the search, and the trial is run again.
+# What a trial's own policy can cause. Any other error ends the search, and the trial is run again on resume.
 TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
 
 
@@ -17,8 +17,8 @@ def run(ledger: Ledger, evaluator: Evaluator[Work], finished: Callable[[int], No
     """Runs trials until the ledger has no more.
 
     Args:
-        ledger: asks, decides and keeps.
-        evaluator: does the work.
+        ledger: proposes trials, decides, and keeps the results.
+        evaluator: does the work of a trial.
         finished: called with a trial's number after each trial.
     """
     while (candidate := ledger.ask()) is not None:
@@ -34,7 +34,7 @@ def _climb(ledger: Ledger, evaluator: Evaluator[Work], candidate: Candidate) -> 
     state: Work | None = None
     rung = 0
     while True:
-        metrics, state = evaluator.evaluate(candidate.keep, rung, state, candidate.repeat)
+        metrics, state = evaluator.evaluate(candidate.widths, rung, state, candidate.repeat)
         if not ledger.report(candidate.number, rung, metrics):
             return
         rung += 1

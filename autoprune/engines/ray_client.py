@@ -1,7 +1,7 @@
 """A search that is driven through Ray's client (``ray://HOST:PORT``), from outside of the cluster.
 
-Tune has to run where the workers are. So it runs in a task on the head node, and the ledger stays in the
-driver's process: Tune gets a stand-in for `Dispatch`, whose calls come to the driver through a mailbox.
+Tune has to run where the workers are. So it runs in a task on the head node, while the ledger stays in the
+driver's process: Tune gets a stand-in for `Dispatch`, whose calls reach the driver through a mailbox.
 """
 
 import asyncio
@@ -20,14 +20,14 @@ from autoprune.engines.ray_nodes import node_options, nodes, run_on
 from autoprune.errors import ConfigError, RunError
 from autoprune.study.trials import Candidate
 
-GLANCE_S = 2.0  # so long the driver waits at a time; Ctrl-C is heard in between
-ANSWER_S = 600.0  # a driver that is silent for so long is taken for dead
-LEAVE_S = 5.0  # a cluster that answers ends a connection within this
-LOOK_EVERY_S = 1.0  # for workers that are overdue; Tune asks at each of its steps
+POLL_S = 2.0  # the driver waits this long at a time; Ctrl-C is handled in between
+ANSWER_S = 600.0  # a driver that does not answer for this long counts as dead
+DISCONNECT_S = 5.0  # a cluster that answers ends a connection within this
+OVERDUE_EVERY_S = 1.0  # between checks for overdue workers; Tune asks at each of its steps
 
 
 def check_client(address: str | None) -> None:
-    """Whether what an address of Ray's client needs is there.
+    """Checks that an address of Ray's client is complete, and that its packages are installed.
 
     Raises:
         ConfigError: it names no port, or grpcio is not installed.
@@ -65,27 +65,27 @@ def serve(dispatch: Dispatch, work: Callable[[Any], None]) -> None:
         answer = None
         while (call := _next(mailbox, task, answer)) is not None:
             name, arguments = call
-            found = getattr(dispatch, name)
-            answer = (found(*arguments) if callable(found) else found, dispatch.failed)
+            member = getattr(dispatch, name)
+            answer = (member(*arguments) if callable(member) else member, dispatch.failed)
     except RunError:
         raise
-    except BaseException:  # Ctrl-C; the connection may be one that was there before, and stays
-        with _patience(), suppress(ConnectionError):  # one that is lost takes the task along
+    except BaseException:  # Ctrl-C; a connection that the caller opened stays open
+        with _cut_off(), suppress(ConnectionError):  # a lost connection ends the task anyway
             ray.cancel(task, force=True)
         raise
 
 
-def leave() -> None:
-    """Ends the connection, within seconds even where the cluster does not answer any more."""
-    with _patience():
+def disconnect() -> None:
+    """Ends the connection, within seconds even if the cluster no longer answers."""
+    with _cut_off():
         ray.shutdown()
 
 
 @contextmanager
-def _patience() -> Iterator[None]:
-    """Cuts the connection where the block takes too long; Ray itself would wait for ten minutes."""
+def _cut_off() -> Iterator[None]:
+    """Closes the connection if the block takes longer than `DISCONNECT_S`; Ray would wait for ten minutes."""
     channel = ray.util.client.ray.get_context().client_worker.channel
-    timer = threading.Timer(LEAVE_S, channel.close)
+    timer = threading.Timer(DISCONNECT_S, channel.close)
     timer.start()
     try:
         yield
@@ -93,28 +93,28 @@ def _patience() -> Iterator[None]:
         timer.cancel()
 
 
-def lost(error: Exception) -> RunError:
-    """What to say where the connection, or what runs on the cluster for the driver, is lost."""
+def connection_lost(error: Exception) -> RunError:
+    """What to say if the connection, or the driver's task on the cluster, is lost."""
     if isinstance(error, ray.exceptions.RayError):
         problem = f"what drives the search on the head node failed ({cause_of(str(error))[:200]})"
     else:
         problem = "the connection to the Ray cluster was lost"
-    return RunError(f"{problem}; finished trials are kept, the same command goes on from there")
+    return RunError(f"{problem}; finished trials are kept, the same command resumes the search")
 
 
 def _next(mailbox: Any, task: Any, answer: tuple[Any, bool] | None) -> tuple[str, Sequence[Any]] | None:
     """Sends the last call's answer, and waits for the next call; ``None`` once the task has ended."""
     try:
         call = mailbox.next.remote(answer)
-        while not (ready := ray.wait([call, task], timeout=GLANCE_S)[0]):
+        while not (ready := ray.wait([call, task], timeout=POLL_S)[0]):
             pass
         if task in ready:
             ray.get(task)
             return None
         name, arguments = ray.get(call)
         return name, arguments
-    except Exception as error:  # Ray's own, gRPC's, and plain ones where a session is over
-        raise lost(error) from error
+    except Exception as error:  # Ray's own, gRPC's, and plain ones after a session ended
+        raise connection_lost(error) from error
 
 
 def _work(mailbox: Any, work: Callable[["RemoteDispatch"], None]) -> None:
@@ -126,7 +126,6 @@ class Mailbox:
     """Carries calls to the driver and answers back, one at a time; an actor."""
 
     def __init__(self) -> None:
-        """Has neither calls nor answers."""
         self._calls: asyncio.Queue[tuple[str, Sequence[Any]]] = asyncio.Queue()
         self._answers: asyncio.Queue[tuple[Any, bool]] = asyncio.Queue()
 
@@ -147,16 +146,18 @@ class Mailbox:
 
 
 class RemoteDispatch:
-    """What Tune has of the driver's `Dispatch`; see there for the methods.
+    """Stands for the driver's `Dispatch` on the cluster; see there for the methods.
+
+    Args:
+        mailbox: the actor that carries the calls.
 
     Attributes:
         failed: whether the search has to end.
     """
 
     def __init__(self, mailbox: Any) -> None:
-        """Calls nobody yet."""
         self._mailbox = mailbox
-        self._looked = time.monotonic()
+        self._last_check = time.monotonic()
         self._lost: Exception | None = None
         self.failed = False
 
@@ -165,32 +166,32 @@ class RemoteDispatch:
             raise self._lost
         try:
             result, self.failed = ray.get(self._mailbox.call.remote(name, arguments))
-        except ray.exceptions.RayError as error:  # there is no driver any more: nothing else is asked of it
+        except ray.exceptions.RayError as error:  # the driver is gone: it gets no more calls
             self._lost, self.failed = error, True
             raise
         return result
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left to do or in flight."""
+        """Whether no trial is to be proposed or in flight."""
         return bool(self._call("done"))
 
     def ask(self, trial_id: str) -> Candidate | None:
         """The next trial, if any can be begun now."""
-        found: Candidate | None = self._call("ask", trial_id)
-        return found
+        candidate: Candidate | None = self._call("ask", trial_id)
+        return candidate
 
     def begin(self, trial_id: str) -> None:
-        """A worker has the trial and is ready to work on it."""
+        """A worker has loaded everything and starts the trial."""
         self._call("begin", trial_id)
 
     def report(self, trial_id: str, answer: Mapping[str, Any]) -> bool:
-        """Passes a worker's answer to the ledger; whether the trial goes on."""
+        """Passes a worker's answer to the ledger; whether the trial is promoted to the next rung."""
         return bool(self._call("report", trial_id, answer))
 
     def record_cause(self, trial_id: str, cause: str) -> None:
         """Keeps why the trial's worker was lost."""
-        self._call("blame", trial_id, cause)
+        self._call("record_cause", trial_id, cause)
 
     def finish(self, trial_id: str, lost: bool) -> None:
         """Ends a trial."""
@@ -198,7 +199,7 @@ class RemoteDispatch:
 
     def overdue(self) -> list[str]:
         """Tune's ids of the trials whose workers are to be killed."""
-        if time.monotonic() - self._looked < LOOK_EVERY_S:
+        if time.monotonic() - self._last_check < OVERDUE_EVERY_S:
             return []
-        self._looked = time.monotonic()
+        self._last_check = time.monotonic()
         return list(self._call("overdue"))

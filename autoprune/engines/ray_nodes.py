@@ -21,7 +21,7 @@ def nodes() -> list[dict[str, Any]]:
 
 
 def node_options(node: Mapping[str, Any]) -> dict[str, Any]:
-    """Ray's options for what has to run on that node, whatever else runs there."""
+    """Ray's options for an actor or a task that has to run on that node, whatever else runs there."""
     return {
         "num_cpus": 0,
         "scheduling_strategy": NodeAffinitySchedulingStrategy(node["NodeID"], soft=False),
@@ -33,21 +33,21 @@ def run_on(node: Mapping[str, Any], function: Callable[..., Any], *arguments: An
     return ray.remote(function).options(max_retries=0, **node_options(node)).remote(*arguments)
 
 
-def fitting(cluster: Cluster) -> int:
-    """How many of the workers fit on the cluster as it is now; nodes that join later are used.
+def available_workers(cluster: Cluster) -> int:
+    """How many of the requested workers fit on the cluster as it is now; nodes that join later are used.
 
     Raises:
         ConfigError: not even one does.
     """
-    found = sum(worker_slots(node["Resources"], cluster) for node in nodes())
-    if found == 0:
+    slots = sum(worker_slots(node["Resources"], cluster) for node in nodes())
+    if slots == 0:
         raise ConfigError(
             f"no Ray node has {cluster.cpus_per_trial:g} CPUs and {cluster.gpus_per_trial:g} GPUs for a "
             "worker; lower --cpus-per-trial or --gpus-per-trial"
         )
-    if found < cluster.workers:
-        say(f"{cluster.workers} workers asked for, the cluster has room for {found} now")
-    return min(found, cluster.workers)
+    if slots < cluster.workers:
+        say(f"{cluster.workers} workers requested, the cluster has room for {slots} now")
+    return min(slots, cluster.workers)
 
 
 def check_nodes(cluster: Cluster) -> None:
@@ -56,22 +56,24 @@ def check_nodes(cluster: Cluster) -> None:
     Raises:
         RunError: names the node, and what it lacks.
     """
-    asked = [
-        (node, [run_on(node, version), run_on(node, missing_inputs, sizes(cluster.must_see))])
+    pending = [
+        (node, [run_on(node, version), run_on(node, missing_inputs, sizes(cluster.required_paths))])
         for node in nodes()
     ]
-    for node, answers in asked:
-        where = f"node {node['NodeManagerAddress']}"
+    for node, answers in pending:
+        place = f"node {node['NodeManagerAddress']}"
         try:
-            found, lacks = ray.get(answers, timeout=NODE_ANSWER_S)
+            node_version, missing = ray.get(answers, timeout=NODE_ANSWER_S)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
-                f"{where} does not answer; see `ray status`, and take it out or mend it"
+                f"{place} does not answer; see `ray status`, and remove it from the cluster or fix it"
             ) from error
         except (ray.exceptions.RayError, ImportError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"{where} can't run autoprune: {reason}; install it there too") from error
-        if found != __version__:
-            raise RunError(f"{where} has autoprune {found}, this is {__version__}; install the same there")
-        if lacks is not None:
-            raise RunError(f"{where} {lacks}; put data and weights on storage that all nodes see")
+            raise RunError(f"{place} can't run autoprune: {reason}; install it there too") from error
+        if node_version != __version__:
+            raise RunError(
+                f"{place} has autoprune {node_version}, this is {__version__}; install the same there"
+            )
+        if missing is not None:
+            raise RunError(f"{place} {missing}; put data and weights on storage that all nodes see")

@@ -1,5 +1,6 @@
-"""What a driver sets up around Ray, and takes down again."""
+"""What a driver sets up around Ray, and undoes again: variables, handlers, loggers, temporary folders."""
 
+import fcntl
 import logging
 import os
 import shutil
@@ -9,18 +10,21 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 from autoprune.errors import RunError
 
 REACH_S = 10.0  # a head node that listens answers within this
+SCRATCH_PREFIX = "autoprune-ray-"
+_LOCK = "in-use"
 
-# Tune's tracebacks of lost workers, and what Ray's client tells of a lost connection.
-_TALKATIVE = ("ray.tune", "ray.util.client", "ray.util.client.logsclient")
+# Tune's tracebacks of lost workers, and the messages of Ray's client on a lost connection.
+_LOGGERS = ("ray.tune", "ray.util.client", "ray.util.client.logsclient")
 
 
 def check_reachable(address: str | None) -> None:
-    """Fails at once where nobody listens at ``HOST:PORT``; ray itself would go on trying for minutes.
+    """Fails at once if nothing listens at ``HOST:PORT``; Ray itself would keep trying for minutes.
 
     Raises:
         OSError: no connection can be made.
@@ -31,10 +35,10 @@ def check_reachable(address: str | None) -> None:
 
 
 @contextmanager
-def environment(wanted: Mapping[str, str]) -> Iterator[None]:
-    """Sets variables that are not set yet, and takes them out again."""
-    missing = [name for name in wanted if name not in os.environ]
-    os.environ.update({name: wanted[name] for name in missing})
+def environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Sets variables that are not set yet, and removes them again."""
+    missing = [name for name in variables if name not in os.environ]
+    os.environ.update({name: variables[name] for name in missing})
     try:
         yield
     finally:
@@ -43,8 +47,8 @@ def environment(wanted: Mapping[str, str]) -> Iterator[None]:
 
 
 @contextmanager
-def same_signals() -> Iterator[None]:
-    """Puts back the handler of SIGTERM that the block replaces; Ray's ends the process with nothing said."""
+def keep_sigterm() -> Iterator[None]:
+    """Restores the handler of SIGTERM that the block replaces; Ray's ends the process without a message."""
     main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
@@ -56,8 +60,8 @@ def same_signals() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Hides what Ray's developers have to say to one another, and tracebacks of what is told in one line."""
-    loggers = [logging.getLogger(name) for name in _TALKATIVE]
+    """Hides Ray's warnings for its developers, and tracebacks of what we report in one line."""
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\b")
@@ -71,13 +75,38 @@ def quiet() -> Iterator[None]:
 
 
 @contextmanager
-def scratch() -> Iterator[str]:
-    """A folder for the files that Tune insists on."""
-    folder = tempfile.mkdtemp(prefix="autoprune-ray-")
+def scratch_folder() -> Iterator[str]:
+    """A folder for the files that Tune insists on; those that killed processes left are removed first.
+
+    Yields:
+        Its path. A lock file inside, held until the end, shows that the folder is in use. The kernel frees
+        the lock when the process dies, so neither a reused process id nor a container that has another
+        view of processes can be mistaken for an owner.
+    """
+    remove_abandoned(Path(tempfile.gettempdir()))
+    folder = tempfile.mkdtemp(prefix=SCRATCH_PREFIX)
     try:
-        yield folder
+        with (Path(folder) / _LOCK).open("w") as lock:
+            with suppress(OSError):  # a file system without locks: the folder is never taken for abandoned
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                lock.write(f"in use by process {os.getpid()} on {socket.gethostname()}\n")
+                lock.flush()
+            yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def remove_abandoned(parent: Path) -> None:
+    """Removes the scratch folders of this user whose process no longer lives."""
+    for folder in parent.glob(f"{SCRATCH_PREFIX}*"):
+        with suppress(OSError):
+            if folder.is_symlink() or folder.stat().st_uid != os.getuid():
+                continue
+            with (folder / _LOCK).open() as lock:
+                # Empty: its owner is between making the folder and holding the lock.
+                if lock.read():
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def no_cluster(address: str | None, error: Exception) -> RunError:
@@ -91,14 +120,14 @@ def no_cluster(address: str | None, error: Exception) -> RunError:
     if "Initialization failure" in problem:
         return RunError(
             f"the head node at {address} can't start its process for a client; see ray_client_server.err "
-            "among its logs, then run the same command"
+            "in its logs, then run the same command"
         )
     if address in (None, "local"):
-        return RunError(f"Ray can't be started here: {problem[:200]}; try again, or take --engine local")
+        return RunError(f"Ray can't be started here: {problem[:200]}; try again, or choose --engine local")
     start = "`ray start --head`"
     if str(address).startswith("ray://"):
         start += " (it serves clients at port 10001, where grpcio is installed)"
     return RunError(
-        f"no Ray cluster at {address}: {problem[:200]}; start one with {start}, or leave --address away to "
+        f"no Ray cluster at {address}: {problem[:200]}; start one with {start}, or omit --address to "
         "start Ray here"
     )

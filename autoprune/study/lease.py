@@ -1,17 +1,18 @@
-"""Keeps a second driver away from a study in a database, where no lock on a file tells of the first."""
+"""Keeps a second driver away from a study in a database, where no file lock shows that there is a first."""
 
 import os
 import socket
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import optuna
 
 from autoprune.errors import RunError
 
-BEAT_S = 20.0  # a driver says as often that it lives
-STALE_S = 120.0  # without a sign for this long, a driver on another host counts as dead
+BEAT_S = 20.0  # between two renewals of a lease
+STALE_S = 120.0  # after this long without a renewal, a driver on another host counts as dead
 ATTRIBUTE = "driver"
 
 
@@ -20,21 +21,21 @@ class Lease:
 
     Args:
         study: the study, in a storage that threads may share.
-        where: what the message calls it.
+        name: what the message calls it.
+        clock: seconds since the epoch, which drivers on other hosts have too.
 
     Raises:
-        RunError: another driver has it (names its host and pid).
+        RunError: another driver has it (names its host and pid); a lease of a dead driver is free.
     """
 
-    def __init__(self, study: optuna.Study, where: str) -> None:
-        """Takes the lease; that of a driver that is dead is free."""
-        self._study, self._ended = study, threading.Event()
+    def __init__(self, study: optuna.Study, name: str, clock: Callable[[], float] = time.time) -> None:
+        self._study, self._clock, self._ended = study, clock, threading.Event()
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
         owner = study.user_attrs.get(ATTRIBUTE) or {}
         if owner and self._lives(owner):
-            ago = time.time() - owner["beat"]
+            ago = clock() - owner["beat"]
             raise RunError(
-                f"{where} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
+                f"{name} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
                 f"{ago:.0f} s ago); stop it, choose another --out, or, if it is dead, try again in "
                 f"{STALE_S:.0f} s"
             )
@@ -49,7 +50,7 @@ class Lease:
         self._study.set_user_attr(ATTRIBUTE, None)
 
     def _lives(self, owner: dict[str, Any]) -> bool:
-        if {name: owner[name] for name in self._me} == self._me:
+        if {key: owner[key] for key in self._me} == self._me:
             return False  # this process itself
         if owner["host"] == self._me["host"]:
             try:
@@ -58,10 +59,10 @@ class Lease:
                 return False
             except PermissionError:
                 return True
-        return time.time() - float(owner["beat"]) < STALE_S
+        return self._clock() - float(owner["beat"]) < STALE_S
 
     def _beat(self) -> None:
-        self._study.set_user_attr(ATTRIBUTE, {**self._me, "beat": time.time()})
+        self._study.set_user_attr(ATTRIBUTE, {**self._me, "beat": self._clock()})
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_S):

@@ -62,7 +62,7 @@ def load_study(storage: Path | str, name: str) -> optuna.Study:
 
 
 def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
-    """Names the objectives, with units, in what `optuna-dashboard` shows; studies that have names keep them."""
+    """Names the objectives, with units, for `optuna-dashboard`; a study that has names keeps them."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
         if study.metric_names is None:

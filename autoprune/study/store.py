@@ -131,7 +131,7 @@ class TrialStore:
                 self.fail(number)
 
     def requeue(self, trial: FrozenTrial, losses: int | None = None) -> None:
-        """Queues the trial's parameters again, then drops it: in this order a kill in between loses nothing."""
+        """Queues the trial again, then drops it: in this order a kill in between loses nothing."""
         attributes = {**inherited(trial), **encode(requeued_from=trial.number, losses=losses)}
         with self.batch():
             self.study.enqueue_trial(trial.params, user_attrs=attributes)

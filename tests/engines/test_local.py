@@ -6,10 +6,10 @@ from autoprune.errors import RunError
 
 def test_an_error_that_is_not_the_trials_own_ends_the_search_and_loses_nothing(make_ledger, evaluator):
     class DiskFull(evaluator):
-        def evaluate(self, keep, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0):
             if self.evaluations == 3:
                 raise RunError("the disk is full")
-            return super().evaluate(keep, rung, state, repeat)
+            return super().evaluate(widths, rung, state, repeat)
 
     with pytest.raises(RunError, match="disk is full"):
         local.run(make_ledger(), DiskFull(), lambda number: None)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import tempfile
 import textwrap
-import time
 from pathlib import Path
 
 import pytest
@@ -15,10 +14,12 @@ import pytest
 from autoprune.engines import local
 from autoprune.errors import RunError
 from autoprune.study.ledger import Ledger
-from autoprune.study.trials import LedgerSettings
+
+from ..conftest import ledger_settings
+from .conftest import wait_until
 
 pytest.importorskip("psycopg2", reason="pip install 'autoprune[postgresql]'")
-BINARIES = [Path(found).parent for found in [shutil.which("initdb")] if found]
+BINARIES = [Path(initdb).parent for initdb in [shutil.which("initdb")] if initdb]
 BINARIES += sorted(Path("/usr/lib/postgresql").glob("*/bin"))
 pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL server is installed")
 
@@ -39,9 +40,7 @@ def url():
             open(os.devnull, "w") as nowhere,
             subprocess.Popen(command, cwd=folder, stdout=nowhere, stderr=nowhere, **user) as server,
         ):
-            while not (folder / ".s.PGSQL.5432").exists():
-                assert server.poll() is None
-                time.sleep(0.05)
+            wait_until((folder / ".s.PGSQL.5432").exists, server)
             yield f"postgresql+psycopg2://tester@/postgres?host={name}"
             server.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, a killed driver's among them
 
@@ -52,15 +51,16 @@ def make_ledger(url, make_ledger):
     opened = []
 
     def make(trials=6, **settings):
-        settings = LedgerSettings(trials=trials, rungs=2, **{"sampler": "tpe", "confirm": 0, **settings})
+        settings = ledger_settings(trials=trials, rungs=2, **settings)
         opened.append(Ledger(url, "s", make_ledger(name="plan").plan, settings))
         return opened[-1]
 
     yield make
-    for found in opened:
-        found.release()
-        found._storage.remove_session()
-        found._storage._backend.engine.dispose()
+    for ledger in opened:
+        ledger.release()
+        storage = ledger._store._storage
+        storage.remove_session()
+        storage._backend.engine.dispose()
 
 
 def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, evaluator, url, tmp_path):
@@ -70,15 +70,13 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ev
 
     # A driver in another process, killed with -9, leaves its trial in flight.
     script = textwrap.dedent(f"""
-        import sys, time
+        import signal, sys
         sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-        from conftest import FakePlan
+        from conftest import FakePlan, ledger_settings
         from autoprune.study.ledger import Ledger
-        from autoprune.study.trials import LedgerSettings
-        settings = LedgerSettings(trials=6, sampler="tpe", confirm=0, rungs=2)
-        ledger = Ledger({url!r}, "s", FakePlan(), settings)
+        ledger = Ledger({url!r}, "s", FakePlan(), ledger_settings(rungs=2))
         print(ledger.ask().number, flush=True)
-        time.sleep(300)
+        signal.pause()
     """)
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as other:
         assert int(other.stdout.readline()) == 3
@@ -93,7 +91,7 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ev
 
 
 def test_a_server_that_cannot_be_reached_is_one_line(tmp_path):
-    settings = LedgerSettings(trials=1, sampler="tpe", confirm=0)
+    settings = ledger_settings(trials=1)
     with pytest.raises(RunError, match=r"cannot open the study in postgresql.*; check --storage") as raised:
         Ledger(f"postgresql+psycopg2://x@/x?host={tmp_path}", "s", None, settings)
     assert "\n" not in str(raised.value)

@@ -1,20 +1,18 @@
-"""One Ray is started for all of these; starting it takes seconds."""
+"""The engine as a whole: connected to a cluster, or with a Ray that it starts and ends itself."""
 
-import io
-import re
-import socket
+import tempfile
 import warnings
 
 import pytest
-from rich.console import Console
 
-from autoprune import progress
-from autoprune.engines import dispatch, local
-from autoprune.engines import ray_setup as ray_setup
-from autoprune.errors import ConfigError, RunError
+from autoprune.engines import local
+from autoprune.engines.ray_setup import SCRATCH_PREFIX
+from autoprune.errors import RunError
+
+from .conftest import SAFETY_LIMIT_S, stopped_clock
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.timeout(SAFETY_LIMIT_S),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
@@ -26,164 +24,61 @@ pytestmark = [
 def engine():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        import ray
+        from autoprune.engines import ray
 
-        from autoprune.engines import ray as module
-
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-        )
-        yield module
-        ray.shutdown()
+        return ray
 
 
-def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, evaluator):
+@pytest.mark.slow
+def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, evaluator, tmp_path, monkeypatch):
+    folders = []
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     local.run(make_ledger(trials=2), evaluator(), lambda number: None)
-    engine.run(make_ledger(trials=4), evaluator, lambda number: None, engine.Cluster(workers=2))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        engine.run(
+            make_ledger(trials=4),
+            evaluator,
+            lambda number: folders.extend(tmp_path.glob(f"{SCRATCH_PREFIX}*")),
+            engine.Cluster(workers=1),
+            clock=stopped_clock,
+        )
+    assert not engine.ray.is_initialized()
+    assert folders  # while it ran
+    assert not list(tmp_path.glob(f"{SCRATCH_PREFIX}*"))
     last = make_ledger(trials=6)
     local.run(last, evaluator(), lambda number: None)
     assert len({tuple(r.widths.values()) for r in last.finished()}) == 6
 
 
-def test_failing_trials_and_lost_workers(engine, make_ledger, evaluator, tmp_path):
-    flag = str(tmp_path / "killed")
-
-    class Deadly(evaluator):
-        """Kills its worker once."""
-
-        def evaluate(self, keep, rung, state, repeat=0):
-            import os
-
-            if self.evaluations == 2 and not os.path.exists(flag):
-                open(flag, "w").close()
-                os._exit(1)
-            return super().evaluate(keep, rung, state, repeat)
-
-    ledger = make_ledger(trials=5)
-    engine.run(ledger, lambda: Deadly(fails_above=70), lambda number: None, engine.Cluster(workers=1))
-    records = ledger.finished()
-    assert len(records) == 5
-    assert {r.reason for r in records if r.state == "failed"} <= {"the loss is not finite at step 3"}
-    assert any(trial.user_attrs.get("losses") == 1 for trial in ledger.study.trials)
-
-
-def test_more_than_any_node_has_is_refused(engine, make_ledger, evaluator):
-    with pytest.raises(ConfigError, match=r"no Ray node has 64 CPUs .* --cpus-per-trial"):
-        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster(cpus_per_trial=64))
-
-
-def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, evaluator, tmp_path):
-    flag = tmp_path / "hung"
-
-    class Hanging(evaluator):
-        """Stops answering once, after some trials, as a frozen process does."""
-
-        def evaluate(self, keep, rung, state, repeat=0):
-            import os
-            import signal
-
-            if self.evaluations == 8 and not flag.exists():
-                flag.touch()
-                os.kill(os.getpid(), signal.SIGSTOP)
-            return super().evaluate(keep, rung, state, repeat)
-
-    ledger, said = make_ledger(trials=6), io.StringIO()
-    with pytest.MonkeyPatch.context() as short, progress.show(Console(file=said, width=200)):
-        short.setattr(dispatch, "LEAST_LIMIT_S", 0.5)
-        engine.run(ledger, Hanging, lambda number: None, engine.Cluster(workers=1))
-    assert len(ledger.finished()) == 6
-    assert not any(record.state == "failed" for record in ledger.finished())
-    assert [trial.user_attrs["losses"] for trial in ledger.study.trials if "losses" in trial.user_attrs] == [
-        1
-    ]
-    assert re.search(
-        r"lost its worker: no answer at rung \d for \d+ s \(the median is 0 s\)", said.getvalue()
-    )
-
-
-def test_a_worker_that_cannot_load_ends_the_search_and_names_its_node(engine, make_ledger):
-    def load():
-        from autoprune.errors import DataError
-
-        raise DataError("no data at /data/coco")
-
-    ledger = make_ledger()
-    with pytest.raises(RunError, match=rf"on node {socket.gethostname()}: no data at /data/coco"):
-        engine.run(ledger, load, lambda number: None, engine.Cluster())
-    assert ledger.finished() == []
-
-
-def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
-    engine, make_ledger, evaluator, monkeypatch
-):
-    monkeypatch.setattr("autoprune.study.ledger.MOST_LOSSES", 2)
-
-    class Broken(evaluator):
-        def evaluate(self, keep, rung, state, repeat=0):
-            if len(keep["a"]) == 50:  # the warm start's
-                raise ZeroDivisionError("no such kernel")
-            return super().evaluate(keep, rung, state, repeat)
-
-    ledger = make_ledger(trials=3)
-    engine.run(ledger, Broken, lambda number: None, engine.Cluster())
-    failed = [record for record in ledger.finished() if record.state == "failed"]
-    assert [record.widths for record in failed] == [{"a": 50, "b": 50}]
-    assert "2 workers were lost with it, at last: ZeroDivisionError: no such kernel" in failed[0].reason
-
-
-def test_workers_that_die_before_they_begin_cost_no_trial_and_end_the_search(
-    engine, make_ledger, evaluator, monkeypatch
-):
-    monkeypatch.setattr(dispatch, "MOST_STILLBORN", 2)
-
-    def load():
-        raise OSError("the file system is gone")
-
-    with pytest.raises(
-        RunError, match=r"2 workers in a row died before they could begin: .*file system is gone"
-    ):
-        engine.run(make_ledger(trials=2), load, lambda number: None, engine.Cluster())
-    ledger = make_ledger(trials=2)
-    assert ledger.finished() == []
-    local.run(ledger, evaluator(), lambda number: None)
-    assert [record.state for record in ledger.finished()] == ["complete", "complete"]
-
-
-def test_nodes_must_see_the_data(engine, make_ledger, evaluator, tmp_path):
-    seen, missing = tmp_path / "seen", tmp_path / "missing"
-    seen.write_text("x")
-    cluster = engine.Cluster(must_see=(seen, tmp_path))
-    engine.run(make_ledger(trials=1), evaluator, lambda number: None, cluster)
-    with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}; put data and weights on storage"):
-        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster(must_see=(missing,)))
-
-
-def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, evaluator, monkeypatch):
-    from autoprune.engines import ray as module
-
+def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, evaluator, monkeypatch, engine):
     def other(**_):
         raise RuntimeError(
             "Version mismatch: The cluster was started with:\n    Ray: 2.9.0\n    Python: 3.9.1"
         )
 
-    monkeypatch.setattr(module.ray, "is_initialized", lambda: False)
-    monkeypatch.setattr(module.ray, "init", other)
+    monkeypatch.setattr(engine.ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(engine.ray, "init", other)
     with pytest.raises(
         RunError, match=r"at auto has other versions .*Ray: 2\.9\.0 Python: 3\.9\.1; install the same"
     ):
-        module.run(make_ledger(), evaluator, lambda number: None, module.Cluster("auto"))
+        engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster("auto"))
 
 
-@pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_an_address_where_nobody_listens_is_refused_at_once(form):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(OSError, match="refused"):
-        ray_setup.check_reachable(form.format(port))
-    with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
-        listening.listen()
-        ray_setup.check_reachable(form.format(listening.getsockname()[1]))
-    for elsewhere in (None, "auto", "local"):
-        ray_setup.check_reachable(elsewhere)
+def test_the_connection_is_tried_again_where_ray_loses_a_process(engine, monkeypatch):
+    tries = []
+
+    def init(address, **options):
+        tries.append(address)
+        if len(tries) < lost:
+            raise ConnectionAbortedError("Initialization failure from server")
+
+    monkeypatch.setattr(engine.ray, "init", init)
+    monkeypatch.setattr(engine, "CONNECT_PAUSES_S", (0.0, 0.0))
+    lost = 3
+    engine._init(address="ray://head:10001")
+    assert tries == ["ray://head:10001"] * 3
+    lost = 99
+    with pytest.raises(ConnectionAbortedError):
+        engine._init(address="ray://head:10001")
+    assert len(tries) == 6

@@ -1,15 +1,13 @@
 """A search driven from outside of a cluster, through the client server of a real head node."""
 
-import _thread
 import os
 import signal
 import socket
 import subprocess
 import sys
 import textwrap
-import threading
-import time
 import warnings
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -17,9 +15,12 @@ import pytest
 from autoprune.engines import local
 from autoprune.errors import ConfigError, RunError
 
+from .conftest import SAFETY_LIMIT_S, stopped_clock, wait_until
+
 pytest.importorskip("grpc", reason="pip install 'autoprune[client]'")
 pytestmark = [
     pytest.mark.slow,
+    pytest.mark.timeout(SAFETY_LIMIT_S),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
     pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
@@ -54,7 +55,7 @@ def address(engine):
         # gRPC's own handlers of a fork abort the new process now and then (ev_epoll1_linux.cc: Check failed).
         patch.setenv("GRPC_ENABLE_FORK_SUPPORT", "0")
         cluster = Cluster(initialize_head=True, head_node_args={**options, "ray_client_server_port": port})
-        wait_for(port)  # the client server is up some time after its node
+        wait_until(lambda: listens(port))  # the client server is up some time after its node
         yield f"ray://127.0.0.1:{port}"
         cluster.shutdown()
 
@@ -75,16 +76,13 @@ def skip_where_ray_cannot_fork(engine, monkeypatch):
     monkeypatch.setattr(engine, "no_cluster", no_cluster)
 
 
-def wait_for(port, seconds=60):
-    """Until something listens at a port of this machine."""
-    end = time.monotonic() + seconds
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except OSError:
-            assert time.monotonic() < end, f"nothing listens at port {port}"
-            time.sleep(0.1)
+def listens(port):
+    """Whether something listens at a port of this machine."""
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except OSError:
+        return False
+    return True
 
 
 def results(ledger):
@@ -101,11 +99,12 @@ def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_led
         told.append,
         engine.Cluster(address),
         lambda: changes.append(len(there.finished())),
+        stopped_clock,
     )
     assert results(there) == results(here)
     assert {record.state for record in there.finished()} >= {"complete", "failed"}
     assert told == [record.number for record in there.finished()]
-    assert set(range(8)) <= set(changes)  # the board is drawn while trials are under way
+    assert set(range(8)) <= set(changes)  # the status is shown while trials run
     assert not engine.ray.is_initialized()
 
 
@@ -117,15 +116,15 @@ def test_a_lost_worker_is_put_back_and_a_connection_that_was_there_stays(
     class Deadly(evaluator):
         """Kills its worker once."""
 
-        def evaluate(self, keep, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0):
             if self.evaluations == 2 and not os.path.exists(flag):
                 open(flag, "w").close()
                 os._exit(1)
-            return super().evaluate(keep, rung, state, repeat)
+            return super().evaluate(widths, rung, state, repeat)
 
     ledger = make_ledger(trials=5)
     with engine._connected(engine.Cluster(address), ""):
-        engine.run(ledger, Deadly, lambda number: None, engine.Cluster(workers=2))
+        engine.run(ledger, Deadly, lambda number: None, engine.Cluster(workers=2), clock=stopped_clock)
         assert engine.ray.is_initialized()
     records = ledger.finished()
     assert [record.state for record in records].count("failed") == 0
@@ -133,25 +132,6 @@ def test_a_lost_worker_is_put_back_and_a_connection_that_was_there_stays(
     assert [trial.user_attrs["losses"] for trial in ledger.study.trials if "losses" in trial.user_attrs] == [
         1
     ]
-
-
-def test_the_connection_is_tried_again_where_ray_loses_a_process(engine, monkeypatch):
-    tries = []
-
-    def init(address, **options):
-        tries.append(address)
-        if len(tries) < lost:
-            raise ConnectionAbortedError("Initialization failure from server")
-
-    monkeypatch.setattr(engine.ray, "init", init)
-    monkeypatch.setattr(engine, "CONNECT_PAUSES_S", (0.0, 0.0))
-    lost = 3
-    engine._init(address="ray://head:10001")
-    assert tries == ["ray://head:10001"] * 3
-    lost = 99
-    with pytest.raises(ConnectionAbortedError):
-        engine._init(address="ray://head:10001")
-    assert len(tries) == 6
 
 
 def test_an_error_of_the_driver_ends_the_search_on_the_cluster(engine, address, make_ledger, evaluator):
@@ -166,7 +146,7 @@ def test_the_checks_of_nodes_are_made(engine, address, make_ledger, evaluator, t
     missing = tmp_path / "missing"
     with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}"):
         engine.run(
-            make_ledger(), evaluator, lambda number: None, engine.Cluster(address, must_see=(missing,))
+            make_ledger(), evaluator, lambda number: None, engine.Cluster(address, required_paths=(missing,))
         )
 
 
@@ -191,69 +171,85 @@ def test_what_is_lost_on_the_head_node_ends_the_search_in_one_line(
     assert len(ledger_again.finished()) == 6
 
 
-def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, evaluator):
-    class Slow(evaluator):
-        def evaluate(self, keep, rung, state, repeat=0):
-            time.sleep(60 if self.evaluations == 4 else 0)
-            return super().evaluate(keep, rung, state, repeat)
+DRIVER = """
+    import signal, sys, time, warnings
+    warnings.simplefilter("ignore")
+    from pathlib import Path
+    sys.path.insert(0, {tests!r})
+    from conftest import FakePlan, ledger_settings
+    from autoprune.engines import ray
+    from autoprune.study.ledger import Ledger
 
-    ledger, began, heard = make_ledger(), [], threading.Event()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us behind "&"
+    hangs = Path({folder!r}) / "hangs"
 
-    def press():
-        """Again after 10 s, as a user would: Python drops an interrupt that falls into a destructor."""
-        pause = 1.0
-        while not heard.wait(pause):
-            _thread.interrupt_main()
-            pause = 10.0
+    def load():
+        class Hanging:
+            evaluations = 0
 
-    def interrupt(number):
-        if not began:
-            began.append(time.monotonic())
-            threading.Thread(target=press, daemon=True).start()
+            def evaluate(self, widths, rung, state, repeat=0):
+                self.evaluations += 1
+                if self.evaluations > 4:
+                    hangs.touch()
+                    while True:
+                        time.sleep(0.1)
+                return {{"map": 0.5, "gflops": 1.0}}, state
+        return Hanging()
 
+    ledger = Ledger(Path({folder!r}) / "study.journal", "s", FakePlan(), ledger_settings(trials=50, rungs=2))
     try:
-        with pytest.raises(KeyboardInterrupt):
-            engine.run(ledger, Slow, interrupt, engine.Cluster(address))
-    finally:
-        heard.set()
-    assert time.monotonic() - began[0] < 30
-    assert 1 <= len(ledger.finished()) <= 4
+        ray.run(ledger, load, lambda number: None, ray.Cluster({address!r}, workers=2), clock=lambda: 0.0)
+    except KeyboardInterrupt:
+        print("interrupted", flush=True)
+"""
+
+
+@contextmanager
+def driver(address, folder):
+    """A process that drives a search of two workers, each of which hangs in its third trial.
+
+    Yields once the first one hangs: at least two trials are finished, and no more than four ever will be.
+    """
+    tests = str(Path(__file__).parent.parent)
+    script = textwrap.dedent(DRIVER).format(tests=tests, folder=str(folder), address=address)
+    environment = {**os.environ, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}
+    with subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment
+    ) as process:
+        try:
+            wait_until((folder / "hangs").exists, process)
+            yield process
+        finally:
+            process.kill()
+
+
+def test_ctrl_c_is_heard_while_trials_run(engine, address, make_ledger, evaluator, tmp_path):
+    with driver(address, tmp_path) as process:
+        while process.poll() is None:
+            process.send_signal(signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                # Pressed again as a user would: Python drops an interrupt that falls into a destructor.
+                process.wait(30)
+        assert process.stdout.read() == "interrupted\n"
+    resumed = make_ledger(trials=6)
+    assert 2 <= len(results(resumed)) <= 4
+    # Both CPUs in one worker: it can't begin before the others are gone.
+    cluster = engine.Cluster(address, cpus_per_trial=2)
+    engine.run(resumed, evaluator, lambda number: None, cluster, clock=stopped_clock)
+    assert len(resumed.finished()) == 6
 
 
 def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
     engine, address, make_ledger, evaluator, tmp_path
 ):
-    script = textwrap.dedent(f"""
-        import sys, time, warnings
-        warnings.simplefilter("ignore")
-        from pathlib import Path
-        sys.path.insert(0, {str(Path(__file__).parent.parent)!r})
-        from conftest import FakePlan
-        from autoprune.engines import ray
-        from autoprune.study.ledger import Ledger
-        from autoprune.study.trials import LedgerSettings
-
-        def load():
-            class Sleeper:
-                def evaluate(self, keep, rung, state, repeat=0):
-                    time.sleep(0.5)
-                    return {{"map": 0.5, "gflops": 1.0}}, state
-            return Sleeper()
-
-        journal = Path({str(tmp_path / "study.journal")!r})
-        ledger = Ledger(journal, "s", FakePlan(), LedgerSettings(50, "tpe", confirm=0, rungs=2))
-        ray.run(ledger, load, lambda number: print(number, flush=True), ray.Cluster({address!r}, workers=2))
-    """)
-    environment = {**os.environ, "RAY_CLIENT_RECONNECT_GRACE_PERIOD": "2"}
-    command = [sys.executable, "-c", script]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as driver:
-        assert driver.stdout.readline().strip() in ("0", "1")
-        driver.send_signal(signal.SIGKILL)
+    with driver(address, tmp_path) as process:
+        process.send_signal(signal.SIGKILL)
     resumed = make_ledger(trials=6)
     kept = results(resumed)
     assert kept
     # Both CPUs in one worker: it can't begin before the others are gone.
-    engine.run(resumed, evaluator, lambda number: None, engine.Cluster(address, cpus_per_trial=2))
+    cluster = engine.Cluster(address, cpus_per_trial=2)
+    engine.run(resumed, evaluator, lambda number: None, cluster, clock=stopped_clock)
     assert results(resumed)[: len(kept)] == kept
     assert len(resumed.finished()) == 6
 

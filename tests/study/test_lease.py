@@ -20,8 +20,15 @@ def study(tmp_path):
     storage.engine.dispose()
 
 
+NOW = 1e9
+
+
 def held_by(study, host, pid, ago=0.0):
-    study.set_user_attr(ATTRIBUTE, {"host": host, "pid": pid, "beat": time.time() - ago})
+    study.set_user_attr(ATTRIBUTE, {"host": host, "pid": pid, "beat": NOW - ago})
+
+
+def lease_of(study):
+    return Lease(study, "the study s", clock=lambda: NOW)
 
 
 def test_a_living_driver_is_named(study):
@@ -30,17 +37,17 @@ def test_a_living_driver_is_named(study):
     with pytest.raises(
         RunError, match=rf"in use by another driver \(host {socket.gethostname()}, pid {other.pid}"
     ):
-        Lease(study, "the study s")
+        lease_of(study)
     other.communicate(b"\n")
-    Lease(study, "the study s").release()  # it has ended, so there is nothing to wait for
+    lease_of(study).release()  # it has ended, so there is nothing to wait for
 
 
 def test_a_driver_on_another_host_is_believed_for_two_minutes(study):
     held_by(study, "node7", 12, ago=STALE_S - 5)
     with pytest.raises(RunError, match="host node7, pid 12, last sign 115 s ago"):
-        Lease(study, "the study s")
+        lease_of(study)
     held_by(study, "node7", 12, ago=STALE_S + 5)
-    Lease(study, "the study s").release()
+    lease_of(study).release()
 
 
 def test_it_is_renewed_and_given_back(study, monkeypatch):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autoprune.study.rungs import first_systematic_failure, is_promoted, score_of
 from autoprune.study.records import Record
+from autoprune.study.rungs import first_systematic_failure, is_promoted, score_of
 
 scores = st.lists(st.floats(0, 1), min_size=3, max_size=30)
 
