@@ -1,7 +1,7 @@
 """How the search scales, and what it survives. Sleeping evaluators stand for the work of a GPU.
 
     python scripts/bench/scale.py ledger                # 5,000 trials of 47 parameters
-    python scripts/bench/scale.py overhead              # seconds a trial, beside Tune's own function API
+    python scripts/bench/scale.py overhead              # seconds per trial, beside Tune's own function API
     python scripts/bench/scale.py workers               # 64 logical workers
     python scripts/bench/scale.py kills --runs 20       # kill -9 of drivers and workers
     python scripts/bench/scale.py nodes                 # two nodes, one killed
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, help="default: what the part's table is made with")
     parser.add_argument("--runs", type=int, default=20, help="kills: how many runs")
     parser.add_argument("--workers", type=int, help="default: 2, for `workers` 64")
-    parser.add_argument("--seconds", type=float, help="time of a trial; default: 0, for `workers` 5")
+    parser.add_argument("--seconds", type=float, help="seconds per trial; default: 0, for `workers` 5")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="file for the figures")
     arguments = parser.parse_args()

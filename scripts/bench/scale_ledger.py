@@ -43,11 +43,11 @@ def ledger(arguments: argparse.Namespace) -> dict[str, Any]:
         for sampler in ("thompson", "tpe", "nsga2"):
             journal.write_bytes(copy)
             started = time.perf_counter()
-            found = _open(journal, plan, trials, sampler)
+            resumed = _open(journal, plan, trials, sampler)
             resume = time.perf_counter() - started
-            asked, reported = run(found)
+            asked, reported = run(resumed)
             figures[sampler] = {
-                "trials": len(found.finished()),
+                "trials": len(resumed.finished()),
                 "suggestion_p50_s": round(float(np.quantile([wall for wall, _ in asked], 0.5)), 3),
                 "suggestion_p95_s": round(float(np.quantile([wall for wall, _ in asked], 0.95)), 3),
                 "suggestion_cpu_p95_s": round(float(np.quantile([cpu for _, cpu in asked], 0.95)), 3),
@@ -71,7 +71,7 @@ def make_plan() -> SpacePlan:
     return SpacePlan(space, [(Budget("gflops", 0.5 * graph.gflops()),)], {}, {"bench": "scale"}, "l2")
 
 
-def run(found: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
+def run(ledger: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
     """Runs a ledger to its end with a formula for mAP.
 
     Returns:
@@ -80,26 +80,35 @@ def run(found: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
     random = np.random.default_rng(1)
     asked: list[tuple[float, float]] = []
     reported: list[float] = []
-    found.note("dense", {"map": 0.45})
+    ledger.note("dense", {"map": 0.45})
     while True:
         started, cpu = time.perf_counter(), time.process_time()
-        if (candidate := found.ask()) is None:
+        if (candidate := ledger.ask()) is None:
             return asked, reported
         asked.append((time.perf_counter() - started, time.process_time() - cpu))
-        gone = float(found.plan.removed([candidate.widths]).sum())
+        gone = float(ledger.plan.removed([candidate.widths]).sum())
         score = 0.45 - gone / 1e5 + 0.01 * random.normal()
-        for rung in range(found.settings.rungs):
+        for rung in range(ledger.settings.rungs):
             metrics = {"map": score, "map50": score, "loss": 1 - score, "gflops": 20.0, "mparams": 10.0}
             metrics |= {"training_s": 60.0, "evaluation_s": 20.0, "other_s": 0.2}
             started = time.perf_counter()
-            is_promoted = found.report(candidate.number, rung, metrics)
+            is_promoted = ledger.report(candidate.number, rung, metrics)
             reported.append(time.perf_counter() - started)
             if not is_promoted:
                 break
 
 
 def _open(journal: Path, plan: SpacePlan, trials: int, sampler: str) -> Ledger:
-    settings = LedgerSettings(trials=trials, sampler=sampler, confirm=0, rungs=2, parallel=True)
+    settings = LedgerSettings(
+        trials=trials,
+        objectives=("map", "gflops"),
+        rungs=2,
+        rung_keep=0.5,
+        sampler=sampler,
+        seed=0,
+        confirm=0,
+        parallel=True,
+    )
     return Ledger(journal, "s", plan, settings)
 
 

@@ -21,8 +21,10 @@ import ray
 
 from autoprune.engines import ray as engine
 from autoprune.run.directory import RunDirectory
+from autoprune.space.warm_start import WarmStart
 from autoprune.study.ledger import Ledger
-from autoprune.study.trials import LedgerSettings, Record, WarmStart
+from autoprune.study.records import Record
+from autoprune.study.trials import LedgerSettings
 
 RUNGS = 2
 
@@ -43,9 +45,6 @@ class Plan:
             for name, fraction in zip(self.variables, fractions, strict=True)
         }
 
-    def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        return {name: tuple(range(width)) for name, width in widths.items()}
-
     def removed(self, widths: Sequence[Mapping[str, int]]) -> Any:
         return np.array([[1000 - each[name] for name in self.variables] for each in widths], dtype=float)
 
@@ -54,7 +53,7 @@ class Plan:
 
 
 def sleeper(seconds: float, log: Path | None = None, together: int = 0) -> Callable[[], Any]:
-    """Loads an evaluator that sleeps ``seconds`` a trial, in each of its rungs as long.
+    """Loads an evaluator that sleeps ``seconds`` per trial, an equal part of it in each rung.
 
     Args:
         seconds: of a trial that reaches the top.
@@ -69,27 +68,30 @@ def sleeper(seconds: float, log: Path | None = None, together: int = 0) -> Calla
                 while len(list(log.parent.glob(f"{log.name}.*"))) < together:
                     time.sleep(0.2)
 
-        def evaluate(self, keep: Any, rung: int, state: Any, repeat: int = 0) -> tuple[dict[str, float], Any]:
+        def evaluate(
+            self, widths: Any, rung: int, state: Any, repeat: int = 0
+        ) -> tuple[dict[str, float], Any]:
             began = time.time()
             time.sleep(seconds / RUNGS)
-            widths = [len(kept) for kept in keep.values()]
-            metrics = {"map": 0.5 - abs(widths[0] - 700) / 2000 + rung / 100, "gflops": float(sum(widths))}
+            channels = list(widths.values())
+            score = 0.5 - abs(channels[0] - 700) / 2000 + rung / 100
+            metrics = {"map": score, "gflops": float(sum(channels))}
             metrics |= {"began": began, "ended": time.time()}
             if log is not None:
                 with log.open("a") as lines:
-                    lines.write(json.dumps({"widths": widths, "rung": rung, "pid": os.getpid()}) + "\n")
+                    lines.write(json.dumps({"widths": channels, "rung": rung, "pid": os.getpid()}) + "\n")
             return metrics, state
 
     return Sleeper
 
 
 def overhead(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Seconds a trial that are not work, beside Tune's plain function API with its OptunaSearch."""
+    """Seconds per trial that are not work, beside Tune's plain function API with its OptunaSearch."""
     count, trials = arguments.workers or 2, arguments.trials or 100
     with _ray_here(count), tempfile.TemporaryDirectory() as folder:
-        found = _ledger(Path(folder), trials, rungs=1)
-        engine.run(found, sleeper(0.0), lambda number: None, engine.Cluster(workers=count))
-        ours = _figures(found, count)
+        ledger = _ledger(Path(folder), trials, rungs=1)
+        engine.run(ledger, sleeper(0.0), lambda number: None, engine.Cluster(workers=count))
+        ours = _figures(ledger, count)
         theirs = _function_api(count, trials, folder)
     figures = {"workers": count, "trials": trials, "autoprune": ours, "tune_function_api": theirs}
     print(json.dumps(figures, indent=1))
@@ -101,10 +103,10 @@ def workers(arguments: argparse.Namespace) -> dict[str, Any]:
     count, trials = arguments.workers or 64, arguments.trials or 1000
     seconds = 5.0 if arguments.seconds is None else arguments.seconds
     with _ray_here(count), tempfile.TemporaryDirectory() as folder:
-        found = _ledger(Path(folder), trials, rungs=RUNGS, rung_keep=1.0)
+        ledger = _ledger(Path(folder), trials, rungs=RUNGS, rung_keep=1.0)
         load = sleeper(seconds, Path(folder) / "log", together=count)
-        engine.run(found, load, lambda number: None, engine.Cluster(workers=count))
-        figures = {"workers": count, "trials": trials, "seconds": seconds, **_figures(found, count)}
+        engine.run(ledger, load, lambda number: None, engine.Cluster(workers=count))
+        figures = {"workers": count, "trials": trials, "seconds": seconds, **_figures(ledger, count)}
     print(json.dumps(figures, indent=1))
     return figures
 
@@ -146,19 +148,19 @@ def _two_nodes(trials: int, seconds: float, kill: bool) -> dict[str, float]:
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     try:
         with tempfile.TemporaryDirectory() as folder:
-            found = _ledger(Path(folder), trials, rungs=RUNGS, rung_keep=1.0)
+            ledger = _ledger(Path(folder), trials, rungs=RUNGS, rung_keep=1.0)
 
             def finished(number: int) -> None:
-                if kill and len(found.finished()) == trials // 2 and second in cluster.worker_nodes:
+                if kill and len(ledger.finished()) == trials // 2 and second in cluster.worker_nodes:
                     cluster.remove_node(second, allow_graceful=False)
 
             load = sleeper(seconds, Path(folder) / "log", together=2)
-            engine.run(found, load, finished, engine.Cluster(workers=2))
-            complete = sum(record.state == "complete" for record in found.finished())
+            engine.run(ledger, load, finished, engine.Cluster(workers=2))
+            complete = sum(record.state == "complete" for record in ledger.finished())
             if complete != trials:
                 raise SystemExit(f"{complete} trials are complete instead of {trials}")
-            lost = sum("losses" in trial.user_attrs for trial in found.study.trials)
-            return {**_figures(found, 2), "put_back": lost}
+            lost = sum("losses" in trial.user_attrs for trial in ledger.study.trials)
+            return {**_figures(ledger, 2), "put_back": lost}
     finally:
         ray.shutdown()
         cluster.shutdown()
@@ -176,7 +178,7 @@ def _one_run(
         command = [sys.executable, __file__, str(folder), address, str(trials), str(seconds)]
         driver = subprocess.Popen(command)
         done = _lines(folder)
-        while driver.poll() is None and _lines(folder) == done:  # until its workers are at work
+        while driver.poll() is None and _lines(folder) == done:  # until its workers are running
             time.sleep(0.05)
         time.sleep(chance.uniform(0, 0.6) * trials * seconds / 2)
         if worker and (pids := {json.loads(line)["pid"] for line in _text(folder)[-2:]}):
@@ -227,7 +229,14 @@ def drive(folder: Path, address: str, trials: int, seconds: float) -> None:
 
 def _ledger(folder: Path, trials: int, rungs: int = RUNGS, rung_keep: float = 0.5) -> Ledger:
     settings = LedgerSettings(
-        trials=trials, sampler="random", confirm=0, rungs=rungs, rung_keep=rung_keep, parallel=True
+        trials=trials,
+        objectives=("map", "gflops"),
+        rungs=rungs,
+        rung_keep=rung_keep,
+        sampler="random",
+        seed=0,
+        confirm=0,
+        parallel=True,
     )
     return Ledger(folder / "study.journal", "s", Plan(), settings)
 
@@ -237,8 +246,8 @@ def _read(folder: Path) -> tuple[list[Record], list[Record]]:
     with tempfile.TemporaryDirectory() as elsewhere:
         journal = (folder / "study.journal").read_bytes()
         (Path(elsewhere) / "study.journal").write_bytes(journal[: journal.rfind(b"\n") + 1])
-        found = _ledger(Path(elsewhere), 1)
-        return found.finished(), found.front()
+        ledger = _ledger(Path(elsewhere), 1)
+        return ledger.finished(), ledger.front()
 
 
 def _text(folder: Path) -> list[str]:
@@ -256,15 +265,15 @@ def _lines(folder: Path) -> int:
     return len(_text(folder))
 
 
-def _figures(found: Ledger, count: int) -> dict[str, float]:
+def _figures(ledger: Ledger, count: int) -> dict[str, float]:
     """Wall time from the first trial's begin to the last one's end, and what of it was not work."""
-    rungs = [metrics for record in found.finished() for metrics in record.rungs]
+    rungs = [metrics for record in ledger.finished() for metrics in record.rungs]
     wall = max(metrics["ended"] for metrics in rungs) - min(metrics["began"] for metrics in rungs)
     work = sum(metrics["ended"] - metrics["began"] for metrics in rungs)
     return {
         "wall_s": round(wall, 2),
-        "utilisation": round(work / (count * wall), 4),
-        "overhead_s_per_trial": round((count * wall - work) / len(found.finished()), 4),
+        "utilization": round(work / (count * wall), 4),
+        "overhead_s_per_trial": round((count * wall - work) / len(ledger.finished()), 4),
     }
 
 
