@@ -1,0 +1,128 @@
+"""Studies opened in journals and databases; their objectives' names, read through Optuna's API."""
+
+import optuna
+import pytest
+from optuna.storages.journal import JournalFileBackend
+
+from autoprune.errors import RunError
+from autoprune.study.ledger import Ledger
+from autoprune.study.storage import batch, load_study, name_objectives, open_study
+
+from ..conftest import FakePlan, ledger_settings
+
+DIRECTIONS = ("maximize", "minimize")
+NAMES = ["mAP (fraction)", "GFLOPs"]
+
+
+@pytest.fixture(params=["journal", "sqlite"])
+def place(request, tmp_path):
+    """Where a study lies: the path of a journal, or a URL."""
+    return tmp_path / "study.journal" if request.param == "journal" else f"sqlite:///{tmp_path}/study.db"
+
+
+@pytest.fixture
+def optunas(place):
+    """Opens the study as `optuna-dashboard` does, by Optuna alone."""
+    storages = []
+
+    def load(create=False):
+        if isinstance(place, str):
+            storages.append(optuna.storages.RDBStorage(place))
+        else:
+            storages.append(optuna.storages.JournalStorage(JournalFileBackend(str(place))))
+        if create:
+            return optuna.create_study(storage=storages[-1], study_name="s", directions=list(DIRECTIONS))
+        return optuna.load_study(storage=storages[-1], study_name="s")
+
+    yield load
+    for storage in storages:
+        close(storage)
+
+
+def close(storage):
+    storage.remove_session()
+    engine = getattr(getattr(storage, "_backend", storage), "engine", None)
+    if engine is not None:
+        engine.dispose()
+
+
+def open_ledger(place, **settings):
+    ledger = Ledger(place, "s", FakePlan(), ledger_settings(**settings))
+    ledger.release()
+    close(ledger._store._storage)
+
+
+def test_a_dashboard_shows_objectives_with_names_and_units(place, optunas):
+    open_ledger(place)
+    assert optunas().metric_names == NAMES
+
+
+def test_an_older_study_gets_its_names_when_it_is_resumed(place, optunas):
+    older = optunas(create=True)
+    older.set_user_attr("identity", {"format": "2", "variables": "a, b"})
+    older.set_user_attr("budgets", [None])
+    assert optunas().metric_names is None
+    open_ledger(place)
+    assert optunas().metric_names == NAMES
+
+
+def test_a_study_of_another_search_is_left_as_it_is(place, optunas):
+    older = optunas(create=True)
+    older.set_user_attr("identity", {"format": "2", "variables": "c"})
+    with pytest.raises(RunError, match="another search: its variables differs"):
+        open_ledger(place)
+    assert optunas().metric_names is None
+
+
+def test_all_objectives_have_names_and_names_that_are_set_stay():
+    objectives = ("map", "gflops", "latency_ms")
+    study = optuna.create_study(directions=["maximize", "minimize", "minimize"])
+    name_objectives(study, objectives)
+    assert study.metric_names == [*NAMES, "latency (ms)"]
+    study.add_trial(optuna.trial.create_trial(values=[0.4, 10.0, 5.0]))
+    assert {"values_mAP (fraction)", "values_GFLOPs", "values_latency (ms)"} <= set(study.trials_dataframe())
+    with pytest.warns(optuna.exceptions.ExperimentalWarning):
+        study.set_metric_names(["the", "user's", "own"])
+    name_objectives(study, objectives)
+    assert study.metric_names == ["the", "user's", "own"]
+
+
+def test_opening_creates_a_study_once_and_refuses_other_objectives(place):
+    study, storage = open_study(place, "s", DIRECTIONS)
+    study.set_user_attr("note", 1)
+    again, second = open_study(place, "s", DIRECTIONS)
+    assert again.user_attrs == {"note": 1}
+    with pytest.raises(RunError, match=r"the study s in .* has other objectives; choose another --out"):
+        open_study(place, "s", ("maximize",))
+    reader = load_study(place, "s")
+    assert reader.user_attrs == {"note": 1}
+    for each in (storage, second, reader._storage):
+        close(each)
+
+
+def test_a_journal_that_cannot_be_written_is_the_disks_error(tmp_path):
+    with pytest.raises(FileNotFoundError):
+        open_study(tmp_path / "missing" / "study.journal", "s", DIRECTIONS)
+
+
+def test_a_study_that_does_not_exist_is_refused_in_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"missing: the search has not begun; run `autoprune search` first"):
+        load_study(tmp_path / "study.journal", "s")
+    with pytest.raises(
+        RunError, match=r"cannot read the study s in nosuch://x: .*; check --storage"
+    ) as raised:
+        load_study("nosuch://x", "s")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_batch_is_one_write_to_a_journal_and_nothing_special_elsewhere(tmp_path):
+    journal = tmp_path / "study.journal"
+    study, storage = open_study(journal, "s", DIRECTIONS)
+    before = journal.read_bytes()
+    with batch(storage):
+        study.set_user_attr("first", 1)
+        study.set_user_attr("second", 2)
+        assert journal.read_bytes() == before
+    assert journal.read_bytes().count(b"\n") == before.count(b"\n") + 2
+    with batch(optuna.storages.InMemoryStorage()):
+        pass
