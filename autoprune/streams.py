@@ -15,7 +15,7 @@ def stdout_to_stderr() -> Iterator[None]:
     """Sends what is printed to standard output inside the block to standard error.
 
     Both levels are redirected: ``sys.stdout``, and the file descriptor below it, to which C code writes and
-    loggers that were made earlier. It holds for the whole process, so other threads print there too meanwhile.
+    loggers that were made earlier. It holds for the whole process: other threads print there too meanwhile.
     """
     with contextlib.redirect_stdout(sys.stderr), _descriptor_to_stderr():
         yield

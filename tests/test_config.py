@@ -112,9 +112,9 @@ def defaults_elsewhere():
 
 def test_a_default_that_is_repeated_elsewhere_is_the_same_there():
     repeated = list(defaults_elsewhere())
-    assert repeated == [
-        (place, name, Config.model_fields[name].default) for place, name, _ in repeated
-    ], "defaults differ from those of Config"
+    assert repeated == [(place, name, Config.model_fields[name].default) for place, name, _ in repeated], (
+        "defaults differ from those of Config"
+    )
 
 
 # renamed keys

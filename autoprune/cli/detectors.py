@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
 from autoprune.progress import say
+from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER
 
 if TYPE_CHECKING:
     from torch import nn
@@ -14,7 +15,6 @@ if TYPE_CHECKING:
     from autoprune.data.coco import Split
     from autoprune.policy import Policy
 
-POLICY_FILE = "policy.yaml"
 COCO_CLASSES = 91
 """With the background: the number of classes that is assumed of a detector where nothing says another."""
 FALLBACK_SIZE = (640, 640)
@@ -127,5 +127,5 @@ def config_of_run(folder: Path) -> Config | None:
     """Settings of the run that recovered the detector in ``folder``; ``None`` for a folder outside a run."""
     from autoprune.config import load_config
 
-    file = folder.absolute().parent.parent / "config.yaml"
-    return load_config(file) if folder.absolute().parent.name == "recovered" and file.is_file() else None
+    file = folder.absolute().parent.parent / CONFIG_FILE
+    return load_config(file) if folder.absolute().parent.name == RECOVERED_FOLDER and file.is_file() else None

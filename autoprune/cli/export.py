@@ -76,19 +76,19 @@ def export(
     What is written is read back, and its outputs are compared with the detector's.
     """
     from autoprune.export import largest_difference, load, save_detector
-    from autoprune.export.card import CARD_FILE, write_card
+    from autoprune.export.card import write_card
     from autoprune.files import write_text
     from autoprune.policy import Policy
-    from autoprune.run.directory import LATENCY_FILE, METRICS_FILE
+    from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
     raw_heads = raw_heads or format == "pt2"
     if raw_heads and format == "safetensors":
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
     if size is not None and not raw_heads:
         raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
-    folder = source if (source / "policy.yaml").is_file() else _recovered(source, trial)
+    folder = source if (source / POLICY_FILE).is_file() else _recovered(source, trial)
     refuse_existing(to)
-    model, policy = load(folder), Policy.load(folder / "policy.yaml")
+    model, policy = load(folder), Policy.load(folder / POLICY_FILE)
     with working() as console:
         file: Path | None = None
         if format != "safetensors":
@@ -107,7 +107,7 @@ def export(
             if source_file.is_file():
                 write_text(to / source_file.name, source_file.read_text(encoding="utf-8"))
         write_card(to)
-        names = ["policy.yaml", "model.safetensors", *([file.name] if file else []), CARD_FILE]
+        names = [POLICY_FILE, WEIGHTS_FILE, *([file.name] if file else []), CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
         console.print("read back: the outputs on a random image are identical")
         if file is not None:
@@ -176,12 +176,13 @@ def _recovered(run: Path, trial: int | None) -> Path:
         RunError: the run has none, or not this one.
     """
     from autoprune.run.directory import RunDirectory
+    from autoprune.run.names import METRICS_FILE
 
     directory = RunDirectory(run)
     directory.config()  # raises where this is no run
     scores = {
         file.parent: float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["map"])
-        for file in directory.recovered.glob("trial-*/metrics.json")
+        for file in directory.recovered.glob(f"trial-*/{METRICS_FILE}")
     }
     folder = None if trial is None else directory.recovered_folder(trial)
     if not scores or folder not in {None, *scores}:

@@ -11,9 +11,9 @@ from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.report.tables import points
+from autoprune.run.names import BASELINE_CHECKPOINT_FILE, METRICS_FILE, WEIGHTS_FILE
 
 DEFAULT_OUT = "runs/train"
-CHECKPOINT = "checkpoint.safetensors"
 
 
 @with_config(
@@ -38,8 +38,8 @@ def train(config: Config) -> None:
     from autoprune.training import train as fit
 
     device = pick_device(config)
-    weights, metrics_file = config.out / "model.safetensors", config.out / "metrics.json"
-    checkpoint = config.out / CHECKPOINT
+    weights, metrics_file = config.out / WEIGHTS_FILE, config.out / METRICS_FILE
+    checkpoint = config.out / BASELINE_CHECKPOINT_FILE
     if weights.exists() and not checkpoint.exists():
         raise RunError(f"{weights} already exists; choose another --out (YAML: out)")
     with distributed.process_group(), working() as console:

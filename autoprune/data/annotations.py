@@ -1,4 +1,4 @@
-"""Finds and reads COCO annotation files, and sets aside what can't be used."""
+"""Finds and reads COCO annotation files, and skips the entries that can't be used."""
 
 import contextlib
 import io
@@ -29,10 +29,10 @@ class Annotations:
     """One annotation file, reduced to what can be used.
 
     Attributes:
-        coco: pycocotools' index of the usable images and annotations; annotations are numbered anew from 1.
+        coco: pycocotools' index of the usable images and annotations; annotations are renumbered from 1.
         files: path of each usable image, by image id.
         sizes: its stored (height, width) in pixels, by image id.
-        skipped: one line for each image or annotation that was left out, with the reason.
+        skipped: one line per image or annotation that was skipped, with the reason.
     """
 
     coco: COCO
@@ -45,7 +45,7 @@ def find(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
     """Finds a split's annotation file and the folders that may hold its images.
 
     Raises:
-        DataError: the folder, the file or the split is not there.
+        DataError: the folder, the file or the split does not exist.
     """
     if isinstance(data, DataPaths):
         paths = getattr(data, split, None)
@@ -64,15 +64,15 @@ def find(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
                 data / name
                 for name in (f"images/{split}{year}", f"{split}{year}", f"images/{split}", "images")
             ]
-            found = tuple(folder for folder in folders if folder.is_dir())
-            if not found:
+            existing = tuple(folder for folder in folders if folder.is_dir())
+            if not existing:
                 raise DataError(f"{data} has neither images/ nor {split}{year}/; {HINT}")
-            return file, found
+            return file, existing
     raise DataError(f"{data} has no annotations/instances_{split}.json; {HINT}")
 
 
 def read(file: Path, folders: tuple[Path, ...]) -> Annotations:
-    """Reads an annotation file and looks at the head of every image; remembers the last few.
+    """Reads an annotation file and the header of every image; the last few files are cached.
 
     Raises:
         DataError: the file is not COCO, or none of its images can be used.
@@ -86,12 +86,12 @@ def read(file: Path, folders: tuple[Path, ...]) -> Annotations:
 
 @contextlib.contextmanager
 def silence() -> Any:
-    """Swallows what pycocotools prints."""
+    """Suppresses what pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
 
 
-@lru_cache(maxsize=3)  # a run opens its splits more than once; COCO's take half a minute each
+@lru_cache(maxsize=3)  # a run opens its splits several times; COCO's take half a minute each
 def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
     content = _load(file)
     for part in ("images", "annotations", "categories"):
@@ -131,30 +131,28 @@ def _load(file: Path) -> Mapping[str, Any]:
 
 
 def _categories(file: Path, records: list[Any]) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
+    categories: dict[int, dict[str, Any]] = {}
     for record in records:
         number = record.get("id") if isinstance(record, dict) else None
         if type(number) is not int or not isinstance(record.get("name"), str):
-            raise DataError(
-                f"{file}: category {record!r} needs a whole number as id and a name; mend it there"
-            )
-        if number in found:
-            raise DataError(f"{file}: two categories have the id {number}; mend it there")
-        found[number] = record
-    if not found:
+            raise DataError(f"{file}: category {record!r} needs an integer id and a name; fix it in the file")
+        if number in categories:
+            raise DataError(f"{file}: two categories have the id {number}; fix it in the file")
+        categories[number] = record
+    if not categories:
         raise DataError(f"{file} lists no categories; there is nothing to detect")
-    return found
+    return categories
 
 
 def _images(
     records: list[Any], folders: tuple[Path, ...], skipped: list[str]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, Path], dict[int, tuple[int, int]]]:
-    """Keeps the images whose file is there and is as large as the record says."""
+    """Keeps the images whose file exists and has the size of the record."""
     listed: dict[int, dict[str, Any]] = {}
     for record in records:
         number = record.get("id") if isinstance(record, dict) else None
         if type(number) is not int or not isinstance(record.get("file_name"), str):
-            skipped.append(f"image {record!r:.80}: it needs a whole number as id and a file_name")
+            skipped.append(f"image {record!r:.80}: it needs an integer id and a file_name")
         elif number in listed:
             skipped.append(
                 f"image {record['file_name']}: its id {number} is taken by {listed[number]['file_name']}"
@@ -176,21 +174,21 @@ def _images(
 def _locate(
     record: Mapping[str, Any], folders: Iterable[Path]
 ) -> tuple[Path | None, tuple[int, int] | None, str]:
-    """The image's path and stored size, or what is wrong with it."""
-    places = [folder / record["file_name"] for folder in folders]
-    path = next((place for place in places if os.path.isfile(place)), None)
+    """The image's path and stored size, or the problem with it."""
+    candidates = [folder / record["file_name"] for folder in folders]
+    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
-        return None, None, f"there is no file {places[-1]}"
+        return None, None, f"there is no file {candidates[-1]}"
     try:
         height, width = header_size(path)
     except DataError as error:
         return None, None, str(error)
-    said = (record.get("height", height), record.get("width", width))
-    if said == (height, width):
+    listed = (record.get("height", height), record.get("width", width))
+    if listed == (height, width):
         return path, (height, width), ""
-    turned = said == (width, height) and is_turned(path)
-    why = ", as its EXIF rotation is not applied; save it upright" if turned else ""
-    return None, None, f"it is {width}x{height} pixels, the annotations say {said[1]}x{said[0]}{why}"
+    turned = listed == (width, height) and is_turned(path)
+    reason = ", as its EXIF rotation is not applied; save it upright" if turned else ""
+    return None, None, f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
 
 
 def _annotations(
@@ -210,7 +208,7 @@ def _annotations(
         area = record.get("area")
         kept.append(
             {
-                "id": len(kept) + 1,  # COCOeval takes an annotation with id 0 for no annotation
+                "id": len(kept) + 1,  # COCOeval treats id 0 as no annotation
                 "image_id": record["image_id"],
                 "category_id": record["category_id"],
                 "bbox": [x, y, width, height],

@@ -18,7 +18,7 @@ from autoprune.progress import say
 
 GIB = 2**30
 SHOWN = 5
-"""Left-out images and annotations that a message names."""
+"""Skipped images and annotations that a message names."""
 
 Target = dict[str, Any]
 
@@ -37,9 +37,9 @@ def open_data(
             folder in the layout of COCO (``annotations/instances_{split}2017.json``, ``{split}2017/``), or
             explicit paths.
         split: ``train``, ``val`` or ``test``.
-        resize: the detector's rule, see `models.resize_rule`; ``None`` keeps the stored size.
-        cache_gib: memory for resized images; beyond it they are decoded anew.
-        strict: refuse images and annotations that can't be used, instead of leaving them out.
+        resize: the detector's rule, see `detectors.resize_rule`; ``None`` keeps the stored size.
+        cache_gib: memory for resized images; those beyond it are decoded at each use.
+        strict: refuse data with images or annotations that can't be used, instead of skipping those.
 
     Raises:
         DataError: the data is missing, is not in COCO format, or ``strict`` found something unusable.
@@ -49,11 +49,9 @@ def open_data(
     if annotations.skipped:
         count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
         if strict:
-            raise DataError(
-                f"{file}: {count} entries cannot be used: {first}; mend them or do without --strict"
-            )
+            raise DataError(f"{file}: {count} entries cannot be used: {first}; fix them or omit --strict")
         more = "; …" if count > SHOWN else ""
-        say(f"{file}: left out {count} entries that cannot be used: {first}{more}")
+        say(f"{file}: skipped {count} entries that cannot be used: {first}{more}")
     return Split(split, annotations, resize, cache_gib)
 
 
@@ -61,7 +59,7 @@ def check_same_classes(first: "Split", second: "Split") -> None:
     """Refuses two splits whose labels mean different things.
 
     Raises:
-        DataError: they differ in a category.
+        DataError: their categories differ.
     """
     if first.categories == second.categories:
         return
@@ -73,7 +71,7 @@ def check_same_classes(first: "Split", second: "Split") -> None:
 
 
 def absent_classes(split: "Split", images: int | None = None) -> list[str]:
-    """Names of the classes that the first ``images`` images (``None``: all) hold no box of, crowds apart."""
+    """Names of the classes without a box, crowds aside, in the first ``images`` images (``None``: all)."""
     seen = {
         thing["category_id"]
         for number in split.image_ids[:images]
@@ -84,11 +82,11 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
 
 
 class Split:
-    """Images and boxes of one split; the place of an image in it is its index.
+    """Images and boxes of one split, by the index of the image.
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        coco: pycocotools' index of what is used; boxes in stored pixels.
+        coco: pycocotools' index of the usable entries; boxes in pixels of the stored images.
         categories: name of each label. Category ids are the labels where all lie in 1 … 2·(their number),
             as COCO's own do; else labels count from 1 in the order of the ids.
         category_ids: category id of each label.
@@ -96,13 +94,12 @@ class Split:
         image_ids: COCO's id of each image.
         sizes: (height, width) of each image after resizing.
         stored_sizes: (height, width) of each image file.
-        skipped: what was left out, one line each.
+        skipped: the skipped entries, one line each.
     """
 
     def __init__(
         self, name: str, annotations: Annotations, resize: ResizeRule | None, cache_gib: float
     ) -> None:
-        """Use `open_data`."""
         self.name = name
         self.coco = annotations.coco
         self.skipped = list(annotations.skipped)
@@ -116,7 +113,7 @@ class Split:
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         self._label_of = {number: label for label, number in self.category_ids.items()}
-        self._room = int(cache_gib * GIB)
+        self._free_bytes = int(cache_gib * GIB)
         self._cache: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
@@ -125,16 +122,15 @@ class Split:
 
     @property
     def most_common_size(self) -> tuple[int, int]:
-        """The commonest (height, width) after resizing; of several, the one that comes first."""
+        """The most common (height, width) after resizing; the first of several."""
         return Counter(self.sizes).most_common(1)[0][0]
 
     def get(self, index: int) -> tuple[Tensor, Target]:
         """One image and its target.
 
         Returns:
-            uint8 [3, height, width], not to be changed in place, and ``boxes`` float32 [n, 4] (x1, y1, x2, y2
-            in resized pixels, cut off at the image's edges), ``labels`` int64 [n] and ``image_id``; without
-            the crowds.
+            uint8 [3, height, width], never modified in place, and, without crowds, ``boxes`` float32 [n, 4]
+            (x1, y1, x2, y2 in resized pixels, clipped to the image), ``labels`` int64 [n] and ``image_id``.
 
         Raises:
             DataError: the file can't be decoded.
@@ -148,15 +144,15 @@ class Split:
         device: torch.device | str = "cpu",
         flip: Sequence[bool] | None = None,
     ) -> tuple[list[Tensor], list[Target]]:
-        """Several images and their targets, as torchvision's detectors take them.
+        """Several images and their targets, in the form of torchvision's detectors.
 
         Args:
-            indices: places of the images.
-            device: where the tensors go.
+            indices: indices of the images.
+            device: device of the tensors.
             flip: for each image, whether it is mirrored left to right.
 
         Returns:
-            Images, float32 [3, height, width] in [0, 1], and targets as `get` gives them.
+            Images, float32 [3, height, width] in [0, 1], and targets as from `get`.
         """
         images, targets = [], []
         mirrored = [False] * len(indices) if flip is None else flip
@@ -184,8 +180,8 @@ class Split:
             decoded = {index: self._decode(index) for index in absent}
         images = [self._cache[index] if index in self._cache else decoded[index] for index in indices]
         for index, image in decoded.items():
-            if image.numel() <= self._room:
-                self._room -= image.numel()
+            if image.numel() <= self._free_bytes:
+                self._free_bytes -= image.numel()
                 self._cache[index] = image
         return images
 

@@ -1,4 +1,4 @@
-"""Image files to pixels: decoding, and resizing as torchvision's detectors would."""
+"""Decodes image files, and resizes them as torchvision's detectors would."""
 
 import math
 import os
@@ -17,7 +17,7 @@ EXIF_ORIENTATION = 0x0112
 
 
 class ResizeRule(Protocol):
-    """How a detector resizes its input; `models.Resize` is one."""
+    """How a detector resizes its input, such as `detectors.Resize`."""
 
     @property
     def min_size(self) -> int | None:
@@ -25,21 +25,21 @@ class ResizeRule(Protocol):
 
     @property
     def max_size(self) -> int | None:
-        """Most pixels of the longer side."""
+        """Limit on the pixels of the longer side."""
 
     @property
     def fixed(self) -> tuple[int, int] | None:
-        """Height and width of every image, in place of the two above."""
+        """Height and width of every image, instead of the two above."""
 
 
 def threads() -> int:
-    """Threads for decoding: one a CPU that this process may use, eight at most."""
+    """Threads for decoding: one per CPU that this process may use, at most eight."""
     affinity = getattr(os, "sched_getaffinity", None)
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, 8)
 
 
 def resized_size(size: tuple[int, int], rule: ResizeRule | None) -> tuple[int, int]:
-    """Height and width that the detector gives an image; its own resizing then changes nothing.
+    """Height and width to which the detector resizes an image; its own resizing then changes nothing.
 
     With s = min(min_size / shorter side, max_size / longer side) a side of n pixels gets ⌊n·s⌋, as in
     torchvision's `GeneralizedRCNNTransform`. Where rounding makes that one pixel short of its own fixed
@@ -64,31 +64,31 @@ def header_size(path: Path) -> tuple[int, int]:
     """Stored height and width.
 
     Raises:
-        DataError: the file is no image.
+        DataError: the file is not an image.
     """
     try:
         with Image.open(path) as image:
             return image.height, image.width
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is no image that can be read; replace it") from error
+        raise DataError(f"{path} is not a readable image; replace it") from error
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """The image files in a folder, by the endings that Pillow knows, in the order of their names.
+    """The image files in a folder, by the suffixes that Pillow supports, sorted by name.
 
     Raises:
         DataError: there are none.
     """
-    endings = Image.registered_extensions()
-    found = sorted(path for path in folder.glob("*") if path.suffix.lower() in endings)
-    if not found:
+    suffixes = Image.registered_extensions()
+    files = sorted(path for path in folder.glob("*") if path.suffix.lower() in suffixes)
+    if not files:
         missing = "" if folder.is_dir() else ", there is no such folder"
         raise DataError(f"no images in {folder}{missing}; give --images a folder with .jpg or .png files")
-    return found
+    return files
 
 
 def is_turned(path: Path) -> bool:
-    """Whether an EXIF entry asks viewers to turn the image on its side."""
+    """Whether an EXIF entry asks viewers to rotate the image by 90 degrees."""
     with Image.open(path) as image:
         return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
 
@@ -97,7 +97,7 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
     """Reads an image as stored, without any EXIF rotation, and resizes it with antialiasing.
 
     Args:
-        path: image file, of any kind and mode that Pillow reads; 16-bit greys keep their upper byte.
+        path: image file, of any format and mode that Pillow reads; 16-bit grays keep their upper byte.
         size: height and width of the result.
 
     Returns:
@@ -112,7 +112,7 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
             picture = _to_rgb(image)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         problem = " ".join(str(error).split())
-        raise DataError(f"cannot decode {path}: {problem}; replace it or leave it out") from error
+        raise DataError(f"cannot decode {path}: {problem}; replace or remove it") from error
     if (picture.height, picture.width) != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
@@ -126,5 +126,5 @@ def _to_rgb(image: Any) -> Any:
     elif image.mode == "F":
         image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a palette's transparency is of no use to a detector
+        warnings.simplefilter("ignore")  # a detector does not use a palette's transparency
         return image.convert("RGB")

@@ -1,4 +1,4 @@
-"""`samples.json`: what a few detectors find in the first images of a split, to be looked at."""
+"""`samples.json`: detections of a few detectors in the first images of a split, for viewing."""
 
 import json
 from collections.abc import Mapping
@@ -11,11 +11,11 @@ from torch import nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detect
 from autoprune.files import write_text
+from autoprune.run.names import SAMPLES_FILE
 
-SAMPLES_FILE = "samples.json"
 IMAGES = 6
 LEAST_SCORE = 0.05
-MOST_BOXES = 40  # of one detector in one image
+MOST_BOXES = 40  # per detector and image
 
 
 def save_samples(
@@ -25,46 +25,46 @@ def save_samples(
     device: torch.device | str = "cpu",
     images: int = IMAGES,
 ) -> None:
-    """Runs detectors on the first images of a split that have boxes, and writes what they find.
+    """Runs detectors on the first images of a split that have boxes, and writes their detections.
 
     Args:
-        folder: where `SAMPLES_FILE` goes.
+        folder: folder of `SAMPLES_FILE`.
         models: detectors in torchvision's form by name, on ``device``.
         split: images and boxes.
-        device: where the images go.
-        images: how many, if there are as many.
+        device: device of the images.
+        images: number of images, at most.
 
     Raises:
         RunError: the file can't be written.
     """
-    chosen = [place for place in range(len(split)) if _truth(split, place)][:images]
+    chosen = [index for index in range(len(split)) if _truth(split, index)][:images]
     samples: list[dict[str, Any]] = [
         {
-            "file": str(split.files[place].resolve()),
-            "height": split.stored_sizes[place][0],
-            "width": split.stored_sizes[place][1],
-            "truth": _truth(split, place),
+            "file": str(split.files[index].resolve()),
+            "height": split.stored_sizes[index][0],
+            "width": split.stored_sizes[index][1],
+            "truth": _truth(split, index),
             "found": {},
         }
-        for place in chosen
+        for index in chosen
     ]
-    places = {split.image_ids[place]: sample for place, sample in zip(chosen, samples, strict=True)}
+    by_image = {split.image_ids[index]: sample for index, sample in zip(chosen, samples, strict=True)}
     for name, model in models.items():
         for sample in samples:
             sample["found"][name] = []
         for number, *box, score, category in detect(model, split, chosen, device, batch_size=1):
             if score >= LEAST_SCORE:
-                found = {"box": _corners(box), "label": _label(split, category), "score": round(score, 4)}
-                places[int(number)]["found"][name].append(found)
+                detection = {"box": _corners(box), "label": _label(split, category), "score": round(score, 4)}
+                by_image[int(number)]["found"][name].append(detection)
         for sample in samples:
-            sample["found"][name].sort(key=lambda found: -found["score"])
+            sample["found"][name].sort(key=lambda detection: -detection["score"])
             del sample["found"][name][MOST_BOXES:]
     write_text(folder / SAMPLES_FILE, json.dumps({"split": split.name, "images": samples}) + "\n")
 
 
-def _truth(split: Split, place: int) -> list[dict[str, Any]]:
-    """The boxes of one image, in stored pixels, without the crowds."""
-    things = split.coco.imgToAnns.get(split.image_ids[place], ())
+def _truth(split: Split, index: int) -> list[dict[str, Any]]:
+    """The boxes of one image, in stored pixels, without crowds."""
+    things = split.coco.imgToAnns.get(split.image_ids[index], ())
     return [
         {"box": _corners(thing["bbox"]), "label": _label(split, thing["category_id"])}
         for thing in things

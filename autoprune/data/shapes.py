@@ -1,7 +1,7 @@
 """A generated detection set in COCO format: shapes on textured backgrounds, as JPEG and JSON files.
 
 It needs no download, and is hard enough that a small detector has accuracy to lose when it is pruned:
-five classes at any rotation and scale, in colours and textures near the background's, covering one another.
+five classes at any rotation and scale, in colors and textures near the background's, occluding each other.
 """
 
 import json
@@ -23,11 +23,11 @@ from autoprune.progress import track
 from autoprune.seeding import seed as derive_seed
 
 FORMAT = 1
-"""Raised whenever the same settings would give other files."""
+"""Increased whenever the same settings would give other files."""
 MARKER = "shapes.json"
 SUPERSAMPLING = 4
 MIN_VISIBLE = 0.4
-"""Fraction of its own area that every labelled object shows."""
+"""Fraction of its area that is visible of every labeled object."""
 DIAMETERS = (12 / 128, 70 / 128)
 """Smallest and largest diameter, as fractions of the image's side."""
 
@@ -37,7 +37,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True)
 class Settings:
-    """All that decides the bytes of a generated set; kept in its `shapes.json`."""
+    """Everything that determines the bytes of a generated set; stored in its `shapes.json`."""
 
     seed: int
     train: int
@@ -53,8 +53,8 @@ class Drawn:
 
     Attributes:
         label: index into `CLASSES`, plus one.
-        visible: bool [size, size], the pixels where it is uppermost.
-        area: pixels of the whole shape, those outside the image and those covered included.
+        visible: bool [size, size], the pixels where nothing occludes it.
+        area: pixels of the whole shape, including those outside the image and the occluded ones.
     """
 
     label: int
@@ -63,17 +63,17 @@ class Drawn:
 
 
 def make_shapes(folder: Path, seed: int, train: int, val: int, test: int = 0, size: int = 128) -> Path:
-    """Writes a generated data set, unless ``folder`` already holds the very same.
+    """Writes a generated data set, unless ``folder`` already holds the same one.
 
-    The layout is ``annotations/instances_{train,val,test}.json`` and ``images/``. The files appear under
-    ``folder`` all at once, so that a run that was killed leaves none there.
+    The layout is ``annotations/instances_{train,val,test}.json`` and ``images/``. All files appear in
+    ``folder`` at once, so a killed run leaves none there.
 
     Args:
-        folder: where to write.
-        seed: decides every pixel; the same arguments give the same bytes with the same numpy and Pillow.
+        folder: folder to write.
+        seed: determines every pixel; the same arguments give the same bytes with the same numpy and Pillow.
         train: number of training images.
         val: number of validation images.
-        test: number of test images; with 0 there is no such split.
+        test: number of test images; 0 makes no such split.
         size: height and width of the images in pixels.
 
     Returns:
@@ -86,14 +86,14 @@ def make_shapes(folder: Path, seed: int, train: int, val: int, test: int = 0, si
     """
     if min(train, val, test) < 0 or size < 32:
         raise ConfigError(
-            f"cannot make {train}/{val}/{test} images of {size} px; give 0 or more, of 32 px up"
+            f"cannot make {train}/{val}/{test} images of {size} px; give 0 or more, of 32 px or more"
         )
     settings = Settings(seed, train, val, test, size)
     folder = Path(folder)
     if _is_complete(folder, settings):
         return folder
     if folder.exists() and not (folder / MARKER).is_file() and (not folder.is_dir() or any(folder.iterdir())):
-        raise DataError(f"{folder} holds something that autoprune did not make; choose another folder")
+        raise DataError(f"{folder} holds files that autoprune did not make; choose another folder")
     scratch: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def make_shapes(folder: Path, seed: int, train: int, val: int, test: int = 0, si
             shutil.rmtree(folder)
         scratch.rename(folder)
     except OSError as error:
-        if not _is_complete(folder, settings):  # else another process made the same at the same time
+        if not _is_complete(folder, settings):  # otherwise another process made the same one meanwhile
             raise unwritable(folder, error) from error
     finally:
         if scratch is not None:
@@ -116,18 +116,18 @@ def draw(rng: Rng, size: int) -> tuple[Array, list[Drawn]]:
     """Draws one image with one to six objects.
 
     Args:
-        rng: decides everything.
+        rng: determines everything.
         size: height and width in pixels.
 
     Returns:
         The picture, uint8 [size, size, 3], and its objects, each with at least `MIN_VISIBLE` of its area
-        to be seen.
+        visible.
     """
     picture = _background(rng, size)
     objects: list[Drawn] = []
-    wanted = int(rng.integers(1, 7))
-    for _ in range(4 * wanted):  # a place that would hide another object is given up
-        if len(objects) == wanted:
+    count = int(rng.integers(1, 7))
+    for _ in range(4 * count):  # a position that would hide another object is discarded
+        if len(objects) == count:
             break
         _add_object(rng, picture, objects)
     picture += np.float32(rng.uniform(0.01, 0.06)) * rng.standard_normal(picture.shape, np.float32)
@@ -197,7 +197,7 @@ def _write(folder: Path, settings: Settings) -> None:
 
 
 def _add_object(rng: Rng, picture: Array, objects: list[Drawn]) -> None:
-    """Draws one more object into ``picture`` and ``objects``, or nothing where it would hide another."""
+    """Adds an object to ``picture`` and ``objects``, or nothing where it would hide another."""
     size = len(picture)
     diameter = size * math.exp(rng.uniform(*np.log(DIAMETERS)))
     label = int(rng.integers(len(CLASSES))) + 1
@@ -207,23 +207,23 @@ def _add_object(rng: Rng, picture: Array, objects: list[Drawn]) -> None:
     left, top = (round(c - side / 2) for c in rng.uniform(reach, size - reach, 2))
     x0, y0, x1, y1 = max(left, 0), max(top, 0), min(left + side, size), min(top + side, size)
     inside = cover[y0 - top : y1 - top, x0 - left : x1 - left]
-    here = (slice(y0, y1), slice(x0, x1))
+    region = (slice(y0, y1), slice(x0, x1))
     visible = np.zeros((size, size), bool)
-    visible[here] = inside >= 0.5
+    visible[region] = inside >= 0.5
     area = int((cover >= 0.5).sum())
     if visible.sum() < MIN_VISIBLE * area:
         return
     if any((other.visible & ~visible).sum() < MIN_VISIBLE * other.area for other in objects):
         return
-    fill = _fill(rng, picture[here])
-    picture[here] += inside[..., None] * (fill - picture[here])
+    fill = _fill(rng, picture[region])
+    picture[region] += inside[..., None] * (fill - picture[region])
     for other in objects:
         other.visible &= ~visible
     objects.append(Drawn(label, visible, area))
 
 
 def _cover(outline: Callable[[], list[Array]], diameter: float, angle: float) -> Array:
-    """Fraction of each pixel that the shape covers: float32 [side, side], from a supersampled drawing."""
+    """Fraction of each pixel that the shape covers, by supersampling: float32 [side, side]."""
     side = math.ceil(diameter) + 2
     mask = Image.new("L", (side * SUPERSAMPLING, side * SUPERSAMPLING))
     pen = ImageDraw.Draw(mask)
@@ -266,14 +266,14 @@ def _background(rng: Rng, size: int) -> Array:
 
 
 def _fill(rng: Rng, behind: Array) -> Array:
-    """A texture for an object, [height, width, 3], whose colour can be told from that ``behind`` it."""
-    around = behind.mean((0, 1))
-    colour = rng.uniform(0, 1, 3)
-    while np.linalg.norm(colour - around) < 0.3:
-        colour = rng.uniform(0, 1, 3)
+    """A texture for an object, [height, width, 3], whose color differs visibly from that ``behind`` it."""
+    background = behind.mean((0, 1))
+    color = rng.uniform(0, 1, 3)
+    while np.linalg.norm(color - background) < 0.3:
+        color = rng.uniform(0, 1, 3)
     height, width = behind.shape[:2]
     texture = rng.uniform(0, 0.3) * _pattern(rng, height, width)
-    return np.asarray(colour.astype(np.float32) + texture[..., None], np.float32)
+    return np.asarray(color.astype(np.float32) + texture[..., None], np.float32)
 
 
 def _pattern(rng: Rng, height: int, width: int) -> Array:

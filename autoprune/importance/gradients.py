@@ -175,13 +175,13 @@ class _Reader(NamedTuple):
         weight: the parameter, which asks for gradients.
         axis: its input axis.
         group: name of the group.
-        index: group channel of each position on the axis; -1 where it is not of the group.
+        channels: group channel of each position on the axis; -1 where it is not of the group.
     """
 
     weight: torch.Tensor
     axis: int
     group: str
-    index: NDArray[np.int64]
+    channels: NDArray[np.int64]
 
 
 def _readers(model: nn.Module, graph: ChannelGraph) -> list[_Reader]:

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,30 +12,14 @@ import numpy as np
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.progress import say
+from autoprune.recovery.rank_correlation import Estimate, estimate, kendall, spearman
 from autoprune.run.directory import RunDirectory
 from autoprune.run.results import load_result
+from autoprune.study.records import Record
 from autoprune.study.rungs import FALLBACK_METRICS
-from autoprune.study.trials import Record
 
-FILE = "proxies.json"
-LEAST = 4  # trials, below which ranks say nothing
-RESAMPLES = 1000
+LEAST = 4  # trials; ranks of fewer mean nothing
 TRUSTED, ROUGH = 0.8, 0.5  # least rank correlation of proxies to trust, and to trust roughly
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """A rank correlation with its 95% bootstrap interval; ``None`` where all values are equal."""
-
-    value: float | None
-    low: float | None
-    high: float | None
-
-    def __str__(self) -> str:
-        """Such as ``0.86 (0.55 to 0.97)``."""
-        if self.value is None or self.low is None or self.high is None:
-            return "undefined" if self.value is None else f"{self.value:.2f}"
-        return f"{self.value:.2f} ({self.low:.2f} to {self.high:.2f})"
 
 
 @dataclass(frozen=True)
@@ -61,13 +45,13 @@ class Agreement:
 
 @dataclass(frozen=True)
 class ProxyCheck:
-    """What `check_proxies` found.
+    """The result of `check_proxies`, as `proxies.json` holds it.
 
     Attributes:
         budget_gflops: the budget of the compared trials, if they have one.
         steps: steps of the full recovery.
         trials: for each trial its number, origin, state, metrics at each rung and ``recovered_map``.
-        agreements: for each rung, by mAP and by what else was measured there.
+        agreements: for each rung, by mAP and by the other metrics that rank trials there.
         verdict: one sentence in plain words.
     """
 
@@ -81,10 +65,10 @@ class ProxyCheck:
 def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
     """Recovers ``count`` trials of a run in full, and compares their ranks with those of the proxies.
 
-    The trials lie spread over the range of the top rung's mAP; where too few are complete, trials that were
-    stopped join them, and count at the rungs that they reached. In a run of several budgets they are those of
-    the budget with the most complete trials, for mAP across budgets would agree whatever the proxies are
-    worth. Trials that are recovered already are not trained again, so a call that was killed goes on.
+    The trials are spread over the range of the top rung's mAP; where too few are complete, stopped trials
+    are added, and count at the rungs that they reached. In a run of several budgets all are of the budget
+    with the most complete trials, because mAP across budgets would agree however poor the proxies are.
+    Trials that are recovered already are not trained again, so a call that was killed can be repeated.
 
     Args:
         run: the run directory.
@@ -92,9 +76,9 @@ def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
         **overrides: fields of `Config` that say how to train, such as ``steps`` or ``device``.
 
     Raises:
-        RunError: the directory is no run, or has too few trials.
+        RunError: it is not a run directory, or has too few trials.
     """
-    from autoprune.recovery.recover import recover  # imports torchvision; who reads a check does without
+    from autoprune.recovery.recover import recover  # imports torchvision, which reading a check does not need
 
     directory = RunDirectory(Path(run))
     result, config = load_result(directory.path), directory.config()
@@ -105,35 +89,26 @@ def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
         )
     if len(chosen) < count:
         say(f"check of the proxies: {len(chosen)} trials, there are no more at one budget")
-    found = recover(run, [record.number for record in chosen], **overrides)
-    recovered = [item.map for item in found]
-    steps = int(found[0].metrics["settings"]["steps"])
-    agreements = compare(chosen, recovered, config.rungs)
+    recoveries = recover(run, [record.number for record in chosen], **overrides)
+    maps = [recovered.map for recovered in recoveries]
+    agreements = compare(chosen, maps, config.rungs)
     check = ProxyCheck(
-        chosen[0].budget,
-        steps,
-        tuple(
-            {
-                "trial": record.number,
-                "origin": record.origin,
-                "state": record.state,
-                "rungs": [dict(metrics) for metrics in record.rungs],
-                "recovered_map": value,
-            }
-            for record, value in zip(chosen, recovered, strict=True)
-        ),
-        agreements,
-        verdict(next(a for a in reversed(agreements) if a.score == "map")),
+        budget_gflops=chosen[0].budget,
+        steps=int(recoveries[0].metrics["settings"]["steps"]),
+        trials=tuple(_entry(record, value) for record, value in zip(chosen, maps, strict=True)),
+        agreements=agreements,
+        verdict=verdict(next(a for a in reversed(agreements) if a.score == "map")),
     )
-    write_text(directory.path / FILE, json.dumps(asdict(check), indent=2) + "\n")
+    write_text(directory.proxy_check_file, json.dumps(asdict(check), indent=2) + "\n")
     return check
 
 
 def load_check(run: Path) -> ProxyCheck | None:
     """The check that was made of a run, or ``None``."""
-    if not (run / FILE).is_file():
+    file = RunDirectory(run).proxy_check_file
+    if not file.is_file():
         return None
-    content = json.loads((run / FILE).read_text(encoding="utf-8"))
+    content = json.loads(file.read_text(encoding="utf-8"))
     agreements = [
         Agreement(
             **{**entry, "spearman": Estimate(**entry["spearman"]), "kendall": Estimate(**entry["kendall"])}
@@ -159,17 +134,17 @@ def choose_trials(records: Sequence[Record], count: int) -> list[Record]:
 
 
 def spread(values: Sequence[float], count: int) -> list[int]:
-    """Places of up to ``count`` values that lie as evenly between the least and the largest as there are."""
+    """Indices, rising, of up to ``count`` values, spread as evenly as possible over the range of all."""
     count = min(count, len(values))
     if count <= 0:
         return []
-    left = list(range(len(values)))
+    remaining = list(range(len(values)))
     targets = np.linspace(min(values), max(values), count)
-    found = []
+    chosen = []
     for target in [targets[0], *targets[:0:-1]]:  # the ends first
-        left.sort(key=lambda place: (abs(values[place] - target), place))
-        found.append(left.pop(0))
-    return sorted(found)
+        remaining.sort(key=lambda place: (abs(values[place] - target), place))
+        chosen.append(remaining.pop(0))
+    return sorted(chosen)
 
 
 def compare(
@@ -193,47 +168,9 @@ def compare(
             if len(pairs) >= 2:
                 scores = np.array([pair[0] for pair in pairs]) * (1 if score == "map" else -1)
                 values = np.array([pair[1] for pair in pairs])
-                estimates = (estimate(which, scores, values) for which in (spearman, kendall))
+                estimates = (estimate(statistic, scores, values) for statistic in (spearman, kendall))
                 agreements.append(Agreement(rung, done, score, len(pairs), *estimates))
     return tuple(agreements)
-
-
-Vector = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def spearman(first: Vector, second: Vector) -> Vector:
-    """Spearman's rank correlation of each row [..., n]; NaN where one of the two is constant. Shape [...]."""
-    # a value's rank, ties shared, is half of what its signs to all values add up to, plus (n + 1) / 2
-    x, y = (_signs(values).sum(axis=-1) for values in (first, second))
-    return _ratio((x * y).sum(axis=-1), (x * x).sum(axis=-1) * (y * y).sum(axis=-1))
-
-
-def kendall(first: Vector, second: Vector) -> Vector:
-    """Kendall's tau-b of each row [..., n]; NaN where one of the two is constant. Shape [...]."""
-    x, y = _signs(first), _signs(second)
-    pairs = (-2, -1)
-    return _ratio((x * y).sum(axis=pairs), (x * x).sum(axis=pairs) * (y * y).sum(axis=pairs))
-
-
-def _signs(values: Vector) -> Vector:
-    """Whether each of n values is above (1), equal to (0) or below (-1) each other one, [..., n, n]."""
-    return np.asarray(np.sign(values[..., :, None] - values[..., None, :]))
-
-
-def _ratio(product: Vector, squares: Vector) -> Vector:
-    undefined = np.full(np.shape(product), np.nan)
-    return np.asarray(np.divide(product, np.sqrt(squares), out=undefined, where=squares > 0))
-
-
-def estimate(which: Callable[[Vector, Vector], Vector], first: Vector, second: Vector) -> Estimate:
-    """A statistic of pairs [n] and its percentile interval over resampled pairs (Efron, 1979)."""
-    value = float(which(first, second))
-    if not math.isfinite(value):
-        return Estimate(None, None, None)
-    rows = np.random.default_rng(0).integers(len(first), size=(RESAMPLES, len(first)))
-    resampled = which(first[rows], second[rows])
-    low, high = np.percentile(resampled[np.isfinite(resampled)], [2.5, 97.5])
-    return Estimate(value, float(low), float(high))
 
 
 def verdict(top: Agreement) -> str:
@@ -244,18 +181,27 @@ def verdict(top: Agreement) -> str:
     """
     rho = top.spearman
     if rho.value is None or rho.low is None:
-        return "These proxies tell nothing apart: all of the compared trials have the same mAP."
+        return "These proxies do not distinguish the trials: all of the compared ones have the same mAP."
     figures = f"ρ {rho.value:.2f}, 95% between {rho.low:.2f} and {rho.high:.2f}, {top.trials} trials"
     if rho.value >= TRUSTED and rho.low > 0:
-        return (
-            f"These proxies can be trusted: trials end up after recovery in nearly their order ({figures})."
-        )
+        return f"These proxies can be trusted: recovery changes the order of the trials little ({figures})."
     if rho.value >= ROUGH and rho.low > 0:
         return (
             f"These proxies can be trusted roughly ({figures}): recover several of the best trials and "
-            "take the one that ends up first."
+            "choose by their mAP after recovery."
         )
     return (
         f"These proxies cannot be trusted ({figures}): give them more steps (--rungs) or more images "
         "(--proxy-images)."
     )
+
+
+def _entry(record: Record, recovered_map: float) -> dict[str, Any]:
+    """A trial as `proxies.json` lists it."""
+    return {
+        "trial": record.number,
+        "origin": record.origin,
+        "state": record.state,
+        "rungs": [dict(metrics) for metrics in record.rungs],
+        "recovered_map": recovered_map,
+    }

@@ -1,14 +1,14 @@
 """Regrowth: the least valuable kept channels make room for the most valuable removed ones.
 
 Importance is measured on the dense detector, where a channel may look worthless because others do its work,
-and these may be gone in the end. Here every channel has a gate, open where it is kept and closed where not,
-and its value is what `taylor` makes of the gates in the pruned detector, the mean over images of |dL/dm|. So
-do single weights change places in sparse training (RigL, Evci et al., ICML 2020); here it is whole channels,
-and the cost model holds the budget.
+and those may have been pruned. Here every channel has a gate, open where it is kept and closed where not, and
+its value is the Taylor criterion of the gates in the pruned detector, the mean over images of |dL/dm|. Single
+weights are exchanged like this in sparse training (Evci et al., "Rigging the lottery", ICML 2020); here it is
+whole channels, and the cost model holds the budget.
 
-With the sign, -dL/dm is the first-order change of the loss; yet exchanges by it made it worse. On the demo's
-detector at 50% of its GFLOPs (uniform policy, 64 validation images, statistics renewed, no training) two
-rounds took mAP from 63.8 to 43.6 with the sign, and to 72.8 without.
+With its sign, -dL/dm is the first-order change of the loss; but exchanges by it made the detector worse. On
+the demo's detector at 50% of its GFLOPs (uniform policy, 64 validation images, BatchNorm recalibration, no
+training) two rounds changed mAP from 63.8 to 43.6 with the sign, and to 72.8 without.
 """
 
 import copy
@@ -26,9 +26,11 @@ from autoprune.importance.gradients import gate_gradients
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
-from autoprune.task.pruning_task import OneByOne, PruningTask
+from autoprune.task.pruning_task import PruningTask
+from autoprune.task.scoring import SingleImages
+from autoprune.task.training_start import reinitialize
 
-EXCHANGED = 0.05  # fraction of the kept units that change places in a round, at most
+EXCHANGED = 0.05  # largest fraction of the kept units that is exchanged per round
 
 Keep = dict[str, tuple[int, ...]]
 Values = NDArray[np.float64]
@@ -39,38 +41,38 @@ def regrow(task: PruningTask, space: Space, keep: Mapping[str, Sequence[int]], r
 
     Args:
         task: the dense detector and its data; `importance_images` images are used in each round.
-        space: whose steps and smallest widths hold.
+        space: its steps and smallest widths are respected.
         keep: kept channels of each pruned group.
         rounds: how often values are measured and channels exchanged.
 
     Returns:
-        Kept channels of each pruned group. Widths stay as they are where latency is bounded or searched.
+        Kept channels of each pruned group. Widths stay where latency has a budget or is an objective.
     """
     config, graph = task.config, task.graph
     seed = derive(config.seed, "regrowth")
     fixed = config.budget_latency_ms is not None or "latency_ms" in config.objectives
-    images = OneByOne(task, random_subset(len(task.train), config.importance_images, seed))
-    found = {name: tuple(kept) for name, kept in keep.items()}
+    images = SingleImages(task, random_subset(len(task.train), config.importance_images, seed))
+    regrown = {name: tuple(kept) for name, kept in keep.items()}
     for _ in range(rounds):
-        pruned = task.reinitialize(prune(task.model, graph, found), found, seed)
-        gated = scatter_into_dense(pruned, task.model, graph, found)
-        gates = list(gate_gradients(gated, graph, lambda: images, seed, found))
+        pruned = reinitialize(task, prune(task.model, graph, regrown), regrown, seed)
+        gated = scatter_into_dense(pruned, task.model, graph, regrown)
+        gates = list(gate_gradients(gated, graph, lambda: images, seed, regrown))
         values = {
             name: np.abs([image[name][group.units].sum(axis=1) for image in gates]).mean(axis=0)
             for name, group in graph.prunable.items()
         }
-        exchanged = exchange(space, found, values, same_widths=fixed)
-        if exchanged == found:
+        exchanged = exchange(space, regrown, values, same_widths=fixed)
+        if exchanged == regrown:
             break
-        found = exchanged
-    return found
+        regrown = exchanged
+    return regrown
 
 
 @torch.no_grad()
 def scatter_into_dense(
     pruned: nn.Module, dense: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
 ) -> nn.Module:
-    """A copy of ``dense`` that holds the tensors of ``pruned`` where these were cut out of its own."""
+    """A copy of ``dense`` with the tensors of ``pruned`` scattered into the positions they came from."""
     rows = kept_rows(graph, keep)
     model = copy.deepcopy(dense)
     smaller = pruned.state_dict()
@@ -89,9 +91,9 @@ def exchange(
 ) -> Keep:
     """Exchanges the least valuable kept units for the most valuable removed ones, the best exchange first.
 
-    Within a group one unit changes places with another. Between groups a step of the one goes for a step of
-    the other, and where there is room left in the GFLOPs of the policy, a step comes in for nothing. Best is
-    what wins most value per unit that moves. No unit moves twice.
+    Within a group, one unit is exchanged for another. Between groups, one gives up a step and the other gains
+    one; where the GFLOPs of the policy allow it, a group gains a step without an exchange. The best exchange
+    gains the most value per unit that moves. No unit moves twice.
 
     Args:
         space: steps, smallest widths and costs.
@@ -107,12 +109,12 @@ def exchange(
     movable = space.max_ratio > 0
     widths = np.array([len(each.kept) for each in lists]) * units
     limit = float(space.cost("gflops", widths))
-    left = max(1, round(EXCHANGED * sum(len(each.kept) for each in lists)))
+    moves_left = max(1, round(EXCHANGED * sum(len(each.kept) for each in lists)))
     while True:
         lower = np.where(movable, (widths - 1) // space.step * space.step, widths)
         lower = np.where(lower >= space.lowest, lower, widths)
         down, up = (widths - lower) // units, (space.raised(widths) - widths) // units
-        # Rows: who gives, the last of them nobody. Columns: who takes.
+        # Rows: the group that gives, none in the last one. Columns: the group that gains.
         gives = np.vstack([np.diag(down * units), np.zeros_like(down)])
         after = widths - gives[:, None] + np.diag(up * units)
         lost = [*(each.worth(each.kept, n) for each, n in zip(lists, down, strict=True)), 0.0]
@@ -121,7 +123,7 @@ def exchange(
         gain[(space.cost("gflops", after) > limit) | same_widths] = -np.inf
         swaps = [each.worth(each.removed, 1) - each.worth(each.kept, 1) for each in lists]
         np.fill_diagonal(gain, np.where(movable, swaps, -np.inf) / 2)
-        if left <= 0:
+        if moves_left <= 0:
             gain[:-1] = -np.inf
         source, target = (int(place) for place in np.unravel_index(gain.argmax(), gain.shape))
         if not gain[source, target] > 0:
@@ -133,7 +135,7 @@ def exchange(
             widths[source] -= out * units[source]
         lists[target].open(into)
         widths[target] += into * units[target]
-        left -= into
+        moves_left -= into
     return {
         name: each.channels
         for name, each in zip(space.names, lists, strict=True)
@@ -143,14 +145,14 @@ def exchange(
 
 @dataclass
 class _Lists:
-    """A group's units in the order in which they would move, and those that did.
+    """A group's units in the order in which they would move, and those that moved.
 
     Attributes:
         group: the channel group.
         values: [units].
         kept: units that can be closed, the least valuable first.
         removed: units that can be opened, the most valuable first.
-        opened: units that were.
+        opened: units that were opened.
     """
 
     group: ChannelGroup
@@ -168,7 +170,7 @@ class _Lists:
         return _Lists(group, values, kept, [unit for unit in reversed(order) if not inside[unit]], [])
 
     def worth(self, units: list[int], count: int) -> float:
-        """Value of the first ``count`` of some units; infinitely against a move of none or of too many."""
+        """Value of the first ``count`` of some units; infinite, so never chosen, for none or too many."""
         if not 0 < count <= len(units) - (units is self.kept):
             return np.inf if units is self.kept else -np.inf
         return float(self.values[units[:count]].sum())
@@ -178,7 +180,7 @@ class _Lists:
         del self.kept[:count]
 
     def open(self, count: int) -> None:
-        """Takes in the most valuable removed units."""
+        """Adds the most valuable removed units."""
         self.opened += self.removed[:count]
         del self.removed[:count]
 

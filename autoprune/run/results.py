@@ -1,4 +1,4 @@
-"""What a search found, read from its run directory."""
+"""The results of a search, read from its run directory."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from typing import Any
 from autoprune.config import Config
 from autoprune.policy import Policy
 from autoprune.run.directory import RunDirectory
-from autoprune.study.storage import load_study, read_records
-from autoprune.study.trials import Record
+from autoprune.study.records import Record, read_records
+from autoprune.study.storage import load_study
 
 STUDY = "autoprune"
 
@@ -38,16 +38,16 @@ class FrontPoint:
 
 @dataclass(frozen=True)
 class SearchResult:
-    """What a search found.
+    """The results of a search.
 
     Attributes:
         run: the run directory.
-        front: the policies that no other beats, cheapest first.
+        front: the Pareto-optimal policies, cheapest first.
         records: all trials.
         dense: metrics of the dense detector on the images that trials are measured on.
-        seconds: wall time of the search so far, all sessions together: ``wall``, and what it went to:
-            ``training``, ``evaluation`` (the dense detector's too), ``importance``, ``loading`` and
-            ``other``. With several workers, ``wall`` counts each one's.
+        seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``,
+            ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and ``other``. With
+            several workers, ``wall`` adds up all of theirs.
     """
 
     run: Path
@@ -78,9 +78,9 @@ LEAST_TO_COMPARE = 3
 
 
 def indistinct(result: SearchResult) -> str | None:
-    """One line where trials are as good as a budget's best one, as far as these validation images can tell.
+    """One line where several trials of a budget are within the standard error of the best; else ``None``.
 
-    Where GFLOPs are free, trials of other costs are no rivals, and nothing is said.
+    Where GFLOPs have no budget, trials of different costs do not compete, and the result is ``None``.
     """
     error = result.dense.get("map_error")
     complete = [record for record in result.records if record.counts and record.state == "complete"]
@@ -103,7 +103,7 @@ def load_result(path: Path) -> SearchResult:
     """Reads a run directory, finished or not, without loading detector or data.
 
     Raises:
-        RunError: the directory is no run, or has no study.
+        RunError: it is not a run directory, or has no study.
     """
     run = RunDirectory(path)
     config = run.config()

@@ -1,4 +1,4 @@
-"""A whole search: settings in; a run directory and its front out. The same call resumes a run."""
+"""A whole search: settings in, a run directory and its front out. The same call resumes a run."""
 
 import signal
 import threading
@@ -12,28 +12,28 @@ from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.files import unwritable
+from autoprune.graph import ChannelGraph
+from autoprune.importance import Importance
 from autoprune.latency.fit import fit_model, on_budget, prediction_error
 from autoprune.latency.model import LatencyModel
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
 from autoprune.run.results import SearchResult, study_name
-from autoprune.runtimes.extras import need_runtime
+from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
 from autoprune.search.session import Session
 from autoprune.search.wall_time import WallTime
-from autoprune.space.derive import SpaceFile, derive_space, resolve, save_space
+from autoprune.space.derive import derive_space
+from autoprune.space.file import SpaceFile
+from autoprune.space.render import save_space
+from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.trials import LedgerSettings
+from autoprune.task.checks import refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
-from autoprune.task.pruning_task import (
-    PruningTask,
-    copy_scores,
-    load_task,
-    refuse_missing,
-    score_several,
-    with_space,
-)
+from autoprune.task.pruning_task import PruningTask, load_task
+from autoprune.task.scoring import copy_scores, score_several
 
 __all__ = ["SearchResult", "search"]
 
@@ -42,7 +42,7 @@ VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
 
 def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
-    """Searches for the best policies within the budget; resumes or extends a run that is there already.
+    """Searches for the best policies within the budget; resumes or extends a run that exists already.
 
     Args:
         config: settings, their fields as a mapping, or a YAML file with them.
@@ -54,7 +54,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         BudgetError: no policy of the space meets the budget.
         RunError: the run directory is of another configuration or in use, or the disk is full.
         TrainingError: trial after trial failed.
-        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after what is finished was written.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after the finished trials were written.
     """
     wall_time = WallTime()
     config = _as_config(config)
@@ -65,19 +65,12 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     with _sigterm_interrupts(), run.locked():
-        try:
+        with _refusals_leave_nothing(run):
             run.repair_journal()
             session, latency = _prepare(config, run, file, wall_time)
-        except InputError:
-            if not run.config_file.exists():
-                run.importance_file.unlink(missing_ok=True)
-                run.latency_file.unlink(missing_ok=True)
-            raise
-        except OSError as error:
-            raise unwritable(run.path, error) from error
-        result = session.go()
-        if latency is not None and (line := prediction_error(latency, result.records)) is not None:
-            say(line)
+        result = session.run()
+        if latency is not None:
+            _say_prediction_error(latency, result)
     if config.check_proxies:
         machine = {name: getattr(config, name) for name in ("device", "threads", "image_cache_gib", "strict")}
         check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
@@ -87,89 +80,144 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
 def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime
 ) -> tuple[Session, LatencyModel | None]:
-    """Loads everything, checks everything, and only then writes what was asked for."""
+    """The steps before the first trial; all checks come before the first file of the run."""
+    # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
         task = load_task(config)
-    bounds = read_bounds(config, task.graph)
-    if run.config_file.exists() and run.space_file.exists():
-        written = SpaceFile.load(run.space_file)
-        if file is not None and file != written:
-            raise RunError(f"{run.space_file} differs from {config.space}; choose another --out")
-        file = written
-    if file is not None:  # budgets out of reach are refused before the importance is computed
-        for bound in bounds:
-            resolve(file, task.graph).check(bound)
+    file = _space_of_run(run, file, config.space)
+    _check_budgets(config, file, task.graph)
+
+    # score the channels; where no space is given, derive one from the scores
     with wall_time.spend("importance"):
-        copy_scores(config.space, run.importance_file)
-        wanted = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
-        criteria = score_several(task, wanted, run.importance_file)
-        importance = criteria[config.criterion]
+        scores = _score(task, run)
+    importance = scores[config.criterion]
     if file is None:
         file = derive_space(task.graph, importance, task.spec, task.input_size, config.criterion)
-    space = resolve(file, task.graph, importance)
-    latency: LatencyModel | None = None
-    if config.budget_latency_ms is not None:
-        latency = fit_model(task, space, run.latency_file, begun=run.config_file.exists())
-        space, budget = on_budget(latency, space, config.budget_latency_ms)
-        bounds = [(*bound, budget) for bound in bounds]
-    identity = identify(task.weights_sha256, file, bounds)
-    plan = SpacePlan(space, bounds, criteria if config.warm_starts else {}, identity, config.criterion)
-    if (coarse := plan.coarseness()) is not None:
-        say(coarse)
-    evaluator = PolicyEvaluator(task, importance, latency.dense_ms if latency is not None else None)
-    evaluator.check_latency(space.keep(space.lowest))
-    _say_absent(task)
-    run.write_config(config, _notes(task))
+
+    # what trials may propose within the budgets, and what a trial does
+    plan, latency = _plan(task, file, scores, run)
+    dense_ms = None if latency is None else latency.dense_ms
+    evaluator = PolicyEvaluator(task, plan.space, importance, dense_ms)
+    evaluator.check_latency()
+    _say_absent_classes(task)
+
+    # write what the run is; open the study that holds its trials
+    run.write_config(config, _versions(task))
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, importance)
-    settings = LedgerSettings(
-        trials=config.trials,
-        objectives=config.objectives,
-        rungs=len(config.rungs),
-        rung_keep=config.rung_keep,
-        sampler=config.sampler,
-        seed=config.seed,
-        parallel=config.engine == "ray" and config.workers > 1,
-        confirm=config.confirm,
-    )
-    ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
-    if config.storage is not None:
-        _claim(ledger, run, config.storage)
+    ledger = _open_ledger(config, run, plan)
     return Session(config, run, evaluator, ledger, wall_time), latency
 
 
-def _say_absent(task: PruningTask) -> None:
-    """Says which classes the images of training, or those that trials are measured on, hold nothing of."""
+def _space_of_run(run: RunDirectory, file: SpaceFile | None, source: Path | None) -> SpaceFile | None:
+    """The space that the run was begun with; that of the settings, if any, where it is new.
+
+    Raises:
+        RunError: the two differ.
+    """
+    if not (run.config_file.exists() and run.space_file.exists()):
+        return file
+    written = SpaceFile.load(run.space_file)
+    if file is not None and file != written:
+        raise RunError(f"{run.space_file} differs from {source}; choose another --out")
+    return written
+
+
+def _check_budgets(config: Config, file: SpaceFile | None, graph: ChannelGraph) -> None:
+    """Refuses budgets that are no numbers or out of reach, before the importance is computed.
+
+    Raises:
+        BudgetError: see `read_bounds` and `Space.check`.
+    """
+    bounds = read_bounds(config, graph)
+    if file is not None:
+        space = resolve(file, graph)
+        for bound in bounds:
+            space.check(bound)
+
+
+def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
+    """Importance by the run's criterion and, for warm starts, by others."""
+    config = task.config
+    copy_scores(config.space, run.importance_file)
+    criteria = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
+    return score_several(task, criteria, run.importance_file)
+
+
+def _plan(
+    task: PruningTask, file: SpaceFile, scores: Mapping[str, Importance], run: RunDirectory
+) -> tuple[SpacePlan, LatencyModel | None]:
+    """The space with its budgets and warm starts; with a budget on the latency also the model of it.
+
+    Raises:
+        BudgetError: no policy of the space meets a budget.
+        RunError: the latency model of the run is of another device.
+    """
+    config, graph = task.config, task.graph
+    bounds = read_bounds(config, graph)
+    space = resolve(file, graph, scores[config.criterion])
+    latency: LatencyModel | None = None
+    if config.budget_latency_ms is not None:
+        begun = run.config_file.exists()
+        latency = fit_model(task.model, graph, space, task.latency_setup, run.latency_file, begun)
+        space, budget = on_budget(latency, space, config.budget_latency_ms)
+        bounds = [(*bound, budget) for bound in bounds]
+    identity = identify(task.weights_sha256, file, bounds)
+    plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, config.criterion)
+    if (coarseness := plan.coarseness()) is not None:
+        say(coarseness)
+    return plan, latency
+
+
+def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan) -> Ledger:
+    """Opens the study; one in a database keeps runs of the same name apart.
+
+    Raises:
+        RunError: the study belongs to another run directory, or is of another search.
+    """
+    settings = LedgerSettings.from_config(config)
+    ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
+    if config.storage is not None:
+        here, owner = str(run.path.resolve()), ledger.notes.get("run")
+        if owner is None:
+            ledger.note("run", here)
+        elif owner != here:
+            raise RunError(
+                f"{config.storage} holds the study of {owner} under this name; choose another --out"
+            )
+    return ledger
+
+
+def _say_absent_classes(task: PruningTask) -> None:
+    """Names the classes that the training images, or those that trials are measured on, do not contain."""
     images = task.config.proxy_images
     count = len(task.val) if images is None else min(images, len(task.val))
-    for split, taken, what, remedy in (
+    for split, used, kind, remedy in (
         (task.train, len(task.train), "training images", "training can't keep what it never sees"),
         (task.val, count, "validation images of the proxies", "mAP says nothing of it; take other images"),
     ):
-        if absent := absent_classes(split, taken):
+        if absent := absent_classes(split, used):
             more = f" and {len(absent) - SHOWN} more classes" if len(absent) > SHOWN else ""
-            say(f"the {taken} {what} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}")
+            say(f"the {used} {kind} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}")
 
 
-def _claim(ledger: Ledger, run: RunDirectory, storage: str) -> None:
-    """Keeps runs of the same name out of one another's studies in a database that several share.
-
-    Raises:
-        RunError: the study belongs to another run directory.
-    """
-    here, owner = str(run.path.resolve()), ledger.notes.get("run")
-    if owner is None:
-        ledger.note("run", here)
-    elif owner != here:
-        raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
+def _say_prediction_error(latency: LatencyModel, result: SearchResult) -> None:
+    """Says how far the latency model was from what trials measured."""
+    measured = [
+        (record.widths, record.metrics["latency_ms"])
+        for record in result.records
+        if record.widths and "latency_ms" in record.metrics
+    ]
+    if (line := prediction_error(latency, measured)) is not None:
+        say(line)
 
 
-def _notes(task: PruningTask) -> dict[str, Any]:
+def _versions(task: PruningTask) -> dict[str, Any]:
     """Versions and hashes for the head of `config.yaml`."""
-    versions = {name: metadata.version(name) for name in VERSIONED if _installed(name)}
+    versions = {name: metadata.version(name) for name in VERSIONED if _is_installed(name)}
     height, width = task.input_size
     return {
-        "autoprune": metadata.version("autoprune") if _installed("autoprune") else "source",
+        "autoprune": metadata.version("autoprune") if _is_installed("autoprune") else "source",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "dense weights": f"sha256 {task.weights_sha256}",
         "input size": f"{height} x {width} (height x width)",
@@ -177,7 +225,7 @@ def _notes(task: PruningTask) -> dict[str, Any]:
     }
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     try:
         metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -193,6 +241,24 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
     if isinstance(config, Mapping):
         return make_config(**config)
     raise ConfigError(f"search takes settings, a mapping or a YAML file, not a {type(config).__name__}")
+
+
+@contextmanager
+def _refusals_leave_nothing(run: RunDirectory) -> Iterator[None]:
+    """Removes what was computed for a run that is refused before it began; names errors of the disk.
+
+    Raises:
+        RunError: the disk is full, or the directory can't be written to.
+    """
+    try:
+        yield
+    except InputError:
+        if not run.config_file.exists():
+            run.importance_file.unlink(missing_ok=True)
+            run.latency_file.unlink(missing_ok=True)
+        raise
+    except OSError as error:
+        raise unwritable(run.path, error) from error
 
 
 @contextmanager

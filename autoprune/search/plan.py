@@ -1,4 +1,4 @@
-"""What a search may propose: fractions of the space's variables, put on one of the run's budgets."""
+"""What a search may propose: fractions of the space's variables, projected onto one of the run's budgets."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,29 +13,32 @@ from autoprune.config import Config
 from autoprune.cost.budget import UNITS, Budget, figures, parse_budget
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
-from autoprune.importance import Importance
-from autoprune.importance.reduce import LOSS_UNITS, comparable
-from autoprune.space import one_shot as seeds
+from autoprune.importance import CRITERIA, Importance, comparable
 from autoprune.space.file import SpaceFile
+from autoprune.space.one_shot import greedy_levels, warm_starts
 from autoprune.space.space import NEAR, Fractions, Space
+from autoprune.space.warm_start import WarmStart
 from autoprune.space.width_options import WidthOptions, fractions_at, make_width_options
-from autoprune.study.trials import WarmStart
 
 # Where no budget is given, warm starts are made at these fractions of the dense GFLOPs.
 FREE_LEVELS = (0.75, 0.5, 0.33)
 
-# Warm starts of a run, and of a budget where there are many; a number of trials must not change which they
-# are, or a run that is extended would not be the one that was asked for at once.
+# Warm starts of a run, and of a budget where there are many; they must not depend on the number of trials, or
+# an extended run would differ from one that had all its trials from the start.
 MOST_WARM_STARTS, LEAST_WARM_STARTS = 8, 3
 
-_SAMPLE = 32  # vectors that are fitted to each budget to learn how near trials come
+_SAMPLE = 32  # vectors that are projected onto each budget to see how close to it trials come
 
 Bounds = tuple[Budget, ...]
 
 
 def warm_criteria(criterion: str) -> tuple[str, ...]:
     """The criteria to make warm starts by, the run's own first; gradient ones only beside a gradient one."""
-    others = ("taylor", "fisher", "l2") if criterion in LOSS_UNITS else ("l2",)
+    gradients = CRITERIA[criterion].loss_units
+    others = [
+        name for name, other in CRITERIA.items() if other.one_shot and (gradients or not other.needs_data)
+    ]
+    others.sort(key=lambda name: not CRITERIA[name].needs_data)
     return (criterion, *(other for other in others if other != criterion))
 
 
@@ -61,7 +64,6 @@ class SpacePlan:
         identity: Mapping[str, str],
         criterion: str = "joint",
     ) -> None:
-        """Refuses budgets that can't be met and solves for the warm starts."""
         for bound in bounds:
             space.check(bound)
         self.space, self.bounds, self.identity = space, tuple(bounds), dict(identity)
@@ -73,93 +75,90 @@ class SpacePlan:
         self.warm_starts: list[WarmStart] = self._solve(criteria) if criteria else []
 
     def widths(self, fractions: np.ndarray[Any, Any], budget: int) -> dict[str, int]:
-        """The widths of fractions [V], put on a budget."""
+        """The widths of fractions [V], projected onto a budget."""
         return self.space.as_dict(self.space.project_to_budget(fractions, self.bounds[budget]))
-
-    def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-        """The kept channels of each pruned group."""
-        return self.space.keep(np.array([widths[name] for name in self.space.names]))
-
-    @cached_property
-    def _options(self) -> list[WidthOptions]:
-        """What each variable can be set to, and the importance gone there."""
-        if self.space.importance is None:
-            raise ValueError("the space has no importance; give it to resolve()")
-        return make_width_options(self.space, comparable(self.space.importance, self._criterion))
 
     def removed(self, widths: Sequence[Mapping[str, int]]) -> Fractions:
         """Importance that each of N widths removes from each variable, [N, V]."""
         ordered = np.array([[each[name] for name in self.space.names] for each in widths], dtype=np.int64)
         ordered = ordered.reshape(len(widths), len(self.space.names))
-        return np.stack([option.gone(ordered) for option in self._options], axis=-1)
+        return np.stack([option.removed_by(ordered) for option in self._options], axis=-1)
 
     def cheapest(self, weights: Fractions, budget: int, level: float) -> Fractions:
-        """Shares [V] of the policy on a budget that removes the least importance, weighted by [V].
+        """Fractions [V] of the policy on a budget that removes the least importance, weighted by [V].
 
-        Found greedily, which ends within a per cent of the knapsack's solution, in a tenth of the time. Where
-        GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense detector's.
+        Solved greedily, which ends within a percent of the knapsack's solution in a tenth of the time. Where
+        GFLOPs have no budget, ``level`` chooses one: 0 the least reachable GFLOPs, 1 the dense detector's.
         """
         bound = self.bounds[budget]
-        if not any(self.space.models(part.metric) for part in bound):
-            least, dense = (
-                float(self.space.cost("gflops", w)) for w in (self.space.lowest, self.space.dense)
-            )
+        if not self._is_modeled(bound):
+            least, dense = self._gflops_range()
             bound = (Budget("gflops", least + level * (dense - least)),)
         options = [
             replace(option, removed=option.removed * weight)
             for option, weight in zip(self._options, weights, strict=True)
         ]
-        return fractions_at(options, seeds.greedy_levels(self.space, options, bound))
+        return fractions_at(options, greedy_levels(self.space, options, bound))
 
     def coarseness(self) -> str | None:
-        """One line where steps are too coarse for trials to come within 2% of a budget, by a sample."""
+        """One line where the widths are too coarse for trials to come within 2% of a budget, by a sample."""
         random = np.random.default_rng(0).random((_SAMPLE, len(self.space.variables)))
-        worst, of = 1.0, None
+        worst, worst_budget = 1.0, None
         for bound in self.bounds:
-            modelled = [budget for budget in bound if budget.metric != "latency_ms"]
-            for fractions in random if modelled else ():
-                used = float(
-                    self.space.budget_usage(self.space.project_to_budget(fractions, modelled), modelled)
-                )
-                if used < worst:
-                    worst, of = used, modelled[0]
-        if of is None or worst >= NEAR:
+            modeled = [budget for budget in bound if budget.metric != "latency_ms"]
+            for fractions in random if modeled else ():
+                widths = self.space.project_to_budget(fractions, modeled)
+                usage = float(self.space.budget_usage(widths, modeled))
+                if usage < worst:
+                    worst, worst_budget = usage, modeled[0]
+        if worst_budget is None or worst >= NEAR:
             return None
         return (
-            f"trials can end up to {1 - worst:.1%} below {figures(of.limit)} {UNITS[of.metric]}: widths are "
-            f"multiples of {int(self.space.step.max())}, too coarse for less; lower round_to in the space"
+            f"trials can end up to {1 - worst:.1%} below {figures(worst_budget.limit)} "
+            f"{UNITS[worst_budget.metric]}: widths are multiples of {int(self.space.step.max())}, too coarse "
+            "for less; lower round_to in the space"
         )
 
+    @cached_property
+    def _options(self) -> list[WidthOptions]:
+        """For each variable the widths it can be set to, with the importance that each removes."""
+        if self.space.importance is None:
+            raise ValueError("the space has no importance; give it to resolve()")
+        return make_width_options(self.space, comparable(self.space.importance, self._criterion))
+
     def _solve(self, criteria: Mapping[str, Importance]) -> list[WarmStart]:
-        """The first of all budgets, then the second of all, and so on; a budget's own, none twice."""
+        """The best warm start of each budget, then the second best of each, and so on."""
         starts = [
-            (kind, index, start)
+            (kind, start)
             for index, bound in enumerate(self.bounds)
             for level in self._levels(bound)
-            for kind, start in enumerate(seeds.warm_starts(self.space, criteria, level))
+            for kind, start in enumerate(warm_starts(self.space, criteria, level, index))
         ]
-        starts.sort(key=lambda found: found[0])
+        starts.sort(key=lambda pair: pair[0])
         most = max(MOST_WARM_STARTS, LEAST_WARM_STARTS * len(self.bounds))
-        return [
-            WarmStart(
-                start.name,
-                index,
-                tuple(float(fraction) for fraction in start.fractions),
-                self.space.as_dict(start.widths),
-            )
-            for _, index, start in starts[:most]
-        ]
+        return [start for _, start in starts[:most]]
 
     def _levels(self, bound: Bounds) -> list[Bounds]:
-        """The bounds to make warm starts for: the budget's own, or a few where costs are free."""
-        if any(self.space.models(budget.metric) for budget in bound):
+        """The bounds to make warm starts for: the budget's own, or a few where costs have none."""
+        if self._is_modeled(bound):
             return [bound]
-        dense, least = (float(self.space.cost("gflops", w)) for w in (self.space.dense, self.space.lowest))
+        least, dense = self._gflops_range()
         return [(Budget("gflops", level * dense),) for level in FREE_LEVELS if level * dense >= least]
+
+    def _is_modeled(self, bound: Bounds) -> bool:
+        """Whether any of the bounds is on a cost that is known without measuring."""
+        return any(self.space.models(budget.metric) for budget in bound)
+
+    def _gflops_range(self) -> tuple[float, float]:
+        """GFLOPs of the smallest policy and of the dense detector."""
+        least, dense = (
+            float(self.space.cost("gflops", widths)) for widths in (self.space.lowest, self.space.dense)
+        )
+        return least, dense
 
 
 def read_bounds(config: Config, graph: ChannelGraph) -> list[Bounds]:
-    """The budgets of a run, dearest first; one without bounds where nothing is asked for.
+    """The budgets of a run, largest first; one without bounds where none is given.
 
     Raises:
         BudgetError: a budget is no number, or does not lie below the dense detector.

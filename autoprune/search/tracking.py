@@ -12,7 +12,7 @@ from autoprune.config import Config, Track
 from autoprune.errors import ConfigError, RunError
 from autoprune.progress import say
 from autoprune.study.ledger import Ledger
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 MOST_AT_ONCE = 1000  # values that MLflow takes in one request
 RETRIES = "2"  # MLflow's own seven keep a driver waiting for four minutes

@@ -1,22 +1,18 @@
-"""Where the wall time of a search goes, all its sessions together."""
+"""The wall time of a search by what it was spent on, all its sessions together."""
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 PARTS = ("training", "evaluation", "importance", "loading", "other")
 
 
 class WallTime:
-    """The wall time of one session, on top of what earlier ones took.
-
-    Time is counted from the making of the account; before it, only imports are run.
-    """
+    """The wall time of one session, added to that of earlier ones; it starts when the object is made."""
 
     def __init__(self) -> None:
-        """Starts the clock."""
         self._started = time.perf_counter()
         self._trials_began: float | None = None
         self._spent: dict[str, float] = {"dense_evaluation": 0.0, "importance": 0.0, "loading": 0.0}
@@ -24,40 +20,40 @@ class WallTime:
         self._workers = 1
 
     @contextmanager
-    def spend(self, what: str) -> Iterator[None]:
-        """Books the time of the block as ``dense_evaluation``, ``importance`` or ``loading``."""
+    def spend(self, part: str) -> Iterator[None]:
+        """Counts the time of the block as ``dense_evaluation``, ``importance`` or ``loading``."""
         started = time.perf_counter()
         try:
             yield
         finally:
-            self._spent[what] += time.perf_counter() - started
+            self._spent[part] += time.perf_counter() - started
 
     def resume_from(self, earlier: Mapping[str, float]) -> None:
-        """Adds what `seconds` gave the last session."""
+        """Adds what `seconds` returned in the last session."""
         self._earlier = earlier
 
     def begin_trials(self, workers: int) -> None:
-        """From here on trials run, ``workers`` at once."""
+        """From now on trials run, ``workers`` at once."""
         self._trials_began, self._workers = time.perf_counter(), workers
 
-    def left(self, done: int, more: int) -> float:
-        """Seconds that ``more`` trials will take if they go as the ``done`` ones of this session did."""
+    def remaining_s(self, done: int, remaining: int) -> float:
+        """Seconds that the ``remaining`` trials will take at the rate of this session's ``done`` ones."""
         began = self._started if self._trials_began is None else self._trials_began
-        return (time.perf_counter() - began) / max(done, 1) * max(more, 0)
+        return (time.perf_counter() - began) / max(done, 1) * max(remaining, 0)
 
     def seconds(self, records: Sequence[Record]) -> dict[str, float]:
         """Seconds by part; they add up to ``wall``, which counts each worker's time while trials run."""
         now = time.perf_counter()
         began = now if self._trials_began is None else self._trials_began
         wall = began - self._started + (now - began) * self._workers
-        booked = {name: self._earlier.get(name, 0.0) + spent for name, spent in self._spent.items()}
-        evaluation = sum(record.seconds("evaluation") for record in records) + booked["dense_evaluation"]
+        spent = {name: self._earlier.get(name, 0.0) + value for name, value in self._spent.items()}
+        evaluation = sum(record.seconds("evaluation") for record in records) + spent["dense_evaluation"]
         seconds = {
             "wall": self._earlier.get("wall", 0.0) + wall,
             "training": sum(record.seconds("training") for record in records),
             "evaluation": evaluation,
-            **booked,
+            **spent,
         }
-        known = sum(seconds[name] for name in PARTS if name != "other")
-        seconds["other"] = max(0.0, seconds["wall"] - known)
+        counted = sum(seconds[name] for name in PARTS if name != "other")
+        seconds["other"] = max(0.0, seconds["wall"] - counted)
         return seconds

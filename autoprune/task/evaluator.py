@@ -1,12 +1,13 @@
-"""What a trial does: prune, renew statistics, recover for a few steps, measure; one rung at a time."""
+"""What a trial does: prune, reconstruct, recover for a few steps, measure; one rung at a time."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -15,12 +16,15 @@ from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.errors import BudgetError, TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
-from autoprune.latency.fit import measure_networks
+from autoprune.latency.networks import measure_networks
 from autoprune.seeding import seed as derive
-from autoprune.study.trials import Keep
+from autoprune.space.space import Space
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
+from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, train
+
+Keep = Mapping[str, tuple[int, ...]]
 
 
 class PolicyEvaluator:
@@ -28,85 +32,90 @@ class PolicyEvaluator:
 
     Args:
         task: detector and data.
-        importance: scores that weight the channels in the distillation.
-        dense_ms: latency of the dense detector that fractions of it are taken of; ``None`` measures it.
+        space: says which channels a width keeps; resolved with importance.
+        importance: {group: [width]}, scores that weight the channels in the distillation.
+        dense_ms: latency of the dense detector that fractions of it refer to; ``None`` measures it.
 
     Raises:
         BudgetError: the budget on the latency is no number, or not below the dense detector's.
     """
 
-    def __init__(self, task: PruningTask, importance: Importance, dense_ms: float | None = None) -> None:
-        """Keeps what is shared by all trials."""
-        self.task, self.importance, self.dense_ms = task, importance, dense_ms
-        config = task.config
+    def __init__(
+        self, task: PruningTask, space: Space, importance: Importance, dense_ms: float | None = None
+    ) -> None:
+        self.task, self.space, self.importance, self.dense_ms = task, space, importance, dense_ms
+        rungs = task.config.rungs
         self._probe = Probe(task)
-        self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # what rungs left
+        self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._latency_limit = self._read_latency_limit()
-        self._steps = [config.rungs[0], *(high - low for low, high in pairwise(config.rungs))]
+        self._steps = [rungs[0], *(high - low for low, high in pairwise(rungs))]
+
+    def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+        """The kept channels of each pruned group, rising: the most important ones of its width."""
+        return self.space.keep(np.array([widths[name] for name in self.space.names]))
 
     def evaluate(
-        self, keep: Keep, rung: int, state: nn.Module | None, repeat: int = 0
+        self, widths: Mapping[str, int], rung: int, state: nn.Module | None, repeat: int = 0
     ) -> tuple[dict[str, float], nn.Module]:
         """Takes a policy to a rung; see `Evaluator`.
 
-        A rung whose training makes the detector worse leaves it as it was, as a recovery does.
+        Where the training of a rung makes the detector worse, the detector before it is kept, as in a
+        recovery.
         """
         task, config, start = self.task, self.task.config, time.perf_counter()
+        keep = self.keep(widths)
         with _out_of_memory(f"evaluating at rung {rung}"):
             model = self._prune(keep) if state is None else state
-            latency = {"latency_ms": self._timed(model)} if self.measures_latency else {}
+            latency = {"latency_ms": self._check_measured_latency(model)} if self.measures_latency else {}
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung, repeat)
             recovered = time.perf_counter()
-            found = evaluate(
+            scores = evaluate(
                 model,
                 task.val,
                 task.device,
                 batch_size=config.batch_size,
                 images=config.proxy_images,
             )
-            if state is not None and (before := self._measured.get(state)) and before.map > found.map:
-                model, found = state, before
-            self._measured[model] = found
+            if state is not None and (before := self._measured.get(state)) and before.map > scores.map:
+                model, scores = state, before
+            self._measured[model] = scores
             top = rung + 1 == len(config.rungs)  # no trial is stopped there
-            known = {} if top else self._probe(model, keep)
+            distances = {} if top else self._probe(model, keep)
             evaluated = time.perf_counter()
-        metrics = {"map": found.map, "map50": found.map50, **known, **task.costs(keep), **latency}
+        metrics = {"map": scores.map, "map50": scores.map50, **distances, **task.costs(keep), **latency}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
         metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
         return metrics, model
 
     @property
     def measures_latency(self) -> bool:
-        """Whether latency is asked for."""
+        """Whether latency is an objective or has a budget."""
         config = self.task.config
         return "latency_ms" in config.objectives or config.budget_latency_ms is not None
 
     def latency_ms(self, model: nn.Module) -> float:
         """Median time of the network on one image at the input size, in the run's runtime."""
-        task, config = self.task, self.task.config
-        (found,) = measure_networks(
-            [model], task.input_size, config.latency_runtime, task.device, config.threads
-        )
-        return found.median_ms
+        (latency,) = measure_networks([model], self.task.latency_setup)
+        return latency.median_ms
 
-    def check_latency(self, smallest: Keep) -> None:
-        """Refuses a budget on the latency that not even the smallest policy meets.
+    def check_latency(self) -> None:
+        """Refuses a budget on the latency that not even the smallest policy of the space meets.
 
         Raises:
             BudgetError: says the smallest latency.
         """
         if self._latency_limit is None:
             return
-        latency = self.latency_ms(self._prune(smallest))
+        latency = self.latency_ms(self._prune(self.space.keep(self.space.lowest)))
         if latency > self._latency_limit:
             raise BudgetError(
                 f"budget_latency_ms: {figures(self._latency_limit)} ms can't be reached, the smallest of "
                 f"the space takes {figures(latency)} ms here; raise the budget, or max_ratio in the space"
             )
 
-    def _timed(self, model: nn.Module) -> float:
-        """Latency of a pruned detector; refuses one above the budget before any work is spent on it."""
+    def _check_measured_latency(self, model: nn.Module) -> float:
+        """Latency of a pruned detector in ms; refuses one above the budget before it is trained."""
         latency = self.latency_ms(model)
         if self._latency_limit is not None and latency > self._latency_limit:
             raise TrainingError(
@@ -126,23 +135,23 @@ class PolicyEvaluator:
         return prune(self.task.model, self.task.graph, keep)
 
     def _recover(self, model: nn.Module, keep: Keep, rung: int, repeat: int) -> nn.Module:
-        """Renews weights and statistics at the bottom rung, then trains as long as this rung asks."""
+        """Reconstructs or recalibrates at the bottom rung, then trains for the steps of this rung."""
         task, config = self.task, self.task.config
-        # The seed knows the rung and not the trial, so that trials differ by their policies alone.
+        # The seed depends on the rung and not on the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
-            model = task.reinitialize(model, keep, seed)
+            model = reinitialize(task, model, keep, seed)
         if self._steps[rung] == 0:
             return model
         settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)
-        teacher = task.teacher(keep, self.importance)
+        teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="trial").model
 
 
 @contextmanager
-def _out_of_memory(doing: str) -> Iterator[None]:
-    """Turns an allocation that failed into the trial's own failure."""
+def _out_of_memory(activity: str) -> Iterator[None]:
+    """Turns a failed allocation into the trial's own failure."""
     try:
         yield
     except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingError(f"out of memory {doing}; lower batch_size") from error
+        raise TrainingError(f"out of memory {activity}; lower batch_size") from error

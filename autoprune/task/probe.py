@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.graph.groups import kept_positions
 from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
@@ -52,10 +53,7 @@ class Probe:
         if self._dense is None and has_features(self._task.model):
             self._dense = [[maps.half() for maps in found] for _, found in self._passes(self._task.model)]
         kept = [
-            np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
-            if group is not None and group in keep
-            else np.arange(len(index))
-            for group, index in self._task.graph.features.get(CHILD, ())
+            kept_positions(group, index, keep) for group, index in self._task.graph.features.get(CHILD, ())
         ]
         losses: list[float] = []
         distances: list[float] = []

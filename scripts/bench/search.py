@@ -37,9 +37,10 @@ from search_methods import METHODS, PLAIN, Case
 from search_table import show, show_recoveries
 
 from autoprune.config import make_config
-from autoprune.export import POLICY_FILE, load
+from autoprune.export import load
 from autoprune.policy import Policy
-from autoprune.recovery.recover import recover_policy
+from autoprune.recovery.recover_policy import recover_policy
+from autoprune.run.names import POLICY_FILE
 from autoprune.task.pruning_task import load_task
 
 AGAIN = 1000  # between the seeds of two recoveries of one policy
@@ -98,7 +99,7 @@ def recovered(case: Case, keep: Mapping[str, Any], name: str, again: int = 0) ->
         keep,
         folder,
         case.scores(case.config.criterion),
-        what=f"recovery of {folder.name}",
+        label=f"recovery of {folder.name}",
         space=space,
     )
     return {

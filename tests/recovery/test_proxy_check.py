@@ -27,7 +27,7 @@ from autoprune.recovery.proxy_check import (
     verdict,
 )
 from autoprune.search.pipeline import search
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 
 def record(number, *maps, state="complete", budget=1.0, **more):

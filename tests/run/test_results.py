@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.run.results import SearchResult, indistinct
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 
 def result(maps, error, budgets=None, state="complete"):

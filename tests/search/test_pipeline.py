@@ -26,6 +26,7 @@ from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import BudgetError, ConfigError, DataError, RunError, TrainingError
 from autoprune.latency import fit as latency
 from autoprune.latency import model as latency_model
+from autoprune.latency.machine import LatencySetup
 from autoprune.latency.timing import Latency
 from autoprune.policy import Policy
 from autoprune.run.results import load_result
@@ -36,7 +37,7 @@ from autoprune.study.journal import Journal
 from autoprune.task import evaluator as evaluator
 from autoprune.task import pruning_task as task
 from autoprune.task.evaluator import PolicyEvaluator
-from autoprune.task.pruning_task import scores_beside
+from autoprune.task.scoring import scores_beside
 
 
 @pytest.fixture(scope="module")
@@ -475,15 +476,17 @@ def test_another_run_takes_the_measured_latencies_from_the_cache(latency_run, sl
     cached.write_text(json.dumps(content))
     second, (line,) = latency_run(tmp_path / "second")
     assert second == content
-    assert f"as an earlier run measured it; delete {cached} to measure it anew" in line
+    assert f"as an earlier run measured it; delete {cached} to measure it again" in line
     again, said = latency_run(tmp_path / "first", trials=2)
     assert (again, said) == (first, []), "a run that goes on keeps its own"
 
-    slow_machine.setattr(latency, "label", lambda *_: "another device")
+    slow_machine.setattr(LatencySetup, "label", "another device")
     third, _ = latency_run(tmp_path / "third")
     assert (third["label"], third["dense_ms"]) == ("another device", first["dense_ms"])
     assert len(list((tmp_path / "cache" / "latency").iterdir())) == 2
-    with pytest.raises(RunError, match=r"first has its latencies from .*, and this is another device; go on"):
+    with pytest.raises(
+        RunError, match=r"first has its latencies from .*, and this is another device; resume"
+    ):
         latency_run(tmp_path / "first", trials=3)
 
 

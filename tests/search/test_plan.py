@@ -7,7 +7,8 @@ from autoprune.config import make_config
 from autoprune.cost.budget import Budget
 from autoprune.errors import BudgetError
 from autoprune.search.plan import SpacePlan, identify, read_bounds
-from autoprune.space.derive import GroupRule, SpaceFile, resolve
+from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.space.resolve import resolve
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ from rich.console import Console
 
 from autoprune import progress
 from autoprune.search.status import status
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 
 def record(number, state, scores, gflops=1.0, **more):

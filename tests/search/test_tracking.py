@@ -12,7 +12,7 @@ from autoprune import progress
 from autoprune.config import make_config
 from autoprune.errors import ConfigError, RunError
 from autoprune.search import tracking
-from autoprune.study.trials import Record
+from autoprune.study.records import Record
 
 FIRST = Record(
     0, "stopped", "uniform", None, {}, rungs=({"map": 0.2, "gflops": 3.0, "training_s": 2.0, "other_s": 1.0},)

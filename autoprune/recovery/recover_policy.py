@@ -1,0 +1,250 @@
+"""Full recovery of one policy: reconstruct, train with the dense detector as teacher, write the better."""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from autoprune.config import DataPaths
+from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.data.samples import save_samples
+from autoprune.errors import ConfigError, RunError
+from autoprune.export import save_detector
+from autoprune.export.card import add_latencies, write_card
+from autoprune.files import write_text
+from autoprune.graph import prune
+from autoprune.importance import Importance
+from autoprune.latency.machine import versions
+from autoprune.latency.networks import measure_networks
+from autoprune.policy import Policy
+from autoprune.progress import say
+from autoprune.recovery.regrow import regrow
+from autoprune.run import names
+from autoprune.seeding import seed as derive
+from autoprune.space.space import Space
+from autoprune.task.pruning_task import PruningTask
+from autoprune.task.training_start import make_teacher, reinitialize
+from autoprune.training import TrainSettings, distributed, train
+
+LATENCY_PASSES = 10
+
+
+@dataclass(frozen=True)
+class Recovered:
+    """One recovered detector.
+
+    Attributes:
+        folder: holds `policy.yaml`, `model.safetensors` and `metrics.json`, with the loss of each step
+            (`losses.csv`) and detections in a few images (`samples.json`); `autoprune.load` reads it.
+        policy: what is kept, with the recovered detector's metrics.
+        metrics: what `metrics.json` holds.
+    """
+
+    folder: Path
+    policy: Policy
+    metrics: Mapping[str, Any]
+
+    @property
+    def map(self) -> float:
+        """MAP on the validation split, a fraction."""
+        return float(self.metrics["metrics"]["map"])
+
+
+class Better(NamedTuple):
+    """The better of a detector before and after its training.
+
+    Attributes:
+        model: that detector.
+        scores: its scores on the validation split.
+        untrained_map: mAP before the training.
+        trained: whether ``model`` is the trained one.
+    """
+
+    model: nn.Module
+    scores: Metrics
+    untrained_map: float
+    trained: bool
+
+
+def recover_policy(
+    task: PruningTask,
+    keep: Mapping[str, Sequence[int]],
+    folder: Path,
+    importance: Importance | None = None,
+    dense: Metrics | None = None,
+    label: str = "recovery",
+    notes: Mapping[str, Any] | None = None,
+    space: Space | None = None,
+) -> Recovered:
+    """Recovers one policy with the settings of ``task.config`` and writes it to a folder.
+
+    What is written is the better, on the validation split, of the trained detector and the one before the
+    training: where a policy lost little, a short training can cost more than it gains.
+
+    A call that was killed resumes from its checkpoint; a finished one is read back. Two policies that are
+    recovered with the same settings see the same images in the same order.
+
+    Args:
+        task: dense detector and data.
+        keep: {group: kept channels} of each pruned group.
+        folder: where the result goes.
+        importance: {group: [width]}, scores that weight the channels in the distillation; ``None`` weights
+            all equally.
+        dense: the dense detector's scores, written beside the result's; see `measure_dense`.
+        label: name of the work, for progress.
+        notes: more to keep in `metrics.json`.
+        space: the search space, whose steps and smallest widths regrowth respects.
+
+    Raises:
+        ConfigError: ``regrow_rounds`` is given and the space is not.
+        RunError: the folder holds another policy, or was made with other settings.
+        TrainingError: a loss is not finite.
+    """
+    seed = derive(task.config.seed, "recovery")
+    settings = replace(TrainSettings.from_config(task.config), seed=seed)
+    identity = identify(task, settings, keep)
+    if (finished := read_finished(folder, identity)) is not None:
+        say(f"{label}: already finished, in {folder}")
+        return finished
+    started = time.perf_counter()
+    if task.config.regrow_rounds:
+        keep = _regrow(task, space, keep, label)
+    start = reinitialize(task, prune(task.model, task.graph, keep), keep, seed)
+    checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
+    teacher = make_teacher(task, keep, importance)
+    result = train(start, task.train, settings, task.device, teacher, checkpoint, label)
+    trained = time.perf_counter()
+    if distributed.rank() > 0:
+        return _read_from_first_rank(folder, identity)
+    better = _better(task, start, result.model, label)
+    costs = task.costs(keep)
+    policy = task.policy(keep, {"map": better.scores.map, "map50": better.scores.map50, **costs})
+    metrics = {
+        **(notes or {}),
+        "data": _data_name(task),
+        "versions": versions(),
+        "input_size": list(task.input_size),
+        **better.scores.to_dict(),
+        **costs,
+        "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
+        "untrained_map": better.untrained_map,
+        "kept": "trained" if better.trained else "untrained",
+        "training_s": round(trained - started, 3),
+        "evaluation_s": round(time.perf_counter() - trained, 3),
+        "settings": identity,
+    }
+    recovered = Recovered(folder, policy, metrics)
+    _write(task, recovered, better.model, result.losses)
+    checkpoint.unlink(missing_ok=True)
+    distributed.barrier()
+    say(f"{label}: mAP {100 * recovered.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
+    return recovered
+
+
+def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
+    """All that a recovery depends on; a folder made with other values is not reused."""
+    config = task.config
+    return {
+        **asdict(settings),
+        "norm": task.spec.norm,
+        "regrow_rounds": config.regrow_rounds,
+        "distill_weighting": config.distill_weighting,
+        "reconstruct_images": config.reconstruct_images,
+        "recalibration_images": config.recalibration_images,
+        "dense_weights": task.weights_sha256,
+        "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
+    }
+
+
+def read_finished(folder: Path, identity: Mapping[str, Any]) -> Recovered | None:
+    """The result of an earlier call with the same identity; ``None`` where there is none.
+
+    Raises:
+        RunError: the earlier call had another identity.
+    """
+    file = folder / names.METRICS_FILE
+    if not file.is_file():
+        return None
+    metrics = json.loads(file.read_text(encoding="utf-8"))
+    differing = [name for name in identity if metrics["settings"].get(name) != identity[name]]
+    if differing:
+        name = differing[0]
+        raise RunError(
+            f"{folder} was recovered with other settings: {name} was {metrics['settings'].get(name)}, now "
+            f"{identity[name]}; delete the folder to recover it again"
+        )
+    return Recovered(folder, Policy.load(folder / names.POLICY_FILE), metrics)
+
+
+def measure_dense(task: PruningTask) -> Metrics:
+    """The dense detector's scores on the whole validation split."""
+    return evaluate(task.model, task.val, task.device, batch_size=task.config.batch_size)
+
+
+def _read_from_first_rank(folder: Path, identity: Mapping[str, Any]) -> Recovered:
+    """What the first process of `torchrun` wrote."""
+    distributed.barrier()
+    finished = read_finished(folder, identity)
+    assert finished is not None
+    return finished
+
+
+def _better(task: PruningTask, start: nn.Module, trained: nn.Module, label: str) -> Better:
+    """The better of two detectors on the validation split; the trained one where they are equal."""
+    before, after = (
+        evaluate(model, task.val, task.device, batch_size=task.config.batch_size)
+        for model in (start.to(task.device), trained)
+    )
+    if after.map >= before.map:
+        return Better(trained, after, before.map, trained=True)
+    say(
+        f"{label}: mAP {100 * before.map:.1f} before the training and {100 * after.map:.1f} after it; the "
+        "untrained weights are kept. A lower --learning-rate or more --steps may gain where this lost"
+    )
+    return Better(start, before, before.map, trained=False)
+
+
+def _write(task: PruningTask, recovered: Recovered, model: nn.Module, losses: Sequence[float]) -> None:
+    """Writes all files of a recovery; `metrics.json` marks it as finished, so the detector comes first."""
+    folder = recovered.folder
+    save_detector(folder, model, recovered.policy)
+    save_samples(folder, {"dense": task.model, "pruned": model}, task.val, task.device)
+    lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
+    write_text(folder / names.LOSSES_FILE, "".join(["step,loss\n", *lines]))
+    write_text(folder / names.METRICS_FILE, json.dumps(recovered.metrics, indent=2) + "\n")
+    add_latencies(folder, [_latency(task, model)])
+    write_card(folder)
+
+
+def _latency(task: PruningTask, model: nn.Module) -> dict[str, Any]:
+    """A row of `latency.json`: the recovered detector, timed interleaved with the dense one."""
+    setup = task.latency_setup
+    dense, pruned = measure_networks((task.model, model), setup, LATENCY_PASSES)
+    return {"label": setup.label, **asdict(pruned), "dense_ms": dense.median_ms}
+
+
+def _data_name(task: PruningTask) -> str:
+    data = task.config.data
+    return data.val.annotations.name if isinstance(data, DataPaths) else data.name
+
+
+def _regrow(
+    task: PruningTask, space: Space | None, keep: Mapping[str, Sequence[int]], label: str
+) -> Mapping[str, Sequence[int]]:
+    """The policy after regrowth, the same on all processes.
+
+    Raises:
+        ConfigError: there is no space.
+    """
+    if space is None:
+        raise ConfigError("regrow_rounds needs the search space; give one, or set it to 0")
+    regrown = distributed.broadcast_object(regrow(task, space, keep, task.config.regrow_rounds))
+    groups = {name: range(task.graph.groups[name].width) for name in {*keep, *regrown}}
+    new = sum(len({*regrown.get(name, whole)} - {*keep.get(name, whole)}) for name, whole in groups.items())
+    say(f"{label}: {new} removed channels replaced kept ones")
+    return regrown

@@ -1,0 +1,75 @@
+"""The lock that keeps a second driver out of a run directory, and frees itself when its owner is killed."""
+
+import contextlib
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from autoprune.errors import RunError
+from autoprune.files import unwritable
+
+
+@contextmanager
+def locked(folder: Path, name: str) -> Iterator[None]:
+    """Keeps other drivers out of a folder inside the block; creates the folder.
+
+    The lock is the operating system's (`flock`), so it is released as soon as its owner is killed; the host
+    and process id in the file are for the message. A folder in which nothing was written is removed again.
+
+    Args:
+        folder: what to lock.
+        name: of the lock file in it.
+
+    Raises:
+        RunError: another driver is running in the folder (names its host and process id).
+    """
+    file = folder / name
+    created = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        handle = _acquire(file)
+    except BlockingIOError as error:
+        raise RunError(
+            f"{folder} is in use by another driver ({_owner(file)}); wait for it, stop it, "
+            "or choose another --out"
+        ) from error
+    except OSError as error:
+        raise unwritable(file, error) from error
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+        os.close(handle)
+        with contextlib.suppress(OSError):  # a folder that holds something stays
+            for path in created:
+                path.rmdir()
+
+
+def _acquire(file: Path) -> int:
+    """A descriptor that holds the lock; raises `BlockingIOError` where another process holds it."""
+    while True:
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Between open and flock its last owner may have removed the file: then try again.
+            if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+                owner = {"host": socket.gethostname(), "pid": os.getpid()}
+                os.ftruncate(handle, 0)
+                os.write(handle, json.dumps(owner).encode())
+                return handle
+        except BaseException:
+            os.close(handle)
+            raise
+        os.close(handle)
+
+
+def _owner(file: Path) -> str:
+    try:
+        owner = json.loads(file.read_text())
+        return f"host {owner['host']}, pid {owner['pid']}"
+    except (OSError, ValueError, KeyError):
+        return "its host and pid are not known yet"

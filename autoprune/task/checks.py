@@ -1,0 +1,93 @@
+"""Checks of what the user gave, before anything is loaded: device, data, weights, model of the space."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from autoprune.config import Config, DataPaths
+from autoprune.errors import ConfigError, DataError
+from autoprune.space.file import SpaceFile
+
+_HINT = "`autoprune demo` shows all the steps without any data"
+
+
+def pick_device(config: Config) -> torch.device:
+    """Sets the number of threads and returns the device that ``config`` asks for.
+
+    Raises:
+        ConfigError: the device is not available.
+    """
+    if config.threads is not None:
+        torch.set_num_threads(config.threads)
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(config.device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(
+            f"device {config.device!r} can't be used here; see `autoprune doctor`, or omit --device"
+        ) from error
+    return device
+
+
+def refuse_missing(config: Config) -> None:
+    """Refuses data or weights that do not exist, and says what to type.
+
+    Raises:
+        DataError: the data does not exist.
+        ConfigError: the weights do not exist.
+    """
+    if missing := [path for path in _data_paths(config) if not path.exists()]:
+        raise DataError(f"no data at {missing[0]}: give --data FOLDER (YAML: data); {_HINT}")
+    if config.weights is None:
+        raise ConfigError(
+            f"no dense weights for {config.model}: give --weights FILE (YAML: weights), or make some with "
+            f"`autoprune train`; {_HINT}"
+        )
+    path = Path(config.weights)
+    if path.suffix in (".safetensors", ".pt", ".pth") and not path.is_file():
+        raise ConfigError(f"no weights at {path}: give --weights FILE (YAML: weights); {_HINT}")
+
+
+def input_files(config: Config) -> tuple[Path, ...]:
+    """The files and folders that a worker reads: the data, and the weights where these are a file."""
+    paths = _data_paths(config)
+    if not isinstance(config.data, DataPaths):
+        paths += sorted(config.data.glob("annotations/*.json"))
+    weights = Path(config.weights or "")
+    return (*paths, weights) if weights.is_file() else tuple(paths)
+
+
+def with_space(config: Config, file: SpaceFile | None) -> Config:
+    """Takes model, criterion and input size from a search space where ``config`` leaves them open.
+
+    Raises:
+        ConfigError: the space is for another model, or ranks channels by another criterion.
+    """
+    if file is None:
+        return config
+    given = config.model_fields_set
+    if "model" in given and config.model != file.model:
+        raise ConfigError(
+            f"the search space is for {file.model}, not {config.model}; give another --space or --model"
+        )
+    if "criterion" in given and config.criterion != file.criterion:
+        raise ConfigError(
+            f"the search space ranks channels by {file.criterion}, not {config.criterion}; "
+            "change `criterion` there, or omit --criterion"
+        )
+    changes: dict[str, Any] = {"model": file.model, "criterion": file.criterion}
+    if "model_arguments" not in given:
+        changes["model_arguments"] = file.model_arguments
+    if config.input_size is None:
+        changes["input_size"] = file.input_size
+    return config.model_copy(update=changes)
+
+
+def _data_paths(config: Config) -> list[Path]:
+    """The data folder, or the annotations and images of each split."""
+    if isinstance(config.data, DataPaths):
+        return [path for _, split in config.data for path in (split.annotations, split.images)]
+    return [config.data]

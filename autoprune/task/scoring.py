@@ -1,0 +1,103 @@
+"""Importance of a task's channels, computed once per criterion and settings, then read from a file."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from autoprune.files import replacing
+from autoprune.importance import CRITERIA, Importance, load, save, score_together, settings_hash
+from autoprune.seeding import random_subset
+from autoprune.seeding import seed as derive
+from autoprune.task.pruning_task import PruningTask
+
+
+def score_channels(task: PruningTask, criterion: str, path: Path | None = None) -> Importance:
+    """Scores the channels of the dense detector by one criterion: {group: [width]}.
+
+    Args:
+        task: detector and data.
+        criterion: a key of `importance.CRITERIA`.
+        path: `importance.safetensors` to read scores from and to keep them in.
+    """
+    return score_several(task, [criterion], path)[criterion]
+
+
+def score_several(
+    task: PruningTask, criteria: Sequence[str], path: Path | None = None
+) -> dict[str, Importance]:
+    """Scores the channels by several criteria, with the seed and the images that the first one uses alone.
+
+    Args:
+        task: detector and data.
+        criteria: keys of `importance.CRITERIA`; gradient ones take one pass over the images for all.
+        path: `importance.safetensors` to read scores from and to keep them in.
+
+    Returns:
+        {criterion: {group: [width]}}, in the order of ``criteria``.
+    """
+    config = task.config
+    seed = derive(config.seed, "importance", criteria[0])
+    chosen = random_subset(len(task.train), config.importance_images, seed)
+    ids = [int(task.train.image_ids[index]) for index in chosen]
+    keys = {
+        criterion: settings_hash(
+            weights=task.weights_sha256,
+            criterion=criterion,
+            seed=seed,
+            images=ids if CRITERIA[criterion].needs_data else [],
+            data=str(config.data),
+        )
+        for criterion in criteria
+    }
+    scores = _read(path, keys)
+    if missing := [criterion for criterion in criteria if criterion not in scores]:
+        batches = SingleImages(task, chosen)
+        computed = score_together(missing, task.model, task.graph, lambda: batches, seed)
+        if path is not None:
+            for criterion, importance in computed.items():
+                save(path, criterion, keys[criterion], importance)
+        scores |= computed
+    return {criterion: scores[criterion] for criterion in criteria}
+
+
+def scores_beside(space: Path) -> Path:
+    """Where `autoprune space` keeps the scores that a space file was made from, for later searches."""
+    return space.with_suffix(".importance.safetensors")
+
+
+def copy_scores(space: Path | None, path: Path) -> None:
+    """Initializes a run's ``path`` with the scores beside its space file.
+
+    Scores of other settings do no harm: their hashes differ, so they are not used.
+    """
+    if space is not None and scores_beside(space).is_file() and not path.exists():
+        with replacing(path) as temporary:
+            shutil.copyfile(scores_beside(space), temporary)
+
+
+@dataclass(frozen=True)
+class SingleImages:
+    """Training images in batches of one; has a length, so that progress can tell the time left."""
+
+    task: PruningTask
+    indices: Sequence[int]
+
+    def __len__(self) -> int:
+        """Number of batches."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
+        """One image, [3, h, w], and its target at a time."""
+        return (self.task.train.batch([index], self.task.device) for index in self.indices)
+
+
+def _read(path: Path | None, keys: dict[str, str]) -> dict[str, Importance]:
+    """The scores that ``path`` holds under these keys, by criterion."""
+    if path is None:
+        return {}
+    read = {criterion: load(path, criterion, key) for criterion, key in keys.items()}
+    return {criterion: scores for criterion, scores in read.items() if scores is not None}

@@ -1,0 +1,57 @@
+"""What the training of a pruned detector starts from: its weights, and its teacher."""
+
+from collections.abc import Mapping, Sequence
+
+from torch import nn
+
+from autoprune.importance import Importance
+from autoprune.task.pruning_task import PruningTask
+from autoprune.training import Teacher, recalibrate, reconstruct
+from autoprune.training.distill import has_features, has_logits
+
+
+def reinitialize(
+    task: PruningTask, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int
+) -> nn.Module:
+    """The starting weights of a pruned detector: reconstructed, or with recalibrated BatchNorm only.
+
+    Reconstructed layers reproduce the outputs that the dense statistics were computed from. To recalibrate
+    these as well made it worse: the loss of a RetinaNet-R18 at 33% of its GFLOPs rose from 0.62 to 0.85
+    (uniform policy), its mAP fell from 44.2 to 43.4. So only norms behind layers that could not be
+    reconstructed are recalibrated.
+
+    Args:
+        task: the dense detector, and the images to compute on.
+        pruned: the pruned detector; not modified.
+        keep: {group: kept channels} that it was pruned by.
+        seed: decides the images.
+    """
+    config, stale_norms = task.config, None
+    if images := config.reconstruct_images:
+        reconstruction = reconstruct(
+            pruned, task.model, task.graph, keep, task.train, images, task.device, seed
+        )
+        pruned, stale_norms = reconstruction.model, reconstruction.skipped
+        if not stale_norms:
+            return pruned
+    return recalibrate(
+        pruned, task.train, config.recalibration_images, config.batch_size, task.device, seed, stale_norms
+    )
+
+
+def make_teacher(
+    task: PruningTask, keep: Mapping[str, Sequence[int]], importance: Importance | None
+) -> Teacher | None:
+    """The dense detector as the teacher of one pruned by ``keep``; ``None`` without distillation.
+
+    Args:
+        task: the dense detector.
+        keep: {group: kept channels}.
+        importance: {group: [width]} that may weight the channels; ``None`` weights all equally.
+    """
+    config = task.config
+    logits = bool(config.distill_logits) and has_logits(task.model)
+    if not has_features(task.model) or not (config.distill or logits):
+        return None
+    weights = importance if config.distill_weighting == "importance" else None
+    return Teacher(task.model, task.graph, keep, weights, logits)
