@@ -32,14 +32,16 @@ def view(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     if source is None:
         return
     kept = [(n, axis) for n, axis in zip(args[0].shape, source.axes, strict=True) if n != 1]
-    if [n for n, _ in kept] == [n for n in out.shape if n != 1]:
+    same = [n for n, _ in kept] == [n for n in out.shape if n != 1]
+    # The new lengths may be literals in the code.
+    if op == "view" or not same:
+        for axis in source.axes:
+            if axis is not None:
+                constraints.guess(axis)
+    if same:
         moved = iter(kept)
         constraints.put(out, [None if n == 1 else next(moved)[1] for n in out.shape], source.zero)
         return
-    # The new lengths may be literals in the code.
-    for axis in source.axes:
-        if axis is not None:
-            constraints.guess(axis)
     free = args[1].index(-1) if op == "view" and -1 in args[1] else None
     constraints.put(out, _regroup(constraints, source.axes, args[0].shape, out.shape, free), source.zero)
 
