@@ -4,12 +4,12 @@ import contextlib
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from pycocotools.coco import COCO
 
@@ -85,7 +85,7 @@ def read(file: Path, folders: tuple[Path, ...]) -> Annotations:
 
 
 @contextlib.contextmanager
-def silence() -> Any:
+def silence() -> Iterator[None]:
     """Suppresses what pycocotools prints."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield
@@ -99,7 +99,7 @@ def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
             raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
     categories = _categories(file, content["categories"])
     skipped: list[str] = []
-    images, files, sizes = _images(content["images"], folders, skipped)
+    images, files = _images(content["images"], folders, skipped)
     if not images:
         reason = (
             f"none of its {len(content['images'])} images can be used ({skipped[0]})"
@@ -107,6 +107,7 @@ def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
             else "no images"
         )
         raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}")
+    sizes = {number: image.size for number, image in files.items()}
     annotations = _annotations(content["annotations"], images, set(categories), sizes, skipped)
     clean = COCO()
     clean.dataset = {
@@ -116,7 +117,8 @@ def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
     }
     with silence():
         clean.createIndex()
-    return Annotations(clean, files, sizes, tuple(skipped))
+    paths = {number: image.path for number, image in files.items()}
+    return Annotations(clean, paths, sizes, tuple(skipped))
 
 
 def _load(file: Path) -> Mapping[str, Any]:
@@ -144,10 +146,17 @@ def _categories(file: Path, records: list[Any]) -> dict[int, dict[str, Any]]:
     return categories
 
 
+class _ImageFile(NamedTuple):
+    """The file of an image record, and its stored (height, width) in pixels."""
+
+    path: Path
+    size: tuple[int, int]
+
+
 def _images(
     records: list[Any], folders: tuple[Path, ...], skipped: list[str]
-) -> tuple[dict[int, dict[str, Any]], dict[int, Path], dict[int, tuple[int, int]]]:
-    """Keeps the images whose file exists and has the size of the record."""
+) -> tuple[dict[int, dict[str, Any]], dict[int, _ImageFile]]:
+    """The records and files, by id, of the images whose file exists and has the size of the record."""
     listed: dict[int, dict[str, Any]] = {}
     for record in records:
         number = record.get("id") if isinstance(record, dict) else None
@@ -160,35 +169,33 @@ def _images(
         else:
             listed[number] = record
     with ThreadPoolExecutor(threads()) as pool:
-        results = list(pool.map(lambda record: _locate(record, folders), listed.values()))
-    images, files, sizes = {}, {}, {}
-    for (number, record), (path, size, problem) in zip(listed.items(), results, strict=True):
-        if path is None or size is None:
-            skipped.append(f"image {record['file_name']}: {problem}")
+        located = list(pool.map(lambda record: _locate(record, folders), listed.values()))
+    images, files = {}, {}
+    for (number, record), file in zip(listed.items(), located, strict=True):
+        if isinstance(file, str):
+            skipped.append(f"image {record['file_name']}: {file}")
             continue
-        images[number] = {**record, "height": size[0], "width": size[1]}
-        files[number], sizes[number] = path, size
-    return images, files, sizes
+        images[number] = {**record, "height": file.size[0], "width": file.size[1]}
+        files[number] = file
+    return images, files
 
 
-def _locate(
-    record: Mapping[str, Any], folders: Iterable[Path]
-) -> tuple[Path | None, tuple[int, int] | None, str]:
-    """The image's path and stored size, or the problem with it."""
+def _locate(record: Mapping[str, Any], folders: Iterable[Path]) -> _ImageFile | str:
+    """The image's file, or what is wrong with it."""
     candidates = [folder / record["file_name"] for folder in folders]
     path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
     if path is None:
-        return None, None, f"there is no file {candidates[-1]}"
+        return f"there is no file {candidates[-1]}"
     try:
         height, width = header_size(path)
     except DataError as error:
-        return None, None, str(error)
+        return str(error)
     listed = (record.get("height", height), record.get("width", width))
     if listed == (height, width):
-        return path, (height, width), ""
+        return _ImageFile(path, (height, width))
     turned = listed == (width, height) and is_turned(path)
     reason = ", as its EXIF rotation is not applied; save it upright" if turned else ""
-    return None, None, f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
+    return f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
 
 
 def _annotations(

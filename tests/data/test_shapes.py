@@ -80,7 +80,7 @@ def test_a_killed_run_leaves_nothing_that_looks_complete(tmp_path, monkeypatch):
 
 def test_files_of_others_are_never_replaced(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
-    with pytest.raises(DataError, match="holds something that autoprune did not make"):
+    with pytest.raises(DataError, match="holds files that autoprune did not make"):
         make_shapes(tmp_path, 0, train=1, val=1)
     with pytest.raises(DataError, match="choose another folder"):
         make_shapes(tmp_path / "mine.txt", 0, train=1, val=1)

@@ -1,4 +1,6 @@
-"""A small detector, as after a training, and what its tests compare."""
+"""A small detector, as after a training, what its tests compare, and a package of a user."""
+
+import sys
 
 import pytest
 import torch
@@ -47,3 +49,24 @@ def assert_same(maps: list[torch.Tensor], expected: list[torch.Tensor]) -> None:
 def one_line(error: pytest.ExceptionInfo[ModelError]) -> str:
     assert "\n" not in str(error.value)
     return str(error.value)
+
+
+@pytest.fixture
+def my_package(tmp_path, monkeypatch):
+    """A folder with the module `mydetector`, as the current folder."""
+    (tmp_path / "mydetector.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "def sized(num_classes, width=4):\n    return nn.Conv2d(3, width * num_classes, 1)\n"
+        "def fixed(width=4):\n    return nn.Conv2d(3, width, 1)\n"
+        "def any_of(**kwargs):\n    return nn.Conv2d(3, kwargs['num_classes'], 1)\n"
+        "def broken():\n    raise RuntimeError('two\\nlines')\n"
+        "def text():\n    return 'a model'\n"
+        "number = 3\n"
+    )
+    (tmp_path / "brokenmodule.py").write_text("import no_such_library\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
+    yield tmp_path
+    for name in ("mydetector", "brokenmodule"):
+        sys.modules.pop(name, None)

@@ -1,7 +1,5 @@
 """Detectors by name or from a user's factory, and their two kinds of norm."""
 
-import sys
-
 import pytest
 import torch
 from torch import nn
@@ -111,27 +109,6 @@ def test_both_kinds_of_norm_have_the_same_groups_and_gflops(name):
 
 
 # a user's factory
-
-
-@pytest.fixture
-def my_package(tmp_path, monkeypatch):
-    """A folder with the module `mydetector`, as the current folder."""
-    (tmp_path / "mydetector.py").write_text(
-        "import torch\n"
-        "from torch import nn\n"
-        "def sized(num_classes, width=4):\n    return nn.Conv2d(3, width * num_classes, 1)\n"
-        "def fixed(width=4):\n    return nn.Conv2d(3, width, 1)\n"
-        "def any_of(**kwargs):\n    return nn.Conv2d(3, kwargs['num_classes'], 1)\n"
-        "def broken():\n    raise RuntimeError('two\\nlines')\n"
-        "def text():\n    return 'a model'\n"
-        "number = 3\n"
-    )
-    (tmp_path / "brokenmodule.py").write_text("import no_such_library\n")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", [p for p in sys.path if p not in ("", str(tmp_path))])
-    yield tmp_path
-    for name in ("mydetector", "brokenmodule"):
-        sys.modules.pop(name, None)
 
 
 def test_a_factory_in_the_current_folder_gets_the_number_of_classes_where_it_takes_it(my_package):

@@ -1,0 +1,185 @@
+"""Where annotation files are looked for, and what can be used of them."""
+
+import pytest
+import torch
+from PIL import Image
+
+from autoprune.config import DataPaths, SplitPaths
+from autoprune.data.annotations import read
+from autoprune.data.coco import open_data
+from autoprune.errors import DataError
+
+from .conftest import box, edit, one_line, write_set
+
+CAT = '{"id": 1, "name": "a"}'
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("instances_val.json", "images"),
+        ("instances_val.json", "images/val"),
+        ("instances_val.json", "val"),
+        ("instances_val2017.json", "val2017"),
+        ("instances_val2017.json", "images/val2017"),
+        ("instances_val2014.json", "val2014"),
+    ],
+)
+def test_layouts(tmp_path, file, folder):
+    made = write_set(tmp_path / "made", [box(1, 1)])
+    (tmp_path / "set" / folder).parent.mkdir(parents=True, exist_ok=True)
+    (made / "images").rename(tmp_path / "set" / folder)
+    (tmp_path / "set/annotations").mkdir()
+    (made / "annotations/instances_val.json").rename(tmp_path / "set/annotations" / file)
+    assert len(open_data(tmp_path / "set", "val", strict=True)) == 2
+
+
+def test_explicit_paths(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1)])
+    paths = SplitPaths(annotations=folder / "annotations/instances_val.json", images=folder / "images")
+    data = DataPaths(train=paths, val=paths)
+    assert len(open_data(data, "train")) == len(open_data(data, "val")) == 2
+    with pytest.raises(DataError, match="no split 'test'"):
+        open_data(data, "test")
+    lost = DataPaths(train=SplitPaths(annotations=paths.annotations, images=tmp_path / "lost"), val=paths)
+    with pytest.raises(DataError, match=r"lost does not exist; check data\.train"):
+        open_data(lost, "train")
+
+
+def test_subfolders_unicode_and_shared_files(tmp_path):
+    names = ("Zäune 画像.png", "b.png")
+    folder = write_set(
+        tmp_path, [box(1, 1), box(2, 2), box(3, 9)], names=names, categories=[{"id": 1, "name": "猫"}]
+    )
+    (folder / "images/sub").mkdir()
+    (folder / "images/b.png").rename(folder / "images/sub/b.png")
+
+    def change(content):
+        content["images"][1]["file_name"] = "sub/b.png"
+        content["images"].append({"id": 9, "file_name": names[0]})  # no size, and a file that is used already
+
+    edit(folder, change)
+    split = open_data(folder, "val", strict=True)
+    assert split.categories == {1: "猫"}
+    assert split.stored_sizes == [(30, 40)] * 3
+    assert torch.equal(split.get(0)[0], split.get(2)[0])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (box(7, 1, (2, 3, 0, 5)), "annotation 7 (a.png): its box [2, 3, 0, 5] has no area"),
+        (box(7, 1, (2, 3, 5, -1)), "has no area"),
+        (box(7, 1, (50, 3, 5, 5)), "lies outside the image (40x30)"),
+        (box(7, 1, (-9, 3, 5, 5)), "lies outside the image"),
+        (box(7, 1, category=8), "annotation 7 (a.png): its category 8 is unknown"),
+        (box(7, 5), "annotation 7 (no image): its image 5 is missing"),
+        (box(7, 1, (1, 2, 3)), "is not [x, y, width, height]"),
+        (box(7, 1, (1, 2, 3, None)), "is not [x, y, width, height]"),
+        (box(7, 1, (1, 2, 3, float("nan"))), "is not [x, y, width, height]"),
+        (box(7, 1, ("1", 2, 3, 4)), "is not [x, y, width, height]"),
+        ({"id": 7, "image_id": 1, "category_id": 1}, "is not [x, y, width, height]"),
+    ],
+)
+def test_unusable_annotations_are_listed_and_strict_refuses_them(tmp_path, wrong, message):
+    folder = write_set(tmp_path, [box(1, 1), wrong, box(2, 2)])
+    split = open_data(folder, "val")
+    assert len(split.skipped) == 1
+    assert message in split.skipped[0]
+    assert [len(split.get(index)[1]["labels"]) for index in range(2)] == [1, 1]
+    assert len(split.coco.anns) == 2
+    with pytest.raises(DataError) as error:
+        open_data(folder, "val", strict=True)
+    assert message in one_line(error)
+    assert "1 entries" in one_line(error)
+
+
+def test_a_missing_image_is_skipped_with_its_boxes_and_strict_names_it(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1), box(2, 2), box(3, 2)])
+    (folder / "images/b.png").unlink()
+    split = open_data(folder, "val")
+    assert split.image_ids == [1]
+    assert len(split.skipped) == 3
+    assert str(folder / "images/b.png") in split.skipped[0]
+    with pytest.raises(DataError, match=r"b\.png"):
+        open_data(folder, "val", strict=True)
+    (folder / "images/a.png").unlink()
+    edit(folder, lambda content: None)
+    with pytest.raises(DataError, match="none of its 2 images can be used") as error:
+        open_data(folder, "val")
+    assert str(folder / "images") in one_line(error)
+
+
+def test_images_that_are_no_images_or_of_another_size_are_skipped(tmp_path):
+    folder = write_set(tmp_path, [], names=("a.png", "b.png", "c.png", "d.png"))
+    (folder / "images/b.png").write_text("not a picture")
+    Image.new("RGB", (20, 20)).save(folder / "images/c.png")
+    edit(folder, lambda content: content["images"].append({"id": 1, "file_name": "d.png"}))
+    edit(folder, lambda content: content["images"].append({"id": 9}))
+    split = open_data(folder, "val")
+    assert split.image_ids == [1, 4]
+    text = "; ".join(split.skipped)
+    assert "b.png is not a readable image" in text
+    assert "it is 20x20 pixels, the annotations say 40x30" in text
+    assert "its id 1 is taken by a.png" in text
+    assert "needs an integer id and a file_name" in text
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "not in COCO format"),
+        ("[1, 2]", "not in COCO format"),
+        ("3", "not in COCO format"),
+        ("{}", "no list `images`"),
+        ('{"images": [], "annotations": {}, "categories": []}', "not in COCO format"),
+        ('{"images": {}, "annotations": [], "categories": []}', "not in COCO format"),
+        ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no images"),
+        ('{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}', "integer id"),
+        (f'{{"images": [], "annotations": [], "categories": [{CAT}, {CAT}]}}', "two categories"),
+        (
+            '{"images": [], "annotations": [{"id": 1, "caption": "x"}], "categories": []}',
+            "not in COCO format",
+        ),
+        ('{"images": [{"id": [1]}], "annotations": [], "categories": []}', "not in COCO format"),
+        (b"\xff\xfe\x00\x01", "not in COCO format"),
+    ],
+)
+def test_json_that_is_not_coco_is_refused_in_one_line(tmp_path, content, message):
+    folder = write_set(tmp_path, [])
+    file = folder / "annotations/instances_val.json"
+    file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(DataError) as error:
+        open_data(folder, "val")
+    assert message in one_line(error)
+    assert str(file) in one_line(error)
+
+
+def test_missing_folders_name_flag_field_and_demo(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "half/annotations").mkdir(parents=True)
+    (tmp_path / "half/annotations/instances_val.json").write_text("{}")
+    for name, message in (
+        ("lost", "no data folder"),
+        ("empty", "no annotations/instances_val.json"),
+        ("half", "neither images/"),
+    ):
+        with pytest.raises(DataError) as error:
+            open_data(tmp_path / name, "val")
+        for part in (message, "--data", "YAML: data", "autoprune demo"):
+            assert part in one_line(error)
+
+
+def test_pycocotools_prints_nothing(tmp_path, capsys):
+    open_data(write_set(tmp_path, [box(1, 1)]), "val").get(0)
+    assert capsys.readouterr() == ("", "")
+
+
+def test_a_changed_annotation_file_is_read_again(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1)])
+    file = folder / "annotations/instances_val.json"
+    first = read(file, (folder / "images",))
+    assert read(file, (folder / "images",)) is first
+    edit(folder, lambda content: content["annotations"].clear())
+    assert read(file, (folder / "images",)).coco.anns == {}

@@ -1,0 +1,102 @@
+"""Sizes against torchvision's transform, pixels against Pillow's and torch's own resizing."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
+from torchvision.transforms.v2 import functional as reference
+
+from autoprune.data import images
+from autoprune.data.coco import open_data
+from autoprune.detectors import Resize
+from autoprune.errors import DataError
+
+from .conftest import box, edit, one_line, write_set
+
+
+@pytest.mark.parametrize("rule", [Resize(192, 256), Resize(800, 1333), Resize(128, 128), Resize(33, 1000)])
+def test_resized_size_is_torchvisions_and_its_own_fixed_point(rule):
+    transform = GeneralizedRCNNTransform(rule.min_size, rule.max_size, [0.0] * 3, [1.0] * 3).eval()
+
+    def torchvisions(size: tuple[int, int]) -> tuple[int, int]:
+        resized, _ = transform.resize(torch.empty((3, *size), device="meta"))
+        return (int(resized.shape[1]), int(resized.shape[2]))
+
+    rng, off = np.random.default_rng(0), 0
+    sizes = [(480, 640), (427, 640), (640, 427), (5, 90), (333, 500), (50, 50)]
+    sizes += [tuple(map(int, rng.integers(8, 1500, 2))) for _ in range(40)]
+    for size in sizes:
+        mine, first = images.resized_size(size, rule), torchvisions(size)
+        assert torchvisions(mine) == mine, "the detector's own resizing must change nothing"
+        off += mine != first
+        assert max(abs(a - b) for a, b in zip(mine, first, strict=True)) <= 1
+    assert off <= 0.2 * len(sizes), "one more pixel only where torchvision's rounding is not stable"
+
+
+def test_pixels_are_pillows_antialiased_bilinear_ones(tmp_path):
+    split = open_data(write_set(tmp_path, [box(1, 1)], size=(60, 80)), "val", Resize(30, 40))
+    picture, _ = split.get(0)
+    noise = np.random.default_rng(0).integers(0, 256, (60, 80, 3), np.uint8)
+    expected = reference.pil_to_tensor(Image.fromarray(noise).resize((40, 30), Image.Resampling.BILINEAR))
+    assert picture.dtype == torch.uint8
+    assert torch.equal(picture, expected)
+    floats = torch.from_numpy(noise).permute(2, 0, 1)[None].float()
+    other = torch.nn.functional.interpolate(floats, (30, 40), mode="bilinear", antialias=True)[0]
+    assert (picture - other).abs().max() <= 1
+    batch, _ = split.batch([0])
+    torch.testing.assert_close(batch[0], expected.float() / 255)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
+    gray = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None], 30, 0)
+    folder = write_set(tmp_path, [box(1, 1)], names=("a.png",))
+    name = "a.jpg" if mode == "CMYK" else "a.png"
+    if mode == "I;16":
+        picture = Image.fromarray(gray.astype(np.uint16) * 257)
+    else:
+        picture = Image.fromarray(gray).convert("RGB").convert(mode)
+    assert picture.mode == mode
+    picture.save(folder / "images" / name)
+    edit(folder, lambda content: content["images"][0].update(file_name=name))
+    pixels, _ = open_data(folder, "val").get(0)
+    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 30, 40))
+    coarse = mode in ("1", "P")  # dithered
+    expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1) if coarse else gray
+    assert np.abs(pixels.numpy().astype(int) - expected).max() <= (8 if mode == "CMYK" else 3)
+
+
+def test_exif_rotation_is_not_applied(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1)], names=("a.jpg",))
+    exif = Image.Exif()
+    exif[images.EXIF_ORIENTATION] = 6
+    stripes = np.zeros((30, 40, 3), np.uint8)
+    stripes[:15] = 255
+    Image.fromarray(stripes).save(folder / "images/a.jpg", exif=exif)
+    pixels, _ = open_data(folder, "val").get(0)
+    assert tuple(pixels.shape) == (3, 30, 40)
+    assert pixels[:, :12].min() > 200
+    edit(folder, lambda content: content["images"][0].update(height=40, width=30))
+    with pytest.raises(DataError, match="its EXIF rotation is not applied; save it upright"):
+        open_data(folder, "val")
+
+
+def test_an_image_cut_short_is_named_when_it_is_read(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1)], names=("a.jpg",), size=(200, 200))
+    file = folder / "images/a.jpg"
+    file.write_bytes(file.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"cannot decode .*a\.jpg") as error:
+        open_data(folder, "val").get(0)
+    one_line(error)
+
+
+def test_the_pictures_of_a_folder_are_sorted_and_of_pillows_suffixes(tmp_path):
+    for name in ("b.JPG", "a.png", "c.webp", "notes.txt"):
+        (tmp_path / name).touch()
+    assert [path.name for path in images.picture_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    (tmp_path / "empty").mkdir()
+    for name, message in (("empty", "no images in"), ("lost", "there is no such folder")):
+        with pytest.raises(DataError, match=message) as error:
+            images.picture_files(tmp_path / name)
+        assert "--images" in one_line(error)
