@@ -23,20 +23,20 @@ def once(file: Path, work: Callable[[], Mapping[str, Any]]) -> Result:
     if not file.exists():
         print(f"{file.stem} …", file=sys.stderr, flush=True)
         write(file, work())
-    found: Result = json.loads(file.read_text(encoding="utf-8"))
-    return found
+    result: Result = json.loads(file.read_text(encoding="utf-8"))
+    return result
 
 
 def guard(file: Path, settings: Mapping[str, Any]) -> None:
     """Refuses to mix results of different settings in one folder."""
-    asked = json.loads(json.dumps(settings))
-    if file.exists() and (found := json.loads(file.read_text(encoding="utf-8"))) != asked:
-        differing = next(name for name in {**found, **asked} if found.get(name) != asked.get(name))
+    given = json.loads(json.dumps(settings))
+    if file.exists() and (stored := json.loads(file.read_text(encoding="utf-8"))) != given:
+        differing = next(name for name in {**stored, **given} if stored.get(name) != given.get(name))
         raise SystemExit(
-            f"{file.parent} holds results with {differing} {found.get(differing)!r}, not "
-            f"{asked.get(differing)!r}; give another --out"
+            f"{file.parent} holds results with {differing} {stored.get(differing)!r}, not "
+            f"{given.get(differing)!r}; give another --out"
         )
-    write(file, asked)
+    write(file, given)
 
 
 def write(file: Path, content: Mapping[str, Any]) -> None:

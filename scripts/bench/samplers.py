@@ -48,7 +48,7 @@ def main() -> None:
     )
     cases: list[tuple[str, Granularity]] = [(sampler, "layer") for sampler in given.samplers.split(",")]
     cases += [("thompson", granularity) for granularity in GRANULARITIES[1:]]
-    found: dict[tuple[str, str], list[list[Record]]] = {}
+    runs_by_case: dict[tuple[str, str], list[list[Record]]] = {}
     dense = 0.0
     for seed in range(given.seeds):
         for sampler, granularity in cases:
@@ -56,9 +56,9 @@ def main() -> None:
             search(config)
             result = load_result(config.out)
             records = [record for record in result.records if record.counts and record.rungs]
-            found.setdefault((sampler, granularity), []).append(records)
+            runs_by_case.setdefault((sampler, granularity), []).append(records)
             dense = load_task(config).graph.gflops()
-            show(found, dense, given)
+            show(runs_by_case, dense, given)
 
 
 def settings(
@@ -104,12 +104,14 @@ def hypervolume(records: Sequence[Record], dense: float) -> float:
     return float(np.sum(np.diff(costs) * best))
 
 
-def show(found: dict[tuple[str, str], list[list[Record]]], dense: float, given: argparse.Namespace) -> None:
+def show(
+    runs_by_case: dict[tuple[str, str], list[list[Record]]], dense: float, given: argparse.Namespace
+) -> None:
     """Prints what is there so far."""
     counts = [given.trials // 4, given.trials // 2, given.trials]
     heads = [f"{what}, {count} trials" for what in ("mAP", "hypervolume") for count in counts]
     table = Table("sampler", "granularity", "seeds", *heads, title=f"{given.budget} of the GFLOPs")
-    for (sampler, granularity), runs in found.items():
+    for (sampler, granularity), runs in runs_by_case.items():
         best = [[100 * max(r.metrics["map"] for r in run[:n]) for run in runs] for n in counts]
         volume = [[hypervolume(run[:n], dense) for run in runs] for n in counts]
         table.add_row(

@@ -45,12 +45,12 @@ def ledger(arguments: argparse.Namespace) -> dict[str, Any]:
             started = time.perf_counter()
             resumed = _open(journal, plan, trials, sampler)
             resume = time.perf_counter() - started
-            asked, reported = run(resumed)
+            suggestions, reported = run(resumed)
             figures[sampler] = {
                 "trials": len(resumed.finished()),
-                "suggestion_p50_s": round(float(np.quantile([wall for wall, _ in asked], 0.5)), 3),
-                "suggestion_p95_s": round(float(np.quantile([wall for wall, _ in asked], 0.95)), 3),
-                "suggestion_cpu_p95_s": round(float(np.quantile([cpu for _, cpu in asked], 0.95)), 3),
+                "suggestion_p50_s": round(float(np.quantile([wall for wall, _ in suggestions], 0.5)), 3),
+                "suggestion_p95_s": round(float(np.quantile([wall for wall, _ in suggestions], 0.95)), 3),
+                "suggestion_cpu_p95_s": round(float(np.quantile([cpu for _, cpu in suggestions], 0.95)), 3),
                 "report_p95_s": round(float(np.quantile(reported, 0.95)), 3),
                 "resume_s": round(resume, 2),
                 "journal_mb": round(journal.stat().st_size / 1e6, 1),
@@ -78,14 +78,14 @@ def run(ledger: Ledger) -> tuple[list[tuple[float, float]], list[float]]:
         Seconds of each ask, on the wall and of the CPU, and wall seconds of each report.
     """
     random = np.random.default_rng(1)
-    asked: list[tuple[float, float]] = []
+    suggestions: list[tuple[float, float]] = []
     reported: list[float] = []
     ledger.note("dense", {"map": 0.45})
     while True:
         started, cpu = time.perf_counter(), time.process_time()
         if (candidate := ledger.ask()) is None:
-            return asked, reported
-        asked.append((time.perf_counter() - started, time.process_time() - cpu))
+            return suggestions, reported
+        suggestions.append((time.perf_counter() - started, time.process_time() - cpu))
         gone = float(ledger.plan.removed([candidate.widths]).sum())
         score = 0.45 - gone / 1e5 + 0.01 * random.normal()
         for rung in range(ledger.settings.rungs):

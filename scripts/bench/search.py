@@ -10,15 +10,15 @@ Methods:
     uniform     the same ratio for all groups, channels by autoprune's criterion
     tp-taylor   torch-pruning, global ranking by its GroupTaylorImportance
     tp-l2       torch-pruning, global ranking by its GroupMagnitudeImportance(p=2)
-    fastnas     FastNAS's score (mAP after new BatchNorm statistics), channels by L2 norm, an evolutionary
+    fastnas     FastNAS's score (mAP after BatchNorm recalibration), channels by L2 norm, an evolutionary
                 search (NSGA-II) over widths; not modelopt's own code
     fisher      Group Fisher's order, one shot: the least importance per GFLOP, again and again
     random      random search, with autoprune's proxies and space
     ours        `autoprune search`, its proxies trained as plainly as all are recovered
     own-proxies `autoprune search` with the proxies that are its default (reconstructed, distilled)
 
-All are recovered plainly: new statistics of the norms, then training on the detection loss alone. The luck of
-one recovery is as large as what methods differ by, so each policy is recovered --recoveries-each times.
+All are recovered plainly: BatchNorm recalibration, then training on the detection loss alone. Seed variance is
+as large as what methods differ by, so each policy is recovered --recoveries-each times.
 A second table recovers the policies of `ours` in other ways (--recoveries), with the same number of steps.
 """
 

@@ -126,7 +126,7 @@ def by_torch_pruning(importance: str) -> Callable[[Case], tuple[Keep, dict[str, 
     def prune(case: Case) -> tuple[Keep, dict[str, Any]]:
         answer = case.given.out / "peers" / f"{case.name(importance)}.json"
         answer.parent.mkdir(parents=True, exist_ok=True)
-        asked = {
+        request = {
             "config": case.config.model_dump(mode="json", include=case.config.model_fields_set),
             "importance": importance,
             "limit_gflops": case.budget.limit,
@@ -135,9 +135,9 @@ def by_torch_pruning(importance: str) -> Callable[[Case], tuple[Keep, dict[str, 
             "answer": str(answer),
         }
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        subprocess.run([case.given.peer_python, str(PEERS), json.dumps(asked)], check=True, env=environment)
-        found = json.loads(answer.read_text(encoding="utf-8"))
-        return found["keep"], {"pruning_ratio": found["pruning_ratio"]}
+        subprocess.run([case.given.peer_python, str(PEERS), json.dumps(request)], check=True, env=environment)
+        result = json.loads(answer.read_text(encoding="utf-8"))
+        return result["keep"], {"pruning_ratio": result["pruning_ratio"]}
 
     return prune
 

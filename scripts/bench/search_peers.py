@@ -27,26 +27,26 @@ _HALVINGS = 12
 
 def main() -> None:
     warnings.filterwarnings("ignore", "Maximum recursive depth")  # of its own search for shapes
-    asked = json.loads(sys.argv[1])
-    task = load_task(make_config(**{**asked["config"], "norm": "train", "device": "cpu"}))
-    gradients = loss_gradients(task, asked["images"]) if asked["importance"] == "taylor" else {}
+    request = json.loads(sys.argv[1])
+    task = load_task(make_config(**{**request["config"], "norm": "train", "device": "cpu"}))
+    gradients = loss_gradients(task, request["images"]) if request["importance"] == "taylor" else {}
     low, high, best = 0.0, 1.0, None
     for _ in range(_HALVINGS):
         ratio = (low + high) / 2
-        pruned, keep = global_pruning(task, asked["importance"], gradients, ratio, asked["largest_ratio"])
+        pruned, keep = global_pruning(task, request["importance"], gradients, ratio, request["largest_ratio"])
         gflops = task.costs(keep)["gflops"]
-        if gflops > asked["limit_gflops"]:
+        if gflops > request["limit_gflops"]:
             low = ratio
             continue
         high, best = ratio, (pruned, keep, ratio, gflops)
-        if gflops > (1 - PRECISION) * asked["limit_gflops"]:
+        if gflops > (1 - PRECISION) * request["limit_gflops"]:
             break
     if best is None:
         raise SystemExit("torch-pruning does not reach the budget")
     pruned, keep, ratio, gflops = best
     same_as_ours(task, pruned, keep)
     answer = {"keep": keep, "pruning_ratio": ratio, "gflops": gflops}
-    Path(asked["answer"]).write_text(json.dumps(answer), encoding="utf-8")
+    Path(request["answer"]).write_text(json.dumps(answer), encoding="utf-8")
 
 
 def global_pruning(

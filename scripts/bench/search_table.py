@@ -60,12 +60,12 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 def averaged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """One result for each policy: the means of all its recoveries, and in ``count`` how many those are."""
-    found = []
+    merged = []
     for policy in recoveries_of(results):
         splits = [name for name in ("val", "test") if policy[0][name] is not None]
         means = {name: mean(result[name] for result in policy) for name in splits}
-        found.append({**policy[0], **means, "count": len(policy)})
-    return found
+        merged.append({**policy[0], **means, "count": len(policy)})
+    return merged
 
 
 def noise(results: Sequence[Mapping[str, Any]]) -> float | None:
@@ -79,10 +79,10 @@ def noise(results: Sequence[Mapping[str, Any]]) -> float | None:
 
 def recoveries_of(results: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
     """The results of each policy together, the first recovery's first."""
-    found: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
+    by_policy: dict[tuple[str, str, int], list[Mapping[str, Any]]] = {}
     for result in sorted(results, key=lambda result: int(result.get("again", 0))):
-        found.setdefault((result["method"], result["budget"], result["seed"]), []).append(result)
-    return list(found.values())
+        by_policy.setdefault((result["method"], result["budget"], result["seed"]), []).append(result)
+    return list(by_policy.values())
 
 
 def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:

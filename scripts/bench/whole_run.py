@@ -1,6 +1,6 @@
 r"""A whole run through the public commands, timed: dense, uniform and searched on val and test.
 
-The folder in --out keeps everything; a run that was stopped goes on from there. Example (the BCCD
+The folder in --out keeps everything; a stopped run resumes from it. Example (the BCCD
 detector of the project's benchmarks):
 
     python scripts/bench/whole_run.py --data DATA --weights WEIGHTS --model retinanet_resnet18_fpn \
@@ -116,14 +116,14 @@ def show(
         "M parameters",
         *(f"{split} mAP" for split in scores["dense"]),
     )
-    for name, found in scores.items():
+    for name, by_split in scores.items():
         cost = costs[name]
         table.add_row(
             name,
             f"{cost['gflops'] / costs['dense']['gflops']:.3f}",
             f"{cost['gflops']:.3f}",
             f"{cost['mparams']:.3f}",
-            *(f"{100 * numbers['metrics']['map']:.2f}" for numbers in found.values()),
+            *(f"{100 * numbers['metrics']['map']:.2f}" for numbers in by_split.values()),
         )
     console.print(table)
     times = Table("step", "seconds")

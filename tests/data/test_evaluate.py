@@ -23,16 +23,16 @@ class Oracle(nn.Module):
 
     def __init__(self, answers):
         super().__init__()
-        self.answers, self.asked, self.place = answers, [], 0
+        self.answers, self.calls, self.place = answers, [], 0
         self.inner = nn.BatchNorm2d(3)
 
     def __deepcopy__(self, memo):
         twin = Oracle(self.answers)
-        twin.asked = self.asked  # a copy tells the original how it was called
+        twin.calls = self.calls  # a copy tells the original how it was called
         return twin
 
     def forward(self, images):
-        self.asked.append(([tuple(image.shape) for image in images], self.training, torch.is_grad_enabled()))
+        self.calls.append(([tuple(image.shape) for image in images], self.training, torch.is_grad_enabled()))
         start, self.place = self.place, self.place + len(images)
         return self.answers[start : self.place]
 
@@ -65,11 +65,11 @@ def test_all_numbers_are_those_of_pycocotools_on_a_results_file(shapes, tmp_path
     rng = np.random.default_rng(0)
     answers = []
     for index in range(len(split)):
-        found = truth(split, index)
-        noise = torch.from_numpy(rng.normal(0, 1.5, found["boxes"].shape)).float()
+        target = truth(split, index)
+        noise = torch.from_numpy(rng.normal(0, 1.5, target["boxes"].shape)).float()
         extra = torch.tensor([[1.0, 1, 20, 20], [5, 5, 40, 30]])
-        boxes = torch.cat([found["boxes"] + noise, extra])
-        labels = torch.cat([found["labels"], torch.tensor([1, 99])])  # 99 is no class of the data
+        boxes = torch.cat([target["boxes"] + noise, extra])
+        labels = torch.cat([target["labels"], torch.tensor([1, 99])])  # 99 is no class of the data
         answers.append({"boxes": boxes, "scores": torch.from_numpy(rng.random(len(boxes))), "labels": labels})
     rows = [
         {
@@ -78,9 +78,9 @@ def test_all_numbers_are_those_of_pycocotools_on_a_results_file(shapes, tmp_path
             "bbox": [2 * x1, 2 * y1, 2 * (x2 - x1), 2 * (y2 - y1)],
             "score": float(score),
         }
-        for index, found in enumerate(answers)
+        for index, output in enumerate(answers)
         for (x1, y1, x2, y2), score, label in zip(
-            found["boxes"].double().tolist(), found["scores"], found["labels"], strict=True
+            output["boxes"].double().tolist(), output["scores"], output["labels"], strict=True
         )
         if label != 99
     ]
@@ -119,7 +119,7 @@ def test_perfect_detections_score_one_and_none_score_zero(shapes):
 
 
 def test_hand_made_boxes_give_the_precision_worked_out_by_hand(tmp_path):
-    """Two boxes; one found at IoU 0.8, one missed: AP is 51/101 at the seven thresholds to 0.80, else 0."""
+    """Two boxes; one matched at an IoU just below 0.8, one missed: AP is 51/101 up to 0.75, else 0."""
     (tmp_path / "images").mkdir()
     (tmp_path / "annotations").mkdir()
     Image.new("RGB", (200, 100)).save(tmp_path / "images/a.png")
@@ -133,8 +133,8 @@ def test_hand_made_boxes_give_the_precision_worked_out_by_hand(tmp_path):
     }
     (tmp_path / "annotations/instances_val.json").write_text(json.dumps(content))
     split = open_data(tmp_path, "val", Resize(50, 100))
-    found = answer([[5, 5, 30, 20.999]], [0.7], [2])  # stored: x 10 to 60, y 10 to 41.998, so IoU 0.79995
-    metrics = evaluate(Oracle([found]), split)
+    detected = answer([[5, 5, 30, 20.999]], [0.7], [2])  # stored: x 10 to 60, y 10 to 41.998, so IoU 0.79995
+    metrics = evaluate(Oracle([detected]), split)
     assert metrics.map50 == pytest.approx(51 / 101)
     assert metrics.map75 == pytest.approx(51 / 101)
     assert metrics.map == pytest.approx(51 / 101 * 6 / 10)
@@ -167,7 +167,7 @@ def test_a_subset_is_the_first_images_alone(shapes):
     metrics = evaluate(oracle, split, batch_size=3, images=4)
     assert metrics.images == 4
     assert metrics.map == pytest.approx(1)
-    assert [len(sizes) for sizes, _, _ in oracle.asked] == [3, 1]
+    assert [len(sizes) for sizes, _, _ in oracle.calls] == [3, 1]
     assert evaluate(Oracle([NOTHING] * 10), split, images=1000).images == 10
 
 
@@ -177,7 +177,7 @@ def test_every_modules_mode_comes_back_and_nothing_is_printed(shapes, capsys):
     oracle.inner.eval()
     evaluate(oracle, split)
     assert (oracle.training, oracle.inner.training) == (True, False)
-    assert {(training, gradients) for _, training, gradients in oracle.asked} == {(False, False)}
+    assert {(training, gradients) for _, training, gradients in oracle.calls} == {(False, False)}
     broken = Oracle([]).train()
     with pytest.raises(ModelError):
         evaluate(broken, split)

@@ -21,12 +21,12 @@ class Shifted(nn.Module):
             self.answers[round(image.float().mean().item(), 3)] = (target["boxes"] + pixels, target["labels"])
 
     def forward(self, images):
-        found = []
+        outputs = []
         for image in images:
             boxes, labels = self.answers[round((image * 255).mean().item(), 3)]
             scores = torch.linspace(LEAST_SCORE / 2, 0.9, len(labels))
-            found.append({"boxes": boxes, "scores": scores, "labels": labels})
-        return found
+            outputs.append({"boxes": boxes, "scores": scores, "labels": labels})
+        return outputs
 
 
 @pytest.fixture
@@ -52,10 +52,14 @@ def test_boxes_are_those_of_each_detector_in_stored_pixels(split, tmp_path):
         for thing in image["truth"]:
             boxes[thing["label"]].append(thing["box"])
         for name, shift in (("dense", 0.0), ("pruned", 4.0)):  # two pixels are four of the stored ones
-            found = image["found"][name]
-            assert len(found) == sum(1 for place in range(len(image["truth"])) if place)  # not the weakest
-            assert [thing["score"] for thing in found] == sorted((t["score"] for t in found), reverse=True)
-            for thing in found:
+            detections = image["found"][name]
+            assert len(detections) == sum(
+                1 for place in range(len(image["truth"])) if place
+            )  # not the weakest
+            assert [thing["score"] for thing in detections] == sorted(
+                (t["score"] for t in detections), reverse=True
+            )
+            for thing in detections:
                 moved = [value - shift for value in thing["box"]]
                 assert any(moved == pytest.approx(box, abs=0.11) for box in boxes[thing["label"]])
 

@@ -13,7 +13,7 @@ from autoprune.data.standard_error import bootstrap_maps, paired_error, resample
 def data_set(images=9, seed=0):
     """Boxes of three classes, one of them rare, with some crowds; detections near them, some spurious."""
     random = np.random.default_rng(seed)
-    truths, found = [], []
+    truths, detections = [], []
     for image in range(1, images + 1):
         for _ in range(random.integers(0, 5)):
             kind = int(random.choice([1, 2, 3], p=[0.6, 0.35, 0.05]))
@@ -21,9 +21,9 @@ def data_set(images=9, seed=0):
             truths.append((image, kind, box, bool(random.random() < 0.1)))
             for _ in range(random.integers(0, 3)):
                 moved = [value + random.normal(0, 2) for value in box]
-                found.append((image, kind, moved, float(random.random())))
-        found.append((image, int(random.integers(1, 4)), [5, 5, 20, 20], float(random.random())))
-    return truths, found
+                detections.append((image, kind, moved, float(random.random())))
+        detections.append((image, int(random.integers(1, 4)), [5, 5, 20, 20], float(random.random())))
+    return truths, detections
 
 
 def coco_of(rows, images, scored):
@@ -44,23 +44,23 @@ def coco_of(rows, images, scored):
     return coco
 
 
-def evaluated(truths, found, images):
+def evaluated(truths, detections, images):
     with contextlib.redirect_stdout(io.StringIO()):
-        result = COCOeval(coco_of(truths, images, False), coco_of(found, images, True), "bbox")
+        result = COCOeval(coco_of(truths, images, False), coco_of(detections, images, True), "bbox")
         result.params.imgIds = images
         result.evaluate()
     return result
 
 
-def pycocotools_map(truths, found, counts):
+def pycocotools_map(truths, detections, counts):
     """COCOeval's own number on a data set in which images are really repeated."""
-    many_truths, many_found, images = [], [], []
+    many_truths, many_detections, images = [], [], []
     for image, times in enumerate(counts, 1):
         for _ in range(times):
             images.append(len(images) + 1)
             many_truths += [(images[-1], *rest) for number, *rest in truths if number == image]
-            many_found += [(images[-1], *rest) for number, *rest in found if number == image]
-    result = evaluated(many_truths, many_found, images)
+            many_detections += [(images[-1], *rest) for number, *rest in detections if number == image]
+    result = evaluated(many_truths, many_detections, images)
     with contextlib.redirect_stdout(io.StringIO()):
         result.accumulate()
         result.summarize()
@@ -69,19 +69,19 @@ def pycocotools_map(truths, found, counts):
 
 @pytest.mark.parametrize("seed", range(3))
 def test_resampled_maps_are_those_of_data_sets_with_repeated_images(seed):
-    truths, found = data_set(seed=seed)
-    result = evaluated(truths, found, list(range(1, 10)))
+    truths, detections = data_set(seed=seed)
+    result = evaluated(truths, detections, list(range(1, 10)))
     random = np.random.default_rng(seed)
     counts = np.array([np.ones(9, int), *random.multinomial(9, np.full(9, 1 / 9), size=6)])
-    expected = [pycocotools_map(truths, found, row) for row in counts]
+    expected = [pycocotools_map(truths, detections, row) for row in counts]
     assert resampled_map(result, counts) == pytest.approx(expected, abs=1e-9)
 
 
 def test_the_error_is_the_deviation_of_the_resamples_and_falls_with_the_number_of_images():
     errors = []
     for images in (8, 128):
-        truths, found = data_set(images, seed=1)
-        result = evaluated(truths, found, list(range(1, images + 1)))
+        truths, detections = data_set(images, seed=1)
+        result = evaluated(truths, detections, list(range(1, images + 1)))
         before = copy.deepcopy(result.params.imgIds)
         errors.append(standard_error(bootstrap_maps(result, resamples=60)))
         assert result.params.imgIds == before
@@ -90,23 +90,25 @@ def test_the_error_is_the_deviation_of_the_resamples_and_falls_with_the_number_o
 
 
 def test_no_boxes_in_a_resample_give_no_number_and_one_image_no_error():
-    truths, found = [(1, 1, [0, 0, 10, 10], False)], [(1, 1, [0, 0, 10, 10], 0.5)]
-    result = evaluated(truths, found, [1, 2])
+    truths, detections = [(1, 1, [0, 0, 10, 10], False)], [(1, 1, [0, 0, 10, 10], 0.5)]
+    result = evaluated(truths, detections, [1, 2])
     values = resampled_map(result, np.array([[2, 0], [0, 2], [1, 1]]))
     assert values == pytest.approx([1, np.nan, 1], nan_ok=True)
     assert standard_error(bootstrap_maps(result)) == pytest.approx(0)
-    assert standard_error(bootstrap_maps(evaluated(truths, found, [1]))) == 0
+    assert standard_error(bootstrap_maps(evaluated(truths, detections, [1]))) == 0
 
 
 def test_the_paired_error_is_that_of_the_difference_on_the_same_images():
     """By brute force: both detectors on the same data sets with repeated images."""
-    truths, found = data_set(12, seed=4)
-    others = [(image, kind, box, 1 - score) for image, kind, box, score in found]
+    truths, detections = data_set(12, seed=4)
+    others = [(image, kind, box, 1 - score) for image, kind, box, score in detections]
     images = list(range(1, 13))
-    first, second = (bootstrap_maps(evaluated(truths, rows, images), resamples=8) for rows in (found, others))
+    first, second = (
+        bootstrap_maps(evaluated(truths, rows, images), resamples=8) for rows in (detections, others)
+    )
     drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=8)
     differences = [
-        pycocotools_map(truths, found, row) - pycocotools_map(truths, others, row) for row in drawn
+        pycocotools_map(truths, detections, row) - pycocotools_map(truths, others, row) for row in drawn
     ]
     assert paired_error(first, second) == pytest.approx(np.std(differences, ddof=1), abs=1e-9)
     assert paired_error(first, first) == 0

@@ -31,7 +31,7 @@ def test_the_learning_rate_is_that_of_torchs_schedulers(steps: int, warmup: floa
 
 
 def test_a_short_run_is_not_dragged_back_to_its_start() -> None:
-    """After 20 steps the start weighs nothing, and the first half less than two per cent."""
+    """After 20 steps the start weighs nothing, and the first half less than 2%."""
     settings = TrainSettings(20, ema_decay=0.999)
     assert math.prod(settings.ema_decay_at(step) for step in range(10, 20)) < 0.02
     assert math.prod(settings.ema_decay_at(step) for step in range(20)) < 1e-6
