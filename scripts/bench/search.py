@@ -17,8 +17,8 @@ Methods:
     ours        `autoprune search`, its proxies trained as plainly as all are recovered
     own-proxies `autoprune search` with the proxies that are its default (reconstructed, distilled)
 
-All are recovered plainly: BatchNorm recalibration, then training on the detection loss alone. Seed variance is
-as large as what methods differ by, so each policy is recovered --recoveries-each times.
+All are recovered plainly: BatchNorm recalibration, then training on the detection loss alone. Seed variance
+is as large as what methods differ by, so each policy is recovered --recoveries-each times.
 A second table recovers the policies of `ours` in other ways (--recoveries), with the same number of steps.
 """
 
