@@ -135,7 +135,7 @@ NETWORK = [f"body.layer{i // 3}.{i % 3}.conv{j}" for i in range(6) for j in (1, 
     unit=st.sampled_from([1, 4]),
 )
 @settings(max_examples=150, deadline=None)
-def test_every_suggestion_ends_within_two_per_cent_below_its_budget(
+def test_every_suggestion_ends_within_two_percent_below_its_budget(
     chain, fractions, gflops, mparams, granularity, tied, unit, space_file
 ) -> None:
     dense = (64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256)
