@@ -84,7 +84,7 @@ def greedy(
     space: Space,
     importance: Scores,
     budgets: Sequence[Budget],
-    criterion: str = "taylor",
+    criterion: str,
     per_cost: bool = True,
     index: int = 0,
 ) -> WarmStart:
@@ -122,7 +122,7 @@ def knapsack(
     space: Space,
     importance: Scores,
     budgets: Sequence[Budget],
-    criterion: str = "taylor",
+    criterion: str,
     index: int = 0,
 ) -> WarmStart:
     """The least importance removed within the budgets; see `autoprune.space.knapsack`.

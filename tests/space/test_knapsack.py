@@ -19,7 +19,7 @@ def test_the_knapsack_finds_the_best_there_is(
     sums = [np.concatenate([[0], np.cumsum(np.sort(importance[name]))]) for name in space.names]
     lost = sum(total[64 - grid[:, place]] for place, total in enumerate(sums))
     best = lost[graph.cost.flops(grid) <= budgets[0].limit * 1e9].min()
-    widths = widths_of(space, knapsack(space, importance, budgets))
+    widths = widths_of(space, knapsack(space, importance, budgets, "taylor"))
     assert graph.cost.flops(widths) <= budgets[0].limit * 1e9
     assert removed_from(space, importance, widths) == pytest.approx(best, rel=1e-9)
 
@@ -33,10 +33,10 @@ def test_the_knapsack_removes_no_more_than_any_greedy_order(
     graph = chain(dense=(64, 96, 128, 100, 256, 36, 64, 64, 72, 128, 256, 256), names=names)
     space, importance = make_space(graph, granularity=granularity), importance_of(graph, seed)
     for budgets in ([budget_of(space, 0.4)], [budget_of(space, 0.6), budget_of(space, 0.3, "mparams")]):
-        best = knapsack(space, importance, budgets)
+        best = knapsack(space, importance, budgets, "taylor")
         assert 0.98 < space.budget_usage(widths_of(space, best), budgets) <= 1
         for per_cost in (True, False):
-            other = greedy(space, importance, budgets, per_cost=per_cost)
+            other = greedy(space, importance, budgets, "taylor", per_cost=per_cost)
             ours, theirs = (
                 removed_from(space, importance, widths_of(space, start)) for start in (best, other)
             )

@@ -158,7 +158,7 @@ def test_only_scores_in_units_of_the_loss_are_weighed_against_cost(
 def test_an_impossible_budget_is_refused(chain, importance_of, make_space, budget_of) -> None:
     graph = chain()
     space = make_space(graph, max_ratio=0.2)
-    for make in (lambda b: uniform(space, b), lambda b: greedy(space, importance_of(graph), b)):
+    for make in (lambda b: uniform(space, b), lambda b: greedy(space, importance_of(graph), b, "taylor")):
         with pytest.raises(BudgetError, match="can't be reached"):
             make([budget_of(space, 0.3)])
 
@@ -170,7 +170,7 @@ def test_greedy_asks_the_cost_model_once_or_twice_per_step(
     space = make_space(graph)
     budget = budget_of(space, 0.33)
     count = count_costs(graph)
-    start = greedy(space, importance_of(graph), [budget])
+    start = greedy(space, importance_of(graph), [budget], "taylor")
     steps = int(((space.dense - widths_of(space, start)) // space.step).sum())
     assert count.calls < 3 * steps
     assert count.rows < 3 * steps * 80

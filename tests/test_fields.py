@@ -1,0 +1,97 @@
+"""How the texts of settings are read, and what their metadata adds to the schema."""
+
+import json
+from typing import Annotated, get_args
+
+import pytest
+from pydantic import ValidationError
+
+from autoprune.config import Config, make_config
+from autoprune.errors import ConfigError
+from autoprune.fields import BUDGET_NUMBER, DataPaths, ModelSpec, Norm, NormKind, Setting
+from autoprune.validation import Strict
+
+
+@pytest.mark.parametrize("given", ["50%,33%", "50%, 33%,", ["50%", "33%"], ("50%", "33%")])
+def test_several_values_come_as_one_text_or_a_list(given):
+    assert make_config(budget_gflops=given).budget_gflops == ("50%", "33%")
+
+
+@pytest.mark.parametrize("number", [50, 12.5])
+def test_numbers_are_texts_where_a_percentage_is_possible(number):
+    config = make_config(budget_gflops=[number, "33%"], budget_mparams=number)
+    assert config.budget_gflops == (str(number), "33%")
+    assert config.budget_mparams == str(number)
+    assert make_config(budget_gflops=number).budget_gflops == (str(number),)
+
+
+@pytest.mark.parametrize("given", ["12.5", "60%", " 60 % ", 12, "1e3", "150"])
+def test_a_budget_on_latency_is_a_time_or_a_percentage(given):
+    assert make_config(budget_latency_ms=given).budget_latency_ms == str(given)
+
+
+@pytest.mark.parametrize("text", ["fast", "0", "-3", "100%", "60%%", "%", ""])
+def test_any_other_budget_on_latency_is_refused(text):
+    with pytest.raises(
+        ConfigError, match=r"`budget_latency_ms`: must be milliseconds such as 12\.5"
+    ) as error:
+        make_config(budget_latency_ms=text)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("text", ["7", "7.", ".5", "+1.25", "1e3", "2E-1"])
+def test_a_budget_number_is_one_that_python_reads(text):
+    assert BUDGET_NUMBER.fullmatch(text)
+    assert float(text) > 0
+
+
+@pytest.mark.parametrize("text", ["", ".", "-1", "nan", "inf", "1_000", "0x1", "1e", "12 "])
+def test_what_is_no_plain_positive_number_is_no_budget(text):
+    assert not BUDGET_NUMBER.fullmatch(text)
+
+
+def test_none_is_no_tracker():
+    assert make_config(track="none").track == ()
+    assert make_config(track=["none"]).track == ()
+    with pytest.raises(ConfigError, match="track"):
+        make_config(track="none,mlflow")
+
+
+def test_metadata_of_a_setting_is_in_the_schema():
+    class Settings(Strict):
+        here: Annotated[int, Setting("Machine", may_change=True)] = 3
+        there: Annotated[str, Setting("Data")] = "a"
+
+    properties = Settings.model_json_schema()["properties"]
+    assert [properties[name]["panel"] for name in ("here", "there")] == ["Machine", "Data"]
+    assert [properties[name]["may_change_on_resume"] for name in ("here", "there")] == [True, False]
+    assert properties["here"]["default"] == 3
+    json.dumps(properties)
+
+
+def test_every_treatment_of_the_norms_is_a_kind_of_norm():
+    kinds = {norm: make_config(norm=norm).norm_kind for norm in get_args(Norm)}
+    assert kinds == {"auto": "auto", "freeze": "frozen", "train": "batch"}
+    assert {*kinds.values()} == {"auto", *get_args(NormKind)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "content", "wrong"),
+    [
+        (ModelSpec, {"name": "a"}, "num_classes"),
+        (ModelSpec, {"name": "a", "num_classes": 1}, "num_classes"),
+        (ModelSpec, {"name": "a", "num_classes": 2, "norm": "group"}, "norm"),
+        (DataPaths, {"train": {"annotations": "a.json", "images": "a"}}, "val"),
+        (DataPaths, {"train": {"annotations": "a.json"}, "val": {}}, "images"),
+    ],
+)
+def test_an_incomplete_specification_is_refused(kind, content, wrong):
+    with pytest.raises(ValidationError, match=wrong):
+        kind.model_validate(content)
+
+
+def test_data_is_a_folder_or_paths_of_splits():
+    split = {"annotations": "a.json", "images": "pictures"}
+    assert isinstance(make_config(data={"train": split, "val": split}).data, DataPaths)
+    assert str(make_config(data="a/folder").data) == "a/folder"
+    assert Config.model_validate_json(make_config(data={"train": split, "val": split}).model_dump_json()).data
