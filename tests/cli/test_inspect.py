@@ -1,7 +1,8 @@
 """`autoprune inspect` shows what torch itself counts, what is frozen, and what a policy makes of it."""
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import retinanet_resnet50_fpn
 
+from autoprune.cli.main import main
 from autoprune.detectors import build, detector_inputs
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
@@ -63,12 +65,12 @@ def test_members_are_the_axes_that_shrink(autoprune: Run, tiny_model: list[str])
     assert all(member["channels"] == 64 for member in members)
 
 
-def test_a_share_is_what_goes_with_the_group(autoprune: Run, tiny_model: list[str]) -> None:
+def test_the_fraction_of_a_group_is_what_goes_with_it(autoprune: Run, tiny_model: list[str]) -> None:
     report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
     model = build(TINY)
     graph = analyze(model, detector_inputs((64, 64)))
     name = "backbone.body.layer1.0.conv1"
-    # cost is linear in this group's width, so removing half of it removes half of its share
+    # cost is linear in this group's width, so removing half of it removes half of its fraction
     pruned = prune(model, graph, keep={name: range(32)})
     expected = 2 * (1 - flops(pruned, (64, 64)) / flops(model, (64, 64)))
     fraction = next(group["gflops_share"] for group in report["groups"] if group["name"] == name)
@@ -132,3 +134,55 @@ def test_a_name_that_does_not_exist_is_refused_with_near_ones(autoprune: Run) ->
 def test_names_are_listed_one_a_line(autoprune: Run) -> None:
     names = autoprune("inspect", "--list").out.split("\n")
     assert {"retinanet_resnet50_fpn", "retinanet_resnet18_fpn", "fcos_resnet50_fpn"} <= set(names)
+
+
+FACTORY = """
+import os
+import torch
+from torch import nn
+
+print("importing")
+
+class Net(nn.Sequential):
+    def forward(self, images):
+        print("running")
+        os.write(1, b"below Python\\n")
+        return super().forward(torch.stack(list(images)))
+
+def make(num_classes):
+    print("building")
+    return Net(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, num_classes, 1))
+"""
+
+
+@pytest.fixture
+def printing_factory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A user's detector that prints at every occasion, and states no input size."""
+    (tmp_path / "printing.py").write_text(FACTORY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    yield "printing:make"
+    sys.modules.pop("printing", None)
+
+
+def test_what_a_factory_prints_is_no_part_of_the_json(
+    printing_factory: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", printing_factory, "--num-classes", "5", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["model"]["name"] == printing_factory
+    for line in ("importing", "building", "running", "below Python"):
+        assert line in captured.err.splitlines()
+
+
+def test_a_detector_that_states_no_size_is_counted_at_640_and_that_is_said(
+    printing_factory: str, autoprune: Run
+) -> None:
+    outcome = autoprune("inspect", printing_factory, "--num-classes", "5", "--json")
+    report = json.loads(outcome.out)
+    assert report["input_size"] == [640, 640]
+    assert report["gflops"] * 1e9 == pytest.approx((3 * 8 * 9 + 8 * 5) * 640 * 640)
+    assert "640x640 is assumed; --input-size sets another" in outcome.err
+    given = autoprune("inspect", printing_factory, "--num-classes", "5", "--input-size", "64x32", "--json")
+    assert json.loads(given.out)["input_size"] == [64, 32]
+    assert "assumed" not in given.err
