@@ -6,86 +6,46 @@ Commands are parsed, not run: by the command line's own parser, by `bash -n`, by
 import ast
 import functools
 import importlib.util
-import json
 import os
 import re
 import shlex
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, get_args
+from typing import Any, get_args
 
 import pytest
 import torch
-import typer
 import yaml
 
 import autoprune
-from autoprune.cli.main import COMMANDS, app
-from autoprune.cli.settings import parse_size
-from autoprune.config import Config, DataPaths, make_config
+from autoprune.cli.main import COMMANDS
+from autoprune.config import Config, DataPaths
 from autoprune.policy import PolicyFile
 from autoprune.run import names as run_names
 from autoprune.space.file import GroupRule
 
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+from .doc_commands import (
+    PAGES,
+    ROOT,
+    blocks,
+    blocks_in,
+    check,
+    command_of,
+    commands,
+    options_of,
+    prose,
+    tree_of,
+)
+
 LINKING = [*PAGES, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 README_BYTES = 7000
-# Programs of others, and what is known of them: their commands, or nothing.
-FOREIGN: dict[str, set[str]] = {
-    "ray": {"start"},
-    "diff": set(),
-    "ruff": {"check"},
-    "mypy": set(),
-    "source": set(),
-}
 OTHER_OPTIONS = {"--recoveries", "--set", "--sibling"}  # of benchmark scripts, in running text
-FENCE = re.compile(r"^([ \t]*)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
-
-
-class Block(NamedTuple):
-    """A fenced block: its page, its language and its text."""
-
-    page: Path
-    language: str
-    text: str
-
-
-def blocks(page: Path, *languages: str) -> list[Block]:
-    return [block for block in _blocks(page, page.read_text(encoding="utf-8")) if block.language in languages]
-
-
-def _blocks(page: Path, text: str) -> Iterator[Block]:
-    for match in FENCE.finditer(text):
-        yield Block(page, match[2], "\n".join(line.removeprefix(match[1]) for line in match[3].splitlines()))
-
-
-def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def commands(block: Block) -> Iterator[str]:
-    """Each command of a bash block: continued lines joined, comments and operators taken off."""
-    for line in block.text.replace("\\\n", " ").splitlines():
-        words = shlex.shlex(line, posix=True, punctuation_chars="&|;<>")
-        words.whitespace_split = True
-        command: list[str] = []
-        for word in words:
-            if word and set(word) <= set("&|;<>"):
-                yield shlex.join(command)
-                command = []
-            else:
-                command.append(word)
-        if command:
-            yield shlex.join(command)
 
 
 COMMAND_LINES = [
@@ -111,49 +71,6 @@ def test_a_command_can_be_typed(command: str) -> None:
     check(shlex.split(command))
 
 
-def check(words: list[str]) -> None:
-    """Fails where a program does not know the arguments."""
-    program, *arguments = words
-    if program == "autoprune":
-        parse_autoprune(arguments)
-    elif program in ("python", "torchrun"):
-        check_python(program, arguments)
-    elif program == "pip":
-        check_pip(arguments)
-    elif program == "pytest":
-        check_pytest(arguments)
-    else:
-        assert program in FOREIGN, f"teach this test what `{program}` is"
-        assert not FOREIGN[program] or arguments[0] in FOREIGN[program], words
-
-
-def parse_autoprune(arguments: list[str]) -> None:
-    """Parses by the command line's own parser, and validates the settings; runs nothing."""
-    command = command_of(arguments)
-    given = command.make_context(arguments[0], arguments[1:]).params
-    fields = {name: given[name] for name in Config.model_fields if given.get(name) is not None}
-    if "model_arguments" in fields:
-        fields["model_arguments"] = json.loads(fields["model_arguments"])
-    if "input_size" in fields:
-        fields["input_size"] = parse_size(fields["input_size"], "--input-size")
-    make_config(**fields)
-
-
-def command_of(arguments: list[str]) -> Any:
-    name = arguments[0] if arguments else ""
-    assert name in COMMANDS, f"there is no command `autoprune {name}`"
-    return _group().commands[name]
-
-
-@functools.cache
-def _group() -> Any:
-    return typer.main.get_command(app)
-
-
-def options_of(command: Any) -> set[str]:
-    return {name for parameter in command.params for name in (*parameter.opts, *parameter.secondary_opts)}
-
-
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_flags_in_the_text_exist(page: Path) -> None:
     every = {option for name in COMMANDS for option in options_of(command_of([name]))} | OTHER_OPTIONS
@@ -163,64 +80,6 @@ def test_commands_and_flags_in_the_text_exist(page: Path) -> None:
             assert flags <= options_of(command_of(shlex.split(match[1])[1:])), match[1]
         elif match[1].startswith("--"):
             assert flags <= every, match[1]
-
-
-def check_python(program: str, arguments: list[str]) -> None:
-    if program == "torchrun":
-        place = arguments.index("-m")
-        assert all(name in ("--nproc-per-node",) for name in arguments[:place] if name.startswith("-"))
-        arguments = arguments[place:]
-    if arguments[0] == "-m":
-        module = arguments[1]
-        assert importlib.util.find_spec(module) is not None
-        if module == "autoprune.cli.main":
-            parse_autoprune(arguments[2:])
-        return
-    script = ROOT / arguments[0]
-    assert script.is_file(), f"there is no {arguments[0]}"
-    known = script_options(script)
-    for word in arguments[1:]:
-        if word.startswith("--"):
-            assert word.split("=")[0] in known, f"{arguments[0]} has no {word}; it has {sorted(known)}"
-
-
-@functools.cache
-def script_options(script: Path) -> frozenset[str]:
-    """Options that the script's parser takes, read off its source and that of the helpers beside it."""
-    names = [node.module for node in ast.walk(_tree(script)) if isinstance(node, ast.ImportFrom)]
-    helpers = [path for name in names if (path := script.with_name(f"{name}.py")).is_file()]
-    return frozenset(
-        argument.value
-        for source in (script, *helpers)
-        for node in ast.walk(_tree(source))
-        if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "add_argument"
-        for argument in node.args
-        if isinstance(argument, ast.Constant)
-    )
-
-
-def _tree(file: Path) -> ast.Module:
-    return ast.parse(file.read_text(encoding="utf-8"))
-
-
-def check_pip(arguments: list[str]) -> None:
-    assert arguments[0] == "install"
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    for word in arguments[1:]:
-        if (match := re.fullmatch(r"(autoprune|\.)(?:\[([\w,-]+)\])?", word)) is None:
-            assert word == "-e", f"`pip install {word}` installs something else"
-        elif match[2]:
-            assert {*match[2].split(",")} <= {*project["optional-dependencies"]}, word
-
-
-def check_pytest(arguments: list[str]) -> None:
-    takes = {"-n", "-k", "-m"}
-    paths = [
-        word
-        for before, word in zip(["", *arguments], arguments, strict=False)
-        if not word.startswith("-") and before not in takes
-    ]
-    assert all((ROOT / path).exists() for path in paths), paths
 
 
 def test_the_two_commands_are_two() -> None:
@@ -338,7 +197,7 @@ def test_folders_of_the_package_are_in_the_architecture() -> None:
 
 
 def test_the_picture_has_the_layers_in_their_order() -> None:
-    tree = _tree(ROOT / "tests/test_layers.py")
+    tree = tree_of(ROOT / "tests/test_layers.py")
     (layers,) = (
         ast.literal_eval(node.value)
         for node in tree.body
@@ -390,7 +249,7 @@ def test_figures_stand_beside_the_command_that_prints_them() -> None:
         tables = re.findall(r"(?:^\|.*\|\n)+", section, re.MULTILINE)
         programs = [
             command
-            for block in _blocks(page, section)
+            for block in blocks_in(page, section)
             if block.language == "bash"
             for command in commands(block)
         ]
