@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -70,6 +70,22 @@ NUMBERS = tuple(entry.name for entry in fields(Metrics))[:12]
 """The twelve numbers in COCOeval's order."""
 
 
+class Detection(NamedTuple):
+    """One detection, as COCO's results files hold it.
+
+    Attributes:
+        image_id: COCO's id of the image.
+        box: x, y, width, height in stored pixels.
+        score: in [0, 1].
+        category_id: COCO's id of the class.
+    """
+
+    image_id: int
+    box: list[float]
+    score: float
+    category_id: int
+
+
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -105,7 +121,7 @@ def detect(
     device: torch.device | str = "cpu",
     batch_size: int = 8,
     amp: bool = False,
-) -> list[list[float]]:
+) -> list[Detection]:
     """Runs a detector on images of a split; see `evaluate` for the arguments.
 
     Args:
@@ -117,7 +133,7 @@ def detect(
         amp: bfloat16 autocast, on CUDA only.
 
     Returns:
-        Detections in the form that `score_detections` takes.
+        The detections of all images; labels that are not in the data are omitted.
 
     Raises:
         ModelError: the model does not return what torchvision's detectors do.
@@ -133,14 +149,14 @@ def detect(
 
 
 def score_detections(
-    split: Split, chosen: Sequence[int], detections: list[list[float]], error: bool = False
+    split: Split, chosen: Sequence[int], detections: Sequence[Detection], error: bool = False
 ) -> Metrics:
     """Runs COCOeval.
 
     Args:
         split: the split that holds the true boxes.
         chosen: indices of the evaluated images.
-        detections: for each detection: image id; x, y, width, height in stored pixels; score; category id.
+        detections: those of the evaluated images, in any order.
         error: estimate the standard error of mAP too.
 
     Raises:
@@ -160,9 +176,8 @@ def score_detections(
         result.accumulate()
         result.summarize()
     numbers = [float(value) if value >= 0 else math.nan for value in result.stats]
-    precision = result.eval["precision"][
-        :, :, :, 0, -1
-    ]  # [IoU, recall, category, all areas, most detections]
+    # of all areas and with the most detections: [IoU, recall, category]
+    precision = result.eval["precision"][:, :, :, 0, -1]
     per_class: dict[str, float] = {}
     for index, number in enumerate(result.params.catIds):
         values = precision[:, :, index]
@@ -180,8 +195,8 @@ def score_detections(
 
 def _detect(
     model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
-) -> list[list[float]]:
-    rows: list[list[float]] = []
+) -> list[Detection]:
+    detections: list[Detection] = []
     starts = range(0, len(chosen), batch_size)
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
@@ -193,8 +208,8 @@ def _detect(
                 "torchvision's detectors do; fix the factory that model names"
             )
         for index, output in zip(indices, outputs, strict=True):
-            rows += detection_rows(split, index, output)
-    return rows
+            detections += detections_of(split, index, output)
+    return detections
 
 
 def _has_torchvisions_form(outputs: Any, count: int) -> bool:
@@ -205,8 +220,8 @@ def _has_torchvisions_form(outputs: Any, count: int) -> bool:
     )
 
 
-def detection_rows(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[list[float]]:
-    """Detections of one image for `score_detections`; labels that are not in the data are omitted.
+def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[Detection]:
+    """The detections of one image; labels that are not in the data are omitted.
 
     Args:
         split: holds the image.
@@ -220,30 +235,30 @@ def detection_rows(split: Split, index: int, output: dict[str, torch.Tensor]) ->
     scores, labels = output["scores"].double().cpu().numpy(), output["labels"].cpu().numpy()
     corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
     return [
-        [split.image_ids[index], *box, score, split.category_ids[label]]
+        Detection(split.image_ids[index], box, score, split.category_ids[label])
         for box, score, label in zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
         if label in split.category_ids
     ]
 
 
-def _as_coco(split: Split, rows: list[list[float]]) -> COCO:
+def _as_coco(split: Split, detections: Sequence[Detection]) -> COCO:
     """Detections as pycocotools indexes them; its `loadRes` refuses an empty list."""
-    detections = COCO()
-    detections.dataset = {
+    coco = COCO()
+    coco.dataset = {
         "images": split.coco.dataset["images"],
         "categories": split.coco.dataset["categories"],
         "annotations": [
             {
                 "id": number,
-                "image_id": image,
-                "bbox": [x, y, width, height],
-                "area": width * height,
+                "image_id": detection.image_id,
+                "bbox": detection.box,
+                "area": detection.box[2] * detection.box[3],
                 "iscrowd": 0,
-                "score": score,
-                "category_id": category,
+                "score": detection.score,
+                "category_id": detection.category_id,
             }
-            for number, (image, x, y, width, height, score, category) in enumerate(rows, 1)
+            for number, detection in enumerate(detections, 1)
         ],
     }
-    detections.createIndex()
-    return detections
+    coco.createIndex()
+    return coco

@@ -52,12 +52,12 @@ def save_samples(
     for name, model in models.items():
         for sample in samples:
             sample["found"][name] = []
-        for number, *box, score, category in detect(model, split, chosen, device, batch_size=1):
+        for image_id, box, score, category_id in detect(model, split, chosen, device, batch_size=1):
             if score >= LEAST_SCORE:
-                detection = {"box": _corners(box), "label": _label(split, category), "score": round(score, 4)}
-                by_image[int(number)]["found"][name].append(detection)
+                shown = {"box": _corners(box), "label": _label(split, category_id), "score": round(score, 4)}
+                by_image[image_id]["found"][name].append(shown)
         for sample in samples:
-            sample["found"][name].sort(key=lambda detection: -detection["score"])
+            sample["found"][name].sort(key=lambda shown: -shown["score"])
             del sample["found"][name][MOST_BOXES:]
     write_text(folder / SAMPLES_FILE, json.dumps({"split": split.name, "images": samples}) + "\n")
 
@@ -78,5 +78,5 @@ def _corners(box: list[float]) -> list[float]:
     return [round(value, 1) for value in (x, y, x + width, y + height)]
 
 
-def _label(split: Split, category: float) -> str:
-    return str(split.coco.cats[int(category)]["name"])
+def _label(split: Split, category_id: int) -> str:
+    return str(split.coco.cats[category_id]["name"])

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.data.coco import Split
-from autoprune.data.evaluate import detection_rows, score_detections
+from autoprune.data.evaluate import detections_of, score_detections
 from autoprune.data.images import ResizeRule, decode, header_size, picture_files, resized_size
 from autoprune.errors import ExportError
 from autoprune.progress import track
@@ -111,15 +111,15 @@ def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: i
     maps: tuple[float | None, float | None] = (None, None)
     if isinstance(images, Split):
         split, chosen = images, range(count)
-        rows = [
+        of_detector, of_file = (
             [
-                row
+                detection
                 for index, pair in zip(chosen, pairs, strict=True)
-                for row in detection_rows(split, index, pair[of])
+                for detection in detections_of(split, index, pair[side])
             ]
-            for of in (0, 1)
-        ]
-        maps = score_detections(split, chosen, rows[0]).map, score_detections(split, chosen, rows[1]).map
+            for side in (0, 1)
+        )
+        maps = score_detections(split, chosen, of_detector).map, score_detections(split, chosen, of_file).map
     return Parity(
         images=count,
         detections=sum(len(expected["scores"]) for expected, _ in pairs),
