@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from pycocotools.coco import COCO
 
 from autoprune.config import DataPaths
-from autoprune.data.images import header_size, is_turned, threads
+from autoprune.data.images import header_size, is_rotated, threads
 from autoprune.errors import DataError
 
 YEARS = ("", "2017", "2014")
@@ -41,7 +41,7 @@ class Annotations:
     skipped: tuple[str, ...]
 
 
-def find(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
+def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
     """Finds a split's annotation file and the folders that may hold its images.
 
     Raises:
@@ -71,7 +71,7 @@ def find(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
     raise DataError(f"{data} has no annotations/instances_{split}.json; {HINT}")
 
 
-def read(file: Path, folders: tuple[Path, ...]) -> Annotations:
+def read_annotations(file: Path, folders: tuple[Path, ...]) -> Annotations:
     """Reads an annotation file and the header of every image; the last few files are cached.
 
     Raises:
@@ -193,8 +193,8 @@ def _locate(record: Mapping[str, Any], folders: Iterable[Path]) -> _ImageFile | 
     listed = (record.get("height", height), record.get("width", width))
     if listed == (height, width):
         return _ImageFile(path, (height, width))
-    turned = listed == (width, height) and is_turned(path)
-    reason = ", as its EXIF rotation is not applied; save it upright" if turned else ""
+    rotated = listed == (width, height) and is_rotated(path)
+    reason = ", as its EXIF rotation is not applied; save it upright" if rotated else ""
     return f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from autoprune.config import DataPaths
-from autoprune.data.annotations import Annotations, find, read
+from autoprune.data.annotations import Annotations, find_split, read_annotations
 from autoprune.data.images import ResizeRule, decode, resized_size, threads
 from autoprune.errors import DataError
 from autoprune.progress import say
@@ -44,8 +44,8 @@ def open_data(
     Raises:
         DataError: the data is missing, is not in COCO format, or ``strict`` found something unusable.
     """
-    file, folders = find(data, split)
-    annotations = read(file, folders)
+    file, folders = find_split(data, split)
+    annotations = read_annotations(file, folders)
     if annotations.skipped:
         count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
         if strict:

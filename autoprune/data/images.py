@@ -73,7 +73,7 @@ def header_size(path: Path) -> tuple[int, int]:
         raise DataError(f"{path} is not a readable image; replace it") from error
 
 
-def picture_files(folder: Path) -> list[Path]:
+def image_files(folder: Path) -> list[Path]:
     """The image files in a folder, by the suffixes that Pillow supports, sorted by name.
 
     Raises:
@@ -87,7 +87,7 @@ def picture_files(folder: Path) -> list[Path]:
     return files
 
 
-def is_turned(path: Path) -> bool:
+def is_rotated(path: Path) -> bool:
     """Whether an EXIF entry asks viewers to rotate the image by 90 degrees."""
     with Image.open(path) as image:
         return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)

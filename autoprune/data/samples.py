@@ -14,8 +14,8 @@ from autoprune.files import write_text
 from autoprune.run.names import SAMPLES_FILE
 
 IMAGES = 6
-LEAST_SCORE = 0.05
-MOST_BOXES = 40  # per detector and image
+MIN_SCORE = 0.05
+MAX_BOXES = 40  # per detector and image
 
 
 def save_samples(
@@ -53,12 +53,12 @@ def save_samples(
         for sample in samples:
             sample["found"][name] = []
         for image_id, box, score, category_id in detect(model, split, chosen, device, batch_size=1):
-            if score >= LEAST_SCORE:
+            if score >= MIN_SCORE:
                 shown = {"box": _corners(box), "label": _label(split, category_id), "score": round(score, 4)}
                 by_image[image_id]["found"][name].append(shown)
         for sample in samples:
             sample["found"][name].sort(key=lambda shown: -shown["score"])
-            del sample["found"][name][MOST_BOXES:]
+            del sample["found"][name][MAX_BOXES:]
     write_text(folder / SAMPLES_FILE, json.dumps({"split": split.name, "images": samples}) + "\n")
 
 

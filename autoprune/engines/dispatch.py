@@ -128,7 +128,7 @@ class Dispatch:
         """Ends a trial; one whose worker was lost goes back into the queue."""
         number = self._numbers.pop(trial_id)
         cause = self._causes.pop(trial_id, "its worker died")
-        self._watchdog.end(trial_id)
+        self._watchdog.forget(trial_id)
         if self.error is not None:
             return
         try:

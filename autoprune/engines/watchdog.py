@@ -46,7 +46,7 @@ class WorkerWatchdog:
         self._seconds[rung].append(now - since)
         self._watched[trial_id] = _Watched(rung + 1, now)
 
-    def end(self, trial_id: str) -> None:
+    def forget(self, trial_id: str) -> None:
         """The trial is over."""
         self._watched.pop(trial_id, None)
 
@@ -61,7 +61,7 @@ class WorkerWatchdog:
         for trial_id, (rung, since) in list(self._watched.items()):
             limit, silent = self.limit_s(rung), now - since
             if limit is not None and silent > limit:
-                self.end(trial_id)
+                self.forget(trial_id)
                 typical = median(self._seconds[rung])
                 reason = f"no answer at rung {rung} for {silent:.0f} s (the median is {typical:.0f} s)"
                 result.append(Overdue(trial_id, reason))

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detections_of, score_detections
-from autoprune.data.images import ResizeRule, decode, header_size, picture_files, resized_size
+from autoprune.data.images import ResizeRule, decode, header_size, image_files, resized_size
 from autoprune.errors import ExportError
 from autoprune.progress import track
 from autoprune.runtimes.decode_raw_heads import Frame
@@ -189,7 +189,7 @@ class Pictures:
     """
 
     def __init__(self, folder: Path, rule: ResizeRule | None) -> None:
-        self._files, self._rule = picture_files(folder), rule
+        self._files, self._rule = image_files(folder), rule
 
     def __len__(self) -> int:
         """Number of images."""

@@ -54,8 +54,8 @@ def ranks(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.int
     """
     values = losses(points, directions)
     distinct, inverse = np.unique(values, axis=0, return_inverse=True)  # sorted, so none beats an earlier one
-    found = _ranks_of_two(distinct) if values.shape[1] <= 2 else _ranks_of_many(distinct)
-    return found[inverse.reshape(len(values))]
+    ranks_of_distinct = _ranks_of_two(distinct) if values.shape[1] <= 2 else _ranks_of_many(distinct)
+    return ranks_of_distinct[inverse.reshape(len(values))]
 
 
 def _ranks_of_two(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
@@ -96,7 +96,7 @@ def _ranks_of_many(values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
 def crowding(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.float64]:
     """Crowding distance of each point among points of one rank; the ends have infinity.
 
-    For each objective, a point gets the gap between its two neighbours over the objective's range.
+    For each objective, a point gets the gap between its two neighbors over the objective's range.
     An objective in which all are equal tells nothing and is left out.
 
     Args:

@@ -1,4 +1,4 @@
-"""Whether a trial goes on from one rung to the next; works with several objectives.
+"""Whether a trial is promoted from one rung to the next; works with several objectives.
 
 Asynchronous successive halving (Li et al., A System for Massively Parallel Hyperparameter Tuning,
 MLSys 2020) with the rank of NSGA-II in place of a single score.

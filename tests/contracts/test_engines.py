@@ -74,14 +74,14 @@ def results(ledger):
 
 def test_the_ledger_decides_the_evaluator_is_loaded_once_and_failures_are_kept(run, make_ledger, evaluator):
     expected, ledger = (make_ledger(trials=10, confirm=2, name=name) for name in ("by-hand", "by-engine"))
-    told = []
+    reported = []
     by_hand(expected, evaluator(fails_above=60))
-    run(ledger, lambda: evaluator(fails_above=60), told.append)
+    run(ledger, lambda: evaluator(fails_above=60), reported.append)
     # The metrics hold how often the evaluator was called: it is one object for all trials.
     assert results(ledger) == results(expected)
     assert {record.state for record in ledger.finished()} == {"complete", "stopped", "failed"}
     repeats = [record for record in ledger.records() if record.repeat_of is not None]
-    assert told == [record.number for record in [*ledger.finished(), *repeats]]
+    assert reported == [record.number for record in [*ledger.finished(), *repeats]]
     assert [r.rungs for r in repeats] == [r.rungs for r in expected.records() if r.repeat_of is not None]
     assert len(repeats) == 2
 
@@ -107,10 +107,10 @@ def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twic
 
 def test_a_search_that_is_done_runs_nothing_and_can_be_extended(run, make_ledger, evaluator):
     run(make_ledger(trials=2), evaluator, lambda number: None)
-    told = []
-    run(make_ledger(trials=2), evaluator, told.append)
-    assert told == []
+    reported = []
+    run(make_ledger(trials=2), evaluator, reported.append)
+    assert reported == []
     longer = make_ledger(trials=4)
-    run(longer, evaluator, told.append)
-    assert [record.number for record in longer.finished()][2:] == told
-    assert len(told) == 2
+    run(longer, evaluator, reported.append)
+    assert [record.number for record in longer.finished()][2:] == reported
+    assert len(reported) == 2

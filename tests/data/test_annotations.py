@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from autoprune.config import DataPaths, SplitPaths
-from autoprune.data.annotations import read
+from autoprune.data.annotations import read_annotations
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
 
@@ -179,7 +179,7 @@ def test_pycocotools_prints_nothing(tmp_path, capsys):
 def test_a_changed_annotation_file_is_read_again(tmp_path):
     folder = write_set(tmp_path, [box(1, 1)])
     file = folder / "annotations/instances_val.json"
-    first = read(file, (folder / "images",))
-    assert read(file, (folder / "images",)) is first
+    first = read_annotations(file, (folder / "images",))
+    assert read_annotations(file, (folder / "images",)) is first
     edit(folder, lambda content: content["annotations"].clear())
-    assert read(file, (folder / "images",)).coco.anns == {}
+    assert read_annotations(file, (folder / "images",)).coco.anns == {}

@@ -91,12 +91,12 @@ def test_an_image_cut_short_is_named_when_it_is_read(tmp_path):
     one_line(error)
 
 
-def test_the_pictures_of_a_folder_are_sorted_and_of_pillows_suffixes(tmp_path):
+def test_the_images_of_a_folder_are_sorted_and_of_pillows_suffixes(tmp_path):
     for name in ("b.JPG", "a.png", "c.webp", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in images.picture_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert [path.name for path in images.image_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
     (tmp_path / "empty").mkdir()
     for name, message in (("empty", "no images in"), ("lost", "there is no such folder")):
         with pytest.raises(DataError, match=message) as error:
-            images.picture_files(tmp_path / name)
+            images.image_files(tmp_path / name)
         assert "--images" in one_line(error)

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from autoprune.data.coco import open_data
-from autoprune.data.samples import IMAGES, LEAST_SCORE, save_samples
+from autoprune.data.samples import IMAGES, MIN_SCORE, save_samples
 from autoprune.data.shapes import make_shapes
 from autoprune.detectors import Resize
 
@@ -24,7 +24,7 @@ class Shifted(nn.Module):
         outputs = []
         for image in images:
             boxes, labels = self.answers[round((image * 255).mean().item(), 3)]
-            scores = torch.linspace(LEAST_SCORE / 2, 0.9, len(labels))
+            scores = torch.linspace(MIN_SCORE / 2, 0.9, len(labels))
             outputs.append({"boxes": boxes, "scores": scores, "labels": labels})
         return outputs
 

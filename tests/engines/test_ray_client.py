@@ -92,18 +92,18 @@ def results(ledger):
 def test_the_cluster_tries_what_the_local_engine_tries(engine, address, make_ledger, evaluator):
     here, there = make_ledger(trials=8, name="here"), make_ledger(trials=8, name="there")
     local.run(here, evaluator(fails_above=70), lambda number: None)
-    told, changes = [], []
+    reported, changes = [], []
     engine.run(
         there,
         lambda: evaluator(fails_above=70),
-        told.append,
+        reported.append,
         engine.Cluster(address),
         lambda: changes.append(len(there.finished())),
         stopped_clock,
     )
     assert results(there) == results(here)
     assert {record.state for record in there.finished()} >= {"complete", "failed"}
-    assert told == [record.number for record in there.finished()]
+    assert reported == [record.number for record in there.finished()]
     assert set(range(8)) <= set(changes)  # the status is shown while trials run
     assert not engine.ray.is_initialized()
 

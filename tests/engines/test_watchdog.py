@@ -21,7 +21,7 @@ def test_a_rung_is_limited_from_the_third_answer_by_ten_times_its_median(clock, 
         watchdog.begin(trial)
         clock.now += seconds
         watchdog.answer(trial)
-        watchdog.end(trial)
+        watchdog.forget(trial)
         assert watchdog.limit_s(0) is None
     watchdog.begin("hung")
     watchdog.begin("c")
@@ -50,7 +50,7 @@ def test_each_rung_has_a_limit_of_its_own(clock, watchdog):
         for seconds in (10, 100):
             clock.now += seconds
             watchdog.answer("a")
-        watchdog.end("a")
+        watchdog.forget("a")
     assert (watchdog.limit_s(0), watchdog.limit_s(1)) == (100, 1000)
     watchdog.begin("slow")
     clock.now += 50
@@ -66,7 +66,7 @@ def test_a_trial_that_ended_is_never_overdue(clock, watchdog):
         watchdog.begin("a")
         watchdog.answer("a")
     watchdog.begin("ended")
-    watchdog.end("ended")
-    watchdog.end("a")
+    watchdog.forget("ended")
+    watchdog.forget("a")
     clock.now += 1e6
     assert watchdog.overdue() == []

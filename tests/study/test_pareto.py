@@ -26,17 +26,17 @@ def test_front_is_what_brute_force_finds(points):
 
 @given(points_of_three)
 def test_ranks_peel_fronts(points):
-    found = ranks(points, DIRECTIONS)
+    ranked = ranks(points, DIRECTIONS)
     left = dict(enumerate(points))
     rank = 0
     while left:
         here = [i for i, a in left.items() if not any(dominates(b, a) for b in left.values())]
-        assert all(found[i] == rank for i in here)
+        assert all(ranked[i] == rank for i in here)
         left = {i: a for i, a in left.items() if i not in here}
         rank += 1
 
 
-def test_crowding_is_the_gap_between_neighbours():
+def test_crowding_is_the_gap_between_neighbors():
     # On the line y = x of length 10: inner points get (gap in x)/10 + (gap in y)/10.
     points = [(0, 0), (10, 10), (2, 2), (5, 5)]
     assert crowding(points, ("maximize", "minimize")).tolist() == [math.inf, math.inf, 1.0, 1.6]

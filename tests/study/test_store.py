@@ -26,7 +26,7 @@ def store(open_store):
     return open_store()
 
 
-def asked(store, seed=0, **attributes):
+def ask(store, seed=0, **attributes):
     """A running trial with widths."""
     trial = store.ask(RandomSampler(seed=seed))
     store.write(trial.number, encode(widths={"a": seed, "b": 1}, **attributes))
@@ -43,7 +43,7 @@ def test_a_trial_from_the_queue_comes_before_the_samplers(store):
 
 
 def test_a_requeued_trial_is_continued_by_another_with_the_same_policy(store):
-    lost = asked(store, seed=3)
+    lost = ask(store, seed=3)
     store.write(lost.number, encode_rung(0, {"map": 0.5, "gflops": 1.0}))
     store.requeue(store.trial(lost.number), losses=1)
     (queued,) = waiting(store.trials())
@@ -60,7 +60,7 @@ def test_a_requeue_that_is_cut_short_loses_nothing_on_a_storage_without_batches(
     store, open_store, monkeypatch, writes
 ):
     """Killed after 0, 1, … of its writes, the trial is running or queued: never neither."""
-    trial = asked(store)
+    trial = ask(store)
     monkeypatch.setattr(store, "batch", nullcontext)
     left = [writes]
 
@@ -85,7 +85,7 @@ def test_a_requeue_that_is_cut_short_loses_nothing_on_a_storage_without_batches(
 
 @pytest.mark.parametrize("end", ["complete", "stop", "fail"])
 def test_a_policy_that_came_up_before_gets_the_earlier_result(store, end):
-    first, second = asked(store), asked(store)
+    first, second = ask(store), ask(store)
     arguments = ([0.5, 1.0],) if end == "complete" else ()
     getattr(store, end)(first.number, *arguments)
     store.copy_result(second.number, first.number)
@@ -95,7 +95,7 @@ def test_a_policy_that_came_up_before_gets_the_earlier_result(store, end):
 
 
 def test_a_repeat_has_the_parameters_and_widths_of_what_it_repeats(store):
-    first = asked(store, seed=5)
+    first = ask(store, seed=5)
     store.complete(first.number, [0.5, 1.0])
     (record,) = store.records()
     store.enqueue_repeat(record)
@@ -106,7 +106,7 @@ def test_a_repeat_has_the_parameters_and_widths_of_what_it_repeats(store):
 
 
 def test_a_trial_is_sampled_once_all_its_parameters_are_known(store):
-    assert store.is_sampled(asked(store))
+    assert store.is_sampled(ask(store))
     store.study.ask()  # as by a driver that was killed before it wrote parameters
     assert not store.is_sampled(store.trials()[-1])
 
