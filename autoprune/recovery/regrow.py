@@ -104,12 +104,12 @@ def exchange(
     Returns:
         Kept channels of each pruned group.
     """
-    lists = [_Lists.of(space.graph.groups[name], keep.get(name), values[name]) for name in space.names]
+    queues = [_UnitQueues.of(space.graph.groups[name], keep.get(name), values[name]) for name in space.names]
     units = np.array([space.graph.groups[name].unit for name in space.names])
     movable = space.max_ratio > 0
-    widths = np.array([len(each.kept) for each in lists]) * units
+    widths = np.array([len(each.kept) for each in queues]) * units
     limit = float(space.cost("gflops", widths))
-    moves_left = max(1, round(EXCHANGED * sum(len(each.kept) for each in lists)))
+    moves_left = max(1, round(EXCHANGED * sum(len(each.kept) for each in queues)))
     while True:
         lower = np.where(movable, (widths - 1) // space.step * space.step, widths)
         lower = np.where(lower >= space.lowest, lower, widths)
@@ -117,11 +117,11 @@ def exchange(
         # Rows: the group that gives, none in the last one. Columns: the group that gains.
         gives = np.vstack([np.diag(down * units), np.zeros_like(down)])
         after = widths - gives[:, None] + np.diag(up * units)
-        lost = [*(each.worth(each.kept, n) for each, n in zip(lists, down, strict=True)), 0.0]
-        won = np.array([each.worth(each.removed, n) for each, n in zip(lists, up, strict=True)])
+        lost = [*(each.worth(each.kept, n) for each, n in zip(queues, down, strict=True)), 0.0]
+        won = np.array([each.worth(each.removed, n) for each, n in zip(queues, up, strict=True)])
         gain = (won - np.array(lost)[:, None]) / np.maximum(np.append(down, 0)[:, None] + up, 1)
         gain[(space.cost("gflops", after) > limit) | same_widths] = -np.inf
-        swaps = [each.worth(each.removed, 1) - each.worth(each.kept, 1) for each in lists]
+        swaps = [each.worth(each.removed, 1) - each.worth(each.kept, 1) for each in queues]
         np.fill_diagonal(gain, np.where(movable, swaps, -np.inf) / 2)
         if moves_left <= 0:
             gain[:-1] = -np.inf
@@ -129,22 +129,22 @@ def exchange(
         if not gain[source, target] > 0:
             break
         into = 1 if source == target else int(up[target])
-        if source < len(lists):
+        if source < len(queues):
             out = 1 if source == target else int(down[source])
-            lists[source].close(out)
+            queues[source].close(out)
             widths[source] -= out * units[source]
-        lists[target].open(into)
+        queues[target].open(into)
         widths[target] += into * units[target]
         moves_left -= into
     return {
         name: each.channels
-        for name, each in zip(space.names, lists, strict=True)
+        for name, each in zip(space.names, queues, strict=True)
         if len(each.channels) < space.graph.groups[name].width
     }
 
 
 @dataclass
-class _Lists:
+class _UnitQueues:
     """A group's units in the order in which they would move, and those that moved.
 
     Attributes:
@@ -162,12 +162,12 @@ class _Lists:
     opened: list[int]
 
     @staticmethod
-    def of(group: ChannelGroup, keep: Sequence[int] | None, values: Values) -> "_Lists":
-        """The lists of a policy's group; with ``keep`` ``None`` all of it is kept."""
+    def of(group: ChannelGroup, keep: Sequence[int] | None, values: Values) -> "_UnitQueues":
+        """The queues of a policy's group; with ``keep`` ``None`` all of it is kept."""
         order = np.argsort(values, kind="stable").tolist()
         inside = np.ones(len(order), dtype=bool) if keep is None else np.isin(group.units[:, 0], keep)
         kept = [unit for unit in order if inside[unit]]
-        return _Lists(group, values, kept, [unit for unit in reversed(order) if not inside[unit]], [])
+        return _UnitQueues(group, values, kept, [unit for unit in reversed(order) if not inside[unit]], [])
 
     def worth(self, units: list[int], count: int) -> float:
         """Value of the first ``count`` of some units; infinite, so never chosen, for none or too many."""

@@ -12,6 +12,7 @@ from autoprune.study.records import Record, read_records
 from autoprune.study.storage import load_study
 
 STUDY = "autoprune"
+LEAST_TO_COMPARE = 3  # trials of a budget; of two, one is always close to the best
 
 
 @dataclass(frozen=True)
@@ -72,9 +73,6 @@ class SearchResult:
         wall = self.seconds.get("wall", 0.0)
         work = self.seconds.get("training", 0.0) + self.seconds.get("evaluation", 0.0)
         return max(0.0, 1 - work / wall) if wall else 0.0
-
-
-LEAST_TO_COMPARE = 3
 
 
 def indistinct(result: SearchResult) -> str | None:

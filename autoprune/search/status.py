@@ -53,10 +53,15 @@ def trial_line(record: Record, finished: Sequence[Record], trials: int, remainin
         outcome = f"mAP {100 * record.metrics['map']:.1f}, {record.metrics['gflops']:.2f} GFLOPs"
     if record.state == "stopped":
         outcome += f", stopped at rung {len(record.rungs) - 1}"
-    best = max((other.metrics["map"] for other in finished if other.state == "complete"), default=None)
+    best = best_map(finished)
     leader = "none complete" if best is None else f"best {100 * best:.1f}"
     count = f"{len(finished):>{len(str(trials))}}/{trials}"
     return f"{count} trial {record.number} ({record.origin}): {outcome}; {leader}; {remaining} left"
+
+
+def best_map(records: Sequence[Record]) -> float | None:
+    """The highest mAP at the top rung, if any trial got there."""
+    return max((record.metrics["map"] for record in records if record.state == "complete"), default=None)
 
 
 def repeat_line(repeat: Record, finished: Sequence[Record]) -> str:

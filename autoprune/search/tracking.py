@@ -11,9 +11,12 @@ from typing import Any, Protocol
 from autoprune.config import Config, Track
 from autoprune.errors import ConfigError, RunError
 from autoprune.progress import say
+from autoprune.run.names import TENSORBOARD_FOLDER
+from autoprune.search.status import best_map
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record
 
+EXPERIMENT = "autoprune"  # MLflow's name for what holds all runs of this program
 MOST_AT_ONCE = 1000  # values that MLflow takes in one request
 RETRIES = "2"  # MLflow's own seven keep a driver waiting for four minutes
 
@@ -29,14 +32,16 @@ class Tracker(Protocol):
 
 
 class TensorBoard:
-    """Event files in ``folder``: `tensorboard --logdir runs`."""
+    """A new event file in a folder: `tensorboard --logdir runs`.
+
+    Args:
+        folder: of the event files.
+
+    Raises:
+        ConfigError: tensorboardX is not installed.
+    """
 
     def __init__(self, folder: Path) -> None:
-        """Opens a new event file.
-
-        Raises:
-            ConfigError: tensorboardX is not installed.
-        """
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
@@ -65,17 +70,15 @@ class MLflow:
 
     Args:
         name: of the run.
-        known: id of the run that an earlier driver began, if any.
+        known: id of the run that an earlier driver began, if any; resumed where the server has it.
         settings: written once, as the run's parameters.
+
+    Raises:
+        ConfigError: MLflow is not installed.
+        RunError: the server can't be reached.
     """
 
     def __init__(self, name: str, known: str | None, settings: Mapping[str, Any]) -> None:
-        """Begins the run, or goes on with the known one where the server has it.
-
-        Raises:
-            ConfigError: MLflow is not installed.
-            RunError: the server can't be reached.
-        """
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -91,7 +94,7 @@ class MLflow:
         self._away = False
         try:
             self._client = MlflowClient()
-            self.run_id = self._again(known) or self._begin(name, settings)
+            self.run_id = self._resume(known) or self._begin(name, settings)
         except Exception as error:  # each kind of server has errors of its own
             raise RunError(f"MLflow can't be reached: {_line(error)}; check MLFLOW_TRACKING_URI") from error
 
@@ -120,11 +123,10 @@ class MLflow:
             self._away = False
         except self._error as error:
             if not self._away:
-                told = f"MLflow is away: {_line(error)}; the search goes on, its values are sent later"
-                say(told)
+                say(f"MLflow is away: {_line(error)}; the search goes on, its values are sent later")
             self._away = True
 
-    def _again(self, known: str | None) -> str | None:
+    def _resume(self, known: str | None) -> str | None:
         """The known run, as running; ``None`` where this server has none of that id."""
         if known is None:
             return None
@@ -140,9 +142,9 @@ class MLflow:
         return known
 
     def _begin(self, name: str, settings: Mapping[str, Any]) -> str:
-        found = self._client.get_experiment_by_name("autoprune")
-        experiment = found.experiment_id if found else self._client.create_experiment("autoprune")
-        run_id = str(self._client.create_run(experiment, run_name=name).info.run_id)
+        experiment = self._client.get_experiment_by_name(EXPERIMENT)
+        experiment_id = experiment.experiment_id if experiment else self._client.create_experiment(EXPERIMENT)
+        run_id = str(self._client.create_run(experiment_id, run_name=name).info.run_id)
         for key, value in settings.items():
             self._client.log_param(run_id, key, str(value)[:500])
         return run_id
@@ -168,7 +170,7 @@ def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]
         return tracker
 
     makers: dict[Track, Callable[[], Tracker]] = {
-        "tensorboard": lambda: TensorBoard(folder / "tensorboard"),
+        "tensorboard": lambda: TensorBoard(folder / TENSORBOARD_FOLDER),
         "mlflow": mlflow,
     }
     return [makers[name]() for name in config.track]
@@ -187,6 +189,6 @@ def values_of(record: Record, best: float | None, done: int) -> dict[str, float]
 def log_trial(trackers: Sequence[Tracker], record: Record, finished: Sequence[Record]) -> None:
     """Writes a finished trial to every tracker."""
     if trackers and record.rungs:
-        best = max((other.metrics["map"] for other in finished if other.state == "complete"), default=None)
+        values = values_of(record, best_map(finished), len(finished))
         for tracker in trackers:
-            tracker.log(values_of(record, best, len(finished)), record.number)
+            tracker.log(values, record.number)

@@ -22,14 +22,13 @@ IMAGES = 32
 
 
 class Probe:
-    """Measures policies of one dense detector on the same images.
+    """Measures policies of one dense detector on the same images, spread evenly over those of the proxies.
 
     Args:
         task: detector and data.
     """
 
     def __init__(self, task: PruningTask) -> None:
-        """Takes images from all over those that trials are measured on, and the dense features of them."""
         self._task = task
         count = min(task.config.proxy_images or len(task.val), len(task.val))
         chosen = np.unique(np.linspace(0, count - 1, min(IMAGES, count)).round().astype(int)).tolist()
@@ -51,30 +50,31 @@ class Probe:
             over the outputs), where it has a backbone. Means over the batches.
         """
         if self._dense is None and has_features(self._task.model):
-            self._dense = [[maps.half() for maps in found] for _, found in self._passes(self._task.model)]
+            passes = self._passes(self._task.model)
+            self._dense = [[output.half() for output in features] for _, features in passes]
         kept = [
             kept_positions(group, index, keep) for group, index in self._task.graph.features.get(CHILD, ())
         ]
         losses: list[float] = []
         distances: list[float] = []
-        for place, (loss, features) in enumerate(self._passes(model)):
+        for batch, (loss, features) in enumerate(self._passes(model)):
             losses += [] if loss is None else [loss]
             if self._dense is not None:
-                pairs = zip(features, self._dense[place], kept, strict=True)
+                pairs = zip(features, self._dense[batch], kept, strict=True)
                 distances.append(
                     sum(float(correlation_distance(ours, theirs[:, k])) for ours, theirs, k in pairs)
                 )
-        found = {"loss": losses, "features": distances}
-        return {name: float(np.mean(values)) for name, values in found.items() if values}
+        measured = {"loss": losses, "features": distances}
+        return {name: float(np.mean(values)) for name, values in measured.items() if values}
 
     @torch.no_grad()
     def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:
         """Loss and features of each batch; a detector gives its losses in training mode only."""
         model = loss_mode_copy(model).to(memory_format=torch.channels_last)
-        caught: list[list[Tensor]] = []
+        outputs: list[list[Tensor]] = []
         if has_features(model):
             backbone: nn.Module = getattr(model, CHILD)
-            backbone.register_forward_hook(lambda _module, _args, output: caught.append(feature_maps(output)))
+            backbone.register_forward_hook(lambda _module, _args, maps: outputs.append(feature_maps(maps)))
         for indices in self._batches:
             images, targets = self._task.val.batch(indices, self._task.device)
             with scoped(self._seed):  # two-stage detectors sample
@@ -82,4 +82,4 @@ class Probe:
             loss = None
             if isinstance(losses, Mapping) and losses:
                 loss = float(sum(float(value.sum()) for value in losses.values()))
-            yield loss, caught.pop() if caught else []
+            yield loss, outputs.pop() if outputs else []

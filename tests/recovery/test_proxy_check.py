@@ -1,31 +1,26 @@
+"""Which trials check the proxies, what their ranks say, and in which words."""
+
 import io
 import json
-import warnings
 
-import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 from scipy import stats
 
 from autoprune.cli.main import main
 from autoprune.cli.search import proxies_table
 from autoprune.errors import RunError
-from autoprune.recovery import recover as recovery
+from autoprune.recovery import recover_policy
 from autoprune.recovery.proxy_check import (
     Agreement,
-    Estimate,
     check_proxies,
     choose_trials,
     compare,
-    estimate,
-    kendall,
     load_check,
-    spearman,
     spread,
     verdict,
 )
+from autoprune.recovery.rank_correlation import Estimate
 from autoprune.search.pipeline import search
 from autoprune.study.records import Record
 
@@ -33,39 +28,6 @@ from autoprune.study.records import Record
 def record(number, *maps, state="complete", budget=1.0, **more):
     rungs = tuple({"map": value, **more} for value in maps)
     return Record(number, state, "sampler", budget, {"a": number}, rungs)
-
-
-def test_correlations_worked_out_by_hand():
-    first, second = np.array([1.0, 2, 3, 4, 5]), np.array([2.0, 1, 4, 3, 5])
-    assert spearman(first, second) == pytest.approx(1 - 6 * 4 / (5 * 24))  # differences of ranks: four ones
-    assert kendall(first, second) == pytest.approx((8 - 2) / 10)  # 8 pairs agree, 2 do not
-    tied, other = np.array([1.0, 1, 2, 3]), np.array([1.0, 2, 2, 3])
-    assert kendall(tied, other) == pytest.approx(4 / 5)  # 4 agree; one tie in each, of 6 pairs
-    opposite = estimate(spearman, first, -first)
-    assert [opposite.value, opposite.low, opposite.high] == pytest.approx([-1, -1, -1])
-
-
-def test_the_interval_is_that_of_the_paired_bootstrap():
-    random = np.random.default_rng(3)
-    first = random.normal(size=14)
-    second = first + random.normal(size=14)
-    found = estimate(spearman, first, second)
-    expected = stats.bootstrap(
-        (first, second), spearman, paired=True, vectorized=False, n_resamples=4000, method="percentile", rng=7
-    ).confidence_interval
-    assert found.low == pytest.approx(expected.low, abs=0.06)
-    assert found.high == pytest.approx(expected.high, abs=0.06)
-
-
-@given(st.lists(st.tuples(st.integers(0, 6), st.floats(-1, 1, width=16)), min_size=2, max_size=15))
-def test_correlations_are_scipys(pairs):
-    first, second = (np.array(values, dtype=float) for values in zip(*pairs, strict=True))
-    with warnings.catch_warnings(action="ignore", category=stats.ConstantInputWarning):
-        rho, tau = stats.spearmanr(first, second).statistic, stats.kendalltau(first, second).statistic
-    assert spearman(first, second) == pytest.approx(rho, nan_ok=True)
-    assert kendall(first, second) == pytest.approx(tau, nan_ok=True)
-    rows = spearman(np.stack([first, second]), np.stack([second, second]))
-    assert rows[0] == pytest.approx(rho, nan_ok=True)
 
 
 @pytest.mark.parametrize("count", [1, 2, 4, 9])
@@ -92,8 +54,8 @@ def test_trials_of_one_budget_are_compared_and_stopped_ones_only_join_where_too_
 def test_each_trial_counts_at_the_rungs_that_it_reached_and_a_lower_loss_is_better():
     trials = [record(n, 0.1 * n, 0.4 - 0.1 * n, loss=5.0 - n) for n in range(3)]
     trials.append(record(3, 0.5, state="stopped", loss=1.0))
-    found = compare(trials, [0.1, 0.2, 0.3, 0.4], (0, 50))
-    seen = {(a.rung, a.score): (a.steps, a.trials, a.spearman.value) for a in found}
+    agreements = compare(trials, [0.1, 0.2, 0.3, 0.4], (0, 50))
+    seen = {(a.rung, a.score): (a.steps, a.trials, a.spearman.value) for a in agreements}
     assert seen[0, "map"] == (0, 4, pytest.approx(1.0))
     assert seen[0, "loss"] == (0, 4, pytest.approx(1.0))
     assert seen[1, "map"] == (50, 3, pytest.approx(-1.0))
@@ -107,7 +69,7 @@ def test_each_trial_counts_at_the_rungs_that_it_reached_and_a_lower_loss_is_bett
         (Estimate(0.9, -0.1, 0.98), "cannot be trusted"),
         (Estimate(0.6, 0.2, 0.9), "trusted roughly"),
         (Estimate(0.3, 0.1, 0.9), "cannot be trusted"),
-        (Estimate(None, None, None), "tell nothing apart"),
+        (Estimate(None, None, None), "do not distinguish the trials"),
     ],
 )
 def test_the_verdict_is_one_sentence_in_plain_words(estimated, said):
@@ -119,9 +81,9 @@ def test_the_verdict_is_one_sentence_in_plain_words(estimated, said):
 
 
 def test_scores_that_are_all_equal_have_no_correlation():
-    found = compare([record(n, 0.2) for n in range(4)], [0.1, 0.2, 0.3, 0.4], (0,))
-    assert found[0].spearman == found[0].kendall == Estimate(None, None, None)
-    assert "tell nothing apart" in verdict(found[0])
+    (agreement,) = compare([record(n, 0.2) for n in range(4)], [0.1, 0.2, 0.3, 0.4], (0,))
+    assert agreement.spearman == agreement.kendall == Estimate(None, None, None)
+    assert "do not distinguish the trials" in verdict(agreement)
 
 
 @pytest.mark.slow
@@ -143,7 +105,7 @@ def test_a_search_checks_its_proxies_against_full_recoveries(checked_run, demo_s
 def test_a_finished_check_is_not_made_again_and_a_finished_run_can_be_checked_by_the_command(
     checked_run, monkeypatch, capsys
 ):
-    monkeypatch.setattr(recovery, "train", lambda *_, **__: pytest.fail("it was recovered already"))
+    monkeypatch.setattr(recover_policy, "train", lambda *_, **__: pytest.fail("it was recovered already"))
     before = load_check(checked_run)
     assert check_proxies(checked_run, 4) == before
     arguments = ["search", "--config", str(checked_run / "config.yaml"), "--check-proxies", "4"]

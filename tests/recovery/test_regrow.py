@@ -43,11 +43,11 @@ def total(graph, keep, values):
 def test_with_the_same_widths_the_best_units_of_each_group_are_left(chained, monkeypatch):
     monkeypatch.setattr(module, "EXCHANGED", 1.0)
     graph, keep, values = chained
-    found = exchange(space_on(graph), keep, values, same_widths=True)
+    exchanged = exchange(space_on(graph), keep, values, same_widths=True)
     for name, group in graph.prunable.items():
         count = len(keep[name]) // group.unit
         best = group.units[np.argsort(-values[name])[:count]]
-        assert found[name] == tuple(sorted(best.ravel().tolist()))
+        assert exchanged[name] == tuple(sorted(best.ravel().tolist()))
 
 
 def by_plain_loops(space, keep, values, fraction):
@@ -104,10 +104,10 @@ def test_exchanges_are_those_of_plain_loops_and_hold_the_budget(chained, seed, m
         for name, group in graph.prunable.items()
     }
     space = space_on(graph)
-    found = exchange(space, keep, values)
-    assert found == by_plain_loops(space, keep, values, 0.3)
-    before, after = (space.cost("gflops", widths_of(space, kept)) for kept in (keep, found))
-    widths = widths_of(space, found)
+    exchanged = exchange(space, keep, values)
+    assert exchanged == by_plain_loops(space, keep, values, 0.3)
+    before, after = (space.cost("gflops", widths_of(space, kept)) for kept in (keep, exchanged))
+    widths = widths_of(space, exchanged)
     assert after <= before
     assert all(
         space.cost("gflops", raised) > before
@@ -117,7 +117,7 @@ def test_exchanges_are_those_of_plain_loops_and_hold_the_budget(chained, seed, m
     assert (widths >= space.lowest).all()
     assert ((widths % space.step == 0) | (widths == space.dense)).all()
     assert (widths != widths_of(space, keep)).any()
-    assert total(graph, found, values) > total(graph, keep, values)
+    assert total(graph, exchanged, values) > total(graph, keep, values)
 
 
 def test_where_what_is_kept_is_worth_more_nothing_moves(chained):
@@ -169,8 +169,8 @@ def test_regrowth_brings_back_what_matters(task):
         with torch.no_grad():
             return sum(model(*task.val.batch(range(6))).values()).item()
 
-    found = regrow(task, space, keep, rounds=2)
-    assert found == regrow(task, space, keep, rounds=2)
-    costs = [task.costs(kept)["gflops"] for kept in (keep, found)]
+    regrown = regrow(task, space, keep, rounds=2)
+    assert regrown == regrow(task, space, keep, rounds=2)
+    costs = [task.costs(kept)["gflops"] for kept in (keep, regrown)]
     assert 0.98 * costs[0] <= costs[1] <= costs[0]
-    assert loss(found) < 0.9 * loss(keep)
+    assert loss(regrown) < 0.9 * loss(keep)

@@ -1,0 +1,179 @@
+"""One policy recovered in full: what is written is what was measured, also after `kill -9`."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+import autoprune
+from autoprune import progress
+from autoprune.config import load_config
+from autoprune.data.evaluate import evaluate
+from autoprune.detectors import detector_inputs, load_dense
+from autoprune.errors import ConfigError, RunError
+from autoprune.recovery import recover_policy as module
+from autoprune.recovery.recover import recover
+from autoprune.recovery.recover_policy import recover_policy
+from autoprune.run.names import LOSSES_FILE, METRICS_FILE, WEIGHTS_FILE
+from autoprune.task.pruning_task import load_task
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def recovered(run):
+    (result,) = recover(run.run)
+    return result
+
+
+@pytest.fixture(scope="module")
+def task(run):
+    return load_task(load_config(run.run / "config.yaml"))
+
+
+@pytest.mark.slow
+def test_metrics_are_those_of_the_detector_that_was_written(run, recovered, task):
+    metrics = json.loads((recovered.folder / METRICS_FILE).read_text())
+    written = autoprune.load(recovered.folder)
+    scores = evaluate(written, task.val, batch_size=2)
+    assert metrics["metrics"]["map"] == scores.map == recovered.map
+    assert metrics["per_class"] == scores.per_class
+    dense = evaluate(task.model, task.val, batch_size=2)
+    assert metrics["dense"]["metrics"]["map"] == dense.map
+    for model, gflops in ((written, metrics["gflops"]), (task.model, metrics["dense"]["gflops"])):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*detector_inputs(metrics["input_size"]))
+        assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, abs=1e-12)
+
+
+def test_the_files_of_a_recovery_are_those_of_the_documentation(recovered):
+    assert {path.name for path in recovered.folder.iterdir()} == {
+        "policy.yaml",
+        "model.safetensors",
+        "metrics.json",
+        "losses.csv",
+        "samples.json",
+        "latency.json",
+        "MODEL_CARD.md",
+    }
+
+
+def test_the_loss_of_every_step_is_kept(recovered):
+    head, *lines = (recovered.folder / LOSSES_FILE).read_text().splitlines()
+    assert head == "step,loss"
+    assert [int(line.split(",")[0]) for line in lines] == [1, 2]
+    assert all(float(line.split(",")[1]) > 0 for line in lines)
+
+
+def test_a_training_that_makes_it_worse_is_not_kept(copy_run, task):
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=300)):
+        (result,) = recover(copy_run(), learning_rate=0.05)
+    assert result.map == result.metrics["untrained_map"] > 0.1
+    assert result.metrics["kept"] == "untrained"
+    assert evaluate(autoprune.load(result.folder), task.val, batch_size=2).map == result.map
+    assert f"mAP {100 * result.map:.1f} before the training" in lines.getvalue()
+    assert "the weights before the training were kept" in (result.folder / "MODEL_CARD.md").read_text()
+
+
+def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):
+    monkeypatch.setattr(module, "train", lambda *_: pytest.fail("it was recovered already"))
+    (again,) = recover(run.run)
+    assert again.metrics == recovered.metrics
+
+
+def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
+    with pytest.raises(RunError, match=r"other settings: steps was 2, now 3; delete the folder"):
+        recover(run.run, steps=3)
+
+
+# Waits in the third step; by then a checkpoint of the second one is written.
+DRIVER = """
+    import json, sys
+    from autoprune.recovery import recover, recover_policy
+    from autoprune.training.state import TrainingState
+
+    train, advance = recover_policy.train, TrainingState.advance
+
+    def waiting(self, split):
+        if self.step == 2:
+            print("waiting", flush=True)
+            sys.stdin.read()
+        return advance(self, split)
+
+    TrainingState.advance = waiting
+    recover_policy.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
+    recover.recover(sys.argv[1], **json.loads(sys.argv[2]))
+"""
+LONGER = {"steps": 4, "reconstruct_images": 2, "learning_rate": 1e-4}
+
+
+@pytest.mark.slow
+def test_a_recovery_after_kill_9_ends_with_the_same_weights(copy_run):
+    killed, whole_run = copy_run("killed"), copy_run("whole")
+    command = [sys.executable, "-c", textwrap.dedent(DRIVER), str(killed), json.dumps(LONGER)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as process:
+        try:
+            if process.stdout.readline() != "waiting\n":
+                pytest.fail(process.stderr.read())
+        finally:
+            process.send_signal(signal.SIGKILL)
+    assert not list(killed.rglob(METRICS_FILE))
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=200)):
+        (resumed,) = recover(killed, **LONGER)
+    assert "2 of 4 steps done, resumes from" in lines.getvalue()
+    (whole,) = recover(whole_run, **LONGER)
+    first, second = (load_file(result.folder / WEIGHTS_FILE) for result in (resumed, whole))
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert resumed.map == whole.map
+    assert whole.metrics["kept"] == "trained"
+    assert {path.name for path in resumed.folder.iterdir()} == {path.name for path in whole.folder.iterdir()}
+
+
+def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
+    point = frozen_run.best
+    assert point.policy.model.norm == "frozen"
+    (result,) = recover(frozen_run.run, norm="train", learning_rate=1e-3)
+    assert (result.policy.model.norm, result.policy.keep) == ("batch", point.policy.keep)
+    model, dense = autoprune.load(result.folder), frozen_run.run.parent / "dense.safetensors"
+    spec = result.policy.model
+    before, _ = load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, dense)
+    pruned = result.policy.apply(before)
+    norms = [name for name, part in model.named_modules() if isinstance(part, nn.BatchNorm2d)]
+    assert len(norms) == 15
+    for name in norms:
+        for tensor in ("weight", "bias", "running_mean", "running_var"):
+            assert not torch.equal(
+                getattr(model.get_submodule(name), tensor), pruned.state_dict()[f"{name}.{tensor}"]
+            )
+    assert result.metrics["mparams"] == pytest.approx(sum(p.numel() for p in model.parameters()) / 1e6)
+    assert result.metrics["gflops"] == point.metrics["gflops"]
+    assert not [warning for warning in recwarn if "other dense weights" in str(warning.message)]
+    with pytest.raises(RunError, match=r"norm was batch, now frozen; delete the folder"):
+        recover(frozen_run.run, learning_rate=1e-3)
+
+
+def test_a_regrown_policy_is_the_one_that_is_written(run, copy_run, task, tmp_path):
+    """Other channels than the trial's, at no more GFLOPs; what is read back is what was recovered."""
+    (result,) = recover(copy_run(), regrow_rounds=1)
+    assert result.policy.keep != run.best.policy.keep
+    assert 0.98 * run.best.metrics["gflops"] <= result.metrics["gflops"] <= run.best.metrics["gflops"]
+    assert evaluate(autoprune.load(result.folder), task.val, batch_size=2).map == result.map
+    regrowing = replace(task, config=task.config.model_copy(update={"regrow_rounds": 1}))
+    with pytest.raises(ConfigError, match="regrow_rounds needs the search space"):
+        recover_policy(regrowing, run.best.policy.keep, tmp_path / "alone")
