@@ -80,8 +80,8 @@ class SpacePlan:
 
     def removed(self, widths: Sequence[Mapping[str, int]]) -> Fractions:
         """Importance that each of N widths removes from each variable, [N, V]."""
-        ordered = np.array([[each[name] for name in self.space.names] for each in widths], dtype=np.int64)
-        ordered = ordered.reshape(len(widths), len(self.space.names))
+        ordered = np.array([self.space.as_array(each) for each in widths], dtype=np.int64)
+        ordered = ordered.reshape(len(widths), len(self.space.names))  # also where there are none
         return np.stack([option.removed_by(ordered) for option in self._options], axis=-1)
 
     def cheapest(self, weights: Fractions, budget: int, level: float) -> Fractions:

@@ -7,7 +7,6 @@ from dataclasses import replace
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -52,7 +51,7 @@ class PolicyEvaluator:
 
     def keep(self, widths: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
         """The kept channels of each pruned group, rising: the most important ones of its width."""
-        return self.space.keep(np.array([widths[name] for name in self.space.names]))
+        return self.space.keep(self.space.as_array(widths))
 
     def evaluate(
         self, widths: Mapping[str, int], rung: int, state: nn.Module | None, repeat: int = 0

@@ -1,8 +1,4 @@
 import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -12,30 +8,6 @@ from autoprune.errors import RunError
 from autoprune.policy import Policy
 from autoprune.run.directory import RunDirectory
 
-ROOT = Path(__file__).parents[2]
-
-
-def test_a_lock_that_nothing_was_written_under_leaves_no_folder(tmp_path):
-    with RunDirectory(tmp_path / "a" / "b").locked():
-        assert (tmp_path / "a" / "b" / ".lock").exists()
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_killed_drivers_lock_is_taken_over(tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from autoprune.run.directory import RunDirectory\n"
-        "with RunDirectory(Path(sys.argv[1])).locked(): print('locked', flush=True); time.sleep(100)"
-    )
-    command = [sys.executable, "-c", code, str(tmp_path / "run")]
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "locked\n"
-        with pytest.raises(RunError, match=f"pid {process.pid}"), RunDirectory(tmp_path / "run").locked():
-            pass
-        os.kill(process.pid, signal.SIGKILL)
-        process.wait()
-    with RunDirectory(tmp_path / "run").locked():
-        assert str(os.getpid()) in (tmp_path / "run" / ".lock").read_text()
-
 
 @pytest.mark.parametrize("cut", [0, 1, 5, 30])
 def test_a_half_written_line_is_cut_off_the_journal(tmp_path, cut):
@@ -43,11 +15,9 @@ def test_a_half_written_line_is_cut_off_the_journal(tmp_path, cut):
     whole = '{"a": 1}\n{"b": 2}\n'
     run.journal_file.write_text(whole + '{"op_code": 8, "worker_id": "x'[:cut])
     Path(f"{run.journal_file}.lock").symlink_to(run.journal_file)
-    started = time.monotonic()
     run.repair_journal()
     assert run.journal_file.read_text() == whole
     assert not os.path.lexists(f"{run.journal_file}.lock")  # else optuna waits 30 s for it
-    assert time.monotonic() - started < 5
 
 
 def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
@@ -89,7 +59,7 @@ def test_relative_paths_hold_from_any_folder(tmp_path, monkeypatch):
 
 
 def test_the_front_that_is_written_replaces_the_last(tmp_path):
-    def policy(score):
+    def policy_of(score):
         return Policy(
             model=ModelSpec(name="x", num_classes=2), weights_sha256="w", criterion="l2", input_size=(1, 1),
             widths={"a": 2}, keep={"a": (0,)}, metrics={"map": score},
@@ -97,15 +67,15 @@ def test_the_front_that_is_written_replaces_the_last(tmp_path):
 
     def write(run, scores):
         rows = [{"trial": trial, "map": score} for trial, score in scores.items()]
-        run.write_front(rows, {trial: policy(score) for trial, score in scores.items()})
+        run.write_front(rows, {trial: policy_of(score) for trial, score in scores.items()})
         files = {int(file.stem.removeprefix("trial-")): Policy.load(file) for file in run.policies.iterdir()}
-        assert {trial: found.metrics["map"] for trial, found in files.items()} == scores
+        assert {trial: policy.metrics["map"] for trial, policy in files.items()} == scores
 
     run = RunDirectory(tmp_path)
     write(run, {1: 0.5, 2: 0.25})
     write(run, {2: 0.25})
     assert run.front_file.read_text() == "trial,map\n2,0.25\n"
-    write(run, {2: 0.125})  # measured again
+    write(run, {2: 0.125})  # re-evaluated
     write(run, {1: 0.5})
     write(run, {2: 0.125})
     write(RunDirectory(tmp_path), {2: 0.25, 3: 0.5})

@@ -1,8 +1,15 @@
+"""The results of a search are what its files say, and what is said of them."""
+
+import csv
+import json
 from pathlib import Path
 
 import pytest
 
-from autoprune.run.results import SearchResult, indistinct
+from autoprune.config import make_config
+from autoprune.errors import RunError
+from autoprune.files import read_yaml
+from autoprune.run.results import SearchResult, indistinct, load_result, study_name
 from autoprune.study.records import Record
 
 
@@ -19,7 +26,7 @@ def result(maps, error, budgets=None, state="complete"):
 @pytest.mark.parametrize(
     ("maps", "counts"), [([0.30, 0.31, 0.305], "3 of 3"), ([0.30, 0.1, 0.31, 0.2, 0.305], "3 of 5")]
 )
-def test_trials_within_the_standard_error_of_the_best_are_said_to_be_alike(maps, counts):
+def test_trials_within_the_standard_error_of_the_best_are_said_to_be_indistinct(maps, counts):
     said = indistinct(result(maps, 0.021))
     assert f"at 1.50 GFLOPs {counts} complete trials lie within the standard error" in said
     assert "images, 2.1, of the best: too few images to say which is best" in said
@@ -27,7 +34,7 @@ def test_trials_within_the_standard_error_of_the_best_are_said_to_be_alike(maps,
 
 
 @pytest.mark.parametrize(
-    "found",
+    "distinct",
     [
         result([0.30, 0.35, 0.305], 0.02),  # far enough apart
         result([0.30, 0.31], 0.02),  # two are not many
@@ -37,5 +44,44 @@ def test_trials_within_the_standard_error_of_the_best_are_said_to_be_alike(maps,
         result([0.30, 0.31, 0.32], 0.05, budgets=[None] * 3),  # GFLOPs are free
     ],
 )
-def test_otherwise_nothing_is_said(found):
-    assert indistinct(found) is None
+def test_otherwise_nothing_is_said(distinct):
+    assert indistinct(distinct) is None
+
+
+def test_a_run_is_read_as_its_files_say(checked_run):
+    read = load_result(checked_run)
+    rows = list(csv.DictReader((checked_run / "front.csv").read_text().splitlines()))
+    assert [point.trial for point in read.front] == [int(row["trial"]) for row in rows]
+    for point, row in zip(read.front, rows, strict=True):
+        content = read_yaml(checked_run / "policies" / f"trial-{point.trial:04d}.yaml")
+        assert point.metrics == content["metrics"]
+        assert (point.origin, repr(point.metrics["map"])) == (row["origin"], row["map"])
+    best = max(rows, key=lambda row: float(row["map"]))
+    assert read.best.trial == int(best["trial"])
+    notes = {}
+    for line in (checked_run / "study.journal").read_text().splitlines():
+        notes |= json.loads(line).get("user_attr", {}) if json.loads(line)["op_code"] == 2 else {}
+    assert (read.dense, read.seconds) == (notes["dense"], notes["seconds"])
+    assert read.failed == ()
+
+
+def test_a_failure_and_the_overhead():
+    failed = Record(1, "failed", "sampler", None, {}, (), reason="no")
+    copy = Record(2, "failed", "sampler", None, {}, (), same_as=1)
+    seconds = {"wall": 10.0, "training": 6.0, "evaluation": 3.0, "other": 1.0}
+    read = SearchResult(Path("run"), (), (failed, copy), {}, seconds)
+    assert read.failed == (failed,)
+    assert read.overhead == pytest.approx(0.1)
+    assert read.best is None
+    assert SearchResult(Path("run"), (), (), {}, {}).overhead == 0
+
+
+def test_what_is_no_run_directory_is_refused(tmp_path):
+    with pytest.raises(RunError, match=r"is not a run directory: it has no config\.yaml"):
+        load_result(tmp_path)
+
+
+def test_a_study_in_a_database_has_the_name_of_its_run(tmp_path):
+    own = make_config(out=tmp_path / "one")
+    shared = make_config(out=tmp_path / "one", storage="sqlite://")
+    assert (study_name(own), study_name(shared)) == ("autoprune", "one")

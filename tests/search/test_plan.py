@@ -26,8 +26,8 @@ def file():
     )
 
 
-def make(graph, file, importance, warm=True, **asked):
-    bounds = read_bounds(make_config(**asked), graph)
+def make(graph, file, importance, warm=True, **settings):
+    bounds = read_bounds(make_config(**settings), graph)
     space = resolve(file, graph, importance)
     return SpacePlan(space, bounds, {"taylor": importance} if warm else {}, {})
 
@@ -36,7 +36,7 @@ def flops(graph, widths):
     return float(graph.cost.flops(np.array([widths[name] for name in graph.cost.names]))) / 1e9
 
 
-def test_every_vector_is_put_on_its_own_budget(graph, file, importance_of):
+def test_every_vector_is_projected_onto_its_own_budget(graph, file, importance_of):
     plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
     assert plan.budgets == [0.6 * graph.gflops(), 0.3 * graph.gflops()]
     random = np.random.default_rng(0)
@@ -69,7 +69,7 @@ def test_all_bounds_hold_at_once(graph, file, importance_of):
     assert float(graph.cost.params(ordered)) / 1e6 <= 0.3 * graph.mparams()
 
 
-def test_warm_starts_are_on_budget_and_their_shares_mean_their_widths(graph, file, importance_of):
+def test_warm_starts_are_on_budget_and_their_fractions_mean_their_widths(graph, file, importance_of):
     plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
     origins = [start.origin for start in plan.warm_starts]
     assert origins[:2] == ["uniform", "uniform"]
@@ -79,7 +79,9 @@ def test_warm_starts_are_on_budget_and_their_shares_mean_their_widths(graph, fil
         assert plan.widths(np.array(start.fractions), start.budget) == start.widths
 
 
-def test_without_a_budget_shares_are_free_and_warm_starts_stand_at_several_costs(graph, file, importance_of):
+def test_without_a_budget_fractions_are_free_and_warm_starts_stand_at_several_costs(
+    graph, file, importance_of
+):
     plan = make(graph, file, importance_of(graph))
     assert plan.budgets == [None]
     assert plan.widths(np.zeros(len(plan.variables)), 0) == dict(
@@ -100,8 +102,8 @@ def test_warm_starts_are_few_and_every_budget_gets_the_best_of_them(chain, file,
     space = resolve(file, graph, scores["joint"])
     one = SpacePlan(space, bounds[:1], scores, {}).warm_starts
     ours = ["uniform", "knapsack joint", "global joint", "greedy joint", "global taylor", "greedy fisher"]
-    found = [start.origin for start in one]
-    assert found in (
+    origins = [start.origin for start in one]
+    assert origins in (
         [*ours, "global l2"],
         [*ours[:3], *ours[4:], "global l2"],
     )  # greedy can be the best there is
@@ -115,37 +117,28 @@ def test_without_warm_starts_there_are_none(graph, file, importance_of):
     assert make(graph, file, importance_of(graph), warm=False, budget_gflops="50%").warm_starts == []
 
 
-def test_keep_takes_the_most_important_channels(graph, file, importance_of):
-    importance = importance_of(graph)
-    plan = make(graph, file, importance, budget_gflops="50%")
-    widths = plan.widths(np.full(len(plan.variables), 0.5), 0)
-    for name, kept in plan.keep(widths).items():
-        best = np.argsort(-importance[name])[: widths[name]]
-        assert kept == tuple(sorted(best.tolist()))
-
-
 @pytest.mark.parametrize(
-    ("asked", "message"),
+    ("settings", "message"),
     [
         ({"budget_gflops": "1%"}, r"smallest in this search space"),
         ({"budget_gflops": "50%,50.0%"}, r"holds a budget twice"),
         ({"budget_mparams": "0"}, r"not above 0"),
     ],
 )
-def test_budgets_that_cannot_be_met_are_refused(graph, file, importance_of, asked, message):
+def test_budgets_that_cannot_be_met_are_refused(graph, file, importance_of, settings, message):
     with pytest.raises(BudgetError, match=message):
-        make(graph, file, importance_of(graph), **asked)
+        make(graph, file, importance_of(graph), **settings)
 
 
 def test_the_identity_tells_weights_space_and_budgets_apart(graph, file):
     bounds = read_bounds(make_config(budget_gflops="50%"), graph)
     other_bounds = read_bounds(make_config(budget_gflops="40%"), graph)
     other_file = file.model_copy(update={"round_to": 8})
-    found = [
+    identities = [
         identify("a" * 64, file, bounds),
         identify("b" * 64, file, bounds),
         identify("a" * 64, other_file, bounds),
         identify("a" * 64, file, other_bounds),
     ]
-    assert len({tuple(identity.items()) for identity in found}) == 4
-    assert identify("a" * 64, file, bounds) == found[0]
+    assert len({tuple(identity.items()) for identity in identities}) == 4
+    assert identify("a" * 64, file, bounds) == identities[0]

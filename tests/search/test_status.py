@@ -24,10 +24,10 @@ RECORDS = [
 ]
 
 
-def test_the_board_counts_what_the_study_holds():
+def test_the_status_counts_what_the_study_holds():
     lines = status(RECORDS, [RECORDS[2], RECORDS[0]], 9, "3 min")
     assert [" ".join(line.split()) for line in lines] == [
-        "workers 1 at rung 0, 1 at rung 1, 1 with leaders again",
+        "workers 1 at rung 0, 1 at rung 1, 1 re-evaluating top candidates",
         "trials 4 of 9 done; 2 complete, 1 stopped, 1 failed; 4 through rung 0, 2 through rung 1",
         "front mAP 50.0 at 2.00 GFLOPs, mAP 40.0 at 1.00 GFLOPs",
         "left 3 min",

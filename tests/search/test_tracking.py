@@ -52,11 +52,11 @@ def test_tensorboard_reads_the_curves(tmp_path):
         warnings.simplefilter("ignore")
         event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
         events = event_accumulator.EventAccumulator(str(tmp_path)).Reload()
-        found = {
+        curves = {
             tag: [(point.step, pytest.approx(point.value)) for point in events.Scalars(tag)]
             for tag in events.Tags()["scalars"]
         }
-    assert found == EXPECTED
+    assert curves == EXPECTED
 
 
 @pytest.fixture
@@ -64,9 +64,9 @@ def mlflow(tmp_path, monkeypatch):
     """The library itself, with a database of its own."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = pytest.importorskip("mlflow.tracking", reason="pip install 'autoprune[mlflow]'")
+        library = pytest.importorskip("mlflow.tracking", reason="pip install 'autoprune[mlflow]'")
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
-        yield found
+        yield library
 
 
 def curves(mlflow, run_id):
@@ -91,7 +91,7 @@ def test_mlflow_holds_the_curves_in_one_run_however_often_it_is_resumed(mlflow):
     assert client.get_run(first.run_id).info.run_name == "mine"
 
 
-def test_a_run_that_the_server_does_not_have_is_begun_anew(mlflow):
+def test_a_run_that_the_server_does_not_have_is_begun_again(mlflow):
     deleted = tracking.MLflow("mine", None, {}).run_id
     mlflow.MlflowClient().delete_run(deleted)
     for gone in (deleted, "0" * 32):
@@ -119,8 +119,8 @@ def test_an_mlflow_that_is_away_for_a_while_misses_nothing(mlflow, monkeypatch):
         tracking.log_trial([tracker], SECOND, [FIRST, SECOND])
         tracker.close()
     assert said.getvalue().count("\n") == 1
-    found = {name: sorted(set(points)) for name, points in curves(mlflow, tracker.run_id).items()}
-    assert found == EXPECTED
+    sent = {name: sorted(set(points)) for name, points in curves(mlflow, tracker.run_id).items()}
+    assert sent == EXPECTED
 
 
 def test_a_server_that_is_not_there_is_one_line(mlflow, monkeypatch):

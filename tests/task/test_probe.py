@@ -29,7 +29,7 @@ def test_the_dense_detector_is_at_no_distance_from_itself(task):
 
 def test_the_loss_is_the_detectors_own(task):
     before = hash_weights(task.model.state_dict())
-    found = Probe(task)(task.model, {})["loss"]
+    measured = Probe(task)(task.model, {})["loss"]
     assert hash_weights(task.model.state_dict()) == before
     assert not task.model.training
     model = task.model.train()
@@ -39,12 +39,12 @@ def test_the_loss_is_the_detectors_own(task):
     with torch.no_grad():
         losses = [sum(model(*task.val.batch(part, "cpu")).values()) for part in ([0, 1, 2], [3, 4, 5])]
     model.eval()
-    assert found == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
+    assert measured == pytest.approx(float(sum(losses)) / 2, rel=1e-5)
 
 
 def test_the_distance_is_one_less_the_correlation_of_each_kept_channel(task, keep):
     pruned = prune(task.model, task.graph, keep)
-    found = Probe(task)(pruned, keep)["features"]
+    measured = Probe(task)(pruned, keep)["features"]
     batches = []
     for part in ([0, 1, 2], [3, 4, 5]):
         images = task.model.transform(task.val.batch(part, "cpu")[0])[0].tensors
@@ -60,7 +60,9 @@ def test_the_distance_is_one_less_the_correlation_of_each_kept_channel(task, kee
             ]
             total += 1 - float(np.mean(correlations))
         batches.append(total)
-    assert found == pytest.approx(np.mean(batches), rel=2e-3)  # the dense features are kept in half precision
+    assert measured == pytest.approx(
+        np.mean(batches), rel=2e-3
+    )  # the dense features are kept in half precision
 
 
 def test_it_looks_at_few_images_from_all_over_and_gives_the_same_numbers_again(

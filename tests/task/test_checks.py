@@ -1,0 +1,107 @@
+"""What the user gave is checked before anything is loaded, and each refusal says what to type."""
+
+import pytest
+import torch
+
+from autoprune.config import make_config
+from autoprune.errors import ConfigError, DataError
+from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.task.checks import input_files, pick_device, refuse_missing, with_space
+
+SPACE = SpaceFile(
+    model="retinanet_resnet18_fpn",
+    model_arguments={"min_size": 64},
+    input_size=(64, 96),
+    criterion="taylor",
+    groups=(GroupRule(match="*", max_ratio=0.5),),
+)
+
+
+@pytest.fixture
+def splits(tmp_path):
+    """Annotations and images of two splits, each named on its own."""
+    paths = {}
+    for split in ("train", "val"):
+        (tmp_path / split).mkdir()
+        (tmp_path / f"{split}.json").write_text("{}")
+        paths[split] = {"annotations": tmp_path / f"{split}.json", "images": tmp_path / split}
+    return paths
+
+
+def test_a_device_that_is_not_there_is_refused():
+    with pytest.raises(ConfigError, match="device 'abacus' can't be used here"):
+        pick_device(make_config(device="abacus"))
+
+
+def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
+    for available, kind in ((True, "cuda"), (False, "cpu")):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda available=available: available)
+        assert pick_device(make_config()).type == kind
+
+
+def test_the_number_of_threads_is_set(monkeypatch):
+    threads = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
+    pick_device(make_config(device="cpu"))
+    assert threads == []
+    pick_device(make_config(device="cpu", threads=3))
+    assert threads == [3]
+
+
+@pytest.mark.parametrize("missing", ["train.json", "train", "val.json", "val"])
+def test_data_that_does_not_exist_is_named(splits, tmp_path, missing):
+    (tmp_path / missing).rename(tmp_path / "elsewhere")
+    with pytest.raises(DataError, match=rf"no data at {tmp_path / missing}: give --data FOLDER"):
+        refuse_missing(make_config(data=splits, weights="DEFAULT"))
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        (None, r"no dense weights for retinanet_resnet50_fpn: give --weights FILE .*`autoprune train`"),
+        ("gone.pt", r"no weights at gone\.pt: give --weights FILE"),
+        ("gone.safetensors", r"no weights at gone\.safetensors"),
+    ],
+)
+def test_weights_that_do_not_exist_are_refused(splits, weights, message):
+    with pytest.raises(ConfigError, match=message):
+        refuse_missing(make_config(data=splits, weights=weights))
+
+
+def test_published_weights_are_named_without_a_file(splits):
+    refuse_missing(make_config(data=splits, weights="DEFAULT"))
+
+
+def test_workers_read_data_and_weights(splits, tmp_path):
+    weights = tmp_path / "dense.safetensors"
+    weights.write_text("")
+    read = input_files(make_config(data=splits, weights=str(weights)))
+    assert sorted(read) == sorted(
+        tmp_path / name for name in ("train.json", "train", "val.json", "val", "dense.safetensors")
+    )
+    (tmp_path / "annotations").mkdir()
+    (tmp_path / "annotations" / "instances_val.json").write_text("{}")
+    folder = input_files(make_config(data=tmp_path, weights="DEFAULT"))
+    assert folder == (tmp_path, tmp_path / "annotations" / "instances_val.json")
+
+
+def test_a_space_says_what_is_left_open():
+    config = with_space(make_config(seed=5), SPACE)
+    assert (config.model, config.model_arguments, config.criterion, config.input_size, config.seed) == (
+        "retinanet_resnet18_fpn",
+        {"min_size": 64},
+        "taylor",
+        (64, 96),
+        5,
+    )
+    given = with_space(make_config(model_arguments={"min_size": 32}, input_size=(8, 8)), SPACE)
+    assert (given.model_arguments, given.input_size) == ({"min_size": 32}, (8, 8))
+    without = make_config(seed=5)
+    assert with_space(without, None) is without
+
+
+def test_a_space_of_something_else_is_refused():
+    with pytest.raises(ConfigError, match="the search space is for retinanet_resnet18_fpn, not fcos_r"):
+        with_space(make_config(model="fcos_resnet18_fpn"), SPACE)
+    with pytest.raises(ConfigError, match="ranks channels by taylor, not l2; change `criterion` there"):
+        with_space(make_config(criterion="l2"), SPACE)

@@ -1,0 +1,68 @@
+"""What a task says of a pruned detector is true of the pruned module itself."""
+
+import io
+
+import pytest
+import torch
+from rich.console import Console
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoprune import progress
+from autoprune.config import make_config
+from autoprune.detectors import detector_inputs
+from autoprune.graph import prune
+from autoprune.policy import hash_weights
+from autoprune.task import pruning_task
+from autoprune.task.pruning_task import load_task
+
+
+@pytest.fixture(scope="module")
+def task(demo_settings):
+    return load_task(make_config(**demo_settings))
+
+
+@pytest.fixture(scope="module")
+def keep(task):
+    """The first half of every second group."""
+    groups = list(task.graph.prunable.items())[::2]
+    return {name: tuple(range(group.width // 2)) for name, group in groups}
+
+
+def test_a_policy_of_the_task_prunes_as_its_keep_does(task, keep):
+    policy = task.policy(keep, {"map": 0.5})
+    applied, pruned = policy.apply(task.model).state_dict(), prune(task.model, task.graph, keep).state_dict()
+    assert applied.keys() == pruned.keys()
+    assert all(torch.equal(applied[name], pruned[name]) for name in pruned)
+    assert policy.weights_sha256 == hash_weights(task.model.state_dict())
+    assert (policy.input_size, policy.criterion, policy.metrics) == ((128, 128), "joint", {"map": 0.5})
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_costs_are_those_of_the_pruned_module(task, keep, whole):
+    keep = {} if whole else keep
+    pruned = prune(task.model, task.graph, keep)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        pruned(*detector_inputs(task.input_size))
+    assert task.costs(keep) == {
+        "gflops": pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12),
+        "mparams": sum(p.numel() for p in pruned.parameters()) / 1e6,
+    }
+
+
+def test_classes_and_input_size_come_from_the_data_where_they_are_not_given(task, demo_settings):
+    assert not task.model.training
+    assert task.spec.num_classes == task.train.num_classes
+    assert task.input_size == (128, 128)  # what all images are resized to
+    given = load_task(make_config(**demo_settings, input_size=(64, 96)))
+    assert given.input_size == given.latency_setup.input_size == (64, 96)
+    assert given.graph.gflops() < task.graph.gflops()
+
+
+def test_a_setting_without_effect_is_said(demo_settings, monkeypatch):
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=300)):
+        load_task(make_config(**demo_settings, distill_logits=1.0))
+        assert lines.getvalue() == ""
+        monkeypatch.setattr(pruning_task, "has_logits", lambda model: False)
+        load_task(make_config(**demo_settings, distill_logits=1.0))
+    assert lines.getvalue().startswith("distill_logits does nothing: retinanet_resnet18_fpn has no one-stage")

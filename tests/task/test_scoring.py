@@ -1,0 +1,80 @@
+"""Importance is computed once for the same settings, by one pass for several criteria."""
+
+import numpy as np
+import pytest
+
+from autoprune.config import make_config
+from autoprune.importance import save, score, score_together
+from autoprune.task import scoring as module
+from autoprune.task.pruning_task import load_task
+from autoprune.task.scoring import SingleImages, copy_scores, score_channels, score_several, scores_beside
+
+
+@pytest.fixture(scope="module")
+def task(demo_settings):
+    return load_task(make_config(**demo_settings, criterion="l2"))
+
+
+def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_path, monkeypatch):
+    calls = []
+
+    def counted(criteria, *arguments):
+        calls.extend(criteria)
+        return score_together(criteria, *arguments)
+
+    monkeypatch.setattr(module, "score_together", counted)
+    file = tmp_path / "importance.safetensors"
+    task = load_task(make_config(**demo_settings))
+    scores = [score_channels(task, "taylor", file) for _ in range(2)]
+    assert calls == ["taylor"]
+    assert all(np.array_equal(scores[0][name], scores[1][name]) for name in scores[0])
+    more = load_task(make_config(**{**demo_settings, "importance_images": 3}))
+    score_channels(more, "taylor", file)
+    assert calls == ["taylor", "taylor"]
+    score_several(more, ("taylor", "l2"), file)
+    assert calls == ["taylor", "taylor", "l2"], "only what the file lacks"
+
+
+def test_criteria_in_one_pass_are_each_what_it_is_alone(task, tmp_path):
+    file = tmp_path / "importance.safetensors"
+    images = [task.train.batch([index], task.device) for index in (0, 3)]
+    together = score_together(("joint", "taylor", "fisher", "l2"), task.model, task.graph, lambda: images)
+    for criterion, scores in together.items():
+        alone = score(criterion, task.model, task.graph, lambda: images)
+        assert all(np.array_equal(alone[name], scores[name]) for name in alone)
+    several = score_several(task, ("joint", "l2"), file)
+    assert list(several) == ["joint", "l2"]
+    assert all(np.array_equal(several["joint"][n], s) for n, s in score_channels(task, "joint", file).items())
+
+
+def test_scores_by_weights_are_those_of_the_weights(task):
+    """The l2 norm of each output channel, where a group has one producer that no norm layer follows."""
+    name = "head.classification_head.conv.0.0"
+    weight = task.model.get_parameter(f"{name}.weight").detach()
+    scores = score_channels(task, "l2")[name]
+    expected = weight.flatten(1).norm(dim=1).numpy()
+    assert scores / scores.sum() == pytest.approx(expected / expected.sum(), rel=1e-5)
+
+
+def test_single_images_are_the_chosen_ones_one_at_a_time(task):
+    images = SingleImages(task, [5, 2])
+    assert len(images) == 2
+    for index, (batch, targets) in zip((5, 2), images, strict=True):
+        (image,), (target,) = task.train.batch([index], task.device)
+        assert len(batch) == len(targets) == 1
+        assert bool((batch[0] == image).all())
+        assert int(targets[0]["image_id"]) == int(target["image_id"])
+    assert len(list(images)) == 2, "a second pass gives them again"
+
+
+def test_scores_beside_a_space_file_start_a_run_but_do_not_replace_its_own(tmp_path):
+    space, run = tmp_path / "space.yaml", tmp_path / "run.safetensors"
+    copy_scores(None, run)
+    copy_scores(space, run)
+    assert not run.exists()
+    save(scores_beside(space), "l2", "settings", {"a": np.ones(3, dtype=np.float32)})
+    copy_scores(space, run)
+    assert run.read_bytes() == scores_beside(space).read_bytes()
+    run.write_bytes(b"its own")
+    copy_scores(space, run)
+    assert run.read_bytes() == b"its own"
