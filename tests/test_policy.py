@@ -1,5 +1,8 @@
+import copy
+
 import pytest
 import torch
+from torch import nn
 
 from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
@@ -56,3 +59,67 @@ def test_hash_depends_on_names_shapes_and_values_only():
     reshaped = {"a": state["a"].reshape(3, 2), "b": state["b"]}
     changed = {"a": state["a"] + 1e-6, "b": state["b"]}
     assert len({hash_weights(other) for other in (state, renamed, reshaped, changed)}) == 4
+
+
+class Chain(nn.Module):
+    """Two convolutions and a prediction layer, called as detectors are."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second, self.last = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 4, 3), nn.Conv2d(4, 2, 1)
+
+    def forward(self, images):
+        return self.last(self.second(self.first(torch.stack(images)).relu()).relu())
+
+
+@pytest.fixture
+def chain():
+    torch.manual_seed(0)
+    return Chain().eval()
+
+
+def policy_of(model, **changes):
+    fitting = {
+        "weights_sha256": hash_weights(model.state_dict()),
+        "widths": {"first": 8, "second": 4},
+        "keep": {"first": (0, 3, 7), "second": (1, 2)},
+        "input_size": (16, 16),
+    }
+    return make_policy(**{**fitting, **changes})
+
+
+def test_an_applied_policy_is_the_masked_model(chain):
+    policy, images = policy_of(chain), [torch.rand(3, 16, 16)]
+    masked = copy.deepcopy(chain)
+    with torch.no_grad():
+        for name, kept in policy.keep.items():
+            removed = [index for index in range(policy.widths[name]) if index not in kept]
+            layer = masked.get_submodule(name)
+            layer.weight[removed], layer.bias[removed] = 0, 0
+        before = chain(images)
+        pruned = policy.apply(chain)
+        torch.testing.assert_close(pruned(images), masked(images))
+        assert torch.equal(chain(images), before), "the dense model is unchanged"
+    assert (pruned.first.out_channels, pruned.second.out_channels) == (3, 2)
+
+
+def test_other_weights_of_the_architecture_are_taken_with_a_warning(chain):
+    policy = policy_of(chain)
+    torch.nn.init.ones_(chain.last.bias)
+    with pytest.warns(UserWarning, match="made for other dense weights"):
+        pruned = policy.apply(chain)
+    assert torch.equal(pruned.last.bias, chain.last.bias)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"widths": {"third": 8}, "keep": {"third": (0,)}}, "no group `third` here"),
+        ({"widths": {"first": 16}, "keep": {"first": (0,)}}, "group `first` has 8 channels, not 16"),
+        ({"widths": {"second": 4}, "keep": {"second": (0, 1, 2, 3)}}, "prunes nothing"),
+    ],
+)
+def test_a_policy_that_does_not_fit_is_refused(chain, changes, message):
+    with pytest.raises(PolicyError, match=message) as caught:
+        policy_of(chain, **changes).apply(chain)
+    assert "\n" not in str(caught.value)
