@@ -16,6 +16,7 @@ from autoprune.fields import (
     Norm,
     NormKind,
     Objective,
+    Runtime,
     Setting,
     Several,
     SplitPaths,
@@ -37,6 +38,7 @@ __all__ = [
     "Norm",
     "NormKind",
     "Objective",
+    "Runtime",
     "SplitPaths",
     "Track",
     "load_config",
@@ -52,6 +54,7 @@ _DATA = Setting("Data")
 _DATA_READING = Setting("Data", may_change=True)
 _BUDGET = Setting("Budget")
 _SPACE = Setting("Importance and space")
+_OUTPUT = Setting("Output", may_change=True)
 _SEARCH = Setting("Search")
 _SEARCH_LENGTH = Setting("Search", may_change=True)
 _ENGINE = Setting("Engine", may_change=True)
@@ -107,7 +110,7 @@ class Config(Strict):
         description="upper bound on the measured latency: milliseconds, or a percentage of the dense "
         "detector's",
     )
-    latency_runtime: Annotated[Literal["torch", "onnxruntime", "openvino"], _BUDGET] = Field(
+    latency_runtime: Annotated[Runtime, _BUDGET] = Field(
         "torch", description="runtime in which latency is measured; all but torch need an optional extra"
     )
     objectives: Annotated[tuple[Objective, ...], Several, _BUDGET] = Field(
@@ -122,7 +125,7 @@ class Config(Strict):
         None, description="search space YAML; default: derived from the importance"
     )
 
-    out: Annotated[Path, _SEARCH_LENGTH] = Field(Path("runs/search"), description="run directory")
+    out: Annotated[Path, _OUTPUT] = Field(Path("runs/search"), description="run directory")
     trials: Annotated[int, _SEARCH_LENGTH] = Field(
         32, ge=1, description="trials in total; raise it to extend a finished run"
     )

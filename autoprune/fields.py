@@ -16,6 +16,9 @@ NormKind = Literal["batch", "frozen"]
 Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
 Track = Literal["tensorboard", "mlflow"]
+Runtime = Literal["torch", "onnxruntime", "openvino"]
+"""The keys of `runtimes.sessions.RUNTIMES`, whose libraries are not imported to parse a command line."""
+
 BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 

@@ -52,6 +52,6 @@ def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> 
         near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
         return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
     message = problem["msg"].removeprefix("Value error, ")
-    if problem["type"] != "missing":
+    if name and problem["type"] != "missing":  # without a name it is all that was given, too much for a line
         message += f" (got {problem['input']!r})"
     return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"

@@ -21,7 +21,7 @@ def apply(
 ) -> None:
     """Prune dense weights by a policy, without recovery; writes policy.yaml and model.safetensors.
 
-    The mAP of the result is low until it is fine-tuned: `autoprune recover` does both.
+    The mAP of the result is low until it is fine-tuned: `autoprune recover` prunes and fine-tunes.
     """
     from dataclasses import replace
 

@@ -11,7 +11,7 @@ import typer
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config, make_config
 from autoprune.data import demo_detector
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, ConfigError
 from autoprune.progress import say
 from autoprune.report.tables import comparison as comparison_table
 from autoprune.run.names import FRONT_PICTURE, POLICY_FILE, REPORT_FILE, SPACE_FILE, WEIGHTS_FILE
@@ -74,6 +74,8 @@ def demo(
 ) -> None:
     """Prune a small RetinaNet to 67%, 50% and 33% of its GFLOPs: no data, no network, a few minutes."""
     started = time.monotonic()
+    if not budget_gflops.strip(", "):
+        raise ConfigError("--budget-gflops names no budget; give GFLOPs, or a percentage such as 50%")
     with working() as console:
         with _part(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)

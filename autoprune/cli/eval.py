@@ -25,7 +25,7 @@ def evaluate(
     detector: Annotated[
         str | None,
         typer.Argument(
-            metavar="[DETECTOR]",
+            metavar="DETECTOR",
             help="A folder with a recovered detector, a policy file (pruned from --weights, not recovered), "
             "or a name; default: --model with --weights.",
             show_default=False,

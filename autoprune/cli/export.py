@@ -1,6 +1,5 @@
 """`autoprune export`: writes a recovered detector to a folder of its own, and reads it back to check it."""
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,6 +10,7 @@ from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
+from autoprune.report.entries import recovered_map, recovered_metrics
 
 if TYPE_CHECKING:
     from torch import nn
@@ -86,7 +86,10 @@ def export(
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
     if size is not None and not raw_heads:
         raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
-    folder = source if (source / POLICY_FILE).is_file() else _recovered(source, trial)
+    is_detector = (source / POLICY_FILE).is_file()
+    if is_detector and trial is not None:
+        raise ConfigError(f"--trial chooses from a run directory, and {source} is one detector; omit it")
+    folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load(folder), Policy.load(folder / POLICY_FILE)
     with working() as console:
@@ -173,20 +176,16 @@ def _recovered(run: Path, trial: int | None) -> Path:
     """The folder of a recovered trial.
 
     Raises:
-        RunError: the run has none, or not this one.
+        RunError: the run has none, or not this one, or a file of its can't be read.
     """
     from autoprune.run.directory import RunDirectory
-    from autoprune.run.names import METRICS_FILE
 
     directory = RunDirectory(run)
     directory.config()  # raises where this is no run
-    scores = {
-        file.parent: float(json.loads(file.read_text(encoding="utf-8"))["metrics"]["map"])
-        for file in directory.recovered.glob(f"trial-*/{METRICS_FILE}")
-    }
-    folder = None if trial is None else directory.recovered_folder(trial)
-    if not scores or folder not in {None, *scores}:
+    scores = {number: recovered_map(metrics) for number, metrics in recovered_metrics(run).items()}
+    if not scores or trial not in {None, *scores}:
         which = "" if trial is None else f" {trial}"
         option = "" if trial is None else f" --trial {trial}"
         raise RunError(f"{run} has no recovered trial{which}; first `autoprune recover {run}{option}`")
-    return folder or max(scores, key=lambda each: scores[each])
+    best = max(scores, key=lambda number: scores[number] or 0.0)
+    return directory.recovered_folder(best if trial is None else trial)

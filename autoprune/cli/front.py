@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 def front(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],
-    every: Annotated[bool, typer.Option("--all", help="List every finished trial.")] = False,
+    every: Annotated[
+        bool, typer.Option("--all", help="List every complete trial, not only the front and the warm starts.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the front of a run beside the dense detector and the warm starts; writes front.png there."""

@@ -24,7 +24,7 @@ def inspect(
     detector: Annotated[
         str | None,
         typer.Argument(
-            metavar="[MODEL]",
+            metavar="DETECTOR",
             help="A detector's name, a policy file, or a folder with a policy.yaml; default: --model.",
             show_default=False,
         ),

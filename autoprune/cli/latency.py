@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import tell, working
-from autoprune.config import Config
+from autoprune.config import Config, Runtime
 from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,11 +33,12 @@ def latency(
     detectors: Annotated[
         list[str],
         typer.Argument(
-            metavar="MODEL|POLICY|DIR…", help="Detectors' names, policy files, folders with a policy.yaml."
+            metavar="DETECTOR",
+            help="Detectors: names, policy files, or folders with a policy.yaml.",
         ),
     ],
     runtime: Annotated[
-        Literal["torch", "onnxruntime", "openvino"],
+        Runtime,
         typer.Option(
             "--runtime",
             help="Where the network runs. All but torch time the raw heads of a one-stage detector, as ONNX.",
@@ -73,9 +74,9 @@ def latency(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Measure the latency of detectors: median forward passes, interleaved, the network and the rest apart.
+    """Measure the latency of detectors by interleaved timing: preprocessing, network, postprocessing apart.
 
-    The first detector is what the others are compared with.
+    The others are compared with the first one.
     """
     from autoprune.detectors import detector_inputs
     from autoprune.latency.machine import LatencySetup

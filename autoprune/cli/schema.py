@@ -7,6 +7,7 @@ import typer
 from pydantic import BaseModel
 
 from autoprune.config import Config
+from autoprune.errors import ConfigError
 
 
 def schema(
@@ -18,6 +19,8 @@ def schema(
     ] = False,
 ) -> None:
     """Print the JSON schema of settings files: type, default and meaning of every key."""
+    if space and policy:
+        raise ConfigError("--space and --policy are two schemas; give one of them")
     model: type[BaseModel] = Config
     if space:
         from autoprune.space.file import SpaceFile

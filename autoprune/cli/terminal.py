@@ -20,12 +20,14 @@ def output() -> Console:
     """
     silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPE_WIDTH if piped else None, soft_wrap=piped, highlight=False, quiet=silent)
+    width = PIPE_WIDTH if piped else None
+    # without emoji=False, rich would replace `:b:` in a path or a detector's name
+    return Console(width=width, soft_wrap=piped, highlight=False, emoji=False, quiet=silent)
 
 
 def problems() -> Console:
     """The console of standard error, for messages of one line."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False)
+    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
 
 
 def tell(console: Console, line: str) -> None:

@@ -33,13 +33,15 @@ def train(config: Config) -> None:
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import evaluate
     from autoprune.detectors import save_state
-    from autoprune.task.checks import pick_device
+    from autoprune.task.checks import check_num_classes, pick_device
     from autoprune.training import TrainSettings, distributed
     from autoprune.training import train as fit
 
     device = pick_device(config)
     weights, metrics_file = config.out / WEIGHTS_FILE, config.out / METRICS_FILE
     checkpoint = config.out / BASELINE_CHECKPOINT_FILE
+    if config.out.exists() and not config.out.is_dir():
+        raise RunError(f"{config.out} is not a folder; choose another --out (YAML: out)")
     if weights.exists() and not checkpoint.exists():
         raise RunError(f"{weights} already exists; choose another --out (YAML: out)")
     with distributed.process_group(), working() as console:
@@ -47,6 +49,7 @@ def train(config: Config) -> None:
         model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
         check_same_classes(training, validation)
+        check_num_classes(config.num_classes, training.num_classes)
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})

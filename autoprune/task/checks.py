@@ -51,6 +51,23 @@ def refuse_missing(config: Config) -> None:
         raise ConfigError(f"no weights at {path}: give --weights FILE (YAML: weights); {_HINT}")
 
 
+def check_num_classes(num_classes: int | None, needed: int) -> None:
+    """Refuses a detector with too few classes for the data.
+
+    Args:
+        num_classes: the user's number, background included; ``None`` takes that of the data.
+        needed: largest category id of the data plus one.
+
+    Raises:
+        ConfigError: labels of the data would be out of range.
+    """
+    if num_classes is not None and num_classes < needed:
+        raise ConfigError(
+            f"num_classes: {num_classes} is too few, the category ids of the data need {needed} with the "
+            "background; give that, or omit --num-classes (YAML: num_classes)"
+        )
+
+
 def input_files(config: Config) -> tuple[Path, ...]:
     """The files and folders that a worker reads: the data, and the weights where these are a file."""
     paths = _data_paths(config)

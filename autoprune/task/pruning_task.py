@@ -14,7 +14,7 @@ from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
-from autoprune.task.checks import pick_device, refuse_missing
+from autoprune.task.checks import check_num_classes, pick_device, refuse_missing
 from autoprune.training.distill import has_logits
 
 
@@ -94,6 +94,7 @@ def load_task(config: Config) -> PruningTask:
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))
     check_same_classes(train, val)
+    check_num_classes(config.num_classes, train.num_classes)
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
     weights_sha256 = hash_weights(model.state_dict())

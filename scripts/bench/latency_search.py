@@ -39,6 +39,7 @@ from autoprune.policy import Policy
 from autoprune.recovery import recover_policy as recovery
 from autoprune.recovery.recover_policy import recover_policy
 from autoprune.run.directory import RunDirectory
+from autoprune.runtimes.sessions import RUNTIMES
 from autoprune.search.pipeline import search
 from autoprune.space.file import SpaceFile
 from autoprune.space.one_shot import knapsack, widths_of
@@ -255,7 +256,7 @@ def arguments() -> argparse.Namespace:
     add_detector(parser)
     parser.add_argument("--out", type=Path, default=Path("runs/bench-latency-search"))
     parser.add_argument("--budget", default="60%", help="of the dense detector's latency")
-    parser.add_argument("--runtime", default="onnxruntime", choices=["torch", "onnxruntime", "openvino"])
+    parser.add_argument("--runtime", default="onnxruntime", choices=list(RUNTIMES))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--cpu-time", action="store_true", help="count the process' own seconds")

@@ -1,11 +1,14 @@
-"""Runs the command line in this process and shows what a user would see; a tiny detector and its data."""
+"""Runs the command line in this process and shows what a user would see; a tiny detector; a search's run."""
 
+import csv
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autoprune.cli.main import main
 from autoprune.config import ModelSpec
@@ -42,6 +45,12 @@ class Outcome:
         return True
 
 
+@pytest.fixture(autouse=True)
+def _width_of_a_pipe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines as a pipe gets them; the workers of pytest-xdist have `COLUMNS` set, which would wrap them."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture
 def autoprune(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def run(*arguments: object) -> Outcome:
@@ -74,3 +83,39 @@ def tiny_model() -> list[str]:
 def tiny(tiny_model: list[str], tiny_data: Path, tiny_weights: Path) -> list[str]:
     """Flags of the tiny detector with its weights and data."""
     return [*tiny_model, "--data", str(tiny_data), "--weights", str(tiny_weights), "--threads", "1"]
+
+
+@pytest.fixture
+def run_copy(checked_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, for commands that write into it."""
+    return Path(shutil.copytree(checked_run, tmp_path / "run"))
+
+
+@pytest.fixture(scope="session")
+def run_data(checked_run: Path) -> Path:
+    """The data of the run, whose dense detector is that of the demo."""
+    return Path(yaml.safe_load((checked_run / "config.yaml").read_text())["data"])
+
+
+def front_of(run: Path) -> dict[int, dict[str, str]]:
+    """The rows of `front.csv` by trial number."""
+    return {int(row["trial"]): row for row in csv.DictReader((run / "front.csv").read_text().splitlines())}
+
+
+def recovered_maps(run: Path) -> dict[int, float]:
+    """By trial number the mAP that its recovery wrote."""
+    files = (run / "recovered").glob("trial-*/metrics.json")
+    contents = [json.loads(file.read_text()) for file in files]
+    return {content["trial"]: content["metrics"]["map"] for content in contents}
+
+
+def best_on_front(run: Path) -> int:
+    """The trial on the front with the highest mAP."""
+    rows = front_of(run)
+    return max(rows, key=lambda trial: float(rows[trial]["map"]))
+
+
+def best_recovered(run: Path) -> Path:
+    """The folder of the recovered detector with the highest mAP."""
+    maps = recovered_maps(run)
+    return run / f"recovered/trial-{max(maps, key=lambda trial: maps[trial]):04d}"

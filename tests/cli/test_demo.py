@@ -159,6 +159,12 @@ def test_training_the_detector_makes_weights_of_its_own_once(
     assert weights.stat().st_mtime_ns == written
 
 
-def test_a_budget_that_can_not_be_met_is_refused(autoprune: Run, tmp_path: Path) -> None:
-    outcome = autoprune("demo", "--out", tmp_path / "demo", "--budget-gflops", "0.01%")
-    assert outcome.is_refusal("budget_gflops", "smallest")
+@pytest.mark.parametrize(
+    ("budget", "fragments"),
+    [("0.01%", ["budget_gflops", "smallest"]), (" , ", ["--budget-gflops names no budget"])],
+)
+def test_a_budget_that_can_not_be_met_is_refused(
+    autoprune: Run, tmp_path: Path, budget: str, fragments: list[str]
+) -> None:
+    outcome = autoprune("demo", "--out", tmp_path / "demo", "--budget-gflops", budget)
+    assert outcome.is_refusal(*fragments)

@@ -1,6 +1,5 @@
 """Every error is one line and an exit code; help is quick and teaches."""
 
-import json
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +8,6 @@ import pytest
 import typer
 
 from autoprune.cli import main as module
-from autoprune.config import Config
 from autoprune.errors import AutopruneError, DataError, TrainingError
 
 Run = Callable[..., Any]
@@ -115,12 +113,3 @@ def test_each_command_explains_itself_with_an_example(autoprune: Run, command: s
     outcome = autoprune(command, "--help")
     assert outcome.code == 0
     assert f"Example: autoprune {command}" in " ".join(outcome.out.split())
-
-
-def test_the_schema_is_that_of_the_settings(autoprune: Run) -> None:
-    schema = json.loads(autoprune("schema").out)
-    assert schema["properties"].keys() == Config.model_fields.keys()
-    assert all(entry.get("description") for entry in schema["properties"].values()), (
-        "every setting is explained"
-    )
-    assert schema["additionalProperties"] is False

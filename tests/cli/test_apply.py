@@ -1,0 +1,72 @@
+"""`apply` prunes the dense weights as the policy does in Python, and refuses what does not fit it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
+
+from autoprune.detectors import detector_inputs, load_dense
+from autoprune.export import load
+from autoprune.policy import Policy, hash_weights
+
+from .conftest import best_on_front
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def policy(checked_run: Path) -> Path:
+    """The best policy file of a run on the demo's detector."""
+    return checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
+
+
+def test_the_dense_weights_are_pruned(
+    autoprune: Run, policy: Path, demo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    weights, folder = demo_settings["weights"], tmp_path / "pruned"
+    outcome = autoprune("apply", policy, "--weights", weights, "--to", folder)
+    assert outcome.code == 0, outcome.err
+    model = load(folder)
+    dense, _ = load_dense(demo_settings["model"], demo_settings["model_arguments"], weights=weights)
+    expected = Policy.load(policy).apply(dense)
+    assert hash_weights(model.state_dict()) == hash_weights(expected.state_dict())
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        model(*detector_inputs((128, 128)))
+    saved = Policy.load(folder / "policy.yaml")
+    assert saved.metrics["gflops"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-9)
+    assert "map" not in saved.metrics  # it was measured with other weights
+
+
+def test_a_policy_of_another_model_is_refused(
+    autoprune: Run, policy: Path, demo_settings: dict[str, Any], tiny_weights: Path, tmp_path: Path
+) -> None:
+    to = ["--to", tmp_path / "x"]
+    assert autoprune("apply", policy, "--weights", tiny_weights, *to).is_refusal("keys differ")
+    content = yaml.safe_load(policy.read_text())
+    content["groups"]["backbone.nowhere"] = {"width": 8, "keep": "0-3"}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(content))
+    outcome = autoprune("apply", tmp_path / "other.yaml", "--weights", demo_settings["weights"], *to)
+    assert outcome.is_refusal("another model", "backbone.nowhere")
+    assert not (tmp_path / "x").exists()
+
+
+def test_weights_have_to_be_given_and_the_folder_must_be_new(
+    autoprune: Run, policy: Path, demo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    assert autoprune("apply", policy, "--to", tmp_path / "x").is_refusal("--weights", "YAML: weights")
+    (tmp_path / "kept.txt").write_text("mine")
+    flags = ["--weights", demo_settings["weights"], "--to", tmp_path]
+    assert autoprune("apply", policy, *flags).is_refusal("already exists", "--to")
+    assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
+
+
+def test_what_is_no_policy_is_refused(autoprune: Run, tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    for name in ("nowhere.yaml", "list.yaml"):
+        outcome = autoprune("apply", tmp_path / name, "--to", tmp_path / "x")
+        assert outcome.is_refusal(name)

@@ -1,0 +1,106 @@
+"""`export` writes a folder that stands alone and is read back, and refuses formats that make no sense."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from autoprune.detectors import detector_inputs
+from autoprune.export import load
+
+from .conftest import best_recovered, recovered_maps
+
+Run = Callable[..., Any]
+
+
+def outputs(folder: Path) -> dict[str, torch.Tensor]:
+    with torch.inference_mode():
+        return dict(load(folder)(*detector_inputs((128, 128)))[0])
+
+
+def test_a_run_gives_its_best_recovered_detector(
+    autoprune: Run, checked_run: Path, run_data: Path, tmp_path: Path
+) -> None:
+    folder, source = tmp_path / "detector", best_recovered(checked_run)
+    outcome = autoprune("export", checked_run, "--to", folder)
+    assert outcome.code == 0, outcome.err
+    assert "identical" in outcome.out
+    first, second = outputs(source), outputs(folder)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    for name in ("policy.yaml", "metrics.json", "latency.json"):
+        assert (folder / name).read_text() == (source / name).read_text()
+    # the recovered folder knows the data of its run; the exported one has to be told
+    written = json.loads((source / "metrics.json").read_text())["metrics"]
+    for arguments in ([folder], ["--weights", folder]):
+        printed = autoprune("eval", *arguments, "--data", run_data, "--batch-size", "2", "--json")
+        assert printed.code == 0, printed.err
+        assert json.loads(printed.out)["metrics"] == pytest.approx(written, abs=1e-6)
+    assert autoprune("export", checked_run, "--to", folder).is_refusal("already exists", "--to")
+
+
+def test_another_trial_and_another_folder_can_be_named(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    trial = min(recovered_maps(checked_run), key=lambda trial: recovered_maps(checked_run)[trial])
+    source = checked_run / f"recovered/trial-{trial:04d}"
+    for number, arguments in enumerate(([checked_run, "--trial", trial], [source])):
+        folder = tmp_path / str(number)
+        assert autoprune("export", *arguments, "--to", folder).code == 0
+        assert (folder / "policy.yaml").read_text() == (source / "policy.yaml").read_text()
+    outcome = autoprune("export", source, "--trial", trial, "--to", tmp_path / "x")
+    assert outcome.is_refusal("--trial", "run directory", str(source))
+
+
+def test_onnx_is_compared_on_the_data_of_the_run(autoprune: Run, checked_run: Path, tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    folder = tmp_path / "detector"
+    flags = ["--format", "onnx", "--raw-heads", "--threads", "1"]
+    outcome = autoprune("export", checked_run, "--to", folder, *flags)
+    assert outcome.code == 0, outcome.err
+    assert "raw_heads.onnx" in outcome.out
+    assert "mAP" in outcome.out
+    assert {"policy.yaml", "model.safetensors", "raw_heads.onnx"} <= {path.name for path in folder.iterdir()}
+    # the folder stands alone, so images have to be named
+    again = ["export", folder, "--to", tmp_path / "again", "--format", "onnx"]
+    assert autoprune(*again).is_refusal("real images", "--data", "--images")
+    (tmp_path / "empty").mkdir()
+    assert autoprune(*again, "--images", tmp_path / "empty").is_refusal("no images in", "--images")
+    assert not (tmp_path / "again").exists()
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        (["--raw-heads"], ["--raw-heads", "--format onnx"]),
+        (["--format", "onnx", "--size", "64x64"], ["--size", "--raw-heads"]),
+        (["--format", "onnx", "--raw-heads", "--size", "64"], ["--size", "800x1344"]),
+        (["--format", "tflite"], ["--format", "onnx"]),
+    ],
+)
+def test_formats_that_make_no_sense_are_refused(
+    autoprune: Run, checked_run: Path, tmp_path: Path, flags: list[str], fragments: list[str]
+) -> None:
+    assert autoprune("export", checked_run, "--to", tmp_path / "x", *flags).is_refusal(*fragments)
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_trial_that_is_not_recovered_names_the_command(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    refused = autoprune("export", checked_run, "--trial", "99", "--to", tmp_path / "x")
+    assert refused.is_refusal("no recovered trial 99", f"autoprune recover {checked_run} --trial 99")
+
+
+def test_a_broken_file_of_a_recovery_is_named(autoprune: Run, run_copy: Path, tmp_path: Path) -> None:
+    file = best_recovered(run_copy) / "metrics.json"
+    file.write_text("{")
+    assert autoprune("export", run_copy, "--to", tmp_path / "x").is_refusal(str(file), "can't be read")
+
+
+def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> None:
+    outcome = autoprune("export", tmp_path, "--to", tmp_path / "x")
+    assert outcome.is_refusal(str(tmp_path), "not a run directory")
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,86 @@
+"""`latency` times the detectors that it is given, in the runtimes that exist, and records where asked."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+
+from autoprune.cli.main import COMMANDS
+from autoprune.runtimes import extras
+from autoprune.runtimes.sessions import RUNTIMES
+
+from .conftest import TINY, best_on_front, best_recovered
+
+Run = Callable[..., Any]
+
+
+def test_detectors_are_compared(autoprune: Run, tiny_model: list[str]) -> None:
+    arguments = [*tiny_model[2:], "--input-size", "64x64", "--repeats", "2", "--warmup-passes", "0"]
+    printed = json.loads(autoprune("latency", TINY.name, "retinanet_resnet34_fpn", *arguments, "--json").out)
+    assert "64x64" in printed["label"]
+    assert list(printed["detectors"]) == [TINY.name, "retinanet_resnet34_fpn"]
+    for stages in printed["detectors"].values():
+        assert list(stages) == ["preprocessing", "network", "postprocessing"]
+        for entry in stages.values():
+            assert 0 < entry["p10_ms"] <= entry["median_ms"] <= entry["p90_ms"]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_other_runtimes(autoprune: Run, tiny_model: list[str], runtime: str) -> None:
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    flags = [*tiny_model[2:], "--runtime", runtime, "--repeats", "1", "--size", "64x64", "--batch", "2"]
+    outcome = autoprune("latency", TINY.name, *flags, "--threads", "1")
+    assert outcome.code == 0, outcome.err
+    assert all(part in outcome.out for part in (runtime, "1 thread,", "batch 2", "network", "100%"))
+
+
+def test_policies_and_folders_are_named_by_their_path(autoprune: Run, checked_run: Path) -> None:
+    trial = f"trial-{best_on_front(checked_run):04d}"
+    policy, folder = checked_run / f"policies/{trial}.yaml", checked_run / f"recovered/{trial}"
+    printed = json.loads(autoprune("latency", policy, folder, "--repeats", "1", "--json").out)
+    assert list(printed["detectors"]) == [f"policies/{trial}.yaml", f"recovered/{trial}"]
+
+
+def test_a_recorded_latency_is_in_the_card(autoprune: Run, checked_run: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(best_recovered(checked_run), tmp_path / "detector"))
+    policy = checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
+    card = folder / "MODEL_CARD.md"
+    assert card.read_text().count("batch 1, 128x128") == 1  # measured by the recovery
+    outcome = autoprune("latency", policy, folder, "--batch", "3", "--repeats", "2", "--record")
+    assert outcome.code == 0, outcome.err
+    assert "batch 3, 128x128" in card.read_text()
+    (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "batch 3" in row["label"])
+    assert row["dense_ms"] > 0
+
+
+def test_every_runtime_of_the_table_can_be_chosen() -> None:
+    choices, _ = get_args(COMMANDS["latency"][0].__annotations__["runtime"])
+    assert get_args(choices) == tuple(RUNTIMES)
+
+
+@pytest.mark.parametrize(
+    ("flags", "fragments"),
+    [
+        ([TINY.name], ["given twice"]),
+        (["--device", "cuda:99"], ["cuda:99", "--device"]),
+        (["--runtime", "tensorrt"], ["--runtime", "openvino"]),
+        (["--size", "64"], ["--size", "800x1344"]),
+        (["--record"], ["--record", "folders"]),
+    ],
+)
+def test_what_can_not_be_timed_is_refused(autoprune: Run, flags: list[str], fragments: list[str]) -> None:
+    assert autoprune("latency", TINY.name, *flags).is_refusal(*fragments)
+
+
+def test_the_extra_of_a_missing_runtime_is_named(
+    autoprune: Run, tiny_model: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(name: str) -> None:
+        raise ImportError(f"No module named {name!r}")
+
+    monkeypatch.setattr(extras, "import_module", missing)
+    arguments = ["latency", TINY.name, *tiny_model[2:], "--size", "64x64"]
+    assert autoprune(*arguments, "--runtime", "openvino").is_refusal("autoprune[")

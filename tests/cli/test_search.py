@@ -1,0 +1,133 @@
+"""`search` runs a study, resumes it, and refuses before any work what can't be searched."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from autoprune.cli.search import proxies_table
+from autoprune.cli.terminal import output
+from autoprune.errors import TrainingError
+from autoprune.recovery.proxy_check import load_check
+from autoprune.task.evaluator import PolicyEvaluator
+
+from .conftest import best_on_front, front_of
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def settings(demo_settings: dict[str, Any], tmp_path: Path) -> Path:
+    """The YAML file of a search with weights' norms as importance, which takes no images."""
+    file = tmp_path / "settings.yaml"
+    content = {**demo_settings, "data": str(demo_settings["data"]), "rungs": [0], "criterion": "l2"}
+    file.write_text(yaml.safe_dump(content))
+    return file
+
+
+def contents(run: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def test_the_same_command_again_runs_nothing(
+    autoprune: Run, checked_run: Path, run_copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", never)
+    outcome = autoprune("search", "--config", checked_run / "config.yaml", "--out", run_copy)
+    assert outcome.code == 0, outcome.err
+    assert front_of(run_copy) == front_of(checked_run)
+    assert f"autoprune recover {run_copy} --trial {best_on_front(checked_run)}" in outcome.out
+    check = load_check(checked_run)
+    assert check is not None
+    assert "Spearman" in outcome.out
+    assert all(str(row.spearman) in outcome.out for row in check.agreements)
+
+
+def test_a_failed_trial_does_not_stop_the_search_and_the_front_says_so(
+    autoprune: Run, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+
+    def evaluate(self: PolicyEvaluator, widths: Any, rung: int, state: Any, repeat: int = 0) -> Any:
+        calls.append(rung)
+        if len(calls) == 1:
+            raise TrainingError("the loss is not finite at step 3 of 5")
+        return {"map": 0.625, "map50": 0.75, **self.task.costs(self.keep(widths))}, None
+
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", evaluate)
+    run = tmp_path / "run"
+    outcome = autoprune("search", "--config", settings, "--trials", "2", "--out", run)
+    assert outcome.code == 0, outcome.err
+    assert len(calls) == 2
+    for printed in (outcome.out, autoprune("front", run).out):
+        assert "2 trials: 1 complete, 0 stopped" in printed
+        assert "1 failed" in printed
+        assert "trial 0 failed: the loss is not finite at step 3 of 5" in printed
+        assert "62.5" in printed
+    assert front_of(run).keys() == {1}
+
+
+def test_the_table_of_the_proxies_has_every_rung_and_score(
+    checked_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    check = load_check(checked_run)
+    assert check is not None
+    output().print(proxies_table(check))
+    lines = [line.replace("│", " ").split() for line in capsys.readouterr().out.splitlines()]
+    rows = [line for line in lines if line and line[0].isdigit()]
+    expected = [[row.rung, row.steps, {"map": "mAP"}.get(row.score, row.score)] for row in check.agreements]
+    assert [row[:3] for row in rows] == [[str(cell) for cell in row] for row in expected]
+
+
+def test_without_arguments_it_means_retinanet_on_coco_and_says_what_is_missing(
+    autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    outcome = autoprune("search", "--budget-gflops", "50")
+    assert outcome.is_refusal("data/coco", "--data", "YAML: data", "autoprune demo")
+    (tmp_path / "data" / "coco").mkdir(parents=True)
+    outcome = autoprune("search", "--budget-gflops", "50")
+    assert outcome.is_refusal("retinanet_resnet50_fpn", "--weights", "YAML: weights", "autoprune demo")
+    assert [path.name for path in tmp_path.rglob("*")] == ["data", "coco"]
+
+
+@pytest.mark.parametrize(
+    ("budget", "fragments"),
+    [("0.001", ["smallest"]), ("900", ["dense detector has"]), ("lots", ["'lots'", "not a number"])],
+)
+def test_budgets_out_of_reach_are_refused_before_any_work(
+    autoprune: Run, settings: Path, tmp_path: Path, budget: str, fragments: list[str]
+) -> None:
+    outcome = autoprune("search", "--config", settings, "--budget-gflops", budget, "--out", tmp_path / "run")
+    assert outcome.is_refusal("budget_gflops", *fragments)
+    assert not (tmp_path / "run").exists()
+
+
+def test_too_few_classes_for_the_data_are_refused(autoprune: Run, settings: Path, tmp_path: Path) -> None:
+    flags = ["--config", settings, "--num-classes", "5", "--out", tmp_path / "run"]
+    assert autoprune("search", *flags).is_refusal("num_classes: 5 is too few", "need 6")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_of_another_configuration_is_refused_and_untouched(autoprune: Run, run_copy: Path) -> None:
+    before = contents(run_copy)
+    flags = ["--config", run_copy / "config.yaml", "--seed", "5", "--out", run_copy]
+    outcome = autoprune("search", *flags)
+    assert outcome.is_refusal("another configuration", "seed was 0, now 5", "--out")
+    assert contents(run_copy) == before
+
+
+def test_an_unknown_key_in_a_space_is_refused(
+    autoprune: Run, checked_run: Path, settings: Path, tmp_path: Path
+) -> None:
+    content = yaml.safe_load((checked_run / "space.yaml").read_text())
+    content["groups"][0]["max_ration"] = 0.5
+    (tmp_path / "space.yaml").write_text(yaml.safe_dump(content))
+    flags = ["--config", settings, "--space", tmp_path / "space.yaml", "--out", tmp_path / "run"]
+    assert autoprune("search", *flags).is_refusal("max_ration", "max_ratio", "space.yaml")
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,67 @@
+"""`space` writes a file that reads back as asked, never over another, and nothing that is half written."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from autoprune.importance import load
+from autoprune.latency import multiples
+from autoprune.space.file import SpaceFile
+
+from .conftest import TINY
+
+Run = Callable[..., Any]
+
+
+def test_it_is_written_and_read_back_and_never_overwritten(
+    autoprune: Run, tiny: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "space.yaml"
+    flags = ["space", *tiny, "--criterion", "l2", "--granularity", "stage", "--round-to", "4", "--to", file]
+    outcome = autoprune(*flags)
+    assert outcome.code == 0, outcome.err
+    space = SpaceFile.load(file)
+    assert (space.model, space.criterion, space.granularity, space.round_to) == (TINY.name, "l2", "stage", 4)
+    before = file.read_text()
+    assert autoprune(*flags).is_refusal(str(file), "--force")
+    assert file.read_text() == before
+    assert autoprune(*flags, "--force").code == 0
+
+
+@pytest.mark.parametrize("flag", ["--measure-multiples", "--measure-steps"])
+def test_measured_multiples_replace_round_to_under_the_old_name_too(
+    autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, flag: str
+) -> None:
+    group = "head.classification_head.conv.0.0"
+    monkeypatch.setattr(multiples, "measure_multiples", lambda *_: {group: 16})
+    outcome = autoprune("space", *tiny, "--criterion", "l2", flag, "--to", tmp_path / "space.yaml")
+    assert outcome.code == 0, outcome.err
+    assert ("--measure-steps is now --measure-multiples" in outcome.err) == (flag == "--measure-steps")
+    rules = {rule.match: rule.round_to for rule in SpaceFile.load(tmp_path / "space.yaml").groups}
+    assert rules.pop(group) == 16
+    assert set(rules.values()) == {None}
+
+
+def test_without_weights_nothing_is_written(
+    autoprune: Run, tiny_model: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    outcome = autoprune("space", *tiny_model, "--data", tiny_data, "--to", tmp_path / "s.yaml")
+    assert outcome.is_refusal("--weights", "YAML: weights", "autoprune demo")
+    assert not (tmp_path / "s.yaml").exists()
+
+
+def test_a_full_disk_leaves_nothing_half_written(
+    autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(self: Path, *_: object, **__: object) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    outcome = autoprune("space", *tiny, "--criterion", "l2", "--to", tmp_path / "new" / "space.yaml")
+    assert outcome.is_refusal("disk is full", "space.yaml")
+    # the scores were whole before the disk was full: the same command will not compute them again
+    scores = tmp_path / "new" / "space.importance.safetensors"
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == [scores]
+    assert load(scores, "l2")

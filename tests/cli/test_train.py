@@ -1,0 +1,71 @@
+"""`train` writes weights that load and score what it says, and refuses before it trains."""
+
+import json
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+Run = Callable[..., Any]
+
+
+@pytest.fixture
+def flags(tiny_model: list[str], tiny_data: Path, tmp_path: Path) -> list[object]:
+    """Two steps on the tiny data; `--out` is `dense`."""
+    return [
+        *tiny_model,
+        "--data",
+        tiny_data,
+        "--steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--out",
+        tmp_path / "dense",
+    ]
+
+
+def test_the_weights_load_and_score_what_it_says(
+    autoprune: Run, tiny_model: list[str], tiny_data: Path, flags: list[object], tmp_path: Path
+) -> None:
+    out = tmp_path / "dense"
+    outcome = autoprune("train", *flags)
+    assert outcome.code == 0, outcome.err
+    assert sorted(path.name for path in out.iterdir()) == ["metrics.json", "model.safetensors"]
+    written = json.loads((out / "metrics.json").read_text())
+    assert written["model"]["num_classes"] == 6
+    checked = autoprune(
+        *("eval", *tiny_model, "--data", tiny_data, "--weights", out / "model.safetensors", "--json")
+    )
+    assert json.loads(checked.out)["metrics"] == pytest.approx(written["val"]["metrics"], abs=1e-6)
+    assert autoprune("train", *flags).is_refusal("already exists", "--out")
+
+    # the next command that it prints can be typed as it is
+    line = next(line for line in outcome.out.splitlines() if line.startswith("next: autoprune "))
+    command = shlex.split(line.removeprefix("next: autoprune "))
+    assert autoprune(*command, "--criterion", "l2", "--to", tmp_path / "space.yaml").code == 0
+
+
+def test_a_loss_that_is_not_finite_says_the_step(autoprune: Run, flags: list[object], tmp_path: Path) -> None:
+    outcome = autoprune("train", *flags, "--steps", "20", "--learning-rate", "1e20")
+    assert outcome.code == 1
+    assert len(outcome.err.splitlines()) == 1
+    assert "not finite at step" in outcome.err
+    assert not (tmp_path / "dense" / "model.safetensors").exists()
+
+
+def test_too_few_classes_for_the_data_are_refused(
+    autoprune: Run, flags: list[object], tmp_path: Path
+) -> None:
+    outcome = autoprune("train", *flags, "--num-classes", "5")
+    assert outcome.is_refusal("num_classes", "5", "6", "--num-classes")
+    assert not (tmp_path / "dense").exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_refused_before_training(
+    autoprune: Run, flags: list[object], tmp_path: Path
+) -> None:
+    (tmp_path / "dense").write_text("")
+    assert autoprune("train", *flags).is_refusal("not a folder", "--out")
