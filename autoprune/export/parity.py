@@ -169,9 +169,8 @@ def raw_heads_file(session: Session, frame: Frame) -> Detect:
     def detect(image: Tensor) -> Detections:
         pixels, size = resize_and_pad(image, frame)
         boxes, scores = session(pixels)
-        arrays = frame.detections(boxes[0], scores[0], size)
-        names = ("boxes", "scores", "labels")
-        detections = {name: torch.from_numpy(array) for name, array in zip(names, arrays, strict=True)}
+        arrays = frame.detections(boxes[0], scores[0], size)._asdict()
+        detections = {name: torch.from_numpy(array) for name, array in arrays.items()}
         return _to_image(detections, size, image)
 
     return detect

@@ -5,7 +5,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jinja2
 
@@ -184,14 +184,22 @@ def _recovered_rows(summary: RunSummary) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["map"])
 
 
-def _classes(summary: RunSummary, number: int | None) -> list[tuple[str, float, float]]:
-    """(class, AP of the dense detector, AP of the pruned one), the largest loss first."""
+class _ClassAP(NamedTuple):
+    """Average precision of one class by two detectors."""
+
+    name: str
+    dense: float
+    pruned: float
+
+
+def _classes(summary: RunSummary, number: int | None) -> list[_ClassAP]:
+    """AP by class of a recovered trial, the largest loss first."""
     if number is None:
         return []
     pruned = summary.recovered[number]["per_class"]
     dense = summary.recovered[number]["dense"]["per_class"]
-    rows = [(name, dense[name], pruned[name]) for name in dense if name in pruned]
-    return sorted(rows, key=lambda row: row[2] - row[1])
+    rows = [_ClassAP(name, dense[name], pruned[name]) for name in dense if name in pruned]
+    return sorted(rows, key=lambda row: row.pruned - row.dense)
 
 
 def _samples(summary: RunSummary, number: int) -> tuple[Sequence[Sample], str | None]:

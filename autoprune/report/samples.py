@@ -5,7 +5,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -77,7 +77,7 @@ def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
 
 def _sample(content: Mapping[str, Any]) -> Sample:
     scale = (content["width"], content["height"])
-    picture, width, height = _encode(Path(content["file"]), (content["height"], content["width"]))
+    picture = _encode(Path(content["file"]), (content["height"], content["width"]))
     detections: dict[str, list[Box]] = {}
     truth: dict[str, list[Box]] = {}
     for name, boxes in content["found"].items():
@@ -89,7 +89,7 @@ def _sample(content: Mapping[str, Any]) -> Sample:
         truth[name] = [
             _box(box, scale, scores.get(index, 0.0), True) for index, box in enumerate(content["truth"])
         ]
-    return Sample(Path(content["file"]).name, picture, width, height, detections, truth)
+    return Sample(Path(content["file"]).name, picture.url, picture.width, picture.height, detections, truth)
 
 
 def match(detections: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> dict[int, int]:
@@ -133,8 +133,16 @@ def _box(content: Mapping[str, Any], scale: tuple[int, int], score: float, corre
     return Box((x1, y1, x2, y2), content["label"], score, correct)
 
 
-def _encode(file: Path, size: tuple[int, int]) -> tuple[str, int, int]:
-    """The image of a stored (height, width) as a ``data:`` URL, with its width and height on the page.
+class _Picture(NamedTuple):
+    """An image as a ``data:`` URL, with its size on the page in pixels."""
+
+    url: str
+    width: int
+    height: int
+
+
+def _encode(file: Path, size: tuple[int, int]) -> _Picture:
+    """The image of a stored (height, width) as it is embedded in the page.
 
     Raises:
         DataError: it can't be read.
@@ -144,4 +152,5 @@ def _encode(file: Path, size: tuple[int, int]) -> tuple[str, int, int]:
     picture = Image.fromarray(decode(file, (height, width)).permute(1, 2, 0).numpy())
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=QUALITY)
-    return "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode(), width, height
+    url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
+    return _Picture(url, width, height)

@@ -8,12 +8,26 @@ metadata, under the key ``autoprune.frame``.
 
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+
+
+class Detections(NamedTuple):
+    """The detections of one image, highest score first.
+
+    Attributes:
+        boxes: [n, 4], x1, y1, x2, y2 in pixels of the input.
+        scores: [n].
+        labels: [n].
+    """
+
+    boxes: Array
+    scores: Array
+    labels: NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -79,24 +93,19 @@ class Frame:
         padded[0, :, : image.shape[1], : image.shape[2]] = image
         return padded
 
-    def detections(
-        self, boxes: Array, scores: Array, size: tuple[int, int]
-    ) -> tuple[Array, Array, NDArray[np.int64]]:
+    def detections(self, boxes: Array, scores: Array, size: tuple[int, int]) -> Detections:
         """The detections of one image: the best candidates, after non-maximum suppression.
 
         Args:
             boxes: [A, 4].
             scores: [A, K].
             size: height and width of the image in the input, without the padding.
-
-        Returns:
-            Boxes [n, 4] in pixels of the input, scores [n], labels [n]; highest score first.
         """
         anchors, labels = self._candidates(scores)
         values, corners = scores[anchors, labels], boxes[anchors]
         corners = np.clip(corners, 0, np.array([size[1], size[0]] * 2, np.float32))
         kept = suppress(corners, values, labels, self.iou_threshold)[: self.most_detections]
-        return corners[kept], values[kept], labels[kept]
+        return Detections(corners[kept], values[kept], labels[kept])
 
     def _candidates(self, scores: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Anchors [c] and labels [c] of the candidates."""
