@@ -236,7 +236,7 @@ class Config(Strict):
 
     device: Annotated[str, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")
     threads: Annotated[int | None, _HARDWARE] = Field(
-        None, ge=1, description="CPU threads; default: torch's own choice"
+        None, ge=1, le=1024, description="CPU threads; default: torch's own choice"
     )
     seed: Annotated[int, _MACHINE] = Field(
         0, ge=0, description="master seed; the same seed repeats a CPU run"

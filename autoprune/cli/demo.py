@@ -69,7 +69,8 @@ def demo(
         bool, typer.Option("--train", help="Train the dense detector as well: about an hour on two cores.")
     ] = False,
     threads: Annotated[
-        int | None, typer.Option("--threads", min=1, help="CPU threads; default: torch's own choice.")
+        int | None,
+        typer.Option("--threads", min=1, max=1024, help="CPU threads; default: torch's own choice."),
     ] = None,
 ) -> None:
     """Prune a small RetinaNet to 67%, 50% and 33% of its GFLOPs: no data, no network, a few minutes."""

@@ -84,6 +84,10 @@ def export(
     raw_heads = raw_heads or format == "pt2"
     if raw_heads and format == "safetensors":
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
+    if images is not None and format == "safetensors":
+        raise ConfigError(
+            "an exported file is compared on --images; give --format onnx or --format pt2 too, or omit it"
+        )
     if size is not None and not raw_heads:
         raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
     is_detector = (source / POLICY_FILE).is_file()

@@ -48,10 +48,11 @@ def open_data(
     annotations = read_annotations(file, folders)
     if annotations.skipped:
         count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
+        entries = "1 entry" if count == 1 else f"{count} entries"
         if strict:
-            raise DataError(f"{file}: {count} entries cannot be used: {first}; fix them or omit --strict")
+            raise DataError(f"{file}: {entries} cannot be used: {first}; fix them or omit --strict")
         more = "; …" if count > SHOWN else ""
-        say(f"{file}: skipped {count} entries that cannot be used: {first}{more}")
+        say(f"{file}: skipped {entries} that cannot be used: {first}{more}")
     return Split(split, annotations, resize, cache_gib)
 
 

@@ -78,6 +78,8 @@ def test_onnx_is_compared_on_the_data_of_the_run(autoprune: Run, checked_run: Pa
         (["--format", "onnx", "--size", "64x64"], ["--size", "--raw-heads"]),
         (["--format", "onnx", "--raw-heads", "--size", "64"], ["--size", "800x1344"]),
         (["--format", "tflite"], ["--format", "onnx"]),
+        (["--images", "."], ["--images", "--format onnx"]),
+        (["--format", "onnx", "--threads", "100000"], ["threads", "1024"]),
     ],
 )
 def test_formats_that_make_no_sense_are_refused(

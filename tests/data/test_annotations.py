@@ -91,7 +91,7 @@ def test_unusable_annotations_are_listed_and_strict_refuses_them(tmp_path, wrong
     with pytest.raises(DataError) as error:
         open_data(folder, "val", strict=True)
     assert message in one_line(error)
-    assert "1 entries" in one_line(error)
+    assert "1 entry" in one_line(error)
 
 
 def test_a_missing_image_is_skipped_with_its_boxes_and_strict_names_it(tmp_path):
