@@ -47,3 +47,7 @@ class TrainingError(AutopruneError):
 
 class ExportError(AutopruneError):
     """An exported file does not reproduce the detector's results."""
+
+
+# What a trial's own policy can cause. Any other error ends the search, and the trial is run again on resume.
+TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)

@@ -29,17 +29,38 @@ def cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def demo_settings(tmp_path_factory):
+def made_once(tmp_path_factory):
+    """``made_once(name, make)``: a folder to read, which ``make(folder)`` fills once for all processes.
+
+    Whichever process of a test session asks first makes it, while the others wait.
+    """
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+    def get(name, make):
+        folder, complete = shared / name, shared / f"{name}.complete"
+        with (shared / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not complete.exists():
+                make(folder)
+                complete.touch()
+        return folder
+
+    return get
+
+
+@pytest.fixture(scope="session")
+def demo_settings(made_once):
     """Fields of `Config` for a search that takes seconds; `out` is for the test to give."""
     from autoprune.data import demo_detector
     from autoprune.data.shapes import make_shapes
 
-    data = make_shapes(
-        tmp_path_factory.mktemp("shapes"),
-        seed=demo_detector.DATA_SEED,
-        train=8,
-        val=6,
-        size=demo_detector.IMAGE_SIZE,
+    # One folder for all processes: a run that one of them made must be of the data that another one names.
+    data = made_once(
+        "shapes",
+        lambda folder: make_shapes(
+            folder, seed=demo_detector.DATA_SEED, train=8, val=6, size=demo_detector.IMAGE_SIZE
+        ),
     )
     return {
         "model": demo_detector.MODEL.name,
@@ -60,22 +81,13 @@ def demo_settings(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def checked_run(demo_settings, tmp_path_factory):
-    """The folder of a search of five trials, four of which are recovered to check its proxies.
-
-    Made by the first process of a test session that asks, for all of them; it is for reading.
-    """
+def checked_run(demo_settings, made_once):
+    """The folder of a search of five trials, four of which are recovered to check its proxies; to read."""
     from autoprune.search.pipeline import search
 
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    out = shared / "checked"
-    with (shared / "checked.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (out / "proxies.json").exists():
-            settings = {**demo_settings, "budget_gflops": "60%", "proxy_images": 3}
-            search({**settings, "trials": 5, "confirm": 1, "check_proxies": 4, "out": out})
-    return out
+    settings = {**demo_settings, "budget_gflops": "60%", "proxy_images": 3}
+    settings |= {"trials": 5, "confirm": 1, "check_proxies": 4}
+    return made_once("checked", lambda folder: search({**settings, "out": folder}))
 
 
 @dataclass

@@ -3,14 +3,11 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-from autoprune.errors import ModelError, PolicyError, TrainingError
+from autoprune.errors import TRIAL_ERRORS
 from autoprune.study.ledger import Ledger
 from autoprune.study.trials import Candidate, Evaluator
 
 Work = TypeVar("Work")
-
-# What a trial's own policy can cause. Any other error ends the search, and the trial is run again on resume.
-TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
 
 
 def run(ledger: Ledger, evaluator: Evaluator[Work], finished: Callable[[int], None]) -> None:

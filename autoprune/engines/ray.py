@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
-from autoprune.engines.dispatch import Cluster, Dispatch
+from autoprune.engines.cluster import Cluster
+from autoprune.engines.dispatch import Dispatch
 from autoprune.engines.ray_setup import (
     check_reachable,
     environment,

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import ray
+import ray.cloudpickle
 import ray.util.client
 
 from autoprune.engines.dispatch import Dispatch, cause_of
@@ -60,7 +61,8 @@ def serve(dispatch: Dispatch, work: Callable[[Any], None]) -> None:
     """
     head = nodes()[0]
     mailbox = ray.remote(Mailbox).options(**node_options(head)).remote()
-    task = run_on(head, _work, mailbox, work)
+    # As bytes: the process that serves this client there need not import what only the task needs.
+    task = run_on(head, _work, mailbox, ray.cloudpickle.dumps(work))
     try:
         answer = None
         while (call := _next(mailbox, task, answer)) is not None:
@@ -117,8 +119,9 @@ def _next(mailbox: Any, task: Any, answer: tuple[Any, bool] | None) -> tuple[str
         raise connection_lost(error) from error
 
 
-def _work(mailbox: Any, work: Callable[["RemoteDispatch"], None]) -> None:
+def _work(mailbox: Any, pickled: bytes) -> None:
     """Runs on the head node."""
+    work: Callable[[RemoteDispatch], None] = ray.cloudpickle.loads(pickled)
     work(RemoteDispatch(mailbox))
 
 

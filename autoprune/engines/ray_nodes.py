@@ -7,7 +7,7 @@ import ray
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from autoprune import __version__
-from autoprune.engines.dispatch import Cluster, missing_inputs, sizes, version, worker_slots
+from autoprune.engines.cluster import Cluster, node_report, sizes, worker_slots
 from autoprune.errors import ConfigError, RunError
 from autoprune.progress import say
 
@@ -56,21 +56,20 @@ def check_nodes(cluster: Cluster) -> None:
     Raises:
         RunError: names the node, and what it lacks.
     """
-    pending = [
-        (node, [run_on(node, version), run_on(node, missing_inputs, sizes(cluster.required_paths))])
-        for node in nodes()
-    ]
-    for node, answers in pending:
+    paths = sizes(cluster.required_paths)
+    for node, answer in [(node, run_on(node, node_report, paths)) for node in nodes()]:
         place = f"node {node['NodeManagerAddress']}"
         try:
-            node_version, missing = ray.get(answers, timeout=NODE_ANSWER_S)
+            node_version, missing = ray.get(answer, timeout=NODE_ANSWER_S)
         except ray.exceptions.GetTimeoutError as error:
             raise RunError(
                 f"{place} does not answer; see `ray status`, and remove it from the cluster or fix it"
             ) from error
         except (ray.exceptions.RayError, ImportError) as error:
             reason = str(error).strip().splitlines()[-1]
-            raise RunError(f"{place} can't run autoprune: {reason}; install it there too") from error
+            raise RunError(
+                f"{place} can't run autoprune: {reason}; install version {__version__} there too"
+            ) from error
         if node_version != __version__:
             raise RunError(
                 f"{place} has autoprune {node_version}, this is {__version__}; install the same there"

@@ -18,12 +18,12 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
-from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, kill
-from autoprune.engines.local import TRIAL_ERRORS
+from autoprune.engines.cluster import Cluster, kill
+from autoprune.engines.dispatch import Dispatch, cause_of
 from autoprune.engines.ray_client import RemoteDispatch
 from autoprune.engines.ray_nodes import NODE_ANSWER_S, nodes, run_on
 from autoprune.engines.ray_setup import environment, quiet, scratch_folder
-from autoprune.errors import AutopruneError
+from autoprune.errors import TRIAL_ERRORS, AutopruneError
 from autoprune.study.trials import Evaluator
 
 ENVIRONMENT = {
@@ -160,7 +160,10 @@ class _OnError(tune.Stopper):  # type: ignore[misc, unused-ignore]
 
 
 def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
-    """The worker's class; made here so that it travels by value and carries ``load``."""
+    """The worker's class; made here so that it travels by value and carries ``load``.
+
+    Of autoprune it names nothing but errors: what a worker imports beside Ray is what its evaluator needs.
+    """
 
     class PolicyTrial(tune.Trainable):  # type: ignore[misc, unused-ignore]
         def setup(self, config: dict[str, Any]) -> None:
@@ -175,7 +178,10 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
             self._widths = json.loads(new_config["widths"])
             self._repeat = int(new_config["repeat"])
             self._rung, self._state = 0, None
-            _free()
+            torch = sys.modules.get("torch")  # if nothing has loaded it, there is nothing to free
+            if torch is not None and torch.cuda.is_initialized():
+                gc.collect()  # the last trial's memory on the GPU, which other workers may share
+                torch.cuda.empty_cache()
             return True
 
         def step(self) -> dict[str, Any]:
@@ -195,11 +201,3 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
             return {"rung": self._rung - 1, "metrics": metrics}
 
     return PolicyTrial
-
-
-def _free() -> None:
-    """Frees the last trial's memory on the GPU, which other workers may share."""
-    torch = sys.modules.get("torch")  # if nothing has loaded it, there is nothing to free
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()

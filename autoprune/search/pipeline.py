@@ -10,6 +10,7 @@ from typing import Any
 
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
+from autoprune.engines.table import ENGINES
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.files import unwritable
 from autoprune.graph import ChannelGraph
@@ -175,7 +176,7 @@ def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan) -> Ledger:
     Raises:
         RunError: the study belongs to another run directory, or is of another search.
     """
-    settings = LedgerSettings.from_config(config)
+    settings = LedgerSettings.from_config(config, ENGINES[config.engine].workers(config))
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:
         here, owner = str(run.path.resolve()), ledger.notes.get("run")

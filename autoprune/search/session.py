@@ -4,7 +4,8 @@ from functools import partial
 
 from autoprune.config import Config
 from autoprune.data.evaluate import evaluate
-from autoprune.engines import local
+from autoprune.engines.cluster import Cluster
+from autoprune.engines.table import ENGINES
 from autoprune.errors import TrainingError
 from autoprune.files import unwritable
 from autoprune.importance import Importance
@@ -63,7 +64,7 @@ class Session:
         trials = self.config.trials
         try:
             self._measure_dense()
-            self._wall_time.begin_trials(self.config.workers if self.config.engine == "ray" else 1)
+            self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
                 say(f"{self._done_at_start} of {trials} trials are finished already")
             self._trackers = open_trackers(self.config, self.directory.path, self.ledger)
@@ -113,14 +114,12 @@ class Session:
 
     def _run_trials(self) -> None:
         """Has the engine run trials until the ledger has no more."""
-        config = self.config
-        if config.engine == "local":
-            local.run(self.ledger, self.evaluator, self._finished)
+        config, engine = self.config, ENGINES[self.config.engine]
+        if engine.in_driver:
+            engine.run(self.ledger, lambda: self.evaluator, self._finished, Cluster(), self._changed)
             return
-        from autoprune.engines import ray
-
         anywhere = absolute(config)
-        cluster = ray.Cluster(
+        cluster = Cluster(
             config.address,
             config.workers,
             config.cpus_per_trial,
@@ -132,7 +131,7 @@ class Session:
         evaluator = self.evaluator
         load = partial(load_evaluator, anywhere, space_file, evaluator.importance, evaluator.dense_ms)
         with self._status:
-            ray.run(self.ledger, load, self._finished, cluster, self._changed)
+            engine.run(self.ledger, load, self._finished, cluster, self._changed)
 
     def _finished(self, number: int) -> None:
         """Writes what a trial changed and prints its line.

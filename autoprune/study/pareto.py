@@ -97,7 +97,7 @@ def crowding(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.
     """Crowding distance of each point among points of one rank; the ends have infinity.
 
     For each objective, a point gets the gap between its two neighbors over the objective's range.
-    An objective in which all are equal tells nothing and is left out.
+    An objective in which all are equal tells nothing and is omitted.
 
     Args:
         points: [N, M] objective values of one rank.

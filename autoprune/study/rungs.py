@@ -52,14 +52,14 @@ def is_promoted(
     keep: float,
     always_first: int = ALWAYS_FIRST,
 ) -> bool:
-    """Decides at a rung whether the trial with values ``point`` goes on.
+    """Decides at a rung whether the trial with values ``point`` is promoted.
 
     Args:
         point: the trial's M objective values at this rung.
         others: [N, M] values of the trials that reached this rung before it.
         directions: M directions.
-        keep: fraction of the trials that goes on, 0 < keep <= 1.
-        always_first: this many trials go on whatever their values, for there is nothing to compare with.
+        keep: fraction of the trials that is promoted, 0 < keep <= 1.
+        always_first: this many are promoted whatever their values, for there is nothing to compare with.
 
     Returns:
         True where ``point`` is among the best ``ceil(keep * (N + 1))`` by non-dominated rank, then

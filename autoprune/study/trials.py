@@ -65,8 +65,8 @@ class LedgerSettings:
     parallel: bool
 
     @classmethod
-    def from_config(cls, config: Config) -> "LedgerSettings":
-        """The settings of a run."""
+    def from_config(cls, config: Config, workers: int = 1) -> "LedgerSettings":
+        """The settings of a run that has so many trials in flight at once, at most."""
         return cls(
             trials=config.trials,
             objectives=config.objectives,
@@ -75,7 +75,7 @@ class LedgerSettings:
             sampler=config.sampler,
             seed=config.seed,
             confirm=config.confirm,
-            parallel=config.engine == "ray" and config.workers > 1,
+            parallel=workers > 1,
         )
 
 

@@ -34,10 +34,11 @@ def ledger(arguments: argparse.Namespace) -> dict[str, Any]:
         journal = Path(folder) / "study.journal"
         gc.collect()
         base = _resident_mb()
-        filled = _open(journal, plan, trials - MEASURED, "random")
+        random_trials = max(trials - MEASURED, 0)
+        filled = _open(journal, plan, random_trials, "random")
         started = time.perf_counter()
         run(filled)
-        print(f"filled with {trials - MEASURED} random trials in {time.perf_counter() - started:.0f} s")
+        print(f"filled with {random_trials} random trials in {time.perf_counter() - started:.0f} s")
         figures["driver_growth_mb"] = round(_resident_mb() - base, 1)
         copy = journal.read_bytes()
         for sampler in ("thompson", "tpe", "nsga2"):

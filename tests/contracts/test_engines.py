@@ -1,56 +1,41 @@
 """What every engine must do, whatever carries its trials."""
 
+import contextlib
+import math
 import typing
-import warnings
 
 import pytest
 
 from autoprune.config import Config
-from autoprune.engines import local
+from autoprune.engines import watchdog
+from autoprune.engines.cluster import Cluster
+from autoprune.engines.table import ENGINES
 from autoprune.errors import RunError, TrainingError
 
-pytestmark = [
-    pytest.mark.timeout(900),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
-]
+from ..engines.conftest import RAY_WARNINGS, connected_engine
 
+pytestmark = RAY_WARNINGS
 
-def _local():
-    yield lambda ledger, load, finished: local.run(ledger, load(), finished)
-
-
-def _ray():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from autoprune.engines import ray as engine
-
-        engine.ray.init(
-            address="local", num_cpus=1, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-        )
-        # By its clock no time passes: no worker is taken for a hung one, however busy the machine is.
-        yield lambda ledger, load, finished: engine.run(
-            ledger, load, finished, engine.Cluster(), clock=lambda: 0.0
-        )
-        engine.ray.shutdown()
-
-
-ENGINES = {"local": _local, "ray": _ray}
-SLOW = {"ray"}
+# What an engine needs around it in these tests, where it needs anything.
+AROUND = {"ray": lambda: connected_engine(cpus=1)}
 
 
 @pytest.fixture(
     scope="module",
-    params=[pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in ENGINES],
+    params=[pytest.param(name, marks=pytest.mark.slow if name in AROUND else ()) for name in ENGINES],
 )
 def run(request):
     """Runs trials on one worker: ``run(ledger, load, finished)``."""
-    yield from ENGINES[request.param]()
+    with contextlib.ExitStack() as stack:
+        if request.param in AROUND:
+            stack.enter_context(AROUND[request.param]())
+        # No worker is taken for a hung one, however busy the machine is.
+        stack.enter_context(pytest.MonkeyPatch.context()).setattr(watchdog, "MIN_LIMIT_S", math.inf)
+        engine = ENGINES[request.param]
+        yield lambda ledger, load, finished: engine.run(ledger, load, finished, Cluster(), lambda: None)
 
 
-def test_every_engine_that_a_user_can_choose_is_held_to_this_contract():
+def test_every_engine_that_a_user_can_choose_is_in_the_table():
     assert set(ENGINES) == set(typing.get_args(Config.model_fields["engine"].annotation))
 
 
@@ -86,9 +71,7 @@ def test_the_ledger_decides_the_evaluator_is_loaded_once_and_failures_are_kept(r
     assert len(repeats) == 2
 
 
-def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twice(
-    run, make_ledger, evaluator
-):
+def test_a_search_is_interrupted_resumed_done_and_extended(run, make_ledger, evaluator):
     def disk_full(number):
         if number == 2:
             raise RunError("the disk is full")
@@ -98,19 +81,23 @@ def test_a_search_that_is_interrupted_goes_on_with_nothing_lost_and_nothing_twic
         run(ledger, evaluator, disk_full)
     kept = results(ledger)
     assert len(kept) == 3
-    resumed = make_ledger(trials=6)
-    run(resumed, evaluator, lambda number: None)
+
+    # The same search again: nothing is lost, and nothing is run twice.
+    resumed, numbers = make_ledger(trials=6), []
+    run(resumed, evaluator, numbers.append)
     assert results(resumed)[:3] == kept
-    widths = [tuple(record.widths.values()) for record in resumed.finished()]
-    assert len(set(widths)) == len(widths) == 6
+    assert len(numbers) == 3
+    done = results(resumed)
+    assert len(done) == 6
 
+    # It is done, and runs nothing more.
+    run(make_ledger(trials=6), evaluator, numbers.append)
+    assert len(numbers) == 3
 
-def test_a_search_that_is_done_runs_nothing_and_can_be_extended(run, make_ledger, evaluator):
-    run(make_ledger(trials=2), evaluator, lambda number: None)
-    reported = []
-    run(make_ledger(trials=2), evaluator, reported.append)
-    assert reported == []
-    longer = make_ledger(trials=4)
-    run(longer, evaluator, reported.append)
-    assert [record.number for record in longer.finished()][2:] == reported
-    assert len(reported) == 2
+    # Two more trials are requested.
+    longer = make_ledger(trials=8)
+    run(longer, evaluator, numbers.append)
+    assert results(longer)[:6] == done
+    assert [record.number for record in longer.finished()][6:] == numbers[3:]
+    widths = [tuple(record.widths.values()) for record in longer.finished()]
+    assert len(set(widths)) == len(widths) == 8

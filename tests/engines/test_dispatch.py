@@ -1,4 +1,4 @@
-"""What the Ray engine decides without Ray: what an answer and a lost worker mean; what a node must see."""
+"""What the Ray engine decides without Ray: what an answer and a lost worker mean."""
 
 import errno
 import io
@@ -9,7 +9,7 @@ from rich.console import Console
 
 from autoprune import progress
 from autoprune.engines import dispatch as module
-from autoprune.engines.dispatch import Cluster, Dispatch, cause_of, missing_inputs, sizes, worker_slots
+from autoprune.engines.dispatch import Dispatch, cause_of
 from autoprune.errors import RunError
 
 
@@ -144,28 +144,3 @@ def test_an_overdue_trial_is_named_with_its_cause(make_dispatch, said):
 )
 def test_causes_are_told_in_a_few_words(text, cause):
     assert cause_of(text) == cause
-
-
-def test_a_node_with_other_data_is_told_from_one_with_the_same(tmp_path):
-    file = tmp_path / "instances_train.json"
-    file.write_text("{}")
-    here = sizes((file, tmp_path))
-    assert missing_inputs(here) is None
-    file.write_text("{} ")
-    assert missing_inputs(here) == f"has another {file} (3 bytes, here 2)"
-    file.unlink()
-    assert missing_inputs(here) == f"can't see {file}"
-
-
-@pytest.mark.parametrize(
-    ("resources", "cpus", "gpus", "workers"),
-    [
-        ({"CPU": 16.0, "GPU": 4.0}, 4, 0.5, 4),
-        ({"CPU": 16.0, "GPU": 1.0}, 2, 0.5, 2),
-        ({"CPU": 3.0}, 1, 0, 3),
-        ({"CPU": 3.0}, 1, 0.1, 0),
-        ({"CPU": 16.0, "GPU": 1.0}, 1, 0.1, 10),  # ten tenths are one
-    ],
-)
-def test_a_node_has_room_for_whole_workers(resources, cpus, gpus, workers):
-    assert worker_slots(resources, Cluster(cpus_per_trial=cpus, gpus_per_trial=gpus)) == workers

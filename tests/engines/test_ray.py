@@ -9,15 +9,9 @@ from autoprune.engines import local
 from autoprune.engines.ray_setup import SCRATCH_PREFIX
 from autoprune.errors import RunError
 
-from .conftest import SAFETY_LIMIT_S, stopped_clock
+from .conftest import RAY_WARNINGS, ray_variables, stopped_clock
 
-pytestmark = [
-    pytest.mark.timeout(SAFETY_LIMIT_S),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
-]
+pytestmark = RAY_WARNINGS
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +28,7 @@ def test_either_engine_continues_a_run_of_the_other(engine, make_ledger, evaluat
     folders = []
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     local.run(make_ledger(trials=2), evaluator(), lambda number: None)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with ray_variables():
         engine.run(
             make_ledger(trials=4),
             evaluator,

@@ -2,7 +2,6 @@
 
 import io
 import time
-import warnings
 
 import pytest
 from rich.console import Console
@@ -10,30 +9,17 @@ from rich.console import Console
 from autoprune import progress
 from autoprune.errors import ConfigError, RunError
 
-from .conftest import SAFETY_LIMIT_S, stopped_clock
+from .conftest import RAY_WARNINGS, ray_cluster, stopped_clock
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(SAFETY_LIMIT_S),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
-]
+pytestmark = [pytest.mark.slow, *RAY_WARNINGS]
 TRIALS = 8
-ONE_CPU = {"num_cpus": 1, "object_store_memory": 128 * 2**20}
 
 
 @pytest.fixture(scope="module")
 def cluster():
     """A head node with room for one worker."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        from ray.cluster_utils import Cluster
-
-        cluster = Cluster(initialize_head=True, head_node_args={**ONE_CPU, "include_dashboard": False})
+    with ray_cluster(cpus=1) as cluster:
         yield cluster
-        cluster.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -75,11 +61,11 @@ def test_nodes_must_see_the_data_and_have_this_version(connection, tmp_path, mon
 def test_a_node_without_autoprune_or_that_does_not_answer_is_named(connection, monkeypatch):
     from autoprune.engines import ray_nodes
 
-    def not_installed():
+    def not_installed(paths):
         raise ImportError("No module named 'autoprune'")
 
     with monkeypatch.context() as patch:
-        patch.setattr(ray_nodes, "version", not_installed)
+        patch.setattr(ray_nodes, "node_report", not_installed)
         with pytest.raises(RunError, match=r"node [\d.]+ can't run autoprune: .*No module named 'autoprune'"):
             ray_nodes.check_nodes(connection.Cluster())
 
@@ -129,7 +115,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
 
     def finished(number):
         if not joined.exists():
-            cluster.add_node(**ONE_CPU)
+            cluster.add_node(num_cpus=1, include_log_monitor=False)
             joined.touch()
 
     def changed():

@@ -3,7 +3,6 @@
 import io
 import re
 import socket
-import warnings
 
 import pytest
 from rich.console import Console
@@ -12,59 +11,15 @@ from autoprune import progress
 from autoprune.engines import dispatch, local
 from autoprune.errors import RunError
 
-from .conftest import SAFETY_LIMIT_S, stopped_clock
+from .conftest import RAY_WARNINGS, connected_engine, stopped_clock
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.timeout(SAFETY_LIMIT_S),
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
-    pytest.mark.filterwarnings("ignore:.*:DeprecationWarning:ray"),
-    pytest.mark.filterwarnings("ignore:.*:FutureWarning:ray"),
-]
+pytestmark = [pytest.mark.slow, *RAY_WARNINGS]
 
 
 @pytest.fixture(scope="module")
 def engine():
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import ray
-
-        from autoprune.engines import ray as module
-
-        ray.init(
-            address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR"
-        )
-        yield module
-        ray.shutdown()
-
-
-def test_failing_trials_and_lost_workers(engine, make_ledger, evaluator, tmp_path):
-    flag = str(tmp_path / "killed")
-
-    class Deadly(evaluator):
-        """Kills its worker once."""
-
-        def evaluate(self, widths, rung, state, repeat=0):
-            import os
-
-            if self.evaluations == 2 and not os.path.exists(flag):
-                open(flag, "w").close()
-                os._exit(1)
-            return super().evaluate(widths, rung, state, repeat)
-
-    ledger = make_ledger(trials=5)
-    engine.run(
-        ledger,
-        lambda: Deadly(fails_above=70),
-        lambda number: None,
-        engine.Cluster(workers=1),
-        clock=stopped_clock,
-    )
-    records = ledger.finished()
-    assert len(records) == 5
-    assert {r.reason for r in records if r.state == "failed"} <= {"the loss is not finite at step 3"}
-    assert any(trial.user_attrs.get("losses") == 1 for trial in ledger.study.trials)
+    with connected_engine(cpus=2) as engine:
+        yield engine
 
 
 def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_ledger, evaluator, tmp_path):

@@ -1,7 +1,5 @@
 import dataclasses
 
-import pytest
-
 from autoprune.config import Config, make_config
 from autoprune.study.trials import Candidate, LedgerSettings
 
@@ -26,11 +24,9 @@ def test_the_settings_of_a_run_are_its_configs():
     assert settings == LedgerSettings(**changed, rungs=3, parallel=False)
 
 
-@pytest.mark.parametrize(
-    ("engine", "workers", "expected"), [("local", 4, False), ("ray", 1, False), ("ray", 2, True)]
-)
-def test_trials_run_in_parallel_on_several_workers_of_ray(engine, workers, expected):
-    assert LedgerSettings.from_config(make_config(engine=engine, workers=workers)).parallel is expected
+def test_trials_run_in_parallel_on_several_workers():
+    assert not LedgerSettings.from_config(make_config(), workers=1).parallel
+    assert LedgerSettings.from_config(make_config(), workers=2).parallel
 
 
 def test_a_candidate_is_first_evaluated_with_the_runs_own_seed():
