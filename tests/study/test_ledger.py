@@ -1,8 +1,5 @@
-import itertools
 import math
-from dataclasses import dataclass, field
 
-import numpy as np
 import optuna
 import pytest
 
@@ -12,57 +9,7 @@ from autoprune.study.ledger import MAX_LOSSES, Ledger
 from autoprune.study.trial_attributes import encode_rung
 
 from ..conftest import ledger_settings
-
-
-@dataclass
-class FakePlan:
-    """Two groups of `size` channels; a fraction of 1 removes all but one channel."""
-
-    size: int = 100
-    variables: tuple = ("a", "b")
-    budgets: tuple = (None,)
-    warm_starts: tuple = (WarmStart("uniform", 0, (0.5, 0.5)), WarmStart("greedy", 0, (0.25, 0.75)))
-    identity: dict = field(default_factory=lambda: {"space": "s1"})
-
-    def widths(self, fractions, budget):
-        return {
-            name: max(1, round(self.size * (1 - fraction)))
-            for name, fraction in zip(self.variables, fractions, strict=True)
-        }
-
-
-def measure(candidate, rung=0):
-    """Best at widths 80 and 30; each rung adds some accuracy."""
-    a, b = candidate.widths["a"], candidate.widths["b"]
-    return {"map": 0.5 + 0.1 * rung - abs(a - 80) / 200 - abs(b - 30) / 200, "gflops": (a + b) / 10}
-
-
-def lucky(candidate, rung=0):
-    """As `measure`, but a policy's first measurement is up to 0.3 too high; all cost the same."""
-    luck = 0 if candidate.repeat else np.random.default_rng([*candidate.widths.values()]).uniform(0, 0.3)
-    return {"map": measure(candidate, rung)["map"] + luck, "gflops": 1.0}
-
-
-def run(ledger, stop_after=math.inf, measure=measure):
-    """What an engine does; leaves the trial in flight once `stop_after` trials are finished."""
-    done = 0
-    while (candidate := ledger.ask()) is not None:
-        if done == stop_after:
-            return ledger
-        for rung in itertools.count():
-            if not ledger.report(candidate.number, rung, measure(candidate, rung)):
-                break
-        done += 1
-    return ledger
-
-
-def open_ledger(path, trials=14, plan=None, **settings):
-    settings = ledger_settings(trials=trials, **settings)
-    return Ledger(path / "study.journal", "s", plan or FakePlan(), settings)
-
-
-def results(ledger):
-    return [(r.origin, dict(r.widths), r.state, [dict(m) for m in r.rungs]) for r in ledger.finished()]
+from .conftest import FakePlan, measure, open_ledger, results, run
 
 
 def test_runs_the_asked_number_of_trials_warm_starts_first(tmp_path):
@@ -109,7 +56,7 @@ def test_a_killed_search_continues_as_if_it_had_not_been(tmp_path, sampler):
     assert results(resumed) == expected
 
 
-def test_a_trial_killed_before_its_policy_was_known_is_asked_for_anew(tmp_path):
+def test_a_trial_killed_before_its_policy_was_known_is_asked_for_again(tmp_path):
     first = run(open_ledger(tmp_path), stop_after=4)
     first.study.ask()  # a RUNNING trial without parameters
     resumed = run(open_ledger(tmp_path))
@@ -278,74 +225,3 @@ def test_optuna_sees_an_ordinary_study(tmp_path):
     study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert all(set(trial.params) == {"a", "b"} for trial in study.trials)
-
-
-def best_of(ledger):
-    return max(ledger.finished(), key=lambda record: record.metrics["map"])
-
-
-def test_none_leads_on_one_measurement(tmp_path):
-    ledger = run(open_ledger(tmp_path, trials=12, confirm=20), measure=lucky)
-    assert ledger.done
-    records = ledger.records()
-    repeats = [record for record in records if record.repeat_of is not None]
-    assert len(ledger.finished()) == 12
-    assert all(r.rungs for r in repeats)
-    # By brute force: again and again the first of all means, until it is one of two measurements.
-    maps = {r.number: [r.rungs[-1]["map"]] for r in records if r.counts}
-    second = {r.number: measure(r)["map"] for r in records if r.counts}
-    order = []
-    while len(maps[leader := max(maps, key=lambda number: (np.mean(maps[number]), -number))]) < 2:
-        order.append(leader)
-        maps[leader].append(second[leader])
-    assert [record.repeat_of for record in repeats] == order
-    assert len(order) > 1  # else luck decided nothing here
-    assert best_of(ledger).number == leader
-    assert best_of(ledger).metrics["map"] == pytest.approx(np.mean(maps[leader]))
-    assert best_of(ledger).maps == pytest.approx(maps[leader])
-    assert [record.number for record in ledger.front()] == [leader]
-
-
-def test_no_more_is_measured_again_than_asked_for(tmp_path):
-    ledger = run(open_ledger(tmp_path, trials=12, confirm=1), measure=lucky)
-    assert len(ledger.records()) == 13
-    assert run(open_ledger(tmp_path, trials=12, confirm=1), measure=lucky).done
-    assert len(ledger.records()) == 13
-
-
-def test_repeats_survive_a_kill(tmp_path):
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    whole = run(open_ledger(tmp_path / "whole", trials=5, rungs=2, confirm=9), measure=lucky)
-    for _ in range(20):  # each session finishes one trial and dies with the next in flight
-        ledger = run(open_ledger(tmp_path / "killed", trials=5, rungs=2, confirm=9), 1, measure=lucky)
-        if ledger.done:
-            break
-    assert ledger.done
-    repeats = [
-        [dict(r.widths) for r in each.records() if r.repeat_of is not None] for each in (whole, ledger)
-    ]
-    assert results(ledger) == results(whole)
-    assert len(repeats[0]) > 1
-    assert repeats[0] == repeats[1]
-
-
-def test_repeats_wait_for_trials_in_flight(tmp_path):
-    waiting = open_ledger(tmp_path, trials=2, confirm=1)
-    first, second = waiting.ask(), waiting.ask()
-    waiting.report(first.number, 0, lucky(first))
-    assert waiting.ask() is None  # the second may come to lead
-    assert not waiting.done
-    waiting.report(second.number, 0, lucky(second))
-    assert waiting.ask().repeat == 1
-    assert not waiting.done
-
-
-def test_a_repeat_that_fails_is_not_tried_for_ever(tmp_path):
-    ledger = open_ledger(tmp_path, trials=1, confirm=5)
-    first = ledger.ask()
-    ledger.report(first.number, 0, measure(first))
-    ledger.fail(ledger.ask().number, "out of memory")
-    assert ledger.ask() is None
-    assert ledger.done
-    assert [r.maps for r in ledger.finished()] == [[measure(first)["map"]]]
