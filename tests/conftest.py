@@ -49,6 +49,20 @@ def made_once(tmp_path_factory):
     return get
 
 
+@pytest.fixture(autouse=True)
+def runs_to_read_stay_as_they_are(request):
+    """Blames the test that writes into a shared run, not a later one that reads it."""
+    shared = [name for name in ("checked_run", "finished_run") if name in request.fixturenames]
+    runs = [getattr(run, "run", run) for run in map(request.getfixturevalue, shared)]
+    before = [_modified(run) for run in runs]
+    yield
+    assert [_modified(run) for run in runs] == before, "write into a copy of the run"
+
+
+def _modified(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
 @pytest.fixture(scope="session")
 def demo_settings(made_once):
     """Fields of `Config` for a search that takes seconds; `out` is for the test to give."""

@@ -126,8 +126,8 @@ def test_the_columns_of_the_tables_are_the_same(autoprune: Run, checked_run: Pat
     assert new == old
 
 
-def test_the_keys_of_the_json_are_the_same(autoprune: Run, checked_run: Path) -> None:
-    content = json.loads(autoprune("front", checked_run, "--json").out)
+def test_the_keys_of_the_json_are_the_same(autoprune: Run, checked_run: Path, run_copy: Path) -> None:
+    content = json.loads(autoprune("front", run_copy, "--json").out)
     assert list(content) == ["run", "dense", "seconds", "trials"]
     assert all(list(trial) == FRONT_JSON.split() for trial in content["trials"])
     (file,) = EARLIER.glob("recovered/*/metrics.json")

@@ -12,7 +12,9 @@ from PIL import Image
 Run = Callable[..., Any]
 
 
-def test_the_page_and_the_files_beside_it(autoprune: Run, checked_run: Path, tmp_path: Path) -> None:
+def test_the_page_and_the_files_beside_it(
+    autoprune: Run, checked_run: Path, run_copy: Path, tmp_path: Path
+) -> None:
     page = tmp_path / "pages" / "run.html"
     outcome = autoprune("report", checked_run, "--to", page, "--png", "--csv", "--no-images")
     assert outcome.code == 0, outcome.err
@@ -22,7 +24,7 @@ def test_the_page_and_the_files_beside_it(autoprune: Run, checked_run: Path, tmp
     with Image.open(files["front.png"]) as picture:
         assert picture.format == "PNG"
     rows = list(csv.DictReader(files["trials.csv"].read_text().splitlines()))
-    trials = json.loads(autoprune("front", checked_run, "--json").out)["trials"]
+    trials = json.loads(autoprune("front", run_copy, "--json").out)["trials"]
     assert [int(row["trial"]) for row in rows] == [trial["trial"] for trial in trials]
     assert "data:image/jpeg" not in page.read_text()
 

@@ -2,6 +2,7 @@
 
 import io
 import json
+import shutil
 
 import pytest
 from rich.console import Console
@@ -103,12 +104,14 @@ def test_a_search_checks_its_proxies_against_full_recoveries(checked_run, demo_s
 
 
 def test_a_finished_check_is_not_made_again_and_a_finished_run_can_be_checked_by_the_command(
-    checked_run, monkeypatch, capsys
+    checked_run, tmp_path, monkeypatch, capsys
 ):
+    run = shutil.copytree(checked_run, tmp_path / "run")
     monkeypatch.setattr(recover_policy, "train", lambda *_, **__: pytest.fail("it was recovered already"))
-    before = load_check(checked_run)
-    assert check_proxies(checked_run, 4) == before
-    arguments = ["search", "--config", str(checked_run / "config.yaml"), "--check-proxies", "4"]
+    before = load_check(run)
+    assert check_proxies(run, 4) == before
+    config = ["--config", str(run / "config.yaml"), "--out", str(run)]
+    arguments = ["search", *config, "--check-proxies", "4"]
     assert main(arguments) == 0
     printed = " ".join(capsys.readouterr().out.split())
     assert "Spearman" in printed
