@@ -75,7 +75,10 @@ class Setting:
 def _several(value: Any) -> Any:
     """Takes ``50``, ``"50%,33%"`` or a list."""
     if isinstance(value, str):
-        return [part.strip() for part in value.split(",") if part.strip()]
+        parts = [part.strip() for part in value.split(",") if part.strip()]
+        if not parts:
+            raise ValueError("must hold values, separated by commas")
+        return parts
     return [value] if isinstance(value, int | float) else value
 
 

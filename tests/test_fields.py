@@ -17,6 +17,12 @@ def test_several_values_come_as_one_text_or_a_list(given):
     assert make_config(budget_gflops=given).budget_gflops == ("50%", "33%")
 
 
+@pytest.mark.parametrize("given", ["", "  ", " , "])
+def test_a_text_that_holds_no_value_is_refused(given):
+    with pytest.raises(ConfigError, match="`budget_gflops`: must hold values, separated by commas"):
+        make_config(budget_gflops=given)
+
+
 @pytest.mark.parametrize("number", [50, 12.5])
 def test_numbers_are_texts_where_a_percentage_is_possible(number):
     config = make_config(budget_gflops=[number, "33%"], budget_mparams=number)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import UnionType
@@ -164,7 +165,7 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
         ConfigError: the text is something else; the message names the option.
     """
     sides = text.lower().replace(",", "x").split("x")
-    if len(sides) != 2 or not all(side.strip().isdigit() and int(side) > 0 for side in sides):
+    if len(sides) != 2 or not all(re.fullmatch(r" *[1-9][0-9]{0,6} *", side) for side in sides):
         raise ConfigError(f"{option} must be height x width in pixels such as 800x1344, not {text!r}")
     return int(sides[0]), int(sides[1])
 
