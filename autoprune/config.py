@@ -16,6 +16,7 @@ from autoprune.fields import (
     Norm,
     NormKind,
     Objective,
+    Pixels,
     Runtime,
     Setting,
     Several,
@@ -83,7 +84,7 @@ class Config(Strict):
     weights: Annotated[str | None, _DETECTOR] = Field(
         None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
     )
-    input_size: Annotated[tuple[int, int] | None, _DETECTOR] = Field(
+    input_size: Annotated[tuple[Pixels, Pixels] | None, _DETECTOR] = Field(
         None,
         description="height and width at which GFLOPs are counted; default: the most common in the data",
     )
@@ -185,7 +186,7 @@ class Config(Strict):
     steps: Annotated[int, _TRAINING_LENGTH] = Field(
         2000, ge=1, description="optimizer steps of a baseline or of a full recovery"
     )
-    batch_size: Annotated[int, _TRAINING] = Field(8, ge=1, description="images per step")
+    batch_size: Annotated[int, _TRAINING] = Field(8, ge=1, le=65_536, description="images per step")
     learning_rate: Annotated[float, _TRAINING] = Field(3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, _TRAINING] = Field(1e-4, ge=0, description="weight decay of AdamW")
     warmup: Annotated[float, _TRAINING] = Field(

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
@@ -18,6 +18,9 @@ Objective = Literal["map", "gflops", "latency_ms"]
 Track = Literal["tensorboard", "mlflow"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
 """The keys of `runtimes.sessions.RUNTIMES`, whose libraries are not imported to parse a command line."""
+
+Pixels = Annotated[int, Field(ge=1, le=65_536)]
+"""A height or width."""
 
 BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 

@@ -1,6 +1,7 @@
 """Reading and writing files: YAML in and out, and atomic writes that leave the old file or the new one."""
 
 import errno
+import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -88,6 +89,18 @@ def read_yaml(path: Path) -> Any:
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {problem}; fix it there") from error
+
+
+def read_json(path: Path) -> Any:
+    """Reads a JSON file of a run directory.
+
+    Raises:
+        RunError: it is not JSON, or can't be read.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} can't be read ({error}); delete {path.parent} and recreate it") from error
 
 
 def unwritable(path: Path, error: OSError) -> RunError:

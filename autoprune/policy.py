@@ -17,6 +17,7 @@ from torch import nn
 
 from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
+from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
@@ -37,7 +38,7 @@ class PolicyFile(Strict):
     model: ModelSpec
     weights_sha256: str
     criterion: str
-    input_size: tuple[int, int]
+    input_size: tuple[Pixels, Pixels]
     groups: dict[str, _GroupEntry]
     metrics: dict[str, Any] = Field(default_factory=dict)
 

@@ -22,11 +22,14 @@ def from_ranges(text: str) -> tuple[int, ...]:
         ValueError: the text is not a list of rising ranges.
     """
     indices: list[int] = []
+    most = 10_000_000  # no layer has as many channels, and a file could ask for all the memory
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         run = range(int(first), int(last if dash else first) + 1)
         if not run:
             raise ValueError("the ranges must rise")
+        if run[-1] >= most:
+            raise ValueError(f"a channel is below {most}")
         indices.extend(run)
     if any(a >= b for a, b in pairwise(indices)):
         raise ValueError("the ranges must rise")

@@ -13,7 +13,7 @@ from autoprune.errors import ConfigError
 class Strict(BaseModel):
     """A frozen model that refuses unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def warn_renamed(old: str, new: str, where: str = "") -> None:

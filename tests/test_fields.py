@@ -56,6 +56,15 @@ def test_what_is_no_plain_positive_number_is_no_budget(text):
     assert not BUDGET_NUMBER.fullmatch(text)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("learning_rate", "inf"), ("image_cache_gib", "1e400"), ("batch_size", 10**12), ("input_size", [1, -1])],
+)
+def test_no_setting_is_infinite_or_beyond_what_a_machine_holds(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}"):
+        make_config(**{name: value})
+
+
 def test_none_is_no_tracker():
     assert make_config(track="none").track == ()
     assert make_config(track=["none"]).track == ()

@@ -23,5 +23,10 @@ def test_other_texts_are_refused(text):
         from_ranges(text)
 
 
+def test_a_range_that_would_take_all_memory_is_refused():
+    with pytest.raises(ValueError, match="a channel is below 10000000"):
+        from_ranges("0-99999999999999999")
+
+
 def test_no_channels_are_no_text():
     assert to_ranges([]) == ""

@@ -174,9 +174,16 @@ def _plain_state(content: Any, where: str) -> State:
             content = content[wrapper]
     if not isinstance(content, Mapping) or not content:
         raise ModelError(f"{where} holds no state dict; save model.state_dict() and give that with --weights")
-    wrong = next((name for name, value in content.items() if not isinstance(value, Tensor)), None)
-    if wrong is not None:
-        raise ModelError(f"{where} is not a state dict: `{wrong}` is not a tensor; save model.state_dict()")
+    for name, value in content.items():
+        if not isinstance(value, Tensor):
+            raise ModelError(
+                f"{where} is not a state dict: `{name}` is not a tensor; save model.state_dict()"
+            )
+        if not isinstance(name, str) or value.is_meta or value.layout != torch.strided or value.is_quantized:
+            raise ModelError(
+                f"{where} is not a state dict: `{name}` is not a dense tensor with a name; "
+                "save model.state_dict() of the float model"
+            )
     prefix = "module." if all(name.startswith("module.") for name in content) else ""
     return {
         name.removeprefix(prefix): value.float() if value.is_floating_point() else value

@@ -8,7 +8,7 @@ from typing import Any
 
 from autoprune.cost.budget import figures
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
-from autoprune.files import write_text
+from autoprune.files import read_json, write_text
 from autoprune.policy import Policy
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
@@ -189,4 +189,4 @@ def _change(new: float | None, old: float | None) -> str:
 
 
 def _read(file: Path) -> Any:
-    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
+    return read_json(file) if file.is_file() else None

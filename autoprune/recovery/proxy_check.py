@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from autoprune.errors import RunError
-from autoprune.files import write_text
+from autoprune.files import read_json, write_text
 from autoprune.progress import say
 from autoprune.recovery.rank_correlation import Estimate, estimate, kendall, spearman
 from autoprune.run.directory import RunDirectory
@@ -108,7 +108,7 @@ def load_check(run: Path) -> ProxyCheck | None:
     file = RunDirectory(run).proxy_check_file
     if not file.is_file():
         return None
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(file)
     agreements = [
         Agreement(
             **{**entry, "spearman": Estimate(**entry["spearman"]), "kendall": Estimate(**entry["kendall"])}

@@ -16,7 +16,7 @@ from autoprune.data.samples import save_samples
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import save_detector
 from autoprune.export.card import add_latencies, write_card
-from autoprune.files import write_text
+from autoprune.files import read_json, write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
@@ -170,7 +170,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any]) -> Recovered | None
     file = folder / names.METRICS_FILE
     if not file.is_file():
         return None
-    metrics = json.loads(file.read_text(encoding="utf-8"))
+    metrics = read_json(file)
     differing = [name for name in identity if metrics["settings"].get(name) != identity[name]]
     if differing:
         name = differing[0]

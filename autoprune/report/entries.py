@@ -1,11 +1,10 @@
 """A run's trials as entries of tables and plots, and the lines that sum up how they ended."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.errors import RunError
+from autoprune.files import read_json
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 
@@ -62,18 +61,6 @@ def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
         if number.isdecimal():
             metrics[int(number)] = read_json(file)
     return metrics
-
-
-def read_json(file: Path) -> Any:
-    """Reads a JSON file of a run directory.
-
-    Raises:
-        RunError: it is not JSON, or can't be read.
-    """
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} can't be read ({error}); delete {file.parent} and recreate it") from error
 
 
 def recovered_map(metrics: Mapping[str, Any] | None) -> float | None:

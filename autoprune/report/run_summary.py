@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.config import Config
+from autoprune.files import read_json
 from autoprune.importance import load as load_scores
 from autoprune.recovery.proxy_check import ProxyCheck, load_check
-from autoprune.report.entries import read_json, recovered_metrics
+from autoprune.report.entries import recovered_metrics
 from autoprune.run.directory import RunDirectory
 from autoprune.run.names import LATENCY_FILE, LOSSES_FILE
 from autoprune.run.results import SearchResult, load_result

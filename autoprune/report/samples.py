@@ -13,7 +13,7 @@ from PIL import Image
 
 from autoprune.data.images import decode
 from autoprune.errors import DataError
-from autoprune.report.entries import read_json
+from autoprune.files import read_json
 from autoprune.run.names import SAMPLES_FILE
 
 LARGEST_SIDE = 560  # pixels of an embedded picture

@@ -128,7 +128,7 @@ class RunDirectory:
             writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(rows)
-        if not self.front_file.exists() or self.front_file.read_text(encoding="utf-8") != text.getvalue():
+        if not self.front_file.exists() or self.front_file.read_bytes() != text.getvalue().encode():
             write_text(self.front_file, text.getvalue())
         current = {self.policy_file(trial) for trial in policies}
         for path in self.policies.glob("trial-*.yaml"):

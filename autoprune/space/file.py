@@ -7,6 +7,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from autoprune.config import Criterion
 from autoprune.errors import ConfigError
+from autoprune.fields import Pixels
 from autoprune.files import read_yaml
 from autoprune.validation import Strict, first_problem
 
@@ -57,7 +58,7 @@ class SpaceFile(Strict):
 
     model: str
     model_arguments: dict[str, Any] = Field({})
-    input_size: tuple[int, int]
+    input_size: tuple[Pixels, Pixels]
     criterion: Criterion = "joint"
     granularity: Granularity = "layer"
     round_to: int = Field(8, ge=1)

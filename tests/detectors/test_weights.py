@@ -118,6 +118,8 @@ def test_unreadable_weights_are_refused_in_one_line(tmp_path, capsys):
     torch.save({"model": Evil()}, tmp_path / "evil2.pt")
     torch.save([1, 2], tmp_path / "list.pt")
     torch.save({"a": torch.ones(1), "b": "text"}, tmp_path / "mixed.pt")
+    torch.save({1: torch.ones(1)}, tmp_path / "numbered.pt")
+    torch.save({"a": torch.ones(1, device="meta")}, tmp_path / "meta.pt")
     messages = {
         "none.pt": "No such file",
         "text.pt": "no weights that can be read safely",
@@ -127,6 +129,8 @@ def test_unreadable_weights_are_refused_in_one_line(tmp_path, capsys):
         "evil2.pt": "no weights that can be read safely",
         "list.pt": "no state dict",
         "mixed.pt": "`b` is not a tensor",
+        "numbered.pt": "`1` is not a dense tensor with a name",
+        "meta.pt": "`a` is not a dense tensor",
     }
     for name, message in messages.items():
         with pytest.raises(ModelError) as error:

@@ -94,6 +94,12 @@ def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):
     assert again.metrics == recovered.metrics
 
 
+def test_a_broken_file_of_a_recovery_is_named(tmp_path):
+    (tmp_path / "metrics.json").write_text("{")
+    with pytest.raises(RunError, match=r"metrics\.json can't be read .*; delete"):
+        module.read_finished(tmp_path, {})
+
+
 def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
     with pytest.raises(RunError, match=r"other settings: steps was 2, now 3; delete the folder"):
         recover(run.run, steps=3)

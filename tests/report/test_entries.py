@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 
 from autoprune.errors import RunError
+from autoprune.files import read_json
 from autoprune.report.entries import (
     budgets_of,
     kind_of,
     origin_label,
     outcome_lines,
-    read_json,
     recovered_metrics,
     trial_entries,
 )

@@ -75,6 +75,7 @@ def test_the_front_that_is_written_replaces_the_last(tmp_path):
     write(run, {1: 0.5, 2: 0.25})
     write(run, {2: 0.25})
     assert run.front_file.read_text() == "trial,map\n2,0.25\n"
+    run.front_file.write_bytes(b"\xe1 no text")
     write(run, {2: 0.125})  # re-evaluated
     write(run, {1: 0.5})
     write(run, {2: 0.125})
