@@ -1,8 +1,14 @@
 """The public API: names load on first use, and `autoprune.search` is a function and a folder at once."""
 
+import copy
 import importlib
+import inspect
+import multiprocessing
+import pickle
+import pydoc
 import subprocess
 import sys
+from concurrent.futures import ProcessPoolExecutor
 
 import pytest
 
@@ -48,6 +54,21 @@ def test_search_is_called_before_and_after_its_folder_is_imported():
     with pytest.raises(ConfigError, match="no_such_field"):
         autoprune.search(unknown)
     assert autoprune.search.pipeline is pipeline
+
+
+def test_search_goes_to_another_process_and_is_copied():
+    assert pickle.loads(pickle.dumps(autoprune.search)) is autoprune.search
+    assert copy.deepcopy(autoprune.search) is autoprune.search
+    with (
+        ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool,
+        pytest.raises(ConfigError, match="no_such_field"),
+    ):
+        pool.submit(autoprune.search, {"model": "retinanet_resnet50_fpn", "no_such_field": 1}).result()
+
+
+def test_search_says_how_it_is_called():
+    assert list(inspect.signature(autoprune.search).parameters) == ["config"]
+    assert "autoprune.search(config)" in pydoc.render_doc(autoprune.search)
 
 
 def test_an_unknown_name_is_an_attribute_error_that_names_it():

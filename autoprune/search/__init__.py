@@ -1,10 +1,13 @@
-"""The search as a whole: plan, pipeline, session, and what a user sees of it.
+"""The search as a whole. `autoprune.search(config)` runs one and returns its `SearchResult`.
 
-`autoprune.search` is the public function and this folder at once, so the folder can be called.
+`config` is a `Config`, a mapping of its fields, or the path of a YAML file; all about it is in
+`autoprune.search.pipeline.search`.
+The public function and this folder have the same name, so the folder is what is called, pickled and copied.
 """
 
 import sys
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +23,9 @@ class _CallablePackage(ModuleType):
         from autoprune.search.pipeline import search
 
         return search(config)
+
+    def __reduce__(self) -> tuple[Any, ...]:  # modules are not pickled; other processes find it by its name
+        return import_module, (self.__name__,)
 
 
 sys.modules[__name__].__class__ = _CallablePackage
