@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,25 +21,41 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten t
 def replacing(path: Path) -> Iterator[Path]:
     """Yields a temporary path beside ``path`` that replaces it when the block ends without an error.
 
+    A link stays one: the file that it names is replaced.
+
     Raises:
-        RunError: the disk is full, or the folder is not writable.
+        RunError: the disk is full, the folder is not writable, or ``path`` is no regular file.
     """
     temporary: Path | None = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        target = replaceable(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
         os.chmod(temporary, 0o644)
         yield temporary
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
-        temporary.replace(path)
+        temporary.replace(target)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def replaceable(path: Path) -> Path:
+    """The file that writing to ``path`` replaces: ``path``, or what it is a link to.
+
+    Raises:
+        RunError: it is a folder, a device such as /dev/stdout, or a pipe, which a file must not replace.
+    """
+    target = Path(os.path.realpath(path))
+    if os.path.lexists(target) and not stat.S_ISREG(target.lstat().st_mode):
+        kind = "folder" if target.is_dir() else "device, pipe or link"
+        raise RunError(f"cannot write {path}: it is a {kind}, not a file; give another path")
+    return target
 
 
 def cache_folder() -> Path:

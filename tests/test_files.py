@@ -1,5 +1,6 @@
 import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,33 @@ def test_a_written_file_replaces_the_old_one_and_others_may_read_it(tmp_path):
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_only_a_file_is_replaced(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "to pipe").symlink_to(tmp_path / "pipe")
+    before = sorted(os.listdir(tmp_path))
+    for name, kind in (("pipe", "pipe"), ("to pipe", "pipe"), ("folder", "folder"), ("loop", "link")):
+        with pytest.raises(RunError, match=rf"cannot write .*{name}: it is a .*{kind}.*another path"):
+            write_text(tmp_path / name, "text")
+    assert sorted(os.listdir(tmp_path)) == before
+    assert stat.S_ISFIFO((tmp_path / "pipe").stat().st_mode)
+
+
+@pytest.mark.parametrize("exists", [True, False])
+def test_a_link_stays_one_and_its_file_is_replaced(tmp_path, exists):
+    target, link = tmp_path / "folder" / "file", tmp_path / "link"
+    link.symlink_to(target)
+    if exists:
+        write_text(target, "old")
+    write_text(link, "new")
+    assert link.is_symlink()
+    assert target.read_text() == "new"
+
+
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
+    path = tmp_path / ("x" * 255)
+    write_text(path, "text")
+    assert path.read_text() == "text"
