@@ -51,7 +51,9 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     try:
         with scoped(seed), stdout_to_stderr() if ":" in spec.name else nullcontext():
             model = factory(**arguments)
-    except Exception as error:  # a factory is foreign code, which can raise anything
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a factory is foreign code, which can raise anything, or call sys.exit
         problem = " ".join(f"{type(error).__name__}: {error}".split())
         raise ModelError(
             f"{spec.name} failed to build: {problem}; check model and model_arguments"
@@ -108,7 +110,9 @@ def _user_factory(name: str) -> Callable[..., Any]:
         with stdout_to_stderr():
             module = importlib.import_module(module_name)
             function = getattr(module, function_name, None)  # a lazy package imports more at this point
-    except Exception as error:  # importing runs foreign code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing runs foreign code, such as a script that ends with sys.exit
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
             problem = f"there is no module {error.name!r}; run from the folder that holds it, or install it"
         else:

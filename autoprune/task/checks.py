@@ -9,6 +9,7 @@ from autoprune.config import Config, DataPaths
 from autoprune.errors import ConfigError, DataError
 from autoprune.space.file import SpaceFile
 
+_OTHER_NUMBER = "give that, or omit --num-classes (YAML: num_classes)"
 _HINT = "`autoprune demo` shows all the steps without any data"
 
 
@@ -24,8 +25,8 @@ def pick_device(config: Config) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(config.device)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        torch.zeros(1, device=device).item()  # `meta` has tensors too, but no values
+    except (RuntimeError, AssertionError, ImportError) as error:
         raise ConfigError(
             f"device {config.device!r} can't be used here; see `autoprune doctor`, or omit --device"
         ) from error
@@ -51,12 +52,13 @@ def refuse_missing(config: Config) -> None:
         raise ConfigError(f"no weights at {path}: give --weights FILE (YAML: weights); {_HINT}")
 
 
-def check_num_classes(num_classes: int | None, needed: int) -> None:
+def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER_NUMBER) -> None:
     """Refuses a detector with too few classes for the data.
 
     Args:
         num_classes: the user's number, background included; ``None`` takes that of the data.
         needed: largest category id of the data plus one.
+        remedy: what to do.
 
     Raises:
         ConfigError: labels of the data would be out of range.
@@ -64,7 +66,7 @@ def check_num_classes(num_classes: int | None, needed: int) -> None:
     if num_classes is not None and num_classes < needed:
         raise ConfigError(
             f"num_classes: {num_classes} is too few, the category ids of the data need {needed} with the "
-            "background; give that, or omit --num-classes (YAML: num_classes)"
+            f"background; {remedy}"
         )
 
 

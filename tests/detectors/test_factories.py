@@ -162,3 +162,28 @@ def test_what_a_factory_prints_goes_to_standard_error(my_package, capfd):
     )
     detectors.build(ModelSpec(name="mydetector:lazy", num_classes=2))
     assert capfd.readouterr() == ("", "importing\nlooking up\nbuilding\nbelow Python\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "shown"),
+    [("SystemExit(0)", "SystemExit: 0"), ("type('Odd', (BaseException,), {})('x')", "Odd: x")],
+)
+@pytest.mark.parametrize("place", ["module", "factory"])
+def test_a_detector_that_ends_the_program_is_refused(my_package, place, error, shown):
+    name = f"ends_{place}_{shown[0]}"
+    indent = "" if place == "module" else "    "
+    (my_package / f"{name}.py").write_text(f"def make():\n    pass\n{indent}raise {error}\n")
+    with pytest.raises(ModelError) as caught:
+        detectors.build(ModelSpec(name=f"{name}:make", num_classes=2))
+    assert name in one_line(caught)
+    assert shown in one_line(caught)
+
+
+@pytest.mark.parametrize("place", ["module", "factory"])
+def test_an_interrupt_while_a_detector_is_built_is_one(my_package, place):
+    indent = "" if place == "module" else "    "
+    (my_package / f"stopped_{place}.py").write_text(
+        f"def make():\n    pass\n{indent}raise KeyboardInterrupt\n"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        detectors.build(ModelSpec(name=f"stopped_{place}:make", num_classes=2))

@@ -28,9 +28,10 @@ def splits(tmp_path):
     return paths
 
 
-def test_a_device_that_is_not_there_is_refused():
-    with pytest.raises(ConfigError, match="device 'abacus' can't be used here"):
-        pick_device(make_config(device="abacus"))
+@pytest.mark.parametrize("name", ["abacus", "meta", "hpu", "xpu", "cuda:99", "privateuseone"])
+def test_a_device_that_is_not_there_or_holds_no_values_is_refused(name):
+    with pytest.raises(ConfigError, match=f"device '{name}' can't be used here"):
+        pick_device(make_config(device=name))
 
 
 def test_auto_takes_the_gpu_where_there_is_one(monkeypatch):
