@@ -104,7 +104,7 @@ def _bar(items: Iterable[T], description: str, total: int | None, console: "Cons
     )
 
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),
@@ -125,4 +125,4 @@ def _lines(items: Iterable[T], description: str, total: int | None, console: "Co
         if now - last >= PLAIN_INTERVAL_S:
             last = now
             remaining = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
-            console.print(f"{description}: {done}/{total or '?'}{remaining}", highlight=False)
+            console.print(f"{description}: {done}/{total or '?'}{remaining}", highlight=False, markup=False)

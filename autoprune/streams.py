@@ -1,13 +1,73 @@
-"""Keeps standard output for results: what foreign code prints there goes to standard error."""
+"""Standard output is for results, which foreign code keeps out of, and its loss does not end the work."""
 
 import contextlib
 import ctypes
+import io
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TextIO
 
 STDOUT, STDERR = 1, 2
+
+
+class _Descriptor(io.FileIO):
+    """A standard stream that drops what it is given from its first failure on, and says why it failed."""
+
+    def __init__(self, number: int, on_loss: Callable[[OSError], None]) -> None:
+        super().__init__(number, "w", closefd=False)
+        self._on_loss = on_loss
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            _discard(self.fileno())
+            self._on_loss(error)
+            return memoryview(data).nbytes
+
+
+@contextmanager
+def lasting_streams(on_loss: Callable[[OSError], None]) -> Iterator[None]:
+    """Keeps the process's standard streams usable inside the block, whatever happens to their other end.
+
+    A stream that was closed before the start, whose reader goes away or whose disk is full, is as if it were
+    /dev/null. A character that the stream's encoding lacks is written as an escape. Streams that were
+    replaced, as in a notebook, are left alone.
+
+    Args:
+        on_loss: called when standard output is lost, with the reason.
+    """
+    before = sys.stdout, sys.stderr
+    if sys.stdout is sys.__stdout__:
+        sys.stdout = _lasting(sys.stdout, STDOUT, on_loss)
+    if sys.stderr is sys.__stderr__:
+        sys.stderr = _lasting(sys.stderr, STDERR, lambda error: None)
+    try:
+        yield
+    finally:
+        _flush(sys.stdout, sys.stderr)
+        sys.stdout, sys.stderr = before
+
+
+def _lasting(stream: Any, number: int, on_loss: Callable[[OSError], None]) -> TextIO:
+    if stream is None:  # closed: the next file that is opened would get its number, and what C code prints
+        _discard(number)
+    return io.TextIOWrapper(
+        io.BufferedWriter(_Descriptor(number, on_loss)),
+        encoding=getattr(stream, "encoding", "utf-8"),
+        errors="backslashreplace",
+        line_buffering=getattr(stream, "line_buffering", True) or getattr(stream, "write_through", False),
+    )
+
+
+def _discard(number: int) -> None:
+    """Points a descriptor to /dev/null."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
 
 
 @contextmanager
@@ -17,30 +77,31 @@ def stdout_to_stderr() -> Iterator[None]:
     Both levels are redirected: ``sys.stdout``, and the file descriptor below it, to which C code writes and
     loggers that were made earlier. It holds for the whole process: other threads print there too meanwhile.
     """
-    with contextlib.redirect_stdout(sys.stderr), _descriptor_to_stderr():
+    streams = (sys.stdout, sys.__stdout__, sys.stderr)
+    with contextlib.redirect_stdout(sys.stderr), _descriptor_to_stderr(streams):
         yield
 
 
 @contextmanager
-def _descriptor_to_stderr() -> Iterator[None]:
+def _descriptor_to_stderr(streams: Sequence[TextIO | None]) -> Iterator[None]:
     try:
         saved = os.dup(STDOUT)
     except OSError:  # a process without standard output
         yield
         return
     try:
-        _flush()
+        _flush(*streams)
         os.dup2(STDERR, STDOUT)
         yield
     finally:
-        _flush()
+        _flush(*streams)
         os.dup2(saved, STDOUT)
         os.close(saved)
 
 
-def _flush() -> None:
-    """Empties the buffers above the descriptor: Python's, and that of the C library."""
-    for stream in (sys.__stdout__, sys.stderr):
+def _flush(*streams: TextIO | None) -> None:
+    """Empties the buffers above the descriptors: Python's, and that of the C library."""
+    for stream in streams:
         if stream is not None:
             with contextlib.suppress(OSError, ValueError):  # closed, or its reader has gone
                 stream.flush()

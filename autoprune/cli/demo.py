@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.terminal import tell, working
+from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config, make_config
 from autoprune.data import demo_detector
 from autoprune.errors import AutopruneError, ConfigError
@@ -81,7 +81,7 @@ def demo(
         with _part(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)
         with _part(2, "Dense detector", "a RetinaNet on ResNet-18, trained on such images"):
-            weights = _train(out, data) if train else demo_detector.WEIGHTS
+            weights = _train(out, data, threads) if train else demo_detector.WEIGHTS
         config = _config(out, data, weights, seed, budget_gflops, threads)
         budgets = ", ".join(config.budget_gflops)
         with _part(3, "Search", _SEARCH.format(trials=config.trials, budgets=budgets)):
@@ -92,12 +92,11 @@ def demo(
             exported = _export(recovered[-1], out / "detector")
             rows, sibling, lines = _compare(config, compared, recovered)
         picture = _draw(result, sibling, out)
-        console.print(
-            comparison_table(rows, title=f"{TEST_IMAGES} test images that training and search never saw")
-        )
-        console.print(_LEGEND.format(steps=config.steps) + "\n", markup=False)
+        title = f"{TEST_IMAGES} test images that training and search never saw"
+        show_table(console, comparison_table(rows, title))
+        console.print(_LEGEND.format(steps=config.steps) + "\n")
         for line in lines:
-            console.print(line, markup=False)
+            console.print(line)
         console.print()
         files = {
             "detector": exported / WEIGHTS_FILE,
@@ -231,7 +230,7 @@ def _report(out: Path) -> Path:
     return out / REPORT_FILE
 
 
-def _train(out: Path, data: Path) -> Path:
+def _train(out: Path, data: Path, threads: int | None = None) -> Path:
     """Trains the dense detector from scratch, as `scripts/train_demo_detector.py` does."""
     import torch
 
@@ -243,6 +242,8 @@ def _train(out: Path, data: Path) -> Path:
     weights = out / "dense.safetensors"
     if weights.exists():
         return weights
+    if threads is not None:
+        torch.set_num_threads(threads)
     model = build(demo_detector.MODEL)
     images = open_data(data, "train", resize_rule(model))
     settings = TrainSettings(**demo_detector.TRAINING)

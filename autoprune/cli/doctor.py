@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 from autoprune import __version__
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import show_table, working
 from autoprune.errors import AutopruneError
 
 PACKAGES = ("torch", "torchvision", "numpy", "optuna", "ray", "pycocotools", "pydantic", "safetensors")
@@ -52,7 +52,7 @@ def doctor(
         checks = [*(probe() for probe in _PROBES), _disk(out)]
         for check in checks:
             table.add_row("FAIL" if check.remedy else "ok", check.name, check.result)
-        console.print(table)
+        show_table(console, table)
         failed = [check for check in checks if check.remedy]
         if failed:
             raise AutopruneError("; ".join(f"{check.name}: {check.remedy}" for check in failed))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.terminal import output, tell
+from autoprune.cli.terminal import output, show_table, tell
 from autoprune.report.entries import (
     budgets_of,
     outcome_lines,
@@ -48,7 +48,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
     trials, dense = trial_entries(result)
     if trials and dense is not None:
         shown = [entry for entry in trials if every or entry.on_front or entry.kind != "searched"]
-        console.print(front_table(shown, dense, title=f"front of {result.run}"))
+        show_table(console, front_table(shown, dense, title=f"front of {result.run}"))
         plot_front(
             result.run / FRONT_PICTURE,
             trials,
@@ -57,9 +57,9 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
             f"{result.run}: {len(trials)} trials",
         )
     for line in outcome_lines(result):
-        console.print(line, markup=False)
+        console.print(line)
     if (check := load_check(result.run)) is not None:
-        console.print(check.verdict, markup=False)
+        console.print(check.verdict)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / FRONT_PICTURE}")
         tell(console, f"full report: autoprune report {result.run}")

@@ -1,5 +1,6 @@
 """The program `autoprune`: runs a command, and turns every error into one line and an exit code."""
 
+import errno
 import sys
 import traceback
 import warnings
@@ -23,14 +24,19 @@ from autoprune.cli.schema import schema
 from autoprune.cli.search import search
 from autoprune.cli.settings import with_new_flags
 from autoprune.cli.space import space
-from autoprune.cli.terminal import problems
+from autoprune.cli.terminal import problems, widen_columns
 from autoprune.cli.train import train
-from autoprune.errors import AutopruneError
+from autoprune.errors import AutopruneError, ConfigError
+from autoprune.streams import lasting_streams
 
 USAGE_ERROR = 2
 FAILURE = 1
 INTERRUPTED = 130
+READER_GONE = 141
+"""As of a program that the signal of a broken pipe ended."""
+UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES)
 RESUMABLE = {"demo", "recover", "search", "train"}
+PRINTERS = {"doctor", "eval", "front", "inspect", "latency", "schema"}  # standard output is all they are for
 
 app = typer.Typer(
     name="autoprune",
@@ -90,9 +96,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command and its arguments; default: those of this process.
 
     Returns:
-        0, 2 for invalid input, 130 after Ctrl-C, 1 for any other failure.
+        0, 2 for invalid input, 130 after Ctrl-C, 141 where the reader of a table has gone, 1 for any other
+        failure.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    works = _is_command(arguments) and arguments[0] not in PRINTERS
+    losses: list[OSError] = []
+
+    def report_loss(error: OSError) -> None:
+        losses.append(error)
+        if works:
+            problems().print(
+                f"warning: standard output can't be written ({error.strerror}); the work goes on without it"
+            )
+
+    widen_columns()
+    with lasting_streams(report_loss):
+        code = _run(arguments)
+        sys.stdout.flush()
+        if not losses or works:
+            return code
+        if isinstance(losses[0], BrokenPipeError):  # `| head` has read enough
+            return code or READER_GONE
+        return _stop(f"error: standard output can't be written: {losses[0].strerror}", code or FAILURE)
+
+
+def _run(arguments: list[str]) -> int:
+    """Runs one command, and turns whatever ends it into an exit code."""
     # `--debug` is accepted anywhere; typer alone would only take it before the command
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -100,13 +130,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not debug:
             _quiet()
         try:
+            _refuse_empty(arguments)
             arguments = with_new_flags(arguments)
             code = typer.main.get_command(app).main(
                 arguments or ["--help"], prog_name="autoprune", standalone_mode=False
             )
         except (KeyboardInterrupt, typer.Abort):
             return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
-        except Exception as error:
+        except BaseException as error:  # foreign code, such as a user's detector, may call sys.exit
             if debug:
                 traceback.print_exc()
             return _report(error, arguments)
@@ -115,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code if isinstance(code, int) else 0
 
 
-def _report(error: Exception, arguments: Sequence[str]) -> int:
+def _report(error: BaseException, arguments: Sequence[str]) -> int:
     """Prints one line about ``error`` and returns the exit code."""
     if isinstance(error, AutopruneError):
         return _stop(f"error: {_one_line(str(error))}", error.exit_code)
@@ -127,7 +158,11 @@ def _report(error: Exception, arguments: Sequence[str]) -> int:
         return _stop(
             f"error: {_one_line(message()).rstrip('.')}; see `autoprune {command}--help`", USAGE_ERROR
         )
+    if isinstance(error, OSError) and error.errno in UNUSABLE_PATH and error.filename is not None:
+        return _stop(f"error: {error.filename}: {error.strerror}; give another path", USAGE_ERROR)
     text = _one_line(str(error)) or "no message"
+    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+        return _stop("error: out of memory; take fewer images at once (--batch, --batch-size)", FAILURE)
     return _stop(f"error: {type(error).__name__}: {text}; run with --debug for the traceback", FAILURE)
 
 
@@ -138,6 +173,23 @@ def _stop(line: str, code: int) -> int:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())
+
+
+def _refuse_empty(arguments: Sequence[str]) -> None:
+    """Refuses an empty argument, as of a variable that is not set: as a path it would be the current folder.
+
+    Raises:
+        ConfigError: names the flag.
+    """
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        name, equals, value = argument.partition("=")
+        if not argument or (name.startswith("--") and equals and not value):
+            flag = name or before
+            if flag.startswith("-"):
+                raise ConfigError(f"the value after {flag} is empty; give one, or omit {flag}")
+            raise ConfigError("an argument is empty; give a value, or omit it")
+        if "\0" in argument:
+            raise ConfigError(f"{argument!r} holds a NUL byte, which no path or name can; remove it")
 
 
 def _is_command(arguments: Sequence[str]) -> bool:

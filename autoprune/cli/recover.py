@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.settings import PANELS, with_config
-from autoprune.cli.terminal import tell, working
+from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
 from autoprune.report.entries import kind_of
 from autoprune.report.tables import Entry, comparison
@@ -49,7 +49,7 @@ def recover(
             )
             for item in recovered
         ]
-        console.print(comparison(rows, title="after full recovery, on val"))
+        show_table(console, comparison(rows, title="after full recovery, on val"))
         for item in recovered:
             tell(console, f"wrote {item.folder}")
         tell(console, f"next: autoprune export {recovered[0].folder} --to detector")

@@ -41,7 +41,7 @@ def report(
     if png:
         trials, dense = trial_entries(summary.result)
         if dense is None:
-            console.print("no front.png: the dense detector is not measured yet", markup=False)
+            console.print("no front.png: the dense detector is not measured yet")
         else:
             title = f"{run}: {len(trials)} complete trials"
             plot_front(page.with_name(FRONT_PICTURE), trials, dense, budgets_of(summary.result), title)

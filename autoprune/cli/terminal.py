@@ -4,13 +4,24 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from rich.console import Console
+from rich.segment import Segments
+from rich.table import Table
 
 from autoprune import progress
 from autoprune.streams import stdout_to_stderr
 
 PIPE_WIDTH = 240
+TABLE_WIDTH = 80
+"""The least that tables need: a narrower one would lose names and figures."""
+
+
+def widen_columns() -> None:
+    """Raises the variable COLUMNS to `TABLE_WIDTH` where it says less; at 0, rich would print nothing."""
+    if (columns := os.environ.get("COLUMNS", "")).isdecimal() and int(columns) < TABLE_WIDTH:
+        os.environ["COLUMNS"] = str(TABLE_WIDTH)
 
 
 def output() -> Console:
@@ -20,19 +31,28 @@ def output() -> Console:
     """
     silent = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("RANK") != "0"
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    width = PIPE_WIDTH if piped else None
-    # without emoji=False, rich would replace `:b:` in a path or a detector's name
-    return Console(width=width, soft_wrap=piped, highlight=False, emoji=False, quiet=silent)
+    return _console(width=PIPE_WIDTH if piped else None, soft_wrap=piped, quiet=silent)
 
 
 def problems() -> Console:
     """The console of standard error, for messages of one line."""
-    return Console(stderr=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
+    return _console(stderr=True, soft_wrap=True)
+
+
+def _console(**options: Any) -> Console:
+    """A console that prints text as it is: no markup from `[b]`, no emoji from `:b:` in a path or a name."""
+    return Console(**options, highlight=False, markup=False, emoji=False)
 
 
 def tell(console: Console, line: str) -> None:
     """Prints a line with paths or commands as one line whatever the width, so that it can be copied."""
-    console.print(line, markup=False, soft_wrap=True)
+    console.print(line, soft_wrap=True)
+
+
+def show_table(console: Console, table: Table) -> None:
+    """Prints a table; a terminal narrower than `TABLE_WIDTH` wraps its lines."""
+    options = console.options.update(width=max(console.width, TABLE_WIDTH))
+    console.print(Segments(console.render(table, options)), soft_wrap=True)
 
 
 @contextmanager

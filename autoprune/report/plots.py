@@ -90,7 +90,8 @@ def front_figure(
         _label(axes, entry)
     axes.set_xlabel("GFLOPs (multiply-adds) of one image")
     axes.set_ylabel("mAP at IoU 0.50:0.95, points")
-    axes.set_title(title, loc="left", fontsize=11, pad=16)  # above the labels of the budgets
+    # above the labels of the budgets; a `$` in a path is no formula
+    axes.set_title(title, loc="left", fontsize=11, pad=16, parse_math=False)
     axes.grid(visible=True, color="#e6e6e6", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)

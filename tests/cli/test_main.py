@@ -1,7 +1,11 @@
 """Every error is one line and an exit code; help is quick and teaches."""
 
+import os
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -113,3 +117,103 @@ def test_each_command_explains_itself_with_an_example(autoprune: Run, command: s
     outcome = autoprune(command, "--help")
     assert outcome.code == 0
     assert f"Example: autoprune {command}" in " ".join(outcome.out.split())
+
+
+def test_a_detector_that_calls_exit_is_a_failure(autoprune: Run, failing: Any) -> None:
+    failing(raiser(SystemExit(0)))
+    outcome = autoprune("boom")
+    assert outcome.code == 1
+    assert outcome.err == "error: SystemExit: 0; run with --debug for the traceback\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fragments"),
+    [
+        (["report", "run", "--to", ""], ["--to", "empty"]),
+        (["report", "run", "--to="], ["--to", "empty"]),
+        (["search", "--out", ""], ["--out", "empty"]),
+        (["report", ""], ["empty"]),
+        (["report", "a\0b"], [r"a\x00b", "NUL"]),
+        (["report", "x" * 300], ["xxx", "too long", "another path"]),
+    ],
+)
+def test_what_can_be_no_path_is_refused(autoprune: Run, arguments: list[str], fragments: list[str]) -> None:
+    assert autoprune(*arguments).is_refusal(*fragments)
+
+
+@pytest.mark.parametrize(
+    "error", [MemoryError(), RuntimeError("CPU out of memory"), RuntimeError("x: can't allocate memory: y")]
+)
+def test_a_lack_of_memory_names_what_to_lower(autoprune: Run, failing: Any, error: Exception) -> None:
+    failing(raiser(error))
+    outcome = autoprune("boom")
+    assert outcome.code == 1
+    assert outcome.err == "error: out of memory; take fewer images at once (--batch, --batch-size)\n"
+
+
+@pytest.mark.parametrize("columns", ["0", "20"])
+def test_a_narrow_window_shows_all_of_the_help(
+    autoprune: Run, monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert "--policy" in autoprune("schema", "--help").out
+
+
+COMMAND = """
+import os, sys, typer
+from autoprune.cli import main as module
+def work():
+    with open(sys.argv[2], "w") as file:
+        for number in range(3):
+            print("→ step", number, flush=True)
+            os.write(1, b"by C\\n")
+        file.write("done")
+module.app = typer.Typer()
+module.app.callback()(module.root)
+module.app.command(sys.argv[1])(work)
+sys.exit(module.main([sys.argv[1]]))
+"""
+WARNING = "warning: standard output can't be written ({}); the work goes on without it\n"
+BROKEN, FULL = "Broken pipe", "No space left on device"
+
+
+@pytest.mark.parametrize(
+    ("command", "state", "code", "err"),
+    [
+        ("search", "broken", 0, WARNING.format(BROKEN)),
+        ("search", "full", 0, WARNING.format(FULL)),
+        ("search", "closed", 0, ""),
+        ("front", "broken", 141, ""),
+        ("front", "full", 1, f"error: standard output can't be written: {FULL}\n"),
+        ("front", "closed", 0, ""),
+    ],
+)
+def test_the_work_is_done_whatever_happens_to_standard_output(
+    tmp_path: Path, command: str, state: str, code: int, err: str
+) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    to = {"broken": "", "full": "> /dev/full", "closed": ">&-"}[state]
+    words = [sys.executable, "-c", COMMAND, command, str(tmp_path / "file")]
+    done = subprocess.run(
+        ["sh", "-c", f'exec "$@" {to}', "sh", *words],
+        stdout=write,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(write)
+    assert (done.returncode, done.stderr) == (code, err)
+    assert (tmp_path / "file").read_text() == "done"
+
+
+def test_characters_that_the_terminal_lacks_are_escaped(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", COMMAND, "front", str(tmp_path / "file")],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert r"\u2192 step 0" in done.stdout.splitlines()

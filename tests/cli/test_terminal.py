@@ -3,8 +3,18 @@
 import pytest
 from rich.table import Table
 
-from autoprune.cli.terminal import PIPE_WIDTH, output, problems, tell, working
+from autoprune.cli.terminal import (
+    PIPE_WIDTH,
+    TABLE_WIDTH,
+    output,
+    problems,
+    show_table,
+    tell,
+    widen_columns,
+    working,
+)
 from autoprune.progress import say, track
+from autoprune.report.tables import Entry, front
 
 LONG = "/data/" + "x" * 300 + "/[bold]:car:.yaml"
 
@@ -58,3 +68,53 @@ def test_otherwise_progress_is_on_standard_output(capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert captured.out == "from the command\nfrom the work\n"
     assert captured.err == ""
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "40"])
+def test_a_table_keeps_every_name_and_figure_in_a_narrow_window(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    entries = [
+        Entry(f"trial {number}", "searched", 0.1 + number / 100, 2.5, 7.5, on_front=True, origin="uniform")
+        for number in range(2)
+    ]
+    monkeypatch.setenv("COLUMNS", columns)
+    widen_columns()
+    show_table(output(), front(entries, Entry("dense", "dense", 0.4, 5.0, 10.0), title="front of runs/mine"))
+    lines = capsys.readouterr().out.splitlines()
+    for number, score in enumerate(("10.0", "11.0")):
+        (row,) = (line for line in lines if f"trial {number}" in line)
+        assert {"uniform", score, "2.50", "(50%)", "7.50"} <= set(row.split())
+
+
+def test_a_table_is_wider_than_a_narrow_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    console = output()
+    console.width = 30
+    table = Table("name", "figure", box=None)
+    table.add_row("n" * 30, "12345")
+    show_table(console, table)
+    assert capsys.readouterr().out.split()[-2:] == ["n" * 30, "12345"]
+
+
+@pytest.mark.parametrize("columns", ["0", "20", "40", "200"])
+def test_the_variable_is_raised_to_what_a_table_needs(monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    widen_columns()
+    assert output().width == max(int(columns), TABLE_WIDTH)
+
+
+@pytest.mark.parametrize(
+    "text", ["runs/a[/b]", "[red]x", "[bold]RBC[/]", "[link=x]y[/link]", ":car:", "[@click=f]z"]
+)
+def test_what_users_name_is_printed_as_it_is(capsys: pytest.CaptureFixture[str], text: str) -> None:
+    table = Table("category", title=text, title_justify="left")
+    table.add_row(text)
+    with working() as console:
+        console.print(text)
+        show_table(console, table)
+        say(text)
+        list(track([1], text))
+    problems().print(text)
+    captured = capsys.readouterr()
+    assert captured.out.count(text) == 4
+    assert captured.err == f"{text}\n"

@@ -97,3 +97,8 @@ def test_budgets_are_labeled_by_their_fraction_unless_they_are_too_close() -> No
     axes = plots.front_figure(ENTRIES, DENSE, budgets_gflops=[3.7, 3.6, 1.85]).axes[0]
     labels = [(text.get_text(), text.xy[0]) for text in axes.texts if text.get_text().endswith("%")]
     assert labels == [("50%", 3.7), ("25%", 1.85)]
+
+
+def test_a_path_in_the_title_is_no_formula(tmp_path: Path) -> None:
+    plots.plot_front(tmp_path / "front.png", ENTRIES, DENSE, title=r"runs/$a\b$")
+    assert (tmp_path / "front.png").is_file()
