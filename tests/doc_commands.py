@@ -93,6 +93,8 @@ def parse_autoprune(arguments: list[str]) -> None:
     """Parses by the command line's own parser, and validates the settings; runs nothing."""
     command = command_of(arguments)
     given = command.make_context(arguments[0], arguments[1:]).params
+    if "config" not in given:  # a command without settings
+        return
     fields = {name: given[name] for name in Config.model_fields if given.get(name) is not None}
     if "model_arguments" in fields:
         fields["model_arguments"] = json.loads(fields["model_arguments"])

@@ -30,6 +30,7 @@ from autoprune.space.file import GroupRule
 from .doc_commands import (
     PAGES,
     ROOT,
+    Block,
     blocks,
     blocks_in,
     check,
@@ -53,6 +54,10 @@ COMMAND_LINES = [
     for page in PAGES
     for block in blocks(page, "bash")
     for command in commands(block)
+] + [
+    pytest.param(command, id=f"help of {name}")
+    for name, (_, example) in COMMANDS.items()
+    for command in commands(Block(ROOT / "autoprune/cli/main.py", "bash", example.split(">")[0]))
 ]
 
 

@@ -1,9 +1,12 @@
 """The detectors that a user names on the command line: by name, by policy file, or by folder."""
 
-from dataclasses import dataclass
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from autoprune.cli.settings import refuse_useless
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
 from autoprune.progress import say
@@ -36,6 +39,13 @@ class NamedDetector:
     spec: ModelSpec
     policy: "Policy | None" = None
     folder: Path | None = None
+
+    @property
+    def settings(self) -> set[str]:
+        """Fields of `Config` that add to it: a policy says the architecture, a folder the weights as well."""
+        if self.folder is not None:
+            return set()
+        return {"weights"} if self.policy is not None else {"weights", "model_arguments", "num_classes"}
 
 
 def resolve(argument: str | None, config: Config) -> NamedDetector:
@@ -71,6 +81,35 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         norm="frozen" if config.norm == "freeze" else "batch",
     )
     return NamedDetector(name, spec)
+
+
+def resolve_all(arguments: Sequence[str], config: Config, flags: Iterable[str]) -> list[NamedDetector]:
+    """Resolves the detectors that a user named, or ``config.model`` where there is none.
+
+    Args:
+        arguments: the texts that the user gave.
+        config: settings of dense detectors.
+        flags: the options that were given on the command line; one of a detector must be of use to one.
+
+    Raises:
+        ConfigError: a path holds no policy, a detector is given twice, or a flag does nothing.
+        PolicyError: a policy can't be read.
+    """
+    if not arguments:
+        return [resolve(None, config)]
+    named = [resolve(argument, config) for argument in arguments]
+    places = [os.path.realpath(argument) for argument in arguments]
+    if twice := [place for place in places if places.count(place) > 1]:
+        again = arguments[places.index(twice[0])]
+        raise ConfigError(f"{again} is given twice; name each detector once")
+    useful = set().union(*(detector.settings for detector in named))
+    useless = {"model", "weights", "model_arguments", "num_classes"} - useful
+    refuse_useless(flags, useless, f"with {arguments[0]}, which says it already; omit one of them")
+    labels = [detector.label for detector in named]
+    return [
+        replace(detector, label=argument) if labels.count(detector.label) > 1 else detector
+        for detector, argument in zip(named, arguments, strict=True)
+    ]
 
 
 def build_dense(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec]":

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve
+from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve_all
 from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
 from autoprune.report.tables import points
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 @with_config("Detector", "Data", "Machine", but=("input_size", "seed"))
 def evaluate(
     config: Config,
+    flags: set[str],
     detector: Annotated[
         str | None,
         typer.Argument(
@@ -43,7 +44,7 @@ def evaluate(
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
-        model, images = _open(detector, config, split)
+        model, images = _open(detector, config, flags, split)
         content = measure(model.to(device), images, device, batch_size).to_dict()
         if not as_json:
             _show(console, content, split)
@@ -51,11 +52,13 @@ def evaluate(
         print(json.dumps(content, indent=2))
 
 
-def _open(argument: str | None, config: Config, split: str) -> "tuple[nn.Module, Split]":
+def _open(argument: str | None, config: Config, flags: set[str], split: str) -> "tuple[nn.Module, Split]":
     """The detector in eval mode, and the images at its input size."""
+    from autoprune.task.checks import check_num_classes, refuse_missing
+
     if argument is None and config.weights is not None and Path(config.weights).is_dir():
-        argument = config.weights
-    detector = resolve(argument, config)
+        argument, flags = config.weights, flags - {"weights"}
+    detector = resolve_all([] if argument is None else [argument], config, flags)[0]
     if detector.folder is not None:
         from autoprune.export import load
 
@@ -63,14 +66,15 @@ def _open(argument: str | None, config: Config, split: str) -> "tuple[nn.Module,
         run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
             config = config.model_copy(update={"data": run.data})
-        return model, open_split(config, split, model)
-    from autoprune.task.checks import refuse_missing
-
-    refuse_missing(config)
-    model, _ = build_dense(detector, config)
-    if detector.policy is not None:
-        model = detector.policy.apply(model)
-    return model, open_split(config, split, model)
+        spec = detector.spec
+    else:
+        refuse_missing(config)
+        model, spec = build_dense(detector, config)
+        if detector.policy is not None:
+            model = detector.policy.apply(model)
+    images = open_split(config, split, model)
+    check_num_classes(spec.num_classes, images.num_classes, "give --data with the detector's own classes")
+    return model, images
 
 
 def _show(console: "Console", content: dict[str, Any], split: str) -> None:
@@ -84,4 +88,4 @@ def _show(console: "Console", content: dict[str, Any], split: str) -> None:
         table.add_column("points", justify="right")
         for name, value in values.items():
             table.add_row(name, points(value))
-        console.print(table)
+        show_table(console, table)

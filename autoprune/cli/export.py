@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from autoprune.cli.detectors import config_of_run, open_split
-from autoprune.cli.settings import parse_size, with_config
+from autoprune.cli.settings import PANELS, parse_size, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
@@ -24,6 +24,7 @@ Format = Literal["safetensors", "onnx", "pt2"]
 @with_config("Data", "threads")
 def export(
     config: Config,
+    flags: set[str],
     source: Annotated[
         Path,
         typer.Argument(metavar="RUN|DIR", help="A run directory, or the folder of one recovered detector."),
@@ -80,13 +81,18 @@ def export(
     from autoprune.files import write_text
     from autoprune.policy import Policy
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
+    from autoprune.task.checks import pick_device
 
+    pick_device(config)  # for --threads
     raw_heads = raw_heads or format == "pt2"
     if raw_heads and format == "safetensors":
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
-    if images is not None and format == "safetensors":
-        raise ConfigError(
-            "an exported file is compared on --images; give --format onnx or --format pt2 too, or omit it"
+    if format == "safetensors":
+        reason = "without a file to compare; give --format onnx or --format pt2 too, or omit it"
+        refuse_useless(flags, {"images", "parity_images", *PANELS["Data"]}, reason)
+    if images is not None:
+        refuse_useless(
+            flags, PANELS["Data"], "with --images, on which the file is compared; omit one of them"
         )
     if size is not None and not raw_heads:
         raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")

@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, input_size_of, resolve
-from autoprune.cli.settings import with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.detectors import build_dense, input_size_of, resolve_all
+from autoprune.cli.settings import refuse_useless, with_config
+from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
+from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 @with_config("Detector")
 def inspect(
     config: Config,
+    flags: set[str],
     detector: Annotated[
         str | None,
         typer.Argument(
@@ -39,23 +41,31 @@ def inspect(
     if names:
         from autoprune import detectors
 
-        print("\n".join(detectors.names()))
+        refuse_useless(flags, flags - {"names", "as_json", "detector"}, "with --list; omit one of them")
+        if detector is not None:
+            raise ConfigError(f"--list names all detectors, and {detector} is one; omit one of them")
+        known = detectors.names()
+        print(json.dumps(known, indent=2) if as_json else "\n".join(known))
         return
     with working(quiet=as_json) as console:
-        report = _report(config, detector, policy)
+        report = _report(config, flags, detector, policy)
         if not as_json:
             _show(console, report)
     if as_json:
         print(json.dumps(report, indent=2))
 
 
-def _report(config: Config, argument: str | None, policy_file: Path | None) -> dict[str, Any]:
+def _report(
+    config: Config, flags: set[str], argument: str | None, policy_file: Path | None
+) -> dict[str, Any]:
     """The report, as plain values."""
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze
     from autoprune.policy import Policy
 
-    detector = resolve(argument, config)
+    detector = resolve_all([] if argument is None else [argument], config, flags)[0]
+    if detector.policy is not None:
+        refuse_useless(flags, {"policy"}, f"with {argument}, which has a policy; omit one of them")
     policy = detector.policy if policy_file is None else Policy.load(policy_file)
     model, spec = build_dense(detector, config)
     size = input_size_of(detector, model, config)
@@ -113,7 +123,7 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
     spec, pruned = report["model"], report["pruned"]
     height, width = report["input_size"]
     console.print(
-        f"[bold]{spec['name']}[/], {spec['num_classes']} classes with the background, {spec['norm']} norms, "
+        f"{spec['name']}, {spec['num_classes']} classes with the background, {spec['norm']} norms, "
         f"counted at {height}x{width}"
     )
     after = {name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})" for name in pruned or ()}
@@ -124,14 +134,14 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
     prunable = [group for group in report["groups"] if group["prunable"]]
     frozen = [group for group in report["groups"] if not group["prunable"]]
     if prunable:
-        console.print(_table(prunable, with_kept=pruned is not None))
+        show_table(console, _table(prunable, with_kept=pruned is not None))
     channels, kept = (sum(group[key] for group in prunable) for key in ("width", "kept"))
     after_all = f" → {kept}" if pruned else ""
     console.print(f"{len(prunable)} channel groups can be pruned: {channels}{after_all} channels")
     if frozen:
         console.print(f"{len(frozen)} are frozen:")
     for group in frozen:
-        console.print(f"  {group['name']} ({group['width']}): {group['reason']}", markup=False)
+        console.print(f"  {group['name']} ({group['width']}): {group['reason']}")
 
 
 def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":

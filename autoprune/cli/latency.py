@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve
+from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve_all
 from autoprune.cli.settings import parse_size, with_config
-from autoprune.cli.terminal import tell, working
+from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config, Runtime
 from autoprune.errors import ConfigError
 
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     Stages = Mapping[str, Latency]
 
 
-@with_config("Detector", "Machine", but=("seed", "input_size"))
+@with_config("Detector", "Machine", but=("seed", "input_size"), useless=("model",))
 def latency(
     config: Config,
+    flags: set[str],
     detectors: Annotated[
         list[str],
         typer.Argument(
@@ -44,7 +45,7 @@ def latency(
             help="Where the network runs. All but torch time the raw heads of a one-stage detector, as ONNX.",
         ),
     ] = "torch",
-    batch: Annotated[int, typer.Option("--batch", min=1, help="Images per forward pass.")] = 1,
+    batch: Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Images per forward pass.")] = 1,
     size: Annotated[
         str | None,
         typer.Option(
@@ -85,10 +86,7 @@ def latency(
 
     device = pick_device(config)
     with working(quiet=as_json) as console, ExitStack() as stack:
-        named = [resolve(argument, config) for argument in detectors]
-        labels = [detector.label for detector in named]
-        if twice := [label for label in labels if labels.count(label) > 1]:
-            raise ConfigError(f"{twice[0]} is given twice; name each detector once")
+        named = resolve_all(detectors, config, flags)
         folders = {detector.label: detector.folder for detector in named if detector.folder is not None}
         if record and not folders:
             raise ConfigError("--record writes into folders of detectors, and none is given; omit it")
@@ -170,7 +168,7 @@ def _show(console: "Console", latencies: "Mapping[str, Stages]", title: str) -> 
     for name, stages in latencies.items():
         cells = [_cell(stages[stage], stage == NETWORK) if stage in stages else "-" for stage in present]
         table.add_row(name, *cells, f"{stages[NETWORK].median_ms / first:.0%}")
-    console.print(table)
+    show_table(console, table)
 
 
 def _cell(value: "Latency", with_spread: bool) -> str:

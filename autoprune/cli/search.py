@@ -3,8 +3,8 @@
 from typing import TYPE_CHECKING
 
 from autoprune.cli.front import show_result
-from autoprune.cli.settings import PANELS, with_config
-from autoprune.cli.terminal import working
+from autoprune.cli.settings import PANELS, refuse_useless, with_config
+from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
 
 if TYPE_CHECKING:
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @with_config(*PANELS)
-def search(config: Config) -> None:
+def search(config: Config, flags: set[str]) -> None:
     """Search for the policies with the most mAP within a budget; the same command resumes a run.
 
     Each trial prunes the detector by one policy, reconstructs it, recovers it for a few steps, and measures
@@ -23,10 +23,19 @@ def search(config: Config) -> None:
     from autoprune.recovery.proxy_check import load_check
     from autoprune.search.pipeline import search as run
 
+    if config.engine != "ray":
+        refuse_useless(
+            flags, set(PANELS["Engine"]) - {"engine"}, "without --engine ray; give both, or omit it"
+        )
+    if config.budget_latency_ms is None and "latency_ms" not in config.objectives:
+        reason = "where no latency is measured; give --budget-latency-ms too, or omit it"
+        refuse_useless(flags, {"latency_runtime"}, reason)
+    if len(config.rungs) == 1:
+        refuse_useless(flags, {"rung_keep"}, "with one rung; give --rungs with several, or omit it")
     with working() as console:
         result = run(config)
         if config.check_proxies and (check := load_check(result.run)) is not None:
-            console.print(proxies_table(check))
+            show_table(console, proxies_table(check))
         show_result(console, result)
 
 

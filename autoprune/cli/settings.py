@@ -38,32 +38,45 @@ ConfigFile = Annotated[
 
 
 def with_config(
-    *panels: str, but: Iterable[str] = (), defaults: Mapping[str, Any] | None = None
+    *panels: str,
+    but: Iterable[str] = (),
+    useless: Iterable[str] = (),
+    defaults: Mapping[str, Any] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of panels and fields, as its argument ``config``.
+
+    A command with an argument ``flags`` also gets the names of all options that the user gave on the command
+    line, to refuse those that would do nothing.
 
     Args:
         *panels: keys of `PANELS`, or single fields.
         but: fields of these panels that the command does not use.
+        useless: others, which an earlier version took and ignored; the help omits them.
         defaults: fields with another default in this command.
     """
     fields = [name for item in panels for name in PANELS.get(item, (item,)) if name not in set(but)]
-    command_defaults = dict(defaults or {})
+    command_defaults, ignored = dict(defaults or {}), frozenset(useless)
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        others = [parameter for name, parameter in signature.parameters.items() if name != "config"]
+        own = {name: item for name, item in signature.parameters.items() if name not in ("config", "flags")}
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            config = _read({name: given.pop(name) for name in fields}, given.pop("config"), command_defaults)
+            values = {name: given.pop(name) for name in fields}
+            config = _read(values, given.pop("config"), command_defaults)
+            flags = {name for name, value in given.items() if value != own[name].default}
+            flags |= {name for name, value in values.items() if value is not None}
+            refuse_useless(flags, ignored, "in this command; omit it")
+            if "flags" in signature.parameters:
+                given["flags"] = flags
             command(config=config, **given)
 
         file = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
         )
-        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in others]
-        parameters = [*keywords, file, *(_option(name, command_defaults) for name in fields)]
+        keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
+        parameters = [*keywords, file, *(_option(name, command_defaults, name in ignored) for name in fields)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -74,6 +87,21 @@ def with_config(
 def flag(name: str) -> str:
     """The option of a field: ``budget_gflops`` is ``--budget-gflops``."""
     return "--" + name.replace("_", "-")
+
+
+def refuse_useless(flags: Iterable[str], names: Iterable[str], reason: str) -> None:
+    """Refuses options that would do nothing, rather than ignore them.
+
+    Args:
+        flags: names of the options that were given.
+        names: those that would do nothing.
+        reason: why, to follow ``--data does nothing``.
+
+    Raises:
+        ConfigError: one of them was given.
+    """
+    if useless := sorted(set(names).intersection(flags)):
+        raise ConfigError(f"{flag(useless[0])} does nothing {reason}")
 
 
 def with_new_flags(arguments: Sequence[str]) -> list[str]:
@@ -96,7 +124,7 @@ def with_new_flags(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _option(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
+def _option(name: str, defaults: Mapping[str, Any], hidden: bool) -> inspect.Parameter:
     """One field as a keyword parameter that typer turns into an option, ``None`` by default."""
     field = Config.model_fields[name]
     spelled = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
@@ -105,6 +133,7 @@ def _option(name: str, defaults: Mapping[str, Any]) -> inspect.Parameter:
         metavar=None if field.annotation is bool else _metavar(field),
         help=_help(field, defaults.get(name, field.get_default())),
         show_default=False,
+        hidden=hidden,
         rich_help_panel=SETTINGS[name].panel,
     )
     annotation: Any = Annotated[(bool if field.annotation is bool else str) | None, option]
@@ -174,11 +203,15 @@ def _parse(name: str, value: Any) -> Any:
     """Reads the fields that are written differently as flags and in YAML."""
     if name == "model_arguments":
         try:
-            return json.loads(value)
-        except json.JSONDecodeError as error:
+            arguments = json.loads(value)
+            problem = "" if isinstance(arguments, dict) else "it is no mapping"
+        except (ValueError, RecursionError) as error:
+            problem = getattr(error, "msg", str(error))
+        if problem:
             raise ConfigError(
-                f"--model-arguments must be JSON such as '{{\"min_size\": 192}}', not {value!r}: {error.msg}"
-            ) from error
+                f"--model-arguments must be JSON such as '{{\"min_size\": 192}}', not {value!r}: {problem}"
+            )
+        return arguments
     if name == "input_size":
         return list(parse_size(value, "--input-size"))
     return value

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoprune.cli.settings import with_config
+from autoprune.cli.settings import refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
@@ -22,6 +22,7 @@ from autoprune.errors import RunError
 )
 def space(
     config: Config,
+    flags: set[str],
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="YAML file to write.")] = Path(
         "space.yaml"
     ),
@@ -53,6 +54,7 @@ def space(
 
     The file is meant to be read and edited; `autoprune search --space FILE` searches it.
     """
+    from autoprune.files import replaceable
     from autoprune.latency.multiples import measure_multiples as measure
     from autoprune.search.plan import warm_criteria
     from autoprune.space.derive import derive_space, with_multiples
@@ -63,6 +65,9 @@ def space(
 
     if to.exists() and not force:
         raise RunError(f"{to} already exists and may hold your edits; give another --to, or --force")
+    replaceable(to)
+    if not measure_multiples:
+        refuse_useless(flags, {"latency_runtime"}, "without --measure-multiples; give both, or omit it")
     with working() as console:
         task = load_task(config)
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")

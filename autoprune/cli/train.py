@@ -23,6 +23,7 @@ DEFAULT_OUT = "runs/train"
     "Machine",
     "out",
     but=("distill", "distill_weighting", "distill_logits", "regrow_rounds", "reconstruct_images"),
+    useless=("input_size", "recalibration_images"),
     defaults={"out": DEFAULT_OUT},
 )
 def train(config: Config) -> None:

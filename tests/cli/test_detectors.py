@@ -1,5 +1,6 @@
 """What a user names on the command line becomes the detector meant: a name, a policy file, or a folder."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,14 @@ import pytest
 import torch
 
 from autoprune import progress
-from autoprune.cli.detectors import build_dense, config_of_run, input_size_of, open_split, resolve
+from autoprune.cli.detectors import (
+    build_dense,
+    config_of_run,
+    input_size_of,
+    open_split,
+    resolve,
+    resolve_all,
+)
 from autoprune.cli.terminal import output
 from autoprune.config import Config, make_config
 from autoprune.detectors import build, load_state
@@ -104,3 +112,30 @@ def test_a_recovered_folder_knows_its_run_and_others_do_not(checked_run: Path, t
     assert (run.steps, run.check_proxies) == (2, 4)
     assert config_of_run(tmp_path) is None
     assert config_of_run(checked_run / "policies" / "x") is None
+
+
+def test_detectors_of_one_name_have_labels_that_tell_them_apart(checked_run: Path, tmp_path: Path) -> None:
+    folder = best_recovered(checked_run)
+    copy = Path(shutil.copytree(folder, tmp_path / "recovered" / folder.name))
+    named = resolve_all([str(folder), str(copy), TINY.name], config(), set())
+    assert [detector.label for detector in named] == [str(folder), str(copy), TINY.name]
+    with pytest.raises(ConfigError, match="given twice"):
+        resolve_all([str(folder), f"{folder}/../{folder.name}"], config(), set())
+
+
+FLAGS = {"model", "model_arguments", "num_classes", "weights"}
+
+
+def test_flags_that_no_detector_takes_are_refused(checked_run: Path) -> None:
+    file = str(checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml")
+    folder = str(best_recovered(checked_run))
+    taken = {(): FLAGS, (TINY.name,): FLAGS - {"model"}, (file,): {"weights"}, (folder,): set()}
+    taken[folder, file] = {"weights"}
+    taken[folder, TINY.name] = FLAGS - {"model"}
+    for arguments, useful in taken.items():
+        for name in FLAGS:
+            if name in useful:
+                assert resolve_all(arguments, config(), {name, "data"})
+            else:
+                with pytest.raises(ConfigError, match=f"--{name.replace('_', '-')} does nothing with"):
+                    resolve_all(arguments, config(), {name, "data"})

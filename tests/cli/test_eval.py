@@ -137,3 +137,7 @@ def test_files_that_are_no_weights(autoprune: Run, tiny: list[str], tmp_path: Pa
 
 def test_a_device_that_does_not_exist(autoprune: Run, tiny: list[str]) -> None:
     assert autoprune("eval", *tiny, "--device", "cuda:99").is_refusal("cuda:99", "autoprune doctor")
+
+
+def test_data_with_more_classes_than_the_detector_is_refused(autoprune: Run, tiny: list[str]) -> None:
+    assert autoprune("eval", *tiny, "--num-classes", "3").is_refusal("3 is too few", "need 6", "--data")

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import retinanet_resnet50_fpn
 
 from autoprune.cli.main import main
-from autoprune.detectors import build, detector_inputs
+from autoprune.detectors import build, detector_inputs, names
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 
@@ -186,3 +186,8 @@ def test_a_detector_that_states_no_size_is_counted_at_640_and_that_is_said(
     given = autoprune("inspect", printing_factory, "--num-classes", "5", "--input-size", "64x32", "--json")
     assert json.loads(given.out)["input_size"] == [64, 32]
     assert "assumed" not in given.err
+
+
+def test_the_names_of_all_detectors_are_a_list_or_json(autoprune: Run) -> None:
+    assert json.loads(autoprune("inspect", "--list", "--json").out) == names()
+    assert autoprune("inspect", "--list").out.splitlines() == names()

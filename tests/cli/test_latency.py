@@ -68,6 +68,7 @@ def test_every_runtime_of_the_table_can_be_chosen() -> None:
         (["--device", "cuda:99"], ["cuda:99", "--device"]),
         (["--runtime", "tensorrt"], ["--runtime", "openvino"]),
         (["--size", "64"], ["--size", "800x1344"]),
+        (["--batch", str(10**18)], ["--batch", "65536"]),
         (["--record"], ["--record", "folders"]),
     ],
 )

@@ -11,6 +11,8 @@ from autoprune.cli import main as module
 from autoprune.cli.settings import PANELS, with_config
 from autoprune.config import Config
 
+from .conftest import best_recovered
+
 Run = Callable[..., Any]
 
 
@@ -100,3 +102,54 @@ def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:
         assert f"--{field.replace('_', '-')}" in text
     assert "one of thompson, tpe, nsga2, gp, random, qmc; default: thompson" in text
     assert "default: runs/probe" in text
+
+
+NOTHING = "does nothing"
+
+
+@pytest.mark.parametrize(
+    ("line", "fragments"),
+    [
+        ("eval FOLDER --weights x.pt", ["--weights", NOTHING]),
+        ("eval FOLDER --num-classes 3", ["--num-classes", NOTHING]),
+        ("eval --weights FOLDER --model x", ["--model", NOTHING]),
+        ("inspect FOLDER --model x", ["--model", NOTHING]),
+        ("inspect fcos_resnet18_fpn --model x", ["--model", NOTHING]),
+        ("inspect FOLDER --policy FOLDER/policy.yaml", ["--policy", NOTHING]),
+        ("inspect --list --num-classes 3", ["--num-classes", NOTHING, "--list"]),
+        ("inspect --list fcos_resnet18_fpn", ["--list", "fcos_resnet18_fpn"]),
+        ("latency FOLDER --weights x.pt", ["--weights", NOTHING]),
+        ("export FOLDER --to TO --data x", ["--data", NOTHING, "--format"]),
+        ("export FOLDER --to TO --parity-images 3", ["--parity-images", NOTHING, "--format"]),
+        ("export FOLDER --to TO --format onnx --images x --data x", ["--data", NOTHING, "--images"]),
+        ("space --latency-runtime openvino --to TO", ["--latency-runtime", "--measure-multiples"]),
+        ("search --workers 2 --out TO", ["--workers", NOTHING, "--engine ray"]),
+        ("search --latency-runtime openvino --out TO", ["--latency-runtime", "--budget-latency-ms"]),
+        ("search --rungs 0 --rung-keep 0.3 --out TO", ["--rung-keep", "--rungs"]),
+        ("train --input-size 64x64", ["--input-size", NOTHING, "omit it"]),
+        ("train --recalibration-images 3", ["--recalibration-images", NOTHING]),
+        ("latency FOLDER --model x", ["--model", NOTHING]),
+        ("inspect x --model-arguments null", ["--model-arguments", "JSON", "null"]),
+        ("inspect x --model-arguments [1]", ["--model-arguments", "JSON", "[1]"]),
+    ],
+)
+def test_no_option_is_ignored(
+    autoprune: Run, checked_run: Path, tmp_path: Path, line: str, fragments: list[str]
+) -> None:
+    words = line.replace("FOLDER", str(best_recovered(checked_run))).replace("TO", str(tmp_path / "to"))
+    assert autoprune(*words.split()).is_refusal(*fragments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_settings_file_may_hold_more_than_a_command_uses(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    """Such as the dense weights and the model of the run, for the data that it also names."""
+    outcome = autoprune("eval", best_recovered(checked_run), "--config", checked_run / "config.yaml")
+    assert outcome.code == 0, outcome.err
+
+
+def test_the_help_omits_what_does_nothing(autoprune: Run) -> None:
+    shown = autoprune("train", "--help").out
+    assert "--batch-size" in shown
+    assert not [name for name in ("--input-size", "--recalibration-images") if name in shown]
