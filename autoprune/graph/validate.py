@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autoprune.errors import ModelError
+from autoprune.validation import check_kind
 
 # Wrappers by class name, and the attribute that holds the model inside.
 _WRAPPERS = {
@@ -27,9 +28,7 @@ def check(model: Any, example_inputs: Any) -> None:
     Raises:
         ModelError: they are not; the message says in one line what to give instead.
     """
-    if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise ModelError(f"the model is {kind}; give a torch.nn.Module")
+    check_kind("the model", model, nn.Module, "a torch.nn.Module", ModelError)
     kinds = _class_names(model)
     if wrapper := next((name for name in _WRAPPERS if name in kinds), None):
         raise ModelError(f"the model is wrapped in {wrapper}; give model.{_WRAPPERS[wrapper]}")
@@ -46,11 +45,8 @@ def check(model: Any, example_inputs: Any) -> None:
             raise ModelError(
                 f"the model is sharded or quantized (`{name}` is a {kind}); give the plain model"
             )
-    if not isinstance(example_inputs, (tuple, list)):
-        raise ModelError(
-            f"example_inputs is a {type(example_inputs).__name__}; give a tuple of the model's arguments, "
-            "such as (images,), or ([image],) for a detector"
-        )
+    instead = "a tuple of the model's arguments, such as (images,), or ([image],) for a detector"
+    check_kind("example_inputs", example_inputs, (tuple, list), instead, ModelError)
 
 
 def _unfit(module: nn.Module) -> str | None:
