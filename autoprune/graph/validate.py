@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autoprune.errors import ModelError
+from autoprune.memory import is_out_of_memory
 from autoprune.validation import check_kind
 
 # Wrappers by class name, and the attribute that holds the model inside.
@@ -75,7 +76,8 @@ def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -
     cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     cause = cause if len(cause) <= _LONGEST else f"{cause[:_LONGEST]}…"
     inputs = ", ".join(_describe(x) for x in example_inputs)
-    hint = _hint(model, example_inputs, cause)
+    memory = is_out_of_memory(error)
+    hint = "memory ran out, give a smaller input" if memory else _hint(model, example_inputs, cause)
     return f"{type(model).__name__} fails on the example inputs ({inputs}): {cause}; {hint}"
 
 
