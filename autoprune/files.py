@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -56,6 +57,46 @@ def replaceable(path: Path) -> Path:
         kind = "folder" if target.is_dir() else "device, pipe or link"
         raise RunError(f"cannot write {path}: it is a {kind}, not a file; give another path")
     return target
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yields a folder of the same name that becomes ``path`` when the block ends without an error.
+
+    Args:
+        path: a folder that does not exist, or is empty.
+
+    Raises:
+        RunError: the disk is full, or the folder is not writable.
+    """
+    temporary: Path | None = None
+    path = path.absolute()
+    exists = path.is_dir()
+    try:
+        with _writing(path):
+            place = next(folder for folder in (path, *path.parents) if folder.is_dir())
+            temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".tmp"))
+            folder = temporary / path.name
+            folder.mkdir()
+        yield folder
+        with _writing(path):
+            if exists:  # it may be where a shell is, or a mount, which nothing can replace
+                for entry in sorted(folder.iterdir()):
+                    entry.replace(path / entry.name)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                folder.replace(path)
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(path, error) from error
 
 
 def cache_folder() -> Path:

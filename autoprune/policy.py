@@ -16,12 +16,12 @@ from pydantic import Field, ValidationError
 from torch import nn
 
 from autoprune.config import ModelSpec
-from autoprune.errors import PolicyError
+from autoprune.errors import ModelError, PolicyError
 from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
-from autoprune.validation import Strict, first_problem
+from autoprune.validation import Strict, as_path, check_kind, first_problem
 
 FORMAT = 1
 
@@ -78,7 +78,7 @@ class Policy:
             ConfigError: the file is missing or not YAML.
             PolicyError: it is not a policy, or of a newer format.
         """
-        content = read_yaml(Path(path))
+        content = read_yaml(as_path("path", path, "the path of a policy.yaml", PolicyError))
         if not isinstance(content, dict) or "groups" not in content:
             raise PolicyError(
                 f"{path} is not a policy file (no `groups`); give a policy.yaml that autoprune wrote"
@@ -120,7 +120,7 @@ class Policy:
             },
         }
         header = "# autoprune policy: the channels that each group keeps. Groups not named keep all.\n"
-        write_yaml(Path(path), content, header)
+        write_yaml(as_path("path", path, "the path of the file to write", PolicyError), content, header)
 
     def check(self, graph: ChannelGraph) -> None:
         """Checks that the policy fits ``graph``.
@@ -148,12 +148,14 @@ class Policy:
 
         Raises:
             PolicyError: the policy is for another model.
+            ModelError: it is no model, or none that takes a list of images.
         """
-        if hash_weights(dense_model.state_dict()) != self.weights_sha256:
-            warnings.warn("the policy was made for other dense weights of this architecture", stacklevel=2)
-        device = next(dense_model.parameters()).device
+        check_kind("dense_model", dense_model, nn.Module, "a torch.nn.Module", ModelError)
+        device = next((weight.device for weight in dense_model.parameters()), torch.device("cpu"))
         graph = analyze(dense_model, ([torch.rand(3, *self.input_size, device=device)],))
         self.check(graph)
+        if hash_weights(dense_model.state_dict()) != self.weights_sha256:
+            warnings.warn("the policy was made for other dense weights of this architecture", stacklevel=2)
         return prune(dense_model, graph, keep=self.keep)
 
 

@@ -1,13 +1,15 @@
-"""What all YAML files of autoprune share: strict models, renamed keys, and problems said in one line."""
+"""What all inputs share: strict models of YAML files, renamed keys, arguments, problems said in one line."""
 
 import difflib
+import os
 import warnings
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from autoprune.errors import ConfigError
+from autoprune.errors import AutopruneError, ConfigError
 
 
 class Strict(BaseModel):
@@ -55,3 +57,37 @@ def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> 
     if name and problem["type"] != "missing":  # without a name it is all that was given, too much for a line
         message += f" (got {problem['input']!r})"
     return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
+
+
+def check_kind(
+    argument: str,
+    value: Any,
+    kinds: type | tuple[type, ...],
+    instead: str,
+    error: type[AutopruneError] = ConfigError,
+) -> None:
+    """Refuses an argument of the public functions that is of another kind.
+
+    Args:
+        argument: its name, for the message.
+        value: what was given.
+        kinds: what it may be an instance of.
+        instead: what to give, for the message.
+        error: what to raise.
+
+    Raises:
+        AutopruneError: it is no instance of ``kinds``.
+    """
+    if isinstance(value, kinds):
+        return
+    name = value.__name__ if isinstance(value, type) else type(value).__name__
+    article = "the class" if isinstance(value, type) else "an" if name[0] in "aeiouAEIOU" else "a"
+    raise error(f"{argument} is {'None' if value is None else f'{article} {name}'}; give {instead}")
+
+
+def as_path(argument: str, value: Any, instead: str, error: type[AutopruneError] = ConfigError) -> Path:
+    """The path that was given as an argument of a public function; arguments and errors as `check_kind`."""
+    check_kind(argument, value, (str, os.PathLike), instead, error)
+    if not str(value) or "\0" in str(value):
+        raise error(f"{argument} is {str(value)!r}, which names no file; give {instead}")
+    return Path(value)

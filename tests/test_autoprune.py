@@ -11,9 +11,12 @@ import sys
 from concurrent.futures import ProcessPoolExecutor
 
 import pytest
+import torch
+from torch import nn
 
 import autoprune
-from autoprune.errors import ConfigError
+from autoprune.config import ModelSpec
+from autoprune.errors import AutopruneError, ConfigError
 
 
 def run(code: str) -> str:
@@ -77,3 +80,68 @@ def test_an_unknown_name_is_an_attribute_error_that_names_it():
     assert not hasattr(autoprune, "_anything")
     with pytest.raises(ImportError, match="cannot import name 'serach'"):
         exec("from autoprune import serach")
+
+
+MODEL = nn.Sequential(nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1))
+POLICY = autoprune.Policy(ModelSpec(name="any", num_classes=2), "", "l2", (8, 8), {"0": 8}, {"0": (1,)})
+GRAPH = autoprune.analyze(MODEL, (torch.rand(1, 3, 8, 8),))
+
+
+class NoWeights(nn.Module):
+    def forward(self, images):
+        return images
+
+
+@pytest.mark.parametrize(
+    ("function", "argument", "what"),
+    [
+        (autoprune.load, "folder", "the folder of"),
+        (autoprune.search, "config", "settings as a dict, or the path of"),
+        (autoprune.Policy.load, "path", "the path of"),
+        (POLICY.save, "path", "the path of"),
+        (POLICY.apply, "dense_model", "a torch.nn.Module"),
+        (lambda model: autoprune.prune(model, GRAPH, {}), "the model", "a torch.nn.Module"),
+        (lambda graph: autoprune.prune(MODEL, graph, {}), "the graph", "that of autoprune.analyze"),
+        (lambda keep: autoprune.prune(MODEL, GRAPH, keep), "keep", "a dict of channels kept"),
+        (lambda model: autoprune.analyze(model, ()), "the model", "a torch.nn.Module"),
+        (lambda inputs: autoprune.analyze(MODEL, inputs), "example_inputs", "a tuple of"),
+    ],
+)
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [(None, "None"), (5, "an int"), (b"x", "a bytes"), (nn.Module, "the class Module")],
+)
+def test_an_argument_of_another_kind_is_one_line_that_names_it(function, argument, what, value, kind):
+    with pytest.raises(AutopruneError, match=rf"^{argument} is {kind}; give {what}[^\n]*$"):
+        function(value)
+
+
+@pytest.mark.parametrize("function", [autoprune.load, autoprune.Policy.load, autoprune.search, POLICY.save])
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_path_that_names_no_file_is_one_line(function, path):
+    with pytest.raises(
+        AutopruneError, match=r"^(folder|path|config) is '.*', which names no file; give [^\n]*$"
+    ):
+        function(path)
+
+
+def test_a_path_too_long_for_the_system_is_one_line():
+    with pytest.raises(AutopruneError, match=r"aaa holds no policy\.yaml; give a folder"):
+        autoprune.load("a" * 5000)
+
+
+@pytest.mark.parametrize(("key", "shown"), [(1, "1"), (None, "None"), (("a", 2), r"\('a', 2\)")])
+def test_keys_that_are_no_names_of_settings_are_named(key, shown):
+    with pytest.raises(ConfigError, match=f"^unknown key `{shown}` in the settings"):
+        autoprune.search({key: 2})
+
+
+def test_a_policy_does_not_fit_a_model_without_weights():
+    with pytest.raises(AutopruneError, match="the policy is for another model: no group `0` here"):
+        POLICY.apply(NoWeights())
+
+
+@pytest.mark.parametrize("width", [2.5, "8", torch.zeros(9, 9), [8], True, None])
+def test_a_width_that_is_no_whole_number_is_one_line(width):
+    with pytest.raises(AutopruneError, match=r"^group `0`: a width is a whole number, not [^\n]*$"):
+        GRAPH.gflops({"0": width})

@@ -6,7 +6,15 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import ConfigError, RunError
-from autoprune.files import cache_folder, inline_yaml, read_yaml, replacing, write_text, write_yaml
+from autoprune.files import (
+    cache_folder,
+    inline_yaml,
+    new_folder,
+    read_yaml,
+    replacing,
+    write_text,
+    write_yaml,
+)
 
 
 def test_written_yaml_reads_back_in_order(tmp_path):
@@ -110,3 +118,39 @@ def test_a_name_may_be_as_long_as_the_system_allows(tmp_path):
     path = tmp_path / ("x" * 255)
     write_text(path, "text")
     assert path.read_text() == "text"
+
+
+@pytest.mark.parametrize("name", ["new", "several/new", "empty"])
+def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    path = tmp_path / name
+    before = sorted(tmp_path.rglob("*"))
+
+    def fail(folder):
+        (folder / "half").write_text(folder.name)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), new_folder(path) as folder:
+        fail(folder)
+    assert sorted(tmp_path.rglob("*")) == before
+    with new_folder(path) as folder:
+        assert folder.name == path.name
+        (folder / "whole").write_text("1")
+        (folder / "inside").mkdir()
+        assert not (path / "whole").exists()
+    assert sorted(entry.name for entry in path.iterdir()) == ["inside", "whole"]
+    assert not [entry for entry in tmp_path.rglob("*") if entry.suffix == ".tmp"]
+    assert path.stat().st_mode & 0o777 == (tmp_path / "empty").stat().st_mode & 0o777
+
+
+def test_a_new_folder_that_cannot_be_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("1")
+    refused = pytest.raises(RunError, match=r"^cannot write .*file/new: .*; choose another folder")
+    with refused, new_folder(tmp_path / "file/new") as folder:
+        (folder / "x").write_text("1")
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_what_cannot_be_read_meanwhile_is_not_blamed_on_the_new_folder(tmp_path):
+    with pytest.raises(FileNotFoundError), new_folder(tmp_path / "new"):
+        (tmp_path / "missing").read_text()

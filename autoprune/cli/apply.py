@@ -26,6 +26,7 @@ def apply(
     from dataclasses import replace
 
     from autoprune.export import largest_difference, load, save_detector
+    from autoprune.files import new_folder
     from autoprune.policy import hash_weights
 
     detector = resolve(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
@@ -41,8 +42,9 @@ def apply(
     applied = hash_weights(dense.state_dict())
     # the policy's mAP was measured after a recovery, which these weights have not had
     costs = {name: value for name, value in detector.policy.metrics.items() if name in ("gflops", "mparams")}
-    save_detector(to, pruned, replace(detector.policy, weights_sha256=applied, metrics=costs))
-    difference = largest_difference(pruned, load(to), detector.policy.input_size)
+    with new_folder(to) as folder:
+        save_detector(folder, pruned, replace(detector.policy, weights_sha256=applied, metrics=costs))
+        difference = largest_difference(pruned, load(folder), detector.policy.input_size)
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")
     tell(console, f"read back: outputs differ by {difference:.3g}")

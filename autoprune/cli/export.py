@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from torch import nn
 
     from autoprune.export.formats import Images
-    from autoprune.export.parity import Parity
 
 Format = Literal["safetensors", "onnx", "pt2"]
 
@@ -78,7 +77,8 @@ def export(
     """
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.export.card import write_card
-    from autoprune.files import write_text
+    from autoprune.export.formats import write_onnx, write_raw
+    from autoprune.files import new_folder, write_text
     from autoprune.policy import Policy
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
     from autoprune.task.checks import pick_device
@@ -103,23 +103,25 @@ def export(
     refuse_existing(to)
     model, policy = load(folder), Policy.load(folder / POLICY_FILE)
     with working() as console:
-        file: Path | None = None
-        if format != "safetensors":
-            pictures = _images(folder, model, config, images)
-            input_size = parse_size(size, "--size") if size is not None else policy.input_size
-            file, parity = _write(
-                model, to, pictures, parity_images, input_size if raw_heads else None, format
-            )
-        save_detector(to, model, policy)
-        difference = largest_difference(model, load(to), policy.input_size)
-        if difference != 0:
-            raise AutopruneError(
-                f"{to} does not compute what {folder} does: outputs differ by {difference:.3g}"
-            )
-        for source_file in (folder / METRICS_FILE, folder / LATENCY_FILE):
-            if source_file.is_file():
-                write_text(to / source_file.name, source_file.read_text(encoding="utf-8"))
-        write_card(to)
+        pictures = None if format == "safetensors" else _images(folder, model, config, images)
+        with new_folder(to) as new:
+            file: Path | None = None
+            if pictures is not None:
+                input_size = parse_size(size, "--size") if size is not None else policy.input_size
+                if raw_heads:
+                    file, parity = write_raw(model, new, pictures, parity_images, input_size, format)
+                else:
+                    file, parity = write_onnx(model, new, pictures, parity_images)
+            save_detector(new, model, policy)
+            difference = largest_difference(model, load(new), policy.input_size)
+            if difference != 0:
+                raise AutopruneError(
+                    f"{to} does not compute what {folder} does: outputs differ by {difference:.3g}"
+                )
+            for source_file in (folder / METRICS_FILE, folder / LATENCY_FILE):
+                if source_file.is_file():
+                    write_text(new / source_file.name, source_file.read_text(encoding="utf-8"))
+            write_card(new)
         names = [POLICY_FILE, WEIGHTS_FILE, *([file.name] if file else []), CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
         console.print("read back: the outputs on a random image are identical")
@@ -136,27 +138,6 @@ def refuse_existing(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} already exists; choose another --to")
-
-
-def _write(
-    model: "nn.Module",
-    to: Path,
-    images: "Images",
-    count: int,
-    raw_size: tuple[int, int] | None,
-    format: str,
-) -> "tuple[Path, Parity]":
-    """Writes the file for other runtimes; leaves no empty folder behind where that fails."""
-    from autoprune.export.formats import write_onnx, write_raw
-
-    try:
-        if raw_size is None:
-            return write_onnx(model, to, images, count)
-        return write_raw(model, to, images, count, raw_size, format)
-    except BaseException:
-        if to.is_dir() and not any(to.iterdir()):
-            to.rmdir()
-        raise
 
 
 def _images(folder: Path, model: "nn.Module", config: Config, picture_folder: Path | None) -> "Images":

@@ -15,6 +15,7 @@ from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config, Runtime
 from autoprune.errors import ConfigError
+from autoprune.memory import out_of_memory
 
 if TYPE_CHECKING:
     import torch
@@ -94,12 +95,15 @@ def latency(
         input_size = config.input_size if size is None else parse_size(size, "--size")
         if input_size is None:
             input_size = input_size_of(named[0], models[named[0].label], config)
-        images = detector_inputs(input_size)[0] * batch
-        runs: dict[str, Run] = {}
-        for label, model in models.items():
-            folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
-            runs[label] = _runner(model, images, runtime, device, config.threads, folder)
-        latencies = interleaved(runs, repeats, warmup_passes)
+        height, width = input_size
+        at = f"at --batch {batch} of {height}x{width} pixels on {device}"
+        with out_of_memory(at, "lower --batch or --size", ConfigError):
+            images = detector_inputs(input_size)[0] * batch
+            runs: dict[str, Run] = {}
+            for label, model in models.items():
+                folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
+                runs[label] = _runner(model, images, runtime, device, config.threads, folder)
+            latencies = interleaved(runs, repeats, warmup_passes)
         setup = LatencySetup(runtime, device, config.threads, input_size, batch).label
         if record:
             _record(latencies, folders, setup)
@@ -117,14 +121,18 @@ def _runner(
     threads: int | None,
     folder: Path,
 ) -> "Run":
+    import torch
+
     from autoprune.data.images import resized_size
     from autoprune.detectors import resize_rule
     from autoprune.latency.runners import in_file, in_torch
 
-    if runtime == "torch":
-        return in_torch(model.to(device), [image.to(device) for image in images])
     height, width = images[0].shape[-2:]
     inside = resized_size((int(height), int(width)), resize_rule(model))
+    # a batch that memory can't hold is refused here; image by image it would fill all memory first
+    torch.empty(len(images), 3, *inside, device=device)
+    if runtime == "torch":
+        return in_torch(model.to(device), [image.to(device) for image in images])
     return in_file(model, images, inside, runtime, str(device), threads, folder)
 
 

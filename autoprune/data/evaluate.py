@@ -204,8 +204,9 @@ def _detect(
         outputs = model(pictures)
         if not _has_torchvisions_form(outputs, len(pictures)):
             raise ModelError(
-                "in eval mode the detector must return one {boxes, scores, labels} per image of a list, as "
-                "torchvision's detectors do; fix the factory that model names"
+                f"in eval mode {type(model).__name__} must return one {{boxes, scores, labels}} per image of "
+                "a list, boxes [n, 4] with n scores and n labels, as torchvision's detectors do; fix the "
+                "factory that model names"
             )
         for index, output in zip(indices, outputs, strict=True):
             detections += detections_of(split, index, output)
@@ -215,9 +216,15 @@ def _detect(
 def _has_torchvisions_form(outputs: Any, count: int) -> bool:
     if not isinstance(outputs, list | tuple) or len(outputs) != count:
         return False
-    return all(
-        isinstance(output, dict) and {"boxes", "scores", "labels"} <= output.keys() for output in outputs
-    )
+    return all(isinstance(output, dict) and _is_detections(output) for output in outputs)
+
+
+def _is_detections(output: dict[str, Any]) -> bool:
+    parts: list[Any] = [output.get(name) for name in ("boxes", "scores", "labels")]
+    if not all(isinstance(part, torch.Tensor) for part in parts):
+        return False
+    boxes, scores, labels = (tuple(part.shape) for part in parts)
+    return scores == labels and len(scores) == 1 and boxes == (*scores, 4)
 
 
 def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[Detection]:

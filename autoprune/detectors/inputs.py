@@ -5,6 +5,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from autoprune.errors import ConfigError
+from autoprune.memory import out_of_memory
+
 
 @dataclass(frozen=True)
 class Resize:
@@ -34,6 +37,12 @@ def resize_rule(model: nn.Module) -> Resize | None:
 
 
 def detector_inputs(input_size: tuple[int, int], device: torch.device | str = "cpu") -> tuple[list[Tensor]]:
-    """Arguments for one forward pass on one random image, float32 [3, height, width] in [0, 1]."""
-    noise = torch.rand((3, *input_size), generator=torch.Generator().manual_seed(0))
-    return ([noise.to(device)],)
+    """Arguments for one forward pass on one random image, float32 [3, height, width] in [0, 1].
+
+    Raises:
+        ConfigError: memory does not hold one such image.
+    """
+    height, width = input_size
+    with out_of_memory(f"for one image of {height}x{width} pixels", "give a smaller input size", ConfigError):
+        noise = torch.rand((3, height, width), generator=torch.Generator().manual_seed(0))
+        return ([noise.to(device)],)

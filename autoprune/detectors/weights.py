@@ -2,10 +2,12 @@
 
 import pickle
 from collections.abc import Mapping
+from os.path import exists  # which takes a name that is too long for one of no file
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
+from pydantic import ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize
@@ -17,6 +19,7 @@ from autoprune.detectors.factories import build
 from autoprune.errors import ModelError
 from autoprune.files import replacing
 from autoprune.progress import say
+from autoprune.validation import as_path, check_kind, first_problem
 
 State = dict[str, Tensor]
 
@@ -53,15 +56,24 @@ def load_dense(
         The detector, in eval mode on the CPU, and the specification from which `build` makes it.
 
     Raises:
-        ModelError: the model can't be built, or the weights can't be read or belong to another architecture.
+        ModelError: an argument is wrong, the model can't be built, or the weights can't be read, hold values
+            that are not finite or belong to another architecture.
     """
-    state = None if weights is None else _read_weights(str(weights), name)
-    spec = ModelSpec(
-        name=name,
-        arguments=dict(arguments or {}),
-        num_classes=num_classes or DEFAULT_CLASSES,
-        norm=_norm_of(state) if norm == "auto" else norm,
-    )
+    state = None
+    if weights is not None:
+        instead = "a .safetensors or .pt file, or a name of torchvision's weights"
+        state = _read_weights(str(as_path("weights", weights, instead, ModelError)), name)
+    arguments = {} if arguments is None else arguments
+    check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    try:
+        spec = ModelSpec(
+            name=name,
+            arguments=dict(arguments),
+            num_classes=DEFAULT_CLASSES if num_classes is None else num_classes,
+            norm=_norm_of(state) if norm == "auto" else norm,
+        )
+    except ValidationError as error:
+        raise ModelError(first_problem(error, list(ModelSpec.model_fields), "load_dense")) from error
     model = build(spec, seed)
     if state is None:
         return model.eval(), spec
@@ -125,7 +137,7 @@ def _read_weights(weights: str, model_name: str) -> State:
     """Reads a file, or fetches torchvision's weights by their name."""
     path = Path(weights)
     published = {Path(entry.url).name: entry for entry in _published(model_name)}
-    if path.exists() or path.suffix in (".safetensors", ".pt", ".pth"):
+    if exists(path) or path.suffix in (".safetensors", ".pt", ".pth"):
         state = load_state(path)
         entry = published.get(path.name)
     else:
@@ -191,6 +203,38 @@ def _plain_state(content: Any, where: str) -> State:
     }
 
 
+def differences(state: State, expected: State) -> list[str]:
+    """A line for each tensor of ``state`` whose name, shape or kind of number is not the model's."""
+    lines = [f"{name} is missing" for name in sorted(expected.keys() - state.keys())]
+    lines += [f"{name} is not in the model" for name in sorted(state.keys() - expected.keys())]
+    for name in sorted(expected.keys() & state.keys()):
+        (shape, kind), (own_shape, own_kind) = (_form(each[name]) for each in (state, expected))
+        if shape != own_shape:
+            lines.append(f"{name} is {shape}, the model's {own_shape}")
+        elif kind != own_kind:
+            lines.append(f"{name} holds {kind} numbers, the model's {own_kind}")
+    return lines
+
+
+def _form(tensor: Tensor) -> tuple[list[int], str]:
+    kind = "real" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole"
+    return list(tensor.shape), kind
+
+
+def refuse_not_finite(state: State, expected: State, where: str) -> None:
+    """Refuses NaN, and infinity where the model's own values are finite: a mask may hold it.
+
+    Raises:
+        ModelError: names the first such tensor of ``where``.
+    """
+    for name in expected.keys() & state.keys():
+        bad = ~state[name].isfinite() & (expected[name].isfinite() | state[name].isnan())
+        if bad.any():
+            raise ModelError(
+                f"{where}: `{name}` holds NaN or infinity; give weights of a training that did not diverge"
+            )
+
+
 def _norm_of(state: State | None) -> Any:
     """``frozen`` where the backbone's norms have statistics but count no batches."""
     if state is None:
@@ -236,23 +280,17 @@ def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:
 def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
     """Copies ``state`` into ``model``; a class head of another size stays fresh."""
     fresh = model.state_dict()
-    counters = {name for name in {*fresh, *state} if name.endswith("num_batches_tracked")}
-    missing = sorted(fresh.keys() - state.keys() - counters)
-    extra = sorted(state.keys() - fresh.keys() - counters)
     other_shapes = [n for n in fresh if n in state and fresh[n].shape != state[n].shape]
     sized_by_classes = _class_axes(spec, model) if other_shapes else {}
     resized = [n for n in other_shapes if n in sized_by_classes]
-    differing = [f"{n} is missing" for n in missing] + [f"{n} is not in the model" for n in extra]
-    differing += [
-        f"{n} is {list(state[n].shape)}, the model's {list(fresh[n].shape)}"
-        for n in other_shapes
-        if n not in resized
-    ]
-    if differing:
+    ignored = {name for name in {*fresh, *state} if name.endswith("num_batches_tracked")} | {*resized}
+    compared, expected = ({n: each[n] for n in each if n not in ignored} for each in (state, fresh))
+    if differing := differences(compared, expected):
         raise ModelError(
             f"weights {where} are not for {spec.name}: {len(differing)} keys differ: "
             f"{'; '.join(differing[:5])}; check model, model_arguments and weights"
         )
+    refuse_not_finite(compared, expected, where)
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
     model.load_state_dict({n: state[n] if n in state and n not in resized else fresh[n] for n in fresh})

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -87,10 +88,12 @@ def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
         return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"
     dense = metrics.get("dense") or {}
     before = dense.get("metrics", {})
-    where = f"{metrics['images']} images of val" + (f" of {metrics['data']}" if metrics.get("data") else "")
+    where = f"{metrics['images']} images of val" + (
+        f" of {_text(metrics['data'])}" if metrics.get("data") else ""
+    )
     rows = [(SCORES[name], scores.get(name), before.get(name)) for name in SCORES if name in scores]
     classes = [
-        (f"mAP of {name}", value, dense.get("per_class", {}).get(name))
+        (f"mAP of {_text(name)}", value, dense.get("per_class", {}).get(name))
         for name, value in metrics.get("per_class", {}).items()
     ]
     lines = [
@@ -130,7 +133,7 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
         fraction = f" ({row['median_ms'] / dense:.0%})" if dense else ""
         spread = f"{row['p10_ms']:.1f} to {row['p90_ms']:.1f}"
         before = f"{dense:.1f}" if dense else "-"
-        lines.append(f"| {row['label']} | {before} | {row['median_ms']:.1f}{fraction} | {spread} |")
+        lines.append(f"| {_text(row['label'])} | {before} | {row['median_ms']:.1f}{fraction} | {spread} |")
     return (
         "## Latency\n\nOf the network in ms, the median; dense and pruned interleaved.\n\n"
         "| setup | dense | this detector | 10th to 90th percentile |\n|---|---|---|---|\n"
@@ -144,7 +147,8 @@ def _loading(folder: Path) -> str:
         "## Loading\n\n"
         "```python\n"
         "import autoprune, torch\n\n"
-        f'model = autoprune.load("{folder.name}")  # {POLICY_FILE} and {WEIGHTS_FILE}\n'
+        f"model = autoprune.load({json.dumps(folder.name, ensure_ascii=False)})"
+        f"  # {POLICY_FILE} and {WEIGHTS_FILE}\n"
         "with torch.inference_mode():\n"
         "    (detections,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
         "```\n"
@@ -178,6 +182,11 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
     if "versions" in metrics:
         lines.append(f"- made with {metrics['versions']}")
     return "## Origin\n\n" + "\n".join(lines) + "\n"
+
+
+def _text(name: Any) -> str:
+    """A name of the user's as text of a Markdown table: in one line, and without markup."""
+    return re.sub(r"([\\`*\[<|&])", r"\\\1", " ".join(str(name).split()))
 
 
 def _points(fraction: float | None) -> str:

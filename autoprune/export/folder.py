@@ -1,6 +1,7 @@
 """A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
 
 import math
+from os.path import isfile  # which takes a name that is too long for one of no file
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,12 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.detectors import build, detector_inputs, load_state, save_state
+from autoprune.detectors.weights import differences, refuse_not_finite
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
+from autoprune.validation import as_path
 
 
 def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
@@ -40,8 +43,9 @@ def load(folder: str | Path) -> nn.Module:
         PolicyError: the policy or the weights are missing, or the policy can't be read.
         ModelError: the weights are not those of the policy.
     """
-    policy_file, weights_file = Path(folder) / POLICY_FILE, Path(folder) / WEIGHTS_FILE
-    if missing := [path.name for path in (policy_file, weights_file) if not path.is_file()]:
+    folder = as_path("folder", folder, "the folder of a recovered or exported detector", PolicyError)
+    policy_file, weights_file = folder / POLICY_FILE, folder / WEIGHTS_FILE
+    if missing := [path.name for path in (policy_file, weights_file) if not isfile(path)]:
         raise PolicyError(
             f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
         )
@@ -51,19 +55,12 @@ def load(folder: str | Path) -> nn.Module:
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy.check(graph)
     pruned = prune(dense, graph, policy.keep)
-    expected = pruned.state_dict()
-    wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
-    wrong += [f"{name} is not in the policy's detector" for name in state.keys() - expected.keys()]
-    wrong += [
-        f"{name} is {list(state[name].shape)}, the policy's {list(expected[name].shape)}"
-        for name in expected.keys() & state.keys()
-        if expected[name].shape != state[name].shape
-    ]
-    if wrong:
+    if wrong := differences(state, pruned.state_dict()):
         raise ModelError(
             f"{weights_file} does not fit {policy_file.name}: {len(wrong)} keys differ: "
-            f"{'; '.join(sorted(wrong)[:5])}; take both files from one folder"
+            f"{'; '.join(wrong[:5])}; take both files from one folder"
         )
+    refuse_not_finite(state, pruned.state_dict(), str(weights_file))
     pruned.load_state_dict(state)
     return pruned.eval()
 

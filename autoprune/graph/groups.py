@@ -1,15 +1,17 @@
 """Channel groups, and the graph of all groups of a model with its cost."""
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from autoprune.cost.counts import CostModel
 from autoprune.errors import PolicyError
+from autoprune.validation import check_kind
 
 Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]
 Index: TypeAlias = npt.NDArray[np.int64]
@@ -99,10 +101,14 @@ class ChannelGraph:
             PolicyError: a group is unknown or frozen, or can't have that width.
         """
         result = self.cost.dense.copy()
-        for name, width in named(widths or {}, "widths", "channels kept").items():
+        if widths is None:
+            return result
+        check_kind("widths", widths, Mapping, "a dict of channels kept by group name", PolicyError)
+        for name, width in widths.items():
             group = find_group(self.groups, name)
             if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
-                raise PolicyError(f"group `{name}`: a width is a whole number, not {width!r}")
+                shown = " ".join(reprlib.repr(width).split())
+                raise PolicyError(f"group `{name}`: a width is a whole number, not {shown}")
             if width == group.width:
                 continue
             check_prunable(group)
@@ -124,17 +130,6 @@ def kept_positions(group: str | None, index: Index, keep: Mapping[str, Sequence[
     if group is None or group not in keep:
         return np.arange(len(index))
     return np.flatnonzero((index < 0) | np.isin(index, np.asarray(keep[group])))
-
-
-def named(value: Any, argument: str, content: str) -> Mapping[str, Any]:
-    """Returns ``value`` if it is a mapping from group names.
-
-    Raises:
-        PolicyError: it is not.
-    """
-    if not isinstance(value, Mapping):
-        raise PolicyError(f"{argument} is a {type(value).__name__}; give a dict of {content} by group name")
-    return value
 
 
 def find_group(groups: Mapping[str, ChannelGroup], name: str) -> ChannelGroup:

@@ -5,14 +5,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import nn
 from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.attention import adapt_heads
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group, named
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
 from autoprune.graph.tensor_tree import tensors_within
+from autoprune.validation import check_kind
 
 
 def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -79,7 +81,7 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     Raises:
         PolicyError: it is empty, names a channel that does not exist or the same one twice, or splits a unit.
     """
-    kept = np.sort(_numbers(group, channels))
+    kept = np.sort(_numbers(group, channels))  # unsigned ones too large for int64 are refused below
     if kept.size == 0:
         raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
     if kept[0] < 0 or kept[-1] >= group.width:
@@ -91,6 +93,7 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
         raise PolicyError(
             f"group `{group.name}` would keep channel {kept[:-1][kept[1:] == kept[:-1]][0]} twice"
         )
+    kept = kept.astype(np.int64)
     if kept.size < group.width:
         check_prunable(group)
     inside = np.isin(group.units, kept)
@@ -102,27 +105,29 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     return kept
 
 
-def _numbers(group: ChannelGroup, channels: Any) -> Index:
-    if isinstance(channels, torch.Tensor):
-        channels = channels.detach().cpu().numpy()
-    elif isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, np.ndarray)):
-        channels = list(channels)
+def _numbers(group: ChannelGroup, channels: Any) -> npt.NDArray[Any]:
     try:
+        if isinstance(channels, torch.Tensor):
+            channels = channels.detach().cpu().numpy()
+        elif isinstance(channels, Iterable) and not isinstance(channels, (str, bytes, np.ndarray)):
+            channels = list(channels)
         numbers = np.asarray(channels)
-    except ValueError:
+    except (ValueError, TypeError, RuntimeError):  # of several lengths; sparse or meta tensors
         numbers = np.zeros(0, dtype=object)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu") or numbers.dtype == object:
         raise PolicyError(
             f"group `{group.name}`: keep takes the numbers of channels, such as [0, 2, 5]; "
             "numpy.flatnonzero gets them from a mask"
         )
-    return numbers.astype(np.int64)
+    return numbers
 
 
 def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
     """For each tensor that shrinks: the kept indices of each axis that does."""
+    check_kind("the graph", graph, ChannelGraph, "that of autoprune.analyze", PolicyError)
     removed_at: dict[tuple[str, int], Index] = {}  # flags of positions, by tensor and axis
-    for group_name, channels in named(keep, "keep", "channels kept").items():
+    check_kind("keep", keep, Mapping, "a dict of channels kept by group name", PolicyError)
+    for group_name, channels in keep.items():
         group = find_group(graph.groups, group_name)
         kept = kept_channels(group, channels)
         if kept.size == group.width:
@@ -141,6 +146,7 @@ def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[st
 
 def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:
     """Parameters and buffers by the names that the graph has for them."""
+    check_kind("the model", model, nn.Module, "a torch.nn.Module", ModelError)
     tensors = dict([*model.named_parameters(), *model.named_buffers()])
     for name, shape in graph.shapes.items():
         if name not in tensors:

@@ -10,6 +10,8 @@ from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from autoprune.errors import ModelError
+from autoprune.memory import is_out_of_memory
+from autoprune.validation import check_kind
 
 # Wrappers by class name, and the attribute that holds the model inside.
 _WRAPPERS = {
@@ -27,9 +29,7 @@ def check(model: Any, example_inputs: Any) -> None:
     Raises:
         ModelError: they are not; the message says in one line what to give instead.
     """
-    if not isinstance(model, nn.Module):
-        kind = f"the class {model.__name__}" if isinstance(model, type) else f"a {type(model).__name__}"
-        raise ModelError(f"the model is {kind}; give a torch.nn.Module")
+    check_kind("the model", model, nn.Module, "a torch.nn.Module", ModelError)
     kinds = _class_names(model)
     if wrapper := next((name for name in _WRAPPERS if name in kinds), None):
         raise ModelError(f"the model is wrapped in {wrapper}; give model.{_WRAPPERS[wrapper]}")
@@ -46,11 +46,8 @@ def check(model: Any, example_inputs: Any) -> None:
             raise ModelError(
                 f"the model is sharded or quantized (`{name}` is a {kind}); give the plain model"
             )
-    if not isinstance(example_inputs, (tuple, list)):
-        raise ModelError(
-            f"example_inputs is a {type(example_inputs).__name__}; give a tuple of the model's arguments, "
-            "such as (images,), or ([image],) for a detector"
-        )
+    instead = "a tuple of the model's arguments, such as (images,), or ([image],) for a detector"
+    check_kind("example_inputs", example_inputs, (tuple, list), instead, ModelError)
 
 
 def _unfit(module: nn.Module) -> str | None:
@@ -79,7 +76,8 @@ def failure(model: nn.Module, example_inputs: Sequence[Any], error: Exception) -
     cause = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
     cause = cause if len(cause) <= _LONGEST else f"{cause[:_LONGEST]}…"
     inputs = ", ".join(_describe(x) for x in example_inputs)
-    hint = _hint(model, example_inputs, cause)
+    memory = is_out_of_memory(error)
+    hint = "memory ran out, give a smaller input" if memory else _hint(model, example_inputs, cause)
     return f"{type(model).__name__} fails on the example inputs ({inputs}): {cause}; {hint}"
 
 

@@ -23,6 +23,7 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
+from autoprune.graph.losses import losses_of
 from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.importance.reduce import Importance, add_at
 from autoprune.progress import track
@@ -163,7 +164,8 @@ def gate_gradients(
         for images, targets in track(batches(), "importance"):
             for image, target in zip(images, targets, strict=True):
                 on_device = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
-                loss = total_loss(model([image.to(device)], [on_device]))
+                losses = losses_of(model, [image.to(device)], [on_device])
+                loss = torch.stack(list(losses.values())).sum()
                 gradients = torch.autograd.grad(loss, weights, allow_unused=True)
                 yield _gather(graph, readers, [whole[weight] for weight in weights], gradients)
 
@@ -228,17 +230,3 @@ def _gather(
             scores[name] += add_at(index, values[start : start + len(row)], len(scores[name]))
             start += len(row)
     return scores
-
-
-def total_loss(losses: Any) -> torch.Tensor:
-    """The sum of what a detector returns in training mode, a scalar.
-
-    Raises:
-        ModelError: it is no dict of losses.
-    """
-    if not isinstance(losses, dict) or not losses:
-        raise ModelError(
-            f"the detector must return a dict of losses in training mode, not {type(losses).__name__}; "
-            "wrap it, or use a criterion that needs no gradients (l1, l2, bn_scale)"
-        )
-    return torch.stack([loss.float().sum() for loss in losses.values()]).sum()

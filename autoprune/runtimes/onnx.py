@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.files import replacing
+from autoprune.memory import is_out_of_memory
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.raw_heads import RawHeads
@@ -131,9 +132,9 @@ def _export(
                     output_names=outputs,
                     dynamic_axes=dynamic_axes,
                 )
-        except OSError:
-            raise
         except Exception as error:  # the exporter raises errors of any kind
+            if isinstance(error, OSError) or is_out_of_memory(error):
+                raise
             problem = " ".join(str(error).split())[:300]
             raise ModelError(
                 f"torch's ONNX exporter can't express this detector ({type(error).__name__}: {problem}); "

@@ -11,7 +11,7 @@ from typing import Any
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.engines.table import ENGINES
-from autoprune.errors import ConfigError, InputError, RunError
+from autoprune.errors import InputError, RunError
 from autoprune.files import unwritable
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
@@ -35,6 +35,7 @@ from autoprune.task.checks import refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.scoring import copy_scores, score_several
+from autoprune.validation import as_path
 
 __all__ = ["SearchResult", "search"]
 
@@ -237,11 +238,9 @@ def _is_installed(name: str) -> bool:
 def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
     if isinstance(config, Config):
         return config
-    if isinstance(config, str | Path):
-        return load_config(Path(config))
     if isinstance(config, Mapping):
-        return make_config(**config)
-    raise ConfigError(f"search takes settings, a mapping or a YAML file, not a {type(config).__name__}")
+        return make_config(**{str(key): value for key, value in config.items()})
+    return load_config(as_path("config", config, "settings as a dict, or the path of a YAML file"))
 
 
 @contextmanager

@@ -1,13 +1,11 @@
 """What a trial does: prune, reconstruct, recover for a few steps, measure; one rung at a time."""
 
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
-import torch
 from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
@@ -16,6 +14,7 @@ from autoprune.errors import BudgetError, TrainingError
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.networks import measure_networks
+from autoprune.memory import out_of_memory
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.probe import Probe
@@ -63,7 +62,7 @@ class PolicyEvaluator:
         """
         task, config, start = self.task, self.task.config, time.perf_counter()
         keep = self.keep(widths)
-        with _out_of_memory(f"evaluating at rung {rung}"):
+        with out_of_memory(f"evaluating at rung {rung}", "lower batch_size"):
             model = self._prune(keep) if state is None else state
             latency = {"latency_ms": self._check_measured_latency(model)} if self.measures_latency else {}
             pruned = time.perf_counter()
@@ -145,12 +144,3 @@ class PolicyEvaluator:
         settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)
         teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="trial").model
-
-
-@contextmanager
-def _out_of_memory(activity: str) -> Iterator[None]:
-    """Turns a failed allocation into the trial's own failure."""
-    try:
-        yield
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise TrainingError(f"out of memory {activity}; lower batch_size") from error

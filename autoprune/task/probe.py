@@ -81,5 +81,5 @@ class Probe:
                 losses: Any = model(images, targets)
             loss = None
             if isinstance(losses, Mapping) and losses:
-                loss = float(sum(float(value.sum()) for value in losses.values()))
+                loss = float(sum(float(torch.as_tensor(value).sum()) for value in losses.values()))
             yield loss, outputs.pop() if outputs else []

@@ -1,8 +1,6 @@
 """The training loop, one for baselines, proxies and recovery; they differ in length and teacher only."""
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,7 +8,7 @@ import torch
 from torch import nn
 
 from autoprune import progress
-from autoprune.errors import TrainingError
+from autoprune.memory import out_of_memory
 from autoprune.seeding import scoped
 from autoprune.training import distributed
 from autoprune.training.batches import TrainSplit
@@ -65,6 +63,7 @@ def train(
     Raises:
         TrainingError: a loss or a gradient is not finite, memory ran out, there are more processes than
             images in a batch, or no weights to train.
+        ModelError: the model does not return losses in training mode.
         RunError: the checkpoint is of another run, or can't be written.
     """
     device = torch.device(device)
@@ -76,7 +75,12 @@ def train(
         progress.say(f"{what}: {state.step} of {settings.steps} steps done, resumes from {checkpoint}")
     saved_at = logged_at = time.monotonic()
     steps = range(state.step, settings.steps)
-    with scoped(settings.seed), _memory_errors(settings), state.tap:
+    at = f"at {settings.batch_size} images per step"
+    with (
+        scoped(settings.seed),
+        out_of_memory(at, "lower batch_size, or use smaller images"),
+        state.tap,
+    ):
         for step in progress.track(steps, what):
             loss = state.advance(split)
             now = time.monotonic()
@@ -89,17 +93,3 @@ def train(
                 progress.say(f"{what}: step {step + 1}, loss {loss:.3f}, learning rate {rate:.2g}")
                 logged_at = now
     return TrainResult(state.result(), tuple(state.losses))
-
-
-@contextmanager
-def _memory_errors(settings: TrainSettings) -> Iterator[None]:
-    """Turns a failed allocation into a message that names the setting to lower."""
-    try:
-        yield
-    except (MemoryError, RuntimeError) as error:
-        allocation = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not allocation and "can't allocate memory" not in str(error):
-            raise
-        raise TrainingError(
-            f"out of memory at {settings.batch_size} images per step; lower batch_size, or use smaller images"
-        ) from error

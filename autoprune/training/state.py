@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
+from autoprune.graph.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
@@ -72,6 +73,7 @@ class TrainingState:
 
         Raises:
             TrainingError: the loss or its gradient is not finite.
+            ModelError: see `losses_of`.
         """
         settings, step, rank = self.settings, self.step, distributed.rank()
         scope = (step, rank) if rank else (step,)
@@ -106,7 +108,7 @@ class TrainingState:
     def _losses(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The detector's losses, and those of the distillation where there is a teacher; float32 scalars."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
-            parts: dict[str, Tensor] = dict(self.model(images, targets))
+            parts = losses_of(self.model, images, targets)
             if self.teacher is not None:
                 weights = {"features": self.settings.distill, "logits": self.settings.distill_logits}
                 for name, value in self.teacher.loss(self.tap.take()).items():

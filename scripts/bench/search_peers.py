@@ -17,8 +17,8 @@ import torch_pruning as tp
 from autoprune.config import make_config
 from autoprune.detectors import detector_inputs
 from autoprune.graph import ChannelGraph, prune
+from autoprune.graph.losses import losses_of
 from autoprune.graph.run_modes import loss_mode_copy
-from autoprune.importance.gradients import total_loss
 from autoprune.task.pruning_task import PruningTask, load_task
 
 PRECISION = 0.005  # how near to the budget the pruning ratio is tuned, as a fraction of it
@@ -132,8 +132,8 @@ def loss_gradients(task: PruningTask, images: int) -> dict[str, torch.Tensor]:
     model = loss_mode_copy(task.model).requires_grad_(True)
     chosen = np.random.default_rng(task.config.seed).permutation(len(task.train))[:images]
     for index in chosen.tolist():
-        loss = total_loss(model(*task.train.batch([index], torch.device("cpu"))))
-        torch.autograd.backward(loss)
+        losses = losses_of(model, *task.train.batch([index], torch.device("cpu")))
+        torch.autograd.backward(list(losses.values()))
     return {
         name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None
     }

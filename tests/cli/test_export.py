@@ -1,5 +1,6 @@
 """`export` writes a folder that stands alone and is read back, and refuses formats that make no sense."""
 
+import errno
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -100,6 +101,26 @@ def test_a_broken_file_of_a_recovery_is_named(autoprune: Run, run_copy: Path, tm
     file = best_recovered(run_copy) / "metrics.json"
     file.write_text("{")
     assert autoprune("export", run_copy, "--to", tmp_path / "x").is_refusal(str(file), "can't be read")
+
+
+@pytest.mark.parametrize("broken", ["policy.yaml", "model.safetensors", "MODEL_CARD.md"])
+def test_an_export_that_fails_leaves_nothing(
+    autoprune: Run, checked_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """The disk is full at one file; then it is not, and the same command works."""
+
+    def full(path: Path) -> None:
+        if path.name == broken:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    command = ["export", best_recovered(checked_run), "--to", tmp_path / "deep/x"]
+    with monkeypatch.context() as patch:
+        replace = Path.replace
+        patch.setattr(Path, "replace", lambda self, target: (full(Path(target)), replace(self, target))[1])
+        failed = autoprune(*command)
+    assert failed.is_refusal("the disk is full", broken)
+    assert not list(tmp_path.iterdir())
+    assert autoprune(*command).code == 0
 
 
 def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> None:

@@ -70,10 +70,25 @@ def test_every_runtime_of_the_table_can_be_chosen() -> None:
         (["--size", "64"], ["--size", "800x1344"]),
         (["--batch", str(10**18)], ["--batch", "65536"]),
         (["--record"], ["--record", "folders"]),
+        (["--size", "64x64", "--batch", "100000000"], ["--batch", "65536"]),
     ],
 )
 def test_what_can_not_be_timed_is_refused(autoprune: Run, flags: list[str], fragments: list[str]) -> None:
     assert autoprune("latency", TINY.name, *flags).is_refusal(*fragments)
+
+
+@pytest.mark.parametrize("runtime", ["torch", "onnxruntime"])
+def test_a_batch_that_memory_can_not_hold_is_refused_before_it_fills_it(
+    autoprune: Run, tiny_model: list[str], runtime: str
+) -> None:
+    """At the size that this detector resizes images to, the batch takes three petabytes."""
+    pytest.importorskip(runtime, reason=f"{runtime} is not installed")
+    flags = [*tiny_model[2:], "--runtime", runtime, "--size", "64x64", "--batch", "65536"]
+    huge = ["--model-arguments", json.dumps({"min_size": 60_000, "max_size": 60_000})]
+    outcome = autoprune("latency", TINY.name, *flags, *huge)
+    assert outcome.is_refusal(
+        "out of memory at --batch 65536 of 64x64 pixels on cpu", "lower --batch or --size"
+    )
 
 
 def test_the_extra_of_a_missing_runtime_is_named(

@@ -231,12 +231,27 @@ def test_classes_of_the_same_name_are_kept_apart(shapes):
     assert len(metrics.per_class) == len(present)
 
 
-@pytest.mark.parametrize("wrong", [[], [NOTHING] * 2, [{"boxes": 1}] * 10, torch.zeros(10, 4), {"boxes": []}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        [],
+        [NOTHING] * 2,
+        [{"boxes": 1}] * 10,
+        torch.zeros(10, 4),
+        {"boxes": []},
+        None,
+        [{**NOTHING, "boxes": torch.zeros(0, 5)}] * 10,
+        [{**NOTHING, "scores": torch.zeros(1)}] * 10,
+        [{**NOTHING, "labels": [1]}] * 10,
+    ],
+)
 def test_a_model_that_answers_otherwise_is_refused(shapes, wrong):
     class Other(nn.Module):
         def forward(self, images):
             return wrong
 
-    with pytest.raises(ModelError, match="boxes, scores, labels") as error:
+    with pytest.raises(
+        ModelError, match=r"in eval mode Other must return one {boxes, scores, labels}"
+    ) as error:
         evaluate(Other(), open_data(shapes, "val"), batch_size=10)
     assert "\n" not in str(error.value)

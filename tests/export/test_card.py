@@ -1,5 +1,6 @@
 """The card says what the files beside it say."""
 
+import ast
 import hashlib
 import json
 import re
@@ -91,3 +92,28 @@ def test_missing_figures_are_named_with_the_command_that_measures_them(folder):
     (folder / "raw_heads.onnx").write_bytes(b"")
     write_card(folder)
     assert "`raw_heads.onnx`: ONNX, fixed input" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_names_from_the_data_are_text_not_markup(folder):
+    evil, shown = "a|b\n<img src=x>  `c` *d*", r"a\|b \<img src=x> \`c\` \*d\*"
+    dense = {**METRICS["dense"], "per_class": {evil: 0.4}}
+    content = {**METRICS, "per_class": {evil: 0.5}, "dense": dense, "data": evil}
+    (folder / "metrics.json").write_text(json.dumps(content))
+    row = {"label": evil, "median_ms": 12.34, "p10_ms": 11.0, "p90_ms": 14.0}
+    add_latencies(folder, [row])
+    write_card(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert f"| mAP of {shown} | 40.0 | 50.0 | +10.0 |" in card.splitlines()
+    assert f"| {shown} | - | 12.3 | 11.0 to 14.0 |" in card.splitlines()
+    assert f"87 images of val of {shown}." in card
+    assert evil not in card
+
+
+def test_the_command_to_load_a_folder_of_any_name_is_python(folder):
+    quoted = folder.rename(folder.parent / 'a "b" \\ c')
+    write_card(quoted)
+    line = next(
+        line for line in (quoted / "MODEL_CARD.md").read_text().splitlines() if "autoprune.load(" in line
+    )
+    names = [node.value for node in ast.walk(ast.parse(line)) if isinstance(node, ast.Constant)]
+    assert names == [quoted.name]

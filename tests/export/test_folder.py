@@ -1,3 +1,4 @@
+import copy
 import json
 import subprocess
 import sys
@@ -77,6 +78,15 @@ def test_a_folder_without_a_detector_is_refused(saved, tmp_path):
         load(tmp_path)
     (tmp_path / "policy.yaml").write_text((folder / "policy.yaml").read_text())
     with pytest.raises(PolicyError, match=r"holds no model\.safetensors"):
+        load(tmp_path)
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(saved, tmp_path):
+    _, pruned, policy = saved
+    broken = copy.deepcopy(pruned)
+    broken.backbone.body.conv1.weight.data[0] = torch.nan
+    save_detector(tmp_path, broken, policy)
+    with pytest.raises(ModelError, match=r"model\.safetensors: `backbone\.body\.conv1\.weight` holds NaN"):
         load(tmp_path)
 
 

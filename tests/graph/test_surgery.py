@@ -169,7 +169,7 @@ def test_a_pruned_model_is_copied_and_pickled_as_any(graph):
 @pytest.mark.parametrize(
     "wrong",
     [np.arange(10) % 2 == 0, [True] * 10, torch.tensor([True, False]), [0.5, 2.0], "01", [[0, 1]], 3, None,
-     [[0], [1, 2]]],
+     [[0], [1, 2]], torch.empty(2, dtype=torch.long, device="meta"), torch.arange(2).to_sparse()],
 )  # fmt: skip
 def test_a_keep_set_is_numbers_of_channels(graph, wrong):
     with pytest.raises(PolicyError, match=r"^group `5`: keep takes the numbers of channels, .*$"):
@@ -191,8 +191,9 @@ def test_keep_sets_come_in_any_collection(graph):
 def test_what_is_no_dict_of_groups_is_refused(graph):
     with pytest.raises(PolicyError, match=r"^keep is a list; give a dict of channels kept by group name$"):
         prune(network(), graph, [1, 2])
-    with pytest.raises(PolicyError, match=r"^widths is a list; give a dict"):
-        graph.gflops([3])
+    for none in ([3], []):
+        with pytest.raises(PolicyError, match=r"^widths is a list; give a dict"):
+            graph.gflops(none)
 
 
 @pytest.mark.parametrize(
@@ -201,6 +202,7 @@ def test_what_is_no_dict_of_groups_is_refused(graph):
         ({"5": []}, "group `5` would keep no channel"),
         ({"5": [0, 10]}, "group `5` has no channel 10"),
         ({"5": [-1, 1]}, "group `5` has no channel -1"),
+        ({"5": [2**63]}, "group `5` has no channel 9223372036854775808"),
         ({"5": [1, 1]}, "group `5` would keep channel 1 twice"),
         ({"nothing": [1]}, "no channel group is named `nothing`"),
         ({"7": [0]}, "group `7` can't lose channels: it has no consumer"),

@@ -237,7 +237,7 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished_run, copied_run, d
         result = search(form)
         assert result.run == copied_run
         assert outcome(result) == outcome(finished_run)
-    with pytest.raises(ConfigError, match="not a int"):
+    with pytest.raises(ConfigError, match="config is an int; give settings"):
         search(3)  # type: ignore[arg-type]
 
 

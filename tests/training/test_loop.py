@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
-from autoprune.errors import TrainingError
+from autoprune.errors import ModelError, TrainingError
 from autoprune.training import TrainSettings, train
 
 CPU = torch.device("cpu")
@@ -119,6 +119,14 @@ def test_out_of_memory_names_the_setting_to_lower(toy: nn.Module, split: Any, er
 
     toy.register_forward_pre_hook(fail)
     with pytest.raises(TrainingError, match="2 images per step; lower batch_size"):
+        train(toy, split, TrainSettings(4, batch_size=2), CPU)
+
+
+def test_a_detector_without_losses_is_refused_by_name(toy: nn.Module, split: Any) -> None:
+    toy.register_forward_hook(lambda *_: [])
+    with pytest.raises(
+        ModelError, match=r"^ToyDetector must return a dict of losses in training mode, not list"
+    ):
         train(toy, split, TrainSettings(4, batch_size=2), CPU)
 
 
