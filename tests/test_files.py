@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import ConfigError, RunError
-from autoprune.files import cache_folder, inline_yaml, read_yaml, replacing, write_text, write_yaml
+from autoprune.files import (
+    cache_folder,
+    inline_yaml,
+    naming_paths,
+    read_yaml,
+    replacing,
+    write_text,
+    write_yaml,
+)
 
 
 def test_written_yaml_reads_back_in_order(tmp_path):
@@ -79,3 +87,10 @@ def test_a_written_file_replaces_the_old_one_and_others_may_read_it(tmp_path):
     assert path.read_text() == "new"
     assert path.stat().st_mode & 0o777 == 0o644
     assert os.listdir(tmp_path) == ["x.txt"]
+
+
+def test_a_path_that_the_system_refuses_is_named_and_other_errors_pass():
+    with pytest.raises(RunError, match="cannot use /x/y: Permission denied; check the path"), naming_paths():
+        raise PermissionError(errno.EACCES, "Permission denied", "/x/y")
+    with pytest.raises(OSError, match="No space left"), naming_paths():  # of standard output, for one
+        raise OSError(errno.ENOSPC, "No space left on device")
