@@ -68,9 +68,9 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     run.check(config)
     if config.storage is None:
         run.check_study(run.has_journal())
-    check_storage(config.storage)
     refuse_missing(config)
     need_runtime(config.latency_runtime)
+    check_storage(config.storage)  # last, for it may make a database
     with _sigterm_interrupts(), run.locked():
         with _refusals_leave_nothing(run):
             run.repair_journal()

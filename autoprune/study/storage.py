@@ -119,7 +119,8 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     """The error to raise where a study can't be opened, with what to do about it."""
     if isinstance(error, RunError):
         return error
-    problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    text = str(error).partition("(Background on this error")[0]  # a link that SQLAlchemy adds
+    problem = " ".join(f"{type(error).__name__}: {text}".split())[:200]
     if not isinstance(storage, Path):
         what = "the storage" if name is None else f"the study {name} in"
         return RunError(f"cannot open {what} {storage}: {problem}; check --storage (YAML: storage)")
