@@ -186,7 +186,9 @@ class Config(Strict):
     steps: Annotated[int, _TRAINING_LENGTH] = Field(
         2000, ge=1, description="optimizer steps of a baseline or of a full recovery"
     )
-    batch_size: Annotated[int, _TRAINING] = Field(8, ge=1, le=65_536, description="images per step")
+    batch_size: Annotated[int, _TRAINING] = Field(
+        8, ge=1, le=65_536, description="images per step, at most the number of training images"
+    )
     learning_rate: Annotated[float, _TRAINING] = Field(3e-4, gt=0, description="peak learning rate of AdamW")
     weight_decay: Annotated[float, _TRAINING] = Field(1e-4, ge=0, description="weight decay of AdamW")
     warmup: Annotated[float, _TRAINING] = Field(

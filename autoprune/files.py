@@ -166,3 +166,22 @@ def unwritable(path: Path, error: OSError) -> RunError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"the disk is full: {path} was not written; free some space and run the same command")
     return RunError(f"cannot write {path}: {error.strerror}; choose another folder or fix its permissions")
+
+
+@contextmanager
+def naming_paths() -> Iterator[None]:
+    """Names the path in one line where the operating system refuses one, as in a folder that can't be read.
+
+    Errors without a path pass, such as that of a full standard output: their cause is not known here.
+
+    Raises:
+        RunError: see above.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None or error.strerror is None:
+            raise
+        raise RunError(
+            f"cannot use {error.filename}: {error.strerror}; check the path and its permissions"
+        ) from error

@@ -9,6 +9,7 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.files import (
     cache_folder,
     inline_yaml,
+    naming_paths,
     new_folder,
     read_yaml,
     replacing,
@@ -154,3 +155,10 @@ def test_a_new_folder_that_cannot_be_is_one_line(tmp_path):
 def test_what_cannot_be_read_meanwhile_is_not_blamed_on_the_new_folder(tmp_path):
     with pytest.raises(FileNotFoundError), new_folder(tmp_path / "new"):
         (tmp_path / "missing").read_text()
+
+
+def test_a_path_that_the_system_refuses_is_named_and_other_errors_pass():
+    with pytest.raises(RunError, match="cannot use /x/y: Permission denied; check the path"), naming_paths():
+        raise PermissionError(errno.EACCES, "Permission denied", "/x/y")
+    with pytest.raises(OSError, match="No space left"), naming_paths():  # of standard output, for one
+        raise OSError(errno.ENOSPC, "No space left on device")

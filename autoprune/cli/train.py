@@ -11,7 +11,7 @@ from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.report.tables import points
-from autoprune.run.names import BASELINE_CHECKPOINT_FILE, METRICS_FILE, WEIGHTS_FILE
+from autoprune.run.names import BASELINE_CHECKPOINT_FILE, LOCK_FILE, METRICS_FILE, WEIGHTS_FILE
 
 DEFAULT_OUT = "runs/train"
 
@@ -34,7 +34,9 @@ def train(config: Config) -> None:
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import evaluate
     from autoprune.detectors import save_state
-    from autoprune.task.checks import check_num_classes, pick_device
+    from autoprune.run.directory import refuse_other_folder
+    from autoprune.run.lock import locked
+    from autoprune.task.checks import check_batch_size, check_num_classes, pick_device
     from autoprune.training import TrainSettings, distributed
     from autoprune.training import train as fit
 
@@ -43,14 +45,21 @@ def train(config: Config) -> None:
     checkpoint = config.out / BASELINE_CHECKPOINT_FILE
     if config.out.exists() and not config.out.is_dir():
         raise RunError(f"{config.out} is not a folder; choose another --out (YAML: out)")
-    if weights.exists() and not checkpoint.exists():
-        raise RunError(f"{weights} already exists; choose another --out (YAML: out)")
-    with distributed.process_group(), working() as console:
+    refuse_other_folder(config.out, own=(WEIGHTS_FILE, BASELINE_CHECKPOINT_FILE))
+    for file in (weights, metrics_file):
+        if file.exists() and not checkpoint.exists():
+            raise RunError(f"{file} already exists; choose another --out (YAML: out)")
+    with (
+        distributed.process_group(),
+        distributed.first_only(locked(config.out, LOCK_FILE)),
+        working() as console,
+    ):
         detector = resolve(None, config)
         model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
         check_same_classes(training, validation)
         check_num_classes(config.num_classes, training.num_classes)
+        check_batch_size(config.batch_size, len(training))
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})

@@ -1,8 +1,11 @@
 """A split of a COCO-format data set: resized images, kept in memory while they fit, and their boxes."""
 
+import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +128,23 @@ class Split:
     def most_common_size(self) -> tuple[int, int]:
         """The most common (height, width) after resizing; the first of several."""
         return Counter(self.sizes).most_common(1)[0][0]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 of the usable images (names and sizes), their boxes and the classes, in order.
+
+        Not of pixels, which take minutes to read, nor of the folder, which may be moved.
+        """
+        columns = {  # COCOeval adds others
+            "images": ("id", "file_name", "height", "width"),
+            "annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"),
+            "categories": ("id", "name"),
+        }
+        content = [
+            [[entry[column] for column in columns[part]] for entry in self.coco.dataset[part]]
+            for part in columns
+        ]
+        return sha256(json.dumps(content).encode()).hexdigest()
 
     def get(self, index: int) -> tuple[Tensor, Target]:
         """One image and its target.

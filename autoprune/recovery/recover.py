@@ -1,11 +1,15 @@
 """Full recovery of policies of a run, the dense detector as their teacher."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import make_config
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
+from autoprune.files import naming_paths
+from autoprune.progress import say
+from autoprune.ranges import to_ranges
 from autoprune.recovery.recover_policy import Recovered, measure_dense, recover_policy
 from autoprune.run.directory import RunDirectory
 from autoprune.run.results import SearchResult, load_result
@@ -21,6 +25,7 @@ from autoprune.training import distributed
 
 
 @distributed.process_group()
+@naming_paths()
 def recover(
     run: str | Path, trials: Sequence[int] | None = None, steps: int | None = None, **overrides: Any
 ) -> list[Recovered]:
@@ -35,7 +40,9 @@ def recover(
         **overrides: fields of `Config` that say how to train, such as ``device`` or ``learning_rate``.
 
     Raises:
-        RunError: it is not a run directory, it has no such trial, or its weights have changed.
+        ConfigError: ``trials`` are no numbers, or the settings are wrong.
+        RunError: it is not a run directory, it has no such trial, its weights or its data have changed, or
+            another process recovers the same trial.
     """
     directory = RunDirectory(Path(run))
     config = directory.config()
@@ -46,10 +53,16 @@ def recover(
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     task = load_task(config)
-    if any(point.policy.weights_sha256 != task.weights_sha256 for point in result.front):
+    if result.identity.get("weights", task.weights_sha256)[:16] != task.weights_sha256[:16]:
         raise RunError(
             f"{config.weights} is not what {run} was made from; restore the dense weights of that run"
         )
+    for split, fingerprint in task.data_identity.items() if "data" not in overrides else ():
+        if result.identity.get(split, fingerprint) != fingerprint:
+            raise RunError(
+                f"the {split} in {config.data} is not what {run} was made from; restore the annotations and "
+                "images of that run, or search again with another --out"
+            )
     importance = score_channels(task, config.criterion, directory.importance_file)
     space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
     evaluator = PolicyEvaluator(task, space, importance, result.dense.get("latency_ms"))
@@ -70,23 +83,36 @@ def recover(
 
 
 def _keep(result: SearchResult, record: Record, evaluator: PolicyEvaluator) -> Mapping[str, Sequence[int]]:
-    """The kept channels of a trial: those of its policy file where it is on the front."""
+    """The kept channels of a trial: those of its policy file where it has one, as all on the front do."""
     point = next((point for point in result.front if point.trial == record.number), None)
-    return evaluator.keep(record.widths) if point is None else point.policy.keep
+    if point is None:
+        return evaluator.keep(record.widths)
+    if not point.path.exists():
+        say(f"{point.path} is missing: the channels are chosen again, by the trial's widths")
+        return evaluator.keep(record.widths)
+    return point.policy.keep
 
 
 def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
     """The records of these trials, or of the one on the front with the highest mAP.
 
     Raises:
+        ConfigError: ``trials`` are no numbers.
         RunError: there is no such trial, or the front is empty.
     """
     records = {record.number: record for record in result.records if record.widths}
     if trials is None:
         return [records[_best(result)]]
-    if absent := [number for number in trials if number not in records]:
-        raise RunError(f"{result.run} has no trial {absent[0]}; `autoprune front {result.run}` lists them")
-    return [records[number] for number in trials]
+    numbers = list(trials) if isinstance(trials, Iterable) else []
+    if not numbers or not all(isinstance(number, Integral) for number in numbers):
+        raise ConfigError(f"trials must be a list of numbers such as [3, 5], not {trials!r}")
+    if absent := [number for number in numbers if number not in records]:
+        known = f"only {to_ranges(sorted(records))}" if records else "none yet"
+        raise RunError(
+            f"{result.run} has no trial {absent[0]}, {known}; `autoprune front {result.run} --all` lists "
+            "those that are complete"
+        )
+    return [records[number] for number in numbers]
 
 
 def _best(result: SearchResult) -> int:

@@ -13,7 +13,8 @@ from torch import nn
 from autoprune.config import DataPaths
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
-from autoprune.errors import ConfigError, RunError
+from autoprune.detectors import load_state
+from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.export import save_detector
 from autoprune.export.card import add_latencies, write_card
 from autoprune.files import read_json, write_text
@@ -21,17 +22,20 @@ from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
 from autoprune.latency.networks import measure_networks
-from autoprune.policy import Policy
+from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
+from autoprune.run.lock import locked
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
+from autoprune.task.checks import check_batch_size
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, distributed, train
 
 LATENCY_PASSES = 10
+UNRECORDED = ("training data", "validation data")  # in the folders of version 0.1.0
 
 
 @dataclass(frozen=True)
@@ -101,49 +105,56 @@ def recover_policy(
         space: the search space, whose steps and smallest widths regrowth respects.
 
     Raises:
-        ConfigError: ``regrow_rounds`` is given and the space is not.
-        RunError: the folder holds another policy, or was made with other settings.
+        ConfigError: ``regrow_rounds`` is given and the space is not, or a batch is larger than the training
+            split.
+        RunError: the folder holds another policy, was made with other settings, or is in use by another
+            process.
         TrainingError: a loss is not finite.
     """
     seed = derive(task.config.seed, "recovery")
     settings = replace(TrainSettings.from_config(task.config), seed=seed)
     identity = identify(task, settings, keep)
-    if (finished := read_finished(folder, identity)) is not None:
+    if (finished := read_finished(folder, identity, label)) is not None:
         say(f"{label}: already finished, in {folder}")
         return finished
-    started = time.perf_counter()
-    if task.config.regrow_rounds:
-        keep = _regrow(task, space, keep, label)
-    start = reinitialize(task, prune(task.model, task.graph, keep), keep, seed)
-    checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
-    teacher = make_teacher(task, keep, importance)
-    result = train(start, task.train, settings, task.device, teacher, checkpoint, label)
-    trained = time.perf_counter()
-    if distributed.rank() > 0:
-        return _read_from_first_rank(folder, identity)
-    better = _better(task, start, result.model, label)
-    costs = task.costs(keep)
-    policy = task.policy(keep, {"map": better.scores.map, "map50": better.scores.map50, **costs})
-    metrics = {
-        **(notes or {}),
-        "data": _data_name(task),
-        "versions": versions(),
-        "input_size": list(task.input_size),
-        **better.scores.to_dict(),
-        **costs,
-        "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
-        "untrained_map": better.untrained_map,
-        "kept": "trained" if better.trained else "untrained",
-        "training_s": round(trained - started, 3),
-        "evaluation_s": round(time.perf_counter() - trained, 3),
-        "settings": identity,
-    }
-    recovered = Recovered(folder, policy, metrics)
-    _write(task, recovered, better.model, result.losses)
-    checkpoint.unlink(missing_ok=True)
-    distributed.barrier()
-    say(f"{label}: mAP {100 * recovered.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
-    return recovered
+    check_batch_size(task.config.batch_size, len(task.train))
+    with distributed.first_only(locked(folder, names.LOCK_FILE)):
+        if distributed.rank() == 0:
+            (folder / names.METRICS_FILE).unlink(missing_ok=True)  # of a recovery that is done again
+        started = time.perf_counter()
+        if task.config.regrow_rounds:
+            keep = _regrow(task, space, keep, label)
+        start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed)
+        checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
+        teacher = make_teacher(task, keep, importance)
+        result = train(start, task.train, settings, task.device, teacher, checkpoint, label)
+        trained = time.perf_counter()
+        if distributed.rank() > 0:
+            return _read_from_first_rank(folder, identity)
+        better = _better(task, start, result.model, label)
+        costs = task.costs(keep)
+        policy = task.policy(keep, {"map": better.scores.map, "map50": better.scores.map50, **costs})
+        metrics = {
+            **(notes or {}),
+            "data": _data_name(task),
+            "versions": versions(),
+            "input_size": list(task.input_size),
+            **better.scores.to_dict(),
+            **costs,
+            "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
+            "untrained_map": better.untrained_map,
+            "kept": "trained" if better.trained else "untrained",
+            "training_s": round(trained - started, 3),
+            "evaluation_s": round(time.perf_counter() - trained, 3),
+            "model_sha256": hash_weights(better.model.state_dict()),
+            "settings": identity,
+        }
+        recovered = Recovered(folder, policy, metrics)
+        _write(task, recovered, better.model, result.losses)
+        checkpoint.unlink(missing_ok=True)
+        distributed.barrier()
+        say(f"{label}: mAP {100 * recovered.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
+        return recovered
 
 
 def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
@@ -157,12 +168,16 @@ def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequ
         "reconstruct_images": config.reconstruct_images,
         "recalibration_images": config.recalibration_images,
         "dense_weights": task.weights_sha256,
+        **task.data_identity,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
     }
 
 
-def read_finished(folder: Path, identity: Mapping[str, Any]) -> Recovered | None:
+def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recovery") -> Recovered | None:
     """The result of an earlier call with the same identity; ``None`` where there is none.
+
+    Also ``None``, with a line that says so, where the policy or the weights are missing or damaged: then
+    nothing is lost by another recovery.
 
     Raises:
         RunError: the earlier call had another identity.
@@ -171,14 +186,34 @@ def read_finished(folder: Path, identity: Mapping[str, Any]) -> Recovered | None
     if not file.is_file():
         return None
     metrics = read_json(file)
-    differing = [name for name in identity if metrics["settings"].get(name) != identity[name]]
+    settings = metrics["settings"]
+    differing = [name for name in identity if settings.get(name) != identity[name]]
+    differing = [name for name in differing if name in settings or name not in UNRECORDED]
     if differing:
         name = differing[0]
         raise RunError(
-            f"{folder} was recovered with other settings: {name} was {metrics['settings'].get(name)}, now "
+            f"{folder} was recovered with other settings: {name} was {settings.get(name)}, now "
             f"{identity[name]}; delete the folder to recover it again"
         )
+    if (problem := _damage(folder, metrics)) is not None:
+        say(f"{label}: {problem}; it is recovered again")
+        return None
     return Recovered(folder, Policy.load(folder / names.POLICY_FILE), metrics)
+
+
+def _damage(folder: Path, metrics: Mapping[str, Any]) -> str | None:
+    """What is wrong with the detector of a finished recovery; version 0.1.0 wrote no hash of its weights."""
+    for name in (names.POLICY_FILE, names.WEIGHTS_FILE):
+        if not (folder / name).is_file():
+            return f"{folder / name} is missing"
+    try:
+        Policy.load(folder / names.POLICY_FILE)
+        weights = hash_weights(load_state(folder / names.WEIGHTS_FILE))
+    except InputError as error:
+        return str(error).partition(";")[0]
+    if metrics.get("model_sha256", weights) != weights:
+        return f"{folder / names.WEIGHTS_FILE} holds other weights than those that were recovered"
+    return None
 
 
 def measure_dense(task: PruningTask) -> Metrics:

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.files import read_json
+from autoprune.files import naming_paths, read_json
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 
@@ -49,17 +49,19 @@ def origin_label(origin: str) -> str:
     return "searched" if origin == "sampler" else origin
 
 
+@naming_paths()
 def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
     """Content of `metrics.json` of each recovered trial, by trial number.
 
     Raises:
         RunError: one of the files can't be read.
     """
-    metrics = {}
-    for file in sorted((run / RECOVERED_FOLDER).glob(f"trial-*/{METRICS_FILE}")):
-        number = file.parent.name.removeprefix("trial-")
-        if number.isdecimal():
-            metrics[int(number)] = read_json(file)
+    metrics: dict[int, dict[str, Any]] = {}
+    folder = run / RECOVERED_FOLDER
+    for trial in sorted(folder.iterdir()) if folder.exists() else ():  # `glob` skips what can't be read
+        number = trial.name.removeprefix("trial-")
+        if number.isdecimal() and (trial / METRICS_FILE).is_file():
+            metrics[int(number)] = read_json(trial / METRICS_FILE)
     return metrics
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.config import Config
-from autoprune.files import read_json
+from autoprune.files import naming_paths, read_json
 from autoprune.importance import load as load_scores
 from autoprune.recovery.proxy_check import ProxyCheck, load_check
 from autoprune.report.entries import recovered_metrics
@@ -73,6 +73,7 @@ class RunSummary:
         return tuple(record for record in self.result.records if record.counts)
 
 
+@naming_paths()
 def read_run_summary(run: Path) -> RunSummary:
     """Reads a run directory; neither detector nor data is loaded.
 
@@ -81,7 +82,9 @@ def read_run_summary(run: Path) -> RunSummary:
     """
     directory = RunDirectory(run)
     config = directory.config()
-    has_study = config.storage is not None or directory.journal_file.is_file()
+    has_study = config.storage is not None or directory.has_journal()
+    if not has_study:
+        directory.check_study(begun=False)
     result = load_result(run) if has_study else SearchResult(run, (), (), {}, {})
     recovered = recovered_metrics(run)
     folders = {number: directory.recovered_folder(number) for number in recovered}
@@ -109,7 +112,7 @@ def _groups(directory: RunDirectory, config: Config, result: SearchResult) -> tu
     """The groups whose widths trials set, with their importance curve and bound."""
     scores = load_scores(directory.importance_file, config.criterion) or {}
     widths = {name: len(values) for name, values in scores.items()}
-    for point in result.front:
+    for point in result.front if not scores else ():
         widths.update(point.policy.widths)
     ratios: dict[str, float | None] = {}
     if directory.space_file.is_file():

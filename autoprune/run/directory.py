@@ -9,9 +9,19 @@ from typing import Any
 
 from autoprune.config import MAY_CHANGE, Config, DataPaths, load_config
 from autoprune.errors import RunError
-from autoprune.files import write_text, write_yaml
+from autoprune.files import naming_paths, write_text, write_yaml
 from autoprune.policy import Policy
 from autoprune.run import lock, names
+
+KINDS = {
+    names.CONFIG_FILE: "the run directory of a search",
+    names.JOURNAL_FILE: "the run directory of a search",
+    names.POLICY_FILE: "the folder of a pruned detector",
+    names.WEIGHTS_FILE: "the folder of a detector",
+    names.BASELINE_CHECKPOINT_FILE: "the folder of a training",
+    "annotations": "a data set",
+}
+"""What a folder is, by a file in it."""
 
 
 class RunDirectory:
@@ -45,12 +55,14 @@ class RunDirectory:
 
     # the settings
 
+    @naming_paths()
     def config(self) -> Config:
         """The settings that the run was started with.
 
         Raises:
             RunError: it is not a run directory.
         """
+        self._check_kinds()
         if not self.config_file.is_file():
             raise RunError(
                 f"{self.path} is not a run directory: it has no {names.CONFIG_FILE}; "
@@ -58,15 +70,18 @@ class RunDirectory:
             )
         return load_config(self.config_file, out=self.path)
 
+    @naming_paths()
     def check(self, config: Config) -> None:
         """Refuses to resume with settings of another search.
 
         Raises:
             RunError: names the fields that differ.
         """
+        self._check_kinds()
         if not self.config_file.is_file():
             if self.journal_file.exists():
                 raise RunError(f"{self.path} has a journal but no {names.CONFIG_FILE}; choose another --out")
+            refuse_other_folder(self.path)
             return
         old, new = _comparable(self.config()), _comparable(config)
         if differing := [name for name in old if old[name] != new[name]]:
@@ -74,6 +89,43 @@ class RunDirectory:
             raise RunError(
                 f"{self.path} is the run directory of another configuration: {shown}; choose another --out"
             )
+
+    def check_study(self, begun: bool) -> None:
+        """Refuses results whose study is lost: it could not be read, and a new one would not belong to them.
+
+        Args:
+            begun: whether the study holds trials.
+
+        Raises:
+            RunError: it does not, and there are results.
+        """
+        results = (self.front_file, *self.policies.glob("trial-*"), *self.recovered.glob("trial-*"))
+        left = next((path for path in results if path.exists()), None)
+        if left is not None and not begun:
+            raise RunError(
+                f"{self.path} holds results of a search ({left.relative_to(self.path)}), but its study is "
+                "missing or empty; restore that from a copy, choose another --out, or delete the folder"
+            )
+
+    def has_journal(self) -> bool:
+        """Whether the journal holds a line."""
+        if not self.journal_file.exists():
+            return False
+        with self.journal_file.open("rb") as journal:
+            return journal.readline().endswith(b"\n")
+
+    def _check_kinds(self) -> None:
+        """Refuses a folder in the place of a file, and the reverse.
+
+        Raises:
+            RunError: names it.
+        """
+        files = {self.config_file, self.space_file, self.journal_file, self.front_file}
+        files |= {self.importance_file, self.latency_file, self.proxy_check_file}
+        for path in (self.path, self.policies, self.recovered, *sorted(files)):
+            if path.exists() and path.is_dir() == (path in files):
+                is_, wanted = ("a folder", "a file") if path in files else ("a file", "a folder")
+                raise RunError(f"{path} is {is_}, not {wanted}; move it away, or choose another --out")
 
     def write_config(self, config: Config, notes: Mapping[str, Any]) -> None:
         """Writes `config.yaml` once: the settings in full, below ``notes`` (versions, hashes) as comments."""
@@ -134,6 +186,21 @@ class RunDirectory:
         for path in self.policies.glob("trial-*.yaml"):
             if path not in current:
                 path.unlink()
+
+
+def refuse_other_folder(folder: Path, own: Sequence[str] = ()) -> None:
+    """Refuses to write into a folder that holds something else.
+
+    Args:
+        folder: it need not exist.
+        own: the files of `KINDS` that may be there.
+
+    Raises:
+        RunError: says what the folder is.
+    """
+    for name, kind in KINDS.items():
+        if name not in own and (folder / name).exists():
+            raise RunError(f"{folder} is {kind} (it holds {name}); choose another --out (YAML: out)")
 
 
 def absolute(config: Config) -> Config:

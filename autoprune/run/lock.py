@@ -1,4 +1,4 @@
-"""The lock that keeps a second driver out of a run directory, and frees itself when its owner is killed."""
+"""The lock that keeps a second process out of a folder, and frees itself when its owner is killed."""
 
 import contextlib
 import fcntl
@@ -15,7 +15,7 @@ from autoprune.files import unwritable
 
 @contextmanager
 def locked(folder: Path, name: str) -> Iterator[None]:
-    """Keeps other drivers out of a folder inside the block; creates the folder.
+    """Keeps other processes out of a folder inside the block; creates the folder.
 
     The lock is the operating system's (`flock`), so it is released as soon as its owner is killed; the host
     and process id in the file are for the message. A folder in which nothing was written is removed again.
@@ -25,7 +25,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         name: of the lock file in it.
 
     Raises:
-        RunError: another driver is running in the folder (names its host and process id).
+        RunError: another process works in the folder (names its host and process id).
     """
     file = folder / name
     created = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -34,8 +34,8 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         handle = _acquire(file)
     except BlockingIOError as error:
         raise RunError(
-            f"{folder} is in use by another driver ({_owner(file)}); wait for it, stop it, "
-            "or choose another --out"
+            f"{folder} is in use by another process ({_owner(file)}); wait for it, stop it, or work in "
+            "another folder"
         ) from error
     except OSError as error:
         raise unwritable(file, error) from error

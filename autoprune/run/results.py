@@ -1,14 +1,17 @@
 """The results of a search, read from its run directory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import Config
+from autoprune.errors import RunError
+from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.run.directory import RunDirectory
-from autoprune.study.records import Record, read_records
+from autoprune.study.records import Record, front_of, read_records
 from autoprune.study.storage import load_study
 
 STUDY = "autoprune"
@@ -22,19 +25,26 @@ class FrontPoint:
     Attributes:
         trial: number of the trial.
         origin: the warm start's, or ``"sampler"``.
-        policy: which channels are kept; its ``metrics`` are those of the trial's top rung.
+        metrics: ``map``, ``gflops``, ``mparams`` and what else was measured at the trial's top rung.
         path: the policy's file.
     """
 
     trial: int
     origin: str
-    policy: Policy
+    metrics: Mapping[str, Any]
     path: Path
 
-    @property
-    def metrics(self) -> Mapping[str, Any]:
-        """``map``, ``gflops``, ``mparams`` and what else was measured."""
-        return self.policy.metrics
+    @cached_property
+    def policy(self) -> Policy:
+        """Which channels are kept.
+
+        Raises:
+            RunError: its file is missing.
+            PolicyError: its file can't be read.
+        """
+        if not self.path.exists():
+            raise RunError(f"{self.path} is missing; the command of the search, repeated, writes it again")
+        return Policy.load(self.path)
 
 
 @dataclass(frozen=True)
@@ -49,6 +59,7 @@ class SearchResult:
         seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``,
             ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and ``other``. With
             several workers, ``wall`` adds up all of theirs.
+        identity: what the study is about: the weights, the space, the data and the budgets, as hashes.
     """
 
     run: Path
@@ -56,6 +67,7 @@ class SearchResult:
     records: tuple[Record, ...]
     dense: Mapping[str, float]
     seconds: Mapping[str, float]
+    identity: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def best(self) -> FrontPoint | None:
@@ -97,24 +109,32 @@ def indistinct(result: SearchResult) -> str | None:
     return None
 
 
+@naming_paths()
 def load_result(path: Path) -> SearchResult:
     """Reads a run directory, finished or not, without loading detector or data.
 
     Raises:
-        RunError: it is not a run directory, or has no study.
+        RunError: it is not a run directory, has no study, or can't be read.
     """
     run = RunDirectory(path)
     config = run.config()
+    if config.storage is None:
+        run.check_study(run.has_journal())
     study = load_study(config.storage or run.journal_file, study_name(config))
     notes = study.user_attrs
     records = read_records(study)
     points = [
-        FrontPoint(record.number, record.origin, Policy.load(file), file)
-        for record in records
-        if (file := run.policy_file(record.number)).is_file()
+        FrontPoint(record.number, record.origin, record.values, run.policy_file(record.number))
+        for record in front_of(records, config.objectives)
     ]
-    points.sort(key=lambda point: (point.metrics.get("gflops", 0.0), point.trial))
-    return SearchResult(path, tuple(points), tuple(records), notes.get("dense", {}), notes.get("seconds", {}))
+    return SearchResult(
+        path,
+        tuple(points),
+        tuple(records),
+        notes.get("dense", {}),
+        notes.get("seconds", {}),
+        notes.get("identity", {}),
+    )
 
 
 def study_name(config: Config) -> str:

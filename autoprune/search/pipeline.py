@@ -12,7 +12,7 @@ from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
-from autoprune.files import unwritable
+from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
 from autoprune.latency.fit import fit_model, on_budget, prediction_error
@@ -30,8 +30,9 @@ from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
 from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
+from autoprune.study.storage import check_storage
 from autoprune.study.trials import LedgerSettings
-from autoprune.task.checks import refuse_missing, with_space
+from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.scoring import copy_scores, score_several
@@ -43,6 +44,7 @@ SHOWN = 5  # classes that are named in a line
 VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
 
+@naming_paths()
 def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     """Searches for the best policies within the budget; resumes or extends a run that exists already.
 
@@ -54,7 +56,8 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         DataError: the data is missing or not in COCO format.
         ModelError: the detector can't be built, or the weights are another architecture's.
         BudgetError: no policy of the space meets the budget.
-        RunError: the run directory is of another configuration or in use, or the disk is full.
+        RunError: the run directory is of another configuration, of other data or in use, its study is lost,
+            the storage can't be opened, a file can't be read or written, or the disk is full.
         TrainingError: trial after trial failed.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after the finished trials were written.
     """
@@ -64,8 +67,11 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     config = with_space(config, file)
     run = RunDirectory(config.out)
     run.check(config)
+    if config.storage is None:
+        run.check_study(run.has_journal())
     refuse_missing(config)
     need_runtime(config.latency_runtime)
+    check_storage(config.storage)  # last, for it may make a database
     with _sigterm_interrupts(), run.locked():
         with _refusals_leave_nothing(run):
             run.repair_journal()
@@ -86,6 +92,8 @@ def _prepare(
     # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
         task = load_task(config)
+    if not run.config_file.exists():  # version 0.1.0 began runs with larger batches
+        check_batch_size(config.batch_size, len(task.train))
     file = _space_of_run(run, file, config.space)
     _check_budgets(config, file, task.graph)
 
@@ -164,7 +172,7 @@ def _plan(
         latency = fit_model(task.model, graph, space, task.latency_setup, run.latency_file, begun)
         space, budget = on_budget(latency, space, config.budget_latency_ms)
         bounds = [(*bound, budget) for bound in bounds]
-    identity = identify(task.weights_sha256, file, bounds)
+    identity = identify(task.weights_sha256, file, bounds, task.data_identity)
     plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, config.criterion)
     if (coarseness := plan.coarseness()) is not None:
         say(coarseness)
@@ -180,14 +188,22 @@ def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan) -> Ledger:
     settings = LedgerSettings.from_config(config, ENGINES[config.engine].workers(config))
     ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
     if config.storage is not None:
-        here, owner = str(run.path.resolve()), ledger.notes.get("run")
-        if owner is None:
-            ledger.note("run", here)
-        elif owner != here:
-            raise RunError(
-                f"{config.storage} holds the study of {owner} under this name; choose another --out"
-            )
+        try:
+            _check_owner(ledger, run, config.storage)
+        except RunError:
+            ledger.release()
+            raise
     return ledger
+
+
+def _check_owner(ledger: Ledger, run: RunDirectory, storage: str) -> None:
+    """Refuses a study in a database that is of another run directory, or new where the directory is not."""
+    here, owner = str(run.path.resolve()), ledger.notes.get("run")
+    if owner is None:
+        run.check_study(begun=False)
+        ledger.note("run", here)
+    elif owner != here:
+        raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
 
 
 def _say_absent_classes(task: PruningTask) -> None:
@@ -245,20 +261,16 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
 
 @contextmanager
 def _refusals_leave_nothing(run: RunDirectory) -> Iterator[None]:
-    """Removes what was computed for a run that is refused before it began; names errors of the disk.
-
-    Raises:
-        RunError: the disk is full, or the directory can't be written to.
-    """
+    """Removes what was written for a run that is refused before it began."""
+    files = (run.config_file, run.space_file, run.importance_file, run.latency_file, run.journal_file)
+    begun = run.config_file.exists()
+    new = [file for file in files if not begun and not file.exists()]
     try:
         yield
-    except InputError:
-        if not run.config_file.exists():
-            run.importance_file.unlink(missing_ok=True)
-            run.latency_file.unlink(missing_ok=True)
+    except (InputError, OSError):
+        for file in new:
+            file.unlink(missing_ok=True)
         raise
-    except OSError as error:
-        raise unwritable(run.path, error) from error
 
 
 @contextmanager

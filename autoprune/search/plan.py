@@ -175,11 +175,14 @@ def read_bounds(config: Config, graph: ChannelGraph) -> list[Bounds]:
     return [(budget, *others) for budget in gflops] or [others]
 
 
-def identify(weights_sha256: str, file: SpaceFile, bounds: Sequence[Bounds]) -> dict[str, str]:
-    """What a study is about; one of other weights, space or budgets must not be continued."""
+def identify(
+    weights_sha256: str, file: SpaceFile, bounds: Sequence[Bounds], data: Mapping[str, str]
+) -> dict[str, str]:
+    """What a study is about; one of other weights, space, budgets or ``data`` must not be continued."""
     space = json.dumps(file.model_dump(mode="json"), sort_keys=True)
     return {
         "weights": weights_sha256[:16],
         "space": sha256(space.encode()).hexdigest()[:16],
         "budgets": json.dumps([[(budget.metric, budget.limit) for budget in bound] for bound in bounds]),
+        **data,
     }

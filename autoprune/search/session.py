@@ -7,7 +7,6 @@ from autoprune.data.evaluate import evaluate
 from autoprune.engines.cluster import Cluster
 from autoprune.engines.table import ENGINES
 from autoprune.errors import TrainingError
-from autoprune.files import unwritable
 from autoprune.importance import Importance
 from autoprune.progress import StatusDisplay, say
 from autoprune.run.directory import RunDirectory, absolute
@@ -82,8 +81,6 @@ class Session:
                 f"{self.directory.path}; the same command resumes the search"
             )
             raise
-        except OSError as error:
-            raise unwritable(self.directory.path, error) from error
         finally:
             for tracker in self._trackers:
                 tracker.close()
@@ -162,14 +159,14 @@ class Session:
         """Brings `front.csv`, the policies and the wall time up to date."""
         rows, policies = [], {}
         for record in self.ledger.front():
-            metrics = {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
-            policies[record.number] = self.evaluator.task.policy(self.evaluator.keep(record.widths), metrics)
+            policy = self.evaluator.task.policy(self.evaluator.keep(record.widths), record.values)
+            policies[record.number] = policy
             rows.append(
                 {
                     "trial": record.number,
                     "origin": record.origin,
                     "budget_gflops": record.budget,
-                    **metrics,
+                    **record.values,
                 }
             )
         self.directory.write_front(rows, policies)

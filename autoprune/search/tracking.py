@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 from autoprune.config import Config, Track
 from autoprune.errors import ConfigError, RunError
+from autoprune.files import unwritable
 from autoprune.progress import say
 from autoprune.run.names import TENSORBOARD_FOLDER
 from autoprune.search.status import best_map
@@ -50,13 +51,17 @@ class TensorBoard:
                 raise ConfigError(
                     "--track tensorboard needs tensorboardX: pip install tensorboardX"
                 ) from missing
+            self._folder = folder
             self._writer = SummaryWriter(str(folder), write_to_disk=True)
 
     def log(self, values: Mapping[str, float], step: int) -> None:
         """Adds a point to each scalar's curve."""
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
-        self._writer.flush()
+        try:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+            self._writer.flush()
+        except OSError as error:
+            raise unwritable(self._folder, error) from error
 
     def close(self) -> None:
         """Closes the event file."""
@@ -178,7 +183,7 @@ def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]
 
 def values_of(record: Record, best: float | None, done: int) -> dict[str, float]:
     """What is drawn of a trial: its metrics, seconds by rung, and the best mAP so far."""
-    values = {f"trial/{name}": value for name, value in record.metrics.items() if not name.endswith("_s")}
+    values = {f"trial/{name}": value for name, value in record.values.items()}
     for rung, metrics in enumerate(record.rungs):
         values[f"rung_{rung}/map"] = metrics["map"]
         values[f"rung_{rung}/seconds"] = sum(value for name, value in metrics.items() if name.endswith("_s"))

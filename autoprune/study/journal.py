@@ -13,6 +13,9 @@ from typing import Any
 
 from optuna.storages.journal import BaseJournalBackend, JournalFileSymlinkLock
 
+from autoprune.errors import RunError
+from autoprune.files import unwritable
+
 Log = dict[str, Any]
 
 # Operations of Optuna's journal (`JournalOperation`) that say more about a trial, and the field of the record
@@ -26,18 +29,24 @@ class Journal(BaseJournalBackend):
 
     Args:
         path: the file; made if it is not there.
+        read_only: never write to it, nor make it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, read_only: bool = False) -> None:
         """Makes the file."""
         self._path, self._lock = path, JournalFileSymlinkLock(str(path))
         self._read_to = 0  # bytes of the file that the storage has seen
         self._batch: list[Log] | None = None
         self._seen = 0  # records of the batch that the storage has seen
-        path.open("ab").close()
+        if not read_only:
+            path.open("ab").close()
 
     def read_logs(self, log_number_from: int) -> Iterator[Log]:
-        """The records that the storage has not seen yet; all of them where ``log_number_from`` is 0."""
+        """The records that the storage has not seen yet; all of them where ``log_number_from`` is 0.
+
+        Raises:
+            RunError: a line is no record of a journal (names it).
+        """
         if log_number_from == 0:
             self._read_to = 0
         if self._path.stat().st_size > self._read_to:
@@ -46,8 +55,9 @@ class Journal(BaseJournalBackend):
                 for line in file:
                     if not line.endswith(b"\n"):  # somebody is writing it
                         break
+                    log = self._parse(line)
                     self._read_to += len(line)
-                    yield json.loads(line)
+                    yield log
         while self._batch is not None and self._seen < len(self._batch):
             self._seen += 1
             yield self._batch[self._seen - 1]
@@ -75,11 +85,28 @@ class Journal(BaseJournalBackend):
                 if logs:
                     self._read_to = self._write(folded(logs[: self._seen]) + logs[self._seen :])
 
+    def _parse(self, line: bytes) -> Log:
+        """The record in the next line of the file."""
+        try:
+            log = json.loads(line)
+            if not isinstance(log["op_code"], int):
+                raise TypeError(log["op_code"])
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            number = 1 + self._path.read_bytes()[: self._read_to].count(b"\n")
+            raise RunError(
+                f"{self._path}: line {number} is damaged; restore the file from a copy, or delete that "
+                "line and all after it, which loses their trials"
+            ) from error
+        return dict(log)
+
     def _write(self, logs: list[Log]) -> int:
         """Appends records, waits for the disk, and returns the size of the file.
 
         Where that fails half-way (the disk is full, Ctrl-C), the half is taken back: what is written after
         half a line could never be read again.
+
+        Raises:
+            RunError: the disk is full.
         """
         left = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
         handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
@@ -89,8 +116,10 @@ class Journal(BaseJournalBackend):
                 while left:
                     left = left[os.write(handle, left) :]
                 os.fsync(handle)
-            except BaseException:
+            except BaseException as error:
                 os.ftruncate(handle, size)
+                if isinstance(error, OSError):
+                    raise unwritable(self._path, error) from error
                 raise
             return os.fstat(handle).st_size
         finally:

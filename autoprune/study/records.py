@@ -68,6 +68,11 @@ class Record:
         return {**self.rungs[-1], **means}
 
     @property
+    def values(self) -> Metrics:
+        """`metrics` without the seconds that they took."""
+        return {name: value for name, value in self.metrics.items() if not name.endswith("_s")}
+
+    @property
     def maps(self) -> list[float]:
         """The mAP of each of its evaluations at the top rung; none if it did not get there."""
         top = [*self.rungs[-1:], *self.again] if self.state == "complete" else []

@@ -1,5 +1,6 @@
 """The Optuna study: opened in a journal file or behind a storage URL, its objectives named for dashboards."""
 
+import re
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -9,9 +10,11 @@ import optuna
 from optuna.storages import BaseStorage, JournalStorage
 
 from autoprune.errors import RunError
+from autoprune.files import unwritable
 from autoprune.study.journal import Journal
 from autoprune.study.pareto import Direction
 
+_IN_MEMORY = re.compile(r"^sqlite(\+\w+)?:/{0,3}(\?.*)?$|:memory:|mode=memory")
 METRIC_NAMES = {"map": "mAP (fraction)", "gflops": "GFLOPs", "latency_ms": "latency (ms)"}
 
 
@@ -27,7 +30,6 @@ def open_study(
 
     Raises:
         RunError: the storage can't be opened, or the study has other objectives.
-        OSError: the journal file can't be written.
     """
     try:
         opened = _open(storage)
@@ -37,9 +39,8 @@ def open_study(
         )
     except Exception as error:  # each database driver has errors of its own
         if isinstance(storage, Path) and isinstance(error, OSError):
-            raise  # the disk's: the caller knows the words for it
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RunError(f"cannot open the study in {storage}: {problem}; check --storage and --out") from error
+            raise unwritable(storage, error) from error
+        raise _problem(storage, name, error) from error
     if [direction.name.lower() for direction in study.directions] != list(directions):
         raise RunError(f"the study {name} in {storage} has other objectives; choose another --out")
     return study, opened
@@ -51,14 +52,14 @@ def load_study(storage: Path | str, name: str) -> optuna.Study:
     Raises:
         RunError: it does not exist, or can't be read.
     """
-    if isinstance(storage, Path) and not storage.is_file():
-        raise RunError(f"{storage} is missing: the search has not begun; run `autoprune search` first")
+    file = storage if isinstance(storage, Path) else _sqlite_file(storage)
+    if file is not None and not file.exists():  # else a reader would make it
+        raise RunError(f"{file} is missing: the search has not begun; run `autoprune search` first")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
-        return optuna.load_study(study_name=name, storage=_open(storage))
+        return optuna.load_study(study_name=name, storage=_open(storage, read_only=True))
     except Exception as error:  # each database driver has errors of its own
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise RunError(f"cannot read the study {name} in {storage}: {problem}; check --storage") from error
+        raise _problem(storage, name, error) from error
 
 
 def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
@@ -75,7 +76,61 @@ def batch(storage: BaseStorage) -> AbstractContextManager[None]:
     return journal.batch() if isinstance(journal, Journal) else nullcontext()
 
 
-def _open(storage: Path | str) -> BaseStorage:
+def check_storage(storage: str | None) -> None:
+    """Refuses a storage that can't be opened, or does not outlive this process, before a run begins.
+
+    Args:
+        storage: an Optuna storage URL; ``None`` for the run's own journal.
+
+    Raises:
+        RunError: see above.
+    """
+    if storage is None:
+        return
+    if not storage.strip():
+        raise RunError(
+            "--storage (YAML: storage) is empty; give a URL such as sqlite:///study.db, or omit it for a "
+            "journal in the run directory"
+        )
+    if _IN_MEMORY.search(storage):
+        raise RunError(
+            f"--storage {storage} (YAML: storage) keeps the study in memory, where no later command can read "
+            "it; give a file such as sqlite:///study.db"
+        )
+    try:
+        _open(storage)
+    except Exception as error:  # each database driver has errors of its own
+        raise _problem(storage, None, error) from error
+
+
+def _open(storage: Path | str, read_only: bool = False) -> BaseStorage:
     if isinstance(storage, Path):
-        return JournalStorage(Journal(storage))
+        return JournalStorage(Journal(storage, read_only))
     return optuna.storages.get_storage(storage)
+
+
+def _sqlite_file(storage: str) -> Path | None:
+    """The file of an SQLite database; ``None`` for other storages."""
+    match = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+)(?:\?.*)?", storage)
+    return None if match is None or match[1].startswith("file:") else Path(match[1])
+
+
+def _problem(storage: Path | str, name: str | None, error: Exception) -> RunError:
+    """The error to raise where a study can't be opened, with what to do about it."""
+    if isinstance(error, RunError):
+        return error
+    text = str(error).partition("(Background on this error")[0]  # a link that SQLAlchemy adds
+    problem = " ".join(f"{type(error).__name__}: {text}".split())[:200]
+    if not isinstance(storage, Path):
+        what = "the storage" if name is None else f"the study {name} in"
+        return RunError(f"cannot open {what} {storage}: {problem}; check --storage (YAML: storage)")
+    if isinstance(error, OSError):
+        return RunError(f"cannot read {storage}: {error.strerror}; check the path and its permissions")
+    if isinstance(error, KeyError) and not storage.read_bytes().strip():
+        return RunError(
+            f"{storage} is empty: the search has not begun, or the file was emptied; run `autoprune search`, "
+            "or restore the file from a copy"
+        )
+    return RunError(
+        f"{storage} is damaged ({problem}); restore it from a copy, or search again with another --out"
+    )

@@ -163,7 +163,8 @@ class TrialStore:
             self.note("identity", expected)
             self.note("budgets", list(self._plan.budgets))
             return
-        differing = [name for name in expected if (stored or {}).get(name) != expected[name]]
+        known = {**expected, "format": None, **stored} if stored else {}  # an earlier version recorded less
+        differing = [name for name in expected if known.get(name) != expected[name]]
         if "format" in differing:
             raise RunError(
                 f"{place} was made by another version of autoprune (its format is "
@@ -171,7 +172,12 @@ class TrialStore:
                 "choose another --out"
             )
         if differing:
-            raise RunError(f"{place} is of another search: its {differing[0]} differs; choose another --out")
+            raise RunError(
+                f"{place} is of another search: its {differing[0]} differs; restore that, or choose another "
+                "--out"
+            )
+        if known != stored:
+            self.note("identity", known)
 
 
 def waiting(trials: Sequence[FrozenTrial]) -> list[TrialAttributes]:

@@ -70,6 +70,19 @@ def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER
         )
 
 
+def check_batch_size(batch_size: int, images: int) -> None:
+    """Refuses batches that would hold an image twice.
+
+    Raises:
+        ConfigError: there are fewer training ``images`` than a batch has.
+    """
+    if batch_size > images:
+        raise ConfigError(
+            f"batch_size: {batch_size} is more than the {images} training images; give {images} or less "
+            "(--batch-size, YAML: batch_size)"
+        )
+
+
 def input_files(config: Config) -> tuple[Path, ...]:
     """The files and folders that a worker reads: the data, and the weights where these are a file."""
     paths = _data_paths(config)

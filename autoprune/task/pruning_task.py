@@ -50,6 +50,14 @@ class PruningTask:
         config = self.config
         return LatencySetup(config.latency_runtime, self.device, config.threads, self.input_size)
 
+    @property
+    def data_identity(self) -> dict[str, str]:
+        """Hashes of what the splits hold, so that nothing is resumed on other data under the same path."""
+        return {
+            "training data": self.train.fingerprint[:16],
+            "validation data": self.val.fingerprint[:16],
+        }
+
     def policy(self, keep: Mapping[str, Sequence[int]], metrics: Mapping[str, Any]) -> Policy:
         """The policy that keeps these channels.
 

@@ -16,6 +16,10 @@ class TrainSplit(Protocol):
     def __len__(self) -> int:
         """Number of images."""
 
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the images and their boxes, by which a resumed training knows its data."""
+
     def batch(
         self, indices: Sequence[int], device: torch.device, flip: Sequence[bool] | None = None
     ) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -16,6 +16,8 @@ from safetensors.torch import save_file
 from autoprune.errors import RunError
 from autoprune.files import replacing
 
+UNRECORDED = ("training data",)  # in the checkpoints of version 0.1.0
+
 
 @dataclass(frozen=True)
 class Checkpoint:
@@ -67,7 +69,11 @@ class Checkpoint:
             raise RunError(
                 f"cannot read the checkpoint {path}: {error}; delete it to train from the start"
             ) from error
-        expected = json.loads(json.dumps(run))
+        expected = {
+            key: value
+            for key, value in json.loads(json.dumps(run)).items()
+            if key in state["run"] or key not in UNRECORDED
+        }
         differing = [key for key in expected if state["run"].get(key) != expected[key]]
         if differing:
             key = differing[0]

@@ -7,7 +7,7 @@ Without `torchrun` there is one process, and these functions do nothing.
 import copy
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TypeVar
 
@@ -38,6 +38,11 @@ def process_group() -> Iterator[None]:
         yield
     finally:
         dist.destroy_process_group()
+
+
+def first_only(block: AbstractContextManager[None]) -> AbstractContextManager[None]:
+    """The context on rank 0, such as a lock that the processes hold together; on the others none."""
+    return block if rank() == 0 else nullcontext()
 
 
 def rank() -> int:

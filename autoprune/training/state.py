@@ -126,6 +126,7 @@ class TrainingState:
         return {
             **asdict(self.settings),
             "training images": len(split),
+            "training data": split.fingerprint,
             "distillation": self.teacher is not None,
             "distillation weighted": self.teacher is not None and self.teacher.weighted,
             "tensors to train": len(self.weights),  # other norms would have more

@@ -52,6 +52,17 @@ def test_trials_that_are_recovered_already_are_read_back_in_the_order_asked(
     assert {path: path.stat().st_mtime_ns for path in (run_copy / "recovered").rglob("*")} == before
 
 
+def test_a_recovery_whose_weights_are_lost_is_done_again(autoprune: Run, run_copy: Path) -> None:
+    trial, value = next(iter(recovered_maps(run_copy).items()))
+    weights = run_copy / f"recovered/trial-{trial:04d}/model.safetensors"
+    weights.unlink()
+    outcome = autoprune("recover", run_copy, "--trial", trial)
+    assert outcome.code == 0, outcome.err
+    assert f"{weights} is missing; it is recovered again" in outcome.out
+    load(weights.parent)
+    assert recovered_maps(run_copy)[trial] == pytest.approx(value, abs=1e-6)
+
+
 def test_other_settings_than_those_of_a_finished_recovery_are_refused(autoprune: Run, run_copy: Path) -> None:
     flags = ["--trial", best_on_front(run_copy), "--steps", "9"]
     assert autoprune("recover", run_copy, *flags).is_refusal("steps was 2, now 9", "delete the folder")

@@ -37,7 +37,8 @@ def test_by_default_it_is_in_the_run_with_sample_images(autoprune: Run, run_copy
 
 
 def test_before_the_dense_detector_is_measured_there_is_no_picture(autoprune: Run, run_copy: Path) -> None:
-    (run_copy / "study.journal").unlink()
+    for name in ("study.journal", "front.csv"):
+        (run_copy / name).unlink()
     for folder in ("policies", "recovered"):
         shutil.rmtree(run_copy / folder)
     outcome = autoprune("report", run_copy, "--png")

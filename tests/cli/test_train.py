@@ -1,12 +1,16 @@
 """`train` writes weights that load and score what it says, and refuses before it trains."""
 
 import json
+import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from autoprune.run.lock import locked
+from autoprune.run.names import LOCK_FILE
 
 Run = Callable[..., Any]
 
@@ -61,6 +65,41 @@ def test_too_few_classes_for_the_data_are_refused(
 ) -> None:
     outcome = autoprune("train", *flags, "--num-classes", "5")
     assert outcome.is_refusal("num_classes", "5", "6", "--num-classes")
+    assert not (tmp_path / "dense").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("config.yaml", "is the run directory of a search (it holds config.yaml)"),
+        ("study.journal", "is the run directory of a search"),
+        ("policy.yaml", "is the folder of a pruned detector"),
+        ("annotations", "is a data set"),
+        ("metrics.json", "metrics.json already exists"),
+    ],
+)
+def test_a_folder_that_holds_something_else_is_refused(
+    autoprune: Run, flags: list[object], tmp_path: Path, name: str, problem: str
+) -> None:
+    (tmp_path / "dense").mkdir()
+    (tmp_path / "dense" / name).write_text("")
+    assert autoprune("train", *flags).is_refusal(problem, "choose another --out")
+    assert [path.name for path in (tmp_path / "dense").iterdir()] == [name]
+
+
+def test_a_second_training_in_the_same_folder_is_refused(
+    autoprune: Run, flags: list[object], tmp_path: Path
+) -> None:
+    with locked(tmp_path / "dense", LOCK_FILE):
+        outcome = autoprune("train", *flags)
+        assert outcome.is_refusal(f"{tmp_path / 'dense'} is in use by another process", f"pid {os.getpid()}")
+
+
+def test_a_batch_of_more_images_than_there_are_is_refused(
+    autoprune: Run, flags: list[object], tmp_path: Path
+) -> None:
+    outcome = autoprune("train", *flags, "--batch-size", "65536")
+    assert outcome.is_refusal("batch_size: 65536 is more than the 8 training images", "--batch-size")
     assert not (tmp_path / "dense").exists()
 
 

@@ -40,6 +40,23 @@ def test_fixed_sizes_stretch_and_no_rule_keeps(tmp_path):
     assert open_data(folder, "val", Resize(None, None)).sizes == [(30, 40)] * 2
 
 
+def test_the_fingerprint_is_of_images_boxes_and_classes_wherever_they_lie(tmp_path):
+    one = open_data(write_set(tmp_path / "one", [box(1, 1)]), "val")
+    known = one.fingerprint
+    for entry in one.coco.dataset["annotations"]:
+        entry["ignore"] = 0  # as COCOeval leaves it
+    del one.fingerprint
+    assert one.fingerprint == known
+    assert open_data(write_set(tmp_path / "two", [box(1, 1)]), "val").fingerprint == known
+    others = {
+        "box": open_data(write_set(tmp_path / "three", [box(1, 1, (2, 2, 9, 9))]), "val"),
+        "images": open_data(write_set(tmp_path / "four", [box(1, 1)], names=("a.png",)), "val"),
+    }
+    edit(tmp_path / "two", lambda content: content["categories"][0].update(name="renamed"))
+    others["classes"] = open_data(tmp_path / "two", "val")
+    assert len({known, *(split.fingerprint for split in others.values())}) == 4
+
+
 def test_most_common_size(tmp_path):
     folder = write_set(tmp_path, [], names=("a.png", "b.png", "c.png"))
     Image.new("RGB", (50, 20)).save(folder / "images/a.png")

@@ -1,5 +1,6 @@
 """Which policies of a run are recovered, and what is done with them by commands and on several processes."""
 
+import io
 import json
 import os
 import shutil
@@ -9,16 +10,22 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 import autoprune
+from autoprune import progress
 from autoprune.cli.main import main
 from autoprune.config import load_config
+from autoprune.data.coco import Split
 from autoprune.detectors import load_dense, save_state
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import largest_difference
 from autoprune.policy import Policy
 from autoprune.recovery.recover import recover
+from autoprune.run.lock import locked
+from autoprune.run.names import LOCK_FILE
+from autoprune.run.results import load_result
 
 ROOT = Path(__file__).parents[2]
 
@@ -41,18 +48,56 @@ def test_trials_off_the_front_can_be_recovered_too(run):
 
 
 def test_bad_input_is_one_line(run, tmp_path):
-    with pytest.raises(RunError, match=r"has no trial 99; `autoprune front"):
+    with pytest.raises(RunError, match=r"has no trial 99, only 0-\d.*; `autoprune front"):
         recover(run.run, trials=[99])
+    for trials in (5, [], "5", ["5"]):
+        with pytest.raises(ConfigError, match=r"trials must be a list of numbers such as \[3, 5\], not"):
+            recover(run.run, trials=trials)
     with pytest.raises(RunError, match=r"is not a run directory.*--out of a search"):
         recover(tmp_path)
     with pytest.raises(ConfigError, match=r"unknown key `lerning_rate`.*learning_rate"):
         recover(run.run, lerning_rate=1)
 
 
-def test_an_empty_front_is_said(copy_run):
+def test_a_policy_whose_file_is_missing_stays_on_the_front_and_is_made_again(run, copy_run):
     folder = copy_run()
     shutil.rmtree(folder / "policies")
+    best = load_result(folder).best
+    assert (best.trial, best.metrics) == (run.best.trial, run.best.metrics)
+    with pytest.raises(RunError, match=rf"{best.path} is missing; the command of the search, repeated"):
+        best.policy  # noqa: B018
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=300)):
+        (recovered,) = recover(folder)
+    assert recovered.policy.keep == run.best.policy.keep
+    assert f"{best.path} is missing: the channels are chosen again" in lines.getvalue()
+
+
+def test_an_empty_front_is_said(copy_run):
+    folder = copy_run()
+    journal = folder / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    first_trial = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
+    journal.write_text("".join(lines[:first_trial]))
     with pytest.raises(RunError, match="has nothing on its front yet; let the search finish some trials"):
+        recover(folder)
+
+
+def test_a_trial_that_another_process_recovers_is_refused_and_one_with_too_large_batches(run, copy_run):
+    folder = copy_run()
+    trial = folder / "recovered" / f"trial-{run.best.trial:04d}"
+    in_use = rf"{trial} is in use by another process .*pid {os.getpid()}\)"
+    with locked(trial, LOCK_FILE), pytest.raises(RunError, match=in_use):
+        recover(folder)
+    with pytest.raises(ConfigError, match="batch_size: 9 is more than the 8 training images; give 8 or less"):
+        recover(folder, batch_size=9)
+    assert not trial.exists()
+
+
+def test_other_data_under_the_same_path_is_refused(copy_run, monkeypatch):
+    folder = copy_run()
+    monkeypatch.setattr(Split, "fingerprint", "f" * 64)
+    with pytest.raises(RunError, match=r"the training data in .* is not what .* was made from; restore"):
         recover(folder)
 
 

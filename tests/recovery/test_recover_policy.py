@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -98,6 +99,50 @@ def test_a_broken_file_of_a_recovery_is_named(tmp_path):
     (tmp_path / "metrics.json").write_text("{")
     with pytest.raises(RunError, match=r"metrics\.json can't be read .*; delete"):
         module.read_finished(tmp_path, {})
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("model.safetensors", None, "model.safetensors is missing"),
+        ("model.safetensors", b"", "model.safetensors holds no weights"),
+        ("model.safetensors", "half", "model.safetensors holds no weights"),
+        ("model.safetensors", "other", "model.safetensors holds other weights than those"),
+        ("policy.yaml", None, "policy.yaml is missing"),
+        ("policy.yaml", b"groups: [", "policy.yaml is not valid YAML"),
+    ],
+)
+def test_a_recovery_without_its_detector_is_not_finished(recovered, tmp_path, name, content, problem):
+    folder = shutil.copytree(recovered.folder, tmp_path / "copy")
+    file, settings = folder / name, recovered.metrics["settings"]
+    if content is None:
+        file.unlink()
+    elif content == "half":
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    elif content == "other":
+        save_file({key: value + 1 for key, value in load_file(file).items()}, file)
+    else:
+        file.write_bytes(content)
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=400)):
+        assert module.read_finished(folder, settings) is None
+    (line,) = lines.getvalue().splitlines()
+    assert f"{folder}/{problem}" in line
+    assert line.endswith("it is recovered again")
+
+
+def test_a_recovery_of_the_version_before_is_read_back_though_it_names_no_data(recovered, tmp_path):
+    folder = shutil.copytree(recovered.folder, tmp_path / "copy")
+    settings = recovered.metrics["settings"]
+    other = {**settings, "validation data": "other"}
+    with pytest.raises(
+        RunError, match=r"other settings: validation data was .*, now other; delete the folder"
+    ):
+        module.read_finished(folder, other)
+    content = json.loads((folder / METRICS_FILE).read_text())
+    del content["model_sha256"], content["settings"]["training data"], content["settings"]["validation data"]
+    (folder / METRICS_FILE).write_text(json.dumps(content))
+    assert module.read_finished(folder, other).map == recovered.map
 
 
 def test_other_settings_are_not_passed_off_as_the_same(run, recovered):

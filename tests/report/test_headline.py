@@ -5,8 +5,6 @@ import json
 
 import pytest
 
-from autoprune.config import ModelSpec
-from autoprune.policy import Policy
 from autoprune.report.headline import format_steps, make_headline, map_change, proxy_training
 from autoprune.report.html import render
 from autoprune.report.run_summary import read_run_summary
@@ -45,9 +43,7 @@ def recovery(map, gflops, origin="sampler"):
 
 
 def test_a_recovered_trial_on_the_front_comes_before_a_better_one_that_is_not(make_summary, tmp_path):
-    spec = ModelSpec(name="retinanet_resnet18_fpn", num_classes=6)
-    policy = Policy(spec, "0" * 64, "joint", (64, 64), {}, {}, {"map": 0.5, "gflops": 3.0})
-    front = [FrontPoint(3, "sampler", policy, tmp_path / "trial-0003.yaml")]
+    front = [FrontPoint(3, "sampler", {"map": 0.5, "gflops": 3.0}, tmp_path / "trial-0003.yaml")]
     recovered = {3: recovery(0.55, 3.0), 4: recovery(0.58, 3.0, "uniform")}
     latencies = {3: [{"median_ms": 2.0, "dense_ms": 4.0}]}
     top = make_headline(make_summary(recovered=recovered, latencies=latencies, front=front))
@@ -69,14 +65,8 @@ def test_a_recovered_trial_on_the_front_comes_before_a_better_one_that_is_not(ma
 
 
 def test_without_a_recovery_the_best_proxy_is_shown_with_the_command_that_recovers_it(make_summary, tmp_path):
-    spec = ModelSpec(name="retinanet_resnet18_fpn", num_classes=6)
     points = [
-        FrontPoint(
-            number,
-            "uniform",
-            Policy(spec, "0" * 64, "joint", (64, 64), {}, {}, {"map": value, "gflops": 2.0, "mparams": 3.0}),
-            tmp_path,
-        )
+        FrontPoint(number, "uniform", {"map": value, "gflops": 2.0, "mparams": 3.0}, tmp_path)
         for number, value in ((1, 0.4), (2, 0.5))
     ]
     top = make_headline(make_summary(front=points))

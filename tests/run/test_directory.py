@@ -80,3 +80,51 @@ def test_the_front_that_is_written_replaces_the_last(tmp_path):
     write(run, {1: 0.5})
     write(run, {2: 0.125})
     write(RunDirectory(tmp_path), {2: 0.25, 3: 0.5})
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "study.journal", "front.csv", "space.yaml"])
+@pytest.mark.parametrize("method", ["check", "config"])
+def test_a_folder_in_the_place_of_a_file_is_named(tmp_path, name, method):
+    run = RunDirectory(tmp_path)
+    config = make_config(out=tmp_path)
+    run.write_config(config, {})
+    (tmp_path / name).unlink(missing_ok=True)
+    (tmp_path / name).mkdir()
+    with pytest.raises(RunError, match=rf"{name} is a folder, not a file; move it away"):
+        run.check(config) if method == "check" else run.config()
+
+
+def test_a_file_in_the_place_of_a_folder_is_named(tmp_path):
+    (tmp_path / "policies").write_text("")
+    with pytest.raises(RunError, match="policies is a file, not a folder; move it away"):
+        RunDirectory(tmp_path).config()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("model.safetensors", "the folder of a detector"), ("annotations", "a data set")],
+)
+def test_a_run_is_not_begun_in_a_folder_of_something_else(tmp_path, name, kind):
+    (tmp_path / name).write_text("")
+    with pytest.raises(RunError, match=rf"is {kind} \(it holds {name}\); choose another --out"):
+        RunDirectory(tmp_path).check(make_config(out=tmp_path))
+
+
+@pytest.mark.parametrize("left", ["front.csv", "policies/trial-0001.yaml", "recovered/trial-0002"])
+def test_results_without_a_study_are_no_new_run(tmp_path, left):
+    run = RunDirectory(tmp_path)
+    run.check_study(begun=False)
+    (tmp_path / left).parent.mkdir(exist_ok=True)
+    (tmp_path / left).write_text("")
+    run.check_study(begun=True)
+    with pytest.raises(RunError, match=rf"holds results of a search \({left}\), but its study is missing"):
+        run.check_study(begun=False)
+
+
+def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    with pytest.raises(RunError, match=rf"cannot use {tmp_path}: Permission denied; check the path"):
+        RunDirectory(tmp_path).config()

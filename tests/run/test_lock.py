@@ -46,7 +46,7 @@ def take(folder):
 def test_a_second_process_is_kept_out_until_the_first_ends(tmp_path):
     folder = tmp_path / "run"
     with owner(folder) as process:
-        with pytest.raises(RunError, match=f"run is in use by another driver .*pid {process.pid}"):
+        with pytest.raises(RunError, match=f"run is in use by another process .*pid {process.pid}"):
             take(folder)
         process.stdin.close()
         assert process.wait() == 0

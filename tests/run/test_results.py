@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.files import read_yaml
+from autoprune.report.run_summary import read_run_summary
 from autoprune.run.results import SearchResult, indistinct, load_result, study_name
 from autoprune.study.records import Record
 
@@ -79,6 +81,17 @@ def test_a_failure_and_the_overhead():
 def test_what_is_no_run_directory_is_refused(tmp_path):
     with pytest.raises(RunError, match=r"is not a run directory: it has no config\.yaml"):
         load_result(tmp_path)
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")])
+def test_results_whose_study_is_lost_are_not_taken_for_a_run_that_has_not_begun(
+    checked_run, tmp_path, damage
+):
+    run = Path(shutil.copytree(checked_run, tmp_path / "run"))
+    damage(run / "study.journal")
+    for read in (load_result, read_run_summary):
+        with pytest.raises(RunError, match=r"run holds results of a search \(front\.csv\), but its study is"):
+            read(run)
 
 
 def test_a_study_in_a_database_has_the_name_of_its_run(tmp_path):

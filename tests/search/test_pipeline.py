@@ -163,6 +163,50 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
         search({**settings, "trials": 2})
 
 
+def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
+    settings = {**demo_settings, "data": data, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+    search(settings)
+    file = data / "annotations" / "instances_val.json"
+    text = file.read_text()
+    file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
+    with pytest.raises(
+        RunError, match=r"another search: its validation data differs; restore that, or choose"
+    ):
+        search({**settings, "trials": 2})
+    file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words
+    assert len(search({**settings, "trials": 2}).records) == 2
+
+
+@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")])
+def test_a_search_without_its_study_is_not_begun_anew(copied_run, damage):
+    config = load_config(copied_run / "config.yaml", out=copied_run)
+    damage(copied_run / "study.journal")
+    before = {path: path.stat().st_mtime_ns for path in copied_run.rglob("*")}
+    with pytest.raises(
+        RunError, match=r"holds results .*front\.csv.*, but its study is missing or empty; .*another --out"
+    ):
+        search(config)
+    assert {path: path.stat().st_mtime_ns for path in copied_run.rglob("*")} == before
+
+
+def test_a_policy_file_that_is_lost_is_written_again(finished_run, copied_run):
+    file = copied_run / finished_run.best.path.relative_to(finished_run.run)
+    file.unlink()
+    search(load_config(copied_run / "config.yaml", out=copied_run))
+    assert Policy.load(file) == finished_run.best.policy
+
+
+def test_data_that_cannot_be_read_is_named_not_the_run(demo_settings, tmp_path, monkeypatch):
+    def refuse(config):
+        raise PermissionError(13, "Permission denied", str(demo_settings["data"]))
+
+    monkeypatch.setattr(pipeline, "load_task", refuse)
+    with pytest.raises(RunError, match=rf"cannot use {demo_settings['data']}: Permission denied; check"):
+        search({**demo_settings, "out": tmp_path / "run"})
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
@@ -172,6 +216,12 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
         ({"budget_gflops": "0.1%"}, BudgetError, r"smallest in this search space is \d"),
         ({"budget_gflops": "100"}, BudgetError, r"prunes nothing"),
         ({"budget_gflops": "many"}, BudgetError, r"is not a number"),
+        ({"batch_size": 9}, ConfigError, r"9 is more than the 8 training images; give 8 or less"),
+        ({"storage": ""}, RunError, r"--storage \(YAML: storage\) is empty; give a URL"),
+        ({"storage": "sqlite://"}, RunError, r"keeps the study in memory.*; give a file"),
+        ({"storage": "sqlite:///:memory:"}, RunError, r"keeps the study in memory"),
+        ({"storage": "nosuch://x"}, RunError, r"cannot open the storage nosuch://x: .*; check --storage"),
+        ({"storage": "sqlite:////nowhere/x.db"}, RunError, r"cannot open the storage sqlite.*unable to open"),
         ({"budgt_gflops": "50"}, ConfigError, r"unknown key `budgt_gflops`.*budget_gflops"),
     ],
 )
@@ -225,6 +275,7 @@ def test_runs_that_share_a_database_keep_apart(finished_run, demo_settings, tmp_
     assert outcome(first)[0][3] == outcome(finished_run)[0][3]
     with pytest.raises(RunError, match=f"holds the study of {tmp_path}/a/run"):
         search({**shared, "out": tmp_path / "b" / "run"})
+    assert not (tmp_path / "b").exists()
     other = search({**shared, "out": tmp_path / "b" / "other", "budget_gflops": "50%"})
     assert len(other.records) == len(load_result(tmp_path / "a" / "run").records) == 1
 

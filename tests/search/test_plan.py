@@ -130,15 +130,17 @@ def test_budgets_that_cannot_be_met_are_refused(graph, file, importance_of, sett
         make(graph, file, importance_of(graph), **settings)
 
 
-def test_the_identity_tells_weights_space_and_budgets_apart(graph, file):
+def test_the_identity_tells_weights_space_budgets_and_data_apart(graph, file):
     bounds = read_bounds(make_config(budget_gflops="50%"), graph)
     other_bounds = read_bounds(make_config(budget_gflops="40%"), graph)
     other_file = file.model_copy(update={"round_to": 8})
+    data = {"validation data": "d1"}
     identities = [
-        identify("a" * 64, file, bounds),
-        identify("b" * 64, file, bounds),
-        identify("a" * 64, other_file, bounds),
-        identify("a" * 64, file, other_bounds),
+        identify("a" * 64, file, bounds, data),
+        identify("b" * 64, file, bounds, data),
+        identify("a" * 64, other_file, bounds, data),
+        identify("a" * 64, file, other_bounds, data),
+        identify("a" * 64, file, bounds, {"validation data": "d2"}),
     ]
-    assert len({tuple(identity.items()) for identity in identities}) == 4
-    assert identify("a" * 64, file, bounds) == identities[0]
+    assert len({tuple(identity.items()) for identity in identities}) == 5
+    assert identify("a" * 64, file, bounds, data) == identities[0]

@@ -69,7 +69,7 @@ def waiting_driver(settings, rungs):
 def test_kill_9_in_the_middle_then_resume(finished_run, demo_settings, tmp_path):
     settings = {**demo_settings, "out": tmp_path / "run", "trials": 4}
     with waiting_driver(settings, rungs=3) as process:  # one trial is finished, the next on its way
-        with pytest.raises(RunError, match=f"in use by another driver .*pid {process.pid}"):
+        with pytest.raises(RunError, match=f"in use by another process .*pid {process.pid}"):
             search(settings)
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL

@@ -203,7 +203,7 @@ def test_a_study_of_another_version_is_refused_in_plain_words(tmp_path, monkeypa
 
 
 def test_a_storage_that_cannot_be_opened_is_refused_in_one_line():
-    with pytest.raises(RunError, match="cannot open the study in nosuch://x") as raised:
+    with pytest.raises(RunError, match=r"cannot open the study s in nosuch://x: .*check --storage") as raised:
         Ledger("nosuch://x", "s", FakePlan(), ledger_settings(trials=1))
     assert "\n" not in str(raised.value)
 

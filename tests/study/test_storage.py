@@ -1,5 +1,7 @@
 """Studies opened in journals and databases; their objectives' names, read through Optuna's API."""
 
+from pathlib import Path
+
 import optuna
 import pytest
 from optuna.storages.journal import JournalFileBackend
@@ -100,8 +102,8 @@ def test_opening_creates_a_study_once_and_refuses_other_objectives(place):
         close(each)
 
 
-def test_a_journal_that_cannot_be_written_is_the_disks_error(tmp_path):
-    with pytest.raises(FileNotFoundError):
+def test_a_journal_that_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(RunError, match=r"cannot write .*missing/study\.journal: No such file"):
         open_study(tmp_path / "missing" / "study.journal", "s", DIRECTIONS)
 
 
@@ -109,7 +111,7 @@ def test_a_study_that_does_not_exist_is_refused_in_one_line(tmp_path):
     with pytest.raises(RunError, match=r"missing: the search has not begun; run `autoprune search` first"):
         load_study(tmp_path / "study.journal", "s")
     with pytest.raises(
-        RunError, match=r"cannot read the study s in nosuch://x: .*; check --storage"
+        RunError, match=r"cannot open the study s in nosuch://x: .*; check --storage"
     ) as raised:
         load_study("nosuch://x", "s")
     assert "\n" not in str(raised.value)
@@ -126,3 +128,55 @@ def test_a_batch_is_one_write_to_a_journal_and_nothing_special_elsewhere(tmp_pat
     assert journal.read_bytes().count(b"\n") == before.count(b"\n") + 2
     with batch(optuna.storages.InMemoryStorage()):
         pass
+
+
+def damaged(journal, content):
+    study, _ = open_study(journal, "s", DIRECTIONS)
+    study.set_user_attr("note", 1)
+    lines = journal.read_bytes().splitlines(keepends=True)
+    journal.write_bytes(content(lines))
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (lambda lines: b"".join([lines[0], b"\xff\x00no text\n", *lines[1:]]), "line 2 is damaged; restore"),
+        (lambda lines: b"".join([lines[0], b"7\n"]), "line 2 is damaged"),
+        (lambda lines: b"".join([lines[0], lines[1][:20] + b"\n"]), "line 2 is damaged; restore"),
+        (lambda lines: lines[1], r"damaged \(.*\); restore it from a copy"),
+        (lambda lines: b"", "is empty: the search has not begun, or the file was emptied"),
+    ],
+)
+def test_a_damaged_journal_is_named_with_its_line_and_left_as_it_is(tmp_path, content, problem):
+    journal = tmp_path / "study.journal"
+    damaged(journal, content)
+    before = journal.read_bytes()
+    with pytest.raises(RunError, match=problem) as raised:
+        load_study(journal, "s")
+    assert str(journal) in str(raised.value)
+    assert "\n" not in str(raised.value)
+    assert "--storage" not in str(raised.value)
+    assert journal.read_bytes() == before
+
+
+def test_a_reader_opens_nothing_to_write(place, monkeypatch):
+    with pytest.raises(RunError, match=r"study\.(journal|db) is missing: the search has not begun"):
+        load_study(place, "s")
+    assert not Path(str(place).removeprefix("sqlite:///")).exists()
+    if isinstance(place, Path):
+        open_study(place, "s", DIRECTIONS)
+        opened = Path.open
+        monkeypatch.setattr(Path, "open", lambda self, mode="r", **kw: opened(self, {"rb": mode}[mode], **kw))
+        assert load_study(place, "s").study_name == "s"
+
+
+def test_a_journal_that_cannot_be_read_says_why(tmp_path, monkeypatch):
+    journal = tmp_path / "study.journal"
+    open_study(journal, "s", DIRECTIONS)
+
+    def refuse(self, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RunError, match=r"cannot read .*study\.journal: Permission denied; check the path"):
+        load_study(journal, "s")

@@ -132,6 +132,13 @@ def test_a_driver_in_a_database_keeps_others_out_until_it_lets_go(tmp_path, monk
         store._storage.remove_session()
 
 
+def test_a_study_records_what_an_earlier_version_did_not_and_refuses_other_values_since(open_store):
+    open_store(FakePlan(identity={"space": "s1"}))
+    open_store(FakePlan(identity={"space": "s1", "validation data": "d1"}))
+    with pytest.raises(RunError, match="its validation data differs; restore that, or choose another --out"):
+        open_store(FakePlan(identity={"space": "s1", "validation data": "d2"}))
+
+
 def test_a_study_that_no_ledger_made_is_refused(tmp_path, open_store):
     backend = optuna.storages.journal.JournalFileBackend(str(tmp_path / "study.journal"))
     study = optuna.create_study(

@@ -6,7 +6,7 @@ import torch
 from autoprune.config import make_config
 from autoprune.errors import ConfigError, DataError
 from autoprune.space.file import GroupRule, SpaceFile
-from autoprune.task.checks import input_files, pick_device, refuse_missing, with_space
+from autoprune.task.checks import check_batch_size, input_files, pick_device, refuse_missing, with_space
 
 SPACE = SpaceFile(
     model="retinanet_resnet18_fpn",
@@ -71,6 +71,12 @@ def test_weights_that_do_not_exist_are_refused(splits, weights, message):
 
 def test_published_weights_are_named_without_a_file(splits):
     refuse_missing(make_config(data=splits, weights="DEFAULT"))
+
+
+def test_a_batch_holds_at_most_all_training_images():
+    check_batch_size(8, 8)
+    with pytest.raises(ConfigError, match="batch_size: 9 is more than the 8 training images; give 8 or less"):
+        check_batch_size(9, 8)
 
 
 def test_workers_read_data_and_weights(splits, tmp_path):

@@ -68,6 +68,10 @@ class ToySplit:
     def __len__(self) -> int:
         return len(self.images)
 
+    @property
+    def fingerprint(self) -> str:
+        return str(float(self.images.sum()))
+
     def batch(
         self, indices: Sequence[int], device: torch.device, flip: Sequence[bool] | None = None
     ) -> tuple[list[Tensor], list[dict[str, Any]]]:

@@ -67,6 +67,7 @@ def test_what_a_later_version_adds_to_a_run_is_no_other_run(tmp_path: Path) -> N
     assert Checkpoint.load(file, {**RUN, "size": (3, 4)}) is not None
     with pytest.raises(RunError, match=r"steps was 9, now 8; repeat the run's own settings"):
         Checkpoint.load(file, {**RUN, "steps": 8})
+    assert Checkpoint.load(file, {**RUN, "training data": "of which version 0.1.0 said nothing"}) is not None
     with pytest.raises(RunError, match="new was None, now 1"):
         Checkpoint.load(file, {**RUN, "new": 1})
 
@@ -76,6 +77,10 @@ def test_a_checkpoint_of_another_run_is_refused(toy: nn.Module, split: Any, tmp_
     train(toy, split, TrainSettings(2, batch_size=2), CPU, checkpoint=file)
     with pytest.raises(RunError, match=r"learning_rate was 0\.0003, now 0\.1"):
         train(toy, split, TrainSettings(2, batch_size=2, learning_rate=0.1), CPU, checkpoint=file)
+    split.images += 1
+    with pytest.raises(RunError, match="training data was"):
+        train(toy, split, TrainSettings(2, batch_size=2), CPU, checkpoint=file)
+    split.images -= 1
     with torch.no_grad():
         toy.head.bias.add_(1)
     with pytest.raises(RunError, match="start weights was"):

@@ -30,6 +30,7 @@ class DyingSplit:
 
     def __init__(self, split: Any, lifetime: int) -> None:
         self.split, self.remaining = split, lifetime
+        self.fingerprint = split.fingerprint
 
     def __len__(self) -> int:
         return len(self.split)
