@@ -71,12 +71,12 @@ def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER
 
 
 def check_batch_size(batch_size: int, images: int) -> None:
-    """Refuses batches that would hold an image twice.
+    """Refuses batches that would hold images twice; the default size is right for any number of images.
 
     Raises:
         ConfigError: there are fewer training ``images`` than a batch has.
     """
-    if batch_size > images:
+    if batch_size > max(images, Config.model_fields["batch_size"].default):
         raise ConfigError(
             f"batch_size: {batch_size} is more than the {images} training images; give {images} or less "
             "(--batch-size, YAML: batch_size)"

@@ -75,6 +75,7 @@ def test_published_weights_are_named_without_a_file(splits):
 
 def test_a_batch_holds_at_most_all_training_images():
     check_batch_size(8, 8)
+    check_batch_size(8, 5)  # the default
     with pytest.raises(ConfigError, match="batch_size: 9 is more than the 8 training images; give 8 or less"):
         check_batch_size(9, 8)
 
