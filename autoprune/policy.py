@@ -21,6 +21,7 @@ from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
+from autoprune.trust import note_file
 from autoprune.validation import Strict, first_problem
 
 FORMAT = 1
@@ -91,6 +92,7 @@ class Policy:
             file = PolicyFile.model_validate(content)
         except ValidationError as error:
             raise PolicyError(first_problem(error, list(PolicyFile.model_fields), str(path))) from error
+        note_file(file.model.name, Path(path))
         return Policy(
             model=file.model,
             weights_sha256=file.weights_sha256,

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from autoprune import config as config_module
 from autoprune.config import SETTINGS, Config, load_config, make_config
 from autoprune.errors import ConfigError
+from autoprune.trust import consent
 from autoprune.validation import warn_renamed
 
 PANELS: dict[str, tuple[str, ...]] = {
@@ -154,6 +155,7 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     """
     given = {name: _parse(name, value) for name, value in flags.items() if value is not None}
     config = make_config(**given) if file is None else load_config(file, **given)
+    consent(config.model)
     unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}
     return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)
 

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import MAY_CHANGE, Config, DataPaths, load_config
+from autoprune.config import MAY_CHANGE, Config, DataPaths, load_run_config
 from autoprune.errors import RunError
 from autoprune.files import write_text, write_yaml
 from autoprune.policy import Policy
@@ -49,14 +49,14 @@ class RunDirectory:
         """The settings that the run was started with.
 
         Raises:
-            RunError: it is not a run directory.
+            RunError: it is not a run directory, or its settings are damaged.
         """
         if not self.config_file.is_file():
             raise RunError(
                 f"{self.path} is not a run directory: it has no {names.CONFIG_FILE}; "
                 "give the --out of a search"
             )
-        return load_config(self.config_file, out=self.path)
+        return load_run_config(self.config_file, out=self.path)
 
     def check(self, config: Config) -> None:
         """Refuses to resume with settings of another search.

@@ -9,6 +9,7 @@ from autoprune.config import Criterion
 from autoprune.errors import ConfigError
 from autoprune.fields import Pixels
 from autoprune.files import read_yaml
+from autoprune.trust import note_file
 from autoprune.validation import Strict, first_problem
 
 Granularity = Literal["layer", "block", "stage"]
@@ -76,13 +77,15 @@ class SpaceFile(Strict):
         if not isinstance(content, dict):
             raise ConfigError(f"{path} is not a search space: write `model:`, `input_size:`, `groups:` lines")
         try:
-            return SpaceFile.model_validate(content)
+            file = SpaceFile.model_validate(content)
         except ValidationError as error:
             place = error.errors()[0]["loc"]
             keys = list(SpaceFile.model_fields)
             if len(place) > 1 and place[0] == "groups":
                 keys = [f"groups.{place[1]}.{key}" for key in GroupRule.model_fields]
             raise ConfigError(first_problem(error, keys, str(path))) from error
+        note_file(file.model, path)
+        return file
 
 
 def ready_space(model_name: str) -> Path | None:
