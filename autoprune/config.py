@@ -10,6 +10,7 @@ from autoprune.fields import (
     BUDGET_NUMBER,
     Criterion,
     DataPaths,
+    FolderOrSplits,
     LatencyBudget,
     ModelSpec,
     NoneIsEmpty,
@@ -94,7 +95,7 @@ class Config(Strict):
         description="height and width at which GFLOPs are counted; default: the most common in the data",
     )
 
-    data: Annotated[Path | DataPaths, _DATA] = Field(
+    data: Annotated[Path | DataPaths, FolderOrSplits, _DATA] = Field(
         Path("data/coco"), description="folder with annotations/ and images in COCO format"
     )
     image_cache_gib: Annotated[float, _DATA_READING] = Field(
@@ -245,7 +246,7 @@ class Config(Strict):
         None, ge=1, le=1024, description="CPU threads; default: torch's own choice"
     )
     seed: Annotated[int, _MACHINE] = Field(
-        0, ge=0, description="master seed; the same seed repeats a CPU run"
+        0, ge=0, lt=2**32, description="master seed; the same seed repeats a CPU run"
     )
 
     @property

@@ -9,9 +9,18 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 from autoprune import config as module
-from autoprune.config import MAY_CHANGE, SETTINGS, Config, Objective, load_config, make_config
+from autoprune.config import (
+    MAY_CHANGE,
+    SETTINGS,
+    Config,
+    Objective,
+    load_config,
+    load_run_config,
+    make_config,
+)
 from autoprune.cost.budget import UNITS
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, RunError
+from autoprune.files import write_yaml
 from autoprune.study.storage import METRIC_NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -57,6 +66,16 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"objectives": ["gflops"]}, "objectives must hold map"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
+        ({"seed": 2**32}, "`seed`"),
+        ({"steps": True}, "`steps`: must not be true or false"),
+        ({"learning_rate": False}, "`learning_rate`: must not be true or false"),
+        ({"rungs": [True, 50]}, "`rungs`: must not be true or false"),
+        ({"budget_gflops": True}, "`budget_gflops`: must not be true or false"),
+        ({"data": 3}, "`data`: must be a folder, or the splits `train` and `val`"),
+        ({"data": {}}, "`data`: must be a folder"),
+        ({"data": {"train": {"annotations": "a", "images": "b"}}}, "`val`: Field required"),
+        ({"data": {"train": {"annotations": "a"}, "val": {}}}, "`train.images`: Field required"),
+        ({"data": {"train": {}, "val": {}, "tset": {}}}, "unknown key `tset`"),
     ],
 )
 def test_bad_values_are_one_line_naming_the_field(values, said):
@@ -66,11 +85,29 @@ def test_bad_values_are_one_line_naming_the_field(values, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_is_not_a_config(tmp_path):
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}\n", "[]\n", "- 1\n", "steps\n", "5\n"])
+def test_a_file_without_settings_is_not_a_config(tmp_path, text):
     path = tmp_path / "c.yaml"
-    path.write_text("- 1\n")
-    with pytest.raises(ConfigError, match="list"):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml must hold `field: value` lines"):
         load_config(path)
+
+
+def test_no_data_in_a_file_is_no_default(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: null\n")
+    with pytest.raises(ConfigError, match="`data`: must be a folder"):
+        load_config(path)
+
+
+@pytest.mark.parametrize("lines", [0, 1, 20, -1])
+def test_a_cut_config_of_a_run_is_damage_and_no_defaults(tmp_path, lines):
+    path = tmp_path / "config.yaml"
+    write_yaml(path, make_config().model_dump(mode="json"))
+    assert load_run_config(path) == make_config()
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(RunError, match=r"config\.yaml is damaged"):
+        load_run_config(path)
 
 
 # one source for each setting

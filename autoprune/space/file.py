@@ -13,6 +13,7 @@ from autoprune.trust import note_file
 from autoprune.validation import Strict, first_problem
 
 Granularity = Literal["layer", "block", "stage"]
+MOST = 65_536  # channels: no layer has more
 
 
 class GroupRule(Strict):
@@ -31,8 +32,8 @@ class GroupRule(Strict):
     max_ratio: float | None = Field(None, gt=0, lt=1)
     frozen: bool = False
     tie: str | None = Field(None, min_length=1)
-    min_width: int | None = Field(None, ge=1)
-    round_to: int | None = Field(None, ge=1)
+    min_width: int | None = Field(None, ge=1, le=MOST)
+    round_to: int | None = Field(None, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _either_pruned_or_frozen(self) -> Self:
@@ -62,8 +63,8 @@ class SpaceFile(Strict):
     input_size: tuple[Pixels, Pixels]
     criterion: Criterion = "joint"
     granularity: Granularity = "layer"
-    round_to: int = Field(8, ge=1)
-    min_width: int = Field(8, ge=1)
+    round_to: int = Field(8, ge=1, le=MOST)
+    min_width: int = Field(8, ge=1, le=MOST)
     groups: tuple[GroupRule, ...] = Field(min_length=1)
 
     @staticmethod
