@@ -18,11 +18,13 @@ class Strict(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _no_truth_value_as_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        assert field.field_name is not None
+        types = _types_within(cls.model_fields[field.field_name].annotation)
         values = value if isinstance(value, list | tuple) else [value]
-        if any(isinstance(each, bool) for each in values):
-            assert field.field_name is not None
-            if not _types_within(cls.model_fields[field.field_name].annotation) & {bool, Any}:
-                raise ValueError("must not be true or false (YAML reads on, off, yes and no as these, too)")
+        if isinstance(value, Mapping) and not any(isinstance(kind, type(BaseModel)) for kind in types):
+            values = list(value.values())
+        if any(isinstance(each, bool) for each in values) and not types & {bool, Any}:
+            raise ValueError("must not be true or false (YAML reads on, off, yes and no as these, too)")
         return value
 
 

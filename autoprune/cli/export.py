@@ -77,8 +77,8 @@ def export(
     """
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.export.card import write_card
+    from autoprune.export.folder import load_with_policy
     from autoprune.files import write_text
-    from autoprune.policy import Policy
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
     raw_heads = raw_heads or format == "pt2"
@@ -95,7 +95,7 @@ def export(
         raise ConfigError(f"--trial chooses from a run directory, and {source} is one detector; omit it")
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
-    model, policy = load(folder), Policy.load(folder / POLICY_FILE)
+    model, policy = load_with_policy(folder)
     with working() as console:
         file: Path | None = None
         if format != "safetensors":

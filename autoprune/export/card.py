@@ -28,17 +28,18 @@ OTHER_FILES = {
 }
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, policy: Policy | None = None) -> None:
     """Writes `MODEL_CARD.md` from the other files in the folder, so it can be written again at any time.
 
     Args:
         folder: holds `policy.yaml`, and may hold `metrics.json`, `latency.json` and exported files.
+        policy: the folder's, if it was read already and its costs are checked (`Policy.with_costs`).
 
     Raises:
         PolicyError: the policy can't be read.
         RunError: the folder can't be written to.
     """
-    write_text(folder / CARD_FILE, render(folder))
+    write_text(folder / CARD_FILE, render(folder, policy))
 
 
 def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -54,9 +55,9 @@ def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     write_text(folder / LATENCY_FILE, json.dumps(list(by_label.values()), indent=2) + "\n")
 
 
-def render(folder: Path) -> str:
+def render(folder: Path, policy: Policy | None = None) -> str:
     """The card's Markdown; see `write_card`."""
-    policy = Policy.load(folder / POLICY_FILE)
+    policy = policy or Policy.load(folder / POLICY_FILE)
     metrics: Mapping[str, Any] = _read(folder / METRICS_FILE) or {}
     parts = [
         _head(policy, metrics),
@@ -71,7 +72,8 @@ def render(folder: Path) -> str:
 
 def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = (metrics.get("dense") or {}).get("gflops")
-    fraction = f", {policy.metrics['gflops'] / dense:.0%} of the dense detector's GFLOPs" if dense else ""
+    pruned = policy.metrics.get("gflops")
+    fraction = f", {pruned / dense:.0%} of the dense detector's GFLOPs" if dense and pruned else ""
     arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
     return (
         f"# {policy.model.name}, pruned\n\n"

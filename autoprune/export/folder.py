@@ -37,8 +37,17 @@ def load(folder: str | Path) -> nn.Module:
         The detector in eval mode, on the CPU, float32.
 
     Raises:
+        PolicyError, ModelError: see `load_with_policy`.
+    """
+    return load_with_policy(folder)[0]
+
+
+def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
+    """Reads a pruned detector as `load` does, and its policy with the costs of its channels.
+
+    Raises:
         PolicyError: the policy or the weights are missing, or the policy can't be read.
-        ModelError: the weights are not those of the policy.
+        ModelError: the weights are not those of the policy, or it names a factory without consent (`trust`).
     """
     policy_file, weights_file = Path(folder) / POLICY_FILE, Path(folder) / WEIGHTS_FILE
     if missing := [path.name for path in (policy_file, weights_file) if not path.is_file()]:
@@ -49,7 +58,7 @@ def load(folder: str | Path) -> nn.Module:
     state = load_state(weights_file)
     dense = build(policy.model)
     graph = analyze(dense, detector_inputs(policy.input_size))
-    policy.check(graph)
+    policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
     expected = pruned.state_dict()
     wrong = [f"{name} is missing" for name in expected.keys() - state.keys()]
@@ -65,7 +74,7 @@ def load(folder: str | Path) -> nn.Module:
             f"{'; '.join(sorted(wrong)[:5])}; take both files from one folder"
         )
     pruned.load_state_dict(state)
-    return pruned.eval()
+    return pruned.eval(), policy
 
 
 def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[int, int]) -> float:

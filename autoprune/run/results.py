@@ -1,7 +1,7 @@
 """The results of a search, read from its run directory."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -109,12 +109,17 @@ def load_result(path: Path) -> SearchResult:
     notes = study.user_attrs
     records = read_records(study)
     points = [
-        FrontPoint(record.number, record.origin, Policy.load(file), file)
+        FrontPoint(record.number, record.origin, replace(Policy.load(file), metrics=scores), file)
         for record in records
-        if (file := run.policy_file(record.number)).is_file()
+        if (file := run.policy_file(record.number)).is_file() and "map" in (scores := policy_metrics(record))
     ]
-    points.sort(key=lambda point: (point.metrics.get("gflops", 0.0), point.trial))
+    points.sort(key=lambda point: (point.metrics["gflops"], point.trial))
     return SearchResult(path, tuple(points), tuple(records), notes.get("dense", {}), notes.get("seconds", {}))
+
+
+def policy_metrics(record: Record) -> dict[str, Any]:
+    """What a policy says of its trial: the metrics of the top rung, without the times that it took."""
+    return {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
 
 
 def study_name(config: Config) -> str:

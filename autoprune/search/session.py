@@ -11,7 +11,7 @@ from autoprune.files import unwritable
 from autoprune.importance import Importance
 from autoprune.progress import StatusDisplay, say
 from autoprune.run.directory import RunDirectory, absolute
-from autoprune.run.results import SearchResult, load_result
+from autoprune.run.results import SearchResult, load_result, policy_metrics
 from autoprune.search.status import duration, repeat_line, status, time_line, trial_line
 from autoprune.search.tracking import Tracker, log_trial, open_trackers
 from autoprune.search.wall_time import WallTime
@@ -162,7 +162,7 @@ class Session:
         """Brings `front.csv`, the policies and the wall time up to date."""
         rows, policies = [], {}
         for record in self.ledger.front():
-            metrics = {name: value for name, value in record.metrics.items() if not name.endswith("_s")}
+            metrics = policy_metrics(record)
             policies[record.number] = self.evaluator.task.policy(self.evaluator.keep(record.widths), metrics)
             rows.append(
                 {
