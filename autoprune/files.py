@@ -1,7 +1,6 @@
 """Reading and writing files: YAML in and out, and atomic writes that leave the old file or the new one."""
 
 import errno
-import json
 import os
 import tempfile
 from collections.abc import Iterator
@@ -122,18 +121,6 @@ def _refuse_duplicate_keys(document: yaml.Node | None, path: Path) -> None:
                 twice = f"`{key.value}` is given twice, first in line {lines[name]}"
                 raise ConfigError(f"{path}, line {line}: {twice}; keep one")
             lines[name] = line
-
-
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of a run directory.
-
-    Raises:
-        RunError: it is not JSON, or can't be read.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read ({error}); delete {path.parent} and recreate it") from error
 
 
 def unwritable(path: Path, error: OSError) -> RunError:

@@ -76,7 +76,7 @@ def export(
     What is written is read back, and its outputs are compared with the detector's.
     """
     from autoprune.export import largest_difference, load, save_detector
-    from autoprune.export.card import write_card
+    from autoprune.export.card import render, write_card
     from autoprune.export.folder import load_with_policy
     from autoprune.files import write_text
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
@@ -96,6 +96,7 @@ def export(
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load_with_policy(folder)
+    render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
         file: Path | None = None
         if format != "safetensors":

@@ -93,6 +93,8 @@ def latency(
         folders = {detector.label: detector.folder for detector in named if detector.folder is not None}
         if record and not folders:
             raise ConfigError("--record writes into folders of detectors, and none is given; omit it")
+        if record:
+            _check_cards(folders)
         built = {detector.label: _build(detector, config) for detector in named}
         models = {label: model.eval() for label, (model, _) in built.items()}
         input_size = config.input_size if size is None else parse_size(size, "--size")
@@ -130,6 +132,14 @@ def _runner(
     height, width = images[0].shape[-2:]
     inside = resized_size((int(height), int(width)), resize_rule(model))
     return in_file(model, images, inside, runtime, str(device), threads, folder)
+
+
+def _check_cards(folders: Mapping[str, Path]) -> None:
+    """Raises where a file of a folder is damaged, before minutes of timing are spent."""
+    from autoprune.export.card import render
+
+    for folder in folders.values():
+        render(folder)
 
 
 def _record(

@@ -8,8 +8,9 @@ from typing import Any
 
 from autoprune.cost.budget import figures
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
-from autoprune.files import read_json, write_text
+from autoprune.files import write_text
 from autoprune.policy import Policy
+from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
 SCORES = {
@@ -50,7 +51,7 @@ def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: ``label`` (device, runtime, versions, batch, size), ``median_ms``, ``p10_ms`` and ``p90_ms`` of
             the network, and ``dense_ms``, the dense detector's median if it was timed interleaved with it.
     """
-    by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE) or []}
+    by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE, LATENCIES) or []}
     by_label |= {row["label"]: dict(row) for row in rows}
     write_text(folder / LATENCY_FILE, json.dumps(list(by_label.values()), indent=2) + "\n")
 
@@ -58,12 +59,12 @@ def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 def render(folder: Path, policy: Policy | None = None) -> str:
     """The card's Markdown; see `write_card`."""
     policy = policy or Policy.load(folder / POLICY_FILE)
-    metrics: Mapping[str, Any] = _read(folder / METRICS_FILE) or {}
+    metrics: Mapping[str, Any] = _read(folder / METRICS_FILE, METRICS) or {}
     parts = [
         _head(policy, metrics),
         _accuracy(policy, metrics),
         _cost(policy, metrics),
-        _latency(_read(folder / LATENCY_FILE) or []),
+        _latency(_read(folder / LATENCY_FILE, LATENCIES) or []),
         _loading(folder),
         _origin(folder, policy, metrics),
     ]
@@ -190,5 +191,5 @@ def _change(new: float | None, old: float | None) -> str:
     return "-" if new is None or old is None else f"{100 * (new - old):+.1f}"
 
 
-def _read(file: Path) -> Any:
-    return read_json(file) if file.is_file() else None
+def _read(file: Path, document: Document[Any]) -> Any:
+    return document.read(file) if file.is_file() else None

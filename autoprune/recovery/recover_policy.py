@@ -16,7 +16,7 @@ from autoprune.data.samples import save_samples
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import save_detector
 from autoprune.export.card import add_latencies, write_card
-from autoprune.files import read_json, write_text
+from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
@@ -25,6 +25,7 @@ from autoprune.policy import Policy
 from autoprune.progress import say
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
+from autoprune.run.documents import METRICS
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.pruning_task import PruningTask
@@ -170,7 +171,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any]) -> Recovered | None
     file = folder / names.METRICS_FILE
     if not file.is_file():
         return None
-    metrics = read_json(file)
+    metrics = METRICS.read(file)
     differing = [name for name in identity if metrics["settings"].get(name) != identity[name]]
     if differing:
         name = differing[0]

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.files import read_json
 from autoprune.report.tables import Entry, Kind, points
+from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
     for file in sorted((run / RECOVERED_FOLDER).glob(f"trial-*/{METRICS_FILE}")):
         number = file.parent.name.removeprefix("trial-")
         if number.isdecimal():
-            metrics[int(number)] = read_json(file)
+            metrics[int(number)] = METRICS.read(file)
     return metrics
 
 
