@@ -93,9 +93,8 @@ class FoundBox(TrueBox):
     score: Number
 
 
+# One image in `samples.json`, with the detections of each detector.
 class SampleImage(TypedDict):
-    """One image in `samples.json`."""
-
     file: str
     height: Annotated[int, Field(ge=1)]
     width: Annotated[int, Field(ge=1)]
