@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import ConfigError
 from autoprune.fields import (
     BUDGET_NUMBER,
     Criterion,
@@ -27,7 +27,6 @@ from autoprune.fields import (
     Track,
 )
 from autoprune.files import read_yaml
-from autoprune.trust import note_file
 from autoprune.validation import Strict, first_problem, with_new_keys
 
 __all__ = [
@@ -45,15 +44,11 @@ __all__ = [
     "SplitPaths",
     "Track",
     "load_config",
-    "load_run_config",
     "make_config",
 ]
 
 RENAMED: dict[str, str] = {}
 """Fields of `Config` by the names that the previous version had for them: still read, with a warning."""
-
-ADDED: frozenset[str] = frozenset()
-"""Fields that the previous version did not have; a run directory of that version lacks them."""
 
 
 _DETECTOR = Setting("Detector")
@@ -301,23 +296,6 @@ def load_config(path: Path, **overrides: Any) -> Config:
     content = with_new_keys(content, RENAMED, str(path))
     given = {key: value for key, value in overrides.items() if value is not None}
     return _validate({**content, **given}, str(path))
-
-
-def load_run_config(path: Path, **overrides: Any) -> Config:
-    """Reads the `config.yaml` that a search wrote; its factory needs the user's consent (`trust`).
-
-    Raises:
-        RunError: the file is damaged: it has always held all settings.
-        ConfigError: as `load_config`.
-    """
-    content = read_yaml(path)
-    written = with_new_keys(content, RENAMED, str(path)) if isinstance(content, dict) else {}
-    if missing := [name for name in Config.model_fields if name not in {*written, *ADDED}]:
-        what = f"`{missing[0]}` is missing" if written else "it holds no settings"
-        raise RunError(f"{path} is damaged: {what}; restore the file, or search again with another --out")
-    config = _validate({**written, **overrides}, str(path))
-    note_file(config.model, path)
-    return config
 
 
 def _validate(values: dict[str, Any], where: str) -> Config:

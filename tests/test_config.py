@@ -15,12 +15,10 @@ from autoprune.config import (
     Config,
     Objective,
     load_config,
-    load_run_config,
     make_config,
 )
 from autoprune.cost.budget import UNITS
-from autoprune.errors import ConfigError, RunError
-from autoprune.files import write_yaml
+from autoprune.errors import ConfigError
 from autoprune.study.storage import METRIC_NAMES
 
 ROOT = Path(__file__).parent.parent
@@ -98,16 +96,6 @@ def test_no_data_in_a_file_is_no_default(tmp_path):
     path.write_text("data: null\n")
     with pytest.raises(ConfigError, match="`data`: must be a folder"):
         load_config(path)
-
-
-@pytest.mark.parametrize("lines", [0, 1, 20, -1])
-def test_a_cut_config_of_a_run_is_damage_and_no_defaults(tmp_path, lines):
-    path = tmp_path / "config.yaml"
-    write_yaml(path, make_config().model_dump(mode="json"))
-    assert load_run_config(path) == make_config()
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
-    with pytest.raises(RunError, match=r"config\.yaml is damaged"):
-        load_run_config(path)
 
 
 # one source for each setting

@@ -127,7 +127,7 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
 
 def config_of_run(folder: Path) -> Config | None:
     """Settings of the run that recovered the detector in ``folder``; ``None`` for a folder outside a run."""
-    from autoprune.config import load_run_config
+    from autoprune.run.documents import load_run_config
 
     file = folder.absolute().parent.parent / CONFIG_FILE
     return (

@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import MAY_CHANGE, Config, DataPaths, load_run_config
+from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
 from autoprune.files import write_text, write_yaml
 from autoprune.policy import Policy
 from autoprune.run import lock, names
+from autoprune.run.documents import load_run_config
 
 
 class RunDirectory:

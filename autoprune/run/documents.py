@@ -1,6 +1,6 @@
-"""The JSON files of a run and of a detector's folder: each is checked by its shape when it is read.
+"""The settings of a run and the JSON files of a detector's folder: each is checked when it is read.
 
-Keys that a shape does not name are kept, and not checked.
+Keys of JSON files that a shape does not name are kept, and not checked.
 """
 
 import json
@@ -8,13 +8,36 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, NotRequired, TypeVar
 
-from pydantic import AfterValidator, AllowInfNan, Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AllowInfNan, BaseModel, Field, TypeAdapter, ValidationError
 from typing_extensions import TypedDict
 
+from autoprune.config import RENAMED, Config, load_config
 from autoprune.errors import RunError
+from autoprune.files import read_yaml
+from autoprune.trust import note_file
 from autoprune.validation import first_problem
 
 T = TypeVar("T")
+
+ADDED: frozenset[str] = frozenset()
+"""Fields of `Config` that the previous version did not have; a run directory of that version lacks them."""
+
+
+def load_run_config(path: Path, **overrides: Any) -> Config:
+    """Reads the `config.yaml` that a search wrote; its factory needs the user's consent (`trust`).
+
+    Raises:
+        RunError: the file is damaged: a search writes all settings into it.
+        ConfigError: it can't be read, or a value is out of range.
+    """
+    content = read_yaml(path)
+    written = {RENAMED.get(key, key) for key in content} if isinstance(content, dict) else set()
+    if missing := [name for name in Config.model_fields if name not in {*written, *ADDED}]:
+        what = f"`{missing[0]}` is missing" if written else "it holds no settings"
+        raise RunError(f"{path} is damaged: {what}; restore the file, or search again with another --out")
+    config = load_config(path, **overrides)
+    note_file(config.model, path)
+    return config
 
 
 def _has_map(scores: dict[str, float]) -> dict[str, float]:
@@ -93,13 +116,14 @@ class FoundBox(TrueBox):
     score: Number
 
 
-# One image in `samples.json`, with the detections of each detector.
-class SampleImage(TypedDict):
+class SampleImage(BaseModel):
+    """One image in `samples.json`."""
+
     file: str
-    height: Annotated[int, Field(ge=1)]
-    width: Annotated[int, Field(ge=1)]
+    height: int = Field(ge=1)
+    width: int = Field(ge=1)
     truth: list[TrueBox]
-    found: dict[str, list[FoundBox]]
+    detections: dict[str, list[FoundBox]] = Field(alias="found")
 
 
 class Samples(TypedDict):

@@ -6,9 +6,11 @@ import shutil
 import pytest
 
 from autoprune.cli.main import main
+from autoprune.config import make_config
 from autoprune.errors import RunError
+from autoprune.files import write_yaml
 from autoprune.recovery.proxy_check import CHECK
-from autoprune.run.documents import LATENCIES, METRICS, SAMPLES
+from autoprune.run.documents import LATENCIES, METRICS, SAMPLES, load_run_config
 
 DOCUMENTS = {
     "metrics.json": METRICS, "latency.json": LATENCIES, "samples.json": SAMPLES, "proxies.json": CHECK
@@ -125,3 +127,13 @@ def test_damaged_losses_are_named(run_copy, capsys, text):
     code = main(["report", str(run_copy)])
     error = capsys.readouterr().err
     assert (code, str(file) in error) == (2, True) if text else (code, error) == (0, "")
+
+
+@pytest.mark.parametrize("lines", [0, 1, 20, -1])
+def test_a_cut_config_of_a_run_is_damage_and_no_defaults(tmp_path, lines):
+    path = tmp_path / "config.yaml"
+    write_yaml(path, make_config().model_dump(mode="json"))
+    assert load_run_config(path) == make_config()
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
+    with pytest.raises(RunError, match=r"config\.yaml is damaged"):
+        load_run_config(path)
