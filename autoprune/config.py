@@ -10,6 +10,7 @@ from autoprune.fields import (
     BUDGET_NUMBER,
     Criterion,
     DataPaths,
+    FolderOrSplits,
     LatencyBudget,
     ModelSpec,
     NoneIsEmpty,
@@ -89,7 +90,7 @@ class Config(Strict):
         description="height and width at which GFLOPs are counted; default: the most common in the data",
     )
 
-    data: Annotated[Path | DataPaths, _DATA] = Field(
+    data: Annotated[Path | DataPaths, FolderOrSplits, _DATA] = Field(
         Path("data/coco"), description="folder with annotations/ and images in COCO format"
     )
     image_cache_gib: Annotated[float, _DATA_READING] = Field(
@@ -242,7 +243,7 @@ class Config(Strict):
         None, ge=1, le=1024, description="CPU threads; default: torch's own choice"
     )
     seed: Annotated[int, _MACHINE] = Field(
-        0, ge=0, description="master seed; the same seed repeats a CPU run"
+        0, ge=0, lt=2**32, description="master seed; the same seed repeats a CPU run"
     )
 
     @property
@@ -283,14 +284,17 @@ def make_config(**values: Any) -> Config:
 
 
 def load_config(path: Path, **overrides: Any) -> Config:
-    """Reads a YAML file of settings; ``overrides`` that are not ``None`` win.
+    """Reads a YAML file of settings that the user gave; ``overrides`` that are not ``None`` win.
 
     Raises:
-        ConfigError: the file can't be read, a key is unknown, or a value is out of range.
+        ConfigError: the file can't be read or holds none, a key is unknown, or a value is out of range.
     """
-    content = read_yaml(path) or {}
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path} must hold `field: value` lines, not a {type(content).__name__}")
+    content = read_yaml(path)
+    if not isinstance(content, dict) or not content:
+        held = "nothing" if not content else f"a {type(content).__name__}"
+        raise ConfigError(
+            f"{path} must hold `field: value` lines, and holds {held}; omit it for the defaults"
+        )
     content = with_new_keys(content, RENAMED, str(path))
     given = {key: value for key, value in overrides.items() if value is not None}
     return _validate({**content, **given}, str(path))

@@ -1,15 +1,16 @@
 """The types of the settings: literals, specifications, and how their texts are read."""
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, ValidationError
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from autoprune.validation import Strict
+from autoprune.validation import Strict, first_problem
 
 Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
@@ -93,6 +94,21 @@ def _texts(values: Any) -> Any:
     return [str(value) for value in values] if isinstance(values, list | tuple) else values
 
 
+def _folder_or_splits(value: Any) -> Any:
+    """Says in one line what is wrong with splits; pydantic would say why they are no folder, too."""
+    if isinstance(value, str | Path | DataPaths) and value != "":
+        return value
+    problem = ""
+    if isinstance(value, Mapping) and value:
+        try:
+            return DataPaths.model_validate(value)
+        except ValidationError as error:
+            problem = first_problem(error, list(DataPaths.model_fields), "its splits") + "; it "
+    raise ValueError(
+        f"{problem}must be a folder, or the splits `train` and `val`, each with `annotations` and `images`"
+    )
+
+
 def _time_or_percentage(value: str | None) -> str | None:
     """Refuses what is wrong whatever the dense latency, which takes minutes to measure."""
     if value is None:
@@ -106,6 +122,7 @@ def _time_or_percentage(value: str | None) -> str | None:
 
 
 # Of several on one field, pydantic runs the validators before parsing from right to left.
+FolderOrSplits = BeforeValidator(_folder_or_splits)
 Several = BeforeValidator(_several)
 Text = BeforeValidator(_text)
 Texts = BeforeValidator(_texts)

@@ -1,7 +1,6 @@
 """Reading and writing files: YAML in and out, and atomic writes that leave the old file or the new one."""
 
 import errno
-import json
 import os
 import shutil
 import stat
@@ -138,27 +137,48 @@ def read_yaml(path: Path) -> Any:
     """Reads a YAML file.
 
     Raises:
-        ConfigError: the file is missing or is not YAML.
+        ConfigError: the file is missing or is not YAML, or a mapping in it gives a key twice.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_LOADER)
+        loader = _LOADER(path.read_text(encoding="utf-8"))
+        try:
+            document = loader.get_single_node()
+            _refuse_duplicate_keys(document, path)
+            return None if document is None else loader.construct_document(document)
+        finally:
+            loader.dispose()
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}; check the path") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a date such as 2026-13-01 is a ValueError
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path} is not valid YAML: {problem}; fix it there") from error
 
 
-def read_json(path: Path) -> Any:
-    """Reads a JSON file of a run directory.
+def _refuse_duplicate_keys(document: yaml.Node | None, path: Path) -> None:
+    """YAML itself forbids them; the loader would take the last one.
 
     Raises:
-        RunError: it is not JSON, or can't be read.
+        ConfigError: names the key and both lines.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} can't be read ({error}); delete {path.parent} and recreate it") from error
+    nodes, seen = [document], set()
+    while nodes:
+        node = nodes.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))  # an alias is the same node again
+        if isinstance(node, yaml.SequenceNode):
+            nodes += node.value
+            continue
+        lines: dict[tuple[str, str], int] = {}
+        for key, value in node.value:
+            nodes.append(value)
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            name, line = (key.tag, key.value), key.start_mark.line + 1
+            if name in lines:
+                twice = f"`{key.value}` is given twice, first in line {lines[name]}"
+                raise ConfigError(f"{path}, line {line}: {twice}; keep one")
+            lines[name] = line
 
 
 def unwritable(path: Path, error: OSError) -> RunError:

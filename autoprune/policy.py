@@ -5,9 +5,10 @@ A policy file holds everything but weights: `policy.yaml` and the dense weights 
 """
 
 import hashlib
+import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,11 @@ from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
+from autoprune.trust import note_file
 from autoprune.validation import Strict, as_path, check_kind, first_problem
 
 FORMAT = 1
+COST_TOLERANCE = 1e-6  # relative: costs are exact, but for their last digits in the file
 
 
 class _GroupEntry(Strict):
@@ -40,7 +43,7 @@ class PolicyFile(Strict):
     criterion: str
     input_size: tuple[Pixels, Pixels]
     groups: dict[str, _GroupEntry]
-    metrics: dict[str, Any] = Field(default_factory=dict)
+    metrics: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -83,21 +86,22 @@ class Policy:
             raise PolicyError(
                 f"{path} is not a policy file (no `groups`); give a policy.yaml that autoprune wrote"
             )
-        if content.get("format") != FORMAT:
-            raise PolicyError(
-                f"{path} has format {content.get('format')}, this autoprune reads {FORMAT}; update autoprune"
-            )
+        if (problem := _format_problem(content)) is not None:
+            raise PolicyError(f"{path}: {problem}")
         try:
             file = PolicyFile.model_validate(content)
         except ValidationError as error:
             raise PolicyError(first_problem(error, list(PolicyFile.model_fields), str(path))) from error
+        note_file(file.model.name, Path(path))
         return Policy(
             model=file.model,
             weights_sha256=file.weights_sha256,
             criterion=file.criterion,
             input_size=file.input_size,
             widths={name: entry.width for name, entry in file.groups.items()},
-            keep={name: _read_ranges(name, entry) for name, entry in file.groups.items()},
+            keep={
+                name: _read_ranges(f"{path}: group `{name}`", entry) for name, entry in file.groups.items()
+            },
             metrics=file.metrics,
         )
 
@@ -141,18 +145,49 @@ class Policy:
         if all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
             raise PolicyError("the policy prunes nothing: every group keeps all its channels")
 
-    def apply(self, dense_model: nn.Module) -> nn.Module:
+    def with_costs(self, graph: ChannelGraph, where: str | Path = "the policy") -> "Policy":
+        """The same policy with the GFLOPs and parameters of its channels, after `check`.
+
+        Where its metrics say others, they are of other channels: a warning names both, and only these
+        costs stay.
+
+        Args:
+            graph: of the dense architecture, traced at ``input_size``.
+            where: the policy's file, for the warning.
+
+        Raises:
+            PolicyError: the policy is for another model.
+        """
+        self.check(graph)
+        costs = {"gflops": graph.gflops(self.kept_widths), "mparams": graph.mparams(self.kept_widths)}
+        for name, value in costs.items():
+            stored = self.metrics.get(name, value)
+            if not math.isclose(stored, value, rel_tol=COST_TOLERANCE):
+                warnings.warn(
+                    f"{where} says {name} {stored:g}, and its channels have {value:g}: it was changed, so "
+                    "its metrics are ignored",
+                    stacklevel=2,
+                )
+                return replace(self, metrics=costs)
+        return replace(self, metrics={**self.metrics, **costs})
+
+    def apply(self, dense_model: nn.Module, graph: ChannelGraph | None = None) -> nn.Module:
         """Returns a pruned copy of ``dense_model``; the model itself is not changed.
 
         Other weights than those that the policy was made for are allowed, with a warning.
+
+        Args:
+            dense_model: a detector of the policy's dense architecture.
+            graph: its channel groups, if they are known already.
 
         Raises:
             PolicyError: the policy is for another model.
             ModelError: it is no model, or none that takes a list of images.
         """
         check_kind("dense_model", dense_model, nn.Module, "a torch.nn.Module", ModelError)
-        device = next((weight.device for weight in dense_model.parameters()), torch.device("cpu"))
-        graph = analyze(dense_model, ([torch.rand(3, *self.input_size, device=device)],))
+        if graph is None:
+            device = next((weight.device for weight in dense_model.parameters()), torch.device("cpu"))
+            graph = analyze(dense_model, ([torch.rand(3, *self.input_size, device=device)],))
         self.check(graph)
         if hash_weights(dense_model.state_dict()) != self.weights_sha256:
             warnings.warn("the policy was made for other dense weights of this architecture", stacklevel=2)
@@ -173,13 +208,23 @@ def hash_weights(state: Mapping[str, torch.Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read_ranges(name: str, entry: _GroupEntry) -> tuple[int, ...]:
+def _format_problem(content: Mapping[str, Any]) -> str | None:
+    """Why a file of this ``format`` can't be read; ``None`` where it can."""
+    if "format" not in content:
+        return f"`format` is missing; restore the file, which autoprune wrote with `format: {FORMAT}`"
+    number = content["format"]
+    if not isinstance(number, int) or isinstance(number, bool) or number < FORMAT:
+        return f"`format` must be the number {FORMAT}, not {number!r}; restore what autoprune wrote"
+    if number > FORMAT:
+        return f"it has format {number}, and this autoprune reads {FORMAT}; update autoprune"
+    return None
+
+
+def _read_ranges(where: str, entry: _GroupEntry) -> tuple[int, ...]:
     try:
         kept = from_ranges(entry.keep)
     except ValueError as error:
-        raise PolicyError(
-            f"group `{name}`: keep must be rising ranges such as 0-5,8, not {entry.keep!r}"
-        ) from error
+        raise PolicyError(f"{where}: keep must be rising ranges such as 0-5,8, not {entry.keep!r}") from error
     if kept[-1] >= entry.width:
-        raise PolicyError(f"group `{name}`: channel {kept[-1]} does not exist, it has {entry.width}")
+        raise PolicyError(f"{where}: channel {kept[-1]} does not exist, it has {entry.width}")
     return kept

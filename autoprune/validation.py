@@ -3,19 +3,36 @@
 import difflib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from autoprune.errors import AutopruneError, ConfigError
 
 
 class Strict(BaseModel):
-    """A frozen model that refuses unknown keys."""
+    """A frozen model that refuses unknown keys, and true or false where a number belongs."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_truth_value_as_a_number(cls, value: Any, field: ValidationInfo) -> Any:
+        assert field.field_name is not None
+        types = _types_within(cls.model_fields[field.field_name].annotation)
+        values = value if isinstance(value, list | tuple) else [value]
+        if isinstance(value, Mapping) and not any(isinstance(kind, type(BaseModel)) for kind in types):
+            values = list(value.values())
+        if any(isinstance(each, bool) for each in values) and not types & {bool, Any}:
+            raise ValueError("must not be true or false (YAML reads on, off, yes and no as these, too)")
+        return value
+
+
+def _types_within(annotation: Any) -> set[Any]:
+    """A type and all in its arguments: ``tuple[int, ...] | None`` holds ``int``."""
+    return {annotation}.union(*(_types_within(part) for part in get_args(annotation)))
 
 
 def warn_renamed(old: str, new: str, where: str = "") -> None:
@@ -45,8 +62,20 @@ def with_new_keys(values: Mapping[str, Any], renamed: Mapping[str, str], where: 
     return result
 
 
-def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> str:
-    """Describes the first problem of a validation error in one line; unknown keys come before missing."""
+def first_problem(
+    error: ValidationError,
+    valid_keys: list[str],
+    where: str,
+    spelled: Callable[[str], str] | None = None,
+) -> str:
+    """Describes the first problem of a validation error in one line; unknown keys come before missing.
+
+    Args:
+        error: of a model.
+        valid_keys: the keys that the model takes.
+        where: the file, or what else was read.
+        spelled: how the user wrote a field, where that says the place, too: ``--steps``.
+    """
     problems = error.errors()
     problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in problem["loc"])
@@ -56,6 +85,8 @@ def first_problem(error: ValidationError, valid_keys: list[str], where: str) -> 
     message = problem["msg"].removeprefix("Value error, ")
     if name and problem["type"] != "missing":  # without a name it is all that was given, too much for a line
         message += f" (got {problem['input']!r})"
+    if name and spelled is not None:
+        return f"{spelled(str(problem['loc'][0]))}: {message}"
     return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
 
 

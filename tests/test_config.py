@@ -9,7 +9,14 @@ from typing import Any, NamedTuple, get_args
 import pytest
 
 from autoprune import config as module
-from autoprune.config import MAY_CHANGE, SETTINGS, Config, Objective, load_config, make_config
+from autoprune.config import (
+    MAY_CHANGE,
+    SETTINGS,
+    Config,
+    Objective,
+    load_config,
+    make_config,
+)
 from autoprune.cost.budget import UNITS
 from autoprune.errors import ConfigError
 from autoprune.study.storage import METRIC_NAMES
@@ -57,6 +64,16 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"objectives": ["gflops"]}, "objectives must hold map"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
+        ({"seed": 2**32}, "`seed`"),
+        ({"steps": True}, "`steps`: must not be true or false"),
+        ({"learning_rate": False}, "`learning_rate`: must not be true or false"),
+        ({"rungs": [True, 50]}, "`rungs`: must not be true or false"),
+        ({"budget_gflops": True}, "`budget_gflops`: must not be true or false"),
+        ({"data": 3}, "`data`: must be a folder, or the splits `train` and `val`"),
+        ({"data": {}}, "`data`: must be a folder"),
+        ({"data": {"train": {"annotations": "a", "images": "b"}}}, "`val`: Field required"),
+        ({"data": {"train": {"annotations": "a"}, "val": {}}}, "`train.images`: Field required"),
+        ({"data": {"train": {}, "val": {}, "tset": {}}}, "unknown key `tset`"),
     ],
 )
 def test_bad_values_are_one_line_naming_the_field(values, said):
@@ -66,10 +83,18 @@ def test_bad_values_are_one_line_naming_the_field(values, said):
     assert "\n" not in str(caught.value)
 
 
-def test_a_list_is_not_a_config(tmp_path):
+@pytest.mark.parametrize("text", ["", "# only a comment\n", "{}\n", "[]\n", "- 1\n", "steps\n", "5\n"])
+def test_a_file_without_settings_is_not_a_config(tmp_path, text):
     path = tmp_path / "c.yaml"
-    path.write_text("- 1\n")
-    with pytest.raises(ConfigError, match="list"):
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml must hold `field: value` lines"):
+        load_config(path)
+
+
+def test_no_data_in_a_file_is_no_default(tmp_path):
+    path = tmp_path / "c.yaml"
+    path.write_text("data: null\n")
+    with pytest.raises(ConfigError, match="`data`: must be a folder"):
         load_config(path)
 
 

@@ -58,6 +58,38 @@ def test_broken_yaml_is_one_line_with_the_place(tmp_path, text):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("a: 1\nb: 2\na: 3\n", "a", (1, 3)),
+        ("x:\n  - b: {c: 1,\n     c: 2}\n", "c", (2, 3)),
+        ("{a: 1, a: 1}", "a", (1, 1)),
+    ],
+)
+def test_a_key_given_twice_is_refused_with_both_lines(tmp_path, text, key, lines):
+    path = tmp_path / "twice.yaml"
+    path.write_text(text)
+    first, line = lines
+    with pytest.raises(ConfigError, match=f"line {line}: `{key}` is given twice, first in line {first};"):
+        read_yaml(path)
+
+
+def test_aliases_and_merged_keys_are_no_duplicates(tmp_path):
+    path = tmp_path / "merged.yaml"
+    path.write_text("base: &base {a: 1, b: 2}\nother: {<<: *base, a: 3}\nagain: *base\n")
+    content = {"base": {"a": 1, "b": 2}, "other": {"a": 3, "b": 2}, "again": {"a": 1, "b": 2}}
+    assert read_yaml(path) == content
+
+
+@pytest.mark.parametrize("text", ["a: 2026-13-01", "[" * 20_000, "a: 1\n---\nb: 2\n", "a: " + "1" * 5000])
+def test_what_the_loader_cannot_build_is_one_line_too(tmp_path, text):
+    path = tmp_path / "odd.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"odd\.yaml is not valid YAML") as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
 def test_missing_yaml_names_the_path():
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_yaml(Path("nowhere.yaml"))

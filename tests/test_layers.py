@@ -12,7 +12,7 @@ ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
     {"errors", "seeding", "files", "progress", "streams", "ranges", "memory", "run.names"},
-    {"config", "fields", "validation"},
+    {"config", "fields", "trust", "validation"},
     {"cost.counts"},
     {"graph"},
     {"policy"},

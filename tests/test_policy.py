@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,6 +7,7 @@ from torch import nn
 
 from autoprune.config import ModelSpec
 from autoprune.errors import PolicyError
+from autoprune.graph import analyze
 from autoprune.policy import Policy, hash_weights
 
 
@@ -35,6 +37,14 @@ def test_policy_reads_back_equal(tmp_path):
         ("keep: 0-2,5", "keep: 0-2,8", "channel 8 does not exist"),
         ("keep: 0-2,5", "keep: 5,0-2", "rising ranges"),
         ("format: 1", "format: 9", "update autoprune"),
+        ("format: 1", "format: '1'", "`format` must be the number 1, not '1'"),
+        ("format: 1", "format: true", "`format` must be the number 1, not True"),
+        ("format: 1\n", "", "`format` is missing"),
+        ("map: 0.4375", "map: many", "`metrics.map`"),
+        ("map: 0.4375", "map: true", "`metrics"),
+        ("map: 0.4375", "map: null", "`metrics.map`"),
+        ("map: 0.4375", "map: [1]", "`metrics.map`"),
+        ("map: 0.4375", "map: .nan", "`metrics.map`"),
         ("groups:", "layers:", "not a policy file"),
         ("criterion:", "criterium:", "unknown key `criterium`"),
         ("width: 8", "width: many", "width"),
@@ -47,6 +57,7 @@ def test_broken_files_are_one_line(tmp_path, old, new, message):
     with pytest.raises(PolicyError) as caught:
         Policy.load(path)
     assert message in str(caught.value)
+    assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
@@ -123,3 +134,18 @@ def test_a_policy_that_does_not_fit_is_refused(chain, changes, message):
     with pytest.raises(PolicyError, match=message) as caught:
         policy_of(chain, **changes).apply(chain)
     assert "\n" not in str(caught.value)
+
+
+def test_costs_that_belong_to_other_channels_are_replaced_with_a_warning(chain, recwarn):
+    graph = analyze(chain, ([torch.rand(3, 16, 16)],))
+    policy = policy_of(chain, metrics={"map": 0.5}).with_costs(graph)
+    expected = {"gflops": graph.gflops(policy.kept_widths), "mparams": graph.mparams(policy.kept_widths)}
+    assert policy.metrics == {"map": 0.5, **expected}
+    assert policy.with_costs(graph) == policy
+    assert not recwarn.list
+    edited = replace(policy, keep={**policy.keep, "first": tuple(range(8))})
+    with pytest.warns(UserWarning, match=f"p.yaml says gflops {expected['gflops']:g}, and its") as caught:
+        costs = edited.with_costs(graph, "p.yaml").metrics
+    assert f"{costs['gflops']:g}" in str(caught[0].message)
+    assert costs["gflops"] > expected["gflops"]
+    assert "map" not in costs  # measured with other channels

@@ -25,8 +25,10 @@ def apply(
     """
     from dataclasses import replace
 
+    from autoprune.detectors import detector_inputs
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.files import new_folder
+    from autoprune.graph import analyze
     from autoprune.policy import hash_weights
 
     detector = resolve(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
@@ -38,12 +40,14 @@ def apply(
         )
     refuse_existing(to)
     dense, _ = build_dense(detector, config)
-    pruned = detector.policy.apply(dense)
+    graph = analyze(dense, detector_inputs(detector.policy.input_size))
+    checked = detector.policy.with_costs(graph, policy)
+    pruned = checked.apply(dense, graph)
     applied = hash_weights(dense.state_dict())
     # the policy's mAP was measured after a recovery, which these weights have not had
-    costs = {name: value for name, value in detector.policy.metrics.items() if name in ("gflops", "mparams")}
+    costs = {name: value for name, value in checked.metrics.items() if name in ("gflops", "mparams")}
     with new_folder(to) as folder:
-        save_detector(folder, pruned, replace(detector.policy, weights_sha256=applied, metrics=costs))
+        save_detector(folder, pruned, replace(checked, weights_sha256=applied, metrics=costs))
         difference = largest_difference(pruned, load(folder), detector.policy.input_size)
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")

@@ -11,6 +11,7 @@ from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
 from autoprune.progress import say
 from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER
+from autoprune.trust import consent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,6 +75,7 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
         return NamedDetector(label, policy.model, policy, folder)
     name = argument or config.model
+    consent(name)
     spec = ModelSpec(
         name=name,
         arguments=config.model_arguments,
@@ -164,7 +166,11 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
 
 def config_of_run(folder: Path) -> Config | None:
     """Settings of the run that recovered the detector in ``folder``; ``None`` for a folder outside a run."""
-    from autoprune.config import load_config
+    from autoprune.run.documents import load_run_config
 
     file = folder.absolute().parent.parent / CONFIG_FILE
-    return load_config(file) if folder.absolute().parent.name == RECOVERED_FOLDER and file.is_file() else None
+    return (
+        load_run_config(file)
+        if folder.absolute().parent.name == RECOVERED_FOLDER and file.is_file()
+        else None
+    )

@@ -76,10 +76,10 @@ def export(
     What is written is read back, and its outputs are compared with the detector's.
     """
     from autoprune.export import largest_difference, load, save_detector
-    from autoprune.export.card import write_card
+    from autoprune.export.card import render, write_card
+    from autoprune.export.folder import load_with_policy
     from autoprune.export.formats import write_onnx, write_raw
     from autoprune.files import new_folder, write_text
-    from autoprune.policy import Policy
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
     from autoprune.task.checks import pick_device
 
@@ -101,7 +101,8 @@ def export(
         raise ConfigError(f"--trial chooses from a run directory, and {source} is one detector; omit it")
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
-    model, policy = load(folder), Policy.load(folder / POLICY_FILE)
+    model, policy = load_with_policy(folder)
+    render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
         pictures = None if format == "safetensors" else _images(folder, model, config, images)
         with new_folder(to) as new:

@@ -72,6 +72,8 @@ def _report(
     graph = analyze(model, detector_inputs(size))
     widths = None
     if policy is not None:
+        if size == policy.input_size:  # the warning; what is shown is computed here
+            policy = policy.with_costs(graph, policy_file or argument or "the policy")
         policy.check(graph)
         widths = policy.kept_widths
     return {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from autoprune.latency.runners import Run
     from autoprune.latency.timing import Latency
+    from autoprune.policy import Policy
 
     Stages = Mapping[str, Latency]
 
@@ -91,7 +92,10 @@ def latency(
         folders = {detector.label: detector.folder for detector in named if detector.folder is not None}
         if record and not folders:
             raise ConfigError("--record writes into folders of detectors, and none is given; omit it")
-        models = {detector.label: _build(detector, config).eval() for detector in named}
+        if record:
+            _check_cards(folders)
+        built = {detector.label: _build(detector, config) for detector in named}
+        models = {label: model.eval() for label, (model, _) in built.items()}
         input_size = config.input_size if size is None else parse_size(size, "--size")
         if input_size is None:
             input_size = input_size_of(named[0], models[named[0].label], config)
@@ -106,7 +110,7 @@ def latency(
             latencies = interleaved(runs, repeats, warmup_passes)
         setup = LatencySetup(runtime, device, config.threads, input_size, batch).label
         if record:
-            _record(latencies, folders, setup)
+            _record(latencies, folders, setup, {label: policy for label, (_, policy) in built.items()})
         if not as_json:
             _show(console, latencies, f"{setup}; {repeats} interleaved passes each")
     if as_json:
@@ -136,7 +140,20 @@ def _runner(
     return in_file(model, images, inside, runtime, str(device), threads, folder)
 
 
-def _record(latencies: "Mapping[str, Stages]", folders: Mapping[str, Path], setup: str) -> None:
+def _check_cards(folders: Mapping[str, Path]) -> None:
+    """Raises where a file of a folder is damaged, before minutes of timing are spent."""
+    from autoprune.export.card import render
+
+    for folder in folders.values():
+        render(folder)
+
+
+def _record(
+    latencies: "Mapping[str, Stages]",
+    folders: Mapping[str, Path],
+    setup: str,
+    policies: "Mapping[str, Policy | None]",
+) -> None:
     """Writes the networks' times into the folders of their detectors."""
     from autoprune.export.card import add_latencies, write_card
     from autoprune.latency.runners import NETWORK
@@ -147,7 +164,7 @@ def _record(latencies: "Mapping[str, Stages]", folders: Mapping[str, Path], setu
         if name != first:
             row["dense_ms"] = latencies[first][NETWORK].median_ms
         add_latencies(folder, [row])
-        write_card(folder)
+        write_card(folder, policies[name])
 
 
 def _as_json(latencies: "Mapping[str, Stages]", setup: str) -> dict[str, object]:
@@ -184,18 +201,18 @@ def _cell(value: "Latency", with_spread: bool) -> str:
     return f"{value.median_ms:.1f}{spread}"
 
 
-def _build(detector: NamedDetector, config: Config) -> "nn.Module":
-    """The detector itself; of a policy without weights one of the same shapes, which decide its latency."""
+def _build(detector: NamedDetector, config: Config) -> "tuple[nn.Module, Policy | None]":
+    """The detector and its policy; without weights one of the same shapes, which decide its latency."""
     if detector.folder is not None:
-        from autoprune.export import load
+        from autoprune.export.folder import load_with_policy
 
-        return load(detector.folder)
+        return load_with_policy(detector.folder)
     model, _ = build_dense(detector, config)
     if detector.policy is None:
-        return model
+        return model, None
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze, prune
 
     graph = analyze(model, detector_inputs(detector.policy.input_size))
-    detector.policy.check(graph)
-    return prune(model, graph, keep=detector.policy.keep)
+    policy = detector.policy.with_costs(graph, detector.label)
+    return prune(model, graph, keep=policy.keep), policy

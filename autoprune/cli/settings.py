@@ -10,12 +10,14 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from autoprune import config as config_module
 from autoprune.config import SETTINGS, Config, load_config, make_config
 from autoprune.errors import ConfigError
-from autoprune.validation import warn_renamed
+from autoprune.trust import consent
+from autoprune.validation import first_problem, warn_renamed
 
 PANELS: dict[str, tuple[str, ...]] = {
     panel: tuple(name for name, setting in SETTINGS.items() if setting.panel == panel)
@@ -179,10 +181,15 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     """Validates the flags over the YAML file over the command's own defaults.
 
     Raises:
-        ConfigError: a value is invalid; the message names the field.
+        ConfigError: a value is invalid; the message names the flag, or the file and the field.
     """
     given = {name: _parse(name, value) for name, value in flags.items() if value is not None}
+    try:
+        Config.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(first_problem(error, list(flags), "the settings", spelled=flag)) from error
     config = make_config(**given) if file is None else load_config(file, **given)
+    consent(config.model)
     unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}
     return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)
 

@@ -48,9 +48,9 @@ def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ..
         DataError: the folder, the file or the split does not exist.
     """
     if isinstance(data, DataPaths):
-        paths = getattr(data, split, None)
+        paths = dict(data).get(split)
         if paths is None:
-            raise DataError(f"the YAML field data has no split {split!r}; give annotations and images for it")
+            raise DataError(f"the YAML field data has no split {split!r}; it has {' and '.join(dict(data))}")
         for path in (paths.annotations, paths.images):
             if not path.exists():
                 raise DataError(f"{path} does not exist; check data.{split} in the YAML file")
@@ -68,7 +68,9 @@ def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ..
             if not existing:
                 raise DataError(f"{data} has neither images/ nor {split}{year}/; {HINT}")
             return file, existing
-    raise DataError(f"{data} has no annotations/instances_{split}.json; {HINT}")
+    present = [file.stem.removeprefix("instances_") for file in data.glob("annotations/instances_*.json")]
+    known = f"it has {', '.join(sorted(present))}" if present else HINT
+    raise DataError(f"{data} has no annotations/instances_{split}.json; {known}")
 
 
 def read_annotations(file: Path, folders: tuple[Path, ...]) -> Annotations:

@@ -22,6 +22,7 @@ from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
 from autoprune.seeding import scoped
 from autoprune.streams import stdout_to_stderr
+from autoprune.trust import is_factory, require_consent
 
 RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
 """Arguments of builders that are settings of their own."""
@@ -99,9 +100,10 @@ def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
 
 
 def _user_factory(name: str) -> Callable[..., Any]:
+    if not is_factory(name):
+        raise ModelError(f"model {name!r}: name it as package.module:function")
+    require_consent(name)
     module_name, _, function_name = name.partition(":")
-    if not module_name or not function_name:
-        raise ModelError(f"model {name}: name it as package.module:function")
     folder = os.getcwd()
     if folder not in sys.path:  # as with `python -m`; the path of a console script lacks the current folder
         sys.path.insert(0, folder)

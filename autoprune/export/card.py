@@ -9,8 +9,9 @@ from typing import Any
 
 from autoprune.cost.budget import figures
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
-from autoprune.files import read_json, write_text
+from autoprune.files import write_text
 from autoprune.policy import Policy
+from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
 SCORES = {
@@ -29,17 +30,18 @@ OTHER_FILES = {
 }
 
 
-def write_card(folder: Path) -> None:
+def write_card(folder: Path, policy: Policy | None = None) -> None:
     """Writes `MODEL_CARD.md` from the other files in the folder, so it can be written again at any time.
 
     Args:
         folder: holds `policy.yaml`, and may hold `metrics.json`, `latency.json` and exported files.
+        policy: the folder's, if it was read already and its costs are checked (`Policy.with_costs`).
 
     Raises:
         PolicyError: the policy can't be read.
         RunError: the folder can't be written to.
     """
-    write_text(folder / CARD_FILE, render(folder))
+    write_text(folder / CARD_FILE, render(folder, policy))
 
 
 def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -50,20 +52,20 @@ def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         rows: ``label`` (device, runtime, versions, batch, size), ``median_ms``, ``p10_ms`` and ``p90_ms`` of
             the network, and ``dense_ms``, the dense detector's median if it was timed interleaved with it.
     """
-    by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE) or []}
+    by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE, LATENCIES) or []}
     by_label |= {row["label"]: dict(row) for row in rows}
     write_text(folder / LATENCY_FILE, json.dumps(list(by_label.values()), indent=2) + "\n")
 
 
-def render(folder: Path) -> str:
+def render(folder: Path, policy: Policy | None = None) -> str:
     """The card's Markdown; see `write_card`."""
-    policy = Policy.load(folder / POLICY_FILE)
-    metrics: Mapping[str, Any] = _read(folder / METRICS_FILE) or {}
+    policy = policy or Policy.load(folder / POLICY_FILE)
+    metrics: Mapping[str, Any] = _read(folder / METRICS_FILE, METRICS) or {}
     parts = [
         _head(policy, metrics),
         _accuracy(policy, metrics),
         _cost(policy, metrics),
-        _latency(_read(folder / LATENCY_FILE) or []),
+        _latency(_read(folder / LATENCY_FILE, LATENCIES) or []),
         _loading(folder),
         _origin(folder, policy, metrics),
     ]
@@ -72,7 +74,8 @@ def render(folder: Path) -> str:
 
 def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = (metrics.get("dense") or {}).get("gflops")
-    fraction = f", {policy.metrics['gflops'] / dense:.0%} of the dense detector's GFLOPs" if dense else ""
+    pruned = policy.metrics.get("gflops")
+    fraction = f", {pruned / dense:.0%} of the dense detector's GFLOPs" if dense and pruned else ""
     arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
     return (
         f"# {policy.model.name}, pruned\n\n"
@@ -197,5 +200,5 @@ def _change(new: float | None, old: float | None) -> str:
     return "-" if new is None or old is None else f"{100 * (new - old):+.1f}"
 
 
-def _read(file: Path) -> Any:
-    return read_json(file) if file.is_file() else None
+def _read(file: Path, document: Document[Any]) -> Any:
+    return document.read(file) if file.is_file() else None

@@ -40,8 +40,17 @@ def load(folder: str | Path) -> nn.Module:
         The detector in eval mode, on the CPU, float32.
 
     Raises:
+        PolicyError, ModelError: see `load_with_policy`.
+    """
+    return load_with_policy(folder)[0]
+
+
+def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
+    """Reads a pruned detector as `load` does, and its policy with the costs of its channels.
+
+    Raises:
         PolicyError: the policy or the weights are missing, or the policy can't be read.
-        ModelError: the weights are not those of the policy.
+        ModelError: the weights are not those of the policy, or it names a factory without consent (`trust`).
     """
     folder = as_path("folder", folder, "the folder of a recovered or exported detector", PolicyError)
     policy_file, weights_file = folder / POLICY_FILE, folder / WEIGHTS_FILE
@@ -53,7 +62,7 @@ def load(folder: str | Path) -> nn.Module:
     state = load_state(weights_file)
     dense = build(policy.model)
     graph = analyze(dense, detector_inputs(policy.input_size))
-    policy.check(graph)
+    policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
     if wrong := differences(state, pruned.state_dict()):
         raise ModelError(
@@ -62,7 +71,7 @@ def load(folder: str | Path) -> nn.Module:
         )
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
     pruned.load_state_dict(state)
-    return pruned.eval()
+    return pruned.eval(), policy
 
 
 def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[int, int]) -> float:

@@ -1,6 +1,6 @@
 """Importance: scores of every channel of every group, by one of several criteria."""
 
-from autoprune.importance.cache import load, save, settings_hash
+from autoprune.importance.cache import check_readable, damaged, load, save, settings_hash
 from autoprune.importance.criteria import CRITERIA, Criterion, comparable
 from autoprune.importance.gradients import Batches
 from autoprune.importance.reduce import Importance, per_cost, per_unit
@@ -11,7 +11,9 @@ __all__ = [
     "Batches",
     "Criterion",
     "Importance",
+    "check_readable",
     "comparable",
+    "damaged",
     "load",
     "per_cost",
     "per_unit",

@@ -38,18 +38,36 @@ def load(path: Path, criterion: str, key: str | None = None) -> Importance | Non
     """Reads the scores of ``criterion``; ``None`` where the file has none, or has them under another ``key``.
 
     Raises:
-        RunError: the file is not a safetensors file.
+        RunError: the file is not a safetensors file, or holds other things than scores.
     """
     if not path.exists():
         return None
     tensors, metadata = _read(path)
     if criterion not in metadata or key not in (None, metadata[criterion]):
         return None
-    return {
-        name.partition("/")[2]: scores.numpy()
+    selected = {
+        name.partition("/")[2]: scores
         for name, scores in tensors.items()
         if name.partition("/")[0] == criterion
     }
+    for name, scores in selected.items():
+        if scores.dtype != torch.float64 or scores.dim() != 1 or not bool(torch.isfinite(scores).all()):
+            raise damaged(path, f"the {criterion} scores of {name} are no list of finite numbers")
+    return {name: scores.numpy() for name, scores in selected.items()}
+
+
+def check_readable(path: Path) -> None:
+    """Refuses what is not a safetensors file.
+
+    Raises:
+        RunError: names the file and the remedy.
+    """
+    _read(path)
+
+
+def damaged(path: Path, problem: object) -> RunError:
+    """The error to raise for a file of scores that can't be used."""
+    return RunError(f"{path} can't be read ({problem}); delete it, and the scores are computed again")
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -57,6 +75,4 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         with safe_open(path, "pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise RunError(
-            f"{path} can't be read ({error}); delete it, and the scores are computed again"
-        ) from error
+        raise damaged(path, error) from error

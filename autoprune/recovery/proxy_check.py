@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from pydantic import TypeAdapter
 
 from autoprune.errors import RunError
-from autoprune.files import read_json, write_text
+from autoprune.files import write_text
 from autoprune.progress import say
 from autoprune.recovery.rank_correlation import Estimate, estimate, kendall, spearman
 from autoprune.run.directory import RunDirectory
+from autoprune.run.documents import Document
 from autoprune.run.results import load_result
 from autoprune.study.records import Record
 from autoprune.study.rungs import FALLBACK_METRICS
@@ -62,6 +64,9 @@ class ProxyCheck:
     verdict: str
 
 
+CHECK = Document(TypeAdapter(ProxyCheck), "delete the file, and search again with --check-proxies")
+
+
 def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
     """Recovers ``count`` trials of a run in full, and compares their ranks with those of the proxies.
 
@@ -104,18 +109,15 @@ def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
 
 
 def load_check(run: Path) -> ProxyCheck | None:
-    """The check that was made of a run, or ``None``."""
+    """The check that was made of a run, or ``None``.
+
+    Raises:
+        RunError: its file is damaged.
+    """
     file = RunDirectory(run).proxy_check_file
     if not file.is_file():
         return None
-    content = read_json(file)
-    agreements = [
-        Agreement(
-            **{**entry, "spearman": Estimate(**entry["spearman"]), "kendall": Estimate(**entry["kendall"])}
-        )
-        for entry in content["agreements"]
-    ]
-    return ProxyCheck(**{**content, "trials": tuple(content["trials"]), "agreements": tuple(agreements)})
+    return CHECK.shape.validate_python(CHECK.read(file))
 
 
 def choose_trials(records: Sequence[Record], count: int) -> list[Record]:

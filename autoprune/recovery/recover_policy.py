@@ -17,7 +17,7 @@ from autoprune.detectors import load_state
 from autoprune.errors import ConfigError, InputError, RunError
 from autoprune.export import save_detector
 from autoprune.export.card import add_latencies, write_card
-from autoprune.files import read_json, write_text
+from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
@@ -26,6 +26,7 @@ from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
+from autoprune.run.documents import METRICS
 from autoprune.run.lock import locked
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
@@ -185,7 +186,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recov
     file = folder / names.METRICS_FILE
     if not file.is_file():
         return None
-    metrics = read_json(file)
+    metrics = METRICS.read(file)
     settings = metrics["settings"]
     differing = [name for name in identity if settings.get(name) != identity[name]]
     differing = [name for name in differing if name in settings or name not in UNRECORDED]

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from autoprune.files import naming_paths, read_json
+from autoprune.files import naming_paths
 from autoprune.report.tables import Entry, Kind, points
+from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
     for trial in sorted(folder.iterdir()) if folder.exists() else ():  # `glob` skips what can't be read
         number = trial.name.removeprefix("trial-")
         if number.isdecimal() and (trial / METRICS_FILE).is_file():
-            metrics[int(number)] = read_json(trial / METRICS_FILE)
+            metrics[int(number)] = METRICS.read(trial / METRICS_FILE)
     return metrics
 
 

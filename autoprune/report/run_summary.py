@@ -11,11 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.config import Config
-from autoprune.files import naming_paths, read_json
+from autoprune.errors import RunError
+from autoprune.files import naming_paths
 from autoprune.importance import load as load_scores
 from autoprune.recovery.proxy_check import ProxyCheck, load_check
 from autoprune.report.entries import recovered_metrics
 from autoprune.run.directory import RunDirectory
+from autoprune.run.documents import LATENCIES
 from autoprune.run.names import LATENCY_FILE, LOSSES_FILE
 from autoprune.run.results import SearchResult, load_result
 from autoprune.space.file import SpaceFile
@@ -100,7 +102,7 @@ def read_run_summary(run: Path) -> RunSummary:
             if (folder / LOSSES_FILE).is_file()
         },
         {
-            number: read_json(folder / LATENCY_FILE)
+            number: LATENCIES.read(folder / LATENCY_FILE)
             for number, folder in folders.items()
             if (folder / LATENCY_FILE).is_file()
         },
@@ -141,8 +143,15 @@ def curve(scores: NDArray[np.float64]) -> tuple[float, ...]:
 
 def _losses(file: Path) -> list[tuple[int, float]]:
     """(step, loss) pairs; a long training is averaged over `LOSS_POINTS` intervals, each at its last step."""
-    with file.open(encoding="utf-8", newline="") as lines:
-        values = np.array([float(row["loss"]) for row in csv.DictReader(lines)])
+    try:
+        with file.open(encoding="utf-8", newline="") as lines:
+            values = np.array([float(row["loss"]) for row in csv.DictReader(lines)])
+    except (OSError, ValueError, KeyError, TypeError, csv.Error) as error:
+        problem = f"{type(error).__name__}: {error}"
+        raise RunError(
+            f"{file} must hold a step and a loss per line ({problem}); delete the file, and the report goes "
+            "without its curve"
+        ) from error
     intervals = np.array_split(values, min(LOSS_POINTS, max(len(values), 1)))
     ends = np.cumsum([len(part) for part in intervals])
     return [

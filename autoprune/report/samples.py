@@ -13,7 +13,7 @@ from PIL import Image
 
 from autoprune.data.images import decode
 from autoprune.errors import DataError
-from autoprune.files import read_json
+from autoprune.run.documents import SAMPLES
 from autoprune.run.names import SAMPLES_FILE
 
 LARGEST_SIDE = 560  # pixels of an embedded picture
@@ -66,7 +66,7 @@ def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
     if not file.is_file():
         return [], f"{folder} has no {SAMPLES_FILE}: it was recovered by an earlier version"
     samples, missing = [], []
-    for content in read_json(file)["images"]:
+    for content in SAMPLES.read(file)["images"]:
         try:
             samples.append(_sample(content))
         except DataError:

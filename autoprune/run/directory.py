@@ -7,11 +7,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import MAY_CHANGE, Config, DataPaths, load_config
+from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
 from autoprune.files import naming_paths, write_text, write_yaml
 from autoprune.policy import Policy
 from autoprune.run import lock, names
+from autoprune.run.documents import load_run_config
 
 KINDS = {
     names.CONFIG_FILE: "the run directory of a search",
@@ -60,7 +61,7 @@ class RunDirectory:
         """The settings that the run was started with.
 
         Raises:
-            RunError: it is not a run directory.
+            RunError: it is not a run directory, or its settings are damaged.
         """
         self._check_kinds()
         if not self.config_file.is_file():
@@ -68,7 +69,7 @@ class RunDirectory:
                 f"{self.path} is not a run directory: it has no {names.CONFIG_FILE}; "
                 "give the --out of a search"
             )
-        return load_config(self.config_file, out=self.path)
+        return load_run_config(self.config_file, out=self.path)
 
     @naming_paths()
     def check(self, config: Config) -> None:

@@ -36,6 +36,7 @@ from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.scoring import copy_scores, score_several
+from autoprune.trust import consent
 from autoprune.validation import as_path
 
 __all__ = ["SearchResult", "search"]
@@ -63,6 +64,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     """
     wall_time = WallTime()
     config = _as_config(config)
+    consent(config.model)
     file = None if config.space is None else SpaceFile.load(config.space)
     config = with_space(config, file)
     run = RunDirectory(config.out)

@@ -9,9 +9,11 @@ from autoprune.config import Criterion
 from autoprune.errors import ConfigError
 from autoprune.fields import Pixels
 from autoprune.files import read_yaml
+from autoprune.trust import note_file
 from autoprune.validation import Strict, first_problem
 
 Granularity = Literal["layer", "block", "stage"]
+MOST = 65_536  # channels: no layer has more
 
 
 class GroupRule(Strict):
@@ -30,8 +32,8 @@ class GroupRule(Strict):
     max_ratio: float | None = Field(None, gt=0, lt=1)
     frozen: bool = False
     tie: str | None = Field(None, min_length=1)
-    min_width: int | None = Field(None, ge=1)
-    round_to: int | None = Field(None, ge=1)
+    min_width: int | None = Field(None, ge=1, le=MOST)
+    round_to: int | None = Field(None, ge=1, le=MOST)
 
     @model_validator(mode="after")
     def _either_pruned_or_frozen(self) -> Self:
@@ -61,8 +63,8 @@ class SpaceFile(Strict):
     input_size: tuple[Pixels, Pixels]
     criterion: Criterion = "joint"
     granularity: Granularity = "layer"
-    round_to: int = Field(8, ge=1)
-    min_width: int = Field(8, ge=1)
+    round_to: int = Field(8, ge=1, le=MOST)
+    min_width: int = Field(8, ge=1, le=MOST)
     groups: tuple[GroupRule, ...] = Field(min_length=1)
 
     @staticmethod
@@ -76,13 +78,15 @@ class SpaceFile(Strict):
         if not isinstance(content, dict):
             raise ConfigError(f"{path} is not a search space: write `model:`, `input_size:`, `groups:` lines")
         try:
-            return SpaceFile.model_validate(content)
+            file = SpaceFile.model_validate(content)
         except ValidationError as error:
             place = error.errors()[0]["loc"]
             keys = list(SpaceFile.model_fields)
             if len(place) > 1 and place[0] == "groups":
                 keys = [f"groups.{place[1]}.{key}" for key in GroupRule.model_fields]
             raise ConfigError(first_problem(error, keys, str(path))) from error
+        note_file(file.model, path)
+        return file
 
 
 def ready_space(model_name: str) -> Path | None:

@@ -9,7 +9,17 @@ from typing import Any
 from torch import Tensor
 
 from autoprune.files import replacing
-from autoprune.importance import CRITERIA, Importance, load, save, score_together, settings_hash
+from autoprune.graph import ChannelGraph
+from autoprune.importance import (
+    CRITERIA,
+    Importance,
+    check_readable,
+    damaged,
+    load,
+    save,
+    score_together,
+    settings_hash,
+)
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
@@ -53,7 +63,7 @@ def score_several(
         )
         for criterion in criteria
     }
-    scores = _read(path, keys)
+    scores = _read(path, keys, task.graph)
     if missing := [criterion for criterion in criteria if criterion not in scores]:
         batches = SingleImages(task, chosen)
         computed = score_together(missing, task.model, task.graph, lambda: batches, seed)
@@ -73,8 +83,12 @@ def copy_scores(space: Path | None, path: Path) -> None:
     """Initializes a run's ``path`` with the scores beside its space file.
 
     Scores of other settings do no harm: their hashes differ, so they are not used.
+
+    Raises:
+        RunError: the file beside the space is damaged; blamed here, not on its copy.
     """
     if space is not None and scores_beside(space).is_file() and not path.exists():
+        check_readable(scores_beside(space))
         with replacing(path) as temporary:
             shutil.copyfile(scores_beside(space), temporary)
 
@@ -95,9 +109,18 @@ class SingleImages:
         return (self.task.train.batch([index], self.task.device) for index in self.indices)
 
 
-def _read(path: Path | None, keys: dict[str, str]) -> dict[str, Importance]:
-    """The scores that ``path`` holds under these keys, by criterion."""
+def _read(path: Path | None, keys: dict[str, str], graph: ChannelGraph) -> dict[str, Importance]:
+    """The scores that ``path`` holds under these keys, by criterion.
+
+    Raises:
+        RunError: the file is damaged, or holds scores of another detector under one of the keys.
+    """
     if path is None:
         return {}
     read = {criterion: load(path, criterion, key) for criterion, key in keys.items()}
-    return {criterion: scores for criterion, scores in read.items() if scores is not None}
+    kept = {criterion: scores for criterion, scores in read.items() if scores is not None}
+    for criterion, scores in kept.items():
+        for name, group in graph.prunable.items():
+            if name not in scores or len(scores[name]) != group.width:
+                raise damaged(path, f"it has no {criterion} scores of the {group.width} channels of {name}")
+    return kept

@@ -70,3 +70,23 @@ def test_what_is_no_policy_is_refused(autoprune: Run, tmp_path: Path) -> None:
     for name in ("nowhere.yaml", "list.yaml"):
         outcome = autoprune("apply", tmp_path / name, "--to", tmp_path / "x")
         assert outcome.is_refusal(name)
+
+
+@pytest.mark.parametrize("command", ["apply", "inspect", "latency"])
+def test_an_edited_policy_is_named_and_its_stale_costs_go_nowhere(
+    autoprune: Run, policy: Path, demo_settings: dict[str, Any], tmp_path: Path, command: str
+) -> None:
+    content = yaml.safe_load(policy.read_text())
+    stale = content["metrics"]["gflops"]
+    content["groups"].popitem()
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(yaml.safe_dump(content, sort_keys=False))
+    to = tmp_path / "pruned"
+    more = {"apply": ["--weights", demo_settings["weights"], "--to", to], "latency": ["--repeats", 1]}
+    outcome = autoprune(command, edited, *more.get(command, []))
+    assert outcome.code == 0, outcome.err
+    (line,) = [line for line in outcome.err.splitlines() if "says gflops" in line]
+    assert "edited.yaml" in line
+    assert f"{stale:g}" in line
+    if command == "apply":
+        assert Policy.load(to / "policy.yaml").metrics["gflops"] > stale

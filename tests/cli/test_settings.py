@@ -90,10 +90,19 @@ def test_an_unknown_key_of_the_file_is_refused_with_the_near_ones(settings: Run,
         (["--rungs", "5,1", "--out", "x"], ["the settings: rungs must increase, starting from 0 or more"]),
         (["--config", "nowhere.yaml"], ["nowhere.yaml", "No such file"]),
         (["--trials"], ["--trials"]),
+        (["--seed", "4294967296"], ["--seed", "'4294967296'"]),
     ],
 )
 def test_bad_values_are_one_line(settings: Run, arguments: list[str], fragments: list[str]) -> None:
     assert settings(*arguments).is_refusal(*fragments)
+
+
+def test_a_bad_flag_beside_a_file_is_not_blamed_on_the_file(settings: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("steps: 5\n")
+    outcome = settings("--config", file, "--steps", "none")
+    assert outcome.is_refusal("--steps: ", "'none'")
+    assert "run.yaml" not in outcome.err
 
 
 def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:

@@ -16,6 +16,8 @@ METRICS = {
     "origin": "sampler",
     "data": "bccd",
     "images": 87,
+    "gflops": 4.0,
+    "mparams": 15.0,
     "metrics": {"map": 0.4621, "map50": 0.7},
     "per_class": {"RBC": 0.5},
     "dense": {

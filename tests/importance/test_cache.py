@@ -2,6 +2,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from autoprune.errors import RunError
 from autoprune.importance import load, save, settings_hash
@@ -40,3 +42,15 @@ def test_a_broken_file_says_what_to_do(tmp_path: Path) -> None:
     path.write_bytes(b"not a safetensors file")
     with pytest.raises(RunError, match="delete it"):
         load(path, "taylor")
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.tensor([0.1, torch.nan]).double(), torch.ones(2, 2).double(), torch.ones(3).bfloat16()],
+    ids=["nan", "matrix", "bfloat16"],
+)
+def test_what_is_no_score_is_named_with_the_file(tmp_path: Path, tensor: torch.Tensor) -> None:
+    path = tmp_path / "importance.safetensors"
+    save_file({"taylor/a.b": tensor}, path, {"taylor": "k"})
+    with pytest.raises(RunError, match=r"e\.safetensors can't be read .*taylor scores of a\.b.*; delete it"):
+        load(path, "taylor", "k")

@@ -30,6 +30,9 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
         ("frozen: true, tie: a", "frozen: omit"),
         ("frozen: true, round_to: 8", "omit tie, min_width and round_to"),
         ("max_ratio: 0.5, min_width: 0", "greater than or equal to 1"),
+        ("max_ratio: 0.5, min_width: true", "must not be true or false"),
+        ("max_ratio: true", "must not be true or false"),
+        (f"max_ratio: 0.5, round_to: {10**30}", "less than or equal to 65536"),
     ],
 )
 def test_a_bad_entry_is_refused_in_one_line(tmp_path: Path, rule: str, problem: str) -> None:

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from autoprune.config import make_config
-from autoprune.importance import save, score, score_together
+from autoprune.errors import RunError
+from autoprune.importance import load, save, score, score_together
 from autoprune.task import scoring as module
 from autoprune.task.pruning_task import load_task
 from autoprune.task.scoring import SingleImages, copy_scores, score_channels, score_several, scores_beside
@@ -78,3 +80,26 @@ def test_scores_beside_a_space_file_start_a_run_but_do_not_replace_its_own(tmp_p
     run.write_bytes(b"its own")
     copy_scores(space, run)
     assert run.read_bytes() == b"its own"
+
+
+@pytest.mark.parametrize("change", ["a group is gone", "a group is shorter"])
+def test_scores_of_another_detector_under_the_same_key_are_refused(task, tmp_path, change):
+    file = tmp_path / "importance.safetensors"
+    score_channels(task, "l2", file)
+    with safe_open(file, "pt") as opened:
+        key = opened.metadata()["l2"]
+    scores = dict(load(file, "l2"))
+    name = next(iter(scores))
+    shorter = {} if change == "a group is gone" else {name: scores[name][1:]}
+    del scores[name]
+    save(file, "l2", key, {**scores, **shorter})
+    with pytest.raises(RunError, match=f"{file} can't be read .*l2 scores of .* {name}.*; delete it"):
+        score_channels(task, "l2", file)
+
+
+def test_a_damaged_file_beside_the_space_is_blamed_itself(tmp_path):
+    space, copy = tmp_path / "space.yaml", tmp_path / "run" / "importance.safetensors"
+    scores_beside(space).write_bytes(b"damaged")
+    with pytest.raises(RunError, match=r"space\.importance\.safetensors can't be read .*; delete it"):
+        copy_scores(space, copy)
+    assert not copy.exists()
