@@ -57,7 +57,6 @@ def folder(place: Path) -> Path:
 
 COMMANDS = {
     "inspect": ("policy", "inspect {file}"),
-    "inspect --policy": ("policy", "inspect --policy {file} {file}"),
     "apply": ("policy", "apply {file} --weights {weights} --to out"),
     "eval": ("policy", "eval {file} --weights {weights} --data {data}"),
     "eval a folder": ("folder", "eval {file} --data {data}"),

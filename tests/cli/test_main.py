@@ -134,7 +134,7 @@ def test_a_detector_that_calls_exit_is_a_failure(autoprune: Run, failing: Any) -
         (["search", "--out", ""], ["--out", "empty"]),
         (["report", ""], ["empty"]),
         (["report", "a\0b"], [r"a\x00b", "NUL"]),
-        (["report", "x" * 300], ["xxx", "too long", "another path"]),
+        (["report", "x" * 300], ["xxx", "too long", "check the path"]),
     ],
 )
 def test_what_can_be_no_path_is_refused(autoprune: Run, arguments: list[str], fragments: list[str]) -> None:

@@ -92,6 +92,6 @@ def test_a_search_runs_resumes_and_is_refused_to_a_second_driver(make_ledger, ev
 
 def test_a_server_that_cannot_be_reached_is_one_line(tmp_path):
     settings = ledger_settings(trials=1)
-    with pytest.raises(RunError, match=r"cannot open the study in postgresql.*; check --storage") as raised:
+    with pytest.raises(RunError, match=r"cannot open the study s in postgresql.*; check --storage") as raised:
         Ledger(f"postgresql+psycopg2://x@/x?host={tmp_path}", "s", None, settings)
     assert "\n" not in str(raised.value)
