@@ -1,4 +1,4 @@
-"""Holds the retired words of `CONTRIBUTING.md`: no tracked text file has a retired one, or a British spelling."""
+"""Holds the table of `CONTRIBUTING.md`: no tracked text file has a retired word, or a British spelling."""
 
 from pathlib import Path
 

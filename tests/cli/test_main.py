@@ -1,6 +1,7 @@
 """Every error is one line and an exit code; help is quick and teaches."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
