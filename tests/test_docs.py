@@ -43,7 +43,8 @@ from .doc_commands import (
 
 LINKING = [*PAGES, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 README_BYTES = 7000
-OTHER_OPTIONS = {"--budgets", "--methods", "--recoveries", "--recoveries-each", "--set", "--sibling"}  # of benchmark scripts, in running text
+# of benchmark scripts, in running text
+OTHER_OPTIONS = {"--budgets", "--methods", "--recoveries", "--recoveries-each", "--set", "--sibling"}
 LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
