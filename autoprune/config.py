@@ -142,7 +142,7 @@ class Config(Strict):
         "best first: at most 8 trials, or 3 per budget",
     )
     rungs: Annotated[tuple[int, ...], Several, _SEARCH] = Field(
-        (0, 50), description="recovery steps at each rung; 0: BatchNorm recalibration only"
+        (0, 50), description="recovery steps at each rung, after the reconstruction; 0: reconstruction alone"
     )
     rung_keep: Annotated[float, _SEARCH] = Field(
         0.5, gt=0, le=1, description="fraction of the trials that is promoted from a rung to the next (1/η)"
@@ -167,7 +167,7 @@ class Config(Strict):
     track: Annotated[tuple[Track, ...], NoneIsEmpty, Several, _SEARCH_LENGTH] = Field(
         ("tensorboard",),
         description="where the driver logs metrics: tensorboard (in the run directory), mlflow (at "
-        "MLFLOW_TRACKING_URI), or none",
+        "MLFLOW_TRACKING_URI), or both; none turns it off",
     )
 
     engine: Annotated[Literal["local", "ray"], _ENGINE] = Field("local", description="where trials run")

@@ -1,4 +1,4 @@
-"""Finds the retired words of `docs/glossary.md`, and British spellings, in the tracked text files.
+"""Finds the retired words of `CONTRIBUTING.md`, and British spellings, in the tracked text files.
 
 The table under "Retired words" has one row per entry, `| retired | use |`; a cell may list several retired
 forms, separated by commas. A form is
@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-GLOSSARY = ROOT / "docs" / "glossary.md"
+PAGE = ROOT / "CONTRIBUTING.md"
 HEADING = "## Retired words"
 FOLDERS = ("autoprune", "scripts", "tests", "docs", "search_spaces", ".ci")
 # These files quote what they look for. What an earlier version wrote stays as it was.
@@ -210,9 +210,9 @@ def find_british(text: str) -> Iterator[tuple[int, str, str]]:
 
 
 def searched(path: Path) -> str:
-    """What is searched of a file: all of it, but for the glossary's own table."""
+    """What is searched of a file: all of it, but for the table itself."""
     text = path.read_text(encoding="utf-8")
-    return text.split(HEADING, 1)[0] if path == GLOSSARY else text
+    return text.split(HEADING, 1)[0] if path == PAGE else text
 
 
 def problems(path: Path, text: str, entries: list[Entry]) -> list[str]:

@@ -22,7 +22,7 @@ import yaml
 
 import autoprune
 from autoprune.cli.main import COMMANDS
-from autoprune.config import Config, DataPaths
+from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.policy import PolicyFile
 from autoprune.run import names as run_names
 from autoprune.space.file import GroupRule
@@ -43,7 +43,8 @@ from .doc_commands import (
 
 LINKING = [*PAGES, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 README_BYTES = 7000
-OTHER_OPTIONS = {"--recoveries", "--set", "--sibling"}  # of benchmark scripts, in running text
+# of benchmark scripts, in running text
+OTHER_OPTIONS = {"--budgets", "--methods", "--recoveries", "--recoveries-each", "--set", "--sibling"}
 LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -229,6 +230,23 @@ def test_every_criterion_and_sampler_is_explained() -> None:
         assert not [name for name in choices if f"`{name}`" not in text]
 
 
+def test_what_may_change_on_resume_is_listed() -> None:
+    section = (ROOT / "docs/search.md").read_text(encoding="utf-8").split("| may change | flags |")[1]
+    flags = re.findall(r"`--([\w-]+)`", section.split("\n\n")[0])
+    assert sorted(name.replace("-", "_") for name in flags) == sorted(MAY_CHANGE)
+
+
+def test_every_warm_start_is_explained() -> None:
+    """In the table of origins, by the names that the screen shows."""
+    from autoprune.importance import CRITERIA
+
+    section = (ROOT / "docs/search.md").read_text(encoding="utf-8").split("| from | policy |")[1]
+    origins = set(re.findall(r"`([a-z0-9_ ]+)`", section.split("\n\n")[0]))
+    published = {f"{other.one_shot} {name}" for name, other in CRITERIA.items() if other.one_shot}
+    own = {f"{kind} joint" for kind in ("knapsack", "global", "greedy")}
+    assert origins == {"uniform", "searched", "sampler"} | own | published
+
+
 def test_every_file_of_a_run_is_explained() -> None:
     text = (ROOT / "docs/output-files.md").read_text(encoding="utf-8")
     files = {
@@ -267,8 +285,8 @@ def test_figures_stand_beside_the_command_that_prints_them() -> None:
 
 
 def test_retired_words_are_a_table() -> None:
-    """`docs/glossary.md` has the table that the test of the language reads."""
-    part = (ROOT / "docs/glossary.md").read_text(encoding="utf-8").split("## Retired words\n")[1]
+    """`CONTRIBUTING.md` has the table that the test of the language reads."""
+    part = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Retired words\n")[1]
     rows = [line.strip("|").split("|") for line in part.splitlines() if line.startswith("|")]
     assert [cell.strip() for cell in rows[0]] == ["retired", "use"]
     assert all(len(row) == 2 and all(cell.strip() for cell in row) for row in rows[2:])

@@ -1,12 +1,12 @@
-"""Holds the words of `docs/glossary.md`: no tracked text file has a retired one, or a British spelling."""
+"""Holds the table of `CONTRIBUTING.md`: no tracked text file has a retired word, or a British spelling."""
 
 from pathlib import Path
 
 import pytest
 
-from .language import EXCEPT, GLOSSARY, HEADING, ROOT, Entry, problems, read_entries, searched, tracked_files
+from .language import EXCEPT, HEADING, PAGE, ROOT, Entry, problems, read_entries, searched, tracked_files
 
-ENTRIES = read_entries(GLOSSARY.read_text(encoding="utf-8"))
+ENTRIES = read_entries(PAGE.read_text(encoding="utf-8"))
 
 
 def test_no_file_uses_a_retired_word() -> None:
@@ -15,7 +15,7 @@ def test_no_file_uses_a_retired_word() -> None:
         for path in tracked_files()
         for report in problems(path.relative_to(ROOT), searched(path), ENTRIES)
     ]
-    assert not reports, f"{len(reports)} retired words, see docs/glossary.md:\n" + "\n".join(reports)
+    assert not reports, f"{len(reports)} retired words, see CONTRIBUTING.md:\n" + "\n".join(reports)
 
 
 def test_the_table_is_read_and_covers_what_it_must() -> None:

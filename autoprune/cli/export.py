@@ -50,7 +50,7 @@ def export(
         typer.Option(
             "--raw-heads",
             help="For one-stage detectors: a fixed input size and dense outputs, which every runtime "
-            "supports; autoprune/runtimes/decode_raw_heads.py decodes them.",
+            "supports; decode_raw_heads.py, in autoprune/runtimes, decodes them.",
         ),
     ] = False,
     size: Annotated[

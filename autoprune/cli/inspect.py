@@ -137,6 +137,10 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
     frozen = [group for group in report["groups"] if not group["prunable"]]
     if prunable:
         show_table(console, _table(prunable, with_kept=pruned is not None))
+        console.print(
+            "GFLOPs, params: what goes with the whole group; a layer between two groups counts for both, so "
+            "columns can add up to more than 100%"
+        )
     channels, kept = (sum(group[key] for group in prunable) for key in ("width", "kept"))
     after_all = f" → {kept}" if pruned else ""
     console.print(f"{len(prunable)} channel groups can be pruned: {channels}{after_all} channels")

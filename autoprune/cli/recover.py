@@ -1,14 +1,15 @@
 """`autoprune recover`: recovers (fine-tunes) policies of a run in full."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from autoprune.cli.settings import PANELS, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
-from autoprune.report.entries import kind_of
+from autoprune.report.entries import kind_of, origin_label
 from autoprune.report.tables import Entry, comparison
 
 FIELDS = (*PANELS["Training"], "device", "threads", "image_cache_gib", "strict")
@@ -41,7 +42,7 @@ def recover(
         rows = [Entry("dense", "dense", dense["metrics"]["map"], dense["gflops"], dense["mparams"])]
         rows += [
             Entry(
-                f"trial {item.metrics['trial']} ({item.metrics['origin']})",
+                _label(item.metrics),
                 kind_of(item.metrics["origin"]),
                 item.map,
                 item.metrics["gflops"],
@@ -53,3 +54,9 @@ def recover(
         for item in recovered:
             tell(console, f"wrote {item.folder}")
         tell(console, f"next: autoprune export {recovered[0].folder} --to detector")
+
+
+def _label(metrics: Mapping[str, Any]) -> str:
+    """A recovered trial in the table: its number, where it is from, and that training did not help it."""
+    kept = ", kept untrained" if metrics.get("kept") == "untrained" else ""
+    return f"trial {metrics['trial']} ({origin_label(metrics['origin'])}{kept})"

@@ -146,7 +146,8 @@ def _help(field: FieldInfo, default: Any) -> str:
     """The description, the choices and the default of a field."""
     parts = [field.description or ""]
     if choices := _choices(field):
-        parts.append(f"one of {', '.join(choices)}")
+        several = get_origin(_types(field)[0]) is tuple
+        parts.append(f"{'one or more' if several else 'one'} of {', '.join(choices)}")
     if default not in (None, (), {}):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parts.append(

@@ -75,6 +75,8 @@ def test_the_fraction_of_a_group_is_what_goes_with_it(autoprune: Run, tiny_model
     expected = 2 * (1 - flops(pruned, (64, 64)) / flops(model, (64, 64)))
     fraction = next(group["gflops_share"] for group in report["groups"] if group["name"] == name)
     assert fraction == pytest.approx(expected)
+    assert sum(group["gflops_share"] or 0 for group in report["groups"]) > 1
+    assert "more than 100%" in " ".join(autoprune("inspect", *tiny_model).out.split())
 
 
 def test_default_is_retinanet_r50_at_its_own_size(autoprune: Run) -> None:

@@ -1,6 +1,7 @@
 """Every error is one line and an exit code; help is quick and teaches."""
 
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -117,6 +118,7 @@ def test_each_command_explains_itself_with_an_example(autoprune: Run, command: s
     outcome = autoprune(command, "--help")
     assert outcome.code == 0
     assert f"Example: autoprune {command}" in " ".join(outcome.out.split())
+    assert not re.search(r"\w…", outcome.out)  # a word too long for its column
 
 
 def test_a_detector_that_calls_exit_is_a_failure(autoprune: Run, failing: Any) -> None:

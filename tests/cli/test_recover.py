@@ -52,6 +52,16 @@ def test_trials_that_are_recovered_already_are_read_back_in_the_order_asked(
     assert {path: path.stat().st_mtime_ns for path in (run_copy / "recovered").rglob("*")} == before
 
 
+@pytest.mark.parametrize("kept", ["trained", "untrained"])
+def test_a_trial_that_training_did_not_help_is_marked(autoprune: Run, run_copy: Path, kept: str) -> None:
+    trial = next(iter(recovered_maps(run_copy)))
+    file = run_copy / f"recovered/trial-{trial:04d}/metrics.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "kept": kept}))
+    outcome = autoprune("recover", run_copy, "--trial", trial)
+    assert outcome.code == 0, outcome.err
+    assert ("kept untrained" in " ".join(outcome.out.split())) is (kept == "untrained")
+
+
 def test_a_recovery_whose_weights_are_lost_is_done_again(autoprune: Run, run_copy: Path) -> None:
     trial, value = next(iter(recovered_maps(run_copy).items()))
     weights = run_copy / f"recovered/trial-{trial:04d}/model.safetensors"

@@ -110,6 +110,7 @@ def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:
     for field in Config.model_fields:
         assert f"--{field.replace('_', '-')}" in text
     assert "one of thompson, tpe, nsga2, gp, random, qmc; default: thompson" in text
+    assert "none turns it off; one or more of tensorboard, mlflow; default: tensorboard" in text
     assert "default: runs/probe" in text
 
 
