@@ -304,4 +304,4 @@ def _validate(values: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(with_new_keys(values, RENAMED, where))
     except ValidationError as error:
-        raise ConfigError(first_problem(error, list(Config.model_fields), where)) from error
+        raise ConfigError(first_problem(error, Config, where)) from error

@@ -91,7 +91,7 @@ class Policy:
         try:
             file = PolicyFile.model_validate(content)
         except ValidationError as error:
-            raise PolicyError(first_problem(error, list(PolicyFile.model_fields), str(path))) from error
+            raise PolicyError(first_problem(error, PolicyFile, str(path))) from error
         note_file(file.model.name, Path(path))
         return Policy(
             model=file.model,

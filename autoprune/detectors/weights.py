@@ -73,7 +73,7 @@ def load_dense(
             norm=_norm_of(state) if norm == "auto" else norm,
         )
     except ValidationError as error:
-        raise ModelError(first_problem(error, list(ModelSpec.model_fields), "load_dense")) from error
+        raise ModelError(first_problem(error, ModelSpec, "load_dense")) from error
     model = build(spec, seed)
     if state is None:
         return model.eval(), spec
