@@ -56,9 +56,9 @@ class SearchResult:
         front: the Pareto-optimal policies, cheapest first.
         records: all trials.
         dense: metrics of the dense detector on the images that trials are measured on.
-        seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``,
-            ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and ``other``. With
-            several workers, ``wall`` adds up all of theirs.
+        seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``
+            (with reconstruction), ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and
+            ``other``. With several workers, ``wall`` adds up all of theirs.
         identity: what the study is about: the weights, the space, the data and the budgets, as hashes.
     """
 
