@@ -14,12 +14,12 @@ from autoprune.config import (
     MAY_CHANGE,
     SETTINGS,
     Config,
-    Objective,
     load_config,
     make_config,
 )
 from autoprune.cost.budget import UNITS
 from autoprune.errors import ConfigError
+from autoprune.fields import Objective
 from autoprune.study.storage import METRIC_NAMES
 
 ROOT = Path(__file__).parent.parent

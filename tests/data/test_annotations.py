@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprune.config import DataPaths, SplitPaths
 from autoprune.data.annotations import read_annotations
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
+from autoprune.fields import DataPaths, SplitPaths
 
 from .conftest import box, edit, one_line, write_set
 
