@@ -52,6 +52,19 @@ def test_trials_that_are_recovered_already_are_read_back_in_the_order_asked(
     assert {path: path.stat().st_mtime_ns for path in (run_copy / "recovered").rglob("*")} == before
 
 
+def test_a_recovery_that_does_not_say_its_trial_is_read_back(autoprune: Run, run_copy: Path) -> None:
+    trial, value = next(iter(recovered_maps(run_copy).items()))
+    file = run_copy / f"recovered/trial-{trial:04d}/metrics.json"
+    content = json.loads(file.read_text())
+    for name in ("trial", "origin", "dense"):
+        del content[name]
+    file.write_text(json.dumps(content))
+    outcome = autoprune("recover", run_copy, "--trial", trial)
+    assert outcome.code == 0, outcome.err
+    (row,) = [line for line in outcome.out.splitlines() if re.match(rf"\s*trial {trial} \(", line)]
+    assert f"{100 * value:.1f}" in row
+
+
 def test_a_recovery_whose_weights_are_lost_is_done_again(autoprune: Run, run_copy: Path) -> None:
     trial, value = next(iter(recovered_maps(run_copy).items()))
     weights = run_copy / f"recovered/trial-{trial:04d}/model.safetensors"
