@@ -68,6 +68,13 @@ class Policy:
     keep: Mapping[str, tuple[int, ...]]
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """In a line, without the channels."""
+        kept, dense = sum(map(len, self.keep.values())), sum(self.widths.values())
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        channels = f"{kept} of {dense} channels in {len(self.keep)} groups"
+        return f"<Policy of {self.model.name}: {channels}; {figures}>"
+
     @property
     def kept_widths(self) -> dict[str, int]:
         """Channels that each group of `keep` has after pruning, as `ChannelGraph.gflops` takes them."""
