@@ -65,7 +65,7 @@ def train(config: Config) -> None:
             sized = config.model_copy(update={"num_classes": training.num_classes})
             model, spec = build_dense(detector, sized)
         height, width = training.most_common_size
-        warn_enlarged(training, resize_rule(model))
+        warn_enlarged(training, resize_rule(model), spec.arguments)
         console.print(
             f"training {spec.name} for {config.steps} steps of {config.batch_size} images "
             f"({len(training)} in all, most of {height}x{width} pixels when resized, {spec.num_classes} "

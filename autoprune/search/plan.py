@@ -126,7 +126,7 @@ class SpacePlan:
         origins = ", ".join(dict.fromkeys(start.origin for start in self.warm_starts[:trials]))
         return (
             f"nothing is searched: all {trials} trials are warm starts ({origins}); the sampler proposes "
-            f"from trial {count + 1} on: give --trials (YAML: trials) more than {count}"
+            f"only after {count}: give --trials (YAML: trials) more than {count}"
         )
 
     @cached_property

@@ -1,6 +1,8 @@
 """Checks of what the user gave, before anything is loaded: device, data, weights, model of the space."""
 
+import json
 import statistics
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +77,13 @@ def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER
         )
 
 
-def warn_enlarged(images: Split, rule: ResizeRule | None) -> None:
+def warn_enlarged(images: Split, rule: ResizeRule | None, arguments: Mapping[str, Any]) -> None:
     """Says so where a detector enlarges the images so much that it may be set to another size than intended.
 
     Args:
         images: a split at the detector's size.
         rule: how the detector resizes.
+        arguments: of its builder.
     """
     pairs = zip(images.stored_sizes, images.sizes, strict=True)
     factor = statistics.median(min(new) / min(stored) for stored, new in pairs)
@@ -89,7 +92,8 @@ def warn_enlarged(images: Split, rule: ResizeRule | None) -> None:
     side = round(statistics.median(min(stored) for stored in images.stored_sizes))
     remedy = ""
     if rule is not None and rule.fixed is None:
-        remedy = f"; where it was trained at less, give --model-arguments '{{\"min_size\": {side}}}'"
+        changed = json.dumps({**arguments, "min_size": side})
+        remedy = f"; where it was trained at less, give --model-arguments '{changed}' (YAML: model_arguments)"
     say(
         f"the detector enlarges the {images.name} images {factor:.1f}-fold, from a shorter side of {side} "
         f"pixels (median){remedy}"

@@ -110,7 +110,7 @@ def load_task(config: Config) -> PruningTask:
         f"{spec.name} at {height}x{width} (height x width): {graph.gflops():.2f} GFLOPs; {len(train)} "
         f"training and {len(val)} validation images"
     )
-    warn_enlarged(train, rule)
+    warn_enlarged(train, rule, spec.arguments)
     weights_sha256 = hash_weights(model.state_dict())
     return PruningTask(
         config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256

@@ -41,7 +41,7 @@ def test_a_search_that_ends_with_its_warm_starts_is_told_so(graph, file, importa
     count = len(plan.warm_starts)
     line = plan.only_warm_starts(count)
     assert f"all {count} trials are warm starts (uniform, " in line
-    assert f"from trial {count + 1} on: give --trials (YAML: trials) more than {count}" in line
+    assert f"only after {count}: give --trials (YAML: trials) more than {count}" in line
     assert plan.only_warm_starts(1).count("uniform") == 1
     assert plan.only_warm_starts(count + 1) is None
     assert make(graph, file, importance_of(graph), warm=False).only_warm_starts(1) is None

@@ -31,6 +31,9 @@ SPACE = SpaceFile(
 )
 
 
+REMEDY = """give --model-arguments '{"max_size": 9, "min_size": 192}'"""
+
+
 @pytest.fixture
 def splits(tmp_path):
     """Annotations and images of two splits, each named on its own."""
@@ -69,7 +72,7 @@ def test_the_number_of_threads_is_set(monkeypatch):
         (
             (192, 256),
             Resize(800, 1333),
-            ["4.2-fold", "192 pixels", """--model-arguments '{"min_size": 192}'"""],
+            ["4.2-fold", "192 pixels", REMEDY],
         ),
         ((64, 64), Resize(fixed=(320, 320)), ["5.0-fold"]),
         ((480, 640), Resize(800, 1333), []),  # as COCO's
@@ -80,7 +83,7 @@ def test_a_detector_that_enlarges_images_much_is_named_with_the_remedy(size, rul
     images = SimpleNamespace(name="train", stored_sizes=[size] * 3, sizes=[resized_size(size, rule)] * 3)
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=300)):
-        warn_enlarged(images, rule)
+        warn_enlarged(images, rule, {"max_size": 9})
     text = lines.getvalue()
     assert text.count("\n") == bool(said)
     assert all(part in text for part in said)
