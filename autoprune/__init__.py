@@ -44,3 +44,7 @@ def __getattr__(name: str) -> Any:
     module = import_module(_HOME[name])
     # Importing a file of the folder `search` binds that name to the folder, so the folder itself is callable.
     return module if name == "search" else getattr(module, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

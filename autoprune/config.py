@@ -7,7 +7,6 @@ from pydantic import Field, ValidationError, model_validator
 
 from autoprune.errors import ConfigError
 from autoprune.fields import (
-    BUDGET_NUMBER,
     Criterion,
     DataPaths,
     FolderOrSplits,
@@ -21,7 +20,6 @@ from autoprune.fields import (
     Runtime,
     Setting,
     Several,
-    SplitPaths,
     Text,
     Texts,
     Track,
@@ -30,19 +28,12 @@ from autoprune.files import read_yaml
 from autoprune.validation import Strict, first_problem, with_new_keys
 
 __all__ = [
-    "BUDGET_NUMBER",
     "MAY_CHANGE",
     "SETTINGS",
     "Config",
     "Criterion",
     "DataPaths",
     "ModelSpec",
-    "Norm",
-    "NormKind",
-    "Objective",
-    "Runtime",
-    "SplitPaths",
-    "Track",
     "load_config",
     "make_config",
 ]
@@ -304,4 +295,4 @@ def _validate(values: dict[str, Any], where: str) -> Config:
     try:
         return Config.model_validate(with_new_keys(values, RENAMED, where))
     except ValidationError as error:
-        raise ConfigError(first_problem(error, list(Config.model_fields), where)) from error
+        raise ConfigError(first_problem(error, Config, where)) from error

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, ValidationError
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
-from autoprune.validation import Strict, first_problem
+from autoprune.validation import Strict
 
 Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
@@ -49,8 +49,10 @@ class SplitPaths(Strict):
     images: Path
 
 
-class DataPaths(Strict):
-    """The splits of a data set whose layout `data: FOLDER` does not cover."""
+class DataPaths(Strict, extra="allow"):
+    """The splits of a data set whose layout `data: FOLDER` does not cover: `train`, `val`, and any others."""
+
+    __pydantic_extra__: dict[str, SplitPaths]
 
     train: SplitPaths
     val: SplitPaths
@@ -95,17 +97,13 @@ def _texts(values: Any) -> Any:
 
 
 def _folder_or_splits(value: Any) -> Any:
-    """Says in one line what is wrong with splits; pydantic would say why they are no folder, too."""
+    """Reads splits as such; of a union, pydantic would also say why they are no folder."""
     if isinstance(value, str | Path | DataPaths) and value != "":
         return value
-    problem = ""
     if isinstance(value, Mapping) and value:
-        try:
-            return DataPaths.model_validate(value)
-        except ValidationError as error:
-            problem = first_problem(error, list(DataPaths.model_fields), "its splits") + "; it "
+        return DataPaths.model_validate(value)  # its problems become those of the field
     raise ValueError(
-        f"{problem}must be a folder, or the splits `train` and `val`, each with `annotations` and `images`"
+        "must be a folder, or the splits `train` and `val`, each with `annotations` and `images`"
     )
 
 

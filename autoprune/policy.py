@@ -68,6 +68,13 @@ class Policy:
     keep: Mapping[str, tuple[int, ...]]
     metrics: Mapping[str, Any] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        """In a line, without the channels."""
+        kept, dense = sum(map(len, self.keep.values())), sum(self.widths.values())
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        channels = f"{kept} of {dense} channels in {len(self.keep)} groups"
+        return f"<Policy of {self.model.name}: {channels}; {figures}>"
+
     @property
     def kept_widths(self) -> dict[str, int]:
         """Channels that each group of `keep` has after pruning, as `ChannelGraph.gflops` takes them."""
@@ -91,7 +98,7 @@ class Policy:
         try:
             file = PolicyFile.model_validate(content)
         except ValidationError as error:
-            raise PolicyError(first_problem(error, list(PolicyFile.model_fields), str(path))) from error
+            raise PolicyError(first_problem(error, PolicyFile, str(path))) from error
         note_file(file.model.name, Path(path))
         return Policy(
             model=file.model,

@@ -6,6 +6,7 @@ code to run. Readers of such files call `note_file`; the user's own words (a fla
 """
 
 import os
+import stat
 import warnings
 from pathlib import Path
 
@@ -35,7 +36,8 @@ def consent(name: str) -> None:
     file = cache_folder() / TRUSTED_FILE
     try:
         write_text(file, "".join(f"{each}\n" for each in [*known, name]))
-    except RunError as error:
+        file.chmod(0o600)  # `_remembered` believes no file that others can write, as some umasks let them
+    except (RunError, OSError) as error:
         problem = f"{name} is not remembered, so later commands may ask for {VARIABLE}={name}: {error}"
         warnings.warn(problem, stacklevel=2)
 
@@ -63,7 +65,13 @@ def is_factory(name: str) -> bool:
 
 
 def _remembered() -> list[str]:
+    """What the user has named before; the file is believed only if no other user can have written it."""
     try:
-        return (cache_folder() / TRUSTED_FILE).read_text(encoding="utf-8").split()
+        with open(
+            os.open(cache_folder() / TRUSTED_FILE, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8"
+        ) as file:
+            status = os.fstat(file.fileno())
+            others_write = status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+            return [] if others_write or status.st_uid != os.getuid() else file.read().split()
     except (OSError, UnicodeDecodeError):
         return []

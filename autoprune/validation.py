@@ -3,13 +3,22 @@
 import difflib
 import os
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from autoprune.errors import AutopruneError, ConfigError
+
+SHOWN = 80
+"""Characters of a value that a message shows."""
+
+_PLAIN = {  # where pydantic would name classes of Python
+    "path_type": "Input should be a path",
+    "tuple_type": "Input should be a list",
+    "dict_type": "Input should be a mapping of `key: value` lines",
+}
 
 
 class Strict(BaseModel):
@@ -64,7 +73,7 @@ def with_new_keys(values: Mapping[str, Any], renamed: Mapping[str, str], where: 
 
 def first_problem(
     error: ValidationError,
-    valid_keys: list[str],
+    model: type[BaseModel] | None,
     where: str,
     spelled: Callable[[str], str] | None = None,
 ) -> str:
@@ -72,7 +81,7 @@ def first_problem(
 
     Args:
         error: of a model.
-        valid_keys: the keys that the model takes.
+        model: that model; ``None`` for a shape that takes any key.
         where: the file, or what else was read.
         spelled: how the user wrote a field, where that says the place, too: ``--steps``.
     """
@@ -80,14 +89,35 @@ def first_problem(
     problem = next((each for each in problems if each["type"] == "extra_forbidden"), problems[0])
     name = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(name, valid_keys, n=3) or valid_keys
+        keys = _keys_at(model, problem["loc"][:-1])
+        near = difflib.get_close_matches(str(problem["loc"][-1]), keys, n=3) or keys
         return f"unknown key `{name}` in {where}; valid keys: {', '.join(near)}"
-    message = problem["msg"].removeprefix("Value error, ")
+    message = _PLAIN.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+    if problem["type"] in ("model_type", "model_attributes_type"):
+        message = f"Input should hold the keys {', '.join(_keys_at(model, problem['loc']))}"
     if name and problem["type"] != "missing":  # without a name it is all that was given, too much for a line
-        message += f" (got {problem['input']!r})"
+        message += f" (got {brief(problem['input'])})"
     if name and spelled is not None:
         return f"{spelled(str(problem['loc'][0]))}: {message}"
     return f"{where}: `{name}`: {message}" if name else f"{where}: {message}"
+
+
+def brief(value: object) -> str:
+    """How a message shows what was given: its `repr`, of which a long one is cut."""
+    text = repr(value)
+    return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
+
+
+def _keys_at(model: type[BaseModel] | None, place: Sequence[int | str]) -> list[str]:
+    """The keys that a model takes at a place in it."""
+    kinds: set[Any] = {model}
+    for part in place:  # a number, or the key of a mapping, leads to what `_types_within` has found already
+        models = [kind for kind in kinds if isinstance(kind, type(BaseModel))]
+        fields = [kind.model_fields[part].annotation for kind in models if part in kind.model_fields]
+        extras = [kind.__annotations__.get("__pydantic_extra__") for kind in models]
+        if within := fields or [extra for extra in extras if extra is not None]:
+            kinds = set().union(*map(_types_within, within))
+    return [name for kind in kinds if isinstance(kind, type(BaseModel)) for name in kind.model_fields]
 
 
 def check_kind(

@@ -69,6 +69,10 @@ def test_search_goes_to_another_process_and_is_copied():
         pool.submit(autoprune.search, {"model": "retinanet_resnet50_fpn", "no_such_field": 1}).result()
 
 
+def test_completion_shows_the_public_names():
+    assert dir(autoprune) == sorted(autoprune.__all__)
+
+
 def test_search_says_how_it_is_called():
     assert list(inspect.signature(autoprune.search).parameters) == ["config"]
     assert "autoprune.search(config)" in pydoc.render_doc(autoprune.search)

@@ -1,6 +1,7 @@
 """One flat model of settings, each with one source for its type, limits, default, help and metadata."""
 
 import ast
+import contextlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,15 +14,16 @@ from autoprune.config import (
     MAY_CHANGE,
     SETTINGS,
     Config,
-    Objective,
     load_config,
     make_config,
 )
 from autoprune.cost.budget import UNITS
 from autoprune.errors import ConfigError
+from autoprune.fields import Objective
 from autoprune.study.storage import METRIC_NAMES
 
 ROOT = Path(__file__).parent.parent
+SPLITS = {name: {"annotations": "a", "images": "b"} for name in ("train", "val")}
 
 
 def test_defaults_mean_retinanet_on_coco():
@@ -71,9 +73,14 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"budget_gflops": True}, "`budget_gflops`: must not be true or false"),
         ({"data": 3}, "`data`: must be a folder, or the splits `train` and `val`"),
         ({"data": {}}, "`data`: must be a folder"),
-        ({"data": {"train": {"annotations": "a", "images": "b"}}}, "`val`: Field required"),
-        ({"data": {"train": {"annotations": "a"}, "val": {}}}, "`train.images`: Field required"),
-        ({"data": {"train": {}, "val": {}, "tset": {}}}, "unknown key `tset`"),
+        ({"data": {"train": {"annotations": "a", "images": "b"}}}, "`data.val`: Field required"),
+        ({"data": {"train": {"annotations": "a"}, "val": {}}}, "`data.train.images`: Field required"),
+        (
+            {"data": {**SPLITS, "test": {"annotations": "a", "image": "b"}}},
+            "unknown key `data.test.image` in",
+        ),
+        ({"data": {**SPLITS, "test": {"zzz": "b"}}}, "valid keys: annotations, images"),
+        ({"data": {**SPLITS, "test": "a"}}, "`data.test`: Input should hold the keys annotations, images"),
     ],
 )
 def test_bad_values_are_one_line_naming_the_field(values, said):
@@ -81,6 +88,20 @@ def test_bad_values_are_one_line_naming_the_field(values, said):
         make_config(**values)
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_no_message_names_what_is_inside_python_or_pydantic(name):
+    for value in (5.5, "", "x\n" * 200, [[]], {"a": [1]}, {"train": 5, "val": []}, object()):
+        with contextlib.suppress(ConfigError):
+            make_config(**{name: value})
+            continue
+        with pytest.raises(ConfigError) as caught:
+            make_config(**{name: value})
+        line = str(caught.value)
+        assert f"`{name}" in line
+        assert not re.search("<class|lax|instance of|Paths|pydantic|tuple|dictionary|\n", line), line
+        assert len(line) < 400
 
 
 @pytest.mark.parametrize("text", ["", "# only a comment\n", "{}\n", "[]\n", "- 1\n", "steps\n", "5\n"])

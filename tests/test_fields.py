@@ -11,6 +11,8 @@ from autoprune.errors import ConfigError
 from autoprune.fields import BUDGET_NUMBER, DataPaths, ModelSpec, Norm, NormKind, Setting
 from autoprune.validation import Strict
 
+SPLITS = {name: {"annotations": "a.json", "images": "pictures"} for name in ("train", "val")}
+
 
 @pytest.mark.parametrize("given", ["50%,33%", "50%, 33%,", ["50%", "33%"], ("50%", "33%")])
 def test_several_values_come_as_one_text_or_a_list(given):
@@ -98,6 +100,7 @@ def test_every_treatment_of_the_norms_is_a_kind_of_norm():
         (ModelSpec, {"name": "a", "num_classes": 2, "norm": "group"}, "norm"),
         (DataPaths, {"train": {"annotations": "a.json", "images": "a"}}, "val"),
         (DataPaths, {"train": {"annotations": "a.json"}, "val": {}}, "images"),
+        (DataPaths, {**SPLITS, "test": {"annotations": "a.json"}}, r"test\.images"),
     ],
 )
 def test_an_incomplete_specification_is_refused(kind, content, wrong):
@@ -106,7 +109,8 @@ def test_an_incomplete_specification_is_refused(kind, content, wrong):
 
 
 def test_data_is_a_folder_or_paths_of_splits():
-    split = {"annotations": "a.json", "images": "pictures"}
-    assert isinstance(make_config(data={"train": split, "val": split}).data, DataPaths)
+    config = make_config(data={**SPLITS, "test": SPLITS["val"]})
+    assert isinstance(config.data, DataPaths)
+    assert dict(config.data)["test"] == config.data.val
+    assert Config.model_validate_json(config.model_dump_json()) == config
     assert str(make_config(data="a/folder").data) == "a/folder"
-    assert Config.model_validate_json(make_config(data={"train": split, "val": split}).model_dump_json()).data

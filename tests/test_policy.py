@@ -31,6 +31,11 @@ def test_policy_reads_back_equal(tmp_path):
     assert policy.kept_widths == {"a.conv": 4, "b.conv": 1}
 
 
+def test_a_policy_is_printed_in_a_line_without_its_channels():
+    name = "retinanet_resnet18_fpn"
+    assert repr(make_policy()) == f"<Policy of {name}: 5 of 12 channels in 2 groups; map 0.4375, gflops 1.25>"
+
+
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [

@@ -1,6 +1,7 @@
 """Tests of the consent to run a user's factory: a file alone never makes autoprune run code."""
 
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -125,6 +126,37 @@ def test_what_the_user_named_runs_and_is_remembered(place, how, monkeypatch, cap
     assert (place / "ran").exists()
     remembered = cache_folder() / trust.TRUSTED_FILE
     assert remembered.exists() == (how != "variable")
+
+
+@pytest.mark.parametrize("how", ["others may write", "of another user", "a link"])
+def test_a_memory_that_another_user_can_have_written_is_not_believed(place, how, monkeypatch):
+    trust.consent(FACTORY)
+    monkeypatch.setattr(trust, "_consented", set())  # a later process
+    trust.note_file(FACTORY, place / "policy.yaml")
+    trust.require_consent(FACTORY)
+    monkeypatch.setattr(trust, "_consented", set())
+    file = cache_folder() / trust.TRUSTED_FILE
+    if how == "others may write":
+        file.chmod(0o620)
+    elif how == "a link":
+        file.rename(place / "elsewhere")
+        file.symlink_to(place / "elsewhere")
+    else:
+        user = os.getuid()
+        monkeypatch.setattr(os, "getuid", lambda: user + 1)
+    with pytest.raises(ModelError, match=f"names the factory {FACTORY}, code that you have not used here"):
+        trust.require_consent(FACTORY)
+
+
+def test_consent_is_remembered_whatever_the_umask(place, monkeypatch):
+    before = os.umask(0o002)
+    try:
+        trust.consent(FACTORY)
+    finally:
+        os.umask(before)
+    monkeypatch.setattr(trust, "_consented", set())
+    trust.note_file(FACTORY, place / "policy.yaml")
+    trust.require_consent(FACTORY)
 
 
 def test_consent_is_to_one_name(place):

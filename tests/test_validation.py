@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, ValidationError
 
 from autoprune.errors import ConfigError
-from autoprune.validation import Strict, first_problem, warn_renamed, with_new_keys
+from autoprune.validation import Strict, brief, first_problem, warn_renamed, with_new_keys
 
 
 class Inner(Strict):
@@ -21,7 +21,7 @@ class Model(Strict):
 def problem(content, where="c.yaml"):
     with pytest.raises(ValidationError) as caught:
         Model.model_validate(content)
-    text = first_problem(caught.value, list(Model.model_fields), where)
+    text = first_problem(caught.value, Model, where)
     assert "\n" not in text
     return text
 
@@ -37,7 +37,7 @@ def test_an_unknown_key_names_the_nearest_or_all():
 
 
 def test_an_unknown_key_comes_before_what_it_may_stand_for():
-    assert problem({"inner": {"widht": 5}}).startswith("unknown key `inner.widht` in c.yaml")
+    assert problem({"inner": {"widht": 5}}) == "unknown key `inner.widht` in c.yaml; valid keys: width"
     assert problem({"trials": "many", "trial": 5}).startswith("unknown key `trial`")
 
 
@@ -47,6 +47,12 @@ def test_a_wrong_value_is_named_with_its_place_and_what_stood_there():
     assert text.endswith("(got 0)")
     assert problem({"inner": {}}).startswith("c.yaml: `inner.width`: ")
     assert "got" not in problem({"inner": {}}), "what is missing has no value"
+    assert problem({"inner": 5}) == "c.yaml: `inner`: Input should hold the keys width (got 5)"
+
+
+def test_a_long_value_is_cut():
+    assert brief("a\nb") == r"'a\nb'"
+    assert brief("x" * 1000) == f"'{'x' * 78}…"
 
 
 def test_old_keys_become_new_ones_with_a_warning_of_one_line_each():

@@ -103,12 +103,12 @@ def demo(
             "its policy": exported / POLICY_FILE,
             "search space": out / SPACE_FILE,
             "front": picture,
-            "report": _report(out),
+            "report": _report(out, [f"On {title}: {line}" for line in lines]),
         }
         for name, path in files.items():
             tell(console, f"{name:<13} {path}")
         console.print(f"\n{time.monotonic() - started:.0f} s in all. Your own detector is next:")
-        tell(console, "autoprune search --data DIR --weights FILE --budget-gflops 50%")
+        tell(console, "autoprune search --model NAME --weights FILE --data DIR --budget-gflops 50%")
 
 
 _SEARCH = (
@@ -222,11 +222,11 @@ def _draw(result: "SearchResult", sibling: "Entry", out: Path) -> Path:
     return out / FRONT_PICTURE
 
 
-def _report(out: Path) -> Path:
+def _report(out: Path, findings: "Sequence[str]") -> Path:
     from autoprune.report.html import write_page
     from autoprune.report.run_summary import read_run_summary
 
-    write_page(read_run_summary(out), out / REPORT_FILE)
+    write_page(read_run_summary(out), out / REPORT_FILE, notes=findings)
     return out / REPORT_FILE
 
 

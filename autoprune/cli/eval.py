@@ -10,7 +10,7 @@ from autoprune.cli.detectors import build_dense, config_of_run, open_split, reso
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
-from autoprune.report.tables import points
+from autoprune.report.tables import cost, points
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -44,20 +44,25 @@ def evaluate(
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
-        model, images = _open(detector, config, flags, split)
-        content = measure(model.to(device), images, device, batch_size).to_dict()
+        model, images, costs = _open(detector, config, flags, split)
+        content = {**measure(model.to(device), images, device, batch_size).to_dict(), **costs}
         if not as_json:
             _show(console, content, split)
     if as_json:
         print(json.dumps(content, indent=2))
 
 
-def _open(argument: str | None, config: Config, flags: set[str], split: str) -> "tuple[nn.Module, Split]":
-    """The detector in eval mode, and the images at its input size."""
+def _open(
+    argument: str | None, config: Config, flags: set[str], split: str
+) -> "tuple[nn.Module, Split, dict[str, float]]":
+    """The detector in eval mode, the images at its input size, and, of a policy file, the costs."""
+    from autoprune.detectors import detector_inputs
+    from autoprune.graph import analyze
     from autoprune.task.checks import check_num_classes, refuse_missing
 
     if argument is None and config.weights is not None and Path(config.weights).is_dir():
         argument, flags = config.weights, flags - {"weights"}
+    costs: dict[str, float] = {}
     detector = resolve_all([] if argument is None else [argument], config, flags)[0]
     if detector.folder is not None:
         from autoprune.export import load
@@ -71,16 +76,21 @@ def _open(argument: str | None, config: Config, flags: set[str], split: str) -> 
         refuse_missing(config)
         model, spec = build_dense(detector, config)
         if detector.policy is not None:
-            model = detector.policy.apply(model)
+            graph = analyze(model, detector_inputs(detector.policy.input_size))
+            policy = detector.policy.with_costs(graph, argument or "the policy")
+            costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
+            model = policy.apply(model, graph)
     images = open_split(config, split, model)
     check_num_classes(spec.num_classes, images.num_classes, "give --data with the detector's own classes")
-    return model, images
+    return model, images, costs
 
 
 def _show(console: "Console", content: dict[str, Any], split: str) -> None:
     from rich import box
     from rich.table import Table
 
+    if "gflops" in content:
+        console.print(f"{cost(content['gflops'])} GFLOPs, {cost(content['mparams'])} million parameters")
     console.print(f"{content['images']} images of {split}; points, as COCOeval computes them")
     for heading, values in (("metric", content["metrics"]), ("mAP of class", content["per_class"])):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))

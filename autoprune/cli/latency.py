@@ -13,8 +13,9 @@ import typer
 from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve_all
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import show_table, tell, working
-from autoprune.config import Config, Runtime
+from autoprune.config import Config
 from autoprune.errors import ConfigError
+from autoprune.fields import Runtime
 from autoprune.memory import out_of_memory
 
 if TYPE_CHECKING:

@@ -27,6 +27,7 @@ from autoprune.cli.space import space
 from autoprune.cli.terminal import problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError
+from autoprune.interrupts import sigterm_interrupts
 from autoprune.streams import lasting_streams
 
 USAGE_ERROR = 2
@@ -96,8 +97,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: command and its arguments; default: those of this process.
 
     Returns:
-        0, 2 for invalid input, 130 after Ctrl-C, 141 where the reader of a table has gone, 1 for any other
-        failure.
+        0, 2 for invalid input, 130 after Ctrl-C or SIGTERM, 141 where the reader of a table has gone, 1 for
+        any other failure.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     works = _is_command(arguments) and arguments[0] not in PRINTERS
@@ -111,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
 
     widen_columns()
-    with lasting_streams(report_loss):
+    with lasting_streams(report_loss), sigterm_interrupts():
         code = _run(arguments)
         sys.stdout.flush()
         if not losses or works:
@@ -198,7 +199,7 @@ def _is_command(arguments: Sequence[str]) -> bool:
 
 def _how_to_resume(arguments: Sequence[str]) -> str:
     if arguments and arguments[0] in RESUMABLE:
-        return "finished work is kept; the same command resumes it"
+        return "what is finished is kept; the same command resumes from there"
     return "nothing was changed"
 
 

@@ -38,8 +38,9 @@ def recover(
     given = {name: getattr(config, name) for name in FIELDS if name in config.model_fields_set}
     with working() as console:
         recovered = recover_trials(run, trials=trial, **given)
-        dense = recovered[0].metrics["dense"]
-        rows = [Entry("dense", "dense", dense["metrics"]["map"], dense["gflops"], dense["mparams"])]
+        rows = []
+        if dense := recovered[0].metrics.get("dense"):
+            rows.append(Entry("dense", "dense", dense["metrics"]["map"], dense["gflops"], dense["mparams"]))
         rows += [
             Entry(
                 _label(item.metrics),

@@ -188,7 +188,7 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     try:
         Config.model_validate(given)
     except ValidationError as error:
-        raise ConfigError(first_problem(error, list(flags), "the settings", spelled=flag)) from error
+        raise ConfigError(first_problem(error, Config, "the settings", spelled=flag)) from error
     config = make_config(**given) if file is None else load_config(file, **given)
     consent(config.model)
     unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}

@@ -33,10 +33,10 @@ def train(config: Config) -> None:
     """
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import evaluate
-    from autoprune.detectors import save_state
+    from autoprune.detectors import resize_rule, save_state
     from autoprune.run.directory import refuse_other_folder
     from autoprune.run.lock import locked
-    from autoprune.task.checks import check_batch_size, check_num_classes, pick_device
+    from autoprune.task.checks import check_batch_size, check_num_classes, pick_device, warn_enlarged
     from autoprune.training import TrainSettings, distributed
     from autoprune.training import train as fit
 
@@ -64,9 +64,12 @@ def train(config: Config) -> None:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})
             model, spec = build_dense(detector, sized)
+        height, width = training.most_common_size
+        warn_enlarged(training, resize_rule(model), spec.arguments)
         console.print(
             f"training {spec.name} for {config.steps} steps of {config.batch_size} images "
-            f"({len(training)} in all, {spec.num_classes} classes with the background) on {device}"
+            f"({len(training)} in all, most of {height}x{width} pixels when resized, {spec.num_classes} "
+            f"classes with the background) on {device}"
         )
         settings = TrainSettings.from_config(config)
         result = fit(model, training, settings, device, checkpoint=checkpoint, what="training")

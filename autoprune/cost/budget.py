@@ -4,8 +4,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from autoprune.config import BUDGET_NUMBER
 from autoprune.errors import BudgetError
+from autoprune.fields import BUDGET_NUMBER
 
 Metric = Literal["gflops", "mparams", "latency_ms"]
 

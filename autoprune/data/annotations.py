@@ -50,7 +50,10 @@ def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ..
     if isinstance(data, DataPaths):
         paths = dict(data).get(split)
         if paths is None:
-            raise DataError(f"the YAML field data has no split {split!r}; it has {' and '.join(dict(data))}")
+            raise DataError(
+                f"the YAML field data has the splits {', '.join(dict(data))}, and no {split!r}; add that to "
+                f"data, with its `annotations` and `images`"
+            )
         for path in (paths.annotations, paths.images):
             if not path.exists():
                 raise DataError(f"{path} does not exist; check data.{split} in the YAML file")

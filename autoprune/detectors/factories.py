@@ -5,10 +5,11 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext, suppress
 from copy import deepcopy
 from functools import partial
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -23,9 +24,12 @@ from autoprune.errors import ModelError
 from autoprune.seeding import scoped
 from autoprune.streams import stdout_to_stderr
 from autoprune.trust import is_factory, require_consent
+from autoprune.validation import check_kind
 
 RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
 """Arguments of builders that are settings of their own."""
+SEEDS = 2**32
+"""Seeds are below it, as in `Config`."""
 
 
 def names() -> list[str]:
@@ -41,8 +45,12 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         seed: of the fresh weights.
 
     Raises:
-        ModelError: the name or an argument is invalid, or the user's factory failed.
+        ModelError: the name, an argument or the seed is invalid, or the user's factory failed.
     """
+    instead = f"a whole number from 0 to {SEEDS - 1}"
+    check_kind("seed", seed, Integral, instead, ModelError)
+    if not 0 <= seed < SEEDS:
+        raise ModelError(f"seed is {seed}; give {instead}")
     arguments = dict(spec.arguments)
     if reserved := [name for name in RESERVED if name in arguments]:
         raise ModelError(
@@ -64,6 +72,26 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     if ":" not in spec.name:
         _refuse_ignored_arguments(spec, model)
     return _set_norm(model, spec.norm)
+
+
+def with_tensors(tensors: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
+    """Names of the known detectors whose tensors, counters of batches aside, have these names.
+
+    Args:
+        tensors: the names.
+        arguments: of the builders; those that do not take them are left out.
+    """
+    wanted, fitting = _without_counters(tensors), []
+    for name in names():
+        with suppress(ModelError), torch.device("meta"):  # no memory, no time for fresh weights
+            model = build(ModelSpec(name=name, arguments=dict(arguments), num_classes=2))
+            if _without_counters(model.state_dict()) == wanted:
+                fitting.append(name)
+    return fitting
+
+
+def _without_counters(tensors: Iterable[str]) -> set[str]:
+    return {name for name in tensors if not name.endswith("num_batches_tracked")}
 
 
 def with_norm(model: nn.Module, norm: str) -> nn.Module:

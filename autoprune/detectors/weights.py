@@ -14,9 +14,10 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
-from autoprune.config import ModelSpec, NormKind
-from autoprune.detectors.factories import build
+from autoprune.config import ModelSpec
+from autoprune.detectors.factories import build, with_tensors
 from autoprune.errors import ModelError
+from autoprune.fields import NormKind
 from autoprune.files import replacing
 from autoprune.progress import say
 from autoprune.validation import as_path, check_kind, first_problem
@@ -73,7 +74,7 @@ def load_dense(
             norm=_norm_of(state) if norm == "auto" else norm,
         )
     except ValidationError as error:
-        raise ModelError(first_problem(error, list(ModelSpec.model_fields), "load_dense")) from error
+        raise ModelError(first_problem(error, ModelSpec, "load_dense")) from error
     model = build(spec, seed)
     if state is None:
         return model.eval(), spec
@@ -286,9 +287,11 @@ def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
     ignored = {name for name in {*fresh, *state} if name.endswith("num_batches_tracked")} | {*resized}
     compared, expected = ({n: each[n] for n in each if n not in ignored} for each in (state, fresh))
     if differing := differences(compared, expected):
+        known = " or ".join(each for each in with_tensors(state, spec.arguments) if each != spec.name)
+        fit = f"their keys are those of {known}, so give --model" if known else "check model"
         raise ModelError(
             f"weights {where} are not for {spec.name}: {len(differing)} keys differ: "
-            f"{'; '.join(differing[:5])}; check model, model_arguments and weights"
+            f"{'; '.join(differing[:5])}; {fit}, model_arguments and weights"
         )
     refuse_not_finite(compared, expected, where)
     if resized:

@@ -1,16 +1,18 @@
 """Full recovery of policies of a run, the dense detector as their teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, partial
 from numbers import Integral
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import make_config
+from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError, RunError
 from autoprune.files import naming_paths
 from autoprune.progress import say
 from autoprune.ranges import to_ranges
-from autoprune.recovery.recover_policy import Recovered, measure_dense, recover_policy
+from autoprune.recovery.recover_policy import Recovered, recover_policy
 from autoprune.run.directory import RunDirectory
 from autoprune.run.results import SearchResult, load_result
 from autoprune.runtimes.sessions import need_runtime
@@ -66,7 +68,8 @@ def recover(
     importance = score_channels(task, config.criterion, directory.importance_file)
     space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
     evaluator = PolicyEvaluator(task, space, importance, result.dense.get("latency_ms"))
-    dense = measure_dense(task)
+    # not before the first recovery has its lock, and not where all are finished
+    dense = cache(partial(evaluate, task.model, task.val, task.device, batch_size=config.batch_size))
     return [
         recover_policy(
             task,

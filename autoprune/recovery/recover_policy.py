@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -81,7 +81,7 @@ def recover_policy(
     keep: Mapping[str, Sequence[int]],
     folder: Path,
     importance: Importance | None = None,
-    dense: Metrics | None = None,
+    measure_dense: Callable[[], Metrics] | None = None,
     label: str = "recovery",
     notes: Mapping[str, Any] | None = None,
     space: Space | None = None,
@@ -100,7 +100,7 @@ def recover_policy(
         folder: where the result goes.
         importance: {group: [width]}, scores that weight the channels in the distillation; ``None`` weights
             all equally.
-        dense: the dense detector's scores, written beside the result's; see `measure_dense`.
+        measure_dense: gives the dense detector's scores, to be written beside the result's.
         label: name of the work, for progress.
         notes: more to keep in `metrics.json`.
         space: the search space, whose steps and smallest widths regrowth respects.
@@ -117,7 +117,7 @@ def recover_policy(
     identity = identify(task, settings, keep)
     if (finished := read_finished(folder, identity, label)) is not None:
         say(f"{label}: already finished, in {folder}")
-        return finished
+        return replace(finished, metrics={**(notes or {}), **finished.metrics})
     check_batch_size(task.config.batch_size, len(task.train))
     with distributed.first_only(locked(folder, names.LOCK_FILE)):
         if distributed.rank() == 0:
@@ -133,6 +133,7 @@ def recover_policy(
         if distributed.rank() > 0:
             return _read_from_first_rank(folder, identity)
         better = _better(task, start, result.model, label)
+        dense = None if measure_dense is None else measure_dense()
         costs = task.costs(keep)
         policy = task.policy(keep, {"map": better.scores.map, "map50": better.scores.map50, **costs})
         metrics = {
@@ -215,11 +216,6 @@ def _damage(folder: Path, metrics: Mapping[str, Any]) -> str | None:
     if metrics.get("model_sha256", weights) != weights:
         return f"{folder / names.WEIGHTS_FILE} holds other weights than those that were recovered"
     return None
-
-
-def measure_dense(task: PruningTask) -> Metrics:
-    """The dense detector's scores on the whole validation split."""
-    return evaluate(task.model, task.val, task.device, batch_size=task.config.batch_size)
 
 
 def _read_from_first_rank(folder: Path, identity: Mapping[str, Any]) -> Recovered:

@@ -14,6 +14,13 @@ if TYPE_CHECKING:
     from autoprune.study.records import Record
 
 REASONS_SHOWN = 3
+ENDS = {
+    "complete": "complete",
+    "stopped": "stopped at a lower rung",
+    "failed": "failed",
+    "running": "in flight",
+}
+"""The states of trials, in words."""
 
 
 def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
@@ -87,11 +94,8 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
     from autoprune.run.results import indistinct
 
     counted = [record for record in result.records if record.counts]
-    states = {state: [r for r in counted if r.state == state] for state in ("complete", "stopped", "failed")}
-    lines = [
-        f"{len(counted)} trials: {len(states['complete'])} complete, "
-        f"{len(states['stopped'])} stopped at a lower rung, {len(states['failed'])} failed"
-    ]
+    states = {state: [record for record in counted if record.state == state] for state in ENDS}
+    lines = [_count_line({state: len(records) for state, records in states.items()})]
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
@@ -100,6 +104,13 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
     lines += _gain_lines(states["complete"])
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
+
+
+def _count_line(counts: Mapping[str, int]) -> str:
+    """How many trials there are in each state; a killed search leaves some in flight."""
+    total = sum(counts.values())
+    parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state != "running"]
+    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}"
 
 
 def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **attributes: Any) -> Entry:

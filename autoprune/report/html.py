@@ -27,21 +27,22 @@ SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")
 OBJECTIVES = {"map": "mAP", "gflops": "GFLOPs", "latency_ms": "latency"}
 
 
-def write_page(summary: RunSummary, to: Path, images: bool = True) -> None:
+def write_page(summary: RunSummary, to: Path, images: bool = True, notes: Sequence[str] = ()) -> None:
     """Writes the page of a run, finished or not.
 
     Args:
         summary: what the report shows of the run.
         to: the HTML file.
         images: show sample images, where a trial is recovered.
+        notes: sentences to show below the headline.
 
     Raises:
         RunError: the page can't be written.
     """
-    write_text(to, render(summary, images))
+    write_text(to, render(summary, images, notes))
 
 
-def render(summary: RunSummary, images: bool = True) -> str:
+def render(summary: RunSummary, images: bool = True, notes: Sequence[str] = ()) -> str:
     """The page as HTML; see `write_page`."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(PAGE),
@@ -63,13 +64,14 @@ def render(summary: RunSummary, images: bool = True) -> str:
     return environment.get_template("report.html").render(
         headline=headline,
         summary=summary,
+        notes=notes,
         samples=samples,
         samples_missing=missing,
         classes=_classes(summary, shown),
         latencies=summary.latencies.get(shown, ()) if shown is not None else (),
         objectives=_join_words([OBJECTIVES[name] for name in summary.config.objectives]),
         lines=outcome_lines(summary.result, "all are in the table below") if summary.records else [],
-        seconds=[(name, seconds.get(name, 0.0)) for name in PARTS] if seconds else [],
+        seconds=[(label, seconds.get(name, 0.0)) for name, label in PARTS.items()] if seconds else [],
         wall=seconds.get("wall", 0.0),
         trial_rows=_trial_rows(summary),
         recovered_rows=_recovered_rows(summary),

@@ -159,7 +159,7 @@ class Document(Generic[T]):
         try:
             self.shape.validate_json(text, strict=True)  # a text is no number here
         except ValidationError as error:
-            raise RunError(f"{first_problem(error, [], str(file))}; {remedy}") from error
+            raise RunError(f"{first_problem(error, None, str(file))}; {remedy}") from error
         return content
 
 

@@ -34,6 +34,11 @@ class FrontPoint:
     metrics: Mapping[str, Any]
     path: Path
 
+    def __repr__(self) -> str:
+        """In a line."""
+        figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
+        return f"<FrontPoint: trial {self.trial} ({self.origin}), {figures}; {self.path}>"
+
     @cached_property
     def policy(self) -> Policy:
         """Which channels are kept.
@@ -56,9 +61,9 @@ class SearchResult:
         front: the Pareto-optimal policies, cheapest first.
         records: all trials.
         dense: metrics of the dense detector on the images that trials are measured on.
-        seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``,
-            ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and ``other``. With
-            several workers, ``wall`` adds up all of theirs.
+        seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``
+            (with reconstruction), ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and
+            ``other``. With several workers, ``wall`` adds up all of theirs.
         identity: what the study is about: the weights, the space, the data and the budgets, as hashes.
     """
 
@@ -68,6 +73,12 @@ class SearchResult:
     dense: Mapping[str, float]
     seconds: Mapping[str, float]
     identity: Mapping[str, str] = field(default_factory=dict)
+
+    def __repr__(self) -> str:
+        """In a line, without what the trials are."""
+        best = "none" if self.best is None else f"trial {self.best.trial}"
+        counts = f"{len(self.records)} trials, {len(self.front)} on the front"
+        return f"<SearchResult of {self.run}: {counts}, best {best}>"
 
     @property
     def best(self) -> FrontPoint | None:

@@ -1,7 +1,5 @@
 """A whole search: settings in, a run directory and its front out. The same call resumes a run."""
 
-import signal
-import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
@@ -15,6 +13,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
+from autoprune.interrupts import sigterm_interrupts
 from autoprune.latency.fit import fit_model, on_budget, prediction_error
 from autoprune.latency.model import LatencyModel
 from autoprune.progress import say
@@ -74,8 +73,8 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     check_storage(config.storage)  # last, for it may make a database
-    with _sigterm_interrupts(), run.locked():
-        with _refusals_leave_nothing(run):
+    with sigterm_interrupts(), run.locked():
+        with _before_it_began(run):
             run.repair_journal()
             session, latency = _prepare(config, run, file, wall_time)
         result = session.run()
@@ -178,6 +177,8 @@ def _plan(
     plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, config.criterion)
     if (coarseness := plan.coarseness()) is not None:
         say(coarseness)
+    if (line := plan.only_warm_starts(config.trials)) is not None:
+        say(line)
     return plan, latency
 
 
@@ -262,8 +263,8 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
 
 
 @contextmanager
-def _refusals_leave_nothing(run: RunDirectory) -> Iterator[None]:
-    """Removes what was written for a run that is refused before it began."""
+def _before_it_began(run: RunDirectory) -> Iterator[None]:
+    """Removes what was written for a run that is refused before it began; says what an interrupt leaves."""
     files = (run.config_file, run.space_file, run.importance_file, run.latency_file, run.journal_file)
     begun = run.config_file.exists()
     new = [file for file in files if not begun and not file.exists()]
@@ -273,20 +274,8 @@ def _refusals_leave_nothing(run: RunDirectory) -> Iterator[None]:
         for file in new:
             file.unlink(missing_ok=True)
         raise
-
-
-@contextmanager
-def _sigterm_interrupts() -> Iterator[None]:
-    """Lets SIGTERM end the search as Ctrl-C does, with everything written."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    old = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, old)
+    except KeyboardInterrupt:
+        scores = run.importance_file
+        kept = f"the scores of the channels are kept in {scores}" if scores.exists() else "nothing is kept"
+        say(f"stopped before the first trial: {kept}")
+        raise

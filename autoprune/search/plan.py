@@ -119,6 +119,16 @@ class SpacePlan:
             "for less; lower round_to in the space"
         )
 
+    def only_warm_starts(self, trials: int) -> str | None:
+        """One line where a search of so many trials ends before its sampler proposes one."""
+        if trials > (count := len(self.warm_starts)):
+            return None
+        origins = ", ".join(dict.fromkeys(start.origin for start in self.warm_starts[:trials]))
+        return (
+            f"nothing is searched: all {trials} trials are warm starts ({origins}); the sampler proposes "
+            f"only after {count}: give --trials (YAML: trials) more than {count}"
+        )
+
     @cached_property
     def _options(self) -> list[WidthOptions]:
         """For each variable the widths it can be set to, with the importance that each removes."""

@@ -85,7 +85,9 @@ def repeat_line(repeat: Record, finished: Sequence[Record]) -> str:
 
 def time_line(seconds: Mapping[str, float]) -> str:
     """One line about the wall time of a search and the fractions of its parts; see `WallTime.seconds`."""
-    fractions = ", ".join(f"{100 * seconds[name] / seconds['wall']:.1f}% {name}" for name in PARTS)
+    fractions = ", ".join(
+        f"{100 * seconds[name] / seconds['wall']:.1f}% {label}" for name, label in PARTS.items()
+    )
     return f"search: {duration(seconds['wall'])}, of it {fractions}"
 
 

@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from autoprune.config import Config, Track
+from autoprune.config import Config
 from autoprune.errors import ConfigError, RunError
+from autoprune.fields import Track
 from autoprune.files import unwritable
 from autoprune.progress import say
 from autoprune.run.names import TENSORBOARD_FOLDER

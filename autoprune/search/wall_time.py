@@ -6,7 +6,14 @@ from contextlib import contextmanager
 
 from autoprune.study.records import Record
 
-PARTS = ("training", "evaluation", "importance", "loading", "other")
+PARTS = {
+    "training": "reconstruction and training",  # of which a trial at rung 0 has the first alone
+    "evaluation": "evaluation",
+    "importance": "importance",
+    "loading": "loading",
+    "other": "other",
+}
+"""The parts by their keys in the study and in JSON, with what people read."""
 
 
 class WallTime:

@@ -80,11 +80,7 @@ class SpaceFile(Strict):
         try:
             file = SpaceFile.model_validate(content)
         except ValidationError as error:
-            place = error.errors()[0]["loc"]
-            keys = list(SpaceFile.model_fields)
-            if len(place) > 1 and place[0] == "groups":
-                keys = [f"groups.{place[1]}.{key}" for key in GroupRule.model_fields]
-            raise ConfigError(first_problem(error, keys, str(path))) from error
+            raise ConfigError(first_problem(error, SpaceFile, str(path))) from error
         note_file(file.model, path)
         return file
 

@@ -14,7 +14,7 @@ from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
-from autoprune.task.checks import check_num_classes, pick_device, refuse_missing
+from autoprune.task.checks import check_num_classes, pick_device, refuse_missing, warn_enlarged
 from autoprune.training.distill import has_logits
 
 
@@ -105,6 +105,12 @@ def load_task(config: Config) -> PruningTask:
     check_num_classes(config.num_classes, train.num_classes)
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
+    height, width = input_size
+    say(
+        f"{spec.name} at {height}x{width} (height x width): {graph.gflops():.2f} GFLOPs; {len(train)} "
+        f"training and {len(val)} validation images"
+    )
+    warn_enlarged(train, rule, spec.arguments)
     weights_sha256 = hash_weights(model.state_dict())
     return PruningTask(
         config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256

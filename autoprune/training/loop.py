@@ -1,6 +1,8 @@
 """The training loop, one for baselines, proxies and recovery; they differ in length and teacher only."""
 
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +76,13 @@ def train(
         state.resume_from(saved)
         progress.say(f"{what}: {state.step} of {settings.steps} steps done, resumes from {checkpoint}")
     saved_at = logged_at = time.monotonic()
-    steps = range(state.step, settings.steps)
+    steps, kept = range(state.step, settings.steps), state.step
     at = f"at {settings.batch_size} images per step"
     with (
         scoped(settings.seed),
         out_of_memory(at, "lower batch_size, or use smaller images"),
         state.tap,
+        _saying_what_is_kept(what, checkpoint, lambda: kept),
     ):
         for step in progress.track(steps, what):
             loss = state.advance(split)
@@ -87,9 +90,23 @@ def train(
             last = step + 1 == settings.steps
             if checkpoint and distributed.rank() == 0 and (last or now - saved_at >= checkpoint_interval_s):
                 state.checkpoint(identity).save(checkpoint)
-                saved_at = time.monotonic()
+                saved_at, kept = time.monotonic(), state.step
             if now - logged_at >= LOG_INTERVAL_S and not last:
                 rate = settings.learning_rate_at(step)
                 progress.say(f"{what}: step {step + 1}, loss {loss:.3f}, learning rate {rate:.2g}")
                 logged_at = now
     return TrainResult(state.result(), tuple(state.losses))
+
+
+@contextmanager
+def _saying_what_is_kept(what: str, checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[None]:
+    """Says at an interrupt how many steps the checkpoint holds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint is not None:
+            kept = (
+                f"{steps()} steps of it are kept in {checkpoint}" if steps() else "nothing of it is kept yet"
+            )
+            progress.say(f"{what} stopped: {kept}")
+        raise

@@ -1,5 +1,6 @@
 """`autoprune demo` from start to end, with a handful of images and steps, and without network."""
 
+import html
 import json
 import re
 import socket
@@ -128,6 +129,10 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
     ):
         assert str(out / path) in outcome.out
         assert (out / path).stat().st_size > 100
+
+    findings = re.findall(r"^(?:50%|33%): .*\.$", outcome.out, re.MULTILINE)
+    assert len(findings) == 2
+    assert all(html.escape(line, quote=False) in (out / "report.html").read_text() for line in findings)
 
     # the same command again finds everything done
     monkeypatch.setattr(PolicyEvaluator, "evaluate", None)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+import yaml
 
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
@@ -65,7 +66,7 @@ def test_a_recovered_folder_is_measured_on_the_data_of_its_run(autoprune: Run, c
 
 
 def test_a_policy_file_prunes_the_dense_weights(
-    autoprune: Run, checked_run: Path, run_data: Path, demo_settings: dict[str, Any]
+    autoprune: Run, checked_run: Path, run_data: Path, demo_settings: dict[str, Any], tmp_path: Path
 ) -> None:
     file = checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
     weights = demo_settings["weights"]
@@ -73,7 +74,15 @@ def test_a_policy_file_prunes_the_dense_weights(
     assert outcome.code == 0, outcome.err
     dense, _ = load_dense(demo_settings["model"], demo_settings["model_arguments"], weights=weights)
     expected = evaluate(Policy.load(file).apply(dense), open_data(run_data, "val", resize_rule(dense)))
-    assert json.loads(outcome.out)["metrics"]["map"] == pytest.approx(expected.map, abs=1e-6)
+    content, policy = json.loads(outcome.out), yaml.safe_load(file.read_text())
+    assert content["metrics"]["map"] == pytest.approx(expected.map, abs=1e-6)
+    assert content["gflops"] == pytest.approx(policy["metrics"]["gflops"])
+    edited = tmp_path / "edited.yaml"
+    policy["metrics"]["gflops"] *= 2
+    edited.write_text(yaml.safe_dump(policy))
+    outcome = autoprune("eval", edited, "--weights", weights, "--data", run_data)
+    assert f"{content['gflops']:.3f} GFLOPs" in outcome.out
+    assert f"{edited} says gflops" in outcome.err
 
 
 def test_missing_data_and_weights_name_option_field_and_demo(

@@ -2,10 +2,12 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -70,16 +72,19 @@ def test_debug_shows_the_traceback_wherever_it_stands(autoprune: Run, failing: A
     assert outcome.err.endswith("error: no such folder\n")
 
 
+@pytest.mark.parametrize("end", [raiser(KeyboardInterrupt()), partial(signal.raise_signal, signal.SIGTERM)])
 def test_an_interrupt_exits_130_and_says_how_to_go_on(
-    autoprune: Run, failing: Any, monkeypatch: pytest.MonkeyPatch
+    autoprune: Run, failing: Any, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
 ) -> None:
-    failing(raiser(KeyboardInterrupt()))
+    before = signal.getsignal(signal.SIGTERM)
+    failing(end)
     monkeypatch.setattr(module, "RESUMABLE", {"boom"})
     outcome = autoprune("boom")
     assert outcome.code == 130
     assert outcome.err.strip().splitlines() == [
-        "interrupted: finished work is kept; the same command resumes it"
+        "interrupted: what is finished is kept; the same command resumes from there"
     ]
+    assert signal.getsignal(signal.SIGTERM) is before
 
 
 def test_usage_errors_are_one_line_and_name_the_help(autoprune: Run) -> None:

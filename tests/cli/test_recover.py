@@ -62,6 +62,19 @@ def test_a_trial_that_training_did_not_help_is_marked(autoprune: Run, run_copy: 
     assert ("kept untrained" in " ".join(outcome.out.split())) is (kept == "untrained")
 
 
+def test_a_recovery_that_does_not_say_its_trial_is_read_back(autoprune: Run, run_copy: Path) -> None:
+    trial, value = next(iter(recovered_maps(run_copy).items()))
+    file = run_copy / f"recovered/trial-{trial:04d}/metrics.json"
+    content = json.loads(file.read_text())
+    for name in ("trial", "origin", "dense"):
+        del content[name]
+    file.write_text(json.dumps(content))
+    outcome = autoprune("recover", run_copy, "--trial", trial)
+    assert outcome.code == 0, outcome.err
+    (row,) = [line for line in outcome.out.splitlines() if re.match(rf"\s*trial {trial} \(", line)]
+    assert f"{100 * value:.1f}" in row
+
+
 def test_a_recovery_whose_weights_are_lost_is_done_again(autoprune: Run, run_copy: Path) -> None:
     trial, value = next(iter(recovered_maps(run_copy).items()))
     weights = run_copy / f"recovered/trial-{trial:04d}/model.safetensors"

@@ -4,10 +4,10 @@ import pytest
 import torch
 from PIL import Image
 
-from autoprune.config import DataPaths, SplitPaths
 from autoprune.data.annotations import read_annotations
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
+from autoprune.fields import DataPaths, SplitPaths
 
 from .conftest import box, edit, one_line, write_set
 
@@ -39,8 +39,9 @@ def test_explicit_paths(tmp_path):
     paths = SplitPaths(annotations=folder / "annotations/instances_val.json", images=folder / "images")
     data = DataPaths(train=paths, val=paths)
     assert len(open_data(data, "train")) == len(open_data(data, "val")) == 2
-    with pytest.raises(DataError, match="no split 'test'"):
+    with pytest.raises(DataError, match="the splits train, val, and no 'test'; add that to data"):
         open_data(data, "test")
+    assert len(open_data(DataPaths(train=paths, val=paths, test=paths), "test")) == 2
     lost = DataPaths(train=SplitPaths(annotations=paths.annotations, images=tmp_path / "lost"), val=paths)
     with pytest.raises(DataError, match=r"lost does not exist; check data\.train"):
         open_data(lost, "train")

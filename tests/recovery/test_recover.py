@@ -22,6 +22,7 @@ from autoprune.detectors import load_dense, save_state
 from autoprune.errors import ConfigError, RunError
 from autoprune.export import largest_difference
 from autoprune.policy import Policy
+from autoprune.recovery import recover as module
 from autoprune.recovery.recover import recover
 from autoprune.run.lock import locked
 from autoprune.run.names import LOCK_FILE
@@ -83,8 +84,11 @@ def test_an_empty_front_is_said(copy_run):
         recover(folder)
 
 
-def test_a_trial_that_another_process_recovers_is_refused_and_one_with_too_large_batches(run, copy_run):
+def test_a_trial_that_another_process_recovers_is_refused_and_one_with_too_large_batches(
+    run, copy_run, monkeypatch
+):
     folder = copy_run()
+    monkeypatch.setattr(module, "evaluate", lambda *_, **__: pytest.fail("measured before the refusal"))
     trial = folder / "recovered" / f"trial-{run.best.trial:04d}"
     in_use = rf"{trial} is in use by another process .*pid {os.getpid()}\)"
     with locked(trial, LOCK_FILE), pytest.raises(RunError, match=in_use):

@@ -81,6 +81,12 @@ def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, m
     )
 
 
+def test_trials_that_a_killed_search_left_are_counted(make_summary, make_record):
+    records = [make_record(0, state="running")]
+    (line,) = outcome_lines(make_summary(records).result)
+    assert line == "1 trial: 0 complete, 0 stopped at a lower rung, 0 failed, 1 in flight"
+
+
 def test_a_trial_that_was_re_evaluated_shows_both_figures(make_summary, make_record):
     record = make_record(7, "sampler", 0.5, again=({"map": 0.4, "gflops": 3.0},))
     lines = outcome_lines(make_summary([record]).result)

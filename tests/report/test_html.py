@@ -49,6 +49,11 @@ def page(run):
     return Reader(render(read_run_summary(run)))
 
 
+def test_notes_are_below_the_headline(run):
+    shown = Reader(render(read_run_summary(run), notes=["5 < 6 on the test images"])).text
+    assert shown.index("5 < 6 on the test images") < shown.index("The front")
+
+
 @pytest.mark.slow
 def test_trials_are_those_of_the_study(run, page, study_trials):
     expected, means = study_trials

@@ -47,6 +47,20 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
                 run.check(changed)
 
 
+def test_a_test_split_may_be_added_and_is_read_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    splits = {name: {"annotations": f"{name}.json", "images": "images"} for name in ("train", "val", "test")}
+    test = splits.pop("test")
+    run = RunDirectory(tmp_path / "run")
+    run.write_config(make_config(out=run.path, data=splits), {})
+    run.check(make_config(out=run.path, data={**splits, "test": test}))
+    with pytest.raises(RunError, match="another configuration: data was "):
+        run.check(make_config(out=run.path, data={**splits, "val": test}))
+    other = RunDirectory(tmp_path / "other")
+    other.write_config(make_config(out=other.path, data={**splits, "test": test}), {})
+    assert dict(other.config().data)["test"].annotations == tmp_path / "test.json"
+
+
 def test_relative_paths_hold_from_any_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = RunDirectory(Path("run"))

@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.files import read_yaml
 from autoprune.report.run_summary import read_run_summary
-from autoprune.run.results import SearchResult, indistinct, load_result, study_name
+from autoprune.run.results import FrontPoint, SearchResult, indistinct, load_result, study_name
 from autoprune.study.records import Record
 
 
@@ -23,6 +24,15 @@ def result(maps, error, budgets=None, state="complete"):
     )
     dense = {"map": 0.5} if error is None else {"map": 0.5, "map_error": error}
     return SearchResult(Path("run"), (), records, dense, {})
+
+
+def test_results_are_printed_in_a_line_each():
+    point = FrontPoint(3, "sampler", {"map": 0.25, "gflops": 1.5}, Path("run/policies/trial-0003.yaml"))
+    policy = "run/policies/trial-0003.yaml"
+    assert repr(point) == f"<FrontPoint: trial 3 (sampler), map 0.25, gflops 1.5; {policy}>"
+    few = result([0.1, 0.2], 0.01)
+    assert repr(few) == "<SearchResult of run: 2 trials, 0 on the front, best none>"
+    assert repr(replace(few, front=(point,))).endswith("1 on the front, best trial 3>")
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """One search that the tests of the folder read, and what they compare of searches."""
 
+import shutil
+
 import pytest
 
 
@@ -11,6 +13,12 @@ def finished_run(demo_settings, made_once):
 
     settings = {**demo_settings, "trials": 9}
     return load_result(made_once("nine_trials", lambda folder: search({**settings, "out": folder})))
+
+
+@pytest.fixture
+def copied_run(finished_run, tmp_path):
+    """The folder of a copy of the finished run, which may be written to."""
+    return shutil.copytree(finished_run.run, tmp_path / "copied")
 
 
 def outcome(result):

@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import shutil
-import sys
 from pathlib import Path
 
 import pytest
@@ -14,23 +13,16 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune import progress
 from autoprune.config import load_config, make_config
-from autoprune.detectors import detector_inputs, load_dense, load_state, save_state
-from autoprune.errors import BudgetError, ConfigError, DataError, RunError
+from autoprune.detectors import detector_inputs, load_dense
+from autoprune.errors import ConfigError, RunError
 from autoprune.policy import Policy
 from autoprune.run.results import load_result
-from autoprune.search import pipeline
 from autoprune.search.pipeline import search
 from autoprune.task import scoring
 
 from .conftest import outcome
 
 CREATE_TRIAL = 4  # in Optuna's journal
-
-
-@pytest.fixture
-def copied_run(finished_run, tmp_path):
-    """The folder of a copy of the finished run, which may be written to."""
-    return shutil.copytree(finished_run.run, tmp_path / "copied")
 
 
 @pytest.mark.slow
@@ -143,53 +135,6 @@ def test_classes_that_the_data_holds_nothing_of_are_named(demo_settings, tmp_pat
     assert len(expected["train"]) == 1
 
 
-def test_another_configuration_is_refused_and_its_fields_named(finished_run, demo_settings):
-    settings = {**demo_settings, "out": finished_run.run, "trials": 9}
-    with pytest.raises(RunError, match=r"another configuration: budget_gflops was .*70%.*, now .*50%"):
-        search({**settings, "budget_gflops": "50%"})
-    with pytest.raises(RunError, match="seed was 0, now 3"):
-        search({**settings, "seed": 3})
-
-
-def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
-    weights = tmp_path / "dense.safetensors"
-    state = load_state(Path(demo_settings["weights"]))
-    save_state(state, weights)
-    settings = {**demo_settings, "weights": str(weights), "out": tmp_path / "run", "trials": 1}
-    search(settings)
-    state["backbone.body.conv1.weight"] += 0.01
-    save_state(state, weights)
-    with pytest.raises(RunError, match="another search: its weights differs"):
-        search({**settings, "trials": 2})
-
-
-def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
-    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
-    settings = {**demo_settings, "data": data, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
-    search(settings)
-    file = data / "annotations" / "instances_val.json"
-    text = file.read_text()
-    file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
-    with pytest.raises(
-        RunError, match=r"another search: its validation data differs; restore that, or choose"
-    ):
-        search({**settings, "trials": 2})
-    file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words
-    assert len(search({**settings, "trials": 2}).records) == 2
-
-
-@pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")])
-def test_a_search_without_its_study_is_not_begun_anew(copied_run, damage):
-    config = load_config(copied_run / "config.yaml", out=copied_run)
-    damage(copied_run / "study.journal")
-    before = {path: path.stat().st_mtime_ns for path in copied_run.rglob("*")}
-    with pytest.raises(
-        RunError, match=r"holds results .*front\.csv.*, but its study is missing or empty; .*another --out"
-    ):
-        search(config)
-    assert {path: path.stat().st_mtime_ns for path in copied_run.rglob("*")} == before
-
-
 def test_a_policy_file_that_is_lost_is_written_again(finished_run, copied_run):
     file = copied_run / finished_run.best.path.relative_to(finished_run.run)
     file.unlink()
@@ -197,56 +142,11 @@ def test_a_policy_file_that_is_lost_is_written_again(finished_run, copied_run):
     assert Policy.load(file) == finished_run.best.policy
 
 
-def test_data_that_cannot_be_read_is_named_not_the_run(demo_settings, tmp_path, monkeypatch):
-    def refuse(config):
-        raise PermissionError(13, "Permission denied", str(demo_settings["data"]))
-
-    monkeypatch.setattr(pipeline, "load_task", refuse)
-    with pytest.raises(RunError, match=rf"cannot use {demo_settings['data']}: Permission denied; check"):
-        search({**demo_settings, "out": tmp_path / "run"})
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("changes", "error", "message"),
-    [
-        ({"data": Path("/nowhere")}, DataError, r"--data FOLDER \(YAML: data\).*`autoprune demo`"),
-        ({"weights": None}, ConfigError, r"--weights FILE \(YAML: weights\).*`autoprune demo`"),
-        ({"weights": "gone.safetensors"}, ConfigError, r"no weights at gone.safetensors.*--weights"),
-        ({"budget_gflops": "0.1%"}, BudgetError, r"smallest in this search space is \d"),
-        ({"budget_gflops": "100"}, BudgetError, r"prunes nothing"),
-        ({"budget_gflops": "many"}, BudgetError, r"is not a number"),
-        ({"batch_size": 9}, ConfigError, r"9 is more than the 8 training images; give 8 or less"),
-        ({"storage": ""}, RunError, r"--storage \(YAML: storage\) is empty; give a URL"),
-        ({"storage": "sqlite://"}, RunError, r"keeps the study in memory.*; give a file"),
-        ({"storage": "sqlite:///:memory:"}, RunError, r"keeps the study in memory"),
-        ({"storage": "nosuch://x"}, RunError, r"cannot open the storage nosuch://x: .*; check --storage"),
-        ({"storage": "sqlite:////nowhere/x.db"}, RunError, r"cannot open the storage sqlite.*unable to open"),
-        ({"budgt_gflops": "50"}, ConfigError, r"unknown key `budgt_gflops`.*budget_gflops"),
-    ],
-)
-def test_bad_input_is_one_line_and_leaves_nothing_behind(demo_settings, tmp_path, changes, error, message):
-    settings = {**demo_settings, "trials": 9, "out": tmp_path / "runs" / "new", **changes}
-    with pytest.raises(error, match=message) as raised:
-        search({name: value for name, value in settings.items() if value is not None})
-    assert "\n" not in str(raised.value)
-    assert list(tmp_path.iterdir()) == []
-
-
 def test_a_space_file_says_what_the_model_is(finished_run, demo_settings, tmp_path):
     space = finished_run.run / "space.yaml"
     settings = {k: value for k, value in demo_settings.items() if k not in ("model", "model_arguments")}
     again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
     assert outcome(again) == outcome(finished_run)[:1]
-
-
-def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, finished_run, tmp_path):
-    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
-    settings = {**demo_settings, "space": space, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
-    search(settings)
-    space.write_text(space.read_text().replace("round_to: 8", "round_to: 4"))
-    with pytest.raises(RunError, match=r"run/space\.yaml differs from .*/space\.yaml; choose another --out"):
-        search(settings)
 
 
 def test_scores_beside_a_space_file_are_not_computed_again(
@@ -290,14 +190,3 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished_run, copied_run, d
         assert outcome(result) == outcome(finished_run)
     with pytest.raises(ConfigError, match="config is an int; give settings"):
         search(3)  # type: ignore[arg-type]
-
-
-def test_a_runtime_that_is_not_installed_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
-    settings = {**demo_settings, "latency_runtime": "openvino", "budget_latency_ms": "60%"}
-    with pytest.raises(
-        ConfigError, match=r"openvino can't be imported .* `pip install 'autoprune\[openvino\]'`"
-    ):
-        search({**settings, "out": tmp_path / "run"})
-    assert not (tmp_path / "run").exists()

@@ -36,6 +36,17 @@ def flops(graph, widths):
     return float(graph.cost.flops(np.array([widths[name] for name in graph.cost.names]))) / 1e9
 
 
+def test_a_search_that_ends_with_its_warm_starts_is_told_so(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph), budget_gflops="60%")
+    count = len(plan.warm_starts)
+    line = plan.only_warm_starts(count)
+    assert f"all {count} trials are warm starts (uniform, " in line
+    assert f"only after {count}: give --trials (YAML: trials) more than {count}" in line
+    assert plan.only_warm_starts(1).count("uniform") == 1
+    assert plan.only_warm_starts(count + 1) is None
+    assert make(graph, file, importance_of(graph), warm=False).only_warm_starts(1) is None
+
+
 def test_every_vector_is_projected_onto_its_own_budget(graph, file, importance_of):
     plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
     assert plan.budgets == [0.6 * graph.gflops(), 0.3 * graph.gflops()]

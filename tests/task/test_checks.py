@@ -1,12 +1,26 @@
 """What the user gave is checked before anything is loaded, and each refusal says what to type."""
 
+import io
+from types import SimpleNamespace
+
 import pytest
 import torch
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.config import make_config
+from autoprune.data.images import resized_size
+from autoprune.detectors import Resize
 from autoprune.errors import ConfigError, DataError
 from autoprune.space.file import GroupRule, SpaceFile
-from autoprune.task.checks import check_batch_size, input_files, pick_device, refuse_missing, with_space
+from autoprune.task.checks import (
+    check_batch_size,
+    input_files,
+    pick_device,
+    refuse_missing,
+    warn_enlarged,
+    with_space,
+)
 
 SPACE = SpaceFile(
     model="retinanet_resnet18_fpn",
@@ -15,6 +29,9 @@ SPACE = SpaceFile(
     criterion="taylor",
     groups=(GroupRule(match="*", max_ratio=0.5),),
 )
+
+
+REMEDY = """give --model-arguments '{"max_size": 9, "min_size": 192}'"""
 
 
 @pytest.fixture
@@ -47,6 +64,35 @@ def test_the_number_of_threads_is_set(monkeypatch):
     assert threads == []
     pick_device(make_config(device="cpu", threads=3))
     assert threads == [3]
+
+
+@pytest.mark.parametrize(
+    ("size", "rule", "said"),
+    [
+        (
+            (192, 256),
+            Resize(800, 1333),
+            ["4.2-fold", "192 pixels", REMEDY],
+        ),
+        ((64, 64), Resize(fixed=(320, 320)), ["5.0-fold"]),
+        ((480, 640), Resize(800, 1333), []),  # as COCO's
+        ((480, 640), None, []),
+    ],
+)
+def test_a_detector_that_enlarges_images_much_is_named_with_the_remedy(size, rule, said):
+    images = SimpleNamespace(name="train", stored_sizes=[size] * 3, sizes=[resized_size(size, rule)] * 3)
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=300)):
+        warn_enlarged(images, rule, {"max_size": 9})
+    text = lines.getvalue()
+    assert text.count("\n") == bool(said)
+    assert all(part in text for part in said)
+    assert ("--model-arguments" in text) is (len(said) == 3)
+
+
+def test_a_split_that_a_search_does_not_read_may_be_elsewhere(splits):
+    test = {"annotations": "gone.json", "images": "gone"}
+    refuse_missing(make_config(data={**splits, "test": test}, weights="DEFAULT"))
 
 
 @pytest.mark.parametrize("missing", ["train.json", "train", "val.json", "val"])

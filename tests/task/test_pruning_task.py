@@ -58,11 +58,18 @@ def test_classes_and_input_size_come_from_the_data_where_they_are_not_given(task
     assert given.graph.gflops() < task.graph.gflops()
 
 
-def test_a_setting_without_effect_is_said(demo_settings, monkeypatch):
+def test_what_is_loaded_is_said_and_a_setting_without_effect(demo_settings, monkeypatch, task):
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=300)):
         load_task(make_config(**demo_settings, distill_logits=1.0))
-        assert lines.getvalue() == ""
+        said = (
+            f"{task.spec.name} at 128x128 (height x width): {task.graph.gflops():.2f} GFLOPs; 8 training and"
+        )
+        assert lines.getvalue() == f"{said} 6 validation images\n"
         monkeypatch.setattr(pruning_task, "has_logits", lambda model: False)
         load_task(make_config(**demo_settings, distill_logits=1.0))
-    assert lines.getvalue().startswith("distill_logits does nothing: retinanet_resnet18_fpn has no one-stage")
+    assert (
+        lines.getvalue()
+        .splitlines()[1]
+        .startswith("distill_logits does nothing: retinanet_resnet18_fpn has no one-stage")
+    )

@@ -1,12 +1,15 @@
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
+from autoprune import progress
 from autoprune.errors import ModelError, TrainingError
 from autoprune.training import TrainSettings, train
 
@@ -28,8 +31,8 @@ class KilledError(Exception):
 class DyingSplit:
     """Hands out batches of another split until it dies."""
 
-    def __init__(self, split: Any, lifetime: int) -> None:
-        self.split, self.remaining = split, lifetime
+    def __init__(self, split: Any, lifetime: int, end: type[BaseException] = KilledError) -> None:
+        self.split, self.remaining, self.end = split, lifetime, end
         self.fingerprint = split.fingerprint
 
     def __len__(self) -> int:
@@ -37,7 +40,7 @@ class DyingSplit:
 
     def batch(self, indices: Sequence[int], device: torch.device, flip: Any = None) -> Any:
         if self.remaining == 0:
-            raise KilledError
+            raise self.end
         self.remaining -= 1
         return self.split.batch(indices, device, flip=flip)
 
@@ -121,6 +124,20 @@ def test_out_of_memory_names_the_setting_to_lower(toy: nn.Module, split: Any, er
     toy.register_forward_pre_hook(fail)
     with pytest.raises(TrainingError, match="2 images per step; lower batch_size"):
         train(toy, split, TrainSettings(4, batch_size=2), CPU)
+
+
+@pytest.mark.parametrize(
+    ("interval_s", "said"), [(0, "2 steps of it are kept in {}"), (1e9, "nothing of it is kept yet")]
+)
+def test_an_interrupt_says_what_is_kept(
+    toy: nn.Module, split: Any, tmp_path: Path, interval_s: float, said: str
+) -> None:
+    file, lines = tmp_path / "c.safetensors", io.StringIO()
+    dying, settings = DyingSplit(split, 2, KeyboardInterrupt), TrainSettings(5, batch_size=4)
+    with progress.show(Console(file=lines, width=400)), pytest.raises(KeyboardInterrupt):
+        train(toy, dying, settings, CPU, checkpoint=file, checkpoint_interval_s=interval_s)
+    assert lines.getvalue() == f"recovery stopped: {said.format(file)}\n"
+    assert file.exists() is (interval_s == 0)
 
 
 def test_a_detector_without_losses_is_refused_by_name(toy: nn.Module, split: Any) -> None:

@@ -1,0 +1,85 @@
+"""Which numbers weights may hold, what a user's factory takes, and which arguments are refused."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from autoprune import detectors
+from autoprune.errors import ModelError
+
+from .conftest import SMALL, one_line
+
+
+def test_a_factory_takes_weights_and_resizes_its_head(my_package):
+    torch.save(nn.Conv2d(3, 12, 1).state_dict(), "w.pt")
+    model, spec = detectors.load_dense("mydetector:sized", {}, None, "auto", "w.pt")
+    assert (spec.num_classes, model.out_channels) == (3, 12)
+    model, _ = detectors.load_dense("mydetector:sized", {}, 2, "auto", "w.pt")
+    assert model.out_channels == 8
+    with pytest.raises(ModelError, match="2 keys differ"):
+        detectors.load_dense("mydetector:fixed", {"width": 5}, 2, "auto", "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"weight": torch.ones(4, 3, 1, 1, dtype=torch.int8)},
+            "weight holds whole numbers, the model's real",
+        ),
+        (
+            {"weight": torch.ones(4, 3, 1, 1, dtype=torch.bool)},
+            "weight holds whole numbers, the model's real",
+        ),
+        ({"bias": torch.ones(4, dtype=torch.complex64)}, "bias holds complex numbers, the model's real"),
+        ({"weight": torch.full((4, 3, 1, 1), torch.nan)}, "`weight` holds NaN or infinity; give weights of"),
+        ({"bias": torch.tensor([1.0, torch.inf, 1, 1])}, "`bias` holds NaN or infinity; give weights of"),
+    ],
+)
+def test_numbers_that_no_training_left_are_refused_by_the_name_of_the_tensor(my_package, changes, message):
+    torch.save({**nn.Conv2d(3, 4, 1).state_dict(), **changes}, "w.pt")
+    with pytest.raises(ModelError, match=message) as error:
+        detectors.load_dense("mydetector:fixed", {}, 2, "auto", "w.pt")
+    assert "w.pt" in one_line(error)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_real_numbers_of_any_precision_are_taken(my_package, dtype):
+    torch.save(nn.Conv2d(3, 4, 1).to(dtype).state_dict(), "w.pt")
+    model, _ = detectors.load_dense("mydetector:fixed", {}, 2, "auto", "w.pt")
+    assert model.weight.dtype == torch.float32
+
+
+def test_a_mask_of_the_model_may_hold_infinities(my_package):
+    Path("masked.py").write_text(
+        "import torch\nfrom torch import nn\ndef make():\n    model = nn.Conv2d(3, 4, 1)\n"
+        "    model.register_buffer('mask', torch.tensor([0, -torch.inf]))\n    return model\n"
+    )
+    state = {**nn.Conv2d(3, 4, 1).state_dict(), "mask": torch.tensor([0, -torch.inf])}
+    torch.save(state, "w.pt")
+    model, _ = detectors.load_dense("masked:make", {}, 2, "auto", "w.pt")
+    assert model.mask.tolist() == [0, -torch.inf]
+    torch.save({**state, "mask": torch.tensor([0, torch.nan])}, "w.pt")
+    with pytest.raises(ModelError, match="`mask` holds NaN"):
+        detectors.load_dense("masked:make", {}, 2, "auto", "w.pt")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"name": 5}, r"`name`: .* \(got 5\)"),
+        ({"arguments": [1]}, r"arguments is a list; give a dict"),
+        ({"num_classes": 0}, r"`num_classes`: .* \(got 0\)"),
+        ({"seed": -1}, r"^seed is -1; give a whole number from 0 to 4294967295$"),
+        ({"seed": 0.5}, r"^seed is a float; give a whole number"),
+        ({"norm": "layer"}, r"`norm`: .* \(got 'layer'\)"),
+        ({"weights": {}}, r"weights is a dict; give a \.safetensors or \.pt file"),
+        ({"weights": "a" * 5000}, r"no file aaa"),
+    ],
+)
+def test_an_argument_that_cannot_be_used_is_named(arguments, message):
+    with pytest.raises(ModelError, match=message) as error:
+        detectors.load_dense(**{"name": "retinanet_resnet18_fpn", "arguments": SMALL, **arguments})
+    one_line(error)
