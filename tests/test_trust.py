@@ -128,6 +128,21 @@ def test_what_the_user_named_runs_and_is_remembered(place, how, monkeypatch, cap
     assert remembered.exists() == (how != "variable")
 
 
+def test_a_worker_of_another_machine_does_not_ask(place, demo_settings, monkeypatch):
+    """It has the settings from the driver, where the user consented, and a cache without history."""
+    trust.note_file(FACTORY, place / "policy.yaml")
+    trust.consent(FACTORY)
+    data, weights = demo_settings["data"], demo_settings["weights"]
+    config = make_config(model=FACTORY, data=data, weights=weights, input_size=(128, 128))
+    task = load_task(config)
+    importance = {group.name: [1.0] * group.width for group in task.graph.groups}
+    sent = pickle.dumps(partial(load_evaluator, config))
+    monkeypatch.setattr(trust, "_files", {})
+    monkeypatch.setattr(trust, "_consented", set())
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(place / "empty"))
+    monkeypatch.delitem(sys.modules, "evil_factory")
+
+
 def test_consent_is_to_one_name(place):
     trust.consent(FACTORY)
     trust.note_file("evil_factory:other", place / "policy.yaml")
