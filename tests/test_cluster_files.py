@@ -160,7 +160,6 @@ def test_the_slurm_script_starts_a_node_each_and_the_search_once(slurm):
         "--config coco.yaml --out '/shared/runs/a b'"
     )
 
-
     (mode, token), *others = slurm.tokens()  # one for the job, which is said nowhere
     assert (mode, len(token)) == ("token", 64)
     assert others == [[mode, token]] * 2
