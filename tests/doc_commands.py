@@ -24,7 +24,8 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 # Programs of others, and what is known of them: their commands, or nothing.
 FOREIGN: dict[str, set[str]] = {
-    "ray": {"start"},
+    "ray": {"start", "get-auth-token"},
+    "export": set(),
     "diff": set(),
     "ruff": {"check"},
     "mypy": set(),

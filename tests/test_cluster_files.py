@@ -43,7 +43,7 @@ def test_ray_up_takes_its_yaml():
         prepared = prepare_config(yaml.safe_load(text))
         validate_config(prepared)
     assert prepared["provider"]["worker_ips"] == ["10.0.0.2", "10.0.0.3"]
-    command = re.search(r"'(autoprune search [^']*)'", text.replace("\n#", "\n")).group(1)
+    command = re.search(r"'[^']*(autoprune search [^']*)'", text.replace("\n#", "\n")).group(1)
     assert settings_of(command).address == "auto"
 
 
@@ -83,11 +83,17 @@ if name == "scontrol":
     print("node1\\nnode2\\nnode3")
 if name == "hostname":
     print("10.0.0.1 fe80::1")
+if name == "ray" and sys.argv[1] == "status" and os.environ["SEARCH"] == "never begins":
+    print("Traceback", "AuthenticationError: the token is another", sep="\\n", file=sys.stderr)
+    sys.exit(1)
 if name == "ray" and sys.argv[1] == "status":
     with open(os.environ["CALLS"]) as calls:
         up = sum(json.loads(line)[:2] == ["ray", "start"] for line in calls if line.endswith("\\n"))
     print("Active:", *(f" 1 node_{node}" for node in range(up)), sep="\\n")
     sys.exit(0 if up else 1)
+if name == "ray" and sys.argv[1] == "start":
+    with open(os.environ["CALLS"] + ".tokens", "a") as tokens:
+        print(os.environ["RAY_AUTH_MODE"], os.environ.get("RAY_AUTH_TOKEN"), file=tokens)
 if name == "srun":
     command = [word for word in sys.argv[1:] if not word.startswith(("--nodes", "--nodelist", "--overlap"))]
     command = command[1:] if command[0].startswith("--ntasks") else command
@@ -115,9 +121,9 @@ def slurm(tmp_path):
         (bin_folder / name).chmod(0o755)
     log = tmp_path / "calls"
 
-    def start(search):
+    def start(search, **variables):
         environment = {
-            **os.environ,
+            **{name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH")},
             "PATH": f"{bin_folder}:{os.environ['PATH']}",
             "CALLS": str(log),
             "SEARCH": search,
@@ -125,17 +131,22 @@ def slurm(tmp_path):
             "SLURM_JOB_NODELIST": "node[1-3]",
             "SLURM_CPUS_PER_TASK": "16",
             "SLURM_GPUS_ON_NODE": "4",
+            **variables,
         }
         arguments = ["--config", "coco.yaml", "--out", "/shared/runs/a b"]
-        return subprocess.Popen(["bash", str(CLUSTER / "search.slurm"), *arguments], env=environment)
+        pipes = {"stderr": subprocess.PIPE, "text": True}
+        return subprocess.Popen(["bash", str(CLUSTER / "search.slurm"), *arguments], env=environment, **pipes)
 
     start.calls = lambda: [json.loads(line) for line in log.read_text().splitlines()]
+    start.tokens = lambda: [line.split() for line in Path(f"{log}.tokens").read_text().splitlines()]
     start.ready = tmp_path / "calls.ready"
     return start
 
 
 def test_the_slurm_script_starts_a_node_each_and_the_search_once(slurm):
-    assert slurm("ends at once").wait() == 3  # the search's own exit code
+    script = slurm("ends at once")
+    _, said = script.communicate()
+    assert script.returncode == 3  # the search's own exit code
     calls = slurm.calls()
     started = [call for call in calls if call[:2] == ["ray", "start"]]
     assert len(started) == 3
@@ -149,6 +160,27 @@ def test_the_slurm_script_starts_a_node_each_and_the_search_once(slurm):
         "--config coco.yaml --out '/shared/runs/a b'"
     )
 
+    (mode, token), *others = slurm.tokens()  # one for the job, which is said nowhere
+    assert (mode, len(token)) == ("token", 64)
+    assert others == [[mode, token]] * 2
+    assert token not in said + json.dumps(calls)
+
+
+def test_the_users_own_choice_of_authentication_stays(slurm):
+    slurm("ends at once", RAY_AUTH_MODE="disabled").communicate()
+    assert slurm.tokens() == [["disabled", "None"]] * 3
+
+
+def test_a_ray_that_does_not_come_up_ends_the_job_with_the_reason(slurm):
+    script = slurm("never begins", START_S="0")
+    _, said = script.communicate()
+    assert script.returncode == 1
+    assert said == (
+        "Ray is not up on 1 of 3 nodes after 0 s (START_S); "
+        "ray status: AuthenticationError: the token is another\n"
+    )
+    assert "autoprune" not in [call[0] for call in slurm.calls()]
+
 
 def test_slurms_term_stops_the_search_which_writes_and_ends(slurm):
     script = slurm("runs until it is stopped")
@@ -156,5 +188,6 @@ def test_slurms_term_stops_the_search_which_writes_and_ends(slurm):
         assert script.poll() is None
         time.sleep(0.05)
     script.terminate()
-    assert script.wait() == 130
+    script.communicate()
+    assert script.returncode == 130
     assert ["stopped"] in slurm.calls()

@@ -34,7 +34,13 @@ LAYERS = (
 
 # Which files may import a library, at their top or inside functions.
 FENCES = {
-    "ray": {"engines.ray", "engines.ray_client", "engines.ray_nodes", "engines.ray_tune"},
+    "ray": {
+        "engines.ray",
+        "engines.ray_client",
+        "engines.ray_nodes",
+        "engines.ray_token",
+        "engines.ray_tune",
+    },
     "optuna": {"study", "search", "engines"},
     "pycocotools": {"data"},
     "hotcoco": {"data"},

@@ -2,8 +2,10 @@
 
 import json
 import os
+import pickle
 import shutil
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,12 +13,17 @@ import yaml
 
 from autoprune import trust
 from autoprune.cli.main import main
+from autoprune.config import make_config
 from autoprune.data import demo_detector
 from autoprune.detectors import build, load_dense
 from autoprune.errors import ModelError
 from autoprune.fields import ModelSpec
 from autoprune.files import cache_folder
 from autoprune.policy import Policy
+from autoprune.search.session import load_evaluator
+from autoprune.space.derive import derive_space
+from autoprune.task.pruning_task import load_task
+from autoprune.task.scoring import score_channels
 
 FACTORY = "evil_factory:make"
 CODE = """
@@ -157,6 +164,26 @@ def test_consent_is_remembered_whatever_the_umask(place, monkeypatch):
     monkeypatch.setattr(trust, "_consented", set())
     trust.note_file(FACTORY, place / "policy.yaml")
     trust.require_consent(FACTORY)
+
+
+def test_a_worker_of_another_machine_does_not_ask(place, demo_settings, monkeypatch):
+    """It has the settings from the driver, where the user consented, and a cache without history."""
+    trust.note_file(FACTORY, place / "policy.yaml")
+    trust.consent(FACTORY)
+    data, weights = demo_settings["data"], demo_settings["weights"]
+    config = make_config(model=FACTORY, data=data, weights=weights, input_size=(128, 128), device="cpu")
+    task = load_task(config)
+    importance = score_channels(task, "l1")
+    space = derive_space(task.graph, importance, task.spec, task.input_size, "l1")
+    sent = pickle.dumps(partial(load_evaluator, config, space, importance, None))
+
+    monkeypatch.setattr(trust, "_files", {})
+    monkeypatch.setattr(trust, "_consented", set())
+    monkeypatch.setenv("AUTOPRUNE_CACHE", str(place / "cache-of-the-worker"))
+    (place / "ran").unlink()
+    monkeypatch.delitem(sys.modules, "evil_factory")
+    assert pickle.loads(sent)().task.spec.name == FACTORY
+    assert (place / "ran").exists()
 
 
 def test_consent_is_to_one_name(place):

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -31,17 +32,31 @@ try:
         through_client,
     )
     from autoprune.engines.ray_nodes import available_workers, check_nodes
+    from autoprune.engines.ray_token import check_token
     from autoprune.engines.ray_tune import ENVIRONMENT, run_tune
 except ImportError as missing:
     raise ConfigError(
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
     ) from missing
 
-__all__ = ["Cluster", "run"]
+__all__ = ["Cluster", "check", "run"]
 
 LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
 STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
 CONNECT_PAUSES_S = (1.0, 5.0)  # between attempts to connect as a client
+
+
+def check(cluster: Cluster) -> None:
+    """Connects to the cluster and asks its nodes whether they can do the work, then disconnects.
+
+    A Ray that is started here is not: that takes seconds, and depends on nobody else.
+
+    Raises:
+        RunError, ConfigError: as `run` would.
+    """
+    if cluster.address not in (None, "local"):
+        with _ready(replace(cluster, workers=1)):  # how many fit is said when they begin
+            pass
 
 
 def run(
@@ -66,13 +81,12 @@ def run(
         clock: what workers are timed by, in seconds.
 
     Raises:
-        RunError: there is no cluster at the address, it has other versions, it is lost while the search
-            runs, or a node can't see the data.
+        RunError: there is no cluster at the address, it does not take this process's token, it has other
+            versions, it is lost while the search runs, or a node can't see the data.
         ConfigError: no node has what one worker takes, or what the address needs is not installed.
     """
-    with environment(ENVIRONMENT), scratch_folder() as folder, _connected(cluster, folder), quiet():
-        work = partial(run_tune, load, cluster, available_workers(cluster))
-        check_nodes(cluster)
+    with _ready(cluster) as workers:
+        work = partial(run_tune, load, cluster, workers)
         dispatch = Dispatch(ledger, finished, changed, clock)
         try:
             if through_client():
@@ -83,6 +97,15 @@ def run(
             raise dispatch.error or error from error
         if dispatch.error is not None:
             raise dispatch.error
+
+
+@contextmanager
+def _ready(cluster: Cluster) -> Iterator[int]:
+    """Connected to a cluster whose nodes can do the work; yields how many workers fit now."""
+    with environment(ENVIRONMENT), scratch_folder() as folder, _connected(cluster, folder), quiet():
+        workers = available_workers(cluster)
+        check_nodes(cluster)
+        yield workers
 
 
 @contextmanager
@@ -101,6 +124,7 @@ def _connected(cluster: Cluster, folder: str) -> Iterator[None]:
     check_client(cluster.address)
     try:
         check_reachable(cluster.address)
+        check_token(cluster.address)
         with keep_sigterm():
             _init(**local if cluster.address in (None, "local") else {"address": cluster.address})
     except Exception as error:  # Ray raises a plain one where a process of its own is late

@@ -23,15 +23,20 @@ _LOCK = "in-use"
 _LOGGERS = ("ray.tune", "ray.util.client", "ray.util.client.logsclient")
 
 
+def host_and_port(address: str | None) -> tuple[str, int] | None:
+    """Of ``HOST:PORT`` or ``ray://HOST:PORT``; ``None`` for other addresses, such as ``auto``."""
+    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
+    return (host, int(port)) if host and port.isdigit() else None
+
+
 def check_reachable(address: str | None) -> None:
     """Fails at once if nothing listens at ``HOST:PORT``; Ray itself would keep trying for minutes.
 
     Raises:
         OSError: no connection can be made.
     """
-    host, _, port = (address or "").rpartition("://")[2].rpartition(":")
-    if host and port.isdigit():
-        socket.create_connection((host, int(port)), REACH_S).close()
+    if (place := host_and_port(address)) is not None:
+        socket.create_connection(place, REACH_S).close()
 
 
 @contextmanager
@@ -109,6 +114,20 @@ def remove_abandoned(parent: Path) -> None:
                     shutil.rmtree(folder, ignore_errors=True)
 
 
+def _refused(address: str | None, problem: str) -> RunError:
+    """What to do about Ray's authentication; what Ray says has no token in it, and neither has this."""
+    if "an authentication token" in problem or "no authentication token" in problem:
+        reason = "this machine has no token for it"
+    elif "not 'token'" in problem:
+        reason = "it asks for a token, and RAY_AUTH_MODE is not set to `token` here"
+    else:
+        reason = "this machine's token is not the cluster's"
+    return RunError(
+        f"the Ray cluster at {address} can't be used: {reason}; set RAY_AUTH_MODE=token for every node and "
+        "for this command, and copy ~/.ray/auth_token of the head node to this machine"
+    )
+
+
 def no_cluster(address: str | None, error: Exception) -> RunError:
     """Why the connection failed, and what to do."""
     problem = " ".join(str(error).split())
@@ -117,6 +136,8 @@ def no_cluster(address: str | None, error: Exception) -> RunError:
             f"the cluster at {address} has other versions of Ray or Python: {problem[:200]}; "
             "install the same here"
         )
+    if type(error).__name__ == "AuthenticationError":
+        return _refused(address, problem)
     if "Initialization failure" in problem:
         return RunError(
             f"the head node at {address} can't start its process for a client; see ray_client_server.err "

@@ -23,10 +23,13 @@ class Engine:
         run: runs trials until the ledger has no more. Its arguments: the ledger; what makes the evaluator;
             what to call with a trial's number after each trial; the cluster; what to call when a worker
             begins a trial or ends a rung, for engines with several.
+        check: fails where `run` could not begin on the cluster: nothing is there, it refuses this process, or
+            its nodes can't do the work. Changes nothing; called before all that takes long.
         in_driver: trials run in the driver's process, one at a time, and can use its evaluator.
     """
 
     run: Callable[[Ledger, Load, Finished, Cluster, Changed], None]
+    check: Callable[[Cluster], None]
     in_driver: bool
 
     def workers(self, config: Config) -> int:
@@ -44,7 +47,13 @@ def _ray(ledger: Ledger, load: Load, finished: Finished, cluster: Cluster, chang
     ray.run(ledger, load, finished, cluster, changed)
 
 
+def _check_ray(cluster: Cluster) -> None:
+    from autoprune.engines import ray
+
+    ray.check(cluster)
+
+
 ENGINES = {
-    "local": Engine(_local, in_driver=True),
-    "ray": Engine(_ray, in_driver=False),
+    "local": Engine(_local, check=lambda cluster: None, in_driver=True),
+    "ray": Engine(_ray, check=_check_ray, in_driver=False),
 }

@@ -22,7 +22,7 @@ from autoprune.run.directory import RunDirectory
 from autoprune.run.results import SearchResult, study_name
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
-from autoprune.search.session import Session
+from autoprune.search.session import Session, cluster_of
 from autoprune.search.wall_time import WallTime
 from autoprune.space.derive import derive_space
 from autoprune.space.file import SpaceFile
@@ -57,7 +57,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         ModelError: the detector can't be built, or the weights are another architecture's.
         BudgetError: no policy of the space meets the budget.
         RunError: the run directory is of another configuration, of other data or in use, its study is lost,
-            the storage can't be opened, a file can't be read or written, or the disk is full.
+            the storage or the cluster can't be reached, a file can't be read or written, or the disk is full.
         TrainingError: trial after trial failed.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after the finished trials were written.
     """
@@ -72,6 +72,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
         run.check_study(run.has_journal())
     refuse_missing(config)
     need_runtime(config.latency_runtime)
+    ENGINES[config.engine].check(cluster_of(config))
     check_storage(config.storage)  # last, for it may make a database
     with sigterm_interrupts(), run.locked():
         with _before_it_began(run):

@@ -116,19 +116,12 @@ class Session:
             engine.run(self.ledger, lambda: self.evaluator, self._finished, Cluster(), self._changed)
             return
         anywhere = absolute(config)
-        cluster = Cluster(
-            config.address,
-            config.workers,
-            config.cpus_per_trial,
-            config.gpus_per_trial,
-            input_files(anywhere),
-        )
         # Space and scores are sent along: no node but this one needs to see the run directory.
         space_file = SpaceFile.load(self.directory.space_file)
         evaluator = self.evaluator
         load = partial(load_evaluator, anywhere, space_file, evaluator.importance, evaluator.dense_ms)
         with self._status:
-            engine.run(self.ledger, load, self._finished, cluster, self._changed)
+            engine.run(self.ledger, load, self._finished, cluster_of(config), self._changed)
 
     def _finished(self, number: int) -> None:
         """Writes what a trial changed and prints its line.
@@ -178,6 +171,12 @@ class Session:
     def _remaining(self, done: int) -> str:
         """The time that the remaining trials will take, in words."""
         return duration(self._wall_time.remaining_s(done - self._done_at_start, self.config.trials - done))
+
+
+def cluster_of(config: Config) -> Cluster:
+    """Where the settings have trials run."""
+    needed = input_files(absolute(config))
+    return Cluster(config.address, config.workers, config.cpus_per_trial, config.gpus_per_trial, needed)
 
 
 def load_evaluator(

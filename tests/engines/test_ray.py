@@ -58,6 +58,12 @@ def test_a_cluster_of_other_versions_is_refused_in_one_line(make_ledger, evaluat
         engine.run(make_ledger(), evaluator, lambda number: None, engine.Cluster("auto"))
 
 
+@pytest.mark.parametrize("address", [None, "local"])
+def test_a_check_starts_no_ray_here(engine, monkeypatch, address):
+    monkeypatch.setattr(engine.ray, "init", lambda **_: pytest.fail("the search starts it"))
+    engine.check(engine.Cluster(address))
+
+
 def test_the_connection_is_tried_again_where_ray_loses_a_process(engine, monkeypatch):
     tries = []
 

@@ -53,6 +53,8 @@ def test_nodes_must_see_the_data_and_have_this_version(connection, tmp_path, mon
     ray_nodes.check_nodes(connection.Cluster(required_paths=(present, tmp_path)))
     with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}; put data and weights on storage"):
         ray_nodes.check_nodes(connection.Cluster(required_paths=(missing,)))
+    with pytest.raises(RunError, match=rf"node [\d.]+ can't see {missing}"):  # before a search does any work
+        connection.check(connection.Cluster("auto", required_paths=(missing,)))
     monkeypatch.setattr(ray_nodes, "__version__", "0.0.1")
     with pytest.raises(RunError, match=r"node [\d.]+ has autoprune .*, this is 0\.0\.1; install the same"):
         ray_nodes.check_nodes(connection.Cluster())

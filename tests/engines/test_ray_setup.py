@@ -93,6 +93,27 @@ def test_a_failed_connection_is_explained_in_one_line(address, error, expected):
     assert "\n" not in message
 
 
+@pytest.mark.parametrize(
+    ("problem", "reason"),
+    [
+        ("refused. Note: RAY_AUTH_MODE is currently 'disabled' (not 'token').", "RAY_AUTH_MODE is not set"),
+        ("enabled but no authentication token was found", "this machine has no token"),
+        ("enabled but Ray couldn't find an authentication token", "this machine has no token"),
+        ("InvalidAuthToken: missing or incorrect", "this machine's token is not the cluster's"),
+    ],
+)
+def test_a_refused_token_is_explained_in_one_line(problem, reason):
+    class AuthenticationError(Exception):  # Ray's, which older versions do not have
+        pass
+
+    message = str(no_cluster("h:6379", AuthenticationError(problem)))
+    assert "the Ray cluster at h:6379 can't be used: " in message
+    assert reason in message
+    assert (
+        "set RAY_AUTH_MODE=token for every node and for this command, and copy ~/.ray/auth_token" in message
+    )
+
+
 @pytest.fixture
 def temporary(tmp_path, monkeypatch):
     """The folder that temporary folders are made in, for this process and those that it starts."""

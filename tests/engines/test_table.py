@@ -22,6 +22,18 @@ def test_the_local_engine_uses_one_evaluator_for_all_trials(make_ledger, evaluat
     assert finished == [0, 1, 2]
 
 
+def test_an_engine_in_this_process_has_nothing_to_check():
+    ENGINES["local"].check(Cluster("nowhere:1"))
+
+
+def test_the_ray_engine_checks_the_same_cluster(monkeypatch):
+    ray = pytest.importorskip("autoprune.engines.ray", reason="pip install 'ray[tune]'")
+    checked = []
+    monkeypatch.setattr(ray, "check", checked.append)
+    ENGINES["ray"].check(Cluster("auto"))
+    assert checked == [Cluster("auto")]
+
+
 def test_the_ray_engine_gets_all_that_it_needs(make_ledger, monkeypatch):
     ray = pytest.importorskip("autoprune.engines.ray", reason="pip install 'ray[tune]'")
     calls = []
