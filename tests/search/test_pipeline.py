@@ -4,8 +4,6 @@ import csv
 import io
 import json
 import shutil
-import socket
-import sys
 from pathlib import Path
 
 import pytest
@@ -192,31 +190,3 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished_run, copied_run, d
         assert outcome(result) == outcome(finished_run)
     with pytest.raises(ConfigError, match="config is an int; give settings"):
         search(3)  # type: ignore[arg-type]
-
-
-def test_a_cluster_that_is_not_there_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
-    pytest.importorskip("autoprune.engines.ray", reason="pip install 'ray[tune]'")
-    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = "127.0.0.1:{1}".format(*free.getsockname())
-    settings = {
-        **demo_settings,
-        "engine": "ray",
-        "address": address,
-        "storage": f"sqlite:///{tmp_path}/new.db",
-    }
-    with pytest.raises(RunError, match=f"no Ray cluster at {address}: .*refused; start one with `ray start"):
-        search({**settings, "out": tmp_path / "run"})
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_a_runtime_that_is_not_installed_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
-    settings = {**demo_settings, "latency_runtime": "openvino", "budget_latency_ms": "60%"}
-    with pytest.raises(
-        ConfigError, match=r"openvino can't be imported .* `pip install 'autoprune\[openvino\]'`"
-    ):
-        search({**settings, "out": tmp_path / "run"})
-    assert not (tmp_path / "run").exists()

@@ -3,6 +3,7 @@
 import io
 import json
 import shutil
+import socket
 import sys
 from pathlib import Path
 
@@ -107,6 +108,23 @@ def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, finished_
     space.write_text(space.read_text().replace("round_to: 8", "round_to: 4"))
     with pytest.raises(RunError, match=r"run/space\.yaml differs from .*/space\.yaml; choose another --out"):
         search(settings)
+
+
+def test_a_cluster_that_is_not_there_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
+    pytest.importorskip("autoprune.engines.ray", reason="pip install 'ray[tune]'")
+    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = "127.0.0.1:{1}".format(*free.getsockname())
+    settings = {
+        **demo_settings,
+        "engine": "ray",
+        "address": address,
+        "storage": f"sqlite:///{tmp_path}/new.db",
+    }
+    with pytest.raises(RunError, match=f"no Ray cluster at {address}: .*refused; start one with `ray start"):
+        search({**settings, "out": tmp_path / "run"})
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_runtime_that_is_not_installed_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
