@@ -181,7 +181,12 @@ class Config(Strict):
     batch_size: Annotated[int, _TRAINING] = Field(
         8, ge=1, le=65_536, description="images per step, at most the number of training images"
     )
-    learning_rate: Annotated[float, _TRAINING] = Field(3e-4, gt=0, description="peak learning rate of AdamW")
+    learning_rate: Annotated[float | None, _TRAINING] = Field(
+        None,
+        gt=0,
+        description="peak learning rate of AdamW; default: in a recovery, from the fraction of its mAP that "
+        "the detector lost; of a baseline, 3e-4",
+    )
     weight_decay: Annotated[float, _TRAINING] = Field(1e-4, ge=0, description="weight decay of AdamW")
     warmup: Annotated[float, _TRAINING] = Field(
         0.1, ge=0, le=1, description="fraction of the steps over which the learning rate warms up"

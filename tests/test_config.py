@@ -144,6 +144,7 @@ OTHER_MEANING = {
     ("ModelSpec", "norm"): "a kind of norm, not its treatment in training",
     ("measure", "warmup"): "calls before those that are timed",
     ("interleaved", "warmup"): "calls before those that are timed",
+    ("TrainSettings", "learning_rate"): "a baseline's, which `Config` leaves open",
     ("schema", "space"): "a flag",
     ("doctor", "out"): "the folder of all runs",
     ("demo", "out"): "the demo's own folder",

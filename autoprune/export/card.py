@@ -170,9 +170,10 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
     ]
     settings = metrics.get("settings", {})
     if "steps" in settings:
+        rate = metrics.get("learning_rate", settings["learning_rate"])
         lines.append(
             f"- recovery: {settings['steps']} steps of {settings['batch_size']} images, learning rate "
-            f"{settings['learning_rate']:g}, feature distillation {settings['distill']:g}, "
+            f"{rate:g}, feature distillation {settings['distill']:g}, "
             f"seed {settings['seed']}"
         )
     if metrics.get("kept") == "untrained":

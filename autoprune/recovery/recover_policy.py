@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +32,7 @@ from autoprune.run.lock import locked
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.checks import check_batch_size
+from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, distributed, train
@@ -113,7 +115,7 @@ def recover_policy(
         TrainingError: a loss is not finite.
     """
     seed = derive(task.config.seed, "recovery")
-    settings = replace(TrainSettings.from_config(task.config), seed=seed)
+    settings = TrainSettings.from_config(task.config, seed=seed)
     identity = identify(task, settings, keep)
     if (finished := read_finished(folder, identity, label)) is not None:
         say(f"{label}: already finished, in {folder}")
@@ -125,14 +127,16 @@ def recover_policy(
         started = time.perf_counter()
         if task.config.regrow_rounds:
             keep = _regrow(task, space, keep, label)
-        start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed)
+        start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed).to(task.device)
+        before, rate = _measure_start(task, start, measure_dense)
         checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
         teacher = make_teacher(task, keep, importance)
+        settings = replace(settings, learning_rate=rate)
         result = train(start, task.train, settings, task.device, teacher, checkpoint, label)
         trained = time.perf_counter()
         if distributed.rank() > 0:
             return _read_from_first_rank(folder, identity)
-        better = _better(task, start, result.model, label)
+        better = _better(task, start, before, result.model, label)
         dense = None if measure_dense is None else measure_dense()
         costs = task.costs(keep)
         policy = task.policy(keep, {"map": better.scores.map, "map50": better.scores.map50, **costs})
@@ -146,6 +150,7 @@ def recover_policy(
             "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
             "untrained_map": better.untrained_map,
             "kept": "trained" if better.trained else "untrained",
+            "learning_rate": rate,
             "training_s": round(trained - started, 3),
             "evaluation_s": round(time.perf_counter() - trained, 3),
             "model_sha256": hash_weights(better.model.state_dict()),
@@ -164,6 +169,7 @@ def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequ
     config = task.config
     return {
         **asdict(settings),
+        "learning_rate": config.learning_rate,  # None where it is chosen
         "norm": task.spec.norm,
         "regrow_rounds": config.regrow_rounds,
         "distill_weighting": config.distill_weighting,
@@ -226,12 +232,20 @@ def _read_from_first_rank(folder: Path, identity: Mapping[str, Any]) -> Recovere
     return finished
 
 
-def _better(task: PruningTask, start: nn.Module, trained: nn.Module, label: str) -> Better:
+def _measure_start(
+    task: PruningTask, start: nn.Module, measure_dense: Callable[[], Metrics] | None
+) -> tuple[Metrics, float]:
+    """The scores before the training, and the learning rate that follows."""
+    score = partial(evaluate, split=task.val, device=task.device, batch_size=task.config.batch_size)
+    before, rate = score(start), task.config.learning_rate
+    if rate is None:
+        rate = recovery_rate(before.map, (measure_dense or partial(score, task.model))().map)
+    return before, distributed.broadcast_object(rate)  # devices may differ in the last digits
+
+
+def _better(task: PruningTask, start: nn.Module, before: Metrics, trained: nn.Module, label: str) -> Better:
     """The better of two detectors on the validation split; the trained one where they are equal."""
-    before, after = (
-        evaluate(model, task.val, task.device, batch_size=task.config.batch_size)
-        for model in (start.to(task.device), trained)
-    )
+    after = evaluate(trained, task.val, task.device, batch_size=task.config.batch_size)
     if after.map >= before.map:
         return Better(trained, after, before.map, trained=True)
     say(

@@ -66,7 +66,7 @@ class RecoverySettings(TypedDict):
 
     steps: int
     batch_size: int
-    learning_rate: Number
+    learning_rate: Number | None  # None where the recovery chose it
     distill: Number
     seed: int
 
@@ -87,6 +87,7 @@ class RecoveredMetrics(TypedDict):
     dense: NotRequired[DenseMetrics | None]
     untrained_map: NotRequired[Number]
     kept: NotRequired[str]
+    learning_rate: NotRequired[Number]
     settings: RecoverySettings
 
 

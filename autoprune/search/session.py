@@ -89,6 +89,7 @@ class Session:
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
         if "dense" in self.ledger.notes:
+            self.evaluator.dense_map = self.ledger.notes["dense"]["map"]
             return
         evaluator, task = self.evaluator, self.evaluator.task
         with self._wall_time.spend("dense_evaluation"):
@@ -106,6 +107,7 @@ class Session:
         if evaluator.measures_latency:  # the value that a fraction as a budget was taken of, if there was one
             measured = evaluator.dense_ms
             dense["latency_ms"] = evaluator.latency_ms(task.model) if measured is None else measured
+        evaluator.dense_map = scores.map
         self.ledger.note("dense", dense)
         say(f"dense: mAP {100 * scores.map:.1f}, {dense['gflops']:.2f} GFLOPs")
 
@@ -119,7 +121,14 @@ class Session:
         # Space and scores are sent along: no node but this one needs to see the run directory.
         space_file = SpaceFile.load(self.directory.space_file)
         evaluator = self.evaluator
-        load = partial(load_evaluator, anywhere, space_file, evaluator.importance, evaluator.dense_ms)
+        load = partial(
+            load_evaluator,
+            anywhere,
+            space_file,
+            evaluator.importance,
+            evaluator.dense_ms,
+            evaluator.dense_map,
+        )
         with self._status:
             engine.run(self.ledger, load, self._finished, cluster_of(config), self._changed)
 
@@ -180,11 +189,16 @@ def cluster_of(config: Config) -> Cluster:
 
 
 def load_evaluator(
-    config: Config, file: SpaceFile, importance: Importance, dense_ms: float | None
+    config: Config,
+    file: SpaceFile,
+    importance: Importance,
+    dense_ms: float | None,
+    dense_map: float | None,
 ) -> PolicyEvaluator:
     """Loads everything once, in a worker's process; for the arguments see `PolicyEvaluator`."""
     task = load_task(config)
-    return PolicyEvaluator(task, resolve(file, task.graph, importance), importance, dense_ms)
+    space = resolve(file, task.graph, importance)
+    return PolicyEvaluator(task, space, importance, dense_ms, dense_map)
 
 
 def _raise_if_systematic(finished: list[Record]) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
@@ -17,6 +16,7 @@ from autoprune.latency.networks import measure_networks
 from autoprune.memory import out_of_memory
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
+from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
@@ -33,15 +33,22 @@ class PolicyEvaluator:
         space: says which channels a width keeps; resolved with importance.
         importance: {group: [width]}, scores that weight the channels in the distillation.
         dense_ms: latency of the dense detector that fractions of it refer to; ``None`` measures it.
+        dense_map: mAP of the dense detector on the images of trials; ``None`` measures it where it is needed.
 
     Raises:
         BudgetError: the budget on the latency is no number, or not below the dense detector's.
     """
 
     def __init__(
-        self, task: PruningTask, space: Space, importance: Importance, dense_ms: float | None = None
+        self,
+        task: PruningTask,
+        space: Space,
+        importance: Importance,
+        dense_ms: float | None = None,
+        dense_map: float | None = None,
     ) -> None:
-        self.task, self.space, self.importance, self.dense_ms = task, space, importance, dense_ms
+        self.task, self.space, self.importance = task, space, importance
+        self.dense_ms, self.dense_map = dense_ms, dense_map
         rungs = task.config.rungs
         self._probe = Probe(task)
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
@@ -68,13 +75,7 @@ class PolicyEvaluator:
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung, repeat)
             recovered = time.perf_counter()
-            scores = evaluate(
-                model,
-                task.val,
-                task.device,
-                batch_size=config.batch_size,
-                images=config.proxy_images,
-            )
+            scores = self._scores(model)
             if state is not None and (before := self._measured.get(state)) and before.map > scores.map:
                 model, scores = state, before
             self._measured[model] = scores
@@ -141,6 +142,24 @@ class PolicyEvaluator:
             model = reinitialize(task, model, keep, seed)
         if self._steps[rung] == 0:
             return model
-        settings = replace(TrainSettings.from_config(config, self._steps[rung]), seed=seed)
+        settings = TrainSettings.from_config(
+            config, steps=self._steps[rung], seed=seed, learning_rate=self._learning_rate(model)
+        )
         teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="trial").model
+
+    def _learning_rate(self, model: nn.Module) -> float:
+        """The configured rate, or the one that follows from the mAP before the training."""
+        if self.task.config.learning_rate is not None:
+            return self.task.config.learning_rate
+        if self.dense_map is None:
+            self.dense_map = self._scores(self.task.model).map
+        scores = self._measured.get(model) or self._scores(model)
+        return recovery_rate(scores.map, self.dense_map)
+
+    def _scores(self, model: nn.Module) -> Metrics:
+        """The scores on the images that trials are measured on."""
+        task, config = self.task, self.task.config
+        return evaluate(
+            model, task.val, task.device, batch_size=config.batch_size, images=config.proxy_images
+        )

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, fields
+from typing import Any
 
 from autoprune.config import Config
 from autoprune.errors import ConfigError
@@ -35,14 +36,14 @@ class TrainSettings:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
 
     @classmethod
-    def from_config(cls, config: Config, steps: int | None = None) -> "TrainSettings":
-        """The settings of ``config``, with another number of steps where given."""
-        names = [field.name for field in fields(cls) if field.name not in ("steps", "bf16")]
-        return cls(
-            steps=config.steps if steps is None else steps,
-            bf16={"auto": None, "float32": False, "bfloat16": True}[config.precision],
-            **{name: getattr(config, name) for name in names},
-        )
+    def from_config(cls, config: Config, **changes: Any) -> "TrainSettings":
+        """The settings of ``config`` but for ``changes``; without a learning rate, that of a baseline."""
+        names = [field.name for field in fields(cls) if field.name != "bf16"]
+        values = {name: getattr(config, name) for name in names}
+        values["bf16"] = {"auto": None, "float32": False, "bfloat16": True}[config.precision]
+        if config.learning_rate is None:
+            del values["learning_rate"]
+        return cls(**{**values, **changes})
 
     def learning_rate_at(self, step: int) -> float:
         """Learning rate of step 0, 1, …: a linear rise over ``warmup · steps``, then half a cosine to 0."""

@@ -28,6 +28,7 @@ from autoprune.recovery import recover_policy as module
 from autoprune.recovery.recover import recover
 from autoprune.recovery.recover_policy import recover_policy
 from autoprune.run.names import LOSSES_FILE, METRICS_FILE, WEIGHTS_FILE
+from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import load_task
 
 ROOT = Path(__file__).parents[2]
@@ -76,6 +77,14 @@ def test_the_loss_of_every_step_is_kept(recovered):
     assert head == "step,loss"
     assert [int(line.split(",")[0]) for line in lines] == [1, 2]
     assert all(float(line.split(",")[1]) > 0 for line in lines)
+
+
+def test_the_learning_rate_follows_from_what_the_pruning_cost(recovered):
+    metrics = recovered.metrics
+    dense = metrics["dense"]["metrics"]["map"]
+    assert metrics["settings"]["learning_rate"] is None
+    assert metrics["learning_rate"] == recovery_rate(metrics["untrained_map"], dense)
+    assert f"learning rate {metrics['learning_rate']:g}" in (recovered.folder / "MODEL_CARD.md").read_text()
 
 
 def test_a_training_that_makes_it_worse_is_not_kept(copy_run, task):

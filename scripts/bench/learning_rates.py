@@ -1,0 +1,146 @@
+r"""Which learning rate a recovery needs at each budget: a grid of rates, and the one that is chosen.
+
+At each budget the uniform policy is pruned and reconstructed, then trained at each rate. Without --data it is
+the demo's detector on generated images. Each training is one file in --out, so what was stopped is resumed.
+
+    python scripts/bench/learning_rates.py --out runs/bench-rates
+    python scripts/bench/learning_rates.py --data DATA --weights WEIGHTS --model retinanet_resnet18_fpn \
+        --model-arguments '{"min_size": 192, "max_size": 256}' --budgets 33%,10% --out runs/bench-rates-mine
+
+A row for each budget: validation mAP before any training, after the training at each rate of the grid, and
+after that at the rate which `task.learning_rate` chooses, with how far this is from the best of the grid.
+"""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parts import guard, once
+from rich.console import Console
+from rich.table import Table
+from torch import nn
+
+from autoprune.config import Config, make_config
+from autoprune.cost.budget import parse_budget
+from autoprune.data import demo_detector
+from autoprune.data.evaluate import evaluate
+from autoprune.data.shapes import make_shapes
+from autoprune.graph import prune
+from autoprune.importance import Importance
+from autoprune.space.derive import derive_space
+from autoprune.space.one_shot import uniform
+from autoprune.space.resolve import resolve
+from autoprune.task.learning_rate import recovery_rate
+from autoprune.task.pruning_task import PruningTask, load_task
+from autoprune.task.scoring import score_channels
+from autoprune.task.training_start import make_teacher, reinitialize
+from autoprune.training import TrainSettings, train
+
+
+@dataclass(frozen=True)
+class Case:
+    """A detector, its data, and the scores that say which channels a width keeps."""
+
+    task: PruningTask
+    scores: Importance
+    steps: int
+
+    def score(self, model: nn.Module) -> float:
+        """MAP on the validation images."""
+        return evaluate(model, self.task.val, self.task.device, batch_size=self.task.config.batch_size).map
+
+
+def main() -> None:
+    """Trains at every budget and rate, and prints the table after each budget."""
+    given = arguments()
+    varied = ("out", "budgets", "rates")
+    guard(given.out / "settings.json", {k: str(v) for k, v in vars(given).items() if k not in varied})
+    task = load_task(config_of(given))
+    scores = score_channels(task, task.config.criterion, given.out / "scores.safetensors")
+    case = Case(task, scores, given.steps)
+    dense = once(given.out / "dense.json", lambda: {"map": case.score(task.model)})["map"]
+    rows = []
+    for budget in given.budgets.split(","):
+        rows.append(measure(case, budget, [float(rate) for rate in given.rates.split(",")], dense, given.out))
+        show(rows, dense, given)
+
+
+def measure(case: Case, budget: str, rates: list[float], dense: float, out: Path) -> dict[str, Any]:
+    """One row: the untrained mAP, that at each rate, and the chosen rate with its own."""
+    task = case.task
+    bound = parse_budget(budget, "gflops", task.graph.gflops())
+    file = derive_space(task.graph, case.scores, task.spec, task.input_size, task.config.criterion)
+    space = resolve(file, task.graph, case.scores)
+    keep = space.keep(space.as_array(uniform(space, (bound,)).widths or {}))
+    start = reinitialize(task, prune(task.model, task.graph, keep), keep, task.config.seed)
+
+    def at(rate: float) -> float:
+        def work() -> dict[str, Any]:
+            settings = TrainSettings.from_config(task.config, steps=case.steps, learning_rate=rate)
+            teacher = make_teacher(task, keep, case.scores)
+            return {"map": case.score(train(start, task.train, settings, task.device, teacher).model)}
+
+        return float(once(out / f"{budget}-{rate:g}.json", work)["map"])
+
+    untrained = once(out / f"{budget}.json", lambda: {"map": case.score(start)})["map"]
+    chosen = recovery_rate(untrained, dense)
+    return {
+        "budget": budget,
+        "untrained": untrained,
+        **{f"{rate:g}": at(rate) for rate in rates},
+        "rate": chosen,
+        "chosen": at(chosen),
+    }
+
+
+def show(rows: list[dict[str, Any]], dense: float, given: argparse.Namespace) -> None:
+    """The table, best of the grid in bold."""
+    rates = [f"{float(rate):g}" for rate in given.rates.split(",")]
+    table = Table(title=f"mAP after {given.steps} steps, dense {100 * dense:.1f}")
+    for name in ("GFLOPs", "untrained", *rates, "chosen", "rate", "to the best"):
+        table.add_column(name, justify="right")
+    for row in rows:
+        best = max(row[rate] for rate in rates)
+        cells = [f"[bold]{100 * row[r]:.1f}[/]" if row[r] == best else f"{100 * row[r]:.1f}" for r in rates]
+        chosen = [f"{100 * row['chosen']:.1f}", f"{row['rate']:g}", f"{100 * (row['chosen'] - best):+.1f}"]
+        table.add_row(row["budget"], f"{100 * row['untrained']:.1f}", *cells, *chosen)
+    Console().print(table)
+
+
+def config_of(given: argparse.Namespace) -> Config:
+    """The settings: the demo's detector on generated images, or what --data and the others name."""
+    common = {"seed": given.seed, "distill": given.distill, "out": given.out / "run"}
+    if given.data is not None:
+        model = {"model": given.model, "model_arguments": json.loads(given.model_arguments)}
+        return make_config(**common, **model, data=given.data, weights=given.weights)
+    data = make_shapes(
+        given.out / "data", demo_detector.DATA_SEED, train=1200, val=192, size=demo_detector.IMAGE_SIZE
+    )
+    demo = {"model": demo_detector.MODEL.name, "model_arguments": demo_detector.MODEL.arguments}
+    return make_config(**common, **demo, data=data, weights=str(demo_detector.WEIGHTS))
+
+
+def arguments() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--data", type=Path, help="COCO data; default: generated images and the demo's detector"
+    )
+    parser.add_argument("--weights")
+    parser.add_argument("--model", default="retinanet_resnet18_fpn")
+    parser.add_argument("--model-arguments", default="{}", help="JSON")
+    parser.add_argument("--budgets", default="50%,33%,20%,12%")
+    parser.add_argument("--rates", default="3e-4,1e-3,3e-3")
+    parser.add_argument("--steps", type=int, default=200)
+    parser.add_argument("--distill", type=float, default=1.0)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, required=True)
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+import pytest
+
+from autoprune.config import make_config
+from autoprune.data.evaluate import evaluate
+from autoprune.task import evaluator as evaluator_module
+from autoprune.task.learning_rate import LEAST, MOST, PER_LOSS, recovery_rate
+from autoprune.task.pruning_task import load_task
+
+from .test_evaluator import make_evaluator
+
+
+def test_it_is_proportional_to_the_fraction_that_was_lost_between_two_bounds():
+    assert recovery_rate(0.3, 0.4) == pytest.approx(PER_LOSS / 4, rel=0.05)
+    assert recovery_rate(0.03, 0.04) == recovery_rate(0.3, 0.4)  # a hard data set is no other matter
+    assert recovery_rate(0.4, 0.4) == recovery_rate(0.5, 0.4) == LEAST
+    assert recovery_rate(0.0, 0.4) == recovery_rate(0.0, 0.0) == MOST
+
+
+@pytest.mark.parametrize("rungs", [(0, 1, 2), (1, 2)])
+def test_each_rung_of_a_trial_is_trained_at_the_rate_of_what_is_lost_before_it(
+    demo_settings, monkeypatch, rungs
+):
+    """Of mAPs that `evaluate` gives here, on the detectors that training starts from."""
+    task = load_task(make_config(**{**demo_settings, "rungs": rungs, "criterion": "l2"}))
+    before, rates = [], []
+
+    def recorded(model, split, settings, *others, **options):
+        before.append(evaluate(model, task.val, batch_size=2).map)
+        rates.append(settings.learning_rate)
+        return train(model, split, settings, *others, **options)
+
+    train = evaluator_module.train
+    monkeypatch.setattr(evaluator_module, "train", recorded)
+    work, state = make_evaluator(task), None
+    widths = {name: group.width // 2 for name, group in task.graph.prunable.items()}
+    widths = {name: widths[name] for name in work.space.names}
+    for rung in range(len(rungs)):
+        _, state = work.evaluate(widths, rung, state)
+    dense = evaluate(task.model, task.val, batch_size=2).map
+    assert work.dense_map == dense
+    assert rates == [recovery_rate(value, dense) for value in before]
+    assert len(rates) == 2
