@@ -43,7 +43,6 @@ SETTINGS: dict[str, Any] = {
     "recalibration_images": 64,
     "steps": STEPS,
     "batch_size": 8,
-    "learning_rate": 2e-4,  # more gains more at 33%, and loses at 67% and 50% in so few steps
     "precision": "bfloat16",
 }
 PARTS = 5

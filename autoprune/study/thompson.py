@@ -8,6 +8,7 @@ trial is the policy with the least weighted importance on its budget, for weight
 uncertain are explored, and each policy that is proposed might be the best.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -19,7 +20,7 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from autoprune.study.records import Record
-from autoprune.study.trial_attributes import distributions, encode_parameters
+from autoprune.study.trial_attributes import SAMPLED, distributions, encode_parameters
 from autoprune.study.trials import Plan
 
 Vector = NDArray[np.float64]
@@ -60,7 +61,7 @@ class ThompsonSampler(BaseSampler):
         """The policy that is best for weights drawn from the posterior."""
         mean, covariance = posterior(*evidence(self._records, self._plan, self._dense_map))
         noise = self._random.multivariate_normal(np.zeros(len(mean)), covariance)
-        budget = int(self._random.integers(len(self._plan.budgets)))
+        budget = self._next_budget()
         level = float(self._random.random())
         tried = [record.widths for record in self._records]
         for boldness in BOLDNESS:
@@ -69,6 +70,14 @@ class ThompsonSampler(BaseSampler):
             if self._plan.widths(fractions, budget) not in tried:
                 break
         return encode_parameters(self._plan, fractions.tolist(), budget)
+
+    def _next_budget(self) -> int:
+        """The budget with the fewest proposals so far, so that none is left behind; of several, any."""
+        # repeats of known policies count: a budget without new ones must not be chosen forever
+        proposed = Counter(record.budget for record in self._records if record.origin == SAMPLED)
+        counts = [proposed[limit] for limit in self._plan.budgets]
+        fewest = [index for index, count in enumerate(counts) if count == min(counts)]
+        return fewest[int(self._random.integers(len(fewest)))]
 
     def sample_independent(
         self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution

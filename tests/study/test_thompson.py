@@ -1,5 +1,6 @@
 """The regression against a plain least-squares solver; the sampler against known worths of channels."""
 
+from collections import Counter
 from functools import partial
 
 import numpy as np
@@ -110,6 +111,14 @@ def test_every_proposal_is_drawn_for_a_budget(make_plan):
         assert 0.95 < used <= 1
         budgets.append(params["budget"])
     assert set(budgets) == {0, 1}
+
+
+def test_budgets_get_equally_many_proposals(make_plan, tmp_path):
+    plan = make_plan(fractions=(0.6, 0.5, 0.4))
+    ledger = Ledger(tmp_path / "journal", "s", plan, ledger_settings(trials=12, sampler="thompson"))
+    run(ledger, np.ones(6))
+    counts = Counter(record.budget for record in ledger.records())
+    assert [counts[limit] for limit in plan.budgets] == [4, 4, 4]
 
 
 def test_free_costs_are_spread_over_what_can_be_reached(make_plan):
