@@ -9,6 +9,7 @@ from autoprune.errors import ConfigError
 from autoprune.fields import (
     Criterion,
     DataPaths,
+    DeviceText,
     FolderOrSplits,
     LatencyBudget,
     ModelSpec,
@@ -16,6 +17,7 @@ from autoprune.fields import (
     Norm,
     NormKind,
     Objective,
+    PathText,
     Pixels,
     Runtime,
     Setting,
@@ -73,7 +75,7 @@ class Config(Strict):
     num_classes: Annotated[int | None, _DETECTOR] = Field(
         None, ge=2, description="classes, background included; default: from the data"
     )
-    weights: Annotated[str | None, _DETECTOR] = Field(
+    weights: Annotated[str | None, PathText, _DETECTOR] = Field(
         None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
     )
     input_size: Annotated[tuple[Pixels, Pixels] | None, _DETECTOR] = Field(
@@ -114,11 +116,11 @@ class Config(Strict):
     importance_images: Annotated[int, _SPACE] = Field(
         128, ge=1, description="training images for gradient-based criteria"
     )
-    space: Annotated[Path | None, _SPACE] = Field(
+    space: Annotated[Path | None, PathText, _SPACE] = Field(
         None, description="search space YAML; default: derived from the importance"
     )
 
-    out: Annotated[Path, _OUTPUT] = Field(Path("runs/search"), description="run directory")
+    out: Annotated[Path, PathText, _OUTPUT] = Field(Path("runs/search"), description="run directory")
     trials: Annotated[int, _SEARCH_LENGTH] = Field(
         32, ge=1, description="trials in total; raise it to extend a finished run"
     )
@@ -234,7 +236,7 @@ class Config(Strict):
         128, ge=0, description="images for BatchNorm recalibration where nothing is reconstructed"
     )
 
-    device: Annotated[str, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")
+    device: Annotated[str, DeviceText, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")
     threads: Annotated[int | None, _HARDWARE] = Field(
         None, ge=1, le=1024, description="CPU threads; default: torch's own choice"
     )

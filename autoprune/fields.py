@@ -1,5 +1,6 @@
 """The types of the settings: literals, specifications, and how their texts are read."""
 
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -98,13 +99,22 @@ def _texts(values: Any) -> Any:
 
 def _folder_or_splits(value: Any) -> Any:
     """Reads splits as such; of a union, pydantic would also say why they are no folder."""
-    if isinstance(value, str | Path | DataPaths) and value != "":
-        return value
+    if isinstance(value, str | os.PathLike | DataPaths) and value != "":
+        return _path_text(value)
     if isinstance(value, Mapping) and value:
         return DataPaths.model_validate(value)  # its problems become those of the field
     raise ValueError(
         "must be a folder, or the splits `train` and `val`, each with `annotations` and `images`"
     )
+
+
+def _path_text(value: Any) -> Any:
+    return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+
+def _device_text(value: Any) -> Any:
+    """Takes a ``torch.device``, by its name: to read settings, torch is not imported."""
+    return str(value) if type(value).__module__ == "torch" and type(value).__name__ == "device" else value
 
 
 def _time_or_percentage(value: str | None) -> str | None:
@@ -120,7 +130,9 @@ def _time_or_percentage(value: str | None) -> str | None:
 
 
 # Of several on one field, pydantic runs the validators before parsing from right to left.
+DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
+PathText = BeforeValidator(_path_text)
 Several = BeforeValidator(_several)
 Text = BeforeValidator(_text)
 Texts = BeforeValidator(_texts)

@@ -29,6 +29,7 @@ def replacing(path: Path) -> Iterator[Path]:
     temporary: Path | None = None
     try:
         target = replaceable(path)
+        refuse_dangling(path.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
         os.close(handle)
@@ -66,10 +67,11 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: a folder that does not exist, or is empty.
 
     Raises:
-        RunError: the disk is full, or the folder is not writable.
+        RunError: the disk is full, the folder is not writable, or ``path`` is a link to nothing.
     """
     temporary: Path | None = None
-    path = path.absolute()
+    refuse_dangling(path)
+    path = Path(os.path.realpath(path))  # of `x/../y`, no `x` is made
     exists = path.is_dir()
     try:
         with _writing(path):
@@ -179,6 +181,20 @@ def _refuse_duplicate_keys(document: yaml.Node | None, path: Path) -> None:
                 twice = f"`{key.value}` is given twice, first in line {lines[name]}"
                 raise ConfigError(f"{path}, line {line}: {twice}; keep one")
             lines[name] = line
+
+
+def refuse_dangling(path: Path) -> None:
+    """Refuses a path that leads over a link to nothing, where no folder can be made.
+
+    Raises:
+        RunError: names the link and what it points to.
+    """
+    for place in (path, *path.parents):
+        if os.path.islink(place) and not os.path.exists(place):
+            raise RunError(
+                f"cannot write {path}: {place} is a link to nothing ({os.readlink(place)}); remove the link, "
+                "or give another path"
+            )
 
 
 def unwritable(path: Path, error: OSError) -> RunError:

@@ -9,9 +9,11 @@ import math
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pydantic import Field, ValidationError
 from torch import nn
@@ -95,10 +97,7 @@ class Policy:
             )
         if (problem := _format_problem(content)) is not None:
             raise PolicyError(f"{path}: {problem}")
-        try:
-            file = PolicyFile.model_validate(content)
-        except ValidationError as error:
-            raise PolicyError(first_problem(error, PolicyFile, str(path))) from error
+        file, keep = _checked(content, str(path))
         note_file(file.model.name, Path(path))
         return Policy(
             model=file.model,
@@ -106,32 +105,33 @@ class Policy:
             criterion=file.criterion,
             input_size=file.input_size,
             widths={name: entry.width for name, entry in file.groups.items()},
-            keep={
-                name: _read_ranges(f"{path}: group `{name}`", entry) for name, entry in file.groups.items()
-            },
+            keep=keep,
             metrics=file.metrics,
         )
 
     def save(self, path: str | Path) -> None:
-        """Writes the policy as YAML, atomically.
+        """Writes the policy as YAML, atomically; numbers of numpy and tensors become plain ones.
 
         Raises:
+            PolicyError: `load` would refuse the file.
             RunError: the disk is full, or the folder is not writable.
         """
+        file = as_path("path", path, "the path of the file to write", PolicyError)
         content = {
             "format": FORMAT,
-            "model": self.model.model_dump(),
+            "model": _plain(self.model.model_dump()),
             "weights_sha256": self.weights_sha256,
             "criterion": self.criterion,
-            "input_size": list(self.input_size),
-            "metrics": dict(self.metrics),
+            "input_size": _plain(self.input_size),
+            "metrics": _plain(self.metrics),
             "groups": {
-                name: {"width": self.widths[name], "keep": to_ranges(kept)}
+                name: {"width": _plain(self.widths.get(name)), "keep": to_ranges(_plain(kept))}
                 for name, kept in self.keep.items()
             },
         }
+        _checked(content, "the policy")
         header = "# autoprune policy: the channels that each group keeps. Groups not named keep all.\n"
-        write_yaml(as_path("path", path, "the path of the file to write", PolicyError), content, header)
+        write_yaml(file, content, header)
 
     def check(self, graph: ChannelGraph) -> None:
         """Checks that the policy fits ``graph``.
@@ -163,12 +163,13 @@ class Policy:
             where: the policy's file, for the warning.
 
         Raises:
-            PolicyError: the policy is for another model.
+            PolicyError: the policy is for another model, or a cost in its metrics is no number.
         """
         self.check(graph)
         costs = {"gflops": graph.gflops(self.kept_widths), "mparams": graph.mparams(self.kept_widths)}
         for name, value in costs.items():
             stored = self.metrics.get(name, value)
+            check_kind(f"metrics.{name} of {where}", stored, Real, "a number", PolicyError)
             if not math.isclose(stored, value, rel_tol=COST_TOLERANCE):
                 warnings.warn(
                     f"{where} says {name} {stored:g}, and its channels have {value:g}: it was changed, so "
@@ -225,6 +226,30 @@ def _format_problem(content: Mapping[str, Any]) -> str | None:
     if number > FORMAT:
         return f"it has format {number}, and this autoprune reads {FORMAT}; update autoprune"
     return None
+
+
+def _checked(content: Mapping[str, Any], where: str) -> tuple[PolicyFile, dict[str, tuple[int, ...]]]:
+    """What a policy file holds, and the kept channels of each group.
+
+    Raises:
+        PolicyError: names the field.
+    """
+    try:
+        file = PolicyFile.model_validate(content)
+    except ValidationError as error:
+        raise PolicyError(first_problem(error, PolicyFile, where)) from error
+    return file, {
+        name: _read_ranges(f"{where}: group `{name}`", entry) for name, entry in file.groups.items()
+    }
+
+
+def _plain(value: Any) -> Any:
+    """The same value in the types that YAML has: numbers of numpy and tensors become Python's."""
+    if isinstance(value, Mapping):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic | torch.Tensor):
+        return value.tolist()
+    return [_plain(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def _read_ranges(where: str, entry: _GroupEntry) -> tuple[int, ...]:

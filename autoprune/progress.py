@@ -3,6 +3,7 @@
 Only the command line calls `show`; the layers below call `track` and `say`, whether or not anything is shown.
 """
 
+import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence, Sized
 from contextlib import contextmanager
@@ -35,6 +36,15 @@ def say(text: str, markup: bool = False) -> None:
     """Prints one line where progress is shown: verbatim, or as rich markup."""
     if (console := _console.get()) is not None:
         console.print(text, highlight=False, markup=markup)
+
+
+def command_line(*words: object) -> str:
+    """A command of autoprune as it can be pasted into a shell, whatever its paths hold.
+
+    Args:
+        *words: the command's name and its arguments.
+    """
+    return shlex.join(["autoprune", *map(str, words)])
 
 
 class StatusDisplay:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -145,7 +146,12 @@ def test_a_policy_does_not_fit_a_model_without_weights():
         POLICY.apply(NoWeights())
 
 
-@pytest.mark.parametrize("width", [2.5, "8", torch.zeros(9, 9), [8], True, None])
+@pytest.mark.parametrize("kind", [torch.tensor, np.int32])
+def test_a_width_may_be_any_kind_of_whole_number(kind):
+    assert GRAPH.gflops({"0": kind(4)}) == GRAPH.gflops({"0": 4}) < GRAPH.gflops()
+
+
+@pytest.mark.parametrize("width", [2.5, "8", torch.zeros(9, 9), [8], True, torch.tensor(True), None])
 def test_a_width_that_is_no_whole_number_is_one_line(width):
     with pytest.raises(AutopruneError, match=r"^group `0`: a width is a whole number, not [^\n]*$"):
         GRAPH.gflops({"0": width})

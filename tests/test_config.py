@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args
 
 import pytest
+import torch
 
 from autoprune import config as module
 from autoprune.config import (
@@ -263,3 +264,23 @@ def test_the_old_spelling_of_a_key_is_read_with_a_warning_of_one_line(renamed, t
 def test_old_names_lead_to_fields():
     assert set(module.RENAMED.values()) <= Config.model_fields.keys()
     assert not module.RENAMED.keys() & Config.model_fields.keys()
+
+
+class Place:
+    """A path of another library."""
+
+    def __fspath__(self):
+        return "some/place"
+
+
+@pytest.mark.parametrize("path", [Path("some/place"), Place()])
+def test_any_kind_of_path_is_taken(path):
+    config = make_config(weights=path, data=path, out=path, space=path)
+    assert config.weights == "some/place"
+    assert config.data == config.out == config.space == Path("some/place")
+
+
+def test_a_device_of_torch_is_taken_by_its_name():
+    assert make_config(device=torch.device("cuda", 1)).device == "cuda:1"
+    with pytest.raises(ConfigError, match="device"):
+        make_config(device=1)

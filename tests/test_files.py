@@ -194,3 +194,20 @@ def test_a_path_that_the_system_refuses_is_named_and_other_errors_pass():
         raise PermissionError(errno.EACCES, "Permission denied", "/x/y")
     with pytest.raises(OSError, match="No space left"), naming_paths():  # of standard output, for one
         raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("name", ["link", "link/inside"])
+def test_a_link_to_nothing_is_named(tmp_path, name):
+    (tmp_path / "link").symlink_to("gone")
+    message = rf"cannot write .*{name}: {tmp_path}/link is a link to nothing \(gone\); remove the link"
+    with pytest.raises(RunError, match=message), new_folder(tmp_path / name):
+        pytest.fail("it is refused before the work begins")
+    with pytest.raises(RunError, match="is a link to nothing"):
+        write_text(tmp_path / "link" / "file", "text")
+    assert os.listdir(tmp_path) == ["link"]
+
+
+def test_a_folder_that_a_path_only_passes_is_not_made(tmp_path):
+    with new_folder(tmp_path / "passed" / ".." / "new") as folder:
+        (folder / "x").write_text("1")
+    assert os.listdir(tmp_path) == ["new"]

@@ -1,6 +1,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -154,3 +155,39 @@ def test_costs_that_belong_to_other_channels_are_replaced_with_a_warning(chain, 
     assert f"{costs['gflops']:g}" in str(caught[0].message)
     assert costs["gflops"] > expected["gflops"]
     assert "map" not in costs  # measured with other channels
+
+
+def test_numbers_of_numpy_and_torch_are_written_as_plain_ones(tmp_path):
+    policy = make_policy(
+        input_size=(np.int64(64), np.int32(96)),
+        widths={"a.conv": np.int64(8), "b.conv": torch.tensor(4)},
+        keep={"a.conv": np.array([0, 1, 2, 5]), "b.conv": torch.tensor([3])},
+        metrics={"map": np.float32(0.4375), "gflops": torch.tensor(1.25)},
+    )
+    policy.save(tmp_path / "policy.yaml")
+    assert Policy.load(tmp_path / "policy.yaml") == make_policy()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keep": {"a.conv": (3, 1)}}, "group `a.conv`: keep must be rising"),
+        ({"keep": {"a.conv": ()}}, "group `a.conv`: keep must be rising"),
+        ({"keep": {"a.conv": (8,)}}, "group `a.conv`: channel 8 does not exist"),
+        ({"keep": {"c.conv": (0,)}}, "`groups.c.conv.width`"),
+        ({"metrics": {"a": None}}, "`metrics.a`"),
+        ({"metrics": {"a": float("nan")}}, "`metrics.a`"),
+        ({"input_size": (64,)}, "`input_size"),
+    ],
+)
+def test_what_could_not_be_read_back_is_not_written(tmp_path, changes, message):
+    with pytest.raises(PolicyError) as caught:
+        make_policy(**changes).save(tmp_path / "policy.yaml")
+    assert message in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_cost_that_is_no_number_is_refused(chain):
+    graph = analyze(chain, ([torch.rand(3, 16, 16)],))
+    with pytest.raises(PolicyError, match=r"metrics\.gflops of p\.yaml is a str; give a number"):
+        policy_of(chain, metrics={"gflops": "x"}).with_costs(graph, "p.yaml")

@@ -1,4 +1,5 @@
 import io
+import shlex
 
 from rich.console import Console
 
@@ -75,3 +76,8 @@ def test_a_status_on_a_terminal_shows_its_last_lines_verbatim():
         status._live.refresh()
     assert "[2/4] trials" in out.getvalue()
     assert "first" not in out.getvalue().split("[2/4] trials")[-1]
+
+
+def test_a_command_can_be_pasted_into_a_shell():
+    words = ["recover", "runs/it's my [run] $1", "--trial", 3]
+    assert shlex.split(progress.command_line(*words)) == ["autoprune", *map(str, words)]

@@ -11,6 +11,7 @@ from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
 from autoprune.errors import ConfigError
+from autoprune.progress import command_line
 
 
 @with_config("weights")
@@ -52,4 +53,4 @@ def apply(
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")
     tell(console, f"read back: outputs differ by {difference:.3g}")
-    tell(console, f"next: autoprune eval {to}")
+    tell(console, f"next: {command_line('eval', to)}")

@@ -12,7 +12,7 @@ from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config, make_config
 from autoprune.data import demo_detector
 from autoprune.errors import AutopruneError, ConfigError
-from autoprune.progress import say
+from autoprune.progress import command_line, say
 from autoprune.report.tables import comparison as comparison_table
 from autoprune.run.names import FRONT_PICTURE, POLICY_FILE, REPORT_FILE, SPACE_FILE, WEIGHTS_FILE
 
@@ -179,7 +179,9 @@ def _recover(result: "SearchResult") -> "tuple[list[Compared], list[Recovered]]"
 
     compared = choose(result)
     if not compared:
-        raise AutopruneError(f"no trial of {result.run} is complete; see `autoprune front {result.run}`")
+        raise AutopruneError(
+            f"no trial of {result.run} is complete; see `{command_line('front', result.run)}`"
+        )
     best = [item for item in compared if item.is_best]
     say("best: " + ", ".join(f"trial {item.trial} ({item.origin})" for item in best))
     return compared, recover(result.run, [item.trial for item in best])

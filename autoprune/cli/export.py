@@ -10,6 +10,7 @@ from autoprune.cli.settings import PANELS, parse_size, refuse_useless, with_conf
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
+from autoprune.progress import command_line
 from autoprune.report.entries import recovered_map, recovered_metrics
 
 if TYPE_CHECKING:
@@ -128,7 +129,7 @@ def export(
         console.print("read back: the outputs on a random image are identical")
         if file is not None:
             tell(console, f"{file.name}: {parity}")
-        tell(console, f'next: autoprune eval {to}, or autoprune.load("{to}") in Python')
+        tell(console, f"next: {command_line('eval', to)}, or autoprune.load({str(to)!r}) in Python")
 
 
 def refuse_existing(folder: Path) -> None:
@@ -177,7 +178,7 @@ def _recovered(run: Path, trial: int | None) -> Path:
     scores = {number: recovered_map(metrics) for number, metrics in recovered_metrics(run).items()}
     if not scores or trial not in {None, *scores}:
         which = "" if trial is None else f" {trial}"
-        option = "" if trial is None else f" --trial {trial}"
-        raise RunError(f"{run} has no recovered trial{which}; first `autoprune recover {run}{option}`")
+        command = command_line("recover", run, *(() if trial is None else ("--trial", trial)))
+        raise RunError(f"{run} has no recovered trial{which}; first `{command}`")
     best = max(scores, key=lambda number: scores[number] or 0.0)
     return directory.recovered_folder(best if trial is None else trial)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.terminal import output, show_table, tell
+from autoprune.progress import command_line
 from autoprune.report.entries import (
     budgets_of,
     outcome_lines,
@@ -62,9 +63,9 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
         console.print(check.verdict)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / FRONT_PICTURE}")
-        tell(console, f"full report: autoprune report {result.run}")
+        tell(console, f"full report: {command_line('report', result.run)}")
     if result.best is not None:
-        tell(console, f"next: autoprune recover {result.run} --trial {result.best.trial}")
+        tell(console, f"next: {command_line('recover', result.run, '--trial', result.best.trial)}")
 
 
 def _as_json(result: "SearchResult") -> dict[str, Any]:

@@ -1,22 +1,25 @@
 """`autoprune inspect`: the channel groups of a detector, their cost, and their widths under a policy."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, input_size_of, resolve_all
+from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve_all
 from autoprune.cli.settings import refuse_useless, with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, PolicyError
+from autoprune.progress import command_line
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
     from autoprune.graph import ChannelGraph
+    from autoprune.policy import Policy
 
 
 @with_config("Detector")
@@ -63,10 +66,17 @@ def _report(
     from autoprune.graph import analyze
     from autoprune.policy import Policy
 
+    if argument is None and policy_file is not None and "model" not in config.model_fields_set:
+        argument, policy_file = f"{policy_file.parent}/{policy_file.name}", None
     detector = resolve_all([] if argument is None else [argument], config, flags)[0]
     if detector.policy is not None:
-        refuse_useless(flags, {"policy"}, f"with {argument}, which has a policy; omit one of them")
-    policy = detector.policy if policy_file is None else Policy.load(policy_file)
+        reason = f"with {argument}, which has a policy; omit one of them"
+        refuse_useless(flags if policy_file is not None else (), {"policy"}, reason)
+    if policy_file is not None:
+        given = Policy.load(policy_file)
+        _check_same_model(given, policy_file, detector, config)
+        detector = replace(detector, policy=given)  # it says what was not given, such as the classes
+    policy = detector.policy
     model, spec = build_dense(detector, config)
     size = input_size_of(detector, model, config)
     graph = analyze(model, detector_inputs(size))
@@ -86,6 +96,27 @@ def _report(
         else {"gflops": graph.gflops(widths), "mparams": graph.mparams(widths)},
         "groups": _groups(graph, widths),
     }
+
+
+def _check_same_model(policy: "Policy", file: Path, detector: NamedDetector, config: Config) -> None:
+    """Refuses a policy beside settings of another detector than the one it is for.
+
+    Raises:
+        PolicyError: names the first setting that differs.
+    """
+    spec, given = policy.model, config.model_fields_set
+    if detector.spec.name != spec.name:
+        raise PolicyError(
+            f"the policy is for another model: {file} is for {spec.name}, not {detector.spec.name}; "
+            f"`{command_line('inspect', file)}` takes its own"
+        )
+    for name in ("model_arguments", "num_classes"):
+        of_policy, value = getattr(spec, name.removeprefix("model_")), getattr(config, name)
+        if name in given and of_policy != value:
+            raise PolicyError(
+                f"the policy is for another model: {name} of {file} is {of_policy}, not {value}; "
+                f"`{command_line('inspect', file)}` takes its own"
+            )
 
 
 def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[str, Any]]:

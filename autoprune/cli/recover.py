@@ -9,6 +9,7 @@ import typer
 from autoprune.cli.settings import PANELS, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
+from autoprune.progress import command_line
 from autoprune.report.entries import kind_of, origin_label
 from autoprune.report.tables import Entry, comparison
 
@@ -54,7 +55,7 @@ def recover(
         show_table(console, comparison(rows, title="after full recovery, on val"))
         for item in recovered:
             tell(console, f"wrote {item.folder}")
-        tell(console, f"next: autoprune export {recovered[0].folder} --to detector")
+        tell(console, f"next: {command_line('export', recovered[0].folder, '--to', 'detector')}")
 
 
 def _label(metrics: Mapping[str, Any]) -> str:

@@ -10,6 +10,7 @@ from autoprune.cli.settings import refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
+from autoprune.progress import command_line
 
 
 @with_config(
@@ -69,7 +70,7 @@ def space(
     if not measure_multiples:
         refuse_useless(flags, {"latency_runtime"}, "without --measure-multiples; give both, or omit it")
     with working() as console:
-        task = load_task(config)
+        task = load_task(config.model_copy(update={"reconstruct_images": 0}))  # nothing is pruned here
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images
         scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
@@ -97,4 +98,4 @@ def space(
             f"wrote {to}: {len(bounds.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
-        tell(console, f"next: autoprune search --space {to} --budget-gflops 50%")
+        tell(console, f"next: {command_line('search', '--space', to, '--budget-gflops', '50%')}")

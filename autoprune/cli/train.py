@@ -1,7 +1,6 @@
 """`autoprune train`: trains a dense baseline, with the loop that also recovers pruned detectors."""
 
 import json
-import shlex
 from pathlib import Path
 
 from autoprune.cli.detectors import build_dense, open_split, resolve
@@ -10,6 +9,7 @@ from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import write_text
+from autoprune.progress import command_line
 from autoprune.report.tables import points
 from autoprune.run.names import BASELINE_CHECKPOINT_FILE, LOCK_FILE, METRICS_FILE, WEIGHTS_FILE
 
@@ -32,7 +32,7 @@ def train(config: Config) -> None:
     An interrupted training resumes from its last checkpoint.
     """
     from autoprune.data.coco import check_same_classes
-    from autoprune.data.evaluate import evaluate
+    from autoprune.data.evaluate import check_boxes, evaluate
     from autoprune.detectors import resize_rule, save_state
     from autoprune.run.directory import refuse_other_folder
     from autoprune.run.lock import locked
@@ -58,6 +58,8 @@ def train(config: Config) -> None:
         model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
         check_same_classes(training, validation)
+        for split in (training, validation):
+            check_boxes(split)
         check_num_classes(config.num_classes, training.num_classes)
         check_batch_size(config.batch_size, len(training))
         if config.num_classes is None and training.num_classes != spec.num_classes:
@@ -86,11 +88,11 @@ def train(config: Config) -> None:
 
 def _next(config: Config, weights: Path) -> str:
     """The next command for these weights, with the flags that differ from the defaults."""
-    words = ["autoprune", "space", "--weights", str(weights)]
+    words: list[str | Path] = ["space", "--weights", weights]
     if "model" in config.model_fields_set:
         words += ["--model", config.model]
     if config.model_arguments:
         words += ["--model-arguments", json.dumps(config.model_arguments)]
     if "data" in config.model_fields_set and isinstance(config.data, Path):
-        words += ["--data", str(config.data)]
-    return shlex.join(words)
+        words += ["--data", config.data]
+    return command_line(*words)

@@ -110,8 +110,39 @@ def evaluate(
         DataError: the images have no boxes to score against.
         ModelError: the model does not return what torchvision's detectors do.
     """
+    check_boxes(split, images)
     chosen = range(len(split) if images is None else min(images, len(split)))
     return score_detections(split, chosen, detect(model, split, chosen, device, batch_size, amp), error)
+
+
+def check_boxes(split: Split, images: int | None = None) -> None:
+    """Refuses images without a box, on which nothing can be measured or learned.
+
+    Args:
+        split: the images.
+        images: how many of them, the first, are used; ``None`` takes all.
+
+    Raises:
+        DataError: they have no boxes.
+    """
+    with_boxes = [_has_boxes(split, number) for number in split.image_ids]
+    if any(with_boxes[:images]):
+        return
+    if any(with_boxes):
+        least = with_boxes.index(True) + 1
+        raise DataError(
+            f"{split.name} has no boxes in its first {images} images; use {least} or more (--proxy-images, "
+            "YAML: proxy_images), or change their order in the annotations"
+        )
+    raise DataError(
+        f"{split.name} has no boxes in any of its {len(split)} images; add them to its annotations, or give "
+        "other data (--data, YAML: data)"
+    )
+
+
+def _has_boxes(split: Split, number: int) -> bool:
+    """Whether the image of this id has a box that counts: one around a crowd does not."""
+    return any(not thing["iscrowd"] for thing in split.coco.imgToAnns.get(number, ()))
 
 
 def detect(
@@ -163,11 +194,9 @@ def score_detections(
         DataError: the chosen images have no boxes.
     """
     image_ids = [split.image_ids[index] for index in chosen]
-    if not any(
-        not thing["iscrowd"] for number in image_ids for thing in split.coco.imgToAnns.get(number, ())
-    ):
+    if not any(_has_boxes(split, number) for number in image_ids):
         raise DataError(
-            f"{split.name} has no boxes in its first {len(image_ids)} images; use more, or check the data"
+            f"{split.name} has no boxes in the {len(image_ids)} images that were chosen; take others"
         )
     with silence():
         result = COCOeval(split.coco, _as_coco(split, detections), "bbox")

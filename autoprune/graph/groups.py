@@ -1,10 +1,11 @@
 """Channel groups, and the graph of all groups of a model with its cost."""
 
+import operator
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Literal, NamedTuple, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -106,9 +107,7 @@ class ChannelGraph:
         check_kind("widths", widths, Mapping, "a dict of channels kept by group name", PolicyError)
         for name, width in widths.items():
             group = find_group(self.groups, name)
-            if isinstance(width, bool) or not isinstance(width, (int, np.integer)):
-                shown = " ".join(reprlib.repr(width).split())
-                raise PolicyError(f"group `{name}`: a width is a whole number, not {shown}")
+            width = _whole_number(name, width)
             if width == group.width:
                 continue
             check_prunable(group)
@@ -117,6 +116,17 @@ class ChannelGraph:
                 raise PolicyError(f"group `{name}` can't keep {width} channels: it has {group.width}{step}")
             result[self.cost.names.index(name)] = width
         return result
+
+
+def _whole_number(name: str, width: Any) -> int:
+    """A width, of whatever kind: a number of Python or numpy, or a tensor."""
+    try:
+        if "bool" not in str(getattr(width, "dtype", type(width))):  # a tensor's index() takes True as 1
+            return operator.index(width)
+    except (TypeError, ValueError, RuntimeError):  # no number, or a tensor of several
+        pass
+    shown = " ".join(reprlib.repr(width).split())
+    raise PolicyError(f"group `{name}`: a width is a whole number, not {shown}")
 
 
 def kept_positions(group: str | None, index: Index, keep: Mapping[str, Sequence[int]]) -> Index:

@@ -10,7 +10,7 @@ from autoprune.config import make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError, RunError
 from autoprune.files import naming_paths
-from autoprune.progress import say
+from autoprune.progress import command_line, say
 from autoprune.ranges import to_ranges
 from autoprune.recovery.recover_policy import Recovered, recover_policy
 from autoprune.run.directory import RunDirectory
@@ -24,6 +24,7 @@ from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import load_task
 from autoprune.task.scoring import score_channels
 from autoprune.training import distributed
+from autoprune.validation import as_path
 
 
 @distributed.process_group()
@@ -46,7 +47,7 @@ def recover(
         RunError: it is not a run directory, it has no such trial, its weights or its data have changed, or
             another process recovers the same trial.
     """
-    directory = RunDirectory(Path(run))
+    directory = RunDirectory(as_path("run", run, "the path of a run directory"))
     config = directory.config()
     changes = {name: value for name, value in {**overrides, "steps": steps}.items() if value is not None}
     config = make_config(**{**config.model_dump(), **changes})
@@ -106,14 +107,14 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
     records = {record.number: record for record in result.records if record.widths}
     if trials is None:
         return [records[_best(result)]]
-    numbers = list(trials) if isinstance(trials, Iterable) else []
-    if not numbers or not all(isinstance(number, Integral) for number in numbers):
+    numbers: list[Any] = list(trials) if isinstance(trials, Iterable) else []
+    if not numbers or not all(isinstance(n, Integral) and not isinstance(n, bool) for n in numbers):
         raise ConfigError(f"trials must be a list of numbers such as [3, 5], not {trials!r}")
     if absent := [number for number in numbers if number not in records]:
         known = f"only {to_ranges(sorted(records))}" if records else "none yet"
         raise RunError(
-            f"{result.run} has no trial {absent[0]}, {known}; `autoprune front {result.run} --all` lists "
-            "those that are complete"
+            f"{result.run} has no trial {absent[0]}, {known}; `{command_line('front', result.run, '--all')}` "
+            "lists those that are complete"
         )
     return [records[number] for number in numbers]
 

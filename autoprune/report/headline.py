@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from autoprune.progress import command_line
 from autoprune.report.entries import kind_of, recovered_map
 from autoprune.report.run_summary import RunSummary
 from autoprune.report.tables import cost, points
@@ -56,7 +57,7 @@ def make_headline(summary: RunSummary) -> Headline:
         return _proxy_headline(summary)
     title = f"{summary.config.model}: nothing to compare yet"
     details = "This page shows what the run holds so far. The same search command resumes it:"
-    command = f"autoprune search --config {summary.run}/config.yaml"
+    command = command_line("search", "--config", summary.run / "config.yaml")
     if not summary.records:
         return Headline(title, "No trial has started.", details, command=command)
     started = f"{len(summary.records)} of {summary.config.trials} trials were started"
@@ -108,7 +109,7 @@ def _recovered_headline(summary: RunSummary, number: int) -> Headline:
         f"{format_steps(metrics['settings']['steps'])}. Both are measured on {metrics['images']} validation "
         f"images{_input_size_phrase(metrics.get('input_size'))}."
     )
-    command = f"autoprune export {summary.run / 'recovered' / f'trial-{number:04d}'} --to detector"
+    command = command_line("export", summary.run / "recovered" / f"trial-{number:04d}", "--to", "detector")
     title = _title(summary, pruned, dense)
     return Headline(title, sentence, details, _tiles(pruned, dense), number, command)
 
@@ -125,7 +126,7 @@ def _proxy_headline(summary: RunSummary) -> Headline:
         f"Trial {best.trial} ({_origin_phrase(best.origin)}). A proxy is measured "
         f"{proxy_training(summary.config.rungs[-1])}; full recovery regains more:"
     )
-    command = f"autoprune recover {summary.run} --trial {best.trial}"
+    command = command_line("recover", summary.run, "--trial", best.trial)
     tiles = _tiles(pruned, dense, "proxy mAP")
     return Headline(_title(summary, pruned, dense), sentence, details, tiles, best.trial, command)
 

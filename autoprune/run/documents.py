@@ -4,6 +4,7 @@ Keys of JSON files that a shape does not name are kept, and not checked.
 """
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, NotRequired, TypeVar
@@ -151,7 +152,8 @@ class Document(Generic[T]):
         Raises:
             RunError: it can't be read, is not JSON, or has another shape; names the key and the remedy.
         """
-        remedy = self.remedy.format(file=file, folder=file.parent)
+        folder = shlex.quote(str(file.parent))  # for the commands in a remedy
+        remedy = self.remedy.format(file=file, folder=folder)
         try:
             text = file.read_text(encoding="utf-8")
             content = json.loads(text)

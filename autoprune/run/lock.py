@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from autoprune.errors import RunError
-from autoprune.files import unwritable
+from autoprune.files import refuse_dangling, unwritable
 
 
 @contextmanager
@@ -25,9 +25,10 @@ def locked(folder: Path, name: str) -> Iterator[None]:
         name: of the lock file in it.
 
     Raises:
-        RunError: another process works in the folder (names its host and process id).
+        RunError: another process works in the folder (names its host and process id), or it can't be made.
     """
     file = folder / name
+    refuse_dangling(folder)
     created = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)

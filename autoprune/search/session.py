@@ -56,7 +56,7 @@ class Session:
         """Runs the remaining trials; the front is up to date however this ends.
 
         Raises:
-            TrainingError: trial after trial failed.
+            TrainingError: trial after trial failed, or all did.
             RunError: the disk is full, or the engine lost its cluster.
             KeyboardInterrupt: stopped by Ctrl-C or SIGTERM.
         """
@@ -69,6 +69,7 @@ class Session:
             self._trackers = open_trackers(self.config, self.directory.path, self.ledger)
             self._run_trials()
             self._write()
+            _raise_if_all_failed(self.ledger.finished())
             say(time_line(self._seconds()))
             say(f"{self.directory.path} takes {self.directory.megabytes():.1f} MB")
             if self.ledger.exhausted:
@@ -211,4 +212,17 @@ def _raise_if_systematic(finished: list[Record]) -> None:
         raise TrainingError(
             f"every trial failed at rung {len(first.rungs)}, the first of them, trial {first.number}: "
             f"{first.reason}"
+        )
+
+
+def _raise_if_all_failed(finished: list[Record]) -> None:
+    """Ends a search without any result, which may have had too few trials for `_raise_if_systematic`.
+
+    Raises:
+        TrainingError: says why the first trial failed.
+    """
+    if finished and all(record.state == "failed" for record in finished):
+        first = finished[0]
+        raise TrainingError(
+            f"all {len(finished)} trials failed, the first of them, trial {first.number}: {first.reason}"
         )

@@ -173,8 +173,8 @@ class TrialStore:
             )
         if differing:
             raise RunError(
-                f"{place} is of another search: its {differing[0]} differs; restore that, or choose another "
-                "--out"
+                f"{place} is of another search: it differs in its {differing[0]}; restore that, or "
+                "choose another --out"
             )
         if known != stored:
             self.note("identity", known)

@@ -1,6 +1,7 @@
 """Checks of what the user gave, before anything is loaded: device, data, weights, model of the space."""
 
 import json
+import shlex
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from autoprune.data.images import ResizeRule
 from autoprune.errors import ConfigError, DataError
 from autoprune.progress import say
 from autoprune.space.file import SpaceFile
+from autoprune.training.reconstruct import LEAST_IMAGES
 
 _OTHER_NUMBER = "give that, or omit --num-classes (YAML: num_classes)"
 _HINT = "`autoprune demo` shows all the steps without any data"
@@ -92,8 +94,8 @@ def warn_enlarged(images: Split, rule: ResizeRule | None, arguments: Mapping[str
     side = round(statistics.median(min(stored) for stored in images.stored_sizes))
     remedy = ""
     if rule is not None and rule.fixed is None:
-        changed = json.dumps({**arguments, "min_size": side})
-        remedy = f"; where it was trained at less, give --model-arguments '{changed}' (YAML: model_arguments)"
+        changed = shlex.quote(json.dumps({**arguments, "min_size": side}))
+        remedy = f"; where it was trained at less, give --model-arguments {changed} (YAML: model_arguments)"
     say(
         f"the detector enlarges the {images.name} images {factor:.1f}-fold, from a shorter side of {side} "
         f"pixels (median){remedy}"
@@ -110,6 +112,23 @@ def check_batch_size(batch_size: int, images: int) -> None:
         raise ConfigError(
             f"batch_size: {batch_size} is more than the {images} training images; give {images} or less "
             "(--batch-size, YAML: batch_size)"
+        )
+
+
+def check_reconstruction(images_used: int, images: int) -> None:
+    """Refuses a reconstruction that every trial would fail in.
+
+    Args:
+        images_used: the user's ``reconstruct_images``.
+        images: number of training images.
+
+    Raises:
+        ConfigError: there are too few of them to hold one out.
+    """
+    if images_used and images < LEAST_IMAGES:
+        raise ConfigError(
+            f"reconstruct_images: a reconstruction needs {LEAST_IMAGES} training images at least, and there "
+            f"is {images}; give --reconstruct-images 0 (YAML: reconstruct_images), or more images"
         )
 
 

@@ -14,7 +14,13 @@ from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
-from autoprune.task.checks import check_num_classes, pick_device, refuse_missing, warn_enlarged
+from autoprune.task.checks import (
+    check_num_classes,
+    check_reconstruction,
+    pick_device,
+    refuse_missing,
+    warn_enlarged,
+)
 from autoprune.training.distill import has_logits
 
 
@@ -85,7 +91,7 @@ def load_task(config: Config) -> PruningTask:
     """Loads detector and data, and finds the channel groups.
 
     Raises:
-        ConfigError: the device is not available, or no dense weights are given.
+        ConfigError: the device is not available, no dense weights are given, or there are too few images.
         DataError: the data is missing or not in COCO format.
         ModelError: the detector can't be built, or the weights are another architecture's.
     """
@@ -103,6 +109,7 @@ def load_task(config: Config) -> PruningTask:
     train, val = (_open(config, name, rule) for name in ("train", "val"))
     check_same_classes(train, val)
     check_num_classes(config.num_classes, train.num_classes)
+    check_reconstruction(config.reconstruct_images, len(train))
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
     height, width = input_size

@@ -1,6 +1,7 @@
 """`front` on a finished run: the table, the lines below it, and the JSON agree with the files of the run."""
 
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -76,3 +77,14 @@ def test_a_run_without_a_complete_trial_has_no_table(autoprune: Run, run_copy: P
 def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> None:
     assert autoprune("front", tmp_path).is_refusal(str(tmp_path), "not a run directory")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_next_commands_can_be_typed_whatever_the_path_holds(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    run = shutil.copytree(checked_run, tmp_path / "it's my [run]")
+    lines = autoprune("front", run).out.splitlines()
+    commands = [shlex.split(line.partition(": ")[2])[1:] for line in lines if ": autoprune " in line]
+    assert [command[:2] for command in commands] == [["report", str(run)], ["recover", str(run)]]
+    refused = autoprune("export", run, "--trial", "99", "--to", tmp_path / "x")
+    assert refused.is_refusal(f"`autoprune recover {shlex.quote(str(run))} --trial 99`")

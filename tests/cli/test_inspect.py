@@ -125,7 +125,30 @@ def test_a_policy_shows_before_and_after(
 
 def test_a_policy_of_another_model_is_refused(autoprune: Run, policy: Path) -> None:
     outcome = autoprune("inspect", "fcos_resnet18_fpn", "--policy", policy)
-    assert outcome.is_refusal("the policy is for another model")
+    assert outcome.is_refusal("the policy is for another model", TINY.name, f"`autoprune inspect {policy}`")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--num-classes", "4"], "num_classes of {policy} is 6, not 4"),
+        (["--model-arguments", "{}"], "model_arguments of {policy} is {arguments}, not {{}}"),
+    ],
+)
+def test_a_policy_of_another_architecture_is_not_taken_for_an_edited_one(
+    autoprune: Run, policy: Path, flags: list[str], said: str
+) -> None:
+    outcome = autoprune("inspect", TINY.name, "--policy", policy, *flags)
+    assert outcome.is_refusal(said.format(policy=policy, arguments=TINY.arguments), "autoprune inspect")
+
+
+@pytest.mark.parametrize("named", [[], [TINY.name]])
+def test_what_is_not_given_beside_a_policy_is_the_policys(
+    autoprune: Run, policy: Path, named: list[str]
+) -> None:
+    expected = autoprune("inspect", policy, "--json")
+    outcome = autoprune("inspect", *named, "--policy", policy, "--json")
+    assert (outcome.code, outcome.out, outcome.err) == (0, expected.out, expected.err)
 
 
 def test_a_name_that_does_not_exist_is_refused_with_near_ones(autoprune: Run) -> None:

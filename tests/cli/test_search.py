@@ -1,5 +1,7 @@
 """`search` runs a study, resumes it, and refuses before any work what can't be searched."""
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -131,3 +133,36 @@ def test_an_unknown_key_in_a_space_is_refused(
     flags = ["--config", settings, "--space", tmp_path / "space.yaml", "--out", tmp_path / "run"]
     assert autoprune("search", *flags).is_refusal("max_ration", "max_ratio", "space.yaml")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_reconstruction_without_images_is_refused_and_its_remedy_works(
+    autoprune: Run, settings: Path, demo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    data = shutil.copytree(demo_settings["data"], tmp_path / "data")
+    file = data / "annotations/instances_train.json"
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps(content | {"images": content["images"][:1]}))
+    content["images"] = content["images"][:1]
+    kept = content["images"][0]["id"]
+    content["annotations"] = [thing for thing in content["annotations"] if thing["image_id"] == kept]
+    file.write_text(json.dumps(content))
+    flags = ["--config", settings, "--data", data, "--trials", "1", "--out", tmp_path / "run"]
+    outcome = autoprune("search", *flags, "--reconstruct-images", "32")
+    assert outcome.is_refusal("reconstruct_images", "2 training images", "--reconstruct-images 0")
+    assert not (tmp_path / "run").exists()
+    assert autoprune("search", *flags, "--reconstruct-images", "0").code == 0
+    assert autoprune("space", "--config", settings, "--data", data, "--to", tmp_path / "space.yaml").code == 0
+
+
+def test_a_search_without_a_complete_trial_fails_and_again_when_it_is_resumed(
+    autoprune: Run, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def evaluate(*_: object, **__: object) -> None:
+        raise TrainingError("the loss is not finite at step 3 of 5")
+
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", evaluate)
+    for _ in range(2):
+        outcome = autoprune("search", "--config", settings, "--trials", "2", "--out", tmp_path / "run")
+        assert outcome.code == 1
+        assert "all 2 trials failed" in outcome.err
+        assert "not finite at step 3 of 5" in outcome.err

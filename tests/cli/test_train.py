@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,15 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_training(
 ) -> None:
     (tmp_path / "dense").write_text("")
     assert autoprune("train", *flags).is_refusal("not a folder", "--out")
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_data_without_boxes_is_refused_before_training(
+    autoprune: Run, flags: list[object], tiny_data: Path, tmp_path: Path, split: str
+) -> None:
+    data = shutil.copytree(tiny_data, tmp_path / "data")
+    file = data / f"annotations/instances_{split}.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    outcome = autoprune("train", *flags, "--data", data)
+    assert outcome.is_refusal(f"{split} has no boxes in any of its", "--data")
+    assert not (tmp_path / "dense").exists()

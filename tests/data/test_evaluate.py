@@ -188,10 +188,18 @@ def test_every_modules_mode_comes_back_and_nothing_is_printed(shapes, capsys):
 def test_without_boxes_there_is_nothing_to_score(tmp_path):
     folder = make_shapes(tmp_path / "set", 0, train=0, val=2, size=96)
     file = folder / "annotations/instances_val.json"
-    content = json.loads(file.read_text()) | {"annotations": []}
+    content = json.loads(file.read_text())
+    last = content["images"][-1]["id"]
+    content["annotations"] = [thing for thing in content["annotations"] if thing["image_id"] == last]
     file.write_text(json.dumps(content))
-    with pytest.raises(DataError, match="has no boxes in its first 2 images"):
-        evaluate(Oracle([NOTHING] * 2), open_data(folder, "val"))
+    oracle = Oracle([NOTHING] * 2)
+    with pytest.raises(DataError, match=r"no boxes in its first 1 images; use 2 or more \(--proxy-images"):
+        evaluate(oracle, open_data(folder, "val"), images=1)
+    file.write_text(json.dumps(content | {"annotations": []}))
+    with pytest.raises(DataError, match="val has no boxes in any of its 2 images; add them") as caught:
+        evaluate(oracle, open_data(folder, "val"))
+    assert "proxy" not in str(caught.value)
+    assert not oracle.calls, "it is refused before the detector runs"
 
 
 def test_an_untrained_detector_is_scored(shapes):

@@ -51,7 +51,10 @@ def test_trials_off_the_front_can_be_recovered_too(run):
 def test_bad_input_is_one_line(run, tmp_path):
     with pytest.raises(RunError, match=r"has no trial 99, only 0-\d.*; `autoprune front"):
         recover(run.run, trials=[99])
-    for trials in (5, [], "5", ["5"]):
+    for path in (None, 3, b"r1"):
+        with pytest.raises(ConfigError, match=r"^run is .*; give the path of a run directory"):
+            recover(path)
+    for trials in (5, [], "5", ["5"], [True]):
         with pytest.raises(ConfigError, match=r"trials must be a list of numbers such as \[3, 5\], not"):
             recover(run.run, trials=trials)
     with pytest.raises(RunError, match=r"is not a run directory.*--out of a search"):

@@ -34,7 +34,7 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
     search(settings)
     state["backbone.body.conv1.weight"] += 0.01
     save_state(state, weights)
-    with pytest.raises(RunError, match="another search: its weights differs"):
+    with pytest.raises(RunError, match="another search: it differs in its weights"):
         search({**settings, "trials": 2})
 
 
@@ -46,7 +46,7 @@ def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
     with pytest.raises(
-        RunError, match=r"another search: its validation data differs; restore that, or choose"
+        RunError, match=r"another search: it differs in its validation data; restore that, or choose"
     ):
         search({**settings, "trials": 2})
     file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words

@@ -186,7 +186,7 @@ def test_the_sampler_sees_the_budget_and_the_front_the_true_cost(tmp_path):
 
 def test_a_study_of_another_space_or_other_objectives_is_refused(tmp_path):
     open_ledger(tmp_path)
-    with pytest.raises(RunError, match="another search: its space differs"):
+    with pytest.raises(RunError, match="another search: it differs in its space"):
         open_ledger(tmp_path, plan=FakePlan(identity={"space": "s2"}))
     with pytest.raises(RunError, match="other objectives"):
         open_ledger(tmp_path, objectives=("map",))

@@ -71,7 +71,7 @@ def test_an_older_study_gets_its_names_when_it_is_resumed(place, optunas):
 def test_a_study_of_another_search_is_left_as_it_is(place, optunas):
     older = optunas(create=True)
     older.set_user_attr("identity", {"format": "2", "variables": "c"})
-    with pytest.raises(RunError, match="another search: its variables differs"):
+    with pytest.raises(RunError, match="another search: it differs in its variables"):
         open_ledger(place)
     assert optunas().metric_names is None
 

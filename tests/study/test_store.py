@@ -135,7 +135,9 @@ def test_a_driver_in_a_database_keeps_others_out_until_it_lets_go(tmp_path, monk
 def test_a_study_records_what_an_earlier_version_did_not_and_refuses_other_values_since(open_store):
     open_store(FakePlan(identity={"space": "s1"}))
     open_store(FakePlan(identity={"space": "s1", "validation data": "d1"}))
-    with pytest.raises(RunError, match="its validation data differs; restore that, or choose another --out"):
+    with pytest.raises(
+        RunError, match="it differs in its validation data; restore that, or choose another --out"
+    ):
         open_store(FakePlan(identity={"space": "s1", "validation data": "d2"}))
 
 

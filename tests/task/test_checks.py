@@ -15,6 +15,7 @@ from autoprune.errors import ConfigError, DataError
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.task.checks import (
     check_batch_size,
+    check_reconstruction,
     input_files,
     pick_device,
     refuse_missing,
@@ -124,6 +125,15 @@ def test_a_batch_holds_at_most_all_training_images():
     check_batch_size(8, 5)  # the default
     with pytest.raises(ConfigError, match="batch_size: 9 is more than the 8 training images; give 8 or less"):
         check_batch_size(9, 8)
+
+
+def test_a_reconstruction_needs_an_image_to_hold_out():
+    check_reconstruction(32, 2)
+    check_reconstruction(0, 1)
+    with pytest.raises(
+        ConfigError, match=r"needs 2 training images at least, and .* give --reconstruct-images 0"
+    ):
+        check_reconstruction(32, 1)
 
 
 def test_workers_read_data_and_weights(splits, tmp_path):
