@@ -32,7 +32,7 @@ def train(config: Config) -> None:
     An interrupted training resumes from its last checkpoint.
     """
     from autoprune.data.coco import check_same_classes
-    from autoprune.data.evaluate import evaluate
+    from autoprune.data.evaluate import check_boxes, evaluate
     from autoprune.detectors import resize_rule, save_state
     from autoprune.run.directory import refuse_other_folder
     from autoprune.run.lock import locked
@@ -58,6 +58,7 @@ def train(config: Config) -> None:
         model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
         check_same_classes(training, validation)
+        check_boxes(validation, range(len(validation)))
         check_num_classes(config.num_classes, training.num_classes)
         check_batch_size(config.batch_size, len(training))
         if config.num_classes is None and training.num_classes != spec.num_classes:

@@ -111,6 +111,7 @@ def evaluate(
         ModelError: the model does not return what torchvision's detectors do.
     """
     chosen = range(len(split) if images is None else min(images, len(split)))
+    check_boxes(split, chosen)
     return score_detections(split, chosen, detect(model, split, chosen, device, batch_size, amp), error)
 
 
@@ -148,6 +149,20 @@ def detect(
         return _detect(model, split, chosen, device, batch_size)
 
 
+def check_boxes(split: Split, chosen: Sequence[int]) -> None:
+    """Refuses images that nothing can be scored against; arguments as `detect`.
+
+    Raises:
+        DataError: the chosen images have no boxes.
+    """
+    if all(
+        thing["iscrowd"] for index in chosen for thing in split.coco.imgToAnns.get(split.image_ids[index], ())
+    ):
+        raise DataError(
+            f"{split.name} has no boxes in its first {len(chosen)} images; use more, or check the data"
+        )
+
+
 def score_detections(
     split: Split, chosen: Sequence[int], detections: Sequence[Detection], error: bool = False
 ) -> Metrics:
@@ -162,13 +177,8 @@ def score_detections(
     Raises:
         DataError: the chosen images have no boxes.
     """
+    check_boxes(split, chosen)
     image_ids = [split.image_ids[index] for index in chosen]
-    if not any(
-        not thing["iscrowd"] for number in image_ids for thing in split.coco.imgToAnns.get(number, ())
-    ):
-        raise DataError(
-            f"{split.name} has no boxes in its first {len(image_ids)} images; use more, or check the data"
-        )
     with silence():
         result = COCOeval(split.coco, _as_coco(split, detections), "bbox")
         result.params.imgIds = image_ids

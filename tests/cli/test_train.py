@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,3 +109,14 @@ def test_a_file_in_the_place_of_the_folder_is_refused_before_training(
 ) -> None:
     (tmp_path / "dense").write_text("")
     assert autoprune("train", *flags).is_refusal("not a folder", "--out")
+
+
+def test_validation_images_without_boxes_are_refused_before_the_training(
+    autoprune: Run, tiny_model: list[str], tiny_data: Path, tmp_path: Path
+) -> None:
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    file = data / "annotations/instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    outcome = autoprune("train", *tiny_model, "--data", data, "--steps", "1", "--out", tmp_path / "out")
+    assert outcome.is_refusal("val has no boxes in its first 6 images", "check the data")
+    assert "training" not in outcome.out
