@@ -45,8 +45,8 @@ RENAMED: dict[str, str] = {}
 
 
 _DETECTOR = Setting("Detector")
-_DATA = Setting("Data")
-_DATA_READING = Setting("Data", may_change=True)
+_WEIGHTS = Setting("Detector", may_change=True)
+_DATA = Setting("Data", may_change=True)
 _BUDGET = Setting("Budget")
 _SPACE = Setting("Importance and space")
 _OUTPUT = Setting("Output", may_change=True)
@@ -75,7 +75,7 @@ class Config(Strict):
     num_classes: Annotated[int | None, _DETECTOR] = Field(
         None, ge=2, description="classes, background included; default: from the data"
     )
-    weights: Annotated[str | None, PathText, _DETECTOR] = Field(
+    weights: Annotated[str | None, PathText, _WEIGHTS] = Field(
         None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
     )
     input_size: Annotated[tuple[Pixels, Pixels] | None, _DETECTOR] = Field(
@@ -86,10 +86,10 @@ class Config(Strict):
     data: Annotated[Path | DataPaths, FolderOrSplits, _DATA] = Field(
         Path("data/coco"), description="folder with annotations/ and images in COCO format"
     )
-    image_cache_gib: Annotated[float, _DATA_READING] = Field(
+    image_cache_gib: Annotated[float, _DATA] = Field(
         2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"
     )
-    strict: Annotated[bool, _DATA_READING] = Field(
+    strict: Annotated[bool, _DATA] = Field(
         False, description="refuse a data set with unusable annotations, instead of skipping them"
     )
 
@@ -269,7 +269,7 @@ SETTINGS: dict[str, Setting] = {
 """The metadata of each field of `Config`."""
 
 MAY_CHANGE = frozenset(name for name, setting in SETTINGS.items() if setting.may_change)
-"""Fields with which a run can be resumed at other values: they say where and how long, not what."""
+"""Fields with which a run can be resumed at other values: where and how long, not what (see `run.origin`)."""
 
 
 def make_config(**values: Any) -> Config:

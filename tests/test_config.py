@@ -133,7 +133,18 @@ def test_each_setting_has_its_panel_and_the_schema_shows_it():
 
 
 def test_a_resumed_run_may_change_where_and_how_long_it_runs_and_nothing_else():
-    where = {"out", "device", "threads", "engine", "address", "workers", "cpus_per_trial", "gpus_per_trial"}
+    where = {
+        "out",
+        "data",
+        "weights",
+        "device",
+        "threads",
+        "engine",
+        "address",
+        "workers",
+        "cpus_per_trial",
+        "gpus_per_trial",
+    }
     how_long = {"trials", "steps", "check_proxies", "confirm"}
     assert where | how_long | {"image_cache_gib", "strict", "track"} == MAY_CHANGE
 

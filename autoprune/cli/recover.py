@@ -13,7 +13,7 @@ from autoprune.progress import command_line
 from autoprune.report.entries import kind_of, origin_label
 from autoprune.report.tables import Entry, comparison
 
-FIELDS = (*PANELS["Training"], "device", "threads", "image_cache_gib", "strict")
+FIELDS = (*PANELS["Training"], "device", "threads", "data", "weights", "image_cache_gib", "strict")
 
 
 @with_config(*FIELDS)
@@ -31,11 +31,12 @@ def recover(
 ) -> None:
     """Recover policies of a run: fine-tune them in full, with the dense detector as teacher.
 
-    An interrupted recovery resumes from its last checkpoint.
+    Settings that are not given are those of the run. An interrupted recovery resumes from its last
+    checkpoint.
     """
     from autoprune.recovery.recover import recover as recover_trials
 
-    # the run's config.yaml says what was searched; only how to train may differ
+    # the run's config.yaml says what was searched; only how to train and where files lie may differ
     given = {name: getattr(config, name) for name in FIELDS if name in config.model_fields_set}
     with working() as console:
         recovered = recover_trials(run, trials=trial, **given)

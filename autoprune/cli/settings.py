@@ -16,6 +16,7 @@ from pydantic.fields import FieldInfo
 from autoprune import config as config_module
 from autoprune.config import SETTINGS, Config, load_config, make_config
 from autoprune.errors import ConfigError
+from autoprune.run.documents import warn_elsewhere
 from autoprune.trust import consent
 from autoprune.validation import first_problem, warn_renamed
 
@@ -190,6 +191,8 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
     except ValidationError as error:
         raise ConfigError(first_problem(error, Config, "the settings", spelled=flag)) from error
     config = make_config(**given) if file is None else load_config(file, **given)
+    if file is not None and flags.get("out", "") is None:  # where the command has the option
+        warn_elsewhere(file, config.out)
     consent(config.model)
     unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}
     return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)

@@ -131,7 +131,7 @@ class Split:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the usable images (names and sizes), their boxes and the classes, in order.
+        """SHA-256 of the usable images (names, sizes and bytes), their boxes and the classes, in order.
 
         Not of pixels, which take minutes to read, nor of the folder, which may be moved.
         """
@@ -140,10 +140,11 @@ class Split:
             "annotations": ("image_id", "category_id", "bbox", "area", "iscrowd"),
             "categories": ("id", "name"),
         }
-        content = [
+        content: list[Any] = [
             [[entry[column] for column in columns[part]] for entry in self.coco.dataset[part]]
             for part in columns
         ]
+        content.append([path.stat().st_size for path in self.files])  # other pixels have other sizes
         return sha256(json.dumps(content).encode()).hexdigest()
 
     def get(self, index: int) -> tuple[Tensor, Target]:

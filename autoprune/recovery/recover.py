@@ -14,6 +14,7 @@ from autoprune.progress import command_line, say
 from autoprune.ranges import to_ranges
 from autoprune.recovery.recover_policy import Recovered, recover_policy
 from autoprune.run.directory import RunDirectory
+from autoprune.run.origin import check_origin
 from autoprune.run.results import SearchResult, load_result
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.space.file import SpaceFile
@@ -40,12 +41,13 @@ def recover(
         run: the run directory.
         trials: numbers of trials; ``None`` takes the one on the front with the highest mAP.
         steps: optimizer steps; ``None`` takes the run's ``steps``.
-        **overrides: fields of `Config` that say how to train, such as ``device`` or ``learning_rate``.
+        **overrides: fields of `Config` that say how to train, such as ``device`` or ``learning_rate``, and
+            ``data`` and ``weights`` where these were moved.
 
     Raises:
         ConfigError: ``trials`` are no numbers, or the settings are wrong.
-        RunError: it is not a run directory, it has no such trial, its weights or its data have changed, or
-            another process recovers the same trial.
+        RunError: it is not a run directory, it has no such trial, its weights or its data have changed, its
+            space is lost, or another process recovers the same trial.
     """
     directory = RunDirectory(as_path("run", run, "the path of a run directory"))
     config = directory.config()
@@ -53,19 +55,14 @@ def recover(
     config = make_config(**{**config.model_dump(), **changes})
     result = load_result(directory.path)
     records = _chosen(result, trials)
+    if not directory.space_file.exists():
+        raise RunError(
+            f"{directory.space_file} is missing; the command of the search, repeated, writes it again"
+        )
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     task = load_task(config)
-    if result.identity.get("weights", task.weights_sha256)[:16] != task.weights_sha256[:16]:
-        raise RunError(
-            f"{config.weights} is not what {run} was made from; restore the dense weights of that run"
-        )
-    for split, fingerprint in task.data_identity.items() if "data" not in overrides else ():
-        if result.identity.get(split, fingerprint) != fingerprint:
-            raise RunError(
-                f"the {split} in {config.data} is not what {run} was made from; restore the annotations and "
-                "images of that run, or search again with another --out"
-            )
+    check_origin(directory, result.identity, task)
     importance = score_channels(task, config.criterion, directory.importance_file)
     space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
     evaluator = PolicyEvaluator(task, space, importance, result.dense.get("latency_ms"))

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from autoprune.config import DataPaths
+from autoprune.config import MAY_CHANGE, DataPaths
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
 from autoprune.detectors import load_state
@@ -199,9 +199,11 @@ def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recov
     differing = [name for name in differing if name in settings or name not in UNRECORDED]
     if differing:
         name = differing[0]
+        # not all settings can be given again: a search refuses others than its own
+        again = f"give --{name} {settings.get(name)}, or " if name in MAY_CHANGE else ""
         raise RunError(
             f"{folder} was recovered with other settings: {name} was {settings.get(name)}, now "
-            f"{identity[name]}; delete the folder to recover it again"
+            f"{identity[name]}; {again}delete the folder to recover it again"
         )
     if (problem := _damage(folder, metrics)) is not None:
         say(f"{label}: {problem}; it is recovered again")

@@ -231,6 +231,4 @@ def absolute(config: Config) -> Config:
 def _comparable(config: Config) -> dict[str, Any]:
     """The fields that decide what the search is, as YAML holds them."""
     content = absolute(config).model_dump(mode="json")
-    if isinstance(config.data, DataPaths):  # a search reads no other splits
-        content["data"] = {name: content["data"][name] for name in DataPaths.model_fields}
     return {name: value for name, value in content.items() if name not in MAY_CHANGE}

@@ -5,6 +5,7 @@ Keys of JSON files that a shape does not name are kept, and not checked.
 
 import json
 import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Generic, NotRequired, TypeVar
@@ -15,6 +16,7 @@ from typing_extensions import TypedDict
 from autoprune.config import RENAMED, Config, load_config
 from autoprune.errors import RunError
 from autoprune.files import read_yaml
+from autoprune.run import names
 from autoprune.trust import note_file
 from autoprune.validation import first_problem
 
@@ -39,6 +41,22 @@ def load_run_config(path: Path, **overrides: Any) -> Config:
     config = load_config(path, **overrides)
     note_file(config.model, path)
     return config
+
+
+def warn_elsewhere(file: Path, out: Path) -> None:
+    """Warns where settings are those of a run directory that was copied or moved, as they name the original.
+
+    Args:
+        file: the settings that the user gave.
+        out: the run directory in them.
+    """
+    folder = file.resolve().parent
+    begun = any((folder / name).exists() for name in (names.JOURNAL_FILE, names.SPACE_FILE))
+    if file.name == names.CONFIG_FILE and begun and out.expanduser().resolve() != folder:
+        problem = (
+            f"{file} has `out: {out}`, so the work is done there; --out {file.parent} does it in its folder"
+        )
+        warnings.warn(problem, stacklevel=2)
 
 
 def _has_map(scores: dict[str, float]) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The results of a search, read from its run directory."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -146,6 +147,18 @@ def load_result(path: Path) -> SearchResult:
         notes.get("seconds", {}),
         notes.get("identity", {}),
     )
+
+
+def recorded_identity(config: Config, run: RunDirectory) -> Mapping[str, str]:
+    """What the study of a run is about, as in `SearchResult`; empty where it holds nothing yet."""
+    if config.storage is None and not run.has_journal():
+        return {}
+    with suppress(
+        RunError
+    ):  # a driver may be killed before it makes the study; who opens it to write says more
+        study = load_study(config.storage or run.journal_file, study_name(config))
+        return dict(study.user_attrs.get("identity", {}))
+    return {}
 
 
 def study_name(config: Config) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
+from autoprune.data.evaluate import check_boxes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
@@ -19,7 +20,9 @@ from autoprune.latency.model import LatencyModel
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
-from autoprune.run.results import SearchResult, study_name
+from autoprune.run.documents import warn_elsewhere
+from autoprune.run.origin import check_origin
+from autoprune.run.results import SearchResult, recorded_identity, study_name
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
 from autoprune.search.session import Session, cluster_of
@@ -96,6 +99,9 @@ def _prepare(
         task = load_task(config)
     if not run.config_file.exists():  # version 0.1.0 began runs with larger batches
         check_batch_size(config.batch_size, len(task.train))
+    else:
+        check_origin(run, recorded_identity(config, run), task)
+    check_boxes(task.val, config.proxy_images)
     file = _space_of_run(run, file, config.space)
     _check_budgets(config, file, task.graph)
 
@@ -212,11 +218,14 @@ def _check_owner(ledger: Ledger, run: RunDirectory, storage: str) -> None:
 
 def _say_absent_classes(task: PruningTask) -> None:
     """Names the classes that the training images, or those that trials are measured on, do not contain."""
-    images = task.config.proxy_images
-    count = len(task.val) if images is None else min(images, len(task.val))
     for split, used, kind, remedy in (
         (task.train, len(task.train), "training images", "training can't keep what it never sees"),
-        (task.val, count, "validation images of the proxies", "mAP says nothing of it; take other images"),
+        (
+            task.val,
+            task.proxy_images,
+            "validation images of the proxies",
+            "mAP says nothing of it; take other images",
+        ),
     ):
         if absent := absent_classes(split, used):
             more = f" and {len(absent) - SHOWN} more classes" if len(absent) > SHOWN else ""
@@ -260,7 +269,10 @@ def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
         return config
     if isinstance(config, Mapping):
         return make_config(**{str(key): value for key, value in config.items()})
-    return load_config(as_path("config", config, "settings as a dict, or the path of a YAML file"))
+    file = as_path("config", config, "settings as a dict, or the path of a YAML file")
+    loaded = load_config(file)
+    warn_elsewhere(file, loaded.out)
+    return loaded
 
 
 @contextmanager

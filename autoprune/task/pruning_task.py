@@ -57,6 +57,12 @@ class PruningTask:
         return LatencySetup(config.latency_runtime, self.device, config.threads, self.input_size)
 
     @property
+    def proxy_images(self) -> int:
+        """How many validation images, the first ones, trials are measured on."""
+        images = self.config.proxy_images
+        return len(self.val) if images is None else min(images, len(self.val))
+
+    @property
     def data_identity(self) -> dict[str, str]:
         """Hashes of what the splits hold, so that nothing is resumed on other data under the same path."""
         return {

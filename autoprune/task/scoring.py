@@ -59,7 +59,7 @@ def score_several(
             criterion=criterion,
             seed=seed,
             images=ids if CRITERIA[criterion].needs_data else [],
-            data=str(config.data),
+            data=task.train.fingerprint,
         )
         for criterion in criteria
     }

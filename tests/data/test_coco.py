@@ -52,9 +52,13 @@ def test_the_fingerprint_is_of_images_boxes_and_classes_wherever_they_lie(tmp_pa
         "box": open_data(write_set(tmp_path / "three", [box(1, 1, (2, 2, 9, 9))]), "val"),
         "images": open_data(write_set(tmp_path / "four", [box(1, 1)], names=("a.png",)), "val"),
     }
+    pixels = write_set(tmp_path / "five", [box(1, 1)])
+    image = pixels / "images/a.png"
+    image.write_bytes(image.read_bytes() + b" ")
+    others["pixels"] = open_data(pixels, "val")
     edit(tmp_path / "two", lambda content: content["categories"][0].update(name="renamed"))
     others["classes"] = open_data(tmp_path / "two", "val")
-    assert len({known, *(split.fingerprint for split in others.values())}) == 4
+    assert len({known, *(split.fingerprint for split in others.values())}) == 5
 
 
 def test_most_common_size(tmp_path):

@@ -19,7 +19,7 @@ from autoprune.cli.main import main
 from autoprune.config import load_config
 from autoprune.data.coco import Split
 from autoprune.detectors import load_dense, save_state
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import ConfigError, DataError, RunError
 from autoprune.export import largest_difference
 from autoprune.policy import Policy
 from autoprune.recovery import recover as module
@@ -104,7 +104,9 @@ def test_a_trial_that_another_process_recovers_is_refused_and_one_with_too_large
 def test_other_data_under_the_same_path_is_refused(copy_run, monkeypatch):
     folder = copy_run()
     monkeypatch.setattr(Split, "fingerprint", "f" * 64)
-    with pytest.raises(RunError, match=r"the training data in .* is not what .* was made from; restore"):
+    with pytest.raises(
+        RunError, match=r"the training data in .* is not what .* was made from; give .*--data"
+    ):
         recover(folder)
 
 
@@ -118,6 +120,35 @@ def test_other_dense_weights_are_refused(copy_run, tmp_path):
     text = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(text.replace(config.weights, str(other)))
     with pytest.raises(RunError, match=r"other\.safetensors is not what .* was made from"):
+        recover(folder)
+
+
+def test_a_recovery_goes_on_where_data_and_weights_were_moved(copy_run, demo_settings, tmp_path):
+    folder, moved = copy_run(), tmp_path / "moved"
+    shutil.copytree(demo_settings["data"], moved)
+    weights = str(shutil.copy(demo_settings["weights"], tmp_path / "dense2.safetensors"))
+    text = (folder / "config.yaml").read_text()
+    text = text.replace(f"data: {demo_settings['data']}", "data: /gone")
+    (folder / "config.yaml").write_text(text.replace(str(demo_settings["weights"]), "/gone.safetensors"))
+    with pytest.raises(DataError, match=r"no data at /gone: give --data FOLDER"):
+        recover(folder)
+    with pytest.raises(ConfigError, match=r"no weights at /gone.safetensors: give --weights FILE"):
+        recover(folder, data=moved)
+    scores = (folder / "importance.safetensors").read_bytes()
+    assert main(["recover", str(folder), "--data", str(moved), "--weights", weights, "--steps", "1"]) == 0
+    assert (folder / "importance.safetensors").read_bytes() == scores
+    image = next((moved / "images").rglob("*.*"))
+    image.write_bytes(image.read_bytes() + b" ")
+    with pytest.raises(RunError, match=rf"data in {moved} is not what {folder} was made from; give .*--data"):
+        recover(folder, data=moved, weights=weights)
+
+
+def test_a_lost_space_is_said_with_its_remedy(copy_run):
+    folder = copy_run()
+    (folder / "space.yaml").unlink()
+    with pytest.raises(
+        RunError, match=r"space\.yaml is missing; the command of the search, repeated, writes"
+    ):
         recover(folder)
 
 

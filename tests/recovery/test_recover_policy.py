@@ -155,7 +155,7 @@ def test_a_recovery_of_the_version_before_is_read_back_though_it_names_no_data(r
 
 
 def test_other_settings_are_not_passed_off_as_the_same(run, recovered):
-    with pytest.raises(RunError, match=r"other settings: steps was 2, now 3; delete the folder"):
+    with pytest.raises(RunError, match=r"other settings: steps was 2, now 3; give --steps 2, or delete"):
         recover(run.run, steps=3)
 
 

@@ -10,7 +10,7 @@ from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.files import write_yaml
 from autoprune.recovery.proxy_check import CHECK
-from autoprune.run.documents import LATENCIES, METRICS, SAMPLES, load_run_config
+from autoprune.run.documents import LATENCIES, METRICS, SAMPLES, load_run_config, warn_elsewhere
 
 DOCUMENTS = {
     "metrics.json": METRICS, "latency.json": LATENCIES, "samples.json": SAMPLES, "proxies.json": CHECK
@@ -137,3 +137,19 @@ def test_a_cut_config_of_a_run_is_damage_and_no_defaults(tmp_path, lines):
     path.write_text("".join(path.read_text().splitlines(keepends=True)[:lines]))
     with pytest.raises(RunError, match=r"config\.yaml is damaged"):
         load_run_config(path)
+
+
+def test_settings_of_a_copied_run_say_where_the_work_is_done(run_copy, tmp_path, capsys):
+    file = run_copy / "config.yaml"
+    out = load_run_config(file).out
+    with pytest.warns(
+        UserWarning, match=rf"{file} has `out: {out}`, so the work is done there; --out {run_copy}"
+    ):
+        warn_elsewhere(file, out)
+    warn_elsewhere(file, run_copy)
+    (tmp_path / "config.yaml").write_text("")
+    warn_elsewhere(tmp_path / "config.yaml", out)  # settings in no run directory
+    assert main(["search", "--config", str(file), "--out", str(run_copy), "--seed", "9"]) == 2
+    assert "warning" not in capsys.readouterr().err
+    assert main(["search", "--config", str(file), "--seed", "9"]) == 2
+    assert f"warning: {file} has `out: {out}`" in capsys.readouterr().err

@@ -17,6 +17,8 @@ from autoprune.errors import BudgetError, ConfigError, DataError, RunError
 from autoprune.search import pipeline
 from autoprune.search.pipeline import search
 
+from .conftest import outcome
+
 
 def test_another_configuration_is_refused_and_its_fields_named(finished_run, demo_settings):
     settings = {**demo_settings, "out": finished_run.run, "trials": 9}
@@ -34,7 +36,7 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
     search(settings)
     state["backbone.body.conv1.weight"] += 0.01
     save_state(state, weights)
-    with pytest.raises(RunError, match="another search: it differs in its weights"):
+    with pytest.raises(RunError, match=r"dense\.safetensors is not what .*run was made from; give the dense"):
         search({**settings, "trials": 2})
 
 
@@ -46,11 +48,37 @@ def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
     with pytest.raises(
-        RunError, match=r"another search: it differs in its validation data; restore that, or choose"
+        RunError, match=r"the validation data in .*data is not what .*run was made from; give .*--data"
     ):
         search({**settings, "trials": 2})
     file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words
     assert len(search({**settings, "trials": 2}).records) == 2
+
+
+def test_data_and_weights_that_were_moved_are_the_same_search(
+    demo_settings, finished_run, copied_run, tmp_path
+):
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "moved"))
+    weights = str(shutil.copy(demo_settings["weights"], tmp_path / "dense2.safetensors"))
+    scores = (copied_run / "importance.safetensors").read_bytes()
+    moved = {**demo_settings, "data": data, "weights": weights, "out": copied_run, "trials": 9}
+    assert outcome(search(moved)) == outcome(finished_run)
+    image = next((data / "images").rglob("*.*"))
+    image.write_bytes(image.read_bytes() + b" ")  # as another image of the same size
+    with pytest.raises(
+        RunError, match=rf"data in {data} is not what {copied_run} was made from; give .*--data"
+    ):
+        search({**moved, "trials": 10})
+    assert (copied_run / "importance.safetensors").read_bytes() == scores
+
+
+def test_validation_images_without_boxes_are_refused_before_the_run_begins(demo_settings, tmp_path):
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
+    file = data / "annotations" / "instances_val.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "annotations": []}))
+    with pytest.raises(DataError, match="val has no boxes in its first 3 images; use .* or more"):
+        search({**demo_settings, "data": data, "proxy_images": 3, "out": tmp_path / "run"})
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("damage", [Path.unlink, lambda file: file.write_bytes(b"")])
