@@ -175,7 +175,7 @@ def test_a_worker_of_another_machine_does_not_ask(place, demo_settings, monkeypa
     task = load_task(config)
     importance = score_channels(task, "l1")
     space = derive_space(task.graph, importance, task.spec, task.input_size, "l1")
-    sent = pickle.dumps(partial(load_evaluator, config, space, importance, None))
+    sent = pickle.dumps(partial(load_evaluator, config, space, importance, None, None))
 
     monkeypatch.setattr(trust, "_files", {})
     monkeypatch.setattr(trust, "_consented", set())
