@@ -1,5 +1,8 @@
 """The errors that a user can see; each message says what is wrong, where, and what to do next."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AutopruneError(Exception):
     """Base of all errors raised on purpose. The command line prints one line for each.
@@ -51,3 +54,32 @@ class ExportError(AutopruneError):
 
 # What a trial's own policy can cause. Any other error ends the search, and the trial is run again on resume.
 TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
+
+# Of the allocators of torch on the CPU and of ONNX Runtime, which raise no error of their own kind.
+_TEXTS = ("can't allocate memory", "Failed to allocate memory", "Storage size calculation overflowed")
+
+
+@contextmanager
+def out_of_memory(at: str, remedy: str, error: type[AutopruneError] = TrainingError) -> Iterator[None]:
+    """Turns a failed allocation, on whatever device, into one line.
+
+    Args:
+        at: what was done, such as ``at 8 images per step``.
+        remedy: what to do.
+        error: what to raise.
+
+    Raises:
+        AutopruneError: memory ran out.
+    """
+    try:
+        yield
+    except Exception as cause:
+        if not is_out_of_memory(cause):
+            raise
+        raise error(f"out of memory {at}; {remedy}") from cause
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether an error of any library says that memory ran out."""
+    by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return by_class or any(text in str(error) for text in _TEXTS)

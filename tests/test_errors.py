@@ -6,7 +6,9 @@ import pytest
 
 from autoprune import errors
 
-ERRORS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass)]
+ERRORS = [
+    kind for _, kind in inspect.getmembers(errors, inspect.isclass) if kind.__module__ == errors.__name__
+]
 EXIT_CODES = {
     "AutopruneError": 1,
     "InputError": 2,
@@ -30,3 +32,15 @@ def test_an_error_is_caught_by_its_base_and_says_its_message(kind):
     with pytest.raises(errors.AutopruneError, match=r"^x is wrong; give y$"):
         raise kind("x is wrong; give y")
     assert issubclass(kind, errors.InputError) == (kind.exit_code == 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "x"]
+)
+def test_a_failed_allocation_is_one_line_and_another_error_passes(text):
+    is_memory = "memory" in text
+    with pytest.raises(errors.TrainingError if is_memory else RuntimeError) as raised:
+        with errors.out_of_memory("at 8 images per step", "lower batch_size"):
+            raise RuntimeError(text)
+    expected = "out of memory at 8 images per step; lower batch_size" if is_memory else text
+    assert str(raised.value) == expected

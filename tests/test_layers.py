@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
-    {"errors", "seeding", "files", "interrupts", "progress", "streams", "ranges", "memory", "run.names"},
+    {"errors", "seeding", "files", "progress", "process", "ranges", "run.names"},
     {"config", "fields", "trust", "validation"},
     {"cost.counts"},
     {"graph"},

@@ -14,9 +14,8 @@ from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, r
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, out_of_memory
 from autoprune.fields import Runtime
-from autoprune.memory import out_of_memory
 
 if TYPE_CHECKING:
     import torch

@@ -27,8 +27,7 @@ from autoprune.cli.space import space
 from autoprune.cli.terminal import problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError
-from autoprune.interrupts import sigterm_interrupts
-from autoprune.streams import lasting_streams
+from autoprune.process import lasting_streams, sigterm_interrupts
 
 USAGE_ERROR = 2
 FAILURE = 1

@@ -11,7 +11,7 @@ from rich.segment import Segments
 from rich.table import Table
 
 from autoprune import progress
-from autoprune.streams import stdout_to_stderr
+from autoprune.process import stdout_to_stderr
 
 PIPE_WIDTH = 240
 TABLE_WIDTH = 80

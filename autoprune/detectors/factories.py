@@ -21,8 +21,8 @@ from torchvision.ops import FrozenBatchNorm2d
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
+from autoprune.process import stdout_to_stderr
 from autoprune.seeding import scoped
-from autoprune.streams import stdout_to_stderr
 from autoprune.trust import is_factory, require_consent
 from autoprune.validation import check_kind
 

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ConfigError
-from autoprune.memory import out_of_memory
+from autoprune.errors import ConfigError, out_of_memory
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
-from autoprune.errors import ModelError
-from autoprune.memory import is_out_of_memory
+from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.validation import check_kind
 
 # Wrappers by class name, and the attribute that holds the model inside.

@@ -10,9 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.files import replacing
-from autoprune.memory import is_out_of_memory
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.raw_heads import RawHeads

@@ -14,9 +14,9 @@ from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import Importance
-from autoprune.interrupts import sigterm_interrupts
 from autoprune.latency.fit import fit_model, on_budget, prediction_error
 from autoprune.latency.model import LatencyModel
+from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory

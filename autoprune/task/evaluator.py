@@ -9,11 +9,10 @@ from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
 from autoprune.data.evaluate import Metrics, evaluate
-from autoprune.errors import BudgetError, TrainingError
+from autoprune.errors import BudgetError, TrainingError, out_of_memory
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.networks import measure_networks
-from autoprune.memory import out_of_memory
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.learning_rate import recovery_rate

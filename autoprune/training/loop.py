@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from autoprune import progress
-from autoprune.memory import out_of_memory
+from autoprune.errors import out_of_memory
 from autoprune.seeding import scoped
 from autoprune.training import distributed
 from autoprune.training.batches import TrainSplit

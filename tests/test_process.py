@@ -3,11 +3,11 @@
 import subprocess
 import sys
 
-from autoprune.streams import stdout_to_stderr
+from autoprune.process import stdout_to_stderr
 
 SCRIPT = """
 import ctypes, logging, os, sys
-from autoprune.streams import stdout_to_stderr
+from autoprune.process import stdout_to_stderr
 
 early = logging.StreamHandler(sys.stdout)  # as Ultralytics' logger, if it was imported before
 libc = ctypes.CDLL(None)
@@ -38,7 +38,7 @@ def test_every_way_to_print_is_redirected_and_restored():
 def test_a_process_without_standard_output_is_served():
     script = (
         "import os, sys; os.close(1); sys.stdout = None\n"
-        "from autoprune.streams import stdout_to_stderr\n"
+        "from autoprune.process import stdout_to_stderr\n"
         "with stdout_to_stderr(): print('seen')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)

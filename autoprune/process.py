@@ -1,10 +1,12 @@
-"""Standard output is for results, which foreign code keeps out of, and its loss does not end the work."""
+"""The process: its standard streams, whose loss does not end the work, and the signal that ends it."""
 
 import contextlib
 import ctypes
 import io
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TextIO
@@ -107,3 +109,23 @@ def _flush(*streams: TextIO | None) -> None:
                 stream.flush()
     with contextlib.suppress(OSError, AttributeError):  # a C library that can't be asked
         ctypes.CDLL(None).fflush(None)
+
+
+@contextmanager
+def sigterm_interrupts() -> Iterator[None]:
+    """Raises `KeyboardInterrupt` at SIGTERM inside the block: schedulers and `kill` do what Ctrl-C does.
+
+    It does nothing outside the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    old = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, old)
