@@ -39,8 +39,8 @@ def test_an_error_is_caught_by_its_base_and_says_its_message(kind):
 )
 def test_a_failed_allocation_is_one_line_and_another_error_passes(text):
     is_memory = "memory" in text
-    with pytest.raises(errors.TrainingError if is_memory else RuntimeError) as raised:
-        with errors.out_of_memory("at 8 images per step", "lower batch_size"):
-            raise RuntimeError(text)
+    refused = pytest.raises(errors.TrainingError if is_memory else RuntimeError)
+    with refused as raised, errors.out_of_memory("at 8 images per step", "lower batch_size"):
+        raise RuntimeError(text)
     expected = "out of memory at 8 images per step; lower batch_size" if is_memory else text
     assert str(raised.value) == expected
