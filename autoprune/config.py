@@ -193,7 +193,7 @@ class Config(Strict):
     warmup: Annotated[float, _TRAINING] = Field(
         0.1, ge=0, le=1, description="fraction of the steps over which the learning rate warms up"
     )
-    clip_norm: Annotated[float, _TRAINING] = Field(10.0, gt=0, description="gradient clipping: largest norm")
+    clip_norm: Annotated[float, _TRAINING] = Field(1.0, gt=0, description="gradient clipping: largest norm")
     norm: Annotated[Norm, _TRAINING] = Field(
         "auto",
         description="normalization layers of the backbone in training: freeze keeps them fixed "

@@ -44,6 +44,7 @@ TRAINING: dict[str, Any] = {
     "weight_decay": 0.05,
     "warmup": 0.05,
     "ema_decay": 0.998,
+    "clip_norm": 10.0,
     "bf16": True,
 }
 """`training.TrainSettings` of the shipped weights, the sibling's too."""

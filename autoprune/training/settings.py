@@ -22,7 +22,7 @@ class TrainSettings:
     learning_rate: float = 3e-4
     weight_decay: float = 1e-4
     warmup: float = 0.1
-    clip_norm: float = 10.0
+    clip_norm: float = 1.0
     ema_decay: float = 0.99
     distill: float = 1.0
     distill_logits: float = 0.0

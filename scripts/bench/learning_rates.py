@@ -111,7 +111,12 @@ def show(rows: list[dict[str, Any]], dense: float, given: argparse.Namespace) ->
 
 def config_of(given: argparse.Namespace) -> Config:
     """The settings: the demo's detector on generated images, or what --data and the others name."""
-    common = {"seed": given.seed, "distill": given.distill, "out": given.out / "run"}
+    common = {
+        "seed": given.seed,
+        "distill": given.distill,
+        "clip_norm": given.clip_norm,
+        "out": given.out / "run",
+    }
     if given.data is not None:
         model = {"model": given.model, "model_arguments": json.loads(given.model_arguments)}
         return make_config(**common, **model, data=given.data, weights=given.weights)
@@ -137,6 +142,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", default="3e-4,1e-3,3e-3")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--distill", type=float, default=1.0)
+    parser.add_argument("--clip-norm", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)
     return parser.parse_args()
