@@ -32,7 +32,7 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
         "sampler": "gp", "warm_starts": False, "rungs": (3,), "rung_keep": 0.1, "proxy_images": 3,
         "engine": "ray", "address": "a", "workers": 3, "cpus_per_trial": 3, "gpus_per_trial": 1,
         "storage": "sqlite://", "out": tmp_path / "run", "steps": 3, "batch_size": 3, "learning_rate": 1,
-        "weight_decay": 1, "warmup": 0.5, "clip_norm": 1, "ema_decay": 0.5, "distill": 3,
+        "weight_decay": 1, "warmup": 0.5, "clip_norm": 3, "ema_decay": 0.5, "distill": 3,
         "recalibration_images": 3, "precision": "float32", "distill_weighting": "none", "distill_logits": 1,
         "reconstruct_images": 2, "regrow_rounds": 1, "check_proxies": 5, "confirm": 1,
         "latency_runtime": "openvino", "track": ("mlflow",),
