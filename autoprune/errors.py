@@ -79,7 +79,7 @@ def out_of_memory(at: str, remedy: str, error: type[AutopruneError] = TrainingEr
         raise error(f"out of memory {at}; {remedy}") from cause
 
 
-def is_out_of_memory(error: Exception) -> bool:
+def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of any library says that memory ran out."""
     by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
     return by_class or any(text in str(error) for text in _TEXTS)

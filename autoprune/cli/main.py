@@ -26,7 +26,7 @@ from autoprune.cli.settings import with_new_flags
 from autoprune.cli.space import space
 from autoprune.cli.terminal import problems, widen_columns
 from autoprune.cli.train import train
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.errors import AutopruneError, ConfigError, is_out_of_memory
 from autoprune.process import lasting_streams, sigterm_interrupts
 
 USAGE_ERROR = 2
@@ -161,7 +161,7 @@ def _report(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH and error.filename is not None:
         return _stop(f"error: {error.filename}: {error.strerror}; give another path", USAGE_ERROR)
     text = _one_line(str(error)) or "no message"
-    if isinstance(error, MemoryError) or "out of memory" in text or "can't allocate memory" in text:
+    if is_out_of_memory(error) or "out of memory" in text:
         return _stop("error: out of memory; take fewer images at once (--batch, --batch-size)", FAILURE)
     return _stop(f"error: {type(error).__name__}: {text}; run with --debug for the traceback", FAILURE)
 

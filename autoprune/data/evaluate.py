@@ -125,11 +125,11 @@ def check_boxes(split: Split, images: int | None = None) -> None:
     Raises:
         DataError: they have no boxes.
     """
-    with_boxes = [_has_boxes(split, number) for number in split.image_ids]
-    if any(with_boxes[:images]):
-        return
-    if any(with_boxes):
-        least = with_boxes.index(True) + 1
+    with_boxes = (_has_boxes(split, number) for number in split.image_ids)
+    least = next((count for count, has in enumerate(with_boxes, 1) if has), None)
+    if least is not None:
+        if images is None or least <= images:
+            return
         raise DataError(
             f"{split.name} has no boxes in its first {images} images; use {least} or more (--proxy-images, "
             "YAML: proxy_images), or change their order in the annotations"
