@@ -1,0 +1,150 @@
+"""Measures sensitivity curves: each group narrowed alone and reconstructed, its loss compared to the dense."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import FiniteFloat, ValidationError
+from torch import nn
+
+from autoprune.errors import RunError, out_of_memory
+from autoprune.files import write_text
+from autoprune.graph import ChannelGroup, prune
+from autoprune.graph.losses import losses_of
+from autoprune.graph.run_modes import loss_mode_copy
+from autoprune.importance import Importance, per_unit, settings_hash
+from autoprune.importance.curves import Curve, ratios_to_widths
+from autoprune.progress import say, track
+from autoprune.seeding import random_subset, scoped
+from autoprune.seeding import seed as derive
+from autoprune.task.pruning_task import PruningTask
+from autoprune.task.training_start import reinitialize
+from autoprune.validation import Strict, first_problem
+
+
+class _File(Strict):
+    """What the file holds."""
+
+    key: str
+    curves: dict[str, tuple[tuple[int, ...], tuple[FiniteFloat, ...]]]
+
+
+Measure = Callable[[Sequence[str]], Iterable[tuple[str, Curve]]]
+"""Measures the curves of some groups, in any order."""
+
+RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
+IMAGES = 32  # of the validation split, that losses are compared on
+
+
+def measure_curves(
+    task: PruningTask, order: Importance, path: Path | None = None, measure: Measure | None = None
+) -> dict[str, Curve]:
+    """The curve of every prunable group, from the file or measured now; an interrupt loses one group at most.
+
+    Args:
+        task: detector and data.
+        order: {group: [width]}, which says the channels that go first.
+        path: JSON file to read curves from and to keep them in. Curves of other weights, data, order or
+            settings are not used.
+        measure: what measures; by default this process, one group after the other.
+
+    Raises:
+        RunError: the file is damaged, or can't be written.
+    """
+    key = _key(task, order)
+    curves = {} if path is None else _read(path, key, task.graph.prunable)
+    missing = [name for name in task.graph.prunable if name not in curves]
+    if missing:
+        if measure is None:
+            probe = SensitivityProbe(task, order)
+            measured: Iterable[tuple[str, Curve]] = ((name, probe(name)) for name in missing)
+        else:
+            measured = measure(missing)
+        for name, curve in track(measured, "sensitivity curves", len(missing)):
+            curves[name] = curve
+            if path is not None:
+                write_text(path, _File(key=key, curves=curves).model_dump_json() + "\n")
+    return {name: curves[name] for name in task.graph.prunable}
+
+
+class SensitivityProbe:
+    """Measures the curve of one group at a time; the same group gives the same curve every time.
+
+    Args:
+        task: detector and data.
+        order: {group: [width]}, which says the channels that go first.
+    """
+
+    def __init__(self, task: PruningTask, order: Importance) -> None:
+        self._task, self._order = task, order
+        self.seed = derive(task.config.seed, "curves")
+        self.images = random_subset(len(task.val), IMAGES, self.seed)
+        with out_of_memory("measuring the loss", "lower batch_size"):
+            self._dense = self._loss(task.model)
+
+    def __call__(self, name: str) -> Curve:
+        """The curve of a prunable group."""
+        task, group = self._task, self._task.graph.groups[name]
+        widths = ratios_to_widths(group, RATIOS)
+        rises = []
+        for width in widths:
+            keep = {name: most_important(group, self._order, width)}
+            with out_of_memory(f"narrowing {name}", "lower batch_size or reconstruct_images"):
+                model = reinitialize(task, prune(task.model, task.graph, keep), keep, self.seed)
+                rises.append(self._loss(model) - self._dense)
+        return Curve(widths, tuple(rises))
+
+    @torch.no_grad()
+    def _loss(self, model: nn.Module) -> float:
+        """Mean detection loss of an image."""
+        model, size, total = loss_mode_copy(model), self._task.config.batch_size, 0.0
+        with scoped(self.seed):  # detectors may sample
+            for start in range(0, len(self.images), size):
+                images, targets = self._task.val.batch(self.images[start : start + size], self._task.device)
+                losses = losses_of(model, images, targets)
+                total += float(torch.stack(list(losses.values())).sum()) * len(images)
+        return total / len(self.images)
+
+
+def most_important(group: ChannelGroup, order: Importance, width: int) -> tuple[int, ...]:
+    """The channels that a group keeps at a width, rising."""
+    ranked = np.argsort(-per_unit(order[group.name], group), kind="stable")
+    return tuple(int(channel) for channel in np.sort(group.units[ranked[: width // group.unit]].ravel()))
+
+
+def _key(task: PruningTask, order: Importance) -> str:
+    """Hash of all that curves depend on."""
+    config, scores = task.config, sha256()
+    for name in task.graph.prunable:
+        scores.update(order[name].tobytes())
+    return settings_hash(
+        weights=task.weights_sha256,
+        arguments=task.spec.arguments,
+        data=task.data_identity,
+        order=scores.hexdigest(),
+        reconstruction=(config.reconstruct_images, config.recalibration_images),
+        images=IMAGES,
+        ratios=RATIOS,
+        seed=config.seed,
+    )
+
+
+def _read(path: Path, key: str, groups: Mapping[str, ChannelGroup]) -> dict[str, Curve]:
+    """The curves that a file holds under this key.
+
+    Raises:
+        RunError: it is damaged.
+    """
+    if not path.exists():
+        return {}
+    try:
+        content = _File.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = first_problem(error, _File, str(path))
+        raise RunError(f"{problem}; delete the file, and the curves are measured again") from error
+    if content.key != key:
+        say(f"{path} holds curves of other weights, data or settings; they are measured again")
+        return {}
+    return {name: Curve(*curve) for name, curve in content.curves.items() if name in groups}

@@ -1,0 +1,155 @@
+"""Sensitivity curves against masked detectors; what of a file is used again, and what is measured anew."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.config import make_config
+from autoprune.errors import RunError
+from autoprune.graph import mask, prune
+from autoprune.importance.weights import l2
+from autoprune.task import sensitivity
+from autoprune.task.pruning_task import load_task
+from autoprune.task.training_start import reinitialize
+
+RATIOS = (0.5, 0.9)
+
+
+@pytest.fixture(scope="module")
+def task(demo_settings):
+    return load_task(make_config(**{**demo_settings, "recalibration_images": 0}))
+
+
+@pytest.fixture
+def order(task):
+    return l2(task.model, task.graph)
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch):
+    monkeypatch.setattr(sensitivity, "RATIOS", RATIOS)
+    monkeypatch.setattr(sensitivity, "IMAGES", 4)
+
+
+def loss(model, task, images):
+    """The detection loss, whose mean is over images of a batch, all at once; norms keep their statistics."""
+    model.train()
+    for part in model.modules():
+        if isinstance(part, torch.nn.BatchNorm2d):
+            part.eval()
+    with torch.no_grad():
+        return float(sum(model(*task.val.batch(images)).values()))
+
+
+def kept(task, order, name, width):
+    group = task.graph.groups[name]
+    assert group.unit == 1
+    return {name: sorted(np.argsort(-order[name], kind="stable")[:width].tolist())}
+
+
+def test_a_curve_is_the_loss_of_the_masked_detector_less_that_of_the_dense_one(task, order):
+    measure = sensitivity.SensitivityProbe(task, order)
+    images = measure.images
+    assert len(set(images)) == 4
+    for name in list(task.graph.prunable)[::6]:
+        curve = measure(name)
+        width = task.graph.groups[name].width
+        assert curve.widths == (width // 2, round(width * 0.1))
+        for channels, rise in zip(curve.widths, curve.rises, strict=True):
+            masked = mask(task.model, task.graph, kept(task, order, name, channels))
+            dense = mask(task.model, task.graph, {})
+            expected = loss(masked, task, images) - loss(dense, task, images)
+            assert rise == pytest.approx(expected, rel=1e-3, abs=1e-5)
+
+
+def test_it_is_measured_after_the_reconstruction(task, order):
+    config = task.config.model_copy(update={"reconstruct_images": 8})
+    task = replace(task, config=config)
+    measure = sensitivity.SensitivityProbe(task, order)
+    name = next(iter(task.graph.prunable))
+    curve = measure(name)
+    keep = kept(task, order, name, curve.widths[-1])
+    start = reinitialize(task, prune(task.model, task.graph, keep), keep, measure.seed)
+    dense = mask(task.model, task.graph, {})
+    expected = loss(start, task, measure.images) - loss(dense, task, measure.images)
+    assert curve.rises[-1] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    masked = loss(mask(task.model, task.graph, keep), task, measure.images)
+    assert curve.rises[-1] < masked - loss(dense, task, measure.images)
+
+
+class Measured(list):
+    """Stands in for the measurement: notes which groups are asked for."""
+
+    def __call__(self, names):
+        for name in names:
+            self.append(name)
+            yield name, sensitivity.Curve((2, 1), (0.25, float(len(name))))
+
+
+def test_an_interrupt_loses_one_group_at_most(task, order, tmp_path):
+    class Interrupted(Measured):
+        def __call__(self, names):
+            for number, pair in enumerate(super().__call__(names)):
+                if number == 3:
+                    raise KeyboardInterrupt
+                yield pair
+
+    file, first, second = tmp_path / "curves.json", Interrupted(), Measured()
+    with pytest.raises(KeyboardInterrupt):
+        sensitivity.measure_curves(task, order, file, first)
+    curves = sensitivity.measure_curves(task, order, file, second)
+    assert first[:3] + second == list(task.graph.prunable)
+    assert list(curves) == list(task.graph.prunable)
+    again = Measured()
+    assert sensitivity.measure_curves(task, order, file, again) == curves
+    assert not again
+
+
+def test_curves_of_other_weights_order_or_settings_are_not_used(task, order, tmp_path):
+    file = tmp_path / "curves.json"
+    sensitivity.measure_curves(task, order, file, Measured())
+    config = task.config.model_copy(update={"reconstruct_images": 16})
+    others = (
+        (replace(task, weights_sha256="0" * 64), order),
+        (replace(task, config=config), order),
+        (replace(task, train=task.val), order),
+        (task, {name: scores[::-1].copy() for name, scores in order.items()}),
+    )
+    for other, scores in others:
+        measured = Measured()
+        sensitivity.measure_curves(other, scores, file, measured)
+        assert measured == list(task.graph.prunable)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "{",
+        "[]",
+        '{"key": "a"}',
+        '{"key": "a", "curves": {"x": [[1], ["y"]]}}',
+        '{"curves": {}, "key": 1}',
+    ],
+)
+def test_a_damaged_file_is_refused_by_name(task, order, tmp_path, text):
+    file = tmp_path / "curves.json"
+    file.write_text(text)
+    with pytest.raises(RunError, match=r"curves\.json.*delete the file"):
+        sensitivity.measure_curves(task, order, file, Measured())
+    assert file.read_text() == text
+
+
+def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path):
+    file = tmp_path / "curves.json"
+    sensitivity.measure_curves(task, order, file, Measured())
+    content = json.loads(file.read_text())
+    lost = next(iter(task.graph.prunable))
+    del content["curves"][lost]
+    file.write_text(json.dumps(content))
+    measured = Measured()
+    sensitivity.measure_curves(task, order, file, measured)
+    assert measured == [lost]
