@@ -116,6 +116,11 @@ class Config(Strict):
     importance_images: Annotated[int, _SPACE] = Field(
         128, ge=1, description="training images for gradient-based criteria"
     )
+    curves: Annotated[bool, _SPACE] = Field(
+        False,
+        description="measure how the loss rises as each group alone is narrowed and reconstructed, and use "
+        "these curves in place of the criterion's sums",
+    )
     space: Annotated[Path | None, PathText, _SPACE] = Field(
         None, description="search space YAML; default: derived from the importance"
     )

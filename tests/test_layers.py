@@ -37,6 +37,7 @@ FENCES = {
     "ray": {
         "engines.ray",
         "engines.ray_client",
+        "engines.ray_map",
         "engines.ray_nodes",
         "engines.ray_token",
         "engines.ray_tune",

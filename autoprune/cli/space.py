@@ -6,11 +6,13 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoprune.cli.settings import refuse_useless, with_config
+from autoprune.cli.settings import PANELS, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.progress import command_line
+
+FOR_CURVES = {"reconstruct_images", "recalibration_images", "batch_size", *PANELS["Engine"]}
 
 
 @with_config(
@@ -18,7 +20,12 @@ from autoprune.progress import command_line
     "Data",
     "criterion",
     "importance_images",
+    "curves",
+    "reconstruct_images",
+    "recalibration_images",
+    "batch_size",
     "latency_runtime",
+    "Engine",
     "Machine",
 )
 def space(
@@ -55,26 +62,38 @@ def space(
 
     The file is meant to be read and edited; `autoprune search --space FILE` searches it.
     """
+    from autoprune.engines.table import ENGINES
     from autoprune.files import replaceable
     from autoprune.latency.multiples import measure_multiples as measure
+    from autoprune.search.curves import score_curves
     from autoprune.search.plan import warm_criteria
+    from autoprune.search.session import cluster_of
     from autoprune.space.derive import derive_space, with_multiples
     from autoprune.space.render import save_space
     from autoprune.space.resolve import resolve
     from autoprune.task.pruning_task import load_task
     from autoprune.task.scoring import score_several, scores_beside
+    from autoprune.task.sensitivity import curves_beside
 
     if to.exists() and not force:
         raise RunError(f"{to} already exists and may hold your edits; give another --to, or --force")
     replaceable(to)
+    if not config.curves:
+        refuse_useless(flags, FOR_CURVES, "without --curves; give both, or omit it")
     if not measure_multiples:
         refuse_useless(flags, {"latency_runtime"}, "without --measure-multiples; give both, or omit it")
     with working() as console:
-        task = load_task(config.model_copy(update={"reconstruct_images": 0}))  # nothing is pruned here
+        if config.curves:
+            ENGINES[config.engine].check(cluster_of(config))
+        # unless curves are measured, nothing is pruned here
+        task = load_task(config if config.curves else config.model_copy(update={"reconstruct_images": 0}))
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images
         scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
         importance = scores[config.criterion]
+        if config.curves:
+            console.print(f"narrowing each of the {len(task.graph.prunable)} groups alone")
+            importance = score_curves(task, importance, curves_beside(to))
         file = derive_space(
             task.graph,
             importance,

@@ -1,11 +1,11 @@
 """Trials on a Ray cluster: connects to it, or starts Ray here, and runs Tune where the workers are."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from autoprune.engines.cluster import Cluster
 from autoprune.engines.dispatch import Dispatch
@@ -31,6 +31,7 @@ try:
         serve,
         through_client,
     )
+    from autoprune.engines.ray_map import map_on_workers
     from autoprune.engines.ray_nodes import available_workers, check_nodes
     from autoprune.engines.ray_token import check_token
     from autoprune.engines.ray_tune import ENVIRONMENT, run_tune
@@ -39,7 +40,10 @@ except ImportError as missing:
         "engine ray needs Ray: pip install 'ray[tune]>=2.40', or choose --engine local"
     ) from missing
 
-__all__ = ["Cluster", "check", "run"]
+__all__ = ["Cluster", "check", "each", "run"]
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
 
 LONGEST_FOLDER = 40  # Ray's sockets lie 66 characters below, and Linux allows 107
 STORE_BYTES = 128 * 2**20  # of a Ray that is started here: policies and metrics are small
@@ -97,6 +101,14 @@ def run(
             raise dispatch.error or error from error
         if dispatch.error is not None:
             raise dispatch.error
+
+
+def each(
+    load: Callable[[], Callable[[Item], Result]], items: Sequence[Item], cluster: Cluster
+) -> Iterator[tuple[Item, Result]]:
+    """Yields items with their results as `map_on_workers` does, with its errors and those of `run`."""
+    with _ready(cluster) as workers:
+        yield from map_on_workers(load, items, cluster, min(workers, cluster.workers))
 
 
 @contextmanager

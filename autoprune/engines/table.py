@@ -1,6 +1,6 @@
 """The engines that can carry a search's trials: one record each, in one table."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +25,14 @@ class Engine:
             begins a trial or ends a rung, for engines with several.
         check: fails where `run` could not begin on the cluster: nothing is there, it refuses this process, or
             its nodes can't do the work. Changes nothing; called before all that takes long.
+        each: calls a function with some items and yields each with its result, in any order. Its arguments:
+            what makes the function, once in each worker; the items; the cluster.
         in_driver: trials run in the driver's process, one at a time, and can use its evaluator.
     """
 
     run: Callable[[Ledger, Load, Finished, Cluster, Changed], None]
     check: Callable[[Cluster], None]
+    each: Callable[[Callable[[], Callable[[Any], Any]], Sequence[Any], Cluster], Iterable[tuple[Any, Any]]]
     in_driver: bool
 
     def workers(self, config: Config) -> int:
@@ -53,7 +56,22 @@ def _check_ray(cluster: Cluster) -> None:
     ray.check(cluster)
 
 
+def _each_here(
+    load: Callable[[], Callable[[Any], Any]], items: Sequence[Any], cluster: Cluster
+) -> Iterable[tuple[Any, Any]]:
+    function = load()
+    return ((item, function(item)) for item in items)
+
+
+def _each_on_ray(
+    load: Callable[[], Callable[[Any], Any]], items: Sequence[Any], cluster: Cluster
+) -> Iterable[tuple[Any, Any]]:
+    from autoprune.engines import ray
+
+    return ray.each(load, items, cluster)
+
+
 ENGINES = {
-    "local": Engine(_local, check=lambda cluster: None, in_driver=True),
-    "ray": Engine(_ray, check=_check_ray, in_driver=False),
+    "local": Engine(_local, check=lambda cluster: None, each=_each_here, in_driver=True),
+    "ray": Engine(_ray, check=_check_ray, each=_each_on_ray, in_driver=False),
 }

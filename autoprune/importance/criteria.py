@@ -10,6 +10,7 @@ from torch import nn
 
 from autoprune.graph import ChannelGraph
 from autoprune.importance import gradients, weights
+from autoprune.importance.curves import CURVES
 from autoprune.importance.gradients import Batches, GateRule
 from autoprune.importance.reduce import Importance
 
@@ -58,6 +59,11 @@ CRITERIA: dict[str, Criterion] = {
 }
 
 
+def in_loss_units(criterion: str) -> bool:
+    """Whether scores by a criterion, or those made of curves, estimate a change of the loss."""
+    return criterion == CURVES or CRITERIA[criterion].loss_units
+
+
 def comparable(importance: Mapping[str, NDArray[np.float64]], criterion: str) -> Importance:
     """Scores that can be ranked across groups.
 
@@ -66,11 +72,11 @@ def comparable(importance: Mapping[str, NDArray[np.float64]], criterion: str) ->
 
     Args:
         importance: {group: [width]}.
-        criterion: a key of `CRITERIA`, by which the channels were scored.
+        criterion: a key of `CRITERIA` or `CURVES`, by which the channels were scored.
 
     Returns:
         {group: float64 [width]}.
     """
-    if CRITERIA[criterion].loss_units:
+    if in_loss_units(criterion):
         return {name: np.asarray(scores, dtype=np.float64) for name, scores in importance.items()}
     return {name: scores / (float(np.mean(scores)) or 1.0) for name, scores in importance.items()}

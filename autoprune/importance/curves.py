@@ -64,7 +64,7 @@ def _scores(curve: Curve, order: NDArray[np.float64], group: ChannelGroup) -> ND
         slope = (rises[-1] - rises[-2]) / (removed[-1] - removed[-2])
         values += slope * np.maximum(every - removed[-1], 0)
     single = per_unit(order, group)
-    ranked = np.argsort(single, kind="stable")
+    ranked = np.argsort(-single, kind="stable")[::-1]  # of equal ones, the first is kept longest
     of_units = np.empty(units)
     of_units[ranked] = convex_slopes(values)
     # Where the minorant is straight its slopes are equal: a trace of the given scores keeps the order.

@@ -38,6 +38,7 @@ class RunDirectory:
         self.space_file = path / names.SPACE_FILE
         self.journal_file = path / names.JOURNAL_FILE
         self.importance_file = path / names.IMPORTANCE_FILE
+        self.curves_file = path / names.CURVES_FILE
         self.latency_file = path / names.LATENCY_MODEL_FILE
         self.proxy_check_file = path / names.PROXY_CHECK_FILE
         self.front_file = path / names.FRONT_FILE
@@ -122,7 +123,7 @@ class RunDirectory:
             RunError: names it.
         """
         files = {self.config_file, self.space_file, self.journal_file, self.front_file}
-        files |= {self.importance_file, self.latency_file, self.proxy_check_file}
+        files |= {self.importance_file, self.curves_file, self.latency_file, self.proxy_check_file}
         for path in (self.path, self.policies, self.recovered, *sorted(files)):
             if path.exists() and path.is_dir() == (path in files):
                 is_, wanted = ("a folder", "a file") if path in files else ("a file", "a folder")

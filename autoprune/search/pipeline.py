@@ -13,7 +13,7 @@ from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
-from autoprune.importance import Importance
+from autoprune.importance import CURVES, Importance
 from autoprune.latency.fit import fit_model, on_budget, prediction_error
 from autoprune.latency.model import LatencyModel
 from autoprune.process import sigterm_interrupts
@@ -24,6 +24,7 @@ from autoprune.run.documents import warn_elsewhere
 from autoprune.run.origin import check_origin
 from autoprune.run.results import SearchResult, recorded_identity, study_name
 from autoprune.runtimes.sessions import need_runtime
+from autoprune.search.curves import score_curves
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
 from autoprune.search.session import Session, cluster_of
 from autoprune.search.wall_time import WallTime
@@ -38,6 +39,7 @@ from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.scoring import copy_scores, score_several
+from autoprune.task.sensitivity import copy_curves
 from autoprune.trust import consent
 from autoprune.validation import as_path
 
@@ -108,9 +110,9 @@ def _prepare(
     # score the channels; where no space is given, derive one from the scores
     with wall_time.spend("importance"):
         scores = _score(task, run)
-    importance = scores[config.criterion]
+    importance, ranking = scores[config.criterion], next(iter(scores.values()))
     if file is None:
-        file = derive_space(task.graph, importance, task.spec, task.input_size, config.criterion)
+        file = derive_space(task.graph, ranking, task.spec, task.input_size, config.criterion)
 
     # what trials may propose within the budgets, and what a trial does
     plan, latency = _plan(task, file, scores, run)
@@ -122,7 +124,7 @@ def _prepare(
     # write what the run is; open the study that holds its trials
     run.write_config(config, _versions(task))
     if not run.space_file.exists():
-        save_space(run.space_file, file, task.graph, importance)
+        save_space(run.space_file, file, task.graph, ranking)
     ledger = _open_ledger(config, run, plan)
     return Session(config, run, evaluator, ledger, wall_time), latency
 
@@ -155,11 +157,15 @@ def _check_budgets(config: Config, file: SpaceFile | None, graph: ChannelGraph) 
 
 
 def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
-    """Importance by the run's criterion and, for warm starts, by others."""
+    """Importance by what ranks policies: curves, or the run's criterion; then, for warm starts, by others."""
     config = task.config
     copy_scores(config.space, run.importance_file)
     criteria = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
-    return score_several(task, criteria, run.importance_file)
+    scores = score_several(task, criteria, run.importance_file)
+    if not config.curves:
+        return scores
+    copy_curves(config.space, run.curves_file)
+    return {CURVES: score_curves(task, scores[config.criterion], run.curves_file), **scores}
 
 
 def _plan(
@@ -173,7 +179,8 @@ def _plan(
     """
     config, graph = task.config, task.graph
     bounds = read_bounds(config, graph)
-    space = resolve(file, graph, scores[config.criterion])
+    ranked_by, ranking = next(iter(scores.items()))
+    space = resolve(file, graph, ranking)
     latency: LatencyModel | None = None
     if config.budget_latency_ms is not None:
         begun = run.config_file.exists()
@@ -181,7 +188,7 @@ def _plan(
         space, budget = on_budget(latency, space, config.budget_latency_ms)
         bounds = [(*bound, budget) for bound in bounds]
     identity = identify(task.weights_sha256, file, bounds, task.data_identity)
-    plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, config.criterion)
+    plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, ranked_by)
     if (coarseness := plan.coarseness()) is not None:
         say(coarseness)
     if (line := plan.only_warm_starts(config.trials)) is not None:

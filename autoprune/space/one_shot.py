@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import Budget
-from autoprune.importance import CRITERIA, comparable
+from autoprune.importance import CRITERIA, CURVES, comparable
 from autoprune.space.knapsack import solve
 from autoprune.space.space import Fractions, Scores, Space, Widths
 from autoprune.space.warm_start import WarmStart
@@ -35,7 +35,12 @@ def warm_starts(
         BudgetError: no policy of the space meets the budgets.
     """
     starts = [uniform(space, budgets, index)]
-    for place, (criterion, scores) in enumerate(importances.items()):
+    criteria = dict(importances)
+    if CURVES in criteria:
+        curves = criteria.pop(CURVES)
+        starts.append(knapsack(space, curves, budgets, CURVES, index))
+        starts.append(greedy(space, curves, budgets, CURVES, index=index))
+    for place, (criterion, scores) in enumerate(criteria.items()):
         first, published = place == 0, CRITERIA[criterion].one_shot
         if first and CRITERIA[criterion].loss_units:
             starts.append(knapsack(space, scores, budgets, criterion, index))

@@ -1,4 +1,4 @@
-"""Measures sensitivity curves: each group narrowed alone and reconstructed, its loss compared to the dense."""
+"""Measures sensitivity curves: one group narrowed and reconstructed, its loss against the dense one's."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
@@ -38,9 +38,7 @@ RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
 IMAGES = 32  # of the validation split, that losses are compared on
 
 
-def measure_curves(
-    task: PruningTask, order: Importance, path: Path | None = None, measure: Measure | None = None
-) -> dict[str, Curve]:
+def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Measure) -> dict[str, Curve]:
     """The curve of every prunable group, from the file or measured now; an interrupt loses one group at most.
 
     Args:
@@ -48,25 +46,35 @@ def measure_curves(
         order: {group: [width]}, which says the channels that go first.
         path: JSON file to read curves from and to keep them in. Curves of other weights, data, order or
             settings are not used.
-        measure: what measures; by default this process, one group after the other.
+        measure: what measures those that the file does not hold.
 
     Raises:
         RunError: the file is damaged, or can't be written.
     """
     key = _key(task, order)
-    curves = {} if path is None else _read(path, key, task.graph.prunable)
-    missing = [name for name in task.graph.prunable if name not in curves]
-    if missing:
-        if measure is None:
-            probe = SensitivityProbe(task, order)
-            measured: Iterable[tuple[str, Curve]] = ((name, probe(name)) for name in missing)
-        else:
-            measured = measure(missing)
-        for name, curve in track(measured, "sensitivity curves", len(missing)):
+    curves = _read(path, key, task.graph.prunable)
+    if missing := [name for name in task.graph.prunable if name not in curves]:
+        for name, curve in track(measure(missing), "sensitivity curves", len(missing)):
             curves[name] = curve
-            if path is not None:
-                write_text(path, _File(key=key, curves=curves).model_dump_json() + "\n")
+            write_text(path, _File(key=key, curves=curves).model_dump_json() + "\n")
     return {name: curves[name] for name in task.graph.prunable}
+
+
+def curves_beside(space: Path) -> Path:
+    """Where `autoprune space` keeps the curves that a space file was made from, for later searches."""
+    return space.with_suffix(".curves.json")
+
+
+def copy_curves(space: Path | None, path: Path) -> None:
+    """Initializes a run's ``path`` with the curves beside its space file.
+
+    Curves of other settings do no harm: they are measured again.
+
+    Raises:
+        RunError: the file beside the space is damaged; blamed here, not on its copy.
+    """
+    if space is not None and curves_beside(space).is_file() and not path.exists():
+        write_text(path, _load(curves_beside(space)).model_dump_json() + "\n")
 
 
 class SensitivityProbe:
@@ -139,12 +147,16 @@ def _read(path: Path, key: str, groups: Mapping[str, ChannelGroup]) -> dict[str,
     """
     if not path.exists():
         return {}
-    try:
-        content = _File.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        problem = first_problem(error, _File, str(path))
-        raise RunError(f"{problem}; delete the file, and the curves are measured again") from error
+    content = _load(path)
     if content.key != key:
         say(f"{path} holds curves of other weights, data or settings; they are measured again")
         return {}
     return {name: Curve(*curve) for name, curve in content.curves.items() if name in groups}
+
+
+def _load(path: Path) -> _File:
+    try:
+        return _File.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        problem = first_problem(error, _File, str(path))
+        raise RunError(f"{problem}; delete the file, and the curves are measured again") from error

@@ -35,6 +35,13 @@ def run(request):
         yield lambda ledger, load, finished: engine.run(ledger, load, finished, Cluster(), lambda: None)
 
 
+@pytest.fixture
+def each(run, request):
+    """Calls a function with items on one worker: ``each(load, items)``."""
+    name = request.node.callspec.params["run"]
+    return lambda load, items: ENGINES[name].each(load, items, Cluster())
+
+
 def test_every_engine_that_a_user_can_choose_is_in_the_table():
     assert set(ENGINES) == set(typing.get_args(Config.model_fields["engine"].annotation))
 
@@ -101,3 +108,23 @@ def test_a_search_is_interrupted_resumed_done_and_extended(run, make_ledger, eva
     assert [record.number for record in longer.finished()][6:] == numbers[3:]
     widths = [tuple(record.widths.values()) for record in longer.finished()]
     assert len(set(widths)) == len(widths) == 8
+
+
+def counting():
+    calls = []
+
+    def function(item):
+        calls.append(item)
+        if item == 13:
+            raise TrainingError("13 can't be done")
+        return item * item, len(calls)
+
+    return function
+
+
+def test_work_that_is_no_trial_is_done_by_one_function_and_refused_in_its_own_words(each):
+    results = dict(each(counting, [2, 3, 5]))
+    assert {item: square for item, (square, _) in results.items()} == {2: 4, 3: 9, 5: 25}
+    assert sorted(count for _, count in results.values()) == [1, 2, 3]
+    with pytest.raises(TrainingError, match=r"^13 can't be done$"):
+        list(each(counting, [2, 13]))

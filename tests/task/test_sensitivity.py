@@ -153,3 +153,25 @@ def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path):
     measured = Measured()
     sensitivity.measure_curves(task, order, file, measured)
     assert measured == [lost]
+
+
+def test_curves_beside_a_space_file_start_a_run_but_do_not_replace_its_own(task, order, tmp_path):
+    space, run = tmp_path / "space.yaml", tmp_path / "run.json"
+    for source in (None, space):
+        sensitivity.copy_curves(source, run)
+        assert not run.exists()
+    curves = sensitivity.measure_curves(task, order, tmp_path / "space.curves.json", Measured())
+    sensitivity.copy_curves(space, run)
+    measured = Measured()
+    assert sensitivity.measure_curves(task, order, run, measured) == curves
+    assert not measured
+    run.write_text("its own")
+    sensitivity.copy_curves(space, run)
+    assert run.read_text() == "its own"
+
+
+def test_a_damaged_file_beside_the_space_is_blamed_itself(tmp_path):
+    (tmp_path / "space.curves.json").write_text("damaged")
+    with pytest.raises(RunError, match=r"space\.curves\.json.*delete the file"):
+        sensitivity.copy_curves(tmp_path / "space.yaml", tmp_path / "curves.json")
+    assert not (tmp_path / "curves.json").exists()
