@@ -63,7 +63,8 @@ def recover(
     need_runtime(config.latency_runtime)
     task = load_task(config)
     check_origin(directory, result.identity, task)
-    if config.batch_size != own.batch_size:  # version 0.1.0 began runs with larger batches
+    begun = all(directory.recovered_folder(record.number).exists() for record in records)
+    if config.batch_size != own.batch_size and not begun:  # version 0.1.0 took larger batches
         check_batch_size(config.batch_size, len(task.train))
     importance = score_channels(task, config.criterion, directory.importance_file)
     space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
