@@ -111,6 +111,51 @@ def test_a_killed_search_is_resumed(folder):
         )
 
 
+FLAGS = (
+    "search --model earlier_detector:small_retinanet --weights {0}/dense.safetensors --data {0}/data "
+    "--device cpu --threads 1 --budget-gflops 70%,50% --importance-images 4 --trials 8 --rungs 0,2 "
+    "--batch-size 4 --reconstruct-images 4 --recalibration-images 4 --steps 4 --track none --out {0}/killed"
+)
+"""The command that began the killed search, when the defaults were a rate of 3e-4, clipped at 10."""
+
+
+def test_the_command_that_began_a_search_resumes_it_with_the_defaults_of_then(folder, capsys, monkeypatch):
+    rates, norms = set(), set()
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+    monkeypatch.setattr(
+        torch.optim.AdamW,
+        "step",
+        lambda self: (rates.update(group["lr"] for group in self.param_groups), step(self)),
+    )
+    monkeypatch.setattr(
+        torch.nn.utils, "clip_grad_norm_", lambda tensors, norm: (norms.add(norm), clip(tensors, norm))[1]
+    )
+    assert main(FLAGS.format(folder).split()) == 0
+    printed = capsys.readouterr().out
+    assert "killed with its own learning_rate 0.0003, clip_norm 10.0; for other settings" in printed
+    assert norms == {10.0}
+    assert max(rates) == 3e-4
+    records = [record for record in load_result(folder / "killed").records if record.counts]
+    assert len(records) == 8
+    assert {record.state for record in records} <= {"complete", "stopped"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "problem"),
+    [
+        ("--clip-norm 1", "clip_norm was 10.0, now 1.0"),
+        ("--learning-rate 0.001", "learning_rate was 0.0003, now 0.001"),
+        ("--seed 1", "seed was 0, now 1"),
+    ],
+)
+def test_another_value_that_is_given_is_another_search(folder, capsys, flags, problem):
+    journal = (folder / "killed" / "study.journal").read_bytes()
+    assert main([*FLAGS.format(folder).split(), *flags.split()]) == 2
+    error = capsys.readouterr().err
+    assert f"another configuration: {problem}; choose another --out" in error
+    assert (folder / "killed" / "study.journal").read_bytes() == journal
+
+
 def test_a_finished_search_is_read_as_its_files_say(folder):
     run = folder / "finished"
     text = (run / "front.csv").read_text()

@@ -76,6 +76,7 @@ def demo(
     started = time.monotonic()
     if not budget_gflops.strip(", "):
         raise ConfigError("--budget-gflops names no budget; give GFLOPs, or a percentage such as 50%")
+    _refuse_other_demo(_config(out, out / "data", demo_detector.WEIGHTS, seed, budget_gflops, threads))
     with working() as console:
         with _part(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)
@@ -164,6 +165,19 @@ def _config(
         threads=threads,
         **SETTINGS,
     )
+
+
+def _refuse_other_demo(config: Config) -> None:
+    """Refuses the run directory of another demo before its data is replaced, which its run needs.
+
+    Raises:
+        RunError: names the settings that differ.
+    """
+    from autoprune.run.directory import RunDirectory
+    from autoprune.run.resume import search_settings
+
+    run = RunDirectory(config.out)
+    run.check(search_settings(config, run))
 
 
 def _search(config: Config) -> "SearchResult":

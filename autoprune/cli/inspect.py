@@ -112,7 +112,7 @@ def _check_same_model(policy: "Policy", file: Path, detector: NamedDetector, con
         )
     for name in ("model_arguments", "num_classes"):
         of_policy, value = getattr(spec, name.removeprefix("model_")), getattr(config, name)
-        if name in given and of_policy != value:
+        if name in given and value not in (None, of_policy):
             raise PolicyError(
                 f"the policy is for another model: {name} of {file} is {of_policy}, not {value}; "
                 f"`{command_line('inspect', file)}` takes its own"

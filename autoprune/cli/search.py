@@ -18,19 +18,23 @@ def search(config: Config, flags: set[str]) -> None:
     """Search for the policies with the most mAP within a budget; the same command resumes a run.
 
     Each trial prunes the detector by one policy, reconstructs it, recovers it for a few steps, and measures
-    its mAP. Then `autoprune front` shows the best, and `autoprune recover` fine-tunes them in full.
+    its mAP. Then `autoprune front` shows the best, and `autoprune recover` fine-tunes them in full. Where the
+    run directory exists, settings that decide what the search is and are not given are those of the run.
     """
     from autoprune.recovery.proxy_check import load_check
+    from autoprune.run.directory import RunDirectory
+    from autoprune.run.resume import search_settings
     from autoprune.search.pipeline import search as run
 
     if config.engine != "ray":
         refuse_useless(
             flags, set(PANELS["Engine"]) - {"engine"}, "without --engine ray; give both, or omit it"
         )
-    if config.budget_latency_ms is None and "latency_ms" not in config.objectives:
+    settings = search_settings(config, RunDirectory(config.out))
+    if settings.budget_latency_ms is None and "latency_ms" not in settings.objectives:
         reason = "where no latency is measured; give --budget-latency-ms too, or omit it"
         refuse_useless(flags, {"latency_runtime"}, reason)
-    if len(config.rungs) == 1:
+    if len(settings.rungs) == 1:
         refuse_useless(flags, {"rung_keep"}, "with one rung; give --rungs with several, or omit it")
     with working() as console:
         result = run(config)

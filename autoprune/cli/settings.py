@@ -195,7 +195,8 @@ def _read(flags: dict[str, Any], file: Path | None, defaults: Mapping[str, Any])
         warn_elsewhere(file, config.out)
     consent(config.model)
     unset = {name: value for name, value in defaults.items() if name not in config.model_fields_set}
-    return make_config(**{name: getattr(config, name) for name in config.model_fields_set}, **unset)
+    # not by `make_config`: a null in the file is a value that the user gave
+    return Config.model_validate({name: getattr(config, name) for name in config.model_fields_set} | unset)
 
 
 def parse_size(text: str, option: str) -> tuple[int, int]:

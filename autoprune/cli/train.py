@@ -29,13 +29,14 @@ DEFAULT_OUT = "runs/train"
 def train(config: Config) -> None:
     """Train a dense detector and evaluate it; writes model.safetensors and metrics.json to --out.
 
-    An interrupted training resumes from its last checkpoint.
+    An interrupted training resumes from its last checkpoint, with its own settings where none are given.
     """
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import check_boxes, evaluate
     from autoprune.detectors import resize_rule, save_state
     from autoprune.run.directory import refuse_other_folder
     from autoprune.run.lock import locked
+    from autoprune.run.resume import say_own, training_settings
     from autoprune.task.checks import check_batch_size, check_num_classes, pick_device, warn_enlarged
     from autoprune.training import TrainSettings, distributed
     from autoprune.training import train as fit
@@ -54,6 +55,9 @@ def train(config: Config) -> None:
         distributed.first_only(locked(config.out, LOCK_FILE)),
         working() as console,
     ):
+        resumed = training_settings(config, checkpoint)
+        say_own(config, resumed, config.out)
+        config = resumed
         detector = resolve(None, config)
         model, spec = build_dense(detector, config)
         training, validation = (open_split(config, split, model) for split in ("train", "val"))
@@ -61,7 +65,8 @@ def train(config: Config) -> None:
         for split in (training, validation):
             check_boxes(split)
         check_num_classes(config.num_classes, training.num_classes)
-        check_batch_size(config.batch_size, len(training))
+        if not checkpoint.exists():  # version 0.1.0 began trainings with larger batches
+            check_batch_size(config.batch_size, len(training))
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})

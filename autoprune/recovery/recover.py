@@ -20,7 +20,7 @@ from autoprune.runtimes.sessions import need_runtime
 from autoprune.space.file import SpaceFile
 from autoprune.space.resolve import resolve
 from autoprune.study.records import Record
-from autoprune.task.checks import refuse_missing
+from autoprune.task.checks import check_batch_size, refuse_missing
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import load_task
 from autoprune.task.scoring import score_channels
@@ -50,9 +50,9 @@ def recover(
             space is lost, or another process recovers the same trial.
     """
     directory = RunDirectory(as_path("run", run, "the path of a run directory"))
-    config = directory.config()
+    own = directory.config()
     changes = {name: value for name, value in {**overrides, "steps": steps}.items() if value is not None}
-    config = make_config(**{**config.model_dump(), **changes})
+    config = make_config(**{**own.model_dump(), **changes})
     result = load_result(directory.path)
     records = _chosen(result, trials)
     if not directory.space_file.exists():
@@ -63,6 +63,9 @@ def recover(
     need_runtime(config.latency_runtime)
     task = load_task(config)
     check_origin(directory, result.identity, task)
+    begun = all(directory.recovered_folder(record.number).exists() for record in records)
+    if config.batch_size != own.batch_size and not begun:  # version 0.1.0 took larger batches
+        check_batch_size(config.batch_size, len(task.train))
     importance = score_channels(task, config.criterion, directory.importance_file)
     space = resolve(SpaceFile.load(directory.space_file), task.graph, importance)
     evaluator = PolicyEvaluator(task, space, importance, result.dense.get("latency_ms"))

@@ -31,7 +31,6 @@ from autoprune.run.documents import METRICS
 from autoprune.run.lock import locked
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
-from autoprune.task.checks import check_batch_size
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
@@ -108,8 +107,7 @@ def recover_policy(
         space: the search space, whose steps and smallest widths regrowth respects.
 
     Raises:
-        ConfigError: ``regrow_rounds`` is given and the space is not, or a batch is larger than the training
-            split.
+        ConfigError: ``regrow_rounds`` is given and the space is not.
         RunError: the folder holds another policy, was made with other settings, or is in use by another
             process.
         TrainingError: a loss is not finite.
@@ -120,7 +118,6 @@ def recover_policy(
     if (finished := read_finished(folder, identity, label)) is not None:
         say(f"{label}: already finished, in {folder}")
         return replace(finished, metrics={**(notes or {}), **finished.metrics})
-    check_batch_size(task.config.batch_size, len(task.train))
     with distributed.first_only(locked(folder, names.LOCK_FILE)):
         if distributed.rank() == 0:
             (folder / names.METRICS_FILE).unlink(missing_ok=True)  # of a recovery that is done again

@@ -23,6 +23,7 @@ from autoprune.run.directory import RunDirectory
 from autoprune.run.documents import warn_elsewhere
 from autoprune.run.origin import check_origin
 from autoprune.run.results import SearchResult, recorded_identity, study_name
+from autoprune.run.resume import say_own, search_settings
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.curves import score_curves
 from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
@@ -53,6 +54,8 @@ VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     """Searches for the best policies within the budget; resumes or extends a run that exists already.
 
+    Settings that decide what the search is and are not given are the run's own, where it exists.
+
     Args:
         config: settings, their fields as a mapping, or a YAML file with them.
 
@@ -70,9 +73,11 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     config = _as_config(config)
     consent(config.model)
     file = None if config.space is None else SpaceFile.load(config.space)
-    config = with_space(config, file)
     run = RunDirectory(config.out)
+    open_settings, given = with_space(config, file), config.model_fields_set
+    config = search_settings(open_settings, run, given)
     run.check(config)
+    say_own(open_settings, config, run.path)
     if config.storage is None:
         run.check_study(run.has_journal())
     refuse_missing(config)
@@ -136,7 +141,7 @@ def _space_of_run(run: RunDirectory, file: SpaceFile | None, source: Path | None
         RunError: the two differ.
     """
     if not (run.config_file.exists() and run.space_file.exists()):
-        return file
+        return SpaceFile.load(source) if file is None and source is not None else file
     written = SpaceFile.load(run.space_file)
     if file is not None and file != written:
         raise RunError(f"{run.space_file} differs from {source}; choose another --out")

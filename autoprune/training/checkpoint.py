@@ -4,7 +4,8 @@ The file is safetensors: the tensors of the state, and one line of JSON in the h
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,8 @@ class Checkpoint:
         """
         if not path.exists():
             return None
-        try:
-            with safe_open(path, framework="pt") as file:
-                state = json.loads(file.metadata()["training"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            raise RunError(
-                f"cannot read the checkpoint {path}: {error}; delete it to train from the start"
-            ) from error
+        with _opened(path) as (file, state):
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         expected = {
             key: value
             for key, value in json.loads(json.dumps(run)).items()
@@ -82,3 +77,31 @@ class Checkpoint:
                 f"{expected[key]!r}; repeat the run's own settings, or delete the file"
             )
         return Checkpoint(state["run"], state["step"], state["losses"], tensors)
+
+
+def recorded_run(path: Path) -> Mapping[str, Any]:
+    """What a checkpoint says of its run: settings, data and start weights; empty where there is none.
+
+    Raises:
+        RunError: the file can't be read.
+    """
+    if not path.exists():
+        return {}
+    with _opened(path) as (_, state):
+        return dict(state["run"])
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[tuple[Any, dict[str, Any]]]:
+    """The tensors' file, and the line of JSON in its header.
+
+    Raises:
+        RunError: the file can't be read.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            yield file, json.loads(file.metadata()["training"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        raise RunError(
+            f"cannot read the checkpoint {path}: {error}; delete it to train from the start"
+        ) from error

@@ -7,6 +7,9 @@ from typing import Any
 from autoprune.config import Config
 from autoprune.errors import ConfigError
 
+PRECISIONS: dict[str, bool | None] = {"auto": None, "float32": False, "bfloat16": True}
+"""`Config.precision` → ``bf16``."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
@@ -40,7 +43,7 @@ class TrainSettings:
         """The settings of ``config`` but for ``changes``; without a learning rate, that of a baseline."""
         names = [field.name for field in fields(cls) if field.name != "bf16"]
         values = {name: getattr(config, name) for name in names}
-        values["bf16"] = {"auto": None, "float32": False, "bfloat16": True}[config.precision]
+        values["bf16"] = PRECISIONS[config.precision]
         if config.learning_rate is None:
             del values["learning_rate"]
         return cls(**{**values, **changes})

@@ -17,9 +17,11 @@ from autoprune.cli import demo, demo_comparison
 from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.data.shapes import make_shapes
 from autoprune.detectors import build, detector_inputs, load_dense, load_state, resize_rule
 from autoprune.export import load
 from autoprune.latency import timing
+from autoprune.run.directory import RunDirectory
 from autoprune.task.evaluator import PolicyEvaluator
 
 Run = Callable[..., Any]
@@ -142,6 +144,16 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
     assert row(again.out, "33% uniform")[:-1] == row(outcome.out, "33% uniform")[:-1]
     other = autoprune("demo", "--out", out, "--seed", "1", "--budget-gflops", "50%,33%")
     assert other.is_refusal("another configuration", "--out")
+
+
+def test_another_demo_is_refused_before_its_data_is_replaced(autoprune: Run, tmp_path: Path) -> None:
+    data = make_shapes(tmp_path / "data", seed=0, train=2, val=2, test=2, size=64)
+    begun = demo._config(tmp_path, data, demo_detector.WEIGHTS, 0, "50%", None)
+    RunDirectory(tmp_path).write_config(begun.model_copy(update={"clip_norm": 10.0}), {})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = autoprune("demo", "--out", tmp_path)
+    assert outcome.is_refusal("another configuration: budget_gflops was ['50%'], now ['67%', '50%', '33%'];")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_there_is_a_trial_for_every_warm_start_and_more_at_each_of_the_default_budgets() -> None:

@@ -142,10 +142,13 @@ def test_a_policy_of_another_architecture_is_not_taken_for_an_edited_one(
     assert outcome.is_refusal(said.format(policy=policy, arguments=TINY.arguments), "autoprune inspect")
 
 
-@pytest.mark.parametrize("named", [[], [TINY.name]])
+@pytest.mark.parametrize("named", [[], [TINY.name], ["--config", "settings.yaml"]])
 def test_what_is_not_given_beside_a_policy_is_the_policys(
-    autoprune: Run, policy: Path, named: list[str]
+    autoprune: Run, policy: Path, named: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.chdir(policy.parent)
+    content = {"model": TINY.name, "model_arguments": TINY.arguments, "num_classes": None}
+    Path("settings.yaml").write_text(json.dumps(content))  # as a search writes it
     expected = autoprune("inspect", policy, "--json")
     outcome = autoprune("inspect", *named, "--policy", policy, "--json")
     assert (outcome.code, outcome.out, outcome.err) == (0, expected.out, expected.err)

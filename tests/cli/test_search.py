@@ -11,8 +11,10 @@ import yaml
 
 from autoprune.cli.search import proxies_table
 from autoprune.cli.terminal import output
+from autoprune.config import make_config
 from autoprune.errors import TrainingError
 from autoprune.recovery.proxy_check import load_check
+from autoprune.run.directory import RunDirectory
 from autoprune.task.evaluator import PolicyEvaluator
 
 from .conftest import best_on_front, front_of
@@ -122,6 +124,14 @@ def test_a_run_of_another_configuration_is_refused_and_untouched(autoprune: Run,
     outcome = autoprune("search", *flags)
     assert outcome.is_refusal("another configuration", "seed was 0, now 5", "--out")
     assert contents(run_copy) == before
+
+
+def test_options_that_do_nothing_in_the_run_are_refused(autoprune: Run, tmp_path: Path) -> None:
+    RunDirectory(tmp_path).write_config(make_config(out=tmp_path, rungs=(0,), budget_latency_ms="60%"), {})
+    outcome = autoprune("search", "--out", tmp_path, "--rung-keep", "0.5")
+    assert outcome.is_refusal("--rung-keep does nothing with one rung")
+    outcome = autoprune("search", "--out", tmp_path, "--latency-runtime", "onnxruntime")
+    assert outcome.is_refusal("latency_runtime was 'torch', now 'onnxruntime'")
 
 
 def test_an_unknown_key_in_a_space_is_refused(

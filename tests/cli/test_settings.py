@@ -71,6 +71,14 @@ def test_flags_win_over_the_file_and_the_file_over_defaults(settings: Run, tmp_p
     assert (config.trials, config.seed, config.out, config.strict) == (5, 9, Path("runs/mine"), False)
 
 
+def test_what_was_given_is_known_also_where_it_is_the_default_or_null(settings: Run, tmp_path: Path) -> None:
+    file = tmp_path / "run.yaml"
+    file.write_text("learning_rate: null\nseed: 0\n")
+    config = settings("--config", file, "--clip-norm", "1")
+    assert config.model_fields_set == {"learning_rate", "seed", "clip_norm", "out"}
+    assert config.learning_rate is None
+
+
 def test_an_unknown_key_of_the_file_is_refused_with_the_near_ones(settings: Run, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("budget_gflop: 50\n")

@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from autoprune.detectors import load_state
 from autoprune.run.lock import locked
 from autoprune.run.names import LOCK_FILE
 
@@ -32,6 +34,10 @@ def flags(tiny_model: list[str], tiny_data: Path, tmp_path: Path) -> list[object
     ]
 
 
+def interrupt(*_: object, **__: object) -> None:
+    raise KeyboardInterrupt
+
+
 def test_the_weights_load_and_score_what_it_says(
     autoprune: Run, tiny_model: list[str], tiny_data: Path, flags: list[object], tmp_path: Path
 ) -> None:
@@ -51,6 +57,37 @@ def test_the_weights_load_and_score_what_it_says(
     line = next(line for line in outcome.out.splitlines() if line.startswith("next: autoprune "))
     command = shlex.split(line.removeprefix("next: autoprune "))
     assert autoprune(*command, "--criterion", "l2", "--to", tmp_path / "space.yaml").code == 0
+
+
+def test_an_interrupted_training_keeps_its_own_settings(
+    autoprune: Run, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the same command has to resume it where defaults are others than when it was begun."""
+
+    own = ["--clip-norm", "10", "--learning-rate", "0.001", "--seed", "3"]
+    assert autoprune("train", *flags, *own, "--out", tmp_path / "whole").code == 0
+    with monkeypatch.context() as patch:
+        patch.setattr("autoprune.data.evaluate.evaluate", interrupt)
+        assert autoprune("train", *flags, *own).code == 130
+    assert autoprune("train", *flags, "--clip-norm", "1").is_refusal("clip_norm was 10.0, now 1.0")
+    outcome = autoprune("train", *flags)
+    assert outcome.code == 0, outcome.err
+    line = "dense with its own learning_rate 0.001, clip_norm 10.0, seed 3; for other settings, choose"
+    assert line in outcome.out
+    whole, resumed = (load_state(tmp_path / name / "model.safetensors") for name in ("whole", "dense"))
+    assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
+
+
+def test_a_training_that_was_begun_with_a_larger_batch_is_resumed(
+    autoprune: Run, flags: list[object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Version 0.1.0 took any."""
+    batch = ["--batch-size", "9"]
+    with monkeypatch.context() as patch:
+        patch.setattr("autoprune.task.checks.check_batch_size", lambda *_: None)
+        patch.setattr("autoprune.data.evaluate.evaluate", interrupt)
+        assert autoprune("train", *flags, *batch).code == 130
+    assert autoprune("train", *flags, *batch).code == 0
 
 
 def test_a_loss_that_is_not_finite_says_the_step(autoprune: Run, flags: list[object], tmp_path: Path) -> None:

@@ -101,6 +101,20 @@ def test_a_trial_that_another_process_recovers_is_refused_and_one_with_too_large
     assert not trial.exists()
 
 
+def test_a_run_that_was_begun_with_a_larger_batch_is_recovered(run, copy_run, monkeypatch):
+    """Version 0.1.0 took any."""
+    folder, sizes = copy_run(), []
+    monkeypatch.setattr(module, "recover_policy", lambda task, *_, **__: sizes.append(task.config.batch_size))
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("batch_size: 2\n", "batch_size: 9\n"))
+    recover(folder)
+    with pytest.raises(ConfigError, match="batch_size: 10 is more than the 8 training images"):
+        recover(folder, batch_size=10)
+    (folder / "recovered" / f"trial-{run.best.trial:04d}").mkdir(parents=True)  # begun, so it was taken then
+    recover(folder, batch_size=10)
+    assert sizes == [9, 10]
+
+
 def test_other_data_under_the_same_path_is_refused(copy_run, monkeypatch):
     folder = copy_run()
     monkeypatch.setattr(Split, "fingerprint", "f" * 64)

@@ -149,6 +149,23 @@ def test_a_space_file_says_what_the_model_is(finished_run, demo_settings, tmp_pa
     assert outcome(again) == outcome(finished_run)[:1]
 
 
+def test_a_run_keeps_its_space_and_its_size_where_these_are_not_given_again(
+    finished_run, demo_settings, tmp_path
+):
+    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
+    space.write_text(space.read_text().replace("round_to: 8", "round_to: 4"))
+    size = (96, 128)
+    settings = {**demo_settings, "out": tmp_path / "run", "rungs": (0,)}
+    search({**settings, "space": space, "input_size": size, "trials": 1})
+    (tmp_path / "run" / "space.yaml").unlink()  # as if it was killed before
+    assert len(search({**settings, "trials": 2}).records) == 2
+    assert "round_to: 4" in (tmp_path / "run" / "space.yaml").read_text()
+    space.unlink()
+    result = search({**settings, "trials": 3})
+    assert len(result.records) == 3
+    assert result.front[0].policy.input_size == size
+
+
 def test_scores_beside_a_space_file_are_not_computed_again(
     finished_run, demo_settings, tmp_path, monkeypatch
 ):
