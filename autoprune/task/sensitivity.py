@@ -20,7 +20,7 @@ from autoprune.progress import say, track
 from autoprune.seeding import random_subset, scoped
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
-from autoprune.task.training_start import reinitialize
+from autoprune.task.training_start import make_reconstructor, reinitialize
 from autoprune.validation import Strict, first_problem
 
 
@@ -91,6 +91,8 @@ class SensitivityProbe:
         self.images = random_subset(len(task.val), IMAGES, self.seed)
         with out_of_memory("measuring the loss", "lower batch_size"):
             self._dense = self._loss(task.model)
+            images = task.config.reconstruct_images
+            self._reconstructor = make_reconstructor(task, self.seed) if images else None
 
     def __call__(self, name: str) -> Curve:
         """The curve of a prunable group."""
@@ -100,8 +102,9 @@ class SensitivityProbe:
         for width in widths:
             keep = {name: most_important(group, self._order, width)}
             with out_of_memory(f"narrowing {name}", "lower batch_size or reconstruct_images"):
-                model = reinitialize(task, prune(task.model, task.graph, keep), keep, self.seed)
-                rises.append(self._loss(model) - self._dense)
+                pruned = prune(task.model, task.graph, keep)
+                start = reinitialize(task, pruned, keep, self.seed, self._reconstructor)
+                rises.append(self._loss(start) - self._dense)
         return Curve(widths, tuple(rises))
 
     @torch.no_grad()

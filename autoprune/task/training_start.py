@@ -6,12 +6,16 @@ from torch import nn
 
 from autoprune.importance import Importance
 from autoprune.task.pruning_task import PruningTask
-from autoprune.training import Teacher, recalibrate, reconstruct
+from autoprune.training import Reconstructor, Teacher, recalibrate
 from autoprune.training.distill import has_features, has_logits
 
 
 def reinitialize(
-    task: PruningTask, pruned: nn.Module, keep: Mapping[str, Sequence[int]], seed: int
+    task: PruningTask,
+    pruned: nn.Module,
+    keep: Mapping[str, Sequence[int]],
+    seed: int,
+    reconstructor: Reconstructor | None = None,
 ) -> nn.Module:
     """The starting weights of a pruned detector: reconstructed, or with recalibrated BatchNorm only.
 
@@ -25,18 +29,24 @@ def reinitialize(
         pruned: the pruned detector; not modified.
         keep: {group: kept channels} that it was pruned by.
         seed: decides the images.
+        reconstructor: that of the task and the seed, where there is one already.
     """
     config, stale_norms = task.config, None
-    if images := config.reconstruct_images:
-        reconstruction = reconstruct(
-            pruned, task.model, task.graph, keep, task.train, images, task.device, seed
-        )
+    if config.reconstruct_images:
+        reconstructor = reconstructor or make_reconstructor(task, seed)
+        reconstruction = reconstructor(pruned, keep)
         pruned, stale_norms = reconstruction.model, reconstruction.skipped
         if not stale_norms:
             return pruned
     return recalibrate(
         pruned, task.train, config.recalibration_images, config.batch_size, task.device, seed, stale_norms
     )
+
+
+def make_reconstructor(task: PruningTask, seed: int) -> Reconstructor:
+    """What reconstructs pruned copies of the task's detector, on the images that the seed decides."""
+    images = task.config.reconstruct_images
+    return Reconstructor(task.model, task.graph, task.train, images, task.device, seed)
 
 
 def make_teacher(

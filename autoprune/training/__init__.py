@@ -3,7 +3,16 @@
 from autoprune.training.distill import Teacher, has_features
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
-from autoprune.training.reconstruct import reconstruct
+from autoprune.training.reconstruct import Reconstructor, reconstruct
 from autoprune.training.settings import TrainSettings
 
-__all__ = ["Teacher", "TrainResult", "TrainSettings", "has_features", "recalibrate", "reconstruct", "train"]
+__all__ = [
+    "Reconstructor",
+    "Teacher",
+    "TrainResult",
+    "TrainSettings",
+    "has_features",
+    "recalibrate",
+    "reconstruct",
+    "train",
+]

@@ -61,7 +61,7 @@ class _Call(NamedTuple):
     Attributes:
         extent: the input's shape without its channels.
         positions: the sampled positions of its output.
-        outputs: its output there, kept channels only, [S, outputs].
+        outputs: its output there, [S, outputs].
     """
 
     extent: tuple[int, ...]
@@ -69,7 +69,79 @@ class _Call(NamedTuple):
     outputs: Tensor
 
 
-@torch.no_grad()
+class Reconstructor:
+    """Solves the layers that lost inputs, of one pruned copy of a dense detector after the other.
+
+    The dense detector sees the images once. Of what its layers compute, samples are kept in the device's
+    memory: `feature_sampling.COUNT` positions or more of each map, 10 kB to 10 MB a layer.
+
+    Args:
+        dense: the dense detector, in eval mode on ``device``; not changed.
+        graph: its channel groups.
+        split: training images.
+        images: how many of them to use, at most; fewer of large ones, see `MOST_PIXELS`, but two at least.
+        device: where to compute; the results stay there.
+        seed: decides which images and positions.
+
+    Raises:
+        TrainingError: there are fewer than two images.
+    """
+
+    @torch.no_grad()
+    def __init__(
+        self,
+        dense: nn.Module,
+        graph: ChannelGraph,
+        split: TrainSplit,
+        images: int,
+        device: torch.device | str,
+        seed: int,
+    ) -> None:
+        self._dense, self._graph, self._device = dense, graph, torch.device(device)
+        seed = derive(seed, "reconstruction")
+        chosen = random_subset(len(split), images, seed)
+        if len(chosen) < LEAST_IMAGES:
+            raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
+        self._batch, targets = _load(split, chosen, self._device)
+        sampler = FeatureSampler(*object_areas(dense, self._batch, targets), seed, self._device)
+        readers = {
+            tensor.removesuffix(".weight")
+            for group in graph.prunable.values()
+            for (tensor, _, _), role in zip(group.members, group.roles, strict=True)
+            if role == "consumer"
+        }
+        layers = {name: layer for name, layer in _linear(dense).items() if name in readers}
+        self._calls = _dense_calls(dense, layers, self._batch, sampler)
+
+    @torch.no_grad()
+    def __call__(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]]) -> Reconstruction:
+        """Solves weights and biases of every convolution and linear layer that lost inputs.
+
+        All images go through the detector at once, without gradients. Skipped are layers with groups or with
+        a forward method of their own, layers whose positions are no positions of the image (behind RoI
+        pooling, where the dense detector sees other regions), and layers that read their own output.
+
+        Args:
+            pruned: what `prune` made of the dense detector; not changed.
+            keep: kept channels of each pruned group.
+
+        Raises:
+            TrainingError: the pruned detector's activations are not finite.
+        """
+        model = copy.deepcopy(pruned).to(self._device).eval()
+        lost = _lost_inputs(model, self._dense)
+        layers = {name: layer for name, layer in _solvable(lost).items() if name in self._calls}
+        rows = kept_rows(self._graph, keep)
+        calls = {name: _kept(self._calls[name], rows.get(f"{name}.weight", {}).get(0)) for name in layers}
+        held_from = len(self._batch) - max(1, round(HELD_OUT * len(self._batch)))
+        errors: dict[str, LayerErrors] = {}
+        for names in _plan(model, layers, calls, self._batch[:1]):
+            errors |= _solve(
+                {name: layers[name] for name in names}, calls, partial(model, self._batch), held_from
+            )
+        return Reconstruction(model, errors, tuple(name for name in lost if name not in errors))
+
+
 def reconstruct(
     pruned: nn.Module,
     dense: nn.Module,
@@ -80,42 +152,8 @@ def reconstruct(
     device: torch.device | str,
     seed: int,
 ) -> Reconstruction:
-    """Solves weights and biases of every convolution and linear layer that lost inputs.
-
-    All images go through a detector at once, without gradients. Skipped are layers with groups or with a
-    forward method of their own, layers whose positions are no positions of the image (behind RoI pooling,
-    where the dense detector sees other regions), and layers that read their own output.
-
-    Args:
-        pruned: what `prune` made of ``dense``; not changed.
-        dense: the dense detector, in eval mode on ``device``; not changed.
-        graph: its channel groups.
-        keep: kept channels of each pruned group.
-        split: training images.
-        images: how many of them to use, at most; fewer of large ones, see `MOST_PIXELS`, but two at least.
-        device: where to compute; the result stays there.
-        seed: decides which images and positions.
-
-    Raises:
-        TrainingError: there are fewer than two images, or the pruned detector's activations are not finite.
-    """
-    device = torch.device(device)
-    model = copy.deepcopy(pruned).to(device).eval()
-    seed = derive(seed, "reconstruction")
-    chosen = random_subset(len(split), images, seed)
-    if len(chosen) < LEAST_IMAGES:
-        raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
-    batch, targets = _load(split, chosen, device)
-    lost = _lost_inputs(model, dense)
-    layers = _solvable(lost)
-    sampler = FeatureSampler(*object_areas(model, batch, targets), seed, device)
-    calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, sampler)
-    layers = {name: layer for name, layer in layers.items() if name in calls}
-    held_from = len(batch) - max(1, round(HELD_OUT * len(batch)))
-    errors: dict[str, LayerErrors] = {}
-    for names in _plan(model, layers, calls, batch[:1]):
-        errors |= _solve({name: layers[name] for name in names}, calls, partial(model, batch), held_from)
-    return Reconstruction(model, errors, tuple(name for name in lost if name not in errors))
+    """Reconstructs one pruned copy; for arguments and errors see `Reconstructor`."""
+    return Reconstructor(dense, graph, split, images, device, seed)(pruned, keep)
 
 
 def _load(
@@ -134,14 +172,21 @@ def _load(
     return batch, targets
 
 
-def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
-    """The layers without groups that lost inputs, by name. A grouped layer loses whole groups instead."""
+def _linear(model: nn.Module) -> dict[str, Layer]:
+    """The layers without groups, by name."""
     return {
         name: module
         for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear)
-        and getattr(module, "groups", 1) == 1
-        and module.weight.shape[1] < cast(Layer, dense.get_submodule(name)).weight.shape[1]
+        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+    }
+
+
+def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
+    """The layers that lost inputs, by name. A layer with groups loses whole groups instead."""
+    return {
+        name: layer
+        for name, layer in _linear(model).items()
+        if layer.weight.shape[1] < cast(Layer, dense.get_submodule(name)).weight.shape[1]
     }
 
 
@@ -165,11 +210,7 @@ def _solvable(lost: Mapping[str, Layer]) -> dict[str, Layer]:
 
 
 def _dense_calls(
-    dense: nn.Module,
-    layers: Mapping[str, Layer],
-    rows: Mapping[str, Mapping[int, Tensor]],
-    batch: list[Tensor],
-    sampler: FeatureSampler,
+    dense: nn.Module, layers: Mapping[str, Layer], batch: list[Tensor], sampler: FeatureSampler
 ) -> dict[str, list[_Call]]:
     """The dense layers' outputs at the sampled positions, for layers whose inputs are whole images."""
     calls: dict[str, list[_Call]] = {name: [] for name in layers}
@@ -180,13 +221,18 @@ def _dense_calls(
         if name in calls:
             maps = as_maps(layer, output)
             positions = sampler(maps.shape[1], maps.shape[2])
-            kept = rows.get(f"{name}.weight", {}).get(0)
-            outputs = maps[positions] if kept is None else maps[positions][:, kept.to(maps.device)]
-            calls[name].append(_Call(_extent(layer, args[0]), positions, outputs))
+            calls[name].append(_Call(_extent(layer, args[0]), positions, maps[positions]))
 
-    with _hooked({name: dense.get_submodule(name) for name in layers}, record, after=True):
+    with _hooked(layers, record, after=True):
         dense(batch)
     return {name: recorded for name, recorded in calls.items() if recorded}
+
+
+def _kept(calls: Sequence[_Call], kept: Tensor | None) -> list[_Call]:
+    """The calls with those outputs only that a pruned layer still has."""
+    if kept is None:
+        return list(calls)
+    return [call._replace(outputs=call.outputs[:, kept.to(call.outputs.device)]) for call in calls]
 
 
 def _plan(
