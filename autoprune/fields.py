@@ -15,7 +15,7 @@ from autoprune.validation import Strict
 
 Norm = Literal["auto", "freeze", "train"]
 NormKind = Literal["batch", "frozen"]
-Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "random"]
+Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "obs", "random"]
 Objective = Literal["map", "gflops", "latency_ms"]
 Track = Literal["tensorboard", "mlflow"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]

@@ -12,6 +12,7 @@ from autoprune.graph import ChannelGraph
 from autoprune.importance import gradients, weights
 from autoprune.importance.curves import CURVES
 from autoprune.importance.gradients import Batches, GateRule
+from autoprune.importance.obs import obs
 from autoprune.importance.reduce import Importance
 
 
@@ -55,6 +56,7 @@ CRITERIA: dict[str, Criterion] = {
     "taylor": gate_criterion(gradients.taylor, one_shot="global"),
     "fisher": gate_criterion(gradients.fisher, one_shot="greedy"),
     "joint": gate_criterion(gradients.joint),
+    "obs": Criterion(obs, needs_data=True, loss_units=True),
     "random": Criterion(lambda _model, graph, _batches, seed: weights.random(graph, seed)),
 }
 

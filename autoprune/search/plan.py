@@ -84,8 +84,18 @@ class SpacePlan:
         ordered = ordered.reshape(len(widths), len(self.space.names))  # also where there are none
         return np.stack([option.removed_by(ordered) for option in self._options], axis=-1)
 
-    def cheapest(self, weights: Fractions, budget: int, level: float) -> Fractions:
+    def cheapest(
+        self,
+        weights: Fractions,
+        budget: int,
+        level: float,
+        near: Mapping[str, int] | None = None,
+        reach: int = 1,
+    ) -> Fractions:
         """Fractions [V] of the policy on a budget that removes the least importance, weighted by [V].
+
+        With ``near``, among those of which each variable is at most ``reach`` levels from these widths; they
+        must meet the budget.
 
         Solved greedily, which ends within a percent of the knapsack's solution in a tenth of the time. Where
         GFLOPs have no budget, ``level`` chooses one: 0 the least reachable GFLOPs, 1 the dense detector's.
@@ -98,6 +108,8 @@ class SpacePlan:
             replace(option, removed=option.removed * weight)
             for option, weight in zip(self._options, weights, strict=True)
         ]
+        if near is not None:
+            options = [option.near(self.space.as_array(near), reach) for option in options]
         return fractions_at(options, greedy_levels(self.space, options, bound))
 
     def coarseness(self) -> str | None:

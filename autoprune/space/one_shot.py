@@ -10,7 +10,13 @@ from autoprune.importance import CRITERIA, CURVES, comparable
 from autoprune.space.knapsack import solve
 from autoprune.space.space import Fractions, Scores, Space, Widths
 from autoprune.space.warm_start import WarmStart
-from autoprune.space.width_options import WidthOptions, fractions_at, make_width_options, removed_by
+from autoprune.space.width_options import (
+    WidthOptions,
+    fractions_at,
+    make_width_options,
+    removed_by,
+    widths_at,
+)
 
 
 def warm_starts(
@@ -162,7 +168,7 @@ def greedy_levels(
 
     Args:
         space: the search space.
-        options: V of them.
+        options: V of them; their last levels together meet the budgets.
         budgets: upper bounds, all to be met.
         per_cost: see `greedy`.
 
@@ -171,7 +177,7 @@ def greedy_levels(
     """
     space.check(budgets)
     level = np.zeros(len(options), dtype=np.int64)
-    widths = space.dense.copy()
+    widths = widths_at(space, options, level)
     lost = [np.diff(option.removed) for option in options]
     tried = _neighbors(options, level, widths, 1)
     load, excess = space.budget_usage(widths, budgets), _excess(space, widths, budgets)

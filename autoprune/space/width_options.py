@@ -14,11 +14,11 @@ _LEVELS = 129  # fractions tried for a variable of several groups
 
 @dataclass(frozen=True)
 class WidthOptions:
-    """The L levels that one variable can set, from dense down.
+    """L levels that one variable can set, from the widest down: all from dense, or some around a policy.
 
     Attributes:
         places: [g], indices of its groups in a width array.
-        fractions: [L], the variable's value at each level, rising from 0.
+        fractions: [L], the variable's value at each level, rising.
         widths: [L, g], falling.
         removed: [L], importance removed at each level.
     """
@@ -33,6 +33,13 @@ class WidthOptions:
         changed = widths.copy()
         changed[self.places] = self.widths[level]
         return changed
+
+    def near(self, widths: Widths, reach: int) -> "WidthOptions":
+        """The levels at most ``reach`` from the one nearest to widths [G]."""
+        total = self.widths.sum(axis=1)
+        level = int(np.argmin(np.abs(total - int(widths[self.places].sum()))))
+        part = slice(max(level - reach, 0), level + reach + 1)
+        return WidthOptions(self.places, self.fractions[part], self.widths[part], self.removed[part])
 
     def removed_by(self, widths: Widths) -> NDArray[np.float64]:
         """Importance [...] removed from this variable's groups at widths [..., G], which need not be a level.

@@ -9,7 +9,7 @@ uncertain are explored, and each policy that is proposed might be the best.
 """
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +30,9 @@ LEAST_WEIGHT = 0.1  # channels are worth something
 # A draw lies at this fraction of its distance from the posterior's mean, at the next one where the policy is
 # known already: with more variables than trials, whole draws of all weights would do little but explore.
 BOLDNESS = (0.5, 0.75, 1, 1.5, 2, 3, 5)
+LOCAL = 0.5  # fraction of the proposals that stay near one of the best trials
+BEST = 3  # how many those are
+FURTHEST = 4  # levels that a variable of such a proposal moves, at most
 NOISES = np.geomspace(0.02, 1, 18)  # standard deviations of a trial's loss, as fractions of a typical loss
 
 
@@ -63,13 +66,24 @@ class ThompsonSampler(BaseSampler):
         noise = self._random.multivariate_normal(np.zeros(len(mean)), covariance)
         budget = self._next_budget()
         level = float(self._random.random())
+        near, reach = self._neighborhood(budget)
         tried = [record.widths for record in self._records]
         for boldness in BOLDNESS:
             weights = np.maximum(mean + boldness * noise, LEAST_WEIGHT)
-            fractions = self._plan.cheapest(weights, budget, level)
+            fractions = self._plan.cheapest(weights, budget, level, near, reach)
             if self._plan.widths(fractions, budget) not in tried:
                 break
         return encode_parameters(self._plan, fractions.tolist(), budget)
+
+    def _neighborhood(self, budget: int) -> tuple[Mapping[str, int] | None, int]:
+        """Half of the proposals stay near one of the best trials on the budget: its widths, and how near."""
+        global_, place, reach = self._random.random(3)
+        limit = self._plan.budgets[budget]
+        trials = [record for record in self._records if record.rungs and record.budget == limit]
+        trials.sort(key=lambda record: (-len(record.rungs), -float(record.rungs[-1]["map"])))
+        if limit is None or not trials or global_ < 1 - LOCAL:
+            return None, 0
+        return trials[int(place * min(BEST, len(trials)))].widths, 1 + int(reach * FURTHEST)
 
     def _next_budget(self) -> int:
         """The budget with the fewest proposals so far, so that none is left behind; of several, any."""

@@ -38,10 +38,18 @@ class Plan(Protocol):
     def removed(self, widths: Sequence[Mapping[str, int]]) -> np.ndarray[Any, Any]:
         """Importance that each of N widths removes from each variable, [N, variables]."""
 
-    def cheapest(self, weights: np.ndarray[Any, Any], budget: int, level: float) -> np.ndarray[Any, Any]:
+    def cheapest(
+        self,
+        weights: np.ndarray[Any, Any],
+        budget: int,
+        level: float,
+        near: Mapping[str, int] | None = None,
+        reach: int = 1,
+    ) -> np.ndarray[Any, Any]:
         """Fractions of the policy on a budget that removes the least importance, weighted by [variables].
 
         Where GFLOPs are free, ``level`` says which to meet: 0 the least reachable ones, 1 the dense ones.
+        With ``near``, each variable is at most ``reach`` levels from these widths, which meet the budget.
         """
 
 

@@ -29,6 +29,7 @@ class FeatureSampler:
         areas: height and width of each image as fractions of that; beyond is padding.
         seed: decides which.
         device: of the result.
+        count: of a map of one image; by default `COUNT` of all images, `LEAST` at least.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class FeatureSampler:
         areas: Sequence[tuple[float, float]],
         seed: int,
         device: torch.device,
+        count: int | None = None,
     ) -> None:
         self._boxes, self._areas, self._seed, self._device = boxes, areas, seed, device
+        self._count = max(LEAST, COUNT // len(boxes)) if count is None else count
         self._drawn: dict[tuple[int, int], SampledPositions] = {}
 
     def __call__(self, height: int, width: int) -> SampledPositions:
@@ -56,7 +59,7 @@ class FeatureSampler:
 
     def _draw(self, image: int, height: int, width: int, random: np.random.Generator) -> np.ndarray[Any, Any]:
         """Cells of one image: half of them in objects if there are as many, the rest anywhere."""
-        count = max(LEAST, COUNT // len(self._boxes))
+        count = self._count
         y, x = np.divmod(np.arange(height * width), width)
         y, x = (y + 0.5) / height, (x + 0.5) / width
         x1, y1, x2, y2 = self._boxes[image].reshape(-1, 4, 1).swapaxes(0, 1)

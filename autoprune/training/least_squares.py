@@ -103,6 +103,21 @@ def _ridge(x: Tensor, y: Tensor, held_out: Tensor) -> Callable[[float, bool], Te
     return primal
 
 
+def is_linear_in_patches(layer: nn.Module) -> bool:
+    """Whether a layer's output is its weight times what `patches` gives, and a bias."""
+    if isinstance(layer, nn.Linear):
+        return isinstance(layer.weight, nn.Parameter) and type(layer).forward is nn.Linear.forward
+    return (
+        isinstance(layer, nn.Conv2d)
+        and isinstance(layer.weight, nn.Parameter)
+        and type(layer).forward is nn.Conv2d.forward
+        and type(layer)._conv_forward is nn.Conv2d._conv_forward
+        and layer.groups == 1
+        and layer.padding_mode == "zeros"
+        and not isinstance(layer.padding, str)
+    )
+
+
 def as_maps(layer: Layer, tensor: Tensor) -> Tensor:
     """A layer's input or output as [n, h, w, channels]; tokens of a linear layer as [n, t, 1, channels]."""
     if isinstance(layer, nn.Conv2d):

@@ -25,7 +25,7 @@ from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
-from autoprune.training.least_squares import Layer, as_maps, fit, patches
+from autoprune.training.least_squares import Layer, as_maps, fit, is_linear_in_patches, patches
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
 # All images go through a detector at once; a RetinaNet-R50 then takes about 1 kB per pixel.
@@ -191,21 +191,12 @@ def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
 
 
 def _solvable(lost: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Those that `patches` supports and whose outputs are linear in a weight that no other layer shares."""
+    """Those that are linear in what they read, with a weight that no other layer shares."""
     owners = Counter(id(layer.weight) for layer in lost.values())
     return {
         name: layer
         for name, layer in lost.items()
-        if isinstance(layer.weight, nn.Parameter)
-        and owners[id(layer.weight)] == 1
-        and (
-            type(layer).forward is nn.Linear.forward
-            if isinstance(layer, nn.Linear)
-            else type(layer).forward is nn.Conv2d.forward
-            and type(layer)._conv_forward is nn.Conv2d._conv_forward
-            and layer.padding_mode == "zeros"
-            and not isinstance(layer.padding, str)
-        )
+        if is_linear_in_patches(layer) and owners[id(layer.weight)] == 1
     }
 
 

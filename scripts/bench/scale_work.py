@@ -34,7 +34,7 @@ class Plan:
     def removed(self, widths: Sequence[Mapping[str, int]]) -> Any:
         return np.array([[1000 - each[name] for name in self.variables] for each in widths], dtype=float)
 
-    def cheapest(self, weights: Any, budget: int, level: float) -> Any:
+    def cheapest(self, weights: Any, budget: int, level: float, near: Any = None, reach: int = 1) -> Any:
         raise NotImplementedError("the bench uses samplers that do not ask")
 
 

@@ -5,12 +5,14 @@ import copy
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import isotonic_regression
 from torch import nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import analyze
-from autoprune.importance import CRITERIA, score
+from autoprune.importance import CRITERIA, obs, score
+from autoprune.importance.obs import RIDGE
 
 WIDTH = 6
 NORMS = {
@@ -34,7 +36,7 @@ class Detector(nn.Module):
         self.first, self.norm = nn.Conv2d(3, WIDTH, 1, bias=False), NORMS[norm](WIDTH)
         self.second, self.head = nn.Conv2d(3, WIDTH, 1), nn.Conv2d(WIDTH, 1, 1)
         self.act = act or nn.Identity()
-        self.sampling = sampling
+        self.sampling, self.levels = sampling, 2
         generator = torch.Generator().manual_seed(0)
         for name, tensor in self.state_dict().items():
             if name == "norm.running_var":
@@ -45,7 +47,7 @@ class Detector(nn.Module):
     def forward(self, images, targets=None):
         x = torch.stack(images)
         features = self.act(self.norm(self.first(x)) + self.second(x))
-        levels = [features, features[..., ::2, ::2]]
+        levels = [features, features[..., ::2, ::2]][: self.levels]
         z = torch.stack([self.head(level).mean((1, 2, 3)) for level in levels]).mean(0)
         if targets is None:
             return z
@@ -55,17 +57,24 @@ class Detector(nn.Module):
         return {"loss": kept * ((z - y).square() / 2).mean()}
 
 
-def batches_around(model, images=4):
+def target_of(y):
+    """What the detector is to say of an image without boxes."""
+    return {"y": y, "boxes": torch.zeros(0, 4)}
+
+
+def batches_around(model, images=4, size=4):
     """Pairs of targets at the same distance on both sides of what the detector says.
 
     So first-order changes of the squared loss cancel over each pair of images, and what is left is the second
     order.
     """
     generator = torch.Generator().manual_seed(1)
-    x = [torch.rand(3, 4, 4, generator=generator) for _ in range(images // 2)]
+    x = [torch.rand(3, size, size, generator=generator) for _ in range(images // 2)]
     with torch.no_grad():
         z = model.eval()(x)
-    pairs = [([image], [{"y": value + side}]) for image, value in zip(x, z, strict=True) for side in (-1, 1)]
+    pairs = [
+        ([image], [target_of(value + side)]) for image, value in zip(x, z, strict=True) for side in (-1, 1)
+    ]
     return lambda: pairs
 
 
@@ -186,6 +195,38 @@ def test_scores_that_are_not_finite_are_refused_and_name_the_group(criterion):
         score(criterion, model, graph, batches)
 
 
+def obs_by_hand(model, batches, arrays):
+    """Backward elimination with numpy's least squares, anew for every set of channels."""
+    pairs = batches()
+    with torch.no_grad():
+        features = [
+            (model.norm.eval()(model.first(image[None])) + model.second(image[None]))[0].double()
+            for (image,), _ in pairs
+        ]
+        z = model([image for (image,), _ in pairs]).double().numpy()
+    levels = [level.flatten(1).T for f in features for level in (f, f[..., ::2, ::2])]
+    x = torch.cat(levels).numpy()
+    distance = z - np.array([float(target["y"]) for _, (target,) in pairs])
+    felt = (distance**2).mean() * (1 / 16 + 1 / 4) / 4  # dL/d(output) is distance / 2 / positions
+    x = x - x.mean(0)
+    ridge = np.sqrt(RIDGE * (x**2).mean(0) + 1e-8 * (x**2).mean())
+    rows = np.concatenate([x / np.sqrt(len(x)), np.diag(ridge)])
+    target = rows @ arrays["head.weight"][0, :, 0, 0]
+
+    def error(kept):
+        solved = np.linalg.lstsq(rows[:, kept], target, rcond=None)[0]
+        return felt / 2 * ((target - rows[:, kept] @ solved) ** 2).sum()
+
+    alive, order, total, scores = list(range(WIDTH)), [], [0.0], np.zeros(WIDTH)
+    while alive:
+        after = {one: error([other for other in alive if other != one]) for one in alive}
+        order.append(min(after, key=after.__getitem__))
+        total.append(after[order[-1]])
+        alive.remove(order[-1])
+    scores[order] = isotonic_regression(np.diff(total)).x  # the slopes of the greatest convex minorant
+    return scores
+
+
 def by_hand(model, batches):
     """What each criterion gives for the linear detector, from its arrays alone: {criterion: [width]}."""
     arrays = {name: p.detach().double().numpy() for name, p in model.named_parameters()}
@@ -206,6 +247,7 @@ def by_hand(model, batches):
     joint[order] = np.diff(together)  # all channels push z the same way, so the curve is convex as it is
     assert (np.diff(together, 2) > 0).all()
     return {
+        "obs": obs_by_hand(model, batches, arrays),
         "l1": np.abs(first).sum(1) + np.abs(second).sum(1),
         "l2": np.sqrt((first**2).sum(1) + (second**2).sum(1)),
         "bn_scale": np.abs(gamma),
@@ -254,12 +296,40 @@ def second_order_together(model, batches, scores):
         assert scores[order[:count]].sum() / 2 == pytest.approx(rise, rel=1e-3)
 
 
-IN_UNITS_OF_THE_LOSS = {"taylor": first_order, "fisher": second_order, "joint": second_order_together}
+def second_order_after_compensation(model, batches, scores):
+    """`obs`: the rise of the loss with the others' weights solved anew, where an image has one position."""
+    order = np.argsort(scores)
+    x = torch.cat([features(model, image) for (image,), _ in batches()]).numpy()
+    x = x - x.mean(0)
+    z = x @ model.head.weight.detach().double().numpy()[0, :, 0, 0]
+    for count in range(1, WIDTH + 1):
+        kept = order[count:]
+        solved = np.linalg.lstsq(x[:, kept], z, rcond=None)[0]
+        rise = ((z - x[:, kept] @ solved) ** 2).mean() / 2  # targets lie at a distance of one on both sides
+        assert scores[order[:count]].sum() <= rise + 1e-3 * scores.sum()
+    assert scores.sum() == pytest.approx(rise, rel=1e-3)
+
+
+def features(model, image):
+    """What the head reads of an image of one pixel, [1, width]."""
+    with torch.no_grad():
+        return (model.norm(model.first(image[None])) + model.second(image[None]))[:, :, 0, 0].double()
+
+
+IN_UNITS_OF_THE_LOSS = {
+    "taylor": first_order,
+    "fisher": second_order,
+    "joint": second_order_together,
+    "obs": second_order_after_compensation,
+}
 
 
 @pytest.mark.parametrize("criterion", [name for name, each in CRITERIA.items() if each.loss_units])
-def test_units_of_the_loss_are_changes_of_the_loss(criterion):
+def test_units_of_the_loss_are_changes_of_the_loss(criterion, monkeypatch):
     model = Detector()
     batches = batches_around(model)
+    if criterion == "obs":
+        monkeypatch.setattr(obs, "RIDGE", 1e-9)
+        model.levels, batches = 1, batches_around(model, images=20, size=1)
     scores = score(criterion, model, graph_of(model), batches)["first"]
     IN_UNITS_OF_THE_LOSS[criterion](model, batches, scores)

@@ -21,6 +21,7 @@ def test_only_what_reads_gradients_needs_data_and_is_in_units_of_the_loss() -> N
         "taylor",
         "fisher",
         "joint",
+        "obs",
     }
 
 

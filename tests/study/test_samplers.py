@@ -20,7 +20,7 @@ class Abc:
     def removed(self, widths):
         return np.array([widths[name] for name in "abc"])
 
-    def cheapest(self, weights, budget, level):
+    def cheapest(self, weights, budget, level, near=None, reach=1):
         return np.clip(np.array([0.2, 0.4, 0.6]) + 0.1 * (weights - 1), 0, 1)
 
 

@@ -1,7 +1,9 @@
 """The regression against a plain least-squares solver; the sampler against known worths of channels."""
 
+import itertools
 from collections import Counter
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import optuna
@@ -13,7 +15,15 @@ from autoprune.search.plan import SpacePlan
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
-from autoprune.study.thompson import NOISES, ThompsonSampler, evidence, likeliest_noise, posterior
+from autoprune.study.thompson import (
+    BEST,
+    FURTHEST,
+    NOISES,
+    ThompsonSampler,
+    evidence,
+    likeliest_noise,
+    posterior,
+)
 
 from ..conftest import ledger_settings
 
@@ -119,6 +129,62 @@ def test_budgets_get_equally_many_proposals(make_plan, tmp_path):
     run(ledger, np.ones(6))
     counts = Counter(record.budget for record in ledger.records())
     assert [counts[limit] for limit in plan.budgets] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("reach", [1, 3])
+def test_near_a_policy_no_exchange_of_levels_removes_less(make_plan, reach):
+    """Against all policies of the neighborhood with at most two variables moved."""
+    plan = make_plan()
+    random = np.random.default_rng(0)
+    near = plan.widths(random.random(6), 0)
+    weights = 1 + 0.5 * random.random(6)
+    best = plan.widths(plan.cheapest(weights, 0, 0.0, near, reach), 0)
+    bound = plan.bounds[0]
+    assert float(plan.space.budget_usage(plan.space.as_array(best), bound)) <= 1
+    # projecting onto the budget fills what is left of it, by a step or two
+    assert max(abs(best[name] - near[name]) for name in near) <= 4 * (reach + 2)
+
+    def removed(widths):
+        return float(weights @ plan.removed([widths])[0])
+
+    assert removed(best) < removed(near)
+    for first, second in itertools.permutations(near, 2):
+        for up, down in itertools.product(range(reach + 1), repeat=2):
+            other = {**near, first: near[first] + 4 * up, second: near[second] - 4 * down}
+            array = plan.space.as_array(other)
+            within = (array <= plan.space.dense).all() and (array >= plan.space.lowest).all()
+            if within and float(plan.space.budget_usage(array, bound)) <= 1:
+                assert removed(best) <= removed(other) * 1.02
+
+
+def test_half_of_the_proposals_stay_near_the_best_trials(make_plan, tmp_path):
+    plan = make_plan()
+    ledger = Ledger(tmp_path / "journal", "s", plan, ledger_settings(trials=6, sampler="random"))
+    run(ledger, np.ones(6))
+    records = ledger.records()
+    best = sorted(records, key=lambda record: -record.rungs[-1]["map"])[:BEST]
+    asked = []
+
+    def cheapest(weights, budget, level, near, reach):
+        asked.append((near, reach))
+        return np.full(6, 0.5)
+
+    study = optuna.create_study(directions=["maximize", "minimize"])
+    known = SimpleNamespace(
+        variables=plan.variables,
+        budgets=plan.budgets,
+        removed=plan.removed,
+        widths=lambda fractions, budget: {"new": len(asked)},
+        cheapest=cheapest,
+    )
+    for seed in range(60):
+        ThompsonSampler(seed, known, records).sample_relative(study, None, {})
+    local = [(near, reach) for near, reach in asked if near is not None]
+    assert len(asked) == 60
+    assert 15 < len(local) < 45
+    assert all(near in [record.widths for record in best] for near, _ in local)
+    assert len({tuple(near.items()) for near, _ in local}) == BEST
+    assert {reach for _, reach in local} == set(range(1, FURTHEST + 1))
 
 
 def test_free_costs_are_spread_over_what_can_be_reached(make_plan):

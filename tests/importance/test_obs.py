@@ -1,0 +1,164 @@
+"""Backward elimination against least squares solved anew for every set; what is observed, by hand."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from autoprune.graph import ChannelGroup, analyze
+from autoprune.importance import obs, score
+from autoprune.importance.gradients import joint, score_by_gates
+from autoprune.importance.obs import _observe, _Reader, eliminate
+
+
+def make_group(width, unit):
+    units = np.random.default_rng(1).permutation(width).reshape(-1, unit)
+    return ChannelGroup("g", width, unit, True, None, [], [], units)
+
+
+def make_reader(layer, x, felt):
+    """A reader that has seen samples x [S, D]."""
+    reader = _Reader(layer)
+    reader.gram, reader.total, reader.samples = x.T @ x, x.sum(0), len(x)
+    reader.felt = felt
+    return reader
+
+
+def least_error(layer, x, felt, inputs):
+    """The error with these inputs alone, weights and bias solved anew; the ridge as rows."""
+    w = layer.weight.detach().double().flatten(1).numpy()
+    x = x.numpy()
+    if layer.bias is not None:
+        x = x - x.mean(0)
+    scale = np.sqrt(obs.RIDGE * (x**2).mean(0) + 1e-8 * (x**2).mean() + 1e-30)
+    samples = np.sqrt(len(x))
+    # ‖(W - W') x‖² / S + Σ scale² ‖W - W'‖², where W' is 0 but for ``inputs``
+    rows = np.concatenate([x / samples, np.diag(scale)])
+    target = rows @ w.T
+    solved = np.linalg.lstsq(rows[:, inputs], target, rcond=None)[0]
+    errors = ((target - rows[:, inputs] @ solved) ** 2).sum(0)
+    return float(errors @ felt.numpy()) / 2
+
+
+@pytest.mark.parametrize("unit", [1, 2])
+def test_the_order_and_the_errors_are_those_of_least_squares_solved_anew(unit):
+    torch.manual_seed(0)
+    group = make_group(8, unit)
+    layers = (nn.Conv2d(8, 3, 3), nn.Conv2d(8, 2, 1, bias=False))
+    data, used = [], []
+    for layer, order in zip(layers, (np.arange(8), np.arange(8)[::-1]), strict=True):
+        area = layer.weight[0, 0].numel()
+        x = torch.randn(200, 8 * area).double() @ torch.randn(8 * area, 8 * area).double() + 0.5
+        felt = torch.rand(len(layer.weight)).double()
+        data.append((layer, x, felt, order, area))
+        used.append((make_reader(layer, x, felt), order))
+
+    def error(units):
+        channels = {int(c) for unit_ in units for c in group.units[unit_]}
+        total = 0.0
+        for layer, x, felt, order, area in data:
+            inputs = [p * area + k for p in range(8) if int(order[p]) in channels for k in range(area)]
+            total += least_error(layer, x, felt, inputs)
+        return total
+
+    order, errors = eliminate(group, used)
+    assert sorted(order) == list(range(len(group.units)))
+    alive, before = list(range(len(group.units))), 0.0
+    for removed, added in zip(order, errors, strict=True):
+        after = {unit_: error([u for u in alive if u != unit_]) for unit_ in alive}
+        assert removed == min(after, key=after.__getitem__)
+        assert added == pytest.approx(after[removed] - before, rel=1e-5, abs=1e-9)
+        alive.remove(removed)
+        before = after[removed]
+
+
+class Net(nn.Module):
+    """A 3x3 convolution is read by another, at two levels, with ReLUs in place behind both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, stride=2, padding=1)
+
+    def forward(self, images, targets=None):
+        x = torch.stack(images)
+        outputs = [self.second(self.first(level).relu_()).relu_() for level in (x, x[..., ::2, ::2])]
+        if targets is None:
+            return outputs
+        return {"loss": sum(output.square().mean() for output in outputs)}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(2)
+    nothing = {"boxes": torch.zeros(0, 4)}
+    return [([torch.rand(3, 8, 8, generator=generator)], [nothing]) for _ in range(3)]
+
+
+def test_what_is_observed_of_a_layer(net, images):
+    reader = _Reader(net.second)
+    _observe(net, {"second": reader}, lambda: images, 0)  # more positions than there are
+    patches, felt = [], torch.zeros(2)
+    for (image,), _ in images:
+        x = image[None]
+        for level in (x, x[..., ::2, ::2]):
+            read = net.first(level).relu()
+            patches.append(F.unfold(read, 3, padding=1, stride=2)[0].T)
+            raw = net.second(read).detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(raw.relu().square().mean(), raw)
+            felt += gradient.square().sum((0, 2, 3)) / len(images)
+    expected = torch.cat(patches).double()
+    assert reader.samples == len(expected)
+    torch.testing.assert_close(reader.total, expected.sum(0))
+    torch.testing.assert_close(reader.gram, expected.T @ expected)
+    torch.testing.assert_close(reader.felt.float(), felt)
+
+
+def test_a_channel_that_others_can_imitate_goes_before_one_that_matters_less_to_the_loss(
+    net, images, monkeypatch
+):
+    monkeypatch.setattr(obs, "RIDGE", 1e-6)
+    with torch.no_grad():
+        for tensor in (net.first.weight, net.first.bias):
+            tensor.copy_(tensor.abs())
+            tensor[1] = tensor[0]  # both give the same
+        net.second.weight.copy_(net.second.weight.abs())
+        net.second.weight[:, 3] *= 0.5
+    graph = analyze(net, ([images[0][0][0]],))
+    ours, alone = (score(name, net, graph, lambda: images)["first"] for name in ("obs", "taylor"))
+    assert np.argmin(ours) in (0, 1), ours
+    assert np.argmin(alone) == 3, alone
+
+
+class Reading(nn.Module):
+    """Attention reads the group by the weight of its own, which is no layer's."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.attention = nn.Linear(4, 8), nn.MultiheadAttention(8, 2, batch_first=True)
+        self.inner, self.outer = nn.Linear(8, 16), nn.Linear(16, 2)
+
+    def forward(self, images, targets=None):
+        x = self.first(torch.stack(images).flatten(2))
+        x = self.attention(x, x, x)[0]
+        out = self.outer(self.inner(x).relu())
+        return out if targets is None else {"loss": out.square().mean()}
+
+
+def test_a_group_that_no_layer_reads_by_itself_is_scored_by_joint():
+    torch.manual_seed(0)
+    net, image = Reading(), torch.rand(3, 2, 2)
+    batches = [([image], [{"boxes": torch.zeros(0, 4)}])]
+    graph = analyze(net, ([image],))
+    scores = score("obs", net, graph, lambda: batches)
+    by_gates = score_by_gates({"joint": joint}, net, graph, lambda: batches, 0)["joint"]
+    assert set(scores) == set(graph.prunable)
+    read = [name for name in graph.prunable if name != "first"]
+    factor = np.median([scores[name].sum() / by_gates[name].sum() for name in read])
+    np.testing.assert_allclose(scores["first"], factor * by_gates["first"])
