@@ -78,6 +78,7 @@ class DenseMetrics(TypedDict):
     per_class: PerClass
     gflops: Cost
     mparams: Cost
+    input_size: NotRequired[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 class RecoverySettings(TypedDict):

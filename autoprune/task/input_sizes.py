@@ -107,16 +107,17 @@ def trace_sizes(
         size = resized_size(input_size, rule)
         at = f"input_sizes: {name} at {rule.pixels} pixels"
         try:
-            traced = analyze(resized(model, rule), detector_inputs(size))
+            smaller = resized(model, rule)
+            traced, unscaled = (analyze(smaller, detector_inputs(image)) for image in (size, input_size))
         except ModelError as error:
             raise ConfigError(f"{at}: {error}; omit this size") from error
         if not _same_groups(traced, graph):
             raise ConfigError(f"{at} has other channel groups than at its own size; omit this size")
         larger = sizes[-1].graph if sizes else graph
-        if traced.gflops() >= larger.gflops():
+        if max(traced.gflops(), unscaled.gflops()) >= larger.gflops():  # it has to resize by itself
             raise ConfigError(
-                f"{at} has no fewer GFLOPs than above: its `transform` is not what sets its input size, or "
-                "images are as small already; omit this size"
+                f"{at} has no fewer GFLOPs than above: its `transform` is not what sets its input size; omit "
+                "this size"
             )
         assert rule.pixels is not None
         say(f"at {rule.pixels} pixels ({size[0]}x{size[1]}): {traced.gflops():.2f} GFLOPs")
