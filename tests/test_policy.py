@@ -207,9 +207,9 @@ def test_applied_at_a_smaller_size_it_is_the_detector_built_for_that_size(pruned
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         outputs = applied(images)[0]
     with torch.no_grad():
-        found = expected(images)[0]
-    assert len(found["boxes"])
-    assert all(torch.equal(outputs[key], tensor) for key, tensor in found.items())
+        detections = expected(images)[0]
+    assert len(detections["boxes"])
+    assert all(torch.equal(outputs[key], tensor) for key, tensor in detections.items())
     graph = analyze(policy.resized(dense), (images,))
     assert policy.with_costs(graph).metrics["gflops"] == counter.get_total_flops() / 2e9
     assert resize_rule(dense) == Resize(96, 96)

@@ -116,7 +116,7 @@ class SpacePlan:
             replace(option, removed=option.removed * weight)
             for option, weight in zip(self._options, weights, strict=False)  # the last one is of the size
         ]
-        found = []
+        policies = []
         for index, size in enumerate(self._sizes):
             bound = size.bounds[budget]
             if not size.is_modeled(bound):
@@ -124,8 +124,8 @@ class SpacePlan:
                 bound = (Budget("gflops", least + level * (dense - least)),)
             if size.reaches(bound):
                 removed, fractions = size.cheapest(options, bound, float(weights[-1]))
-                found.append((removed, index, self._with_size(fractions, index)))
-        return min(found, key=lambda entry: entry[:2])[2]
+                policies.append((removed, index, self._with_size(fractions, index)))
+        return min(policies, key=lambda entry: entry[:2])[2]
 
     def coarseness(self) -> str | None:
         """One line where the widths are too coarse for trials to come within 2% of a budget, by a sample."""
