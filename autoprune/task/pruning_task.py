@@ -10,6 +10,7 @@ from torch import nn
 from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule, resized
+from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
@@ -59,9 +60,18 @@ class PruningTask:
         """The task at one of the search's input sizes, given by the pixels of the shorter side.
 
         Detector, splits, costs and latency are those of that size; ``None`` is the detector's own.
+
+        Raises:
+            ConfigError: the settings have no such size.
         """
         if pixels is None or pixels == self.pixels:
             return self
+        if pixels not in self.smaller:
+            known = ", ".join(map(str, (self.pixels, *self.smaller)))
+            raise ConfigError(
+                f"input_sizes: a trial has {pixels} pixels, and the settings give {known}; restore what the "
+                "search was started with"
+            )
         return replace(self.smaller[pixels], config=self.config)
 
     @property

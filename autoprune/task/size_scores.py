@@ -40,9 +40,14 @@ def size_importance(task: PruningTask, space: Space, path: Path | None = None) -
         space: the search space at that size, with importance.
         path: `importance.safetensors` to read the losses from and to keep them in.
 
+    Returns:
+        Empty where the search has one input size.
+
     Raises:
         ValueError: the space was resolved without importance.
     """
+    if not task.smaller:
+        return {}
     if space.importance is None:
         raise ValueError("the space has no importance; give it to resolve()")
     options = make_width_options(space, comparable(space.importance, task.config.criterion))
@@ -53,7 +58,7 @@ def size_importance(task: PruningTask, space: Space, path: Path | None = None) -
         bound = (Budget("gflops", max(sized.graph.gflops(), least)),)
         levels = greedy_levels(space, options, bound)
         removed[pixels], widths[pixels] = removed_at(options, levels), widths_at(space, options, levels)
-    ratios = _ratios(task, space, widths, path) if widths else {}
+    ratios = _ratios(task, space, widths, path)
     result: dict[int, float] = {}
     highest = 0.0
     for pixels in sorted(removed, reverse=True):

@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune import progress
 from autoprune.config import make_config
 from autoprune.detectors import detector_inputs
+from autoprune.errors import ConfigError
 from autoprune.graph import prune
 from autoprune.policy import hash_weights
 from autoprune.task import pruning_task
@@ -55,6 +56,8 @@ def test_at_a_smaller_size_all_is_that_of_a_detector_built_for_it(demo_settings,
     built = load_task(make_config(**{**demo_settings, "model_arguments": arguments}))
     smaller = task.at(96)
     assert task.at(None) is task.at(128) is task
+    with pytest.raises(ConfigError, match="a trial has 64 pixels, and the settings give 128, 96"):
+        task.at(64)
     assert smaller.input_size == built.input_size == smaller.latency_setup.input_size == (96, 96)
     assert smaller.costs(keep) == built.costs(keep) != task.costs(keep)
     for split, expected in ((smaller.train, built.train), (smaller.val, built.val)):
