@@ -11,6 +11,7 @@ from autoprune.fields import (
     DataPaths,
     DeviceText,
     FolderOrSplits,
+    InputSizes,
     LatencyBudget,
     ModelSpec,
     NoneIsEmpty,
@@ -123,6 +124,12 @@ class Config(Strict):
     )
     space: Annotated[Path | None, PathText, _SPACE] = Field(
         None, description="search space YAML; default: derived from the importance"
+    )
+
+    input_sizes: Annotated[tuple[float, ...], InputSizes, Several, _SEARCH] = Field(
+        (1.0,),
+        description="input sizes that trials may have: fractions of the detector's own one, rounded to its "
+        "stride; of several, each trial has one, at which it is trained, evaluated and counted",
     )
 
     out: Annotated[Path, PathText, _OUTPUT] = Field(Path("runs/search"), description="run directory")

@@ -129,6 +129,19 @@ def _time_or_percentage(value: str | None) -> str | None:
     return value
 
 
+def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
+    """Checks fractions of the detector's own input size, and sorts them, the largest first."""
+    if not all(0 < value <= 1 for value in values):
+        raise ValueError("must be fractions of the detector's own input size, above 0 and at most 1")
+    if len(set(values)) < len(values):
+        raise ValueError("must hold each fraction once")
+    if 1 not in values:
+        raise ValueError(
+            "must hold 1.0, the detector's own input size; model_arguments can give the detector another one"
+        )
+    return tuple(sorted(values, reverse=True))
+
+
 # Of several on one field, pydantic runs the validators before parsing from right to left.
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
@@ -137,4 +150,5 @@ Several = BeforeValidator(_several)
 Text = BeforeValidator(_text)
 Texts = BeforeValidator(_texts)
 NoneIsEmpty = BeforeValidator(lambda values: [] if values == ["none"] else values)
+InputSizes = AfterValidator(_input_sizes)
 LatencyBudget = AfterValidator(_time_or_percentage)

@@ -1,4 +1,4 @@
-"""A policy: which channels of each group are kept. It alone determines a pruned architecture.
+"""A policy: which channels of each group are kept, at which input size. It alone determines an architecture.
 
 A policy file holds everything but weights: `policy.yaml` and the dense weights give the pruned detector,
 `policy.yaml` and `model.safetensors` the recovered one.
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from torch import nn
 
 from autoprune.config import ModelSpec
@@ -24,6 +24,7 @@ from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.ranges import from_ranges, to_ranges
+from autoprune.resize import Resize, checked, resized
 from autoprune.trust import note_file
 from autoprune.validation import Strict, as_path, check_kind, first_problem
 
@@ -44,13 +45,14 @@ class PolicyFile(Strict):
     weights_sha256: str
     criterion: str
     input_size: tuple[Pixels, Pixels]
+    resize: Annotated[Resize, AfterValidator(checked)] | None = None
     groups: dict[str, _GroupEntry]
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Policy:
-    """The kept channels of each group, and what they were chosen for.
+    """The kept channels of each group, the input size, and what they were chosen for.
 
     Attributes:
         model: the dense architecture.
@@ -60,6 +62,7 @@ class Policy:
         widths: dense width of each pruned group.
         keep: kept channels of each pruned group, rising. Groups not named keep all channels.
         metrics: measured figures, with units in their names (`map`, `gflops`, `mparams`, `latency_ms`).
+        resize: how the pruned detector resizes images; ``None`` leaves that as it is in the dense one.
     """
 
     model: ModelSpec
@@ -69,13 +72,15 @@ class Policy:
     widths: Mapping[str, int]
     keep: Mapping[str, tuple[int, ...]]
     metrics: Mapping[str, Any] = field(default_factory=dict)
+    resize: Resize | None = None
 
     def __repr__(self) -> str:
         """In a line, without the channels."""
         kept, dense = sum(map(len, self.keep.values())), sum(self.widths.values())
         figures = ", ".join(f"{name} {value:.4g}" for name, value in self.metrics.items())
         channels = f"{kept} of {dense} channels in {len(self.keep)} groups"
-        return f"<Policy of {self.model.name}: {channels}; {figures}>"
+        size = "" if self.resize is None else f" at {self.resize.pixels} pixels"
+        return f"<Policy of {self.model.name}{size}: {channels}; {figures}>"
 
     @property
     def kept_widths(self) -> dict[str, int]:
@@ -107,6 +112,7 @@ class Policy:
             widths={name: entry.width for name, entry in file.groups.items()},
             keep=keep,
             metrics=file.metrics,
+            resize=file.resize,
         )
 
     def save(self, path: str | Path) -> None:
@@ -123,6 +129,7 @@ class Policy:
             "weights_sha256": self.weights_sha256,
             "criterion": self.criterion,
             "input_size": _plain(self.input_size),
+            **({} if self.resize is None else {"resize": _plain(self.resize.to_dict())}),
             "metrics": _plain(self.metrics),
             "groups": {
                 name: {"width": _plain(self.widths.get(name)), "keep": to_ranges(_plain(kept))}
@@ -149,7 +156,7 @@ class Policy:
                 raise PolicyError(
                     f"the policy is for another model: group `{name}` has {actual} channels, not {width}"
                 )
-        if all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
+        if self.resize is None and all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
             raise PolicyError("the policy prunes nothing: every group keeps all its channels")
 
     def with_costs(self, graph: ChannelGraph, where: str | Path = "the policy") -> "Policy":
@@ -159,7 +166,7 @@ class Policy:
         costs stay.
 
         Args:
-            graph: of the dense architecture, traced at ``input_size``.
+            graph: of the dense architecture, traced at ``input_size`` after `resized`.
             where: the policy's file, for the warning.
 
         Raises:
@@ -179,20 +186,30 @@ class Policy:
                 return replace(self, metrics=costs)
         return replace(self, metrics={**self.metrics, **costs})
 
+    def resized(self, dense_model: nn.Module) -> nn.Module:
+        """The dense detector at the input size of the policy; weights are shared with it.
+
+        Raises:
+            ModelError: the detector can't run at another input size.
+        """
+        return resized(dense_model, self.resize)
+
     def apply(self, dense_model: nn.Module, graph: ChannelGraph | None = None) -> nn.Module:
-        """Returns a pruned copy of ``dense_model``; the model itself is not changed.
+        """Returns a pruned copy of ``dense_model``, at the policy's input size; the model is not changed.
 
         Other weights than those that the policy was made for are allowed, with a warning.
 
         Args:
             dense_model: a detector of the policy's dense architecture.
-            graph: its channel groups, if they are known already.
+            graph: its channel groups, at whatever input size, if they are known already.
 
         Raises:
             PolicyError: the policy is for another model.
-            ModelError: it is no model, or none that takes a list of images.
+            ModelError: it is no model, none that takes a list of images, or one that can't run at the
+                policy's input size.
         """
         check_kind("dense_model", dense_model, nn.Module, "a torch.nn.Module", ModelError)
+        dense_model = self.resized(dense_model)
         if graph is None:
             device = next((weight.device for weight in dense_model.parameters()), torch.device("cpu"))
             graph = analyze(dense_model, ([torch.rand(3, *self.input_size, device=device)],))

@@ -52,7 +52,7 @@ def made_once(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def runs_to_read_stay_as_they_are(request):
     """Blames the test that writes into a shared run, not a later one that reads it."""
-    shared = [name for name in ("checked_run", "finished_run") if name in request.fixturenames]
+    shared = [name for name in ("checked_run", "finished_run", "sized_run") if name in request.fixturenames]
     runs = [getattr(run, "run", run) for run in map(request.getfixturevalue, shared)]
     before = [_modified(run) for run in runs]
     yield
@@ -102,6 +102,19 @@ def checked_run(demo_settings, made_once):
     settings = {**demo_settings, "budget_gflops": "60%", "proxy_images": 3}
     settings |= {"trials": 5, "confirm": 1, "check_proxies": 4}
     return made_once("checked", lambda folder: search({**settings, "out": folder}))
+
+
+@pytest.fixture(scope="session")
+def sized_run(demo_settings, made_once):
+    """The folder of a search among three input sizes, of twelve trials and a repeat; to read."""
+    from autoprune.search.pipeline import search
+
+    settings = {**demo_settings, **SIZED, "trials": 12}
+    return made_once("sized", lambda folder: search({**settings, "out": folder}))
+
+
+SIZED = {"input_sizes": (1.0, 0.75, 0.5), "budget_gflops": "60%", "rungs": (0,), "confirm": 1}
+"""What makes a search of `demo_settings` one among input sizes."""
 
 
 @dataclass

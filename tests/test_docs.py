@@ -244,7 +244,8 @@ def test_every_warm_start_is_explained() -> None:
     origins = set(re.findall(r"`([a-z0-9_ ]+)`", section.split("\n\n")[0]))
     published = {f"{other.one_shot} {name}" for name, other in CRITERIA.items() if other.one_shot}
     own = {f"{kind} joint" for kind in ("knapsack", "global", "greedy")}
-    assert origins == {"uniform", "searched", "sampler"} | own | published
+    sized = {"dense at 96 px", "uniform at 96 px"}
+    assert origins == {"uniform", "searched", "sampler"} | own | published | sized
 
 
 def test_every_file_of_a_run_is_explained() -> None:

@@ -5,11 +5,14 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.config import ModelSpec
-from autoprune.errors import PolicyError
-from autoprune.graph import analyze
+from autoprune.detectors import build
+from autoprune.errors import ModelError, PolicyError
+from autoprune.graph import analyze, prune
 from autoprune.policy import Policy, hash_weights
+from autoprune.resize import Resize, resize_rule
 
 
 def make_policy(**changes):
@@ -30,6 +33,37 @@ def test_policy_reads_back_equal(tmp_path):
     policy.save(tmp_path / "policy.yaml")
     assert Policy.load(tmp_path / "policy.yaml") == policy
     assert policy.kept_widths == {"a.conv": 4, "b.conv": 1}
+
+
+@pytest.mark.parametrize("rule", [Resize(64, 107), Resize(fixed=(224, 320))])
+def test_an_input_size_reads_back_and_one_of_the_detector_itself_is_not_written(tmp_path, rule):
+    file = tmp_path / "policy.yaml"
+    make_policy().save(file)
+    assert "resize" not in file.read_text()
+    policy = make_policy(resize=rule, widths={}, keep={})  # the dense detector at a lower size
+    policy.save(file)
+    assert Policy.load(file) == policy
+    assert f"at {rule.pixels} pixels: 0 of 0" in repr(policy)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{min_size: 64}", "must hold min_size and max_size, or fixed alone"),
+        ("{min_size: 64, max_size: 64, fixed: [64, 64]}", "or fixed alone"),
+        ("{fixed: [0, 64]}", "sizes of 1 to 65536 pixels"),
+        ("{min_size: x, max_size: 64}", "`resize.min_size`"),
+        ("{side: 64}", "`resize.side`"),
+    ],
+)
+def test_a_broken_input_size_is_one_line(tmp_path, line, message):
+    file = tmp_path / "policy.yaml"
+    make_policy().save(file)
+    file.write_text(file.read_text() + f"resize: {line}\n")
+    with pytest.raises(PolicyError) as caught:
+        Policy.load(file)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_policy_is_printed_in_a_line_without_its_channels():
@@ -140,6 +174,45 @@ def test_a_policy_that_does_not_fit_is_refused(chain, changes, message):
     with pytest.raises(PolicyError, match=message) as caught:
         policy_of(chain, **changes).apply(chain)
     assert "\n" not in str(caught.value)
+
+
+def test_a_policy_of_another_input_size_is_refused_where_the_detector_has_one_only(chain):
+    with pytest.raises(ModelError, match="Chain can't run at another input size: it needs a `transform`"):
+        policy_of(chain, resize=Resize(8, 8)).apply(chain)
+
+
+@pytest.mark.parametrize("pruned", [True, False])
+def test_applied_at_a_smaller_size_it_is_the_detector_built_for_that_size(pruned):
+    sizes = {"min_size": 96, "max_size": 96}, {"min_size": 64, "max_size": 80}
+    small = {"fpn_channels": 32, "returned_layers": [2, 3], "score_thresh": 0.001}
+    spec, other = (
+        ModelSpec(name="retinanet_resnet18_fpn", arguments={**small, **size}, num_classes=4) for size in sizes
+    )
+    dense, built = build(spec).eval(), build(other).eval()
+    built.load_state_dict(dense.state_dict())
+    name = "backbone.body.layer1.0.conv1"
+    keep = {name: tuple(range(0, 64, 2))} if pruned else {}
+    policy = Policy(
+        spec,
+        hash_weights(dense.state_dict()),
+        "l2",
+        (64, 72),
+        {n: 64 for n in keep},
+        keep,
+        {},
+        Resize(64, 80),
+    )
+    applied, images = policy.apply(dense), [torch.rand(3, 100, 112)]
+    expected = prune(built, analyze(built, (images,)), keep)
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        outputs = applied(images)[0]
+    with torch.no_grad():
+        detections = expected(images)[0]
+    assert len(detections["boxes"])
+    assert all(torch.equal(outputs[key], tensor) for key, tensor in detections.items())
+    graph = analyze(policy.resized(dense), (images,))
+    assert policy.with_costs(graph).metrics["gflops"] == counter.get_total_flops() / 2e9
+    assert resize_rule(dense) == Resize(96, 96)
 
 
 def test_costs_that_belong_to_other_channels_are_replaced_with_a_warning(chain, recwarn):

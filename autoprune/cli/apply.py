@@ -41,7 +41,7 @@ def apply(
         )
     refuse_existing(to)
     dense, _ = build_dense(detector, config)
-    graph = analyze(dense, detector_inputs(detector.policy.input_size))
+    graph = analyze(detector.policy.resized(dense), detector_inputs(detector.policy.input_size))
     checked = detector.policy.with_costs(graph, policy)
     pruned = checked.apply(dense, graph)
     applied = hash_weights(dense.state_dict())

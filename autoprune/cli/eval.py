@@ -76,7 +76,7 @@ def _open(
         refuse_missing(config)
         model, spec = build_dense(detector, config)
         if detector.policy is not None:
-            graph = analyze(model, detector_inputs(detector.policy.input_size))
+            graph = analyze(detector.policy.resized(model), detector_inputs(detector.policy.input_size))
             policy = detector.policy.with_costs(graph, argument or "the policy")
             costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
             model = policy.apply(model, graph)

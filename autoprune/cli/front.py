@@ -81,6 +81,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
                 "state": record.state,
                 "origin": record.origin,
                 "budget_gflops": record.budget,
+                **({} if record.pixels is None else {"input_px": record.pixels}),
                 "on_front": record.number in front_numbers,
                 "metrics": dict(record.metrics),
                 "measured_maps": record.maps,

@@ -78,6 +78,8 @@ def _report(
         detector = replace(detector, policy=given)  # it says what was not given, such as the classes
     policy = detector.policy
     model, spec = build_dense(detector, config)
+    if policy is not None:
+        model = policy.resized(model)
     size = input_size_of(detector, model, config)
     graph = analyze(model, detector_inputs(size))
     widths = None

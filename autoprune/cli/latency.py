@@ -210,6 +210,7 @@ def _build(detector: NamedDetector, config: Config) -> "tuple[nn.Module, Policy 
     model, _ = build_dense(detector, config)
     if detector.policy is None:
         return model, None
+    model = detector.policy.resized(model)
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze, prune
 

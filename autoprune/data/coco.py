@@ -1,9 +1,11 @@
 """A split of a COCO-format data set: resized images, kept in memory while they fit, and their boxes."""
 
+import copy
 import json
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -85,6 +87,13 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
     return [split.categories[label] for label, number in split.category_ids.items() if number not in seen]
 
 
+@dataclass
+class _Memory:
+    """What remains for decoded images; splits at several sizes share it."""
+
+    free_bytes: int
+
+
 class Split:
     """Images and boxes of one split, by the index of the image.
 
@@ -117,8 +126,15 @@ class Split:
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         self._label_of = {number: label for label, number in self.category_ids.items()}
-        self._free_bytes = int(cache_gib * GIB)
+        self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
+
+    def resized(self, resize: ResizeRule | None) -> "Split":
+        """The same images and boxes at another size; both take the memory for images from one budget."""
+        same = copy.copy(self)
+        same.sizes = [resized_size(size, resize) for size in self.stored_sizes]
+        same._cache = {}
+        return same
 
     def __len__(self) -> int:
         """Number of images."""
@@ -202,8 +218,8 @@ class Split:
             decoded = {index: self._decode(index) for index in absent}
         images = [self._cache[index] if index in self._cache else decoded[index] for index in indices]
         for index, image in decoded.items():
-            if image.numel() <= self._free_bytes:
-                self._free_bytes -= image.numel()
+            if image.numel() <= self._memory.free_bytes:
+                self._memory.free_bytes -= image.numel()
                 self._cache[index] = image
         return images
 

@@ -24,6 +24,7 @@ def save_samples(
     split: Split,
     device: torch.device | str = "cpu",
     images: int = IMAGES,
+    splits: Mapping[str, Split] | None = None,
 ) -> None:
     """Runs detectors on the first images of a split that have boxes, and writes their detections.
 
@@ -33,6 +34,7 @@ def save_samples(
         split: images and boxes.
         device: device of the images.
         images: number of images, at most.
+        splits: for detectors of another input size, ``split`` at that size, by name.
 
     Raises:
         RunError: the file can't be written.
@@ -52,7 +54,8 @@ def save_samples(
     for name, model in models.items():
         for sample in samples:
             sample["found"][name] = []
-        for image_id, box, score, category_id in detect(model, split, chosen, device, batch_size=1):
+        own = (splits or {}).get(name, split)
+        for image_id, box, score, category_id in detect(model, own, chosen, device, batch_size=1):
             if score >= MIN_SCORE:
                 shown = {"box": _corners(box), "label": _label(split, category_id), "score": round(score, 4)}
                 by_image[image_id]["found"][name].append(shown)

@@ -1,8 +1,9 @@
 """Detectors: by torchvision's names, by autoprune's own, or from a user's factory; weights and inputs."""
 
 from autoprune.detectors.factories import build, names, with_norm
-from autoprune.detectors.inputs import Resize, detector_inputs, resize_rule
+from autoprune.detectors.inputs import detector_inputs
 from autoprune.detectors.weights import State, load_dense, load_state, save_state
+from autoprune.resize import Resize, resize_rule, resized
 
 __all__ = [
     "Resize",
@@ -13,6 +14,7 @@ __all__ = [
     "load_state",
     "names",
     "resize_rule",
+    "resized",
     "save_state",
     "with_norm",
 ]

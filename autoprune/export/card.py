@@ -81,8 +81,18 @@ def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
         f"# {policy.model.name}, pruned\n\n"
         f"An object detector of {policy.model.num_classes - 1} classes with torchvision's interface: "
         f"`{policy.model.name}`{arguments}, pruned by autoprune{fraction}. Whole channels were removed, so "
-        "it is a plain, smaller network that needs no sparse kernels.\n"
+        f"it is a plain, smaller network that needs no sparse kernels.{_input_size(policy)}\n"
     )
+
+
+def _input_size(policy: Policy) -> str:
+    """What the detector does with images, where the policy decides that."""
+    rule = policy.resize
+    if rule is None:
+        return ""
+    if rule.fixed is not None:
+        return f" It stretches images to {rule.fixed[0]}x{rule.fixed[1]} pixels."
+    return f" It resizes images to {rule.min_size} pixels on the shorter side, {rule.max_size} at most."
 
 
 def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
@@ -112,6 +122,8 @@ def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
 def _cost(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = metrics.get("dense") or {}
     height, width = policy.input_size
+    own = "x".join(map(str, dense.get("input_size", ())))
+    elsewhere = f" (the dense detector at {own})" if policy.resize is not None and own else ""
     lines = []
     for key, name in (("gflops", "GFLOPs (multiply-adds, one image)"), ("mparams", "M parameters")):
         if key in policy.metrics:
@@ -121,7 +133,7 @@ def _cost(policy: Policy, metrics: Mapping[str, Any]) -> str:
     if not lines:
         return ""
     return (
-        f"## Cost at {height}x{width}\n\n| | dense | this detector |\n|---|---|---|\n"
+        f"## Cost at {height}x{width}{elsewhere}\n\n| | dense | this detector |\n|---|---|---|\n"
         + "\n".join(lines)
         + "\n"
     )

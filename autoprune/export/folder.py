@@ -60,7 +60,7 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
         )
     policy = Policy.load(policy_file)
     state = load_state(weights_file)
-    dense = build(policy.model)
+    dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)

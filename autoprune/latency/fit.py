@@ -110,7 +110,9 @@ def _measure(
     return LatencyModel(graph, calls, tables, correction, errors, float(measured[0]), setup.label, key)
 
 
-def on_budget(model: LatencyModel, space: Space, text: str) -> tuple[Space, Budget]:
+def on_budget(
+    model: LatencyModel, space: Space, text: str, dense_ms: float | None = None
+) -> tuple[Space, Budget]:
     """A space that knows its latency, and the budget that predictions have to meet in it.
 
     The user's budget is divided by 1 plus the model's margin: of the policies that are predicted to meet the
@@ -120,14 +122,18 @@ def on_budget(model: LatencyModel, space: Space, text: str) -> tuple[Space, Budg
         model: of the space's graph.
         space: to be searched.
         text: the budget as the user wrote it.
+        dense_ms: latency that fractions refer to, where the model is of a smaller input size, at which a
+            budget out of reach is no error; ``None`` takes the model's.
 
     Raises:
         BudgetError: it is no number, not below the dense detector's latency, or out of reach.
     """
     space = replace(space, latency=model)
-    requested = parse_budget(text, "latency_ms", model.dense_ms)
+    requested = parse_budget(text, "latency_ms", model.dense_ms if dense_ms is None else dense_ms)
     predicted_dense, least = (float(model(widths)) for widths in (space.dense, space.lowest))
     if least > requested.limit:
+        if dense_ms is not None:
+            return space, requested
         space.check([requested])
     limit = min(max(requested.limit / (1 + model.margin), least), predicted_dense)
     return space, Budget("latency_ms", limit)

@@ -1,6 +1,7 @@
 """Full recovery of policies of a run, the dense detector as their teacher."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from numbers import Integral
 from pathlib import Path
@@ -73,14 +74,15 @@ def recover(
     dense = cache(partial(evaluate, task.model, task.val, task.device, batch_size=config.batch_size))
     return [
         recover_policy(
-            task,
+            task.at(record.pixels),
             _keep(result, record, evaluator),
             directory.recovered_folder(record.number),
             importance,
             dense,
             label=f"recovery of trial {record.number}",
             notes={"trial": record.number, "origin": record.origin},
-            space=space,
+            space=replace(space, graph=task.at(record.pixels).graph),
+            full_size=task,
         )
         for record in records
     ]

@@ -86,6 +86,7 @@ def recover_policy(
     label: str = "recovery",
     notes: Mapping[str, Any] | None = None,
     space: Space | None = None,
+    full_size: PruningTask | None = None,
 ) -> Recovered:
     """Recovers one policy with the settings of ``task.config`` and writes it to a folder.
 
@@ -96,7 +97,7 @@ def recover_policy(
     recovered with the same settings see the same images in the same order.
 
     Args:
-        task: dense detector and data.
+        task: dense detector and data, at the input size of the policy.
         keep: {group: kept channels} of each pruned group.
         folder: where the result goes.
         importance: {group: [width]}, scores that weight the channels in the distillation; ``None`` weights
@@ -105,6 +106,8 @@ def recover_policy(
         label: name of the work, for progress.
         notes: more to keep in `metrics.json`.
         space: the search space, whose steps and smallest widths regrowth respects.
+        full_size: the task at the detector's own input size, to which the result is compared; ``None``
+            where that is ``task``.
 
     Raises:
         ConfigError: ``regrow_rounds`` is given and the space is not.
@@ -112,6 +115,7 @@ def recover_policy(
             process.
         TrainingError: a loss is not finite.
     """
+    full_size = full_size or task
     seed = derive(task.config.seed, "recovery")
     settings = TrainSettings.from_config(task.config, seed=seed)
     identity = identify(task, settings, keep)
@@ -125,7 +129,7 @@ def recover_policy(
         if task.config.regrow_rounds:
             keep = _regrow(task, space, keep, label)
         start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed).to(task.device)
-        before, rate = _measure_start(task, start, measure_dense)
+        before, rate = _measure_start(task, full_size, start, measure_dense)
         checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
         teacher = make_teacher(task, keep, importance)
         settings = replace(settings, learning_rate=rate)
@@ -144,7 +148,7 @@ def recover_policy(
             "input_size": list(task.input_size),
             **better.scores.to_dict(),
             **costs,
-            "dense": {**dense.to_dict(), **task.costs({})} if dense is not None else None,
+            "dense": _dense_entry(full_size, dense),
             "untrained_map": better.untrained_map,
             "kept": "trained" if better.trained else "untrained",
             "learning_rate": rate,
@@ -154,7 +158,7 @@ def recover_policy(
             "settings": identity,
         }
         recovered = Recovered(folder, policy, metrics)
-        _write(task, recovered, better.model, result.losses)
+        _write(task, full_size, recovered, better.model, result.losses)
         checkpoint.unlink(missing_ok=True)
         distributed.barrier()
         say(f"{label}: mAP {100 * recovered.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
@@ -175,6 +179,7 @@ def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequ
         "dense_weights": task.weights_sha256,
         **task.data_identity,
         "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
+        **({} if task.resize is None else {"resize": task.resize.to_dict()}),
     }
 
 
@@ -231,14 +236,25 @@ def _read_from_first_rank(folder: Path, identity: Mapping[str, Any]) -> Recovere
     return finished
 
 
+def _dense_entry(full_size: PruningTask, scores: Metrics | None) -> dict[str, Any] | None:
+    """What `metrics.json` says of the dense detector, at its own input size."""
+    if scores is None:
+        return None
+    return {**scores.to_dict(), **full_size.costs({}), "input_size": list(full_size.input_size)}
+
+
 def _measure_start(
-    task: PruningTask, start: nn.Module, measure_dense: Callable[[], Metrics] | None
+    task: PruningTask,
+    full_size: PruningTask,
+    start: nn.Module,
+    measure_dense: Callable[[], Metrics] | None,
 ) -> tuple[Metrics, float]:
     """The scores before the training, and the learning rate that follows."""
-    score = partial(evaluate, split=task.val, device=task.device, batch_size=task.config.batch_size)
-    before, rate = score(start), task.config.learning_rate
+    score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
+    before, rate = score(start, task.val), task.config.learning_rate
     if rate is None:
-        rate = recovery_rate(before.map, (measure_dense or partial(score, task.model))().map)
+        dense = measure_dense or partial(score, full_size.model, full_size.val)
+        rate = recovery_rate(before.map, dense().map)
     return before, distributed.broadcast_object(rate)  # devices may differ in the last digits
 
 
@@ -254,22 +270,32 @@ def _better(task: PruningTask, start: nn.Module, before: Metrics, trained: nn.Mo
     return Better(start, before, before.map, trained=False)
 
 
-def _write(task: PruningTask, recovered: Recovered, model: nn.Module, losses: Sequence[float]) -> None:
+def _write(
+    task: PruningTask,
+    full_size: PruningTask,
+    recovered: Recovered,
+    model: nn.Module,
+    losses: Sequence[float],
+) -> None:
     """Writes all files of a recovery; `metrics.json` marks it as finished, so the detector comes first."""
     folder = recovered.folder
     save_detector(folder, model, recovered.policy)
-    save_samples(folder, {"dense": task.model, "pruned": model}, task.val, task.device)
+    detectors = {"dense": full_size.model, "pruned": model}
+    save_samples(folder, detectors, full_size.val, task.device, splits={"pruned": task.val})
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
     write_text(folder / names.LOSSES_FILE, "".join(["step,loss\n", *lines]))
     write_text(folder / names.METRICS_FILE, json.dumps(recovered.metrics, indent=2) + "\n")
-    add_latencies(folder, [_latency(task, model)])
+    add_latencies(folder, [_latency(full_size, model)])
     write_card(folder)
 
 
-def _latency(task: PruningTask, model: nn.Module) -> dict[str, Any]:
-    """A row of `latency.json`: the recovered detector, timed interleaved with the dense one."""
-    setup = task.latency_setup
-    dense, pruned = measure_networks((task.model, model), setup, LATENCY_PASSES)
+def _latency(full_size: PruningTask, model: nn.Module) -> dict[str, Any]:
+    """A row of `latency.json`: the recovered detector, timed interleaved with the dense one.
+
+    Both get an image of the dense detector's input size; each resizes it to its own.
+    """
+    setup = full_size.latency_setup
+    dense, pruned = measure_networks((full_size.model, model), setup, LATENCY_PASSES)
     return {"label": setup.label, **asdict(pruned), "dense_ms": dense.median_ms}
 
 

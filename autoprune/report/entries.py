@@ -38,6 +38,7 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             recovered_map=recovered_map(recovered.get(record.number)),
             on_front=record.number in on_front,
             origin=origin_label(record.origin),
+            pixels=record.pixels,
         )
         for record in result.records
         if record.counts and record.state == "complete"
@@ -47,7 +48,7 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
 
 def kind_of(origin: str) -> Kind:
     """The kind of a trial in tables and plots, from its origin in the study."""
-    if origin == "uniform":
+    if origin.partition(" at ")[0] == "uniform":  # at a smaller input size too
         return "uniform"
     return "searched" if origin == "sampler" else "one-shot"
 

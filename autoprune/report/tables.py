@@ -27,6 +27,7 @@ class Entry:
         recovered_map: mAP after full recovery, as a fraction.
         on_front: no other trial beats it in all objectives.
         origin: more precise than ``kind``, such as ``greedy taylor``; may be empty.
+        pixels: shorter side that it resizes images to, where a search chose it.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Entry:
     recovered_map: float | None = None
     on_front: bool = False
     origin: str = ""
+    pixels: int | None = None
 
 
 def points(fraction: float | None) -> str:
@@ -96,6 +98,8 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
     table.add_column("trial", overflow="fold")
     table.add_column("from")
     table.add_column("front", justify="center")
+    if with_sizes := any(entry.pixels is not None for entry in entries):
+        table.add_column("input\npx", justify="right", no_wrap=True)
     for heading in ("proxy\nmAP", "GFLOPs", "M\nparams"):
         table.add_column(heading, justify="right", no_wrap=True)
     rows = [*sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))), dense]
@@ -109,6 +113,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
             entry.name,
             entry.origin or entry.kind,
             "●" if entry.on_front else "",
+            *(["-" if entry.pixels is None else str(entry.pixels)] if with_sizes else []),
             points(entry.map),
             _cost_cell(entry.gflops, reference.gflops if reference else None),
             _cost_cell(entry.mparams, None),

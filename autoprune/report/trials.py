@@ -7,6 +7,7 @@ from pathlib import Path
 from autoprune.files import write_text
 from autoprune.report.entries import recovered_map
 from autoprune.report.run_summary import RunSummary
+from autoprune.space.input_size import channels_of
 
 
 def write_trials(path: Path, summary: RunSummary) -> None:
@@ -14,6 +15,7 @@ def write_trials(path: Path, summary: RunSummary) -> None:
 
     The mAP of a trial that was re-evaluated is the mean; ``measured`` is the number of evaluations.
 
+    The column ``input_px`` is there where the search chose among input sizes.
     The columns ``map_rung_0``, ``map_rung_1``, … hold the mAP at each rung, ``width:GROUP`` the widths.
 
     Raises:
@@ -27,22 +29,25 @@ def write_trials(path: Path, summary: RunSummary) -> None:
             "state": record.state,
             "origin": record.origin,
             "budget_gflops": record.budget,
+            **({} if record.pixels is None else {"input_px": record.pixels}),
             "on_front": int(record.number in front),
             **record.metrics,
             "measured": len(record.maps),
             "recovered_map": recovered_map(summary.recovered.get(record.number)),
             "reason": record.reason,
             **{f"map_rung_{rung}": metrics["map"] for rung, metrics in enumerate(record.rungs)},
-            **{f"width:{name}": width for name, width in record.widths.items()},
+            **{f"width:{name}": width for name, width in channels_of(record.widths).items()},
         }
         for record in summary.records
     ]
     columns = [
-        *("trial", "state", "origin", "budget_gflops", "on_front"),
+        *("trial", "state", "origin", "budget_gflops"),
+        *(["input_px"] if any(record.pixels is not None for record in summary.records) else []),
+        "on_front",
         *metric_names,
         *("measured", "recovered_map", "reason"),
         *(f"map_rung_{rung}" for rung in range(len(summary.config.rungs))),
-        *dict.fromkeys(f"width:{name}" for record in summary.records for name in record.widths),
+        *dict.fromkeys(f"width:{name}" for record in summary.records for name in channels_of(record.widths)),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

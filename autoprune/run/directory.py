@@ -51,6 +51,10 @@ class RunDirectory:
         """Where the policy of a trial on the front is."""
         return self.policies / f"{names.TRIAL_NAME.format(trial)}.yaml"
 
+    def latency_file_at(self, pixels: int) -> Path:
+        """Where the latency model at a smaller input size is, by the pixels of the shorter side."""
+        return self.latency_file.with_stem(f"{self.latency_file.stem}_{pixels}")
+
     def recovered_folder(self, trial: int) -> Path:
         """Where a recovered trial is."""
         return self.recovered / names.TRIAL_NAME.format(trial)

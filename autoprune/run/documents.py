@@ -22,7 +22,7 @@ from autoprune.validation import first_problem
 
 T = TypeVar("T")
 
-ADDED = frozenset({"curves"})
+ADDED = frozenset({"curves", "input_sizes"})
 """Fields of `Config` that the previous version did not have; a run directory of that version lacks them."""
 
 
@@ -78,6 +78,7 @@ class DenseMetrics(TypedDict):
     per_class: PerClass
     gflops: Cost
     mparams: Cost
+    input_size: NotRequired[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 class RecoverySettings(TypedDict):

@@ -12,10 +12,7 @@ from autoprune.data.evaluate import check_boxes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
-from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
-from autoprune.latency.fit import fit_model, on_budget, prediction_error
-from autoprune.latency.model import LatencyModel
 from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
@@ -26,13 +23,13 @@ from autoprune.run.results import SearchResult, recorded_identity, study_name
 from autoprune.run.resume import say_own, search_settings
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.curves import score_curves
-from autoprune.search.plan import SpacePlan, identify, read_bounds, warm_criteria
+from autoprune.search.make_plan import LatencyModels, check_budgets, make_plan, say_prediction_error
+from autoprune.search.plan import SpacePlan, warm_criteria
 from autoprune.search.session import Session, cluster_of
 from autoprune.search.wall_time import WallTime
 from autoprune.space.derive import derive_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
-from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.storage import check_storage
 from autoprune.study.trials import LedgerSettings
@@ -89,8 +86,8 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
             run.repair_journal()
             session, latency = _prepare(config, run, file, wall_time)
         result = session.run()
-        if latency is not None:
-            _say_prediction_error(latency, result)
+        for pixels, model in latency.items():
+            say_prediction_error(model, result, pixels if len(latency) > 1 else None)
     if config.check_proxies:
         machine = {name: getattr(config, name) for name in ("device", "threads", "image_cache_gib", "strict")}
         check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
@@ -99,7 +96,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
 
 def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime
-) -> tuple[Session, LatencyModel | None]:
+) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
     # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
@@ -110,7 +107,7 @@ def _prepare(
         check_origin(run, recorded_identity(config, run), task)
     check_boxes(task.val, config.proxy_images)
     file = _space_of_run(run, file, config.space)
-    _check_budgets(config, file, task.graph)
+    check_budgets(config, file, task)
 
     # score the channels; where no space is given, derive one from the scores
     with wall_time.spend("importance"):
@@ -120,8 +117,8 @@ def _prepare(
         file = derive_space(task.graph, ranking, task.spec, task.input_size, config.criterion)
 
     # what trials may propose within the budgets, and what a trial does
-    plan, latency = _plan(task, file, scores, run)
-    dense_ms = None if latency is None else latency.dense_ms
+    plan, latency = make_plan(task, file, scores, run)
+    dense_ms = latency[task.pixels].dense_ms if latency else None
     evaluator = PolicyEvaluator(task, plan.space, importance, dense_ms)
     evaluator.check_latency()
     _say_absent_classes(task)
@@ -148,19 +145,6 @@ def _space_of_run(run: RunDirectory, file: SpaceFile | None, source: Path | None
     return written
 
 
-def _check_budgets(config: Config, file: SpaceFile | None, graph: ChannelGraph) -> None:
-    """Refuses budgets that are no numbers or out of reach, before the importance is computed.
-
-    Raises:
-        BudgetError: see `read_bounds` and `Space.check`.
-    """
-    bounds = read_bounds(config, graph)
-    if file is not None:
-        space = resolve(file, graph)
-        for bound in bounds:
-            space.check(bound)
-
-
 def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
     """Importance by what ranks policies: curves, or the run's criterion; then, for warm starts, by others."""
     config = task.config
@@ -171,34 +155,6 @@ def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
         return scores
     copy_curves(config.space, run.curves_file)
     return {CURVES: score_curves(task, scores[config.criterion], run.curves_file), **scores}
-
-
-def _plan(
-    task: PruningTask, file: SpaceFile, scores: Mapping[str, Importance], run: RunDirectory
-) -> tuple[SpacePlan, LatencyModel | None]:
-    """The space with its budgets and warm starts; with a budget on the latency also the model of it.
-
-    Raises:
-        BudgetError: no policy of the space meets a budget.
-        RunError: the latency model of the run is of another device.
-    """
-    config, graph = task.config, task.graph
-    bounds = read_bounds(config, graph)
-    ranked_by, ranking = next(iter(scores.items()))
-    space = resolve(file, graph, ranking)
-    latency: LatencyModel | None = None
-    if config.budget_latency_ms is not None:
-        begun = run.config_file.exists()
-        latency = fit_model(task.model, graph, space, task.latency_setup, run.latency_file, begun)
-        space, budget = on_budget(latency, space, config.budget_latency_ms)
-        bounds = [(*bound, budget) for bound in bounds]
-    identity = identify(task.weights_sha256, file, bounds, task.data_identity)
-    plan = SpacePlan(space, bounds, scores if config.warm_starts else {}, identity, ranked_by)
-    if (coarseness := plan.coarseness()) is not None:
-        say(coarseness)
-    if (line := plan.only_warm_starts(config.trials)) is not None:
-        say(line)
-    return plan, latency
 
 
 def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan) -> Ledger:
@@ -244,17 +200,6 @@ def _say_absent_classes(task: PruningTask) -> None:
             say(f"the {used} {kind} hold no {', '.join(absent[:SHOWN])}{more}: {remedy}")
 
 
-def _say_prediction_error(latency: LatencyModel, result: SearchResult) -> None:
-    """Says how far the latency model was from what trials measured."""
-    measured = [
-        (record.widths, record.metrics["latency_ms"])
-        for record in result.records
-        if record.widths and "latency_ms" in record.metrics
-    ]
-    if (line := prediction_error(latency, measured)) is not None:
-        say(line)
-
-
 def _versions(task: PruningTask) -> dict[str, Any]:
     """Versions and hashes for the head of `config.yaml`."""
     versions = {name: metadata.version(name) for name in VERSIONED if _is_installed(name)}
@@ -293,10 +238,12 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
     files = (run.config_file, run.space_file, run.importance_file, run.latency_file, run.journal_file)
     begun = run.config_file.exists()
     new = [file for file in files if not begun and not file.exists()]
+    sized = run.latency_file_at(0).name.replace("0", "*")  # at sizes that are not known yet
+    before = set(run.path.glob(sized))
     try:
         yield
     except (InputError, OSError):
-        for file in new:
+        for file in (*new, *(set() if begun else {*run.path.glob(sized)} - before)):
             file.unlink(missing_ok=True)
         raise
     except KeyboardInterrupt:

@@ -162,13 +162,15 @@ class Session:
         """Brings `front.csv`, the policies and the wall time up to date."""
         rows, policies = [], {}
         for record in self.ledger.front():
-            policy = self.evaluator.task.policy(self.evaluator.keep(record.widths), record.values)
+            task = self.evaluator.task.at(record.pixels)
+            policy = task.policy(self.evaluator.keep(record.widths), record.values)
             policies[record.number] = policy
             rows.append(
                 {
                     "trial": record.number,
                     "origin": record.origin,
                     "budget_gflops": record.budget,
+                    **({} if record.pixels is None else {"input_px": record.pixels}),
                     **record.values,
                 }
             )

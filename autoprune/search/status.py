@@ -51,6 +51,8 @@ def trial_line(record: Record, finished: Sequence[Record], trials: int, remainin
         outcome = f"failed: {record.reason}"
     else:
         outcome = f"mAP {100 * record.metrics['map']:.1f}, {record.metrics['gflops']:.2f} GFLOPs"
+    if record.pixels is not None:
+        outcome += f", {record.pixels} px"
     if record.state == "stopped":
         outcome += f", stopped at rung {len(record.rungs) - 1}"
     best = best_map(finished)

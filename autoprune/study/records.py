@@ -7,6 +7,7 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.space.input_size import pixels_of
 from autoprune.study.pareto import Direction, front
 from autoprune.study.trial_attributes import TrialAttributes, budget_of
 from autoprune.study.trials import Metrics
@@ -28,7 +29,7 @@ class Record:
         state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``.
         origin: the warm start's, or ``"sampler"``.
         budget: GFLOPs that it was projected onto, if any.
-        widths: channels that each group keeps.
+        widths: channels that each group keeps, and the input size where the search chooses it (`INPUT_SIZE`).
         rungs: metrics at each rung that it reached.
         ranked_by: the metric that it was compared by at each of them, ``None`` where it was not compared.
         reason: why it failed.
@@ -48,6 +49,11 @@ class Record:
     same_as: int | None = None
     repeat_of: int | None = None
     again: tuple[Metrics, ...] = ()
+
+    @property
+    def pixels(self) -> int | None:
+        """The shorter side that the trial resizes to; ``None`` where the search has one input size."""
+        return pixels_of(self.widths)
 
     @property
     def counts(self) -> bool:

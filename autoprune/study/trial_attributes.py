@@ -10,7 +10,7 @@ categorical ``budget``, an index. User attributes, as JSON:
 | `repeat_of` | number of the trial that this one re-evaluates with another seed | as the trial is enqueued |
 | `requeued_from` | number of the interrupted trial that this one continues | as the trial is enqueued |
 | `losses` | workers that were lost with this policy so far | as the trial is enqueued |
-| `widths` | channels that each group keeps | as the trial starts, or earlier |
+| `widths` | channels that each group keeps, and `input size` if searched | as the trial starts, or earlier |
 | `rung_N` | metrics at rung N | as the rung is reported |
 | `ranked_by_N` | metric that the trials were compared by at rung N | as the rung is reported |
 | `reason` | why the trial failed | as the trial ends |

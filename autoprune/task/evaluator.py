@@ -9,11 +9,13 @@ from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
 from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.detectors import resize_rule
 from autoprune.errors import BudgetError, TrainingError, out_of_memory
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.networks import measure_networks
 from autoprune.seeding import seed as derive
+from autoprune.space.input_size import pixels_of
 from autoprune.space.space import Space
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.probe import Probe
@@ -49,7 +51,7 @@ class PolicyEvaluator:
         self.task, self.space, self.importance = task, space, importance
         self.dense_ms, self.dense_map = dense_ms, dense_map
         rungs = task.config.rungs
-        self._probe = Probe(task)
+        self._probes: dict[int | None, Probe] = {}  # by input size
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._latency_limit = self._read_latency_limit()
         self._steps = [rungs[0], *(high - low for low, high in pairwise(rungs))]
@@ -66,10 +68,10 @@ class PolicyEvaluator:
         Where the training of a rung makes the detector worse, the detector before it is kept, as in a
         recovery.
         """
-        task, config, start = self.task, self.task.config, time.perf_counter()
+        task, config, start = self.task.at(pixels_of(widths)), self.task.config, time.perf_counter()
         keep = self.keep(widths)
         with out_of_memory(f"evaluating at rung {rung}", "lower batch_size"):
-            model = self._prune(keep) if state is None else state
+            model = prune(task.model, task.graph, keep) if state is None else state
             latency = {"latency_ms": self._check_measured_latency(model)} if self.measures_latency else {}
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung, repeat)
@@ -79,7 +81,7 @@ class PolicyEvaluator:
                 model, scores = state, before
             self._measured[model] = scores
             top = rung + 1 == len(config.rungs)  # no trial is stopped there
-            distances = {} if top else self._probe(model, keep)
+            distances = {} if top else self._distances(model, keep)
             evaluated = time.perf_counter()
         metrics = {"map": scores.map, "map50": scores.map50, **distances, **task.costs(keep), **latency}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
@@ -93,7 +95,7 @@ class PolicyEvaluator:
         return "latency_ms" in config.objectives or config.budget_latency_ms is not None
 
     def latency_ms(self, model: nn.Module) -> float:
-        """Median time of the network on one image at the input size, in the run's runtime."""
+        """Median time of the network on one image, at the input size of ``model``, in the run's runtime."""
         (latency,) = measure_networks([model], self.task.latency_setup)
         return latency.median_ms
 
@@ -105,7 +107,8 @@ class PolicyEvaluator:
         """
         if self._latency_limit is None:
             return
-        latency = self.latency_ms(self._prune(self.space.keep(self.space.lowest)))
+        smallest = self.task.at(min(self.task.smaller, default=None))
+        latency = self.latency_ms(prune(smallest.model, smallest.graph, self.space.keep(self.space.lowest)))
         if latency > self._latency_limit:
             raise BudgetError(
                 f"budget_latency_ms: {figures(self._latency_limit)} ms can't be reached, the smallest of "
@@ -129,12 +132,25 @@ class PolicyEvaluator:
         dense_ms = self.latency_ms(self.task.model) if self.dense_ms is None else self.dense_ms
         return parse_budget(text, "latency_ms", dense_ms).limit
 
-    def _prune(self, keep: Keep) -> nn.Module:
-        return prune(self.task.model, self.task.graph, keep)
+    def _task_of(self, model: nn.Module) -> PruningTask:
+        """The task at the input size of one of its detectors."""
+        rule = resize_rule(model)
+        return self.task.at(rule.pixels if rule is not None and self.task.smaller else None)
+
+    def _distances(self, model: nn.Module, keep: Keep) -> dict[str, float]:
+        """The loss of a pruned detector; at the own input size also its distance from the dense detector."""
+        task = self._task_of(model)
+        if (probe := self._probes.get(task.pixels)) is None:
+            probe = self._probes[task.pixels] = Probe(task)
+        if task is self.task:
+            return probe(model, keep)
+        # a distance from the dense detector at another size would not compare with those at its own
+        loss = probe.loss(model)
+        return {} if loss is None else {"loss": loss}
 
     def _recover(self, model: nn.Module, keep: Keep, rung: int, repeat: int) -> nn.Module:
         """Reconstructs or recalibrates at the bottom rung, then trains for the steps of this rung."""
-        task, config = self.task, self.task.config
+        task, config = self._task_of(model), self.task.config
         # The seed depends on the rung and not on the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
@@ -148,7 +164,10 @@ class PolicyEvaluator:
         return train(model, task.train, settings, task.device, teacher, what="trial").model
 
     def _learning_rate(self, model: nn.Module) -> float:
-        """The configured rate, or the one that follows from the mAP before the training."""
+        """The configured rate, or the one that follows from the mAP before the training.
+
+        What was lost counts from the dense detector at its own input size, whatever that of ``model``.
+        """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
         if self.dense_map is None:
@@ -158,7 +177,7 @@ class PolicyEvaluator:
 
     def _scores(self, model: nn.Module) -> Metrics:
         """The scores on the images that trials are measured on."""
-        task, config = self.task, self.task.config
+        task, config = self._task_of(model), self.task.config
         return evaluate(
             model, task.val, task.device, batch_size=config.batch_size, images=config.proxy_images
         )

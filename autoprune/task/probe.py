@@ -37,6 +37,11 @@ class Probe:
         self._seed = derive(task.config.seed, "probe")
         self._dense: list[list[Tensor]] | None = None  # [batch][output], float16 [n, c, h, w]
 
+    @property
+    def image_ids(self) -> list[int]:
+        """COCO's ids of the images."""
+        return [int(self._task.val.image_ids[index]) for batch in self._batches for index in batch]
+
     def __call__(self, model: nn.Module, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
         """What is known of a pruned detector.
 
@@ -66,6 +71,11 @@ class Probe:
                 )
         measured = {"loss": losses, "features": distances}
         return {name: float(np.mean(values)) for name, values in measured.items() if values}
+
+    def loss(self, model: nn.Module) -> float | None:
+        """The detection loss alone, of any detector; ``None`` where it gives none."""
+        losses = [loss for loss, _ in self._passes(model) if loss is not None]
+        return float(np.mean(losses)) if losses else None
 
     @torch.no_grad()
     def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:

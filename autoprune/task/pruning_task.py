@@ -1,7 +1,7 @@
 """What is pruned: the dense detector with its data, channel groups and costs; loaded once per process."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,7 +9,8 @@ from torch import nn
 
 from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
-from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule
+from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule, resized
+from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
@@ -21,6 +22,7 @@ from autoprune.task.checks import (
     refuse_missing,
     warn_enlarged,
 )
+from autoprune.task.input_sizes import smaller_rules, trace_sizes
 from autoprune.training.distill import has_logits
 
 
@@ -38,6 +40,8 @@ class PruningTask:
         input_size: height and width in pixels that costs are counted at.
         device: where to compute.
         weights_sha256: hash of the dense weights.
+        resize: how the detector resizes, where that is not its own input size.
+        smaller: the same task at each smaller input size of the search, by the pixels of the shorter side.
     """
 
     config: Config
@@ -49,6 +53,31 @@ class PruningTask:
     input_size: tuple[int, int]
     device: torch.device
     weights_sha256: str
+    resize: Resize | None = None
+    smaller: Mapping[int, "PruningTask"] = field(default_factory=dict, repr=False, compare=False)
+
+    def at(self, pixels: int | None) -> "PruningTask":
+        """The task at one of the search's input sizes, given by the pixels of the shorter side.
+
+        Detector, splits, costs and latency are those of that size; ``None`` is the detector's own.
+
+        Raises:
+            ConfigError: the settings have no such size.
+        """
+        if pixels is None or pixels == self.pixels:
+            return self
+        if pixels not in self.smaller:
+            known = ", ".join(map(str, (self.pixels, *self.smaller)))
+            raise ConfigError(
+                f"input_sizes: a trial has {pixels} pixels, and the settings give {known}; restore what the "
+                "search was started with"
+            )
+        return replace(self.smaller[pixels], config=self.config)
+
+    @property
+    def pixels(self) -> int | None:
+        """The shorter side that the detector resizes to; ``None`` where it has no rule."""
+        return None if (rule := resize_rule(self.model)) is None else rule.pixels
 
     @property
     def latency_setup(self) -> LatencySetup:
@@ -85,6 +114,7 @@ class PruningTask:
             widths={name: self.graph.groups[name].width for name in keep},
             keep={name: tuple(kept) for name, kept in keep.items()},
             metrics=metrics,
+            resize=self.resize,
         )
 
     def costs(self, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -97,7 +127,8 @@ def load_task(config: Config) -> PruningTask:
     """Loads detector and data, and finds the channel groups.
 
     Raises:
-        ConfigError: the device is not available, no dense weights are given, or there are too few images.
+        ConfigError: the device is not available, no dense weights are given, there are too few images, or
+            the detector can't run at one of the input sizes.
         DataError: the data is missing or not in COCO format.
         ModelError: the detector can't be built, or the weights are another architecture's.
     """
@@ -111,6 +142,7 @@ def load_task(config: Config) -> PruningTask:
     )
     if config.distill_logits and not has_logits(model):
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
+    rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)
     train, val = (_open(config, name, rule) for name in ("train", "val"))
     check_same_classes(train, val)
@@ -123,11 +155,25 @@ def load_task(config: Config) -> PruningTask:
         f"{spec.name} at {height}x{width} (height x width): {graph.gflops():.2f} GFLOPs; {len(train)} "
         f"training and {len(val)} validation images"
     )
+    sizes = trace_sizes(model, graph, input_size, rules, spec.name)
     warn_enlarged(train, rule, spec.arguments)
     weights_sha256 = hash_weights(model.state_dict())
-    return PruningTask(
+    task = PruningTask(
         config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256
     )
+    smaller = {
+        size.pixels: replace(
+            task,
+            model=resized(task.model, size.rule),
+            graph=size.graph,
+            train=train.resized(size.rule),
+            val=val.resized(size.rule),
+            input_size=size.input_size,
+            resize=size.rule,
+        )
+        for size in sizes
+    }
+    return replace(task, smaller=smaller)
 
 
 def _open(config: Config, split: str, rule: Resize | None) -> Split:

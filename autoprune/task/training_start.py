@@ -54,8 +54,13 @@ def make_teacher(
 ) -> Teacher | None:
     """The dense detector as the teacher of one pruned by ``keep``; ``None`` without distillation.
 
+    It runs at the size of the images that the pruned one is trained on, also where that is not its own. The
+    demo's dense detector at 96 of 128 pixels, trained for 200 steps at 7e-4 on 1500 images, ended at 66.4 mAP
+    so (66.8 before), at 65.2 without a teacher, and at 64.9 with the teacher at 128 pixels and its feature
+    maps interpolated, whose levels show objects of other sizes. At 2e-3 it was 64.5 so, and 60.3 without.
+
     Args:
-        task: the dense detector.
+        task: the dense detector, at that size.
         keep: {group: kept channels}.
         importance: {group: [width]} that may weight the channels; ``None`` weights all equally.
     """

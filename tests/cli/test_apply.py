@@ -1,6 +1,8 @@
 """`apply` prunes the dense weights as the policy does in Python, and refuses what does not fit it."""
 
+import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,9 @@ import torch
 import yaml
 from torch.utils.flop_counter import FlopCounterMode
 
-from autoprune.detectors import detector_inputs, load_dense
+from autoprune.data.coco import open_data
+from autoprune.data.evaluate import evaluate
+from autoprune.detectors import detector_inputs, load_dense, resize_rule
 from autoprune.export import load
 from autoprune.policy import Policy, hash_weights
 
@@ -40,6 +44,38 @@ def test_the_dense_weights_are_pruned(
     saved = Policy.load(folder / "policy.yaml")
     assert saved.metrics["gflops"] == pytest.approx(counter.get_total_flops() / 2e9, abs=1e-9)
     assert "map" not in saved.metrics  # it was measured with other weights
+
+
+def test_a_policy_of_a_smaller_input_size_runs_at_it_in_every_command(
+    autoprune: Run, policy: Path, demo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    content = yaml.safe_load(policy.read_text())
+    content |= {"input_size": [96, 96], "resize": {"min_size": 96, "max_size": 96}, "metrics": {}}
+    smaller, folder = tmp_path / "smaller.yaml", tmp_path / "pruned"
+    smaller.write_text(yaml.safe_dump(content))
+    weights, data = demo_settings["weights"], demo_settings["data"]
+    assert autoprune("apply", smaller, "--weights", weights, "--to", folder).code == 0
+
+    # a detector that was built for the size, pruned by the same channels
+    arguments = {**demo_settings["model_arguments"], "min_size": 96, "max_size": 96}
+    built, _ = load_dense(demo_settings["model"], arguments, weights=weights)
+    expected = replace(Policy.load(policy), input_size=(96, 96)).apply(built)
+    image = [torch.rand(3, 128, 100)]
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        expected(*detector_inputs((96, 96)))
+    gflops = counter.get_total_flops() / 2e9
+    with torch.no_grad():
+        assert torch.equal(load(folder)(image)[0]["boxes"], expected(image)[0]["boxes"])
+    scores = evaluate(expected, open_data(data, "val", resize_rule(expected)))
+    for arguments in ([smaller, "--weights", weights], [folder]):
+        printed = json.loads(autoprune("eval", *arguments, "--data", data, "--json").out)
+        assert printed["metrics"]["map"] == pytest.approx(scores.map, abs=1e-6)
+    assert json.loads(autoprune("inspect", smaller, "--json").out)["pruned"]["gflops"] == gflops
+    assert "96x96" in autoprune("latency", smaller, folder, "--repeats", 1).out
+    exported = tmp_path / "exported"
+    assert autoprune("export", folder, "--to", exported).code == 0
+    assert resize_rule(load(exported)) == resize_rule(expected)
+    assert Policy.load(exported / "policy.yaml").metrics["gflops"] == gflops
 
 
 def test_a_policy_of_another_model_is_refused(

@@ -176,3 +176,24 @@ def test_a_search_without_a_complete_trial_fails_and_again_when_it_is_resumed(
         assert outcome.code == 1
         assert "all 2 trials failed" in outcome.err
         assert "not finite at step 3 of 5" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("sizes", "fragments"),
+    [
+        ("0.75", ["--input-sizes", "must hold 1.0"]),
+        ("1.0,0.1", ["input_sizes: 0.1 of the 128 pixels", "below the stride, 32"]),
+        ("1.0,0.8,0.7", ["0.7 of the 128 pixels", "96 pixels, as 0.8 is"]),
+        ("1.0,x", ["--input-sizes", "'x'"]),
+    ],
+)
+def test_input_sizes_that_cannot_be_are_refused_before_any_file(
+    autoprune: Run, settings: Path, tmp_path: Path, sizes: str, fragments: list[str]
+) -> None:
+    to = tmp_path / "run"
+    outcome = autoprune("search", "--config", settings, "--input-sizes", sizes, "--out", to)
+    assert outcome.code == 2
+    line = outcome.err.strip().splitlines()[-1]
+    assert line.startswith("error: ")
+    assert all(fragment in line for fragment in fragments), line
+    assert not contents(to)

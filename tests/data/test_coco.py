@@ -30,6 +30,25 @@ def test_a_resized_image_goes_through_the_detectors_transform_unchanged(tmp_path
         assert torch.equal(resized[row]["boxes"], target["boxes"])
 
 
+def test_a_split_at_another_size_is_the_one_opened_at_it_and_shares_the_memory_for_images(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1, (4, 6, 20, 12))], size=(40, 40))
+    both = 2 * 3 * 30 * 30
+    split = open_data(folder, "val", Resize(30, 30), cache_gib=(both + 3 * 20 * 20) / coco.GIB)
+    split.batch([0, 1])  # what remains holds one image of the smaller size
+    smaller, opened = split.resized(Resize(20, 20)), open_data(folder, "val", Resize(20, 20))
+    for index in (0, 1):
+        (picture, target), (expected, expected_target) = smaller.get(index), opened.get(index)
+        assert torch.equal(picture, expected)
+        assert torch.equal(target["boxes"], expected_target["boxes"])
+    assert smaller.fingerprint == split.fingerprint == opened.fingerprint
+    for file in split.files:
+        file.unlink()
+    split.batch([0, 1])
+    smaller.get(0)
+    with pytest.raises(DataError):
+        smaller.get(1)
+
+
 def test_fixed_sizes_stretch_and_no_rule_keeps(tmp_path):
     folder = write_set(tmp_path, [box(1, 1, (4, 6, 20, 12))], size=(30, 40))
     stretched = open_data(folder, "val", Resize(fixed=(60, 20)))

@@ -1,5 +1,6 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -62,6 +63,18 @@ def test_boxes_are_those_of_each_detector_in_stored_pixels(split, tmp_path):
             for thing in detections:
                 moved = [value - shift for value in thing["box"]]
                 assert any(moved == pytest.approx(box, abs=0.11) for box in boxes[thing["label"]])
+
+
+def test_a_detector_of_another_input_size_gets_the_images_at_its_own(split, tmp_path):
+    larger = split.resized(Resize(min_size=96, max_size=96))
+    models = {"dense": Shifted(split, 0.0), "pruned": Shifted(larger, 0.0)}  # they know only their own images
+    save_samples(tmp_path, models, split, splits={"pruned": larger})
+    shown = 0
+    for image in json.loads((tmp_path / "samples.json").read_text())["images"]:
+        dense, pruned = (sorted(t["box"] for t in image["found"][name]) for name in ("dense", "pruned"))
+        assert np.allclose(dense, pruned, atol=0.11)
+        shown += len(dense)
+    assert shown
 
 
 def test_a_split_with_fewer_images_gives_those_it_has(split, tmp_path):

@@ -12,13 +12,15 @@ import pytest
 import torch
 from rich.console import Console
 from safetensors.torch import load_file
+from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
 from autoprune import progress
 from autoprune.cli.main import main
 from autoprune.config import load_config
-from autoprune.data.coco import Split
-from autoprune.detectors import load_dense, save_state
+from autoprune.data.coco import Split, open_data
+from autoprune.data.evaluate import evaluate
+from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule, save_state
 from autoprune.errors import ConfigError, DataError, RunError
 from autoprune.export import largest_difference
 from autoprune.policy import Policy
@@ -46,6 +48,30 @@ def test_trials_off_the_front_can_be_recovered_too(run):
     widths = {name: len(kept) for name, kept in recovered.policy.keep.items()}
     assert widths == {name: width for name, width in off.widths.items() if name in widths}
     assert recovered.metrics["gflops"] == off.metrics["gflops"]
+
+
+def test_a_trial_of_a_smaller_input_size_is_recovered_at_it(sized_run, tmp_path):
+    """Its figures are those of the written detector on images of any size; the dense one's are at its own."""
+    copied = Path(shutil.copytree(sized_run, tmp_path / "run"))
+    chosen = next(r for r in load_result(copied).records if r.origin == "dense at 96 px")
+    (recovered,) = recover(copied, trials=[chosen.number])
+    written, metrics = autoprune.load(recovered.folder), recovered.metrics
+    config = load_config(copied / "config.yaml")
+    assert resize_rule(written) == Resize(96, 96)
+    scores = evaluate(written, open_data(config.data, "val", Resize(96, 96)), batch_size=2)
+    assert metrics["metrics"]["map"] == scores.map
+    dense, _ = load_dense(config.model, config.model_arguments, weights=config.weights)
+    expected = evaluate(dense, open_data(config.data, "val", Resize(128, 128)), batch_size=2)
+    assert metrics["dense"]["metrics"]["map"] == expected.map
+    for model, gflops in ((written, metrics["gflops"]), (dense, metrics["dense"]["gflops"])):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            model(*detector_inputs((128, 128)))
+        assert counter.get_total_flops() / 2e9 == pytest.approx(gflops, abs=1e-12)
+    assert recovered.policy.metrics["gflops"] == chosen.metrics["gflops"]
+    card = (recovered.folder / "MODEL_CARD.md").read_text()
+    assert "resizes images to 96 pixels on the shorter side, 96 at most" in card
+    assert "## Cost at 96x96 (the dense detector at 128x128)" in card
+    assert recover(copied, trials=[chosen.number])[0].metrics == metrics  # read back, not done again
 
 
 def test_bad_input_is_one_line(run, tmp_path):

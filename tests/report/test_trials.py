@@ -1,11 +1,13 @@
 """`trials.csv` holds what the Optuna study does."""
 
 import csv
+import shutil
 
 import pytest
 
 from autoprune.cli.main import main
 from autoprune.report.trials import write_trials
+from autoprune.run.results import load_result
 
 
 def test_the_csv_has_a_row_for_every_trial(run, study_trials, tmp_path, capsys):
@@ -42,3 +44,18 @@ def test_trials_that_failed_or_were_repeated_keep_their_columns(make_summary, ma
     assert rows[1]["reason"] == "out of memory, twice"
     assert rows[1]["recovered_map"] == ""
     assert (rows[0]["width:a"], rows[0]["width:b"]) == ("8", "16")
+
+
+def test_the_input_size_is_a_column_where_it_was_searched(sized_run, tmp_path, capsys):
+    assert main(["report", str(sized_run), "--to", str(tmp_path / "page.html"), "--csv"]) == 0
+    rows = list(csv.DictReader((tmp_path / "trials.csv").read_text().splitlines()))
+    records = {record.number: record for record in load_result(sized_run).records}
+    assert [int(row["input_px"]) for row in rows] == [records[int(row["trial"])].pixels for row in rows]
+    assert not any("input size" in name for name in rows[0])
+    assert "input, px" in (tmp_path / "page.html").read_text()
+    capsys.readouterr()
+    copied = shutil.copytree(sized_run, tmp_path / "run")
+    assert main(["front", str(copied), "--all"]) == 0
+    shown = capsys.readouterr().out
+    assert "uniform at 96 px" in shown or "dense at 96 px" in shown
+    assert any(line.split().count("px") == 1 for line in shown.splitlines()[:5])  # the heading

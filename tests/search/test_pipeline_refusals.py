@@ -170,7 +170,7 @@ def test_a_runtime_that_is_not_installed_is_told_before_any_work(demo_settings, 
     ("step", "said", "left"),
     [
         ("_score", "nothing is kept", []),
-        ("_plan", "the scores of the channels are kept in {}", ["importance.safetensors"]),
+        ("make_plan", "the scores of the channels are kept in {}", ["importance.safetensors"]),
     ],
 )
 def test_an_interrupt_before_the_first_trial_says_what_is_kept(

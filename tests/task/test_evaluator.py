@@ -11,6 +11,7 @@ from autoprune.graph import mask
 from autoprune.latency.timing import Latency
 from autoprune.policy import hash_weights
 from autoprune.space.file import GroupRule, SpaceFile
+from autoprune.space.input_size import INPUT_SIZE
 from autoprune.space.resolve import resolve
 from autoprune.task import evaluator as module
 from autoprune.task.evaluator import PolicyEvaluator
@@ -156,3 +157,39 @@ def test_latency_is_reported_and_refused_above_its_budget(demo_settings, widths)
     assert metrics["latency_ms"] == pytest.approx(10 * metrics["mparams"])
     with pytest.raises(TrainingError, match="is above budget_latency_ms"):
         work.evaluate({name: task.graph.prunable[name].width for name in widths}, 0, None)
+
+
+def test_at_a_smaller_size_the_numbers_are_those_of_a_task_of_that_size(demo_settings):
+    """A task whose detector was built for the size; the loss compares, and distances at that size do not."""
+    settings = {**demo_settings, "criterion": "l2", "reconstruct_images": 2}
+    arguments = {**demo_settings["model_arguments"], "min_size": 96, "max_size": 96}
+    both = load_task(make_config(**settings, input_sizes=(1.0, 0.75)))
+    built = load_task(make_config(**{**settings, "model_arguments": arguments}))
+    widths = {name: group.width * 3 // 4 for name, group in both.graph.prunable.items()}
+    ours, theirs = make_evaluator(both), make_evaluator(built)
+    ours.dense_map = theirs.dense_map = 0.8  # the rate follows from the own size, which is not theirs
+    expected, state = theirs.evaluate(widths, 0, None)
+    got, own_state = ours.evaluate({**widths, INPUT_SIZE: 96}, 0, None)
+    for name in ("map", "map50", "gflops", "mparams", "loss"):
+        assert got[name] == pytest.approx(expected[name], abs=1e-12)
+    assert "features" in expected
+    assert "features" not in got
+    (after, _), (expected, _) = (
+        ours.evaluate({**widths, INPUT_SIZE: 96}, 1, own_state),
+        theirs.evaluate(widths, 1, state),
+    )
+    assert after["map"] == expected["map"]
+    at_own = ours.evaluate({**widths, INPUT_SIZE: 128}, 0, None)[0]
+    assert at_own["gflops"] > got["gflops"]
+    assert {"loss", "features"} <= at_own.keys()
+
+
+def test_the_learning_rate_follows_from_the_dense_detector_at_its_own_size(demo_settings, monkeypatch):
+    task = load_task(make_config(**demo_settings, criterion="l2", input_sizes=(1.0, 0.5)))
+    seen = []
+    monkeypatch.setattr(module, "recovery_rate", lambda before, dense: seen.append(dense) or 1e-4)
+    work = make_evaluator(task)
+    dense = {name: group.width for name, group in task.graph.prunable.items()}
+    _, state = work.evaluate({**dense, INPUT_SIZE: 64}, 0, None)
+    work.evaluate({**dense, INPUT_SIZE: 64}, 1, state)
+    assert seen == [evaluate(task.model, task.val, batch_size=2).map]

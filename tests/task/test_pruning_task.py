@@ -10,6 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from autoprune import progress
 from autoprune.config import make_config
 from autoprune.detectors import detector_inputs
+from autoprune.errors import ConfigError
 from autoprune.graph import prune
 from autoprune.policy import hash_weights
 from autoprune.task import pruning_task
@@ -47,6 +48,28 @@ def test_costs_are_those_of_the_pruned_module(task, keep, whole):
         "gflops": pytest.approx(counter.get_total_flops() / 2e9, abs=1e-12),
         "mparams": sum(p.numel() for p in pruned.parameters()) / 1e6,
     }
+
+
+def test_at_a_smaller_size_all_is_that_of_a_detector_built_for_it(demo_settings, keep):
+    task = load_task(make_config(**demo_settings, input_sizes=(1.0, 0.75)))
+    arguments = {**demo_settings["model_arguments"], "min_size": 96, "max_size": 96}
+    built = load_task(make_config(**{**demo_settings, "model_arguments": arguments}))
+    smaller = task.at(96)
+    assert task.at(None) is task.at(128) is task
+    with pytest.raises(ConfigError, match="a trial has 64 pixels, and the settings give 128, 96"):
+        task.at(64)
+    assert smaller.input_size == built.input_size == smaller.latency_setup.input_size == (96, 96)
+    assert smaller.costs(keep) == built.costs(keep) != task.costs(keep)
+    for split, expected in ((smaller.train, built.train), (smaller.val, built.val)):
+        (images, targets), (others, boxes) = split.batch([0, 1]), expected.batch([0, 1])
+        assert all(map(torch.equal, images, others))
+        assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(targets, boxes, strict=True))
+    policy, images = smaller.policy(keep, {}), [torch.rand(3, 120, 128)]
+    with torch.no_grad():
+        pruned = prune(built.model, built.graph, keep)
+        assert torch.equal(policy.apply(task.model)(images)[0]["boxes"], pruned(images)[0]["boxes"])
+        assert torch.equal(smaller.model(images)[0]["boxes"], built.model(images)[0]["boxes"])
+    assert task.policy(keep, {}).resize is None
 
 
 def test_classes_and_input_size_come_from_the_data_where_they_are_not_given(task, demo_settings):
