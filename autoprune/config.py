@@ -113,7 +113,10 @@ class Config(Strict):
         ("map", "gflops"), description="objectives of the search; map is always one"
     )
 
-    criterion: Annotated[Criterion, _SPACE] = Field("joint", description="importance criterion of channels")
+    criterion: Annotated[Criterion, _SPACE] = Field(
+        "obs",
+        description="importance criterion of channels; obs also weighs how well the others can replace them",
+    )
     importance_images: Annotated[int, _SPACE] = Field(
         128, ge=1, description="training images for gradient-based criteria"
     )

@@ -2,7 +2,7 @@
 
 The other criteria ask what the loss loses if a channel is cut off. But every pruned detector is reconstructed
 by least squares, so a channel is dispensable where those that stay can imitate it. Layers that read a group
-give y = W x; without some inputs, and with the others' weights solved anew, the squared error grows by
+give y = W x; without some inputs, and with the others' weights reconstructed, the squared error grows by
 
     tr(W_u (H⁻¹_uu)⁻¹ W_uᵀ),   H = mean of x xᵀ + ridge        (u: the inputs of one unit of the group)
 
@@ -169,11 +169,11 @@ class _State:
     def remove(self, chosen: Tensor) -> None:
         """Removes units by their places among the remaining, and has the other inputs make up for them."""
         gone = self.inputs[chosen].flatten()
-        share = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])
+        filled = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])
         stays = torch.ones(len(self.inverse), dtype=torch.bool, device=gone.device)
         stays[gone] = False
-        self.weights = (self.weights - self.weights[:, gone] @ share)[:, stays]
-        self.inverse = (self.inverse - self.inverse[:, gone] @ share)[stays][:, stays]
+        self.weights = (self.weights - self.weights[:, gone] @ filled)[:, stays]
+        self.inverse = (self.inverse - self.inverse[:, gone] @ filled)[stays][:, stays]
         remaining = torch.ones(len(self.inputs), dtype=torch.bool, device=gone.device)
         remaining[chosen] = False
         self.inputs = (stays.cumsum(0) - 1)[self.inputs[remaining]]

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from autoprune.cost.budget import Budget
-from autoprune.importance import CRITERIA, CURVES, comparable
+from autoprune.importance import CRITERIA, CURVES, comparable, in_loss_units
 from autoprune.space.knapsack import solve
 from autoprune.space.space import Fractions, Scores, Space, Widths
 from autoprune.space.warm_start import WarmStart
@@ -24,8 +24,8 @@ def warm_starts(
 ) -> list[WarmStart]:
     """The policies that one-shot methods end with, the most promising first; no widths twice.
 
-    The uniform one comes first, as the baseline of all others. Then, by the first criterion: the knapsack,
-    the ranking per channel, and the ranking per cost. Then what others publish: the ranking by `taylor`
+    The uniform one comes first, as the baseline of all others. Then, by curves and by the first criterion: the
+    ranking per cost and the knapsack; by the criterion also the ranking per channel. Then what others publish: the ranking by `taylor`
     (global Taylor pruning), that by `fisher` per cost (Group Fisher), and the ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
@@ -33,7 +33,8 @@ def warm_starts(
 
     Args:
         space: the search space.
-        importances: {criterion: {group: [width]}}; the first is the one that ranks the space's channels.
+        importances: {criterion: {group: [width]}}: `CURVES` where there are any, then the criterion that ranks
+            the space's channels, then others.
         budgets: upper bounds, all to be met.
         index: of these bounds among the budgets of the run; `WarmStart.budget`.
 
@@ -41,19 +42,18 @@ def warm_starts(
         BudgetError: no policy of the space meets the budgets.
     """
     starts = [uniform(space, budgets, index)]
-    criteria = dict(importances)
-    if CURVES in criteria:
-        curves = criteria.pop(CURVES)
-        starts.append(knapsack(space, curves, budgets, CURVES, index))
-        starts.append(greedy(space, curves, budgets, CURVES, index=index))
-    for place, (criterion, scores) in enumerate(criteria.items()):
-        first, published = place == 0, CRITERIA[criterion].one_shot
-        if first and CRITERIA[criterion].loss_units:
-            starts.append(knapsack(space, scores, budgets, criterion, index))
-        if first or published != "greedy":
-            starts.append(greedy(space, scores, budgets, criterion, per_cost=False, index=index))
-        if published == "greedy" or (first and CRITERIA[criterion].loss_units):
-            starts.append(greedy(space, scores, budgets, criterion, index=index))
+    own = next(criterion for criterion in importances if criterion != CURVES)
+    for criterion, scores in importances.items():
+        published = "global" if criterion == own else None
+        if criterion in (own, CURVES):
+            if in_loss_units(criterion):
+                starts.append(greedy(space, scores, budgets, criterion, index=index))
+                starts.append(knapsack(space, scores, budgets, criterion, index))
+        else:
+            published = CRITERIA[criterion].one_shot
+        if published is not None:
+            per_cost = published == "greedy"
+            starts.append(greedy(space, scores, budgets, criterion, per_cost=per_cost, index=index))
     return [
         start
         for place, start in enumerate(starts)

@@ -73,7 +73,7 @@ class Reconstructor:
     """Solves the layers that lost inputs, of one pruned copy of a dense detector after the other.
 
     The dense detector sees the images once. Of what its layers compute, samples are kept in the device's
-    memory: `feature_sampling.COUNT` positions or more of each map, 10 kB to 10 MB a layer.
+    memory: `feature_sampling.COUNT` positions or more of each map, 10 kB to 10 MB per layer.
 
     Args:
         dense: the dense detector, in eval mode on ``device``; not changed.

@@ -196,7 +196,7 @@ def test_scores_that_are_not_finite_are_refused_and_name_the_group(criterion):
 
 
 def obs_by_hand(model, batches, arrays):
-    """Backward elimination with numpy's least squares, anew for every set of channels."""
+    """Backward elimination with numpy's least squares for every set of channels."""
     pairs = batches()
     with torch.no_grad():
         features = [
@@ -297,7 +297,7 @@ def second_order_together(model, batches, scores):
 
 
 def second_order_after_compensation(model, batches, scores):
-    """`obs`: the rise of the loss with the others' weights solved anew, where an image has one position."""
+    """`obs`: the rise of the loss after a reconstruction, where an image has one position."""
     order = np.argsort(scores)
     x = torch.cat([features(model, image) for (image,), _ in batches()]).numpy()
     x = x - x.mean(0)

@@ -1,4 +1,4 @@
-"""Backward elimination against least squares solved anew for every set; what is observed, by hand."""
+"""Backward elimination against numpy's least squares for every set; what is observed, by hand."""
 
 import numpy as np
 import pytest
@@ -26,7 +26,7 @@ def make_reader(layer, x, felt):
 
 
 def least_error(layer, x, felt, inputs):
-    """The error with these inputs alone, weights and bias solved anew; the ridge as rows."""
+    """The error with these inputs alone, weights and bias by least squares; the ridge as rows."""
     w = layer.weight.detach().double().flatten(1).numpy()
     x = x.numpy()
     if layer.bias is not None:
