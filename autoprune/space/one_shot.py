@@ -24,17 +24,18 @@ def warm_starts(
 ) -> list[WarmStart]:
     """The policies that one-shot methods end with, the most promising first; no widths twice.
 
-    The uniform one comes first, as the baseline of all others. Then, by curves and by the first criterion: the
-    ranking per cost and the knapsack; by the criterion also the ranking per channel. Then what others publish: the ranking by `taylor`
-    (global Taylor pruning), that by `fisher` per cost (Group Fisher), and the ranking by any other criterion.
+    The uniform one comes first, as the baseline of all others. Then, by curves and by the first criterion:
+    the ranking per cost and the knapsack; by the criterion also the ranking per channel. Then what others
+    publish: the ranking by `taylor` (global Taylor pruning), that by `fisher` per cost (Group Fisher), and the
+    ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
     order by cost would empty the most expensive groups first.
 
     Args:
         space: the search space.
-        importances: {criterion: {group: [width]}}: `CURVES` where there are any, then the criterion that ranks
-            the space's channels, then others.
+        importances: {criterion: {group: [width]}}: `CURVES` where there are any, then the criterion that
+            ranks the space's channels, then others.
         budgets: upper bounds, all to be met.
         index: of these bounds among the budgets of the run; `WarmStart.budget`.
 
