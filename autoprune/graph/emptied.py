@@ -36,6 +36,8 @@ class Constant(nn.Module):
     Attributes:
         bias: the numbers, [C].
         stands_for: name of the dense module whose outputs these are: the layer, or the norm behind it.
+        weight_axis: the axis of the layer's weight that held its outputs.
+        dims: number of axes of space behind the channels.
     """
 
     def __init__(self, layer: Layer, stands_for: str) -> None:
@@ -48,6 +50,11 @@ class Constant(nn.Module):
         self.bias = bias
         self.shape_rule = _ShapeRule(layer)
         self.stands_for = stands_for
+        self.weight_axis = 1 - in_axis(layer)
+
+    @property
+    def dims(self) -> int:  # noqa: D102
+        return self.shape_rule.dims
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 0, ...] or [..., 0] to the layer's output shape."""
@@ -55,7 +62,7 @@ class Constant(nn.Module):
         shape = self.shape_rule(x, channels)
         bias = self.bias.to(x.dtype)
         # A copy, as the code may write to it.
-        return bias.view(channels, *[1] * self.shape_rule.dims).expand(shape).clone()
+        return bias.view(channels, *[1] * self.dims).expand(shape).clone()
 
     def extra_repr(self) -> str:  # noqa: D102
         return f"{self.bias.shape[0]}, stands_for={self.stands_for!r}"
@@ -125,7 +132,7 @@ def _folded(constant: Constant, norm: nn.Module) -> nn.Parameter:
     training = norm.training
     norm.eval()
     channels = constant.bias.shape[0]
-    values = norm(constant.bias.view(1, channels, *[1] * constant.shape_rule.dims))
+    values = norm(constant.bias.view(1, channels, *[1] * constant.dims))
     norm.train(training)
     trained = any(parameter.requires_grad for parameter in (constant.bias, *norm.parameters()))
     return nn.Parameter(values.flatten(), requires_grad=trained)

@@ -10,8 +10,7 @@ from autoprune.cost.counts import Constant, CostModel, Terms
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Member, Role
 from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.layers import in_axis
-from autoprune.graph.signal_paths import Axes, PathOp, PathRead, SignalPaths
-from autoprune.graph.signal_record import Read, SignalOp
+from autoprune.graph.solve_paths import signal_paths
 from autoprune.graph.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
@@ -110,7 +109,7 @@ class _Solver:
                 for name, maps in self.traced.features.items()
             },
             shapes={leaf.name: tuple(leaf.tensor.shape) for leaf in self.traced.leaves},
-            paths=self._paths(groups),
+            paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
             norms=self.traced.layers.norms,
         )
 
@@ -297,44 +296,6 @@ class _Solver:
             length = number[-1] if outputs is None else number[outputs]
             constants.append(Constant(number[inputs], change, length))
         return tuple(constants)
-
-    def _paths(self, groups: Sequence[ChannelGroup]) -> SignalPaths:
-        """The recorded ops with groups in place of labels."""
-        of_axis: dict[int, tuple[frozenset[str], bool]] = {}
-
-        def groups_on(axis: Atoms) -> tuple[frozenset[str], bool]:
-            """The prunable groups on an axis, and whether all its channels are of such."""
-            if id(axis) not in of_axis:
-                numbers = np.unique(self.group_of[self.unit[axis]]).tolist()
-                names = [groups[g].name for g in numbers if g >= 0 and groups[g].prunable]
-                of_axis[id(axis)] = frozenset(names), len(names) == len(numbers)
-            return of_axis[id(axis)]
-
-        def axes_of(axes: Sequence[Axis]) -> Axes:
-            known = [groups_on(axis) for axis in axes if axis is not None]
-            return tuple(names for names, whole in known if whole)
-
-        def names_of(axes: Sequence[Axis]) -> frozenset[str]:
-            return frozenset().union(*(groups_on(axis)[0] for axis in axes if axis is not None))
-
-        def read_of(read: Read) -> PathRead:
-            return PathRead(read.sources, axes_of(read.axes), names_of(read.axes))
-
-        def is_prediction(op: SignalOp) -> bool:
-            if op.layer is None:
-                return False
-            return op.made is None or bool(self.unused[self.unit[op.made]].any())
-
-        ops = [
-            PathOp(
-                tuple(map(read_of, op.reads)),
-                tuple(map(axes_of, op.outputs)),
-                frozenset().union(*map(names_of, op.outputs)),
-                op.layer.removesuffix(".weight") if op.layer is not None and is_prediction(op) else None,
-            )
-            for op in self.traced.signal.ops
-        ]
-        return SignalPaths(tuple(ops), tuple(map(read_of, self.traced.signal.ends)))
 
     def _feature(self, groups: Sequence[ChannelGroup], axis: Axis, length: int) -> tuple[str | None, Index]:
         """The group of most channels on a feature map's axis, and the channel at each position [length]."""

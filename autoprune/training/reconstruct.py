@@ -26,6 +26,7 @@ from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
 from autoprune.training.least_squares import Layer, as_maps, fit, patches
+from autoprune.training.reconstruct_constants import fit_constants
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
 # All images go through a detector at once; a RetinaNet-R50 then takes about 1 kB per pixel.
@@ -82,6 +83,7 @@ def reconstruct(
 ) -> Reconstruction:
     """Solves weights and biases of every convolution and linear layer that lost inputs.
 
+    What remains of layers without inputs is set to the mean of the dense outputs first; see `fit_constants`.
     All images go through a detector at once, without gradients. Skipped are layers with groups or with a
     forward method of their own, layers whose positions are no positions of the image (behind RoI pooling,
     where the dense detector sees other regions), and layers that read their own output.
@@ -106,10 +108,12 @@ def reconstruct(
     if len(chosen) < LEAST_IMAGES:
         raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
     batch, targets = _load(split, chosen, device)
+    rows = kept_rows(graph, keep)
+    fit_constants(model, dense, rows, partial(dense, batch))
     lost = _lost_inputs(model, dense)
     layers = _solvable(lost)
     sampler = FeatureSampler(*object_areas(model, batch, targets), seed, device)
-    calls = _dense_calls(dense, layers, kept_rows(graph, keep), batch, sampler)
+    calls = _dense_calls(dense, layers, rows, batch, sampler)
     layers = {name: layer for name, layer in layers.items() if name in calls}
     held_from = len(batch) - max(1, round(HELD_OUT * len(batch)))
     errors: dict[str, LayerErrors] = {}

@@ -1,0 +1,57 @@
+"""Fits what remains of emptied branches: the mean of what the dense detector has there."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.graph.emptied import Constant
+
+
+@torch.no_grad()
+def fit_constants(
+    model: nn.Module,
+    dense: nn.Module,
+    rows: Mapping[str, Mapping[int, Tensor]],
+    dense_forward: Callable[[], Any],
+) -> tuple[str, ...]:
+    """Sets each constant to the least-squares fit of a layer without inputs: the mean of the dense outputs.
+
+    Args:
+        model: a pruned detector; changed in place.
+        dense: the dense detector.
+        rows: for each dense tensor that shrank, the kept indices of each axis that did; see `kept_rows`.
+        dense_forward: runs ``dense`` on the images to fit to.
+
+    Returns:
+        The names of the constants that were fitted: those whose dense layer ran.
+    """
+    constants = {name: module for name, module in model.named_modules() if isinstance(module, Constant)}
+    if not constants:
+        return ()
+    sums: dict[str, Tensor] = {}
+    counts: dict[str, int] = {}
+
+    def add(name: str, dims: int, _module: nn.Module, _args: Any, output: Tensor) -> None:
+        # Channels are the last axis of a linear layer's output, and before the space in a convolution's.
+        values = output.movedim(-1 - dims, -1).flatten(0, -2).double()
+        sums[name] = sums[name] + values.sum(0) if name in sums else values.sum(0)
+        counts[name] = counts.get(name, 0) + len(values)
+
+    handles = [
+        dense.get_submodule(constant.stands_for).register_forward_hook(partial(add, name, constant.dims))
+        for name, constant in constants.items()
+    ]
+    try:
+        dense_forward()
+    finally:
+        for handle in handles:
+            handle.remove()
+    fitted = tuple(name for name, count in counts.items() if count)
+    for name in fitted:
+        mean, constant = sums[name] / counts[name], constants[name]
+        kept = rows.get(f"{name}.weight", {}).get(constant.weight_axis)
+        constant.bias.copy_(mean if kept is None else mean[kept.to(mean.device)])
+    return fitted
