@@ -120,6 +120,10 @@ class Config(Strict):
         None, description="search space YAML; default: derived from the importance"
     )
 
+    empty_blocks: Annotated[bool, _SPACE] = Field(
+        False, description="let whole blocks go where another path carries the signal, in a derived space"
+    )
+
     out: Annotated[Path, PathText, _OUTPUT] = Field(Path("runs/search"), description="run directory")
     trials: Annotated[int, _SEARCH_LENGTH] = Field(
         32, ge=1, description="trials in total; raise it to extend a finished run"

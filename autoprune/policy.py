@@ -261,7 +261,7 @@ def _read_ranges(where: str, entry: _GroupEntry) -> tuple[int, ...]:
         kept = from_ranges(entry.keep)
     except ValueError as error:
         raise PolicyError(
-            f"{where}: keep must be none or rising ranges such as 0-5,8, not {entry.keep!r}"
+            f"{where}: keep must be rising ranges such as 0-5,8, or none, not {entry.keep!r}"
         ) from error
     if kept and kept[-1] >= entry.width:
         raise PolicyError(f"{where}: channel {kept[-1]} does not exist, it has {entry.width}")

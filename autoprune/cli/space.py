@@ -18,6 +18,7 @@ from autoprune.progress import command_line
     "Data",
     "criterion",
     "importance_images",
+    "empty_blocks",
     "latency_runtime",
     "Machine",
 )
@@ -84,6 +85,7 @@ def space(
             granularity=granularity,
             round_to=round_to,
             min_width=min_width,
+            empty=config.empty_blocks,
         )
         if measure_multiples:
             multiples = measure(task.model, task.graph, task.latency_setup)

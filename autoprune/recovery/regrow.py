@@ -76,8 +76,8 @@ def scatter_into_dense(
 ) -> nn.Module:
     """A copy of ``dense`` with the tensors of ``pruned`` scattered into the positions they came from.
 
-    Where a layer without inputs and its norm became one constant, the dense norm's shift is moved, so that both
-    give that constant.
+    Where a layer without inputs and its norm became one constant, the dense norm's shift is moved, so that
+    both give that constant.
     """
     rows = kept_rows(graph, keep)
     model = copy.deepcopy(dense)
@@ -131,8 +131,8 @@ def exchange(
     limit = float(space.cost("gflops", widths))
     moves_left = max(1, round(EXCHANGED * sum(len(each.kept) for each in queues)))
     while True:
-        lower = np.where(movable, (widths - 1) // space.step * space.step, widths)
-        lower = np.where(lower >= space.lowest, lower, widths)
+        lower = np.where(movable & (widths > 0), (widths - 1) // space.step * space.step, widths)
+        lower = np.where(lower >= space.least, lower, widths)
         down, up = (widths - lower) // units, (space.raised(widths) - widths) // units
         # Rows: the group that gives, none in the last one. Columns: the group that gains.
         gives = np.vstack([np.diag(down * units), np.zeros_like(down)])

@@ -22,7 +22,7 @@ from autoprune.validation import first_problem
 
 T = TypeVar("T")
 
-ADDED: frozenset[str] = frozenset()
+ADDED: frozenset[str] = frozenset({"empty_blocks"})
 """Fields of `Config` that the previous version did not have; a run directory of that version lacks them."""
 
 

@@ -110,7 +110,14 @@ def _prepare(
         scores = _score(task, run)
     importance = scores[config.criterion]
     if file is None:
-        file = derive_space(task.graph, importance, task.spec, task.input_size, config.criterion)
+        file = derive_space(
+            task.graph,
+            importance,
+            task.spec,
+            task.input_size,
+            config.criterion,
+            empty=config.empty_blocks,
+        )
 
     # what trials may propose within the budgets, and what a trial does
     plan, latency = _plan(task, file, scores, run)

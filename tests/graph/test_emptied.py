@@ -30,7 +30,11 @@ class Block(nn.Module):
 class SqueezeExcitation(nn.Module):
     def __init__(self, width):
         super().__init__()
-        self.pool, self.fc1, self.fc2 = nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, 4, 1), nn.Conv2d(4, width, 1)
+        self.pool, self.fc1, self.fc2 = (
+            nn.AdaptiveAvgPool2d(1),
+            nn.Conv2d(width, 4, 1),
+            nn.Conv2d(4, width, 1),
+        )
 
     def forward(self, x):
         return x * self.fc2(F.relu(self.fc1(self.pool(x)))).sigmoid()
@@ -93,8 +97,9 @@ class Reshaping(nn.Module):
 
 
 def bottleneck(norm=nn.BatchNorm2d):
-    return Block(nn.Conv2d(8, 6, 1, bias=False), norm(6), nn.ReLU(True), nn.Conv2d(6, 6, 3, padding=1), norm(6),
-                 nn.ReLU(True), nn.Conv2d(6, 8, 1, bias=False), norm(8))  # fmt: skip
+    return Block(nn.Conv2d(8, 6, 1, bias=False), norm(6), nn.ReLU(True),
+                 nn.Conv2d(6, 6, 3, padding=1), norm(6), nn.ReLU(True),
+                 nn.Conv2d(6, 8, 1, bias=False), norm(8))  # fmt: skip
 
 
 def inverted():
@@ -165,7 +170,9 @@ def test_all_that_remains_of_a_branch_is_one_constant():
 def test_what_an_emptied_group_alone_is_made_from_goes_too():
     graph = analyze(bottleneck(), (X,))
     assert graph.closed(["branch.3"]) == ["branch.3", "branch.0"]
-    assert graph.closed(["branch.0"]) == ["branch.0"]  # the next holds a constant, which the masked model has too
+    assert graph.closed(["branch.0"]) == [
+        "branch.0"
+    ]  # the next holds a constant, which the masked model has too
     assert graph.gflops({"branch.3": 0}) == graph.gflops({"branch.3": 0, "branch.0": 0})
 
 
