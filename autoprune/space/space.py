@@ -115,7 +115,10 @@ class Space:
         return used
 
     def widths(self, fractions: Fractions) -> Widths:
-        """`closed` widths [..., G] of fractions [..., V] in 0..1: dense * (1 - fraction * max_ratio), rounded."""
+        """Widths [..., G] of fractions [..., V] in 0..1: dense * (1 - fraction * max_ratio), rounded.
+
+        With emptied groups they are `closed`.
+        """
         return self.closed(self._round(self._targets(np.asarray(fractions, dtype=np.float64))))
 
     def fractions(self, widths: Widths) -> Fractions:
