@@ -196,7 +196,7 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("channel group", overflow="fold")
-    headings = ["width", *(["kept"] if with_kept else []), "unit", "members", "GFLOPs", "params", "emptied"]
+    headings = ["width", *(["kept"] if with_kept else []), "unit", "GFLOPs", "params", "emptied"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
@@ -204,7 +204,6 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
             group["width"],
             *([group["kept"]] if with_kept else []),
             group["unit"],
-            len(group["members"]),
         ]
         fractions = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
         emptied = group["emptied_gflops_share"]

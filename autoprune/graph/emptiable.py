@@ -9,7 +9,7 @@ from torch import nn
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.surgery import prune
 from autoprune.graph.trace import Trace, replay
-from autoprune.graph.verify import culprits
+from autoprune.graph.verify import find_culprits
 
 
 def with_emptiable(
@@ -36,7 +36,7 @@ def with_emptiable(
             lines = str(error).strip().splitlines() or [""]
             return f"is needed by the model's code, which fails without: {type(error).__name__}: {lines[0]}"
 
-        failing = culprits(problem_of, [graph.groups[name] for name in together])
+        failing = find_culprits(problem_of, [graph.groups[name] for name in together])
         reasons |= {group.name: problem for group, problem in failing}
         graph = _marked(graph, reasons)
         untried = [name for name in untried if name not in together]

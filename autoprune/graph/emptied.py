@@ -132,8 +132,12 @@ def _folded(constant: Constant, norm: nn.Module) -> nn.Parameter:
     training = norm.training
     norm.eval()
     channels = constant.bias.shape[0]
-    values = norm(constant.bias.view(1, channels, *[1] * constant.dims))
+    # Some norms refuse maps of a single position.
+    values = norm(
+        constant.bias.view(1, channels, *[1] * constant.dims).expand(1, channels, *[2] * constant.dims)
+    )
     norm.train(training)
+    values = values.flatten(2).mean(2) if constant.dims else values
     trained = any(parameter.requires_grad for parameter in (constant.bias, *norm.parameters()))
     return nn.Parameter(values.flatten(), requires_grad=trained)
 

@@ -86,7 +86,7 @@ class SignalRecord:
             for tensor in sources:
                 tensor.__dict__.pop(_ATTRIBUTE, None)
 
-    def end(self, tensor: torch.Tensor, axes: tuple[Axis, ...]) -> None:
+    def returned(self, tensor: torch.Tensor, axes: tuple[Axis, ...]) -> None:
         """States that the model returned a tensor."""
         cell = self._cell(tensor)
         if cell is not None and cell.sources:

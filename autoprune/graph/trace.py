@@ -266,7 +266,7 @@ def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Tr
     with torch.no_grad(), sources, ShapeReads(constraints), OpDispatch(partial(_apply_rule, traced)):
         output = model(*example_inputs)
     for tensor in tensors_within(output):
-        traced.signal.end(tensor, constraints.axes(tensor))
+        traced.signal.returned(tensor, constraints.axes(tensor))
         for axis in constraints.axes(tensor):
             constraints.freeze(axis, "is an output of the model")
 

@@ -74,8 +74,8 @@ class Transformer(nn.Module):
 
     def forward(self, x):
         memory = self.encoder(self.stem(x).flatten(2).transpose(1, 2))
-        found = self.decoder(self.queries.expand(len(x), -1, -1), memory)
-        return self.classes(found), self.boxes(found).sigmoid()
+        queried = self.decoder(self.queries.expand(len(x), -1, -1), memory)
+        return self.classes(queried), self.boxes(queried).sigmoid()
 
 
 class Reshaping(nn.Module):

@@ -37,7 +37,7 @@ def test_predictions_are_layers_whose_channels_none_reads_or_that_make_one():
 def test_positions_of_a_transformer_are_no_predictions():
     """A position embedding has a parameter axis that no layer reads."""
 
-    class Positions(nn.Module):
+    class Placed(nn.Module):
         def __init__(self):
             super().__init__()
             self.stem, self.places = nn.Linear(3, 8), nn.Parameter(torch.rand(1, 5, 8))
@@ -47,6 +47,6 @@ def test_positions_of_a_transformer_are_no_predictions():
             x = self.stem(x) + self.places
             return self.head(x + self.outer(self.inner(x).relu()))
 
-    graph = analyze(Positions(), (torch.rand(1, 5, 3),))
+    graph = analyze(Placed(), (torch.rand(1, 5, 3),))
     assert [op.prediction for op in graph.paths.ops if op.prediction] == ["head"]
     assert graph.groups["inner"].can_empty
