@@ -12,6 +12,7 @@ from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.export import load, save_detector
 from autoprune.graph import ChannelGraph, analyze, mask, prune
+from autoprune.graph.emptiable import largest_set
 from autoprune.policy import Policy, hash_weights
 
 SIZE, OTHER_SIZE = (64, 64), (96, 64)
@@ -64,6 +65,9 @@ def test_a_detector_is_pruned_exactly(
     graph = analyze(model, images(SIZE))
     assert all(g.reason.startswith("has no consumer") for g in graph.groups.values() if not g.prunable)
     random, single = keep_sets(graph, 1), keep_sets(graph, 2, 0)
+    emptied = {**random, **dict.fromkeys(largest_set(graph, graph.emptiable), ())}
+    assert len(graph.emptiable) >= (0 if name == WITHOUT_NORMS else 4)
+    assert costed(graph, emptied)[:2] == counted(prune(model, graph, emptied), images(SIZE))[:2]
     pruned = prune(model, graph, random)
     for size in (SIZE, OTHER_SIZE):
         sized = graph if size == SIZE else analyze(model, images(size))
@@ -80,6 +84,7 @@ def test_a_detector_is_pruned_exactly(
     for case, keep, candidate in (
         ("random", random, load(tmp_path)),
         ("one unit", single, prune(model, graph, single)),
+        ("emptied", emptied, prune(model, graph, emptied)),
     ):
         masked = mask(model, graph, keep)
         for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
