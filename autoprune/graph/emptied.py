@@ -5,6 +5,7 @@ layer without outputs returns a tensor without elements, so that the code betwee
 branch runs as it is written, and computes nothing.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 
 import torch
@@ -129,17 +130,12 @@ def without_empty(model: nn.Module, norms: Mapping[str, str], norm_tensors: Coll
 @torch.no_grad()
 def _folded(constant: Constant, norm: nn.Module) -> nn.Parameter:
     """What the norm makes of a constant map, [C]: every norm maps it to a constant map."""
-    training = norm.training
-    norm.eval()
-    channels = constant.bias.shape[0]
+    bias, exact = constant.bias, copy.deepcopy(norm).double().eval()
     # Some norms refuse maps of a single position.
-    values = norm(
-        constant.bias.view(1, channels, *[1] * constant.dims).expand(1, channels, *[2] * constant.dims)
-    )
-    norm.train(training)
-    values = values.flatten(2).mean(2) if constant.dims else values
-    trained = any(parameter.requires_grad for parameter in (constant.bias, *norm.parameters()))
-    return nn.Parameter(values.flatten(), requires_grad=trained)
+    shape = (1, len(bias), *[2] * constant.dims)
+    values = exact(bias.double().view(1, -1, *[1] * constant.dims).expand(shape)).reshape(len(bias), -1)
+    trained = any(parameter.requires_grad for parameter in (bias, *norm.parameters()))
+    return nn.Parameter(values[:, 0].to(bias.dtype), requires_grad=trained)
 
 
 def _is_empty_norm(name: str, module: nn.Module, norm_tensors: Collection[str]) -> bool:

@@ -1,5 +1,6 @@
 """Every detector of torchvision, unmodified, with both kinds of norm: results, files, training and cost."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -84,13 +85,15 @@ def test_a_detector_is_pruned_exactly(
     for case, keep, candidate in (
         ("random", random, load(tmp_path)),
         ("one unit", single, prune(model, graph, single)),
-        ("emptied", emptied, prune(model, graph, emptied)),
+        ("emptied", emptied, None),
     ):
         masked = mask(model, graph, keep)
         for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             inputs = images(SIZE, dtype)
+            # A norm is folded into a constant in the precision of the weights.
+            tried = candidate or prune(copy.deepcopy(model).to(dtype), graph, keep)
             count, worst = largest_distance(
-                outputs(candidate.to(dtype), inputs), outputs(masked.to(dtype), inputs), graph, keep, SORTED
+                outputs(tried.to(dtype), inputs), outputs(masked.to(dtype), inputs), graph, keep, SORTED
             )
             assert count >= 6, (case, dtype)
             assert worst <= bound, (case, dtype)
