@@ -81,12 +81,12 @@ class HeadAttention(nn.MultiheadAttention):
         out = self.out_proj(query.new_empty(*query.shape[:-1], 0))
         if not need_weights:
             return out, None
-        dim = 0 if query.dim() < 3 or self.batch_first else 1
-        batch = query.shape[dim : dim + 1] if query.dim() == 3 else ()
+        batched = query.dim() == 3
+        axis = 1 if batched and self.batch_first else 0
+        keys = key.shape[axis] + (self.bias_k is not None) + self.add_zero_attn
+        batch = (query.shape[1 - axis],) if batched else ()
         heads = () if average_attn_weights else (0,)
-        return out, query.new_zeros(
-            *batch, *heads, query.shape[-2 if dim == 0 else 0], key.shape[-2 if dim == 0 else 0]
-        )
+        return out, query.new_zeros(*batch, *heads, query.shape[axis], keys)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
         """Queries, keys and values, [N, H, L or S, head_dim]."""

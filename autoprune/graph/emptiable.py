@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.surgery import prune
 from autoprune.graph.trace import Trace, replay
@@ -30,7 +31,11 @@ def with_emptiable(
 
         def problem_of(groups: Sequence[ChannelGroup], graph: ChannelGraph = graph) -> str | None:
             keep: dict[str, Sequence[int]] = {group.name: () for group in groups}
-            error = replay(prune(model, graph, keep), example_inputs, traced)[1]
+            try:
+                pruned = prune(model, graph, keep)
+            except ModelError as refusal:
+                return f"can't be tried: {refusal}"
+            error = replay(pruned, example_inputs, traced)[1]
             if error is None:
                 return None
             lines = str(error).strip().splitlines() or [""]
@@ -45,6 +50,9 @@ def with_emptiable(
 
 def largest_set(graph: ChannelGraph, names: Iterable[str]) -> list[str]:
     """As many of these groups as can be emptied together, taken in their order."""
+    names = list(names)
+    if graph.paths.cut(names) is None:
+        return names
     together: list[str] = []
     for name in names:
         if graph.paths.cut([*together, name]) is None:

@@ -1,5 +1,7 @@
 """Which groups can keep no channels, and what is said of those that can't."""
 
+import threading
+
 import pytest
 import torch
 from torch import nn
@@ -109,3 +111,11 @@ def test_a_branch_that_the_input_does_not_reach_is_left_alone():
     graph = analyze(Constants(), (torch.rand(5, 3),))
     assert graph.groups["inner"].prunable
     assert "does not carry the input's signal" in graph.groups["inner"].empty_reason
+
+
+def test_a_model_that_cannot_be_copied_is_analyzed_all_the_same(residual):
+    model = residual()
+    model.lock = threading.Lock()
+    graph = analyze(model, (X,))
+    assert graph.emptiable == ()
+    assert "can't be tried: _Residual can't be copied" in graph.groups["inner"].empty_reason
