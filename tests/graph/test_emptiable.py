@@ -113,9 +113,9 @@ def test_a_branch_that_the_input_does_not_reach_is_left_alone():
     assert "does not carry the input's signal" in graph.groups["inner"].empty_reason
 
 
-def test_a_model_that_cannot_be_copied_is_analyzed_all_the_same(residual):
-    model = residual()
+def test_a_model_that_cannot_be_copied_is_analyzed_all_the_same():
+    model = Two()
     model.lock = threading.Lock()
     graph = analyze(model, (X,))
     assert graph.emptiable == ()
-    assert "can't be tried: _Residual can't be copied" in graph.groups["inner"].empty_reason
+    assert "can't be tried: Two can't be copied" in graph.groups["left"].empty_reason
