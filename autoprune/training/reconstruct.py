@@ -26,7 +26,7 @@ from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
 from autoprune.training.least_squares import Layer, as_maps, fit, patches
-from autoprune.training.reconstruct_constants import fit_constants
+from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
 # All images go through a detector at once; a RetinaNet-R50 then takes about 1 kB per pixel.
@@ -83,7 +83,8 @@ def reconstruct(
 ) -> Reconstruction:
     """Solves weights and biases of every convolution and linear layer that lost inputs.
 
-    What remains of layers without inputs is set to the mean of the dense outputs first; see `fit_constants`.
+    What remains of layers without inputs is set to the mean of the dense outputs first (`fit_constants`), and
+    the layers that read what it is added to are solved, too.
     All images go through a detector at once, without gradients. Skipped are layers with groups or with a
     forward method of their own, layers whose positions are no positions of the image (behind RoI pooling,
     where the dense detector sees other regions), and layers that read their own output.
@@ -110,7 +111,7 @@ def reconstruct(
     batch, targets = _load(split, chosen, device)
     rows = kept_rows(graph, keep)
     fit_constants(model, dense, rows, partial(dense, batch))
-    lost = _lost_inputs(model, dense)
+    lost = _lost_inputs(model, dense) | readers_of_constants(model, graph)
     layers = _solvable(lost)
     sampler = FeatureSampler(*object_areas(model, batch, targets), seed, device)
     calls = _dense_calls(dense, layers, rows, batch, sampler)

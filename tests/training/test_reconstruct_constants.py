@@ -1,14 +1,15 @@
 """What remains of an emptied branch is fitted to the mean of the dense outputs, and nearer to them."""
 
+import copy
+
 import pytest
 import torch
 from torch import nn
 
 from autoprune.graph import analyze, prune
-from autoprune.graph.emptied import Constant
 from autoprune.graph.surgery import kept_rows
 from autoprune.training import reconstruct
-from autoprune.training.reconstruct_constants import fit_constants
+from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
 
 
 class Branches(nn.Module):
@@ -63,20 +64,29 @@ def test_constants_are_means_over_all_calls_of_the_kept_channels(dense):
 
 @pytest.mark.parametrize("name", ["inner", "up"])
 def test_the_outputs_are_nearer_to_the_dense_ones(dense, name, split):
-    graph = analyze(dense, ([torch.rand(3, 16, 16)],))
-    keep = {name: []}
+    """Nearer with the constant than as masked, and more so with the layers behind the branch solved."""
+    images = list(split.images)
+    graph, keep = analyze(dense, (images[:1],)), {name: []}
     pruned = prune(dense, graph, keep)
     before = [parameter.clone() for parameter in pruned.parameters()]
-    model = reconstruct(pruned, dense, graph, keep, split, 8, "cpu", seed=0).model
+    constant = copy.deepcopy(pruned)
+    fit_constants(constant, dense, kept_rows(graph, keep), lambda: dense(images))
+    reconstruction = reconstruct(pruned, dense, graph, keep, split, 10, "cpu", seed=0)
     assert all(map(torch.equal, before, pruned.parameters()))
-    assert any(isinstance(module, Constant) for module in model.modules())
-    images = list(split.images)
+    assert "head" in reconstruction.errors
     with torch.no_grad():
-        before_fit, after_fit = (
+        masked, fitted, solved = (
             sum((a - b).square().mean() for a, b in zip(each(images), dense(images), strict=True))
-            for each in (pruned, model)
+            for each in (pruned, constant, reconstruction.model)
         )
-    assert after_fit < 0.5 * before_fit
+    assert fitted < 0.5 * masked
+    assert solved < fitted
+
+
+def test_what_reads_a_stream_that_lost_a_branch_is_solved(dense):
+    graph = analyze(dense, ([torch.rand(3, 8, 8)],))
+    assert set(readers_of_constants(prune(dense, graph, {"inner": []}), graph)) == {"up", "head"}
+    assert readers_of_constants(prune(dense, graph, {"inner": [0]}), graph) == {}
 
 
 def test_without_constants_the_dense_detector_is_not_run(dense):
