@@ -263,6 +263,10 @@ class Config(Strict):
             raise ValueError("rungs must increase, starting from 0 or more")
         if self.reconstruct_images == 1:
             raise ValueError("reconstruct_images must be 0 or at least 2, as some are held out")
+        if self.empty_blocks and self.space is not None:
+            raise ValueError(
+                "empty_blocks is for a derived space: omit it, and write max_ratio: 1.0 in `space`"
+            )
         return self
 
 
