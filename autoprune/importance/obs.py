@@ -36,6 +36,7 @@ from autoprune.training.least_squares import Layer, as_maps, is_linear_in_patche
 
 POSITIONS = 4096  # of each map of a layer, over all images
 RIDGE = 1e-2  # of each input's mean square
+BLOCK = 1024  # samples that are added to a matrix at once
 FEW = 32  # images that are expected where their number is not known
 COMPACT = 0.2  # matrices are cut to what remains of them when this fraction is gone
 CHUNK = 32  # this fraction of the remaining units is removed between two updates, at least one
@@ -57,11 +58,27 @@ class _Reader:
     total: Tensor = field(init=False)
     samples: int = 0
     felt: Tensor = field(init=False)
+    _pending: list[Tensor] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         weights = self.layer.weight.flatten(1).double()
         self.gram = weights.new_zeros(weights.shape[1], weights.shape[1])
         self.total, self.felt = weights.new_zeros(weights.shape[1]), weights.new_zeros(len(weights))
+
+    def add(self, x: Tensor) -> None:
+        """Takes samples [S, D]; many at once, for each update of the matrix moves all of it through memory."""
+        self._pending.append(x)
+        self.samples += len(x)
+        if sum(map(len, self._pending)) >= BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        """Adds the samples that are pending."""
+        if self._pending:
+            x = torch.cat(self._pending).double()
+            self.gram.addmm_(x.T, x)
+            self.total += x.sum(0)
+            self._pending.clear()
 
     @property
     def is_finite(self) -> bool:
@@ -255,6 +272,7 @@ def _observe(model: nn.Module, readers: Mapping[str, _Reader], batches: Batches,
     if not images:
         raise ModelError("criterion obs needs at least one image; raise importance_images")
     for reader in readers.values():
+        reader.flush()
         reader.felt /= images
 
 
@@ -279,10 +297,7 @@ def _watched(
             maps = as_maps(layer, output).shape[:3]
             with torch.no_grad():
                 positions = sampler(*maps[1:]) if maps[0] == 1 else _anywhere(maps, count, output.device)
-                x = patches(layer, args[0], positions).double()
-                reader.gram += x.T @ x
-                reader.total += x.sum(0)
-                reader.samples += len(x)
+                reader.add(patches(layer, args[0], positions))
             return output.clone()  # what follows may change it in place, and its gradient would be another
 
         return hook

@@ -106,7 +106,7 @@ def _prepare(
     else:
         check_origin(run, recorded_identity(config, run), task)
     check_boxes(task.val, config.proxy_images)
-    file = _space_of_run(run, file, config.space)
+    file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
 
     # score the channels; where no space is given, derive one from the scores
@@ -138,17 +138,19 @@ def _prepare(
     return Session(config, run, evaluator, ledger, wall_time), latency
 
 
-def _space_of_run(run: RunDirectory, file: SpaceFile | None, source: Path | None) -> SpaceFile | None:
+def _space_of_run(run: RunDirectory, file: SpaceFile | None, config: Config) -> SpaceFile | None:
     """The space that the run was begun with; that of the settings, if any, where it is new.
 
     Raises:
-        RunError: the two differ.
+        RunError: the two differ in what the user's file holds.
     """
     if not (run.config_file.exists() and run.space_file.exists()):
-        return SpaceFile.load(source) if file is None and source is not None else file
+        if file is None and config.space is not None:  # the run's own settings name it
+            file = SpaceFile.load(config.space)
+        return None if file is None else file.model_copy(update={"criterion": config.criterion})
     written = SpaceFile.load(run.space_file)
-    if file is not None and file != written:
-        raise RunError(f"{run.space_file} differs from {source}; choose another --out")
+    if file is not None and any(getattr(file, n) != getattr(written, n) for n in file.model_fields_set):
+        raise RunError(f"{run.space_file} differs from {config.space}; choose another --out")
     return written
 
 

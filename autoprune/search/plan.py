@@ -71,7 +71,7 @@ class SpacePlan:
         bounds: Sequence[Bounds],
         criteria: Mapping[str, Importance],
         identity: Mapping[str, str],
-        criterion: str = "joint",
+        criterion: str = "obs",
         smaller: Sequence[SizedSpace] = (),
         pixels: int | None = None,
     ) -> None:

@@ -22,7 +22,7 @@ def derive_space(
     importance: Scores,
     spec: ModelSpec,
     input_size: tuple[int, int],
-    criterion: Criterion = "joint",
+    criterion: Criterion = "obs",
     granularity: Granularity = "layer",
     round_to: int = 8,
     min_width: int = 8,

@@ -52,7 +52,7 @@ class SpaceFile(Strict):
         model: the detector's name, as in the settings.
         model_arguments: keyword arguments of its builder.
         input_size: height and width in pixels that GFLOPs are counted at.
-        criterion: what ranks the channels within a group.
+        criterion: what ranks the channels within a group; where the file does not say, the settings do.
         granularity: what shares one variable: nothing (`layer`), the groups of one block, or of one stage.
         round_to: kept widths are multiples of this and of the group's unit.
         min_width: smallest number of channels that a group keeps.
@@ -62,7 +62,7 @@ class SpaceFile(Strict):
     model: str
     model_arguments: dict[str, Any] = Field({})
     input_size: tuple[Pixels, Pixels]
-    criterion: Criterion = "joint"
+    criterion: Criterion = "obs"
     granularity: Granularity = "layer"
     round_to: int = Field(8, ge=1, le=MOST)
     min_width: int = Field(8, ge=1, le=MOST)

@@ -154,12 +154,15 @@ def with_space(config: Config, file: SpaceFile | None) -> Config:
         raise ConfigError(
             f"the search space is for {file.model}, not {config.model}; give another --space or --model"
         )
-    if "criterion" in given and config.criterion != file.criterion:
+    ranked = "criterion" in file.model_fields_set
+    if ranked and "criterion" in given and config.criterion != file.criterion:
         raise ConfigError(
             f"the search space ranks channels by {file.criterion}, not {config.criterion}; "
             "change `criterion` there, or omit --criterion"
         )
-    changes: dict[str, Any] = {"model": file.model, "criterion": file.criterion}
+    changes: dict[str, Any] = {"model": file.model}
+    if ranked:
+        changes["criterion"] = file.criterion
     if "model_arguments" not in given:
         changes["model_arguments"] = file.model_arguments
     if config.input_size is None:

@@ -5,20 +5,17 @@ from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
-import torch
 from pydantic import FiniteFloat, ValidationError
 from torch import nn
 
-from autoprune.errors import RunError, out_of_memory
+from autoprune.errors import RunError, TrainingError, out_of_memory
 from autoprune.files import write_text
 from autoprune.graph import ChannelGroup, prune
-from autoprune.graph.losses import losses_of
-from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.importance import Importance, per_unit, settings_hash
 from autoprune.importance.curves import Curve, ratios_to_widths
 from autoprune.progress import say, track
-from autoprune.seeding import random_subset, scoped
 from autoprune.seeding import seed as derive
+from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_reconstructor, reinitialize
 from autoprune.validation import Strict, first_problem
@@ -35,7 +32,6 @@ Measure = Callable[[Sequence[str]], Iterable[tuple[str, Curve]]]
 """Measures the curves of some groups, in any order."""
 
 RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
-IMAGES = 32  # of the validation split, that losses are compared on
 
 
 def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Measure) -> dict[str, Curve]:
@@ -83,12 +79,15 @@ class SensitivityProbe:
     Args:
         task: detector and data.
         order: {group: [width]}, which says the channels that go first.
+
+    Raises:
+        TrainingError: the detector gives no losses.
     """
 
     def __init__(self, task: PruningTask, order: Importance) -> None:
         self._task, self._order = task, order
         self.seed = derive(task.config.seed, "curves")
-        self.images = random_subset(len(task.val), IMAGES, self.seed)
+        self.probe = Probe(task)
         with out_of_memory("measuring the loss", "lower batch_size"):
             self._dense = self._loss(task.model)
             images = task.config.reconstruct_images
@@ -107,16 +106,13 @@ class SensitivityProbe:
                 rises.append(self._loss(start) - self._dense)
         return Curve(widths, tuple(rises))
 
-    @torch.no_grad()
     def _loss(self, model: nn.Module) -> float:
-        """Mean detection loss of an image."""
-        model, size, total = loss_mode_copy(model), self._task.config.batch_size, 0.0
-        with scoped(self.seed):  # detectors may sample
-            for start in range(0, len(self.images), size):
-                images, targets = self._task.val.batch(self.images[start : start + size], self._task.device)
-                losses = losses_of(model, images, targets)
-                total += float(torch.stack(list(losses.values())).sum()) * len(images)
-        return total / len(self.images)
+        if (loss := self.probe.loss(model)) is None:
+            raise TrainingError(
+                f"{type(model).__name__} gives no losses in training mode, so no sensitivity curve can be "
+                "measured; omit --curves (YAML: curves)"
+            )
+        return loss
 
 
 def most_important(group: ChannelGroup, order: Importance, width: int) -> tuple[int, ...]:
@@ -136,7 +132,7 @@ def _key(task: PruningTask, order: Importance) -> str:
         data=task.data_identity,
         order=scores.hexdigest(),
         reconstruction=(config.reconstruct_images, config.recalibration_images),
-        images=IMAGES,
+        images=Probe(task).image_ids,
         ratios=RATIOS,
         seed=config.seed,
     )

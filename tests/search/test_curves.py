@@ -12,14 +12,14 @@ from autoprune.run.directory import RunDirectory
 from autoprune.search import pipeline
 from autoprune.search.curves import load_probe, score_curves
 from autoprune.space.one_shot import greedy, knapsack
-from autoprune.task import sensitivity
+from autoprune.task import probe, sensitivity
 from autoprune.task.pruning_task import load_task
 
 
 @pytest.fixture
 def settings(demo_settings, monkeypatch, tmp_path):
     monkeypatch.setattr(sensitivity, "RATIOS", (0.5,))
-    monkeypatch.setattr(sensitivity, "IMAGES", 2)
+    monkeypatch.setattr(probe, "IMAGES", 2)
     settings = {**demo_settings, "recalibration_images": 0, "rungs": (0,), "trials": 3, "criterion": "l2"}
     return {**settings, "curves": True, "out": tmp_path / "run"}
 
@@ -34,7 +34,8 @@ def test_a_search_begins_with_the_policies_of_its_curves_and_measures_them_once(
     config, run = make_config(**settings), RunDirectory(settings["out"])
     task = load_task(config)
     scores = curve_scores(measured(run), l2(task.model, task.graph), task.graph)
-    plan = pipeline.make_plan(task, pipeline.SpaceFile.load(run.space_file), {CURVES: scores}, run)[0]
+    criteria = {CURVES: scores, "l2": l2(task.model, task.graph)}
+    plan = pipeline.make_plan(task, pipeline.SpaceFile.load(run.space_file), criteria, run)[0]
     expected = [make(plan.space, scores, plan.bounds[0], CURVES).widths for make in (knapsack, greedy)]
     starts = {record.origin: dict(record.widths) for record in result.records}
     assert starts["knapsack curves"] == expected[0]

@@ -136,7 +136,7 @@ def test_no_widths_come_twice(chain, importance_of, make_space, budget_of) -> No
     space, importance = make_space(graph), importance_of(graph, 1)
     starts = warm_starts(space, {"taylor": importance, "fisher": importance}, [budget_of(space, 0.5)])
     names = [start.origin for start in starts]
-    assert names[:2] == ["uniform", "knapsack taylor"]
+    assert names[:2] == ["uniform", "greedy taylor"]
     assert len({tuple(start.widths.items()) for start in starts}) == len(starts) >= 3
 
 
@@ -148,11 +148,21 @@ def test_only_scores_in_units_of_the_loss_are_weighed_against_cost(
     importances = {name: importance_of(graph, seed) for seed, name in enumerate(("taylor", "l2", "fisher"))}
     names = [start.origin for start in warm_starts(space, importances, [budget_of(space, 0.4)])]
     assert names == [
-        "uniform", "knapsack taylor", "global taylor", "greedy taylor", "global l2", "greedy fisher"
+        "uniform", "greedy taylor", "knapsack taylor", "global taylor", "global l2", "greedy fisher"
     ]  # fmt: skip
     weights_first = {name: importances[name] for name in ("l2", "taylor")}
     starts = warm_starts(space, weights_first, [budget_of(space, 0.4)])
     assert [start.origin for start in starts] == ["uniform", "global l2", "global taylor"]
+
+
+def test_curves_come_before_the_criterion_and_are_weighed_against_cost(
+    chain, importance_of, make_space, budget_of
+) -> None:
+    graph = chain(dense=(256,) * 4)
+    space = make_space(graph)
+    importances = {name: importance_of(graph, seed) for seed, name in enumerate(("curves", "l2", "taylor"))}
+    names = [start.origin for start in warm_starts(space, importances, [budget_of(space, 0.4)])]
+    assert names == ["uniform", "greedy curves", "knapsack curves", "global l2", "global taylor"]
 
 
 def test_an_impossible_budget_is_refused(chain, importance_of, make_space, budget_of) -> None:

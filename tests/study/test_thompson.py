@@ -163,10 +163,10 @@ def test_half_of_the_proposals_stay_near_the_best_trials(make_plan, tmp_path):
     run(ledger, np.ones(6))
     records = ledger.records()
     best = sorted(records, key=lambda record: -record.rungs[-1]["map"])[:BEST]
-    asked = []
+    near_and_reach = []
 
     def cheapest(weights, budget, level, near, reach):
-        asked.append((near, reach))
+        near_and_reach.append((near, reach))
         return np.full(6, 0.5)
 
     study = optuna.create_study(directions=["maximize", "minimize"])
@@ -174,13 +174,13 @@ def test_half_of_the_proposals_stay_near_the_best_trials(make_plan, tmp_path):
         variables=plan.variables,
         budgets=plan.budgets,
         removed=plan.removed,
-        widths=lambda fractions, budget: {"new": len(asked)},
+        widths=lambda fractions, budget: {"new": len(near_and_reach)},
         cheapest=cheapest,
     )
     for seed in range(60):
         ThompsonSampler(seed, known, records).sample_relative(study, None, {})
-    local = [(near, reach) for near, reach in asked if near is not None]
-    assert len(asked) == 60
+    local = [(near, reach) for near, reach in near_and_reach if near is not None]
+    assert len(near_and_reach) == 60
     assert 15 < len(local) < 45
     assert all(near in [record.widths for record in best] for near, _ in local)
     assert len({tuple(near.items()) for near, _ in local}) == BEST

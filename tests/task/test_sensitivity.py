@@ -1,4 +1,4 @@
-"""Sensitivity curves against masked detectors; what of a file is used again, and what is measured anew."""
+"""Sensitivity curves against masked detectors; which of a file are used, which measured again."""
 
 import json
 from dataclasses import replace
@@ -11,7 +11,7 @@ from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.graph import mask, prune
 from autoprune.importance.weights import l2
-from autoprune.task import sensitivity
+from autoprune.task import probe, sensitivity
 from autoprune.task.pruning_task import load_task
 from autoprune.task.training_start import reinitialize
 
@@ -31,7 +31,7 @@ def order(task):
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
     monkeypatch.setattr(sensitivity, "RATIOS", RATIOS)
-    monkeypatch.setattr(sensitivity, "IMAGES", 4)
+    monkeypatch.setattr(probe, "IMAGES", 4)
 
 
 def loss(model, task, images):
@@ -44,6 +44,11 @@ def loss(model, task, images):
         return float(sum(model(*task.val.batch(images)).values()))
 
 
+def images_of(measure):
+    """Indices of the images that losses are measured on."""
+    return [index for batch in measure.probe._batches for index in batch]
+
+
 def kept(task, order, name, width):
     group = task.graph.groups[name]
     assert group.unit == 1
@@ -52,7 +57,7 @@ def kept(task, order, name, width):
 
 def test_a_curve_is_the_loss_of_the_masked_detector_less_that_of_the_dense_one(task, order):
     measure = sensitivity.SensitivityProbe(task, order)
-    images = measure.images
+    images = images_of(measure)
     assert len(set(images)) == 4
     for name in list(task.graph.prunable)[::6]:
         curve = measure(name)
@@ -74,10 +79,10 @@ def test_it_is_measured_after_the_reconstruction(task, order):
     keep = kept(task, order, name, curve.widths[-1])
     start = reinitialize(task, prune(task.model, task.graph, keep), keep, measure.seed)
     dense = mask(task.model, task.graph, {})
-    expected = loss(start, task, measure.images) - loss(dense, task, measure.images)
+    expected = loss(start, task, images_of(measure)) - loss(dense, task, images_of(measure))
     assert curve.rises[-1] == pytest.approx(expected, rel=1e-3, abs=1e-5)
-    masked = loss(mask(task.model, task.graph, keep), task, measure.images)
-    assert curve.rises[-1] < masked - loss(dense, task, measure.images)
+    masked = loss(mask(task.model, task.graph, keep), task, images_of(measure))
+    assert curve.rises[-1] < masked - loss(dense, task, images_of(measure))
 
 
 class Measured(list):
