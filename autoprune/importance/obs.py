@@ -66,7 +66,7 @@ class _Reader:
         self.total, self.felt = weights.new_zeros(weights.shape[1]), weights.new_zeros(len(weights))
 
     def add(self, x: Tensor) -> None:
-        """Takes samples [S, D]; many at once, for each update of the matrix moves all of it through memory."""
+        """Takes samples [S, D]; many at once, since each update moves the whole matrix through memory."""
         self._pending.append(x)
         self.samples += len(x)
         if sum(map(len, self._pending)) >= BLOCK:
