@@ -12,6 +12,7 @@ from autoprune.data.evaluate import check_boxes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
+from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
 from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
@@ -24,10 +25,10 @@ from autoprune.run.resume import say_own, search_settings
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.curves import score_curves
 from autoprune.search.make_plan import LatencyModels, check_budgets, make_plan, say_prediction_error
-from autoprune.search.plan import SpacePlan, warm_criteria
+from autoprune.search.plan import SpacePlan, read_bounds, warm_criteria
 from autoprune.search.session import Session, cluster_of
 from autoprune.search.wall_time import WallTime
-from autoprune.space.derive import derive_space
+from autoprune.space.derive import REACH, derive_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
@@ -43,6 +44,7 @@ from autoprune.validation import as_path
 
 __all__ = ["SearchResult", "search"]
 
+ROOM = 0.75  # a space whose smallest policy uses this fraction of a budget leaves a choice within it
 SHOWN = 5  # classes that are named in a line
 VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
@@ -120,6 +122,7 @@ def _prepare(
             task.spec,
             task.input_size,
             config.criterion,
+            reach=_reach(config, task.graph),
             empty=config.empty_blocks,
         )
 
@@ -152,6 +155,14 @@ def _space_of_run(run: RunDirectory, file: SpaceFile | None, config: Config) -> 
     if file is not None and any(getattr(file, n) != getattr(written, n) for n in file.model_fields_set):
         raise RunError(f"{run.space_file} differs from {config.space}; choose another --out")
     return written
+
+
+def _reach(config: Config, graph: ChannelGraph) -> float:
+    """Fraction of the dense GFLOPs that a derived space must reach down to: well below the least budget."""
+    limits = [
+        budget.limit for bound in read_bounds(config, graph) for budget in bound if budget.metric == "gflops"
+    ]
+    return min([REACH, *(ROOM * limit / graph.gflops() for limit in limits)])
 
 
 def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:

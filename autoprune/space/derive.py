@@ -14,6 +14,7 @@ from autoprune.space.resolve import resolve
 from autoprune.space.space import Scores
 
 LARGEST_RATIO = 0.9
+REACH = 0.2  # fraction of the dense GFLOPs that a space reaches down to, unless a budget asks for less
 _STEP = 0.05
 
 
@@ -27,7 +28,7 @@ def derive_space(
     round_to: int = 8,
     min_width: int = 8,
     removable: float = 0.75,
-    reach: float = 0.2,
+    reach: float = REACH,
     empty: bool = False,
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.
