@@ -20,8 +20,8 @@ from autoprune.space.space import Space
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
-from autoprune.task.training_start import make_teacher, reinitialize
-from autoprune.training import TrainSettings, train
+from autoprune.task.training_start import make_reconstructor, make_teacher, reinitialize
+from autoprune.training import Reconstructor, TrainSettings, train
 
 Keep = Mapping[str, tuple[int, ...]]
 
@@ -52,6 +52,7 @@ class PolicyEvaluator:
         self.dense_ms, self.dense_map = dense_ms, dense_map
         rungs = task.config.rungs
         self._probes: dict[int | None, Probe] = {}  # by input size
+        self._reconstructors: dict[int | None, Reconstructor] = {}
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._latency_limit = self._read_latency_limit()
         self._steps = [rungs[0], *(high - low for low, high in pairwise(rungs))]
@@ -154,7 +155,7 @@ class PolicyEvaluator:
         # The seed depends on the rung and not on the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
-            model = reinitialize(task, model, keep, seed)
+            model = reinitialize(task, model, keep, seed, None if repeat else self._reconstructor(task, seed))
         if self._steps[rung] == 0:
             return model
         settings = TrainSettings.from_config(
@@ -162,6 +163,12 @@ class PolicyEvaluator:
         )
         teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="trial").model
+
+    def _reconstructor(self, task: PruningTask, seed: int) -> Reconstructor | None:
+        """That of a task, for all trials: their images are the same. ``None`` where nothing is reconstructed."""
+        if task.config.reconstruct_images and task.pixels not in self._reconstructors:
+            self._reconstructors[task.pixels] = make_reconstructor(task, seed)
+        return self._reconstructors.get(task.pixels)
 
     def _learning_rate(self, model: nn.Module) -> float:
         """The configured rate, or the one that follows from the mAP before the training.

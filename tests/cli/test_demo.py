@@ -152,7 +152,9 @@ def test_another_demo_is_refused_before_its_data_is_replaced(autoprune: Run, tmp
     RunDirectory(tmp_path).write_config(begun.model_copy(update={"clip_norm": 10.0}), {})
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     outcome = autoprune("demo", "--out", tmp_path)
-    assert outcome.is_refusal("another configuration: budget_gflops was ['50%'], now ['67%', '50%', '33%', '12%'];")
+    assert outcome.is_refusal(
+        "another configuration: budget_gflops was ['50%'], now ['67%', '50%', '33%', '12%'];"
+    )
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
