@@ -165,7 +165,7 @@ class PolicyEvaluator:
         return train(model, task.train, settings, task.device, teacher, what="trial").model
 
     def _reconstructor(self, task: PruningTask, seed: int) -> Reconstructor | None:
-        """That of a task, for all trials: their images are the same. ``None`` where nothing is reconstructed."""
+        """That of a task, for all trials: their images are the same; ``None`` without reconstruction."""
         if task.config.reconstruct_images and task.pixels not in self._reconstructors:
             self._reconstructors[task.pixels] = make_reconstructor(task, seed)
         return self._reconstructors.get(task.pixels)
