@@ -17,9 +17,7 @@ from autoprune.training import distributed
 from autoprune.training.settings import TrainSettings
 from autoprune.training.state import TrainingState
 
-REMAINING = (
-    0.75  # fraction of the lost mAP still lost at the end, per that of the loss's rise left at a tenth
-)
+REMAINING = 0.75  # of the fraction of the loss's rise that is left after a tenth
 ERROR = 0.03  # 80% of recoveries end within it, by leaving one out
 LEAST_STEPS = 100  # the shortest that the rule was measured on
 MOST_COST = 0.05  # of the training
@@ -52,16 +50,15 @@ def expect(maps: Pair, losses: Pair, loss: float) -> Expected | None:
         loss: detection loss after a tenth of it.
 
     Returns:
-        ``None`` where the rule does not apply: the pruned detector has lost no mAP, its loss has not risen, or
-        after a tenth it is below the dense detector's, so that it does not tell good detectors apart.
+        ``None`` where the rule does not apply: the pruned detector has lost no mAP, its loss has not risen,
+        or after a tenth is below the dense detector's, so that it does not tell good detectors apart.
     """
     if maps.untrained >= maps.dense or losses.untrained <= losses.dense or loss < losses.dense:
         return None
     remaining = (loss - losses.dense) / (losses.untrained - losses.dense)
     end = maps.dense - REMAINING * remaining * (maps.dense - maps.untrained)
-    return Expected(
-        *(min(max(value, maps.untrained), maps.dense) for value in (end, end - ERROR, end + ERROR))
-    )
+    values = (end, end - ERROR, end + ERROR)
+    return Expected(*(min(max(value, maps.untrained), maps.dense) for value in values))
 
 
 def affordable(settings: TrainSettings, images: int) -> bool:
@@ -73,19 +70,23 @@ def affordable(settings: TrainSettings, images: int) -> bool:
 
 
 def expecting(
-    task: PruningTask, start: nn.Module, maps: Pair, settings: TrainSettings, label: str
+    task: PruningTask,
+    start: nn.Module,
+    maps: Pair,
+    settings: TrainSettings,
+    tell: Callable[[Expected], None],
 ) -> Callable[[TrainingState], None] | None:
-    """What `train` calls after each step to say, after a tenth of them, what mAP to expect.
+    """What `train` calls after each step to tell, after a tenth of them, what mAP to expect.
 
     It takes the loss of the untrained, the trained and the dense detector on the images of a `Probe`, and
-    changes nothing. Nothing is said where the detector gives no loss, or where `expect` can tell nothing.
+    changes nothing. Nothing is told where the detector gives no loss, or where `expect` can tell nothing.
 
     Args:
         task: dense detector and data, both at its own input size: losses at two sizes don't compare.
         start: the pruned detector before it is trained.
         maps: mAP on the validation split.
         settings: how it is trained.
-        label: name of the work, for the line.
+        tell: gets what is expected.
 
     Returns:
         ``None`` where the training is too short for the rule or for the cost.
@@ -93,10 +94,9 @@ def expecting(
     probe = Probe(task)
     if settings.steps < LEAST_STEPS or not affordable(settings, len(probe.image_ids)):
         return None
-    tenth = round(settings.steps / 10)
 
     def after_step(state: TrainingState) -> None:
-        if state.step != tenth or distributed.rank() > 0:
+        if state.step != _tenth(settings) or distributed.rank() > 0:
             return
         losses = [probe.loss(model) for model in (task.model, start, state.averaged(start))]
         dense, untrained, now = losses
@@ -104,11 +104,17 @@ def expecting(
             return
         expected = expect(maps, Pair(dense, untrained), now)
         if expected is not None:
-            say(f"{label}: {_line(expected, state.step, settings.steps)}", above_bar=True)
+            tell(expected)
 
     return after_step
 
 
-def _line(expected: Expected, step: int, steps: int) -> str:
+def say_expected(label: str, settings: TrainSettings, expected: Expected) -> None:
+    """Prints what is expected, above the bar of the training."""
     end, low, high = (f"{100 * value:.1f}" for value in expected)
-    return f"after {step} of {steps} steps it expects to end at mAP {end}, {low} to {high} (four of five do)"
+    after = f"after {_tenth(settings)} of {settings.steps} steps"
+    say(f"{label}: {after} it expects to end at mAP {end}, {low} to {high} (four of five do)", above_bar=True)
+
+
+def _tenth(settings: TrainSettings) -> int:
+    return round(settings.steps / 10)

@@ -25,7 +25,7 @@ from autoprune.latency.machine import versions
 from autoprune.latency.networks import measure_networks
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
-from autoprune.recovery.expect import Pair, expecting
+from autoprune.recovery.expect import Pair, expecting, say_expected
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
 from autoprune.run.documents import METRICS
@@ -136,7 +136,8 @@ def recover_policy(
         settings = replace(settings, learning_rate=rate)
         watch = None
         if full_size is task and dense_map is not None:
-            watch = expecting(task, start, Pair(dense_map, before.map), settings, label)
+            tell = partial(say_expected, label, settings)
+            watch = expecting(task, start, Pair(dense_map, before.map), settings, tell)
         result = train(start, task.train, settings, task.device, teacher, checkpoint, label, watch)
         trained = time.perf_counter()
         if distributed.rank() > 0:

@@ -15,7 +15,7 @@ from autoprune.data.evaluate import evaluate
 from autoprune.graph import prune
 from autoprune.recovery import expect as module
 from autoprune.recovery import recover_policy
-from autoprune.recovery.expect import Pair, affordable, expect, expecting
+from autoprune.recovery.expect import Expected, Pair, affordable, expect, expecting, say_expected
 from autoprune.recovery.recover import recover
 from autoprune.run.results import load_result
 from autoprune.task.probe import Probe
@@ -59,12 +59,13 @@ def loss(task, model):
         return sum(sum(float(value) for value in model(*batch).values()) for batch in batches) / 2
 
 
-def said(after_step, *states):
-    lines = io.StringIO()
-    with progress.show(Console(file=lines, width=300)):
-        for state in states:
-            after_step(state)
-    return lines.getvalue()
+def told(task, start, *states):
+    """What is told at these states of a long training."""
+    told = []
+    after_step = expecting(task, start, MAPS, LONG, told.append)
+    for state in states:
+        after_step(state)
+    return told
 
 
 @pytest.mark.parametrize(
@@ -87,26 +88,32 @@ def test_the_losses_are_the_detectors_and_count_once_after_a_tenth(task, detecto
     untrained, tenth = detectors
     dense, before, now = (loss(task, model) for model in (task.model, *detectors))
     assert dense < now < before
-    end = 70 - 0.75 * (now - dense) / (before - dense) * 60
-    after_step = expecting(task, untrained, MAPS, LONG, "recovery of trial 3")
+    end = 0.7 - 0.75 * (now - dense) / (before - dense) * 0.6
     states = [SimpleNamespace(step=step, averaged=lambda _: tenth) for step in (99, 100, 101)]
-    assert said(after_step, *states) == (
-        f"recovery of trial 3: after 100 of 1000 steps it expects to end at mAP {end:.1f}, {end - 3:.1f} to "
-        f"{end + 3:.1f} (four of five do)\n"
-    )
+    (expected,) = told(task, untrained, *states)
+    assert expected == pytest.approx((end, end - 0.03, end + 0.03))
 
 
-def test_nothing_is_said_where_nothing_can_be_told(task, detectors, monkeypatch):
+def test_the_line_is_in_points_and_above_the_bar():
+    out = io.StringIO()
+    with progress.show(Console(file=out, force_terminal=True, width=200)):
+        for _ in progress.track([1], "recovery"):
+            say_expected("recovery of trial 3", LONG, Expected(0.4251, 0.3951, 0.4551))
+    line = "after 100 of 1000 steps it expects to end at mAP 42.5, 39.5 to 45.5 (four of five do)"
+    assert f"recovery of trial 3: {line}" in out.getvalue()
+
+
+def test_nothing_is_told_where_nothing_can_be(task, detectors, monkeypatch):
     untrained, tenth = detectors
     state = SimpleNamespace(step=100, averaged=lambda _: tenth)
-    assert said(expecting(task, untrained, MAPS, LONG, "recovery"), state)
-    assert not said(expecting(task, task.model, MAPS, LONG, "recovery"), state)  # nothing was lost
-    assert expecting(task, untrained, MAPS, TrainSettings(99, batch_size=2), "recovery") is None
+    assert told(task, untrained, state)
+    assert not told(task, task.model, state)  # nothing was lost
+    assert expecting(task, untrained, MAPS, TrainSettings(99, batch_size=2), print) is None
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "rank", lambda: 1)
-        assert not said(expecting(task, untrained, MAPS, LONG, "recovery"), state)
+        assert not told(task, untrained, state)
     monkeypatch.setattr(Probe, "_passes", lambda *_: iter([(None, [])]))  # a detector without losses
-    assert not said(expecting(task, untrained, MAPS, LONG, "recovery"), state)
+    assert not told(task, untrained, state)
 
 
 def test_it_costs_a_twentieth_of_the_training_at_most(task, detectors, monkeypatch):
@@ -114,35 +121,31 @@ def test_it_costs_a_twentieth_of_the_training_at_most(task, detectors, monkeypat
     assert affordable(TrainSettings(100, batch_size=8), 40)
     assert not affordable(TrainSettings(100, batch_size=8), 41)
     monkeypatch.setattr(module, "affordable", lambda settings, images: images < 3)
-    assert expecting(task, detectors[0], MAPS, LONG, "recovery") is None  # the three of a proxy
+    assert expecting(task, detectors[0], MAPS, LONG, print) is None  # the three of a proxy
 
 
 def test_the_training_ends_with_the_same_weights(task, detectors, monkeypatch):
     monkeypatch.setattr(module, "LEAST_STEPS", 10)
     monkeypatch.setattr(module, "MOST_COST", 1)
     settings, start = TrainSettings(10, batch_size=2, learning_rate=1e-3), detectors[0]
-    states, lines = [], io.StringIO()
-    for watch in (None, expecting(task, start, MAPS, settings, "recovery")):
-        with progress.show(Console(file=lines, width=300)):
-            states.append(train(start, task.train, settings, "cpu", after_step=watch).model.state_dict())
-    assert lines.getvalue().startswith("recovery: after 1 of 10 steps it expects to end at mAP ")
-    assert states[0].keys() == states[1].keys()
-    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+    told = []
+    watch = expecting(task, start, MAPS, settings, told.append)
+    plain = train(start, task.train, settings, "cpu").model.state_dict()
+    watched = train(start, task.train, settings, "cpu", after_step=watch).model.state_dict()
+    assert len(told) == 1
+    assert plain.keys() == watched.keys()
+    assert all(torch.equal(plain[name], watched[name]) for name in plain)
 
 
 class StoppedError(Exception):
     """Ends a recovery where its training would begin."""
 
 
-@pytest.mark.parametrize("size", ["own", "smaller"])
-def test_recoveries_at_the_dense_detectors_input_size_are_watched(
-    run, sized_run, tmp_path, monkeypatch, size
-):
+@pytest.mark.parametrize("origin", [None, "dense at 96 px"])
+def test_recoveries_at_the_own_input_size_are_watched(run, sized_run, tmp_path, monkeypatch, origin):
     """From the mAP before the training, and the dense detector's, on all validation images."""
-    folder = shutil.copytree(run.run if size == "own" else sized_run, tmp_path / "run")
-    trial = next(
-        r.number for r in load_result(folder).records if size == "own" or r.origin == "dense at 96 px"
-    )
+    folder = shutil.copytree(sized_run if origin else run.run, tmp_path / "run")
+    trial = next(r.number for r in load_result(folder).records if origin in (None, r.origin))
     calls = []
 
     def stop(start, *arguments):
@@ -154,11 +157,15 @@ def test_recoveries_at_the_dense_detectors_input_size_are_watched(
     with pytest.raises(StoppedError):
         recover(folder, [trial], 150, learning_rate=1e-3)
     ((start, watch),) = calls
-    if size == "smaller":
+    if origin is not None:
         assert watch is None
         return
-    task, model, maps, settings, label = watch
+    task, model, maps, settings, tell = watch
     assert model is start
     assert maps.dense == evaluate(task.model, task.val, batch_size=2).map
     assert maps.untrained == evaluate(start, task.val, batch_size=2).map
-    assert (settings.steps, settings.learning_rate, label) == (150, 1e-3, f"recovery of trial {trial}")
+    assert (settings.steps, settings.learning_rate) == (150, 1e-3)
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=200)):
+        tell(Expected(0.5, 0.47, 0.53))
+    assert lines.getvalue().startswith(f"recovery of trial {trial}: after 15 of 150 steps it expects")
