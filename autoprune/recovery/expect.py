@@ -18,7 +18,7 @@ from autoprune.training.settings import TrainSettings
 from autoprune.training.state import TrainingState
 
 REMAINING = 0.75  # of the fraction of the loss's rise that is left after a tenth
-ERROR = 0.03  # 80% of recoveries end within it, by leaving one out
+ERROR = 0.04  # four of five recoveries end within it
 LEAST_STEPS = 100  # the shortest that the rule was measured on
 MOST_COST = 0.05  # of the training
 

@@ -83,10 +83,10 @@ def measure(case: Case, budget: str, rates: list[float], dense: float, out: Path
         def work() -> dict[str, Any]:
             settings = TrainSettings.from_config(task.config, steps=case.steps, learning_rate=rate)
             teacher = make_teacher(task, keep, case.scores)
-            told: list[Expected] = []
-            watch = expecting(task, start, Pair(dense, untrained), settings, told.append)
+            expected: list[Expected] = []
+            watch = expecting(task, start, Pair(dense, untrained), settings, expected.append)
             trained = train(start, task.train, settings, task.device, teacher, after_step=watch).model
-            return {"map": case.score(trained), "expected": told[0].map if told else None}
+            return {"map": case.score(trained), "expected": expected[0].map if expected else None}
 
         return once(out / f"{budget}-{rate:g}.json", work)
 

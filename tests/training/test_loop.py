@@ -61,15 +61,15 @@ def test_training_lowers_the_loss_and_leaves_the_input_alone(toy: nn.Module, spl
 def test_what_is_called_after_each_step_sees_the_average_and_changes_nothing(
     tiny_retinanet: Any, image_split: Any
 ) -> None:
-    """The average of the last step is what a training returns; so is the one of each shorter look."""
+    """The average of the last step is what a training returns; an earlier one differs."""
     model, settings = tiny_retinanet(nn.BatchNorm2d), TrainSettings(3, batch_size=2, learning_rate=0.01)
     seen = []
 
-    def look(now: TrainingState) -> None:
+    def record(now: TrainingState) -> None:
         seen.append((now.step, state(now.averaged(model))))
 
     plain = train(model, image_split, settings, CPU)
-    watched = train(model, image_split, settings, CPU, after_step=look)
+    watched = train(model, image_split, settings, CPU, after_step=record)
     assert [step for step, _ in seen] == [1, 2, 3]
     assert same(state(plain.model), state(watched.model))
     assert same(seen[-1][1], state(watched.model))
