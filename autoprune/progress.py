@@ -20,21 +20,36 @@ PLAIN_INTERVAL_S = 10.0
 STATUS_INTERVAL_S = 60.0
 
 _console: ContextVar["Console | None"] = ContextVar("console", default=None)
+_below_bar: ContextVar["Console | None"] = ContextVar("below_bar", default=None)  # hidden by a bar
 
 
 @contextmanager
 def show(console: "Console | None") -> Iterator[None]:
     """Sends progress to ``console`` inside the block; ``None`` silences it."""
-    token = _console.set(console)
+    with _showing(console, below_bar=None):
+        yield
+
+
+@contextmanager
+def _showing(console: "Console | None", below_bar: "Console | None") -> Iterator[None]:
+    tokens = _console.set(console), _below_bar.set(below_bar)
     try:
         yield
     finally:
-        _console.reset(token)
+        _console.reset(tokens[0])
+        _below_bar.reset(tokens[1])
 
 
-def say(text: str, markup: bool = False) -> None:
-    """Prints one line where progress is shown: verbatim, or as rich markup."""
-    if (console := _console.get()) is not None:
+def say(text: str, markup: bool = False, above_bar: bool = False) -> None:
+    """Prints one line where progress is shown.
+
+    Args:
+        text: the line.
+        markup: whether it is rich markup; else it is printed verbatim.
+        above_bar: print it also while a bar shows the work, which silences other lines of that work.
+    """
+    console = _console.get() or (_below_bar.get() if above_bar else None)
+    if console is not None:
         console.print(text, highlight=False, markup=markup)
 
 
@@ -120,7 +135,7 @@ def _bar(items: Iterable[T], description: str, total: int | None, console: "Cons
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(*columns, console=console, transient=True) as bar, show(None):
+    with Progress(*columns, console=console, transient=True) as bar, _showing(None, below_bar=console):
         task = bar.add_task(description, total=total)
         for item in items:
             yield item

@@ -29,6 +29,24 @@ def test_terminal_shows_a_bar_and_hides_nested_ones():
     assert "outer" in out.getvalue()
 
 
+def test_a_bar_lets_through_only_the_lines_that_go_above_it():
+    out, inner = io.StringIO(), io.StringIO()
+    with progress.show(Console(file=out, force_terminal=True, width=80)):
+        for _ in progress.track([1], "outer"):
+            progress.say("an important line", above_bar=True)
+            progress.say("a plain line")
+            with progress.show(None):
+                progress.say("a silenced line", above_bar=True)
+            with progress.show(Console(file=inner)):
+                progress.say("another listener's", above_bar=True)
+        progress.say("after it", above_bar=True)
+    shown = out.getvalue()
+    assert "an important line" in shown
+    assert "after it" in shown
+    assert not any(hidden in shown for hidden in ("a plain line", "a silenced line", "another listener's"))
+    assert inner.getvalue() == "another listener's\n"
+
+
 def test_lines_are_printed_verbatim_unless_they_are_markup():
     out = io.StringIO()
     with progress.show(Console(file=out, force_terminal=False)):

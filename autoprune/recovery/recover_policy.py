@@ -25,6 +25,7 @@ from autoprune.latency.machine import versions
 from autoprune.latency.networks import measure_networks
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
+from autoprune.recovery.expect import Pair, expecting, say_expected
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
 from autoprune.run.documents import METRICS
@@ -129,11 +130,15 @@ def recover_policy(
         if task.config.regrow_rounds:
             keep = _regrow(task, space, keep, label)
         start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed).to(task.device)
-        before, rate = _measure_start(task, full_size, start, measure_dense)
+        before, dense_map, rate = _measure_start(task, full_size, start, measure_dense)
         checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
         teacher = make_teacher(task, keep, importance)
         settings = replace(settings, learning_rate=rate)
-        result = train(start, task.train, settings, task.device, teacher, checkpoint, label)
+        watch = None
+        if full_size is task and dense_map is not None:
+            tell = partial(say_expected, label, settings)
+            watch = expecting(task, start, Pair(dense_map, before.map), settings, tell)
+        result = train(start, task.train, settings, task.device, teacher, checkpoint, label, watch)
         trained = time.perf_counter()
         if distributed.rank() > 0:
             return _read_from_first_rank(folder, identity)
@@ -248,14 +253,17 @@ def _measure_start(
     full_size: PruningTask,
     start: nn.Module,
     measure_dense: Callable[[], Metrics] | None,
-) -> tuple[Metrics, float]:
-    """The scores before the training, and the learning rate that follows."""
+) -> tuple[Metrics, float | None, float]:
+    """The scores before the training, the dense mAP where it is known, and the learning rate."""
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
     before, rate = score(start, task.val), task.config.learning_rate
+    if measure_dense is None and rate is None:
+        measure_dense = partial(score, full_size.model, full_size.val)
+    dense_map = None if measure_dense is None else measure_dense().map
     if rate is None:
-        dense = measure_dense or partial(score, full_size.model, full_size.val)
-        rate = recovery_rate(before.map, dense().map)
-    return before, distributed.broadcast_object(rate)  # devices may differ in the last digits
+        assert dense_map is not None
+        rate = recovery_rate(before.map, dense_map)
+    return before, dense_map, distributed.broadcast_object(rate)  # devices may differ in the last digits
 
 
 def _better(task: PruningTask, start: nn.Module, before: Metrics, trained: nn.Module, label: str) -> Better:

@@ -43,6 +43,7 @@ def train(
     teacher: Teacher | None = None,
     checkpoint: Path | None = None,
     what: str = "recovery",
+    after_step: Callable[[TrainingState], None] | None = None,
     checkpoint_interval_s: float = 30.0,
 ) -> TrainResult:
     """Trains a copy of a torchvision-style detector and returns the moving average of its weights.
@@ -60,6 +61,7 @@ def train(
         teacher: dense detector that is imitated, weighted by ``distill`` and ``distill_logits``.
         checkpoint: file to resume from and to write to; a finished run's file gives its result at once.
         what: name of the work, for the progress bar.
+        after_step: called after each step, in each process; it must change neither state nor random numbers.
         checkpoint_interval_s: seconds between checkpoints.
 
     Raises:
@@ -86,6 +88,8 @@ def train(
     ):
         for step in progress.track(steps, what):
             loss = state.advance(split)
+            if after_step is not None:
+                after_step(state)
             now = time.monotonic()
             last = step + 1 == settings.steps
             if checkpoint and distributed.rank() == 0 and (last or now - saved_at >= checkpoint_interval_s):

@@ -156,15 +156,32 @@ class TrainingState:
             self.optimizer.state[weight] = {"step": step, **moments}
         self.step, self.losses = checkpoint.step, list(checkpoint.losses)
 
+    def averaged(self, start: nn.Module) -> nn.Module:
+        """What `result` would give now; the training can go on.
+
+        Args:
+            start: a model of the same shapes, such as the one given at the start. Not changed: a copy of it
+                takes the weights, since one of the model in training would copy the teacher's hooks too.
+        """
+        model = copy.deepcopy(start).to(self.device)
+        model.load_state_dict(self.model.state_dict())
+        self._average_into(model)
+        return model.eval()
+
     def result(self) -> nn.Module:
         """The model with averaged weights, the last buffers, and tensors in the usual memory order."""
-        if self.settings.ema_decay > 0:
-            with torch.no_grad():
-                for name, weight in self.weights.items():
-                    weight.copy_(self.average[name])
+        self._average_into(self.model)
         self.model.zero_grad(set_to_none=True)
         self.model.to(memory_format=torch.contiguous_format)
         return self.model.eval()
+
+    @torch.no_grad()
+    def _average_into(self, model: nn.Module) -> None:
+        """Gives the trained weights of ``model`` their averages, where they are averaged."""
+        if self.settings.ema_decay > 0:
+            for name, weight in model.named_parameters():
+                if name in self.average:
+                    weight.copy_(self.average[name])
 
 
 def has_amx() -> bool:

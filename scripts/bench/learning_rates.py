@@ -8,11 +8,13 @@ the demo's detector on generated images. Each training is one file in --out, so 
         --model-arguments '{"min_size": 192, "max_size": 256}' --budgets 33%,10% --out runs/bench-rates-mine
 
 A row for each budget: validation mAP before any training, after the training at each rate of the grid, and
-after that at the rate which `task.learning_rate` chooses, with how far this is from the best of the grid.
+after that at the rate which `task.learning_rate` chooses, with how far this is from the best of the grid, and
+with what was expected after a tenth of the steps. Below, how far all trainings ended from what they expected.
 """
 
 import argparse
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from autoprune.data.evaluate import evaluate
 from autoprune.data.shapes import make_shapes
 from autoprune.graph import prune
 from autoprune.importance import Importance
+from autoprune.recovery.expect import Expected, Pair, expecting
 from autoprune.space.derive import derive_space
 from autoprune.space.one_shot import uniform
 from autoprune.space.resolve import resolve
@@ -76,22 +79,29 @@ def measure(case: Case, budget: str, rates: list[float], dense: float, out: Path
     keep = space.keep(space.as_array(uniform(space, (bound,)).widths or {}))
     start = reinitialize(task, prune(task.model, task.graph, keep), keep, task.config.seed)
 
-    def at(rate: float) -> float:
+    def at(rate: float) -> dict[str, Any]:
         def work() -> dict[str, Any]:
             settings = TrainSettings.from_config(task.config, steps=case.steps, learning_rate=rate)
             teacher = make_teacher(task, keep, case.scores)
-            return {"map": case.score(train(start, task.train, settings, task.device, teacher).model)}
+            expected: list[Expected] = []
+            watch = expecting(task, start, Pair(dense, untrained), settings, expected.append)
+            trained = train(start, task.train, settings, task.device, teacher, after_step=watch).model
+            return {"map": case.score(trained), "expected": expected[0].map if expected else None}
 
-        return float(once(out / f"{budget}-{rate:g}.json", work)["map"])
+        return once(out / f"{budget}-{rate:g}.json", work)
 
     untrained = once(out / f"{budget}.json", lambda: {"map": case.score(start)})["map"]
     chosen = recovery_rate(untrained, dense)
+    trainings = {f"{rate:g}": at(rate) for rate in (*rates, chosen)}
+    pairs = [(each.get("expected"), max(each["map"], untrained)) for each in trainings.values()]
     return {
         "budget": budget,
         "untrained": untrained,
-        **{f"{rate:g}": at(rate) for rate in rates},
+        **{name: each["map"] for name, each in trainings.items()},
         "rate": chosen,
-        "chosen": at(chosen),
+        "chosen": trainings[f"{chosen:g}"]["map"],
+        "expected": trainings[f"{chosen:g}"].get("expected"),
+        "errors": [abs(expected - reached) for expected, reached in pairs if expected is not None],
     }
 
 
@@ -99,14 +109,18 @@ def show(rows: list[dict[str, Any]], dense: float, given: argparse.Namespace) ->
     """The table, best of the grid in bold."""
     rates = [f"{float(rate):g}" for rate in given.rates.split(",")]
     table = Table(title=f"mAP after {given.steps} steps, dense {100 * dense:.1f}")
-    for name in ("GFLOPs", "untrained", *rates, "chosen", "rate", "to the best"):
+    for name in ("GFLOPs", "untrained", *rates, "chosen", "rate", "to the best", "expected"):
         table.add_column(name, justify="right")
     for row in rows:
         best = max(row[rate] for rate in rates)
         cells = [f"[bold]{100 * row[r]:.1f}[/]" if row[r] == best else f"{100 * row[r]:.1f}" for r in rates]
         chosen = [f"{100 * row['chosen']:.1f}", f"{row['rate']:g}", f"{100 * (row['chosen'] - best):+.1f}"]
+        chosen.append("" if row["expected"] is None else f"{100 * row['expected']:.1f}")
         table.add_row(row["budget"], f"{100 * row['untrained']:.1f}", *cells, *chosen)
     Console().print(table)
+    if errors := sorted(error for row in rows for error in row["errors"]):
+        most = errors[math.ceil(0.8 * len(errors)) - 1]
+        print(f"four of five of {len(errors)} trainings ended within {100 * most:.1f} of what they expected")
 
 
 def config_of(given: argparse.Namespace) -> Config:

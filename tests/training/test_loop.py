@@ -12,6 +12,7 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from autoprune import progress
 from autoprune.errors import ModelError, TrainingError
 from autoprune.training import TrainSettings, train
+from autoprune.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
@@ -55,6 +56,24 @@ def test_training_lowers_the_loss_and_leaves_the_input_alone(toy: nn.Module, spl
     assert not any(module.training for module in result.model.modules())
     assert all(p.grad is None for p in [*toy.parameters(), *result.model.parameters()])
     assert all(value.is_contiguous() for value in result.model.state_dict().values())
+
+
+def test_what_is_called_after_each_step_sees_the_average_and_changes_nothing(
+    tiny_retinanet: Any, image_split: Any
+) -> None:
+    """The average of the last step is what a training returns; an earlier one differs."""
+    model, settings = tiny_retinanet(nn.BatchNorm2d), TrainSettings(3, batch_size=2, learning_rate=0.01)
+    seen = []
+
+    def record(now: TrainingState) -> None:
+        seen.append((now.step, state(now.averaged(model))))
+
+    plain = train(model, image_split, settings, CPU)
+    watched = train(model, image_split, settings, CPU, after_step=record)
+    assert [step for step, _ in seen] == [1, 2, 3]
+    assert same(state(plain.model), state(watched.model))
+    assert same(seen[-1][1], state(watched.model))
+    assert not same(seen[0][1], seen[1][1])
 
 
 def test_seeds_repeat_and_differ(toy: nn.Module, split: Any) -> None:
