@@ -238,12 +238,13 @@ def test_what_may_change_on_resume_is_listed() -> None:
 
 def test_every_warm_start_is_explained() -> None:
     """In the table of origins, by the names that the screen shows."""
-    from autoprune.importance import CRITERIA
+    from autoprune.importance import CRITERIA, CURVES
 
     section = (ROOT / "docs/search.md").read_text(encoding="utf-8").split("| from | policy |")[1]
     origins = set(re.findall(r"`([a-z0-9_ ]+)`", section.split("\n\n")[0]))
     published = {f"{other.one_shot} {name}" for name, other in CRITERIA.items() if other.one_shot}
-    own = {f"{kind} joint" for kind in ("knapsack", "global", "greedy")}
+    own = {f"{kind} {Config().criterion}" for kind in ("knapsack", "global", "greedy")}
+    own |= {f"{kind} {CURVES}" for kind in ("knapsack", "greedy")}
     sized = {"dense at 96 px", "uniform at 96 px"}
     assert origins == {"uniform", "searched", "sampler"} | own | published | sized
 
