@@ -11,8 +11,8 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import analyze
-from autoprune.importance import CRITERIA, obs, score
-from autoprune.importance.obs import RIDGE
+from autoprune.importance import CRITERIA, readers, score
+from autoprune.importance.readers import RIDGE
 
 WIDTH = 6
 NORMS = {
@@ -329,7 +329,7 @@ def test_units_of_the_loss_are_changes_of_the_loss(criterion, monkeypatch):
     model = Detector()
     batches = batches_around(model)
     if criterion == "obs":
-        monkeypatch.setattr(obs, "RIDGE", 1e-9)
+        monkeypatch.setattr(readers, "RIDGE", 1e-9)
         model.levels, batches = 1, batches_around(model, images=20, size=1)
     scores = score(criterion, model, graph_of(model), batches)["first"]
     IN_UNITS_OF_THE_LOSS[criterion](model, batches, scores)

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from autoprune.graph import ChannelGroup, analyze
-from autoprune.importance import obs, score
+from autoprune.importance import readers, score
 from autoprune.importance.gradients import joint, score_by_gates
-from autoprune.importance.obs import _observe, _Reader, eliminate
+from autoprune.importance.obs import eliminate
+from autoprune.importance.readers import Reader
 
 
 def make_group(width, unit):
@@ -19,7 +19,7 @@ def make_group(width, unit):
 
 def make_reader(layer, x, felt):
     """A reader that has seen samples x [S, D]."""
-    reader = _Reader(layer)
+    reader = Reader(layer)
     reader.gram, reader.total, reader.samples = x.T @ x, x.sum(0), len(x)
     reader.felt = felt
     return reader
@@ -31,7 +31,7 @@ def least_error(layer, x, felt, inputs):
     x = x.numpy()
     if layer.bias is not None:
         x = x - x.mean(0)
-    scale = np.sqrt(obs.RIDGE * (x**2).mean(0) + 1e-8 * (x**2).mean() + 1e-30)
+    scale = np.sqrt(readers.RIDGE * (x**2).mean(0) + 1e-8 * (x**2).mean() + 1e-30)
     samples = np.sqrt(len(x))
     # ‖(W - W') x‖² / S + Σ scale² ‖W - W'‖², where W' is 0 but for ``inputs``
     rows = np.concatenate([x / samples, np.diag(scale)])
@@ -101,29 +101,10 @@ def images():
     return [([torch.rand(3, 8, 8, generator=generator)], [nothing]) for _ in range(3)]
 
 
-def test_what_is_observed_of_a_layer(net, images):
-    reader = _Reader(net.second)
-    _observe(net, {"second": reader}, lambda: images, 0)  # more positions than there are
-    patches, felt = [], torch.zeros(2)
-    for (image,), _ in images:
-        x = image[None]
-        for level in (x, x[..., ::2, ::2]):
-            read = net.first(level).relu()
-            patches.append(F.unfold(read, 3, padding=1, stride=2)[0].T)
-            raw = net.second(read).detach().requires_grad_()
-            (gradient,) = torch.autograd.grad(raw.relu().square().mean(), raw)
-            felt += gradient.square().sum((0, 2, 3)) / len(images)
-    expected = torch.cat(patches).double()
-    assert reader.samples == len(expected)
-    torch.testing.assert_close(reader.total, expected.sum(0))
-    torch.testing.assert_close(reader.gram, expected.T @ expected)
-    torch.testing.assert_close(reader.felt.float(), felt)
-
-
 def test_a_channel_that_others_can_imitate_goes_before_one_that_matters_less_to_the_loss(
     net, images, monkeypatch
 ):
-    monkeypatch.setattr(obs, "RIDGE", 1e-6)
+    monkeypatch.setattr(readers, "RIDGE", 1e-6)
     with torch.no_grad():
         for tensor in (net.first.weight, net.first.bias):
             tensor.copy_(tensor.abs())
