@@ -63,7 +63,7 @@ class Behind(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.first, self.flat, self.last = nn.Conv2d(3, 4, 1), nn.Linear(4 * 6, 5), nn.Linear(5, 2)
+        self.first, self.flat, self.last = nn.Conv2d(3, 4, 3, padding=1), nn.Linear(4 * 6, 5), nn.Linear(5, 2)
 
     def forward(self, images, targets=None):
         x = self.first(torch.stack(images)).relu()
