@@ -97,11 +97,12 @@ class Reader:
     def moments(self) -> Tensor:
         """H [D, D]: mean of x xᵀ with the ridge; without the means where a bias can absorb them."""
         second = self.gram / self.samples
+        rounding = 1e-9 * second.diagonal()  # of inputs that hardly vary, the means leave no more than that
         if self.layer.bias is not None:
             mean = self.total / self.samples
             second = second - torch.outer(mean, mean)
-        scale = second.diagonal()
-        return second + torch.diag(RIDGE * scale + 1e-8 * scale.mean() + 1e-30)
+        scale = second.diagonal().clamp(min=0)
+        return second + torch.diag(RIDGE * scale + rounding + 1e-8 * scale.mean() + 1e-30)
 
 
 def inputs_of(group: ChannelGroup, channels: NDArray[np.int64], layer: Layer) -> NDArray[np.int64]:

@@ -58,6 +58,17 @@ def test_what_is_observed_of_a_layer(net, images):
     torch.testing.assert_close(reader.felt.float(), felt)
 
 
+@pytest.mark.parametrize("value", [0.0, 1e-3, 1e3])
+def test_moments_of_inputs_that_do_not_vary_can_be_inverted(value):
+    x = torch.full((64, 9), value).double()
+    x[:, :3] += torch.randn(64, 3, generator=torch.Generator().manual_seed(0)).double()
+    reader = Reader(nn.Linear(9, 2))
+    reader.add(x.float())
+    reader.flush()
+    assert torch.linalg.eigvalsh(reader.moments()).min() > 0
+    torch.linalg.cholesky(reader.moments())
+
+
 class Behind(nn.Module):
     """A linear layer reads a flattened map: each channel at every position of it."""
 
