@@ -121,7 +121,7 @@ class Config(Strict):
         128, ge=1, description="training images for gradient-based criteria"
     )
     curves: Annotated[bool, _SPACE] = Field(
-        False,
+        True,
         description="measure how the loss rises as each group alone is narrowed and reconstructed, and use "
         "these curves in place of the criterion's sums",
     )

@@ -80,7 +80,7 @@ def space(
         raise RunError(f"{to} already exists and may hold your edits; give another --to, or --force")
     replaceable(to)
     if not config.curves:
-        refuse_useless(flags, FOR_CURVES, "without --curves; give both, or omit it")
+        refuse_useless(flags, FOR_CURVES, "with --no-curves; omit one of them")
     if not measure_multiples:
         refuse_useless(flags, {"latency_runtime"}, "without --measure-multiples; give both, or omit it")
     with working() as console:

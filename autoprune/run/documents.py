@@ -22,8 +22,8 @@ from autoprune.validation import first_problem
 
 T = TypeVar("T")
 
-ADDED = frozenset({"curves", "empty_blocks", "input_sizes"})
-"""Fields of `Config` that the previous version did not have; a run directory of that version lacks them."""
+ADDED: dict[str, Any] = {"curves": False, "empty_blocks": False, "input_sizes": (1.0,)}
+"""Fields of `Config` that the previous version did not have, with what its runs did, which lack them."""
 
 
 def load_run_config(path: Path, **overrides: Any) -> Config:
@@ -38,7 +38,8 @@ def load_run_config(path: Path, **overrides: Any) -> Config:
     if missing := [name for name in Config.model_fields if name not in {*written, *ADDED}]:
         what = f"`{missing[0]}` is missing" if written else "it holds no settings"
         raise RunError(f"{path} is damaged: {what}; restore the file, or search again with another --out")
-    config = load_config(path, **overrides)
+    added = {name: value for name, value in ADDED.items() if name not in written}
+    config = load_config(path, **{**added, **overrides})
     note_file(config.model, path)
     return config
 

@@ -110,7 +110,7 @@ class SensitivityProbe:
         if (loss := self.probe.loss(model)) is None:
             raise TrainingError(
                 f"{type(model).__name__} gives no losses in training mode, so no sensitivity curve can be "
-                "measured; omit --curves (YAML: curves)"
+                "measured; give --no-curves (YAML: curves: false)"
             )
         return loss
 
