@@ -37,6 +37,7 @@ from autoprune.training.least_squares import Layer, as_maps, is_linear_in_patche
 POSITIONS = 4096  # of each map of a layer, over all images
 RIDGE = 1e-2  # of each input's mean square
 FEW = 32  # images that are expected where their number is not known
+COMPACT = 0.2  # matrices are cut to what remains of them when this fraction is gone
 CHUNK = 32  # this fraction of the remaining units is removed between two updates, at least one
 
 
@@ -61,6 +62,11 @@ class _Reader:
         weights = self.layer.weight.flatten(1).double()
         self.gram = weights.new_zeros(weights.shape[1], weights.shape[1])
         self.total, self.felt = weights.new_zeros(weights.shape[1]), weights.new_zeros(len(weights))
+
+    @property
+    def is_finite(self) -> bool:
+        """Whether all that it read and that the loss felt is."""
+        return bool(self.gram.isfinite().all() and self.felt.isfinite().all())
 
     def moments(self) -> Tensor:
         """H [D, D]: mean of x xᵀ with the ridge; without the means where a bias can absorb them."""
@@ -97,7 +103,9 @@ def obs(model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int) -> I
     for name, group in track(graph.prunable.items(), "importance by OBS", len(graph.prunable)):
         used = [(readers[layer], channels) for layer, channels in _consumers(group) if layer in readers]
         used = [(reader, channels) for reader, channels in used if reader.samples]
-        if used:
+        if used and not all(reader.is_finite for reader, _ in used):
+            scores[name] = np.full(group.width, np.nan)  # the caller refuses it, by name
+        elif used:
             order, errors = eliminate(group, used)
             scores[name] = _as_scores(group, order, errors)
     if len(scores) < len(graph.prunable):
@@ -136,17 +144,19 @@ def eliminate(
 
 @dataclass
 class _State:
-    """One layer during the elimination; only the inputs of remaining units move, the others stay.
+    """One layer during the elimination.
 
     Attributes:
-        inverse: H⁻¹ of all inputs that remain, [D, D].
+        inverse: H⁻¹, [D, D].
         weights: W, scaled by what is felt of each output, [O, D].
         inputs: where each remaining unit's inputs are in these, [units, inputs of a unit].
+        removed: inputs that are gone, and not cut out of the matrices yet, [D].
     """
 
     inverse: Tensor
     weights: Tensor
     inputs: Tensor
+    removed: Tensor
 
     @staticmethod
     def of(group: ChannelGroup, reader: _Reader, channels: NDArray[np.int64]) -> "_State":
@@ -157,7 +167,10 @@ class _State:
         place[channels[channels >= 0]] = np.flatnonzero(channels >= 0)
         starts = torch.from_numpy(place[group.units]).to(weights.device) * area  # [units, unit]
         inputs = (starts[:, :, None] + torch.arange(area, device=weights.device)).flatten(1)
-        return _State(torch.linalg.inv(reader.moments()), scaled, inputs)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(reader.moments()))
+        return _State(
+            inverse, scaled, inputs, torch.zeros(len(inverse), dtype=torch.bool, device=inverse.device)
+        )
 
     def errors(self) -> Tensor:
         """What the removal of each remaining unit adds, [units]."""
@@ -170,13 +183,16 @@ class _State:
         """Removes units by their places among the remaining, and has the other inputs make up for them."""
         gone = self.inputs[chosen].flatten()
         filled = torch.linalg.solve(self.inverse[gone][:, gone], self.inverse[gone])
-        stays = torch.ones(len(self.inverse), dtype=torch.bool, device=gone.device)
-        stays[gone] = False
-        self.weights = (self.weights - self.weights[:, gone] @ filled)[:, stays]
-        self.inverse = (self.inverse - self.inverse[:, gone] @ filled)[stays][:, stays]
+        self.weights.addmm_(self.weights[:, gone], filled, alpha=-1)
+        self.inverse.addmm_(self.inverse[:, gone], filled, alpha=-1)
         remaining = torch.ones(len(self.inputs), dtype=torch.bool, device=gone.device)
         remaining[chosen] = False
-        self.inputs = (stays.cumsum(0) - 1)[self.inputs[remaining]]
+        self.inputs = self.inputs[remaining]
+        self.removed[gone] = True
+        if int(self.removed.sum()) > COMPACT * len(self.removed):
+            stays = ~self.removed
+            self.weights, self.inverse = self.weights[:, stays], self.inverse[stays][:, stays]
+            self.inputs, self.removed = (stays.cumsum(0) - 1)[self.inputs], self.removed[stays]
 
 
 def _as_scores(group: ChannelGroup, order: list[int], errors: NDArray[np.float64]) -> NDArray[np.float64]:

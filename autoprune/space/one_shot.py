@@ -26,8 +26,8 @@ def warm_starts(
 
     The uniform one comes first, as the baseline of all others. Then, by curves and by the first criterion:
     the ranking per cost and the knapsack; by the criterion also the ranking per channel. Then what others
-    publish: the ranking by `taylor` (global Taylor pruning), that by `fisher` per cost (Group Fisher), and the
-    ranking by any other criterion.
+    publish: the ranking by `taylor` (global Taylor pruning), that by `fisher` per cost (Group Fisher), and
+    the ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
     order by cost would empty the most expensive groups first.
