@@ -192,7 +192,8 @@ def main() -> None:
                 file = folder / f"recovery-{case.name}.json"
                 once(file, partial(measure_recovery, recovery, case, dense))
     show(folder, given.budgets.split(","), given.steps, given.reference)
-    show_recoveries(folder, given.budgets.split(","), given.steps)
+    if given.recovery == "plain":
+        show_recoveries(folder, given.budgets.split(","), given.steps)
 
 
 def settings(given: argparse.Namespace) -> dict[str, Any]:
