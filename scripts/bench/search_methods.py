@@ -83,20 +83,23 @@ class Case:
     def scores(self, criterion: str) -> Importance:
         """Importance by a criterion, or that made of sensitivity curves; computed once a seed."""
         file: Path = self.given.out / f"importance-{self.config.seed}-{criterion}.safetensors"
-        if criterion == CURVES:
-            return score_curves(self.task, self.scores(CURVES_OVER), file.with_suffix(".json"))
-        return score_channels(self.task, criterion, file)
+        over = self.scores(CURVES_OVER) if criterion == CURVES else None
+        started = time.perf_counter()
+        if over is None:
+            scores = score_channels(self.task, criterion, file)
+        else:
+            scores = score_curves(self.task, over, file.with_suffix(".json"))
+        once(self._seconds_file(criterion), lambda: {"seconds": time.perf_counter() - started})
+        return scores
 
     def scoring_s(self, criterion: str) -> float:
         """Seconds that `scores` took when it computed them."""
+        self.scores(criterion)
+        return float(json.loads(self._seconds_file(criterion).read_text(encoding="utf-8"))["seconds"])
 
-        def work() -> dict[str, float]:
-            started = time.perf_counter()
-            self.scores(criterion)
-            return {"seconds": time.perf_counter() - started}
-
-        file = self.given.out / f"scoring-{self.config.seed}-{criterion}.json"
-        return float(once(file, work)["seconds"])
+    def _seconds_file(self, criterion: str) -> Path:
+        file: Path = self.given.out / f"scoring-{self.config.seed}-{criterion}.json"
+        return file
 
     def wide_space(self, criterion: str) -> SpaceFile:
         """A space that lets every group go as far as any other."""

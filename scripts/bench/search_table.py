@@ -37,8 +37,9 @@ def show(folder: Path, budgets: Sequence[str], steps: int, reference: str) -> No
         recovery_s = median([result["recovery_s"] for result in here] or [1.0])
         compared = {result["seed"]: result for result in here if result["method"] == reference}
         table = Table(
-            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation", f"less {reference}\n± over images",
-            "untrained", "cost", title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
+            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation",
+            f"less {reference}\n± over images", "untrained", "cost",
+            title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
         )  # fmt: skip
         table.add_row(
             "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", "", ""
