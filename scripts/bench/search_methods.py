@@ -177,10 +177,10 @@ def by_fastnas(case: Case) -> Choice:
 
 def by_lower_size(case: Case) -> Choice:
     """The dense detector at the largest input size that meets the budget."""
-    own, share = case.task.pixels, case.budget.limit / case.task.graph.gflops()
+    own, fraction = case.task.pixels, case.budget.limit / case.task.graph.gflops()
     if own is None:
         raise SystemExit(f"lower-size: {case.config.model} has no input size that can be set")
-    highest = int(own * share**0.5) // STRIDE * STRIDE + STRIDE  # sides are rounded, so one more is tried
+    highest = int(own * fraction**0.5) // STRIDE * STRIDE + STRIDE  # sides are rounded, so one more is tried
     for pixels in range(min(highest, own - STRIDE), 0, -STRIDE):
         if case.at(pixels).graph.gflops() <= case.budget.limit:
             return Choice({}, pixels)
