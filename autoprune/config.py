@@ -134,6 +134,9 @@ class Config(Strict):
         description="input sizes that trials may have: fractions of the detector's own one, rounded to its "
         "stride; of several, each trial has one, at which it is trained, evaluated and counted",
     )
+    empty_blocks: Annotated[bool, _SPACE] = Field(
+        False, description="let whole blocks go where another path carries the signal, in a derived space"
+    )
 
     out: Annotated[Path, PathText, _OUTPUT] = Field(Path("runs/search"), description="run directory")
     trials: Annotated[int, _SEARCH_LENGTH] = Field(
@@ -274,6 +277,10 @@ class Config(Strict):
             raise ValueError("rungs must increase, starting from 0 or more")
         if self.reconstruct_images == 1:
             raise ValueError("reconstruct_images must be 0 or at least 2, as some are held out")
+        if self.empty_blocks and self.space is not None:
+            raise ValueError(
+                "empty_blocks is for a derived space: omit it, and write max_ratio: 1.0 in `space`"
+            )
         return self
 
 

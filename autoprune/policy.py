@@ -23,6 +23,7 @@ from autoprune.errors import ModelError, PolicyError
 from autoprune.fields import Pixels
 from autoprune.files import read_yaml, write_yaml
 from autoprune.graph import ChannelGraph, analyze, prune
+from autoprune.graph.groups import check_emptied
 from autoprune.ranges import from_ranges, to_ranges
 from autoprune.resize import Resize, checked, resized
 from autoprune.trust import note_file
@@ -60,7 +61,8 @@ class Policy:
         criterion: the importance criterion that scored the channels.
         input_size: (height, width) in pixels that the metrics were measured at.
         widths: dense width of each pruned group.
-        keep: kept channels of each pruned group, rising. Groups not named keep all channels.
+        keep: kept channels of each pruned group, rising; none where the group is emptied. Groups not named
+            keep all channels.
         metrics: measured figures, with units in their names (`map`, `gflops`, `mparams`, `latency_ms`).
         resize: how the pruned detector resizes images; ``None`` leaves that as it is in the dense one.
     """
@@ -144,7 +146,8 @@ class Policy:
         """Checks that the policy fits ``graph``.
 
         Raises:
-            PolicyError: a group is unknown or has another width, or the policy prunes nothing.
+            PolicyError: a group is unknown or has another width, or can't be emptied; or the policy prunes
+                nothing.
         """
         for name, width in self.widths.items():
             if name not in graph.groups:
@@ -158,6 +161,7 @@ class Policy:
                 )
         if self.resize is None and all(len(kept) == self.widths[name] for name, kept in self.keep.items()):
             raise PolicyError("the policy prunes nothing: every group keeps all its channels")
+        check_emptied(graph, [name for name, kept in self.keep.items() if not kept])
 
     def with_costs(self, graph: ChannelGraph, where: str | Path = "the policy") -> "Policy":
         """The same policy with the GFLOPs and parameters of its channels, after `check`.
@@ -273,7 +277,9 @@ def _read_ranges(where: str, entry: _GroupEntry) -> tuple[int, ...]:
     try:
         kept = from_ranges(entry.keep)
     except ValueError as error:
-        raise PolicyError(f"{where}: keep must be rising ranges such as 0-5,8, not {entry.keep!r}") from error
-    if kept[-1] >= entry.width:
+        raise PolicyError(
+            f"{where}: keep must be rising ranges such as 0-5,8, or none, not {entry.keep!r}"
+        ) from error
+    if kept and kept[-1] >= entry.width:
         raise PolicyError(f"{where}: channel {kept[-1]} does not exist, it has {entry.width}")
     return kept

@@ -1,18 +1,21 @@
-"""Kept channels as text, such as ``0-5,8,11-63``; free of torch, which drivers of trials never load."""
+"""Kept channels as text, ``0-5,8,11-63`` or ``none``; free of torch, which drivers of trials never load."""
 
 from collections.abc import Sequence
 from itertools import pairwise
 
+NONE = "none"
+
 
 def to_ranges(indices: Sequence[int]) -> str:
-    """Formats rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``."""
+    """Formats rising indices as ranges: ``[0, 1, 2, 5]`` is ``"0-2,5"``, ``[]`` is ``"none"``."""
     runs: list[list[int]] = []
     for index in indices:
         if runs and index == runs[-1][1] + 1:
             runs[-1][1] = index
         else:
             runs.append([index, index])
-    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
+    parts = [str(first) if first == last else f"{first}-{last}" for first, last in runs]
+    return ",".join(parts) or NONE
 
 
 def from_ranges(text: str) -> tuple[int, ...]:
@@ -21,6 +24,8 @@ def from_ranges(text: str) -> tuple[int, ...]:
     Raises:
         ValueError: the text is not a list of rising ranges.
     """
+    if text.strip() == NONE:
+        return ()
     indices: list[int] = []
     most = 10_000_000  # no layer has as many channels, and a file could ask for all the memory
     for part in text.split(","):

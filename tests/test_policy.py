@@ -66,6 +66,23 @@ def test_a_broken_input_size_is_one_line(tmp_path, line, message):
     assert "\n" not in str(caught.value)
 
 
+def test_an_emptied_group_is_written_as_none(tmp_path):
+    policy = make_policy(keep={"a.conv": (), "b.conv": (3,)})
+    policy.save(tmp_path / "policy.yaml")
+    assert "keep: none" in (tmp_path / "policy.yaml").read_text()
+    assert Policy.load(tmp_path / "policy.yaml") == policy
+    assert policy.kept_widths == {"a.conv": 0, "b.conv": 1}
+
+
+def test_a_policy_that_empties_what_it_must_not_is_refused_by_name(chain):
+    graph = analyze(chain, ([torch.rand(3, 16, 16)],))
+    name = next(iter(graph.prunable))
+    policy = policy_of(chain, widths={name: graph.groups[name].width}, keep={name: ()})
+    for refused in (lambda: policy.apply(chain, graph), lambda: policy.with_costs(graph)):
+        with pytest.raises(PolicyError, match=f"^group `{name}` can't be emptied: it carries all that "):
+            refused()
+
+
 def test_a_policy_is_printed_in_a_line_without_its_channels():
     name = "retinanet_resnet18_fpn"
     assert repr(make_policy()) == f"<Policy of {name}: 5 of 12 channels in 2 groups; map 0.4375, gflops 1.25>"
@@ -245,7 +262,6 @@ def test_numbers_of_numpy_and_torch_are_written_as_plain_ones(tmp_path):
     ("changes", "message"),
     [
         ({"keep": {"a.conv": (3, 1)}}, "group `a.conv`: keep must be rising"),
-        ({"keep": {"a.conv": ()}}, "group `a.conv`: keep must be rising"),
         ({"keep": {"a.conv": (8,)}}, "group `a.conv`: channel 8 does not exist"),
         ({"keep": {"c.conv": (0,)}}, "`groups.c.conv.width`"),
         ({"metrics": {"a": None}}, "`metrics.a`"),

@@ -125,7 +125,8 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
     """One entry per channel group, in the order of the forward pass.
 
     ``gflops_share`` is the fraction of the dense cost that removing the whole group would save. Each product
-    of two groups' widths counts for both, so the fractions sum to more than one.
+    of two groups' widths counts for both, so the fractions sum to more than one. ``emptied_gflops_share`` is
+    what emptying the group saves, with what only it is made from; ``None`` where that can't be done.
     """
     import numpy as np
 
@@ -149,6 +150,9 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
             "mparams_share": fractions[name][1] if name in fractions else None,
             "prunable": group.prunable,
             "reason": group.reason,
+            "can_empty": group.can_empty,
+            "empty_reason": group.empty_reason,
+            "emptied_gflops_share": 1 - graph.gflops({name: 0}) / graph.gflops() if group.can_empty else None,
         }
         for name, group in graph.groups.items()
     ]
@@ -174,6 +178,11 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
             "GFLOPs, params: what goes with the whole group; a layer between two groups counts for both, so "
             "columns can add up to more than 100%"
         )
+        if any(group["can_empty"] for group in prunable):
+            console.print(
+                "emptied: GFLOPs saved where a group keeps no channels, as a whole block may go; "
+                "--json has the reasons of those that can't"
+            )
     channels, kept = (sum(group[key] for group in prunable) for key in ("width", "kept"))
     after_all = f" → {kept}" if pruned else ""
     console.print(f"{len(prunable)} channel groups can be pruned: {channels}{after_all} channels")
@@ -189,7 +198,7 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("channel group", overflow="fold")
-    headings = ["width", *(["kept"] if with_kept else []), "unit", "members", "GFLOPs", "params"]
+    headings = ["width", *(["kept"] if with_kept else []), "unit", "GFLOPs", "params", "emptied"]
     for heading in headings:
         table.add_column(heading, justify="right", no_wrap=True)
     for group in groups:
@@ -197,8 +206,9 @@ def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":
             group["width"],
             *([group["kept"]] if with_kept else []),
             group["unit"],
-            len(group["members"]),
         ]
         fractions = [f"{group[key]:.1%}" for key in ("gflops_share", "mparams_share")]
+        emptied = group["emptied_gflops_share"]
+        fractions.append("-" if emptied is None else f"{emptied:.1%}")
         table.add_row(group["name"], *map(str, cells), *fractions)
     return table

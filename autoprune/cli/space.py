@@ -24,6 +24,7 @@ FOR_CURVES = {"reconstruct_images", "recalibration_images", "batch_size", *PANEL
     "reconstruct_images",
     "recalibration_images",
     "batch_size",
+    "empty_blocks",
     "latency_runtime",
     "Engine",
     "Machine",
@@ -103,6 +104,7 @@ def space(
             granularity=granularity,
             round_to=round_to,
             min_width=min_width,
+            empty=config.empty_blocks,
         )
         if measure_multiples:
             multiples = measure(task.model, task.graph, task.latency_setup)

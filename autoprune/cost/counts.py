@@ -8,6 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,20 @@ class Terms:
         return np.asarray(self.constants @ product)
 
 
+class Constant(NamedTuple):
+    """A layer that becomes a constant, one parameter per output, where it has no inputs.
+
+    Attributes:
+        inputs: the form of the number of its inputs.
+        change: parameters per output that it gains then; negative where a norm is folded into it.
+        outputs: the form of the number of its outputs.
+    """
+
+    inputs: int
+    change: int
+    outputs: int
+
+
 @dataclass(frozen=True)
 class CostModel:
     """Exact costs as functions of the widths of the prunable groups.
@@ -67,6 +82,7 @@ class CostModel:
         unit: how many channels each loses at a time, [G].
         forms: [F, G + 1]; an axis' length is ``forms[f, :G] @ (widths / unit) + forms[f, G]``.
         flop_terms, param_terms, activation_terms: multiply-adds, parameters, bytes written by ops.
+        constants: the layers that become constants without inputs.
     """
 
     names: tuple[str, ...]
@@ -76,6 +92,7 @@ class CostModel:
     flop_terms: Terms
     param_terms: Terms
     activation_terms: Terms
+    constants: tuple[Constant, ...] = ()
 
     def flops(self, widths: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Multiply-adds of one forward pass on the traced input, for ``widths`` [..., G]; returns [...]."""
@@ -83,7 +100,14 @@ class CostModel:
 
     def params(self, widths: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Parameters, for ``widths`` [..., G]; returns [...]."""
-        return self._total(self.param_terms, widths)
+        counts = self._total(self.param_terms, widths)
+        units = np.asarray(widths, dtype=np.float64) / self.unit
+        if self.constants and not units.all():
+            inputs, change, outputs = (np.array(column) for column in zip(*self.constants, strict=True))
+            lengths = units @ self.forms[:, :-1].T + self.forms[:, -1]
+            gained = ((lengths[..., inputs] == 0) * lengths[..., outputs]) @ change
+            counts = counts + np.rint(gained).astype(np.int64)
+        return counts
 
     def activations(self, widths: npt.ArrayLike) -> npt.NDArray[np.int64]:
         """Bytes that ops write in one forward pass, for ``widths`` [..., G]; returns [...]."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from autoprune.graph.emptiable import with_emptiable
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.surgery import mask, prune
 from autoprune.graph.trace import trace
@@ -27,4 +28,5 @@ def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
         ModelError: the model can't be traced, or fails on the inputs.
     """
     check(model, example_inputs)
-    return verified(model, example_inputs, trace(model, example_inputs))
+    traced = trace(model, example_inputs)
+    return with_emptiable(model, example_inputs, traced, verified(model, example_inputs, traced))

@@ -46,6 +46,8 @@ class HeadAttention(nn.MultiheadAttention):
         Returns:
             Outputs in the layout of ``query``, and weights [N, L, S] or [N, H, L, S], or ``None``.
         """
+        if not self.num_heads:
+            return self._without_heads(query, key, need_weights, average_attn_weights)
         batched = query.dim() == 3
         self_attention = query is key and key is value
         dim = 0 if not batched or self.batch_first else 1
@@ -71,6 +73,20 @@ class HeadAttention(nn.MultiheadAttention):
         if not batched:
             return out.squeeze(0), None if weights is None else weights.squeeze(0)
         return out.transpose(0, 1) if dim else out, weights
+
+    def _without_heads(
+        self, query: Tensor, key: Tensor, need_weights: bool, average_attn_weights: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """The outputs of no heads: what `out_proj` makes of no inputs."""
+        out = self.out_proj(query.new_empty(*query.shape[:-1], 0))
+        if not need_weights:
+            return out, None
+        batched = query.dim() == 3
+        axis = 1 if batched and self.batch_first else 0
+        keys = key.shape[axis] + (self.bias_k is not None) + self.add_zero_attn
+        batch = (query.shape[1 - axis],) if batched else ()
+        heads = () if average_attn_weights else (0,)
+        return out, query.new_zeros(*batch, *heads, query.shape[axis], keys)
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor, self_attention: bool) -> list[Tensor]:
         """Queries, keys and values, [N, H, L or S, head_dim]."""

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from autoprune.cost.counts import CostModel
 from autoprune.errors import PolicyError
+from autoprune.graph.signal_paths import SignalPaths
 from autoprune.validation import check_kind
 
 Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]
@@ -46,6 +47,8 @@ class ChannelGroup:
         members: every axis that holds the channels, as (tensor, axis, channels).
         roles: for each member, what the tensor does with the channels.
         units: the channels of each unit, [width / unit, unit].
+        can_empty: whether all can be removed, as another path carries the signal.
+        empty_reason: why not.
     """
 
     name: str
@@ -56,6 +59,8 @@ class ChannelGroup:
     members: list[Member] = field(repr=False)
     roles: list[Role] = field(repr=False)
     units: Index = field(repr=False)
+    can_empty: bool = False
+    empty_reason: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,17 +73,26 @@ class ChannelGraph:
         features: for each direct child of the model, the group and the channel index of every position on
             the channel axis of each 4-D tensor that it returns.
         shapes: dense shape of every labeled parameter and buffer.
+        paths: where the input's signal flows, which decides what can be emptied.
+        norms: by layer, the norm that alone reads its output.
     """
 
     groups: dict[str, ChannelGroup]
     cost: CostModel
     features: dict[str, list[tuple[str | None, Index]]]
     shapes: dict[str, tuple[int, ...]]
+    paths: SignalPaths = field(default_factory=SignalPaths, repr=False)
+    norms: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def prunable(self) -> dict[str, ChannelGroup]:
         """The groups that can lose channels."""
         return {name: group for name, group in self.groups.items() if group.prunable}
+
+    @cached_property
+    def emptiable(self) -> tuple[str, ...]:
+        """The groups that can keep no channels, though maybe not all at once; see `check_emptied`."""
+        return tuple(name for name, group in self.groups.items() if group.can_empty)
 
     def gflops(self, widths: Mapping[str, int] | None = None) -> float:
         """GFLOPs of one forward pass on the traced input.
@@ -96,7 +110,7 @@ class ChannelGraph:
         return float(self.cost.params(self.vector(widths))) / 1e6
 
     def vector(self, widths: Mapping[str, int] | None) -> npt.NDArray[np.int64]:
-        """Widths by name as the cost model takes them, [G].
+        """Widths by name as the cost model takes them, [G]; all that `closed` adds to emptied groups is 0.
 
         Raises:
             PolicyError: a group is unknown or frozen, or can't have that width.
@@ -111,11 +125,24 @@ class ChannelGraph:
             if width == group.width:
                 continue
             check_prunable(group)
-            if not 0 < width < group.width or width % group.unit:
+            if not 0 <= width < group.width or width % group.unit:
                 step = f", in units of {group.unit}" if group.unit > 1 else ""
                 raise PolicyError(f"group `{name}` can't keep {width} channels: it has {group.width}{step}")
             result[self.cost.names.index(name)] = width
+        for name in self.closed([name for name, width in widths.items() if int(width) == 0]):
+            result[self.cost.names.index(name)] = 0
         return result
+
+    def closed(self, emptied: Sequence[str]) -> list[str]:
+        """Groups that keep no channels, with those that only they are made from, which serve nothing then.
+
+        Raises:
+            PolicyError: one of them can't be emptied, or they can't be emptied together.
+        """
+        if not emptied:
+            return []
+        check_emptied(self, emptied)
+        return self.paths.without_dead(emptied, self.emptiable)
 
 
 def _whole_number(name: str, width: Any) -> int:
@@ -161,3 +188,29 @@ def check_prunable(group: ChannelGroup) -> None:
     """
     if not group.prunable:
         raise PolicyError(f"group `{group.name}` can't lose channels: it {group.reason}")
+
+
+def check_emptied(graph: ChannelGraph, names: Sequence[str]) -> None:
+    """Checks that groups can keep no channels at once.
+
+    Raises:
+        PolicyError: one of them can't, or together they leave no path for the signal; says which, and why.
+    """
+    for name in names:
+        group = find_group(graph.groups, name)
+        if not group.can_empty:
+            reason = group.empty_reason or group.reason
+            raise PolicyError(f"group `{name}` can't be emptied: it {reason}; keep {group.unit} at least")
+    cut = graph.paths.cut(names)
+    if cut is None:
+        return
+    needed = list(names)
+    for name in names:
+        fewer = [other for other in needed if other != name]
+        if graph.paths.cut(fewer) is not None:
+            needed = fewer
+    listed = ", ".join(f"`{name}`" for name in needed)
+    raise PolicyError(
+        f"groups {listed} can't all be emptied: together they carry all that {graph.paths.cut(needed)}; "
+        "keep channels of one of them"
+    )

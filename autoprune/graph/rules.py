@@ -78,6 +78,13 @@ def _table() -> dict[str, Rule]:
 
 RULES = _table()
 
+# The axis of channels in the result of products with a weight.
+PRODUCTS = {
+    "convolution": 1,
+    "torchvision::deform_conv2d": 1,
+    **{name: -1 for name, rule in RULES.items() if rule is products.matmul},
+}
+
 # Ops whose rule must run on tensors without labels: they make labels, or have a cost.
 ALWAYS = {
     *("convolution", "mm", "bmm", "addmm", "baddbmm"),

@@ -6,9 +6,11 @@ import numpy as np
 import numpy.typing as npt
 from torch import nn
 
-from autoprune.cost.counts import CostModel, Terms
+from autoprune.cost.counts import Constant, CostModel, Terms
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Member, Role
 from autoprune.graph.labels import Atoms, Axis
+from autoprune.graph.layers import in_axis
+from autoprune.graph.solve_paths import signal_paths
 from autoprune.graph.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
@@ -80,7 +82,7 @@ class _Solver:
         reasons = [reason for _, reason in constraints.frozen]
         self.reasons = [*reasons, *(f"{_NO_CONSUMER}; it {reason}" for reason in reasons), _NO_CONSUMER]
         self.reason = self._first_statement([atoms for atoms, _ in constraints.frozen])
-        unused = self._first_statement(constraints.consumed) == _NEVER
+        self.unused = unused = self._first_statement(constraints.consumed) == _NEVER
         self.reason[unused] = np.minimum(self.reason[unused], count) + count
         # Channels that only a view joined stay separate where none can be removed anyway.
         free = self.reason[self.unit] == _NEVER
@@ -107,6 +109,8 @@ class _Solver:
                 for name, maps in self.traced.features.items()
             },
             shapes={leaf.name: tuple(leaf.tensor.shape) for leaf in self.traced.leaves},
+            paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
+            norms=self.traced.layers.norms,
         )
 
     def _sort_units(self) -> None:
@@ -273,7 +277,25 @@ class _Solver:
             flop_terms=terms(self.constraints.costs),
             param_terms=terms(parameters),
             activation_terms=terms(self.constraints.activations),
+            constants=self._constants(number),
         )
+
+    def _constants(self, number: Sequence[int]) -> tuple[Constant, ...]:
+        """What each layer has as parameters once it has no inputs; see `emptied.without_empty`."""
+        parameters = {leaf.name for leaf in self.traced.leaves if isinstance(leaf.tensor, nn.Parameter)}
+        slot = {(leaf.name, d): s for s, (leaf, d) in enumerate(self.slots)}
+        constants = []
+        for name, layer in self.traced.layers.layers.items():
+            weight, axis = f"{name}.weight".removeprefix("."), in_axis(layer)
+            inputs, outputs = slot.get((weight, axis)), slot.get((weight, 1 - axis))
+            if inputs is None or getattr(layer, "groups", 1) > 1:
+                continue
+            norm = self.traced.layers.norms.get(name)
+            folded = sum(f"{norm}.{part}" in parameters for part in ("weight", "bias"))
+            change = (layer.bias is None) - (0 if norm is None else folded)
+            length = number[-1] if outputs is None else number[outputs]
+            constants.append(Constant(number[inputs], change, length))
+        return tuple(constants)
 
     def _feature(self, groups: Sequence[ChannelGroup], axis: Axis, length: int) -> tuple[str | None, Index]:
         """The group of most channels on a feature map's axis, and the channel at each position [length]."""

@@ -12,6 +12,7 @@ from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.attention import adapt_heads
+from autoprune.graph.emptied import without_empty
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.validation import check_kind
@@ -23,13 +24,16 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
     Args:
         model: the model that ``graph`` was made from, or one of the same shapes.
         graph: its channel groups.
-        keep: kept channels by group name; groups not named keep all.
+        keep: kept channels by group name; groups not named keep all. With none, a layer that reads the group
+            becomes its bias, and what only the group is made from goes too.
 
     Raises:
-        PolicyError: a keep set does not fit its group, or the graph is of another model.
+        PolicyError: a keep set does not fit its group, or the graph is of another model; or groups can't be
+            emptied, alone or together.
         ModelError: the model can't be copied.
     """
-    rows = kept_rows(graph, keep)
+    kept, emptied = _checked(graph, keep)
+    rows = _rows(graph, {**kept, **emptied})
     # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
     memo: dict[int, Any] = {}
     for name, tensor in _tensors(model, graph):
@@ -38,6 +42,8 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
     pruned = _copied(model, memo)
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         _fix_sizes(before, after)
+    if emptied:
+        without_empty(pruned, graph.norms, _norm_tensors(graph, emptied))
     return pruned
 
 
@@ -46,7 +52,7 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
 
     Arguments and errors are those of `prune`; the two results compute the same.
     """
-    rows = kept_rows(graph, keep)
+    rows = _rows(graph, _checked(graph, keep)[0])
     masked = _copied(model, {})
     with torch.no_grad():
         for name, tensor in _tensors(masked, graph):
@@ -79,11 +85,11 @@ def kept_channels(group: ChannelGroup, channels: Sequence[int]) -> Index:
     """Checks a keep set and returns it sorted.
 
     Raises:
-        PolicyError: it is empty, names a channel that does not exist or the same one twice, or splits a unit.
+        PolicyError: it names a channel that does not exist or the same one twice, or splits a unit.
     """
     kept = np.sort(_numbers(group, channels))  # unsigned ones too large for int64 are refused below
     if kept.size == 0:
-        raise PolicyError(f"group `{group.name}` would keep no channel; keep at least {group.unit}")
+        return kept.astype(np.int64)
     if kept[0] < 0 or kept[-1] >= group.width:
         missing = kept[0] if kept[0] < 0 else kept[-1]
         raise PolicyError(
@@ -123,13 +129,30 @@ def _numbers(group: ChannelGroup, channels: Any) -> npt.NDArray[Any]:
 
 
 def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, dict[int, torch.Tensor]]:
-    """For each tensor that shrinks: the kept indices of each axis that does."""
+    """For each tensor that `prune` shrinks: the kept indices of each axis that shrinks."""
+    kept, emptied = _checked(graph, keep)
+    return _rows(graph, {**kept, **emptied})
+
+
+def _checked(
+    graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> tuple[dict[str, Index], dict[str, Index]]:
+    """The keep sets sorted; and those, empty, of all groups that go, dead ones included.
+
+    Raises:
+        PolicyError: a keep set does not fit its group, or groups can't be emptied, alone or together.
+    """
     check_kind("the graph", graph, ChannelGraph, "that of autoprune.analyze", PolicyError)
-    removed_at: dict[tuple[str, int], Index] = {}  # flags of positions, by tensor and axis
     check_kind("keep", keep, Mapping, "a dict of channels kept by group name", PolicyError)
-    for group_name, channels in keep.items():
-        group = find_group(graph.groups, group_name)
-        kept = kept_channels(group, channels)
+    kept = {name: kept_channels(find_group(graph.groups, name), channels) for name, channels in keep.items()}
+    emptied = graph.closed([name for name, channels in kept.items() if not channels.size])
+    return kept, {name: np.zeros(0, dtype=np.int64) for name in emptied}
+
+
+def _rows(graph: ChannelGraph, keep: Mapping[str, Index]) -> dict[str, dict[int, torch.Tensor]]:
+    removed_at: dict[tuple[str, int], Index] = {}  # flags of positions, by tensor and axis
+    for group_name, kept in keep.items():
+        group = graph.groups[group_name]
         if kept.size == group.width:
             continue
         removed = np.ones(group.width + 1, dtype=bool)
@@ -142,6 +165,17 @@ def kept_rows(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[st
     for (name, axis), flags in removed_at.items():
         rows.setdefault(name, {})[axis] = torch.from_numpy(np.flatnonzero(~flags))
     return rows
+
+
+def _norm_tensors(graph: ChannelGraph, names: Iterable[str]) -> set[str]:
+    """The tensors of norms that have channels of these groups."""
+    groups = [graph.groups[name] for name in names]
+    return {
+        member.tensor
+        for group in groups
+        for member, role in zip(group.members, group.roles, strict=True)
+        if role == "norm"
+    }
 
 
 def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:

@@ -13,11 +13,13 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
+from autoprune.graph.layers import LayerRecord, layers_recorded
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
-from autoprune.graph.rules import RULES
+from autoprune.graph.rules import PRODUCTS, RULES
 from autoprune.graph.rules_pointwise import elementwise
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
 from autoprune.graph.shape_reads import ShapeReads
+from autoprune.graph.signal_record import SignalRecord
 from autoprune.graph.surgery import follows
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.graph.validate import failure
@@ -52,6 +54,8 @@ class Trace:
         training: whether the model was run in training mode too, as eval mode did not use all parameters.
         features: for each direct child of the model, label and length of the channel axis of every 4-D
             tensor that it returned.
+        signal: the ops that carry the input's signal.
+        layers: the layers that can be replaced once they are empty.
     """
 
     constraints: TraceConstraints = field(default_factory=TraceConstraints)
@@ -60,6 +64,8 @@ class Trace:
     lowered: bool = False
     training: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
+    signal: SignalRecord = field(default_factory=SignalRecord)
+    layers: LayerRecord = field(default_factory=LayerRecord)
 
     @cached_property
     def axes(self) -> dict[tuple[str, int], Axis]:
@@ -68,14 +74,14 @@ class Trace:
 
 
 def _apply_rule(
-    constraints: TraceConstraints,
+    traced: Trace,
     func: Any,
     entry: OpEntry,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
     out: Any,
 ) -> None:
-    op = entry.name
+    op, constraints = entry.name, traced.constraints
     tensors, outputs = tensors_in(args), tensors_in((out,))
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
@@ -106,6 +112,9 @@ def _apply_rule(
         for tensor, axes in zip(outputs, output_axes, strict=True):
             constraints.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
     constraints.steps.append(Step(func, numbers, output_axes))
+    input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
+    product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
+    traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
@@ -162,11 +171,11 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
     """
     constraints, unseen = result.constraints, _unseen(result)
     costs, activations = list(constraints.costs), list(constraints.activations)
-    produced, steps = len(constraints.produced), len(constraints.steps)
+    produced, steps, ops = len(constraints.produced), len(constraints.steps), len(result.signal.ops)
     unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
-        _run_under_rules(model, example_inputs, constraints)
+        _run_under_rules(model, example_inputs, result)
         result.training = True
     except Exception:
         reason = "may feed `{}`, which met no op; remove that, or give inputs that training mode accepts too"
@@ -175,7 +184,7 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
         for axis in [axis for step in constraints.steps for axes in step.outputs for axis in axes]:
             if axis is not None and len(axis) in reasons:
                 constraints.freeze(axis, reasons[len(axis)])
-        del constraints.steps[steps:]
+        del constraints.steps[steps:], result.signal.ops[ops:]
     constraints.costs, constraints.activations = costs, activations
     for axis in constraints.produced[produced:]:
         if id(axis) in unseen_axes:
@@ -212,7 +221,7 @@ def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> T
             result = _run(model, example_inputs)
         if traced.training:
             set_training(model)
-            _run_under_rules(model, example_inputs, result.constraints)
+            _run_under_rules(model, example_inputs, result)
     return result
 
 
@@ -239,21 +248,25 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             seen.add(id(tensor))
             axes = constraints.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
+            result.signal.leaf(name, tensor)
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
-    with _features_recorded(model, result):
+    with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
         try:
-            _run_under_rules(model, example_inputs, constraints)
+            _run_under_rules(model, example_inputs, result)
         except Exception as error:
             raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
-def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], constraints: TraceConstraints) -> None:
+def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
     """One forward pass under the op rules; channels of its results are frozen."""
-    with torch.no_grad(), ShapeReads(constraints), OpDispatch(partial(_apply_rule, constraints)):
+    constraints = traced.constraints
+    sources = traced.signal.of(tensors_within(example_inputs))
+    with torch.no_grad(), sources, ShapeReads(constraints), OpDispatch(partial(_apply_rule, traced)):
         output = model(*example_inputs)
     for tensor in tensors_within(output):
+        traced.signal.returned(tensor, constraints.axes(tensor))
         for axis in constraints.axes(tensor):
             constraints.freeze(axis, "is an output of the model")
 

@@ -30,15 +30,15 @@ def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
         return _problem(model, example_inputs, traced, graph, subset)
 
-    while groups and (culprits := _culprits(problem_of, groups)):
-        for group, problem in culprits:
+    while groups and (named := find_culprits(problem_of, groups)):
+        for group, problem in named:
             traced.constraints.freeze(atoms_of(traced, group), problem)
         graph = solve(traced)
         groups = [group for group in groups if group.name in graph.prunable]
     return graph
 
 
-def _culprits(
+def find_culprits(
     problem_of: Callable[[Sequence[ChannelGroup]], str | None], groups: Sequence[ChannelGroup]
 ) -> list[tuple[ChannelGroup, str]]:
     """Bisects ``groups`` to those that cause a problem, each with its own one."""
@@ -48,8 +48,8 @@ def _culprits(
     if len(groups) == 1:
         return [(groups[0], problem)]
     half = len(groups) // 2
-    culprits = [*_culprits(problem_of, groups[:half]), *_culprits(problem_of, groups[half:])]
-    return culprits or [(group, _TOGETHER) for group in groups]
+    named = [*find_culprits(problem_of, groups[:half]), *find_culprits(problem_of, groups[half:])]
+    return named or [(group, _TOGETHER) for group in groups]
 
 
 def _problem(

@@ -224,8 +224,10 @@ def features(graph: ChannelGraph, fractions: tuple[Array, Array], tables: Array,
     kept = np.column_stack([widths / graph.cost.dense, np.ones(len(widths))])  # [n, G + 1]
     grid, last = np.array(GRID), len(GRID) - 2
     corners, weights = [], []
+    runs = np.ones((len(widths), len(tables)), dtype=bool)  # a layer without inputs or outputs does not
     for rows in fractions:
         fraction = np.clip(kept @ rows.T, 0, 1)  # [n, C]
+        runs &= fraction > 1e-9
         low = np.clip(np.searchsorted(grid, fraction, side="right") - 1, 0, last)
         corners.append(low)
         weights.append((fraction - grid[low]) / (grid[low + 1] - grid[low]))
@@ -235,6 +237,7 @@ def features(graph: ChannelGraph, fractions: tuple[Array, Array], tables: Array,
     times += u * ((1 - v) * tables[c, p + 1, q] + v * tables[c, p + 1, q + 1])
     written = graph.cost.activations(widths) / 1e6
     gflops = graph.cost.flops(widths) / 1e9
+    times *= runs
     return np.column_stack([times.sum(1), written, np.ones(len(widths)), gflops])
 
 

@@ -14,6 +14,7 @@ training) two rounds changed mAP from 63.8 to 43.6 with the sign, and to 72.8 wi
 import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.graph import ChannelGraph, ChannelGroup, prune
+from autoprune.graph.emptied import Constant
 from autoprune.graph.surgery import kept_rows
 from autoprune.importance.gradients import gate_gradients
 from autoprune.seeding import random_subset
@@ -72,17 +74,35 @@ def regrow(task: PruningTask, space: Space, keep: Mapping[str, Sequence[int]], r
 def scatter_into_dense(
     pruned: nn.Module, dense: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
 ) -> nn.Module:
-    """A copy of ``dense`` with the tensors of ``pruned`` scattered into the positions they came from."""
+    """A copy of ``dense`` with the tensors of ``pruned`` scattered into the positions they came from.
+
+    Where a layer without inputs and its norm became one constant, the dense norm's shift is moved, so that
+    both give that constant.
+    """
     rows = kept_rows(graph, keep)
     model = copy.deepcopy(dense)
     smaller = pruned.state_dict()
+    folded = {
+        name: module
+        for name, module in pruned.named_modules()
+        if isinstance(module, Constant) and module.stands_for != name
+    }
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         shape, places = tensor.shape, rows.get(name, {})
         index = [places.get(axis, torch.arange(shape[axis])) for axis in range(tensor.dim())]
+        if name not in smaller or name.removesuffix(".bias") in folded:
+            continue  # of a layer without inputs or outputs, or of a norm that was folded into one
         if index:
             tensor[torch.meshgrid(*index, indexing="ij")] = smaller[name].to(tensor.device)
         else:
             tensor.copy_(smaller[name])
+    for name, constant in folded.items():
+        layer, norm = (cast(nn.Conv2d, model.get_submodule(n)) for n in (name, constant.stands_for))
+        kept = rows.get(f"{name}.weight", {}).get(constant.weight_axis, slice(None))
+        shift = cast(torch.Tensor, norm.bias)
+        bias = torch.zeros_like(shift) if layer.bias is None else layer.bias
+        given = norm.eval()(bias.view(1, -1, *[1] * constant.dims)).flatten()
+        shift[kept] += constant.bias.to(shift.device) - given[kept]
     return model
 
 
@@ -111,8 +131,8 @@ def exchange(
     limit = float(space.cost("gflops", widths))
     moves_left = max(1, round(EXCHANGED * sum(len(each.kept) for each in queues)))
     while True:
-        lower = np.where(movable, (widths - 1) // space.step * space.step, widths)
-        lower = np.where(lower >= space.lowest, lower, widths)
+        lower = np.where(movable & (widths > 0), (widths - 1) // space.step * space.step, widths)
+        lower = np.where(lower >= space.least, lower, widths)
         down, up = (widths - lower) // units, (space.raised(widths) - widths) // units
         # Rows: the group that gives, none in the last one. Columns: the group that gains.
         gives = np.vstack([np.diag(down * units), np.zeros_like(down)])

@@ -22,7 +22,7 @@ from autoprune.validation import first_problem
 
 T = TypeVar("T")
 
-ADDED = frozenset({"curves", "input_sizes"})
+ADDED = frozenset({"curves", "empty_blocks", "input_sizes"})
 """Fields of `Config` that the previous version did not have; a run directory of that version lacks them."""
 
 

@@ -114,7 +114,14 @@ def _prepare(
         scores = _score(task, run)
     importance, ranking = scores[config.criterion], next(iter(scores.values()))
     if file is None:
-        file = derive_space(task.graph, ranking, task.spec, task.input_size, config.criterion)
+        file = derive_space(
+            task.graph,
+            ranking,
+            task.spec,
+            task.input_size,
+            config.criterion,
+            empty=config.empty_blocks,
+        )
 
     # what trials may propose within the budgets, and what a trial does
     plan, latency = make_plan(task, file, scores, run)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from autoprune.config import Criterion, ModelSpec
 from autoprune.graph import ChannelGraph
+from autoprune.graph.emptiable import largest_set
 from autoprune.importance.reduce import per_unit, removed_fraction
 from autoprune.space.file import Granularity, GroupRule, SpaceFile
 from autoprune.space.resolve import resolve
@@ -27,6 +28,7 @@ def derive_space(
     min_width: int = 8,
     removable: float = 0.75,
     reach: float = 0.2,
+    empty: bool = False,
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.
 
@@ -46,7 +48,8 @@ def derive_space(
         round_to: kept widths are multiples of this.
         min_width: smallest number of channels a group keeps.
         removable: fraction of a group's importance that may be removed.
-        reach: fraction of the dense GFLOPs that the space must reach down to.
+        reach: fraction of the dense GFLOPs that the space must reach down to, without emptied groups.
+        empty: let groups go as a whole, as many as can be emptied together.
     """
     curves = {
         name: removed_fraction(per_unit(importance[name], group)) for name, group in graph.prunable.items()
@@ -68,8 +71,18 @@ def derive_space(
         space = resolve(file, graph)
         smallest, dense = (float(space.cost("gflops", widths)) for widths in (space.lowest, space.dense))
         if smallest <= reach * dense or removable >= 1:
-            return file
+            return with_empty(file, graph) if empty else file
         removable += _STEP
+
+
+def with_empty(file: SpaceFile, graph: ChannelGraph) -> SpaceFile:
+    """The same space with a `max_ratio` of 1 for as many groups as can be emptied together."""
+    names = set(largest_set(graph, graph.emptiable))
+    rules = [
+        rule.model_copy(update={"max_ratio": 1.0}) if rule.match in names and not rule.frozen else rule
+        for rule in file.groups
+    ]
+    return file.model_copy(update={"groups": tuple(rules)})
 
 
 def largest_ratio(curve: NDArray[np.float64], removable: float) -> float:

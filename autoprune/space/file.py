@@ -21,7 +21,8 @@ class GroupRule(Strict):
 
     Attributes:
         match: a glob over group names; `*` also matches dots.
-        max_ratio: largest fraction of the group's channels that a trial may remove.
+        max_ratio: largest fraction of the group's channels that a trial may remove. With 1, it may remove all
+            besides what `min_width` keeps otherwise: whole blocks go.
         frozen: keep the groups whole.
         tie: groups with the same word share one variable, relative to each one's `max_ratio`.
         min_width: smallest number of channels kept, in place of the file's.
@@ -29,7 +30,7 @@ class GroupRule(Strict):
     """
 
     match: str = Field(min_length=1)
-    max_ratio: float | None = Field(None, gt=0, lt=1)
+    max_ratio: float | None = Field(None, gt=0, le=1)
     frozen: bool = False
     tie: str | None = Field(None, min_length=1)
     min_width: int | None = Field(None, ge=1, le=MOST)
@@ -38,7 +39,7 @@ class GroupRule(Strict):
     @model_validator(mode="after")
     def _either_pruned_or_frozen(self) -> Self:
         if self.frozen == (self.max_ratio is not None):
-            raise ValueError(f"`{self.match}` needs either max_ratio (above 0, below 1) or frozen: true")
+            raise ValueError(f"`{self.match}` needs either max_ratio (above 0, at most 1) or frozen: true")
         if self.frozen and (self.tie, self.min_width, self.round_to) != (None, None, None):
             raise ValueError(f"`{self.match}` is frozen: omit tie, min_width and round_to")
         return self

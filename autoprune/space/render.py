@@ -43,6 +43,7 @@ def render_space(file: SpaceFile, graph: ChannelGraph, importance: Scores) -> st
         "# autoprune search space: the largest fraction of its channels that each channel group may lose.",
         "# Edit it freely. `match` is a glob over the names that `autoprune inspect` prints (* takes dots).",
         "# Where several entries match a group, the last one counts; groups without an entry stay whole.",
+        "# With `max_ratio: 1.0` all may go, where `autoprune inspect` says that a group can be emptied.",
         "# Other fields: `frozen: true`, `tie: WORD` (groups with the same word share one ratio), "
         "`min_width: N`, `round_to: N`.",
         f"model: {json.dumps(file.model)}",
@@ -99,12 +100,14 @@ def _note(rule: GroupRule, space: Space, cost_fractions: Mapping[str, float], im
     if group is None or not group.prunable:
         return ""
     place = space.names.index(group.name)
-    kept = int(space.lowest[place])
+    kept = int(space.least[place])
     text = f"  # {group.width} channels, {100 * cost_fractions[group.name]:.1f}% of GFLOPs"
     if group.unit > 1:
         text += f", in units of {group.unit}"
+    if space.max_ratio[place] >= 1:
+        text += "; may go as a whole"
     if kept == group.width:
-        return text + "; stays whole"
+        return text if space.max_ratio[place] >= 1 else f"{text}; stays whole"
     removed = 100 * removed_importance(group, kept, importance[group.name])
     return text + f"; keeps at least {kept}, without {removed:.0f}% of the importance"
 
@@ -113,5 +116,5 @@ def _cost_fractions(space: Space) -> dict[str, float]:
     """Fraction of the dense GFLOPs in the layers that write or read a group: 1 - cost without it / dense."""
     without = space.dense[None, :] - np.diag(space.dense)
     dense = float(space.cost("gflops", space.dense))
-    fractions = 1 - space.cost("gflops", without) / dense
+    fractions = 1 - space.graph.cost.flops(without) / 1e9 / dense
     return {name: float(fraction) for name, fraction in zip(space.names, fractions, strict=True)}

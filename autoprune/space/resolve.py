@@ -2,13 +2,15 @@
 
 import difflib
 import fnmatch
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, PolicyError
 from autoprune.graph import ChannelGraph, ChannelGroup
+from autoprune.graph.groups import check_emptied
+from autoprune.space.closure import Closure
 from autoprune.space.file import Granularity, GroupRule, SpaceFile
 from autoprune.space.space import Scores, Space, Variable
 
@@ -22,7 +24,8 @@ def resolve(
 
     A group's step is the least common multiple of `round_to` and its unit, or its unit where that is wider
     than the group. Its smallest width is the least multiple of the step, or else the dense width, that is at
-    least `min_width` and at least (1 - max_ratio) of the dense width.
+    least `min_width` and at least (1 - max_ratio) of the dense width. With a `max_ratio` of 1 it may also be
+    emptied.
 
     Args:
         file: the search space.
@@ -30,11 +33,13 @@ def resolve(
         importance: {group: [width]}; `Space.keep` needs it.
 
     Raises:
-        ConfigError: a glob matches nothing, or nothing is left to prune.
+        ConfigError: a glob matches nothing, or nothing is left to prune; or groups with a `max_ratio` of 1
+            can't be emptied, alone or together.
     """
     matches = {match.group.name: match for match in match_groups(file, graph)}
     names, dense = tuple(graph.cost.names), np.asarray(graph.cost.dense, dtype=np.int64)
     step, lowest, max_ratio = np.ones_like(dense), dense.copy(), np.zeros(len(dense))
+    _check_emptied(graph, [name for name, match in matches.items() if match.max_ratio >= 1])
     variable_of = np.full(len(dense), -1, dtype=np.int64)
     members: dict[str, list[str]] = {}
     for place, name in enumerate(names):
@@ -46,7 +51,7 @@ def resolve(
             continue
         floor = max(match.min_width, unit, width * (1 - match.max_ratio) - 1e-9)
         lowest[place] = min(width, int(np.ceil(floor / step[place])) * int(step[place]))
-        if lowest[place] < width:
+        if lowest[place] < width or match.max_ratio >= 1:
             max_ratio[place] = match.max_ratio
             variable = variable_name(match, file.granularity)
             members.setdefault(variable, []).append(name)
@@ -61,7 +66,16 @@ def resolve(
         Variable(name, tuple(groups), max(ratio_of[group] for group in groups))
         for name, groups in members.items()
     )
-    return Space(graph, variables, variable_of, max_ratio, lowest, step, importance)
+    closed = Closure(graph, max_ratio >= 1)(np.where(max_ratio >= 1, 0, lowest))
+    return Space(graph, variables, variable_of, max_ratio, closed, step, importance, least=lowest)
+
+
+def _check_emptied(graph: ChannelGraph, names: Sequence[str]) -> None:
+    try:
+        if names:
+            check_emptied(graph, names)
+    except PolicyError as error:
+        raise ConfigError(f"space: {error}, with a max_ratio below 1") from error
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """From the fractions that a sampler suggests to widths within the budgets, and on to kept channels."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -11,6 +11,7 @@ from autoprune.cost.budget import UNITS, Budget, Metric, figures
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
 from autoprune.importance.reduce import per_unit
+from autoprune.space.closure import Closure
 
 Widths = NDArray[np.int64]
 Fractions = NDArray[np.float64]
@@ -47,10 +48,11 @@ class Space:
         variables: what a trial sets.
         variable_of: [G], each group's variable, -1 where it stays whole.
         max_ratio: [G], largest pruning ratio, 0 where it stays whole.
-        lowest: [G], smallest width.
+        lowest: [G], smallest width; 0 where the group may be emptied.
         step: [G], kept widths are multiples of this, or the dense width.
         importance: {group: [width]}, which channels are removed first; only `keep` needs it.
         latency: predicts milliseconds [...] of widths [..., G]; ``None`` where the run has no latency model.
+        least: [G], smallest width but 0; by default `lowest`.
     """
 
     graph: ChannelGraph
@@ -61,6 +63,11 @@ class Space:
     step: Widths
     importance: Scores | None = None
     latency: Callable[[Widths], NDArray[np.float64]] | None = None
+    least: Widths = field(default_factory=lambda: np.zeros(0, dtype=np.int64))
+
+    def __post_init__(self) -> None:  # noqa: D105
+        if not len(self.least):
+            object.__setattr__(self, "least", self.lowest)
 
     @cached_property
     def names(self) -> tuple[str, ...]:
@@ -72,12 +79,18 @@ class Space:
         """[G] dense widths."""
         return np.asarray(self.graph.cost.dense, dtype=np.int64)
 
+    @cached_property
+    def closed(self) -> Closure:
+        """Adds to widths with emptied groups what serves nothing without them."""
+        return Closure(self.graph, self.max_ratio >= 1)
+
     def cost(self, metric: Metric, widths: Widths) -> NDArray[np.float64]:
         """GFLOPs, millions of parameters, or predicted milliseconds [...] of widths [..., G].
 
         Raises:
             ValueError: the latency is asked for, and the space has no model of it.
         """
+        widths = self.closed(widths)
         if metric == "gflops":
             return np.asarray(self.graph.cost.flops(widths), dtype=np.float64) / 1e9
         if metric == "mparams":
@@ -102,8 +115,11 @@ class Space:
         return used
 
     def widths(self, fractions: Fractions) -> Widths:
-        """Widths [..., G] of fractions [..., V] in 0..1: dense * (1 - fraction * max_ratio), rounded."""
-        return self._round(self._targets(np.asarray(fractions, dtype=np.float64)))
+        """Widths [..., G] of fractions [..., V] in 0..1: dense * (1 - fraction * max_ratio), rounded.
+
+        With emptied groups they are `closed`.
+        """
+        return self.closed(self._round(self._targets(np.asarray(fractions, dtype=np.float64))))
 
     def fractions(self, widths: Widths) -> Fractions:
         """Fractions [V] that give widths [G]: exact where a variable has one group, else the groups' mean."""
@@ -170,7 +186,7 @@ class Space:
             first = int(np.argmax(fits)) if fits.any() else _GRID - 1
             low, high = float(grid[max(first - 1, 0)]), float(grid[first])
         targets = self._targets(_along(fractions, np.array([high])))[0]
-        filled = self._fill(self._round(targets), targets, budgets)
+        filled = self._fill(self.closed(self._round(targets)), targets, budgets)
         if np.array_equal(filled, self.widths(fractions)):
             return filled
         return self._use_more(filled, targets, budgets)
@@ -186,7 +202,7 @@ class Space:
         if self.importance is None:
             raise ValueError("the space has no importance; give it to resolve()")
         kept = {}
-        for name, width, dense in zip(self.names, widths, self.dense, strict=True):
+        for name, width, dense in zip(self.names, self.closed(widths), self.dense, strict=True):
             group = self.graph.groups[name]
             if width < dense:
                 scores = per_unit(self.importance[name], group)
@@ -203,8 +219,13 @@ class Space:
         return np.array([widths[name] for name in self.names], dtype=np.int64)
 
     def raised(self, widths: Widths) -> Widths:
-        """[G] widths one step up, the dense width at most; groups that stay whole do not move."""
-        return np.where(self.max_ratio > 0, np.minimum(widths + self.step, self.dense), widths)
+        """[G] widths one step up, the dense width at most; groups that stay whole or are emptied stay so."""
+        moves = (self.max_ratio > 0) & (widths > 0)
+        return np.where(moves, np.minimum(widths + self.step, self.dense), widths)
+
+    def lowered(self, widths: Widths) -> Widths:
+        """[G] widths one step down, `least` at least; groups that are emptied stay so."""
+        return np.where(widths > 0, np.maximum((widths - 1) // self.step * self.step, self.least), 0)
 
     def _targets(self, fractions: Fractions) -> NDArray[np.float64]:
         """Unrounded widths [..., G] of fractions [..., V]."""
@@ -215,11 +236,12 @@ class Space:
     def _round(self, targets: NDArray[np.float64]) -> Widths:
         below = (self.dense - 1) // self.step * self.step  # the widest one that is not dense
         nearest = np.minimum(np.floor(targets / self.step + 0.5).astype(np.int64) * self.step, below)
-        return np.where(2 * targets >= below + self.dense, self.dense, np.maximum(nearest, self.lowest))
+        widths = np.where(2 * targets >= below + self.dense, self.dense, np.maximum(nearest, self.least))
+        return np.where((self.lowest < self.least) & (2 * targets < self.least), 0, widths)
 
     def _use_more(self, widths: Widths, targets: NDArray[np.float64], budgets: Sequence[Budget]) -> Widths:
         while (used := float(self.budget_usage(widths, budgets))) < NEAR:
-            lower = np.maximum((widths - 1) // self.step * self.step, self.lowest)
+            lower = self.lowered(widths)
             tried = []
             for group in np.flatnonzero(lower < widths):
                 narrowed = widths.copy()

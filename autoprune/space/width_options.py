@@ -63,8 +63,9 @@ def make_width_options(space: Space, importance: Scores) -> list[WidthOptions]:
         places = np.flatnonzero(space.variable_of == number)
         if len(places) == 1:  # every width, at the fraction that gives exactly it
             place = int(places[0])
-            dense, low, step = (int(a[place]) for a in (space.dense, space.lowest, space.step))
-            widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step)])[:, None]
+            dense, low, step = (int(a[place]) for a in (space.dense, space.least, space.step))
+            empty = [0] if space.max_ratio[place] >= 1 else []
+            widths = np.array([dense, *range((dense - 1) // step * step, low - 1, -step), *empty])[:, None]
             fractions = (dense - widths[:, 0]) / (dense * space.max_ratio[place])
         else:
             grid = np.zeros((_LEVELS, len(space.variables)))

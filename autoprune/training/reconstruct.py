@@ -26,6 +26,7 @@ from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
 from autoprune.training.least_squares import Layer, as_maps, fit, is_linear_in_patches, patches
+from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
 # All images go through a detector at once; a RetinaNet-R50 then takes about 1 kB per pixel.
@@ -117,6 +118,8 @@ class Reconstructor:
     def __call__(self, pruned: nn.Module, keep: Mapping[str, Sequence[int]]) -> Reconstruction:
         """Solves weights and biases of every convolution and linear layer that lost inputs.
 
+        What remains of layers without inputs is set to the mean of the dense outputs first (`fit_constants`),
+        and the layers that read what it is added to are solved, too.
         All images go through the detector at once, without gradients. Skipped are layers with groups or with
         a forward method of their own, layers whose positions are no positions of the image (behind RoI
         pooling, where the dense detector sees other regions), and layers that read their own output.
@@ -129,9 +132,10 @@ class Reconstructor:
             TrainingError: the pruned detector's activations are not finite.
         """
         model = copy.deepcopy(pruned).to(self._device).eval()
-        lost = _lost_inputs(model, self._dense)
-        layers = {name: layer for name, layer in _solvable(lost).items() if name in self._calls}
         rows = kept_rows(self._graph, keep)
+        fit_constants(model, self._dense, rows, partial(self._dense, self._batch))
+        lost = _lost_inputs(model, self._dense) | readers_of_constants(model, self._graph)
+        layers = {name: layer for name, layer in _solvable(lost).items() if name in self._calls}
         calls = {name: _kept(self._calls[name], rows.get(f"{name}.weight", {}).get(0)) for name in layers}
         held_from = len(self._batch) - max(1, round(HELD_OUT * len(self._batch)))
         errors: dict[str, LayerErrors] = {}

@@ -219,3 +219,19 @@ def test_a_detector_that_states_no_size_is_counted_at_640_and_that_is_said(
 def test_the_names_of_all_detectors_are_a_list_or_json(autoprune: Run) -> None:
     assert json.loads(autoprune("inspect", "--list", "--json").out) == names()
     assert autoprune("inspect", "--list").out.splitlines() == names()
+
+
+def test_what_can_be_emptied_is_shown_with_what_it_saves(autoprune: Run, tiny_model: list[str]) -> None:
+    report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
+    model = build(TINY)
+    graph = analyze(model, detector_inputs((64, 64)))
+    groups = {group["name"]: group for group in report["groups"]}
+    branch = groups["backbone.body.layer1.0.conv1"]
+    assert (branch["can_empty"], branch["empty_reason"]) == (True, None)
+    emptied = flops(prune(model, graph, keep={branch["name"]: []}), (64, 64))
+    assert branch["emptied_gflops_share"] == pytest.approx(1 - emptied / flops(model, (64, 64)))
+    stem = groups["backbone.body.conv1"]
+    assert (stem["can_empty"], stem["emptied_gflops_share"]) == (False, None)
+    assert stem["empty_reason"].startswith("carries all that")
+    lines = autoprune("inspect", *tiny_model).out.splitlines()
+    assert next(line for line in lines if "backbone.body.conv1 " in line).split()[-1] == "-"

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from autoprune.detectors import build, detector_inputs
+from autoprune.graph import analyze
 from autoprune.importance import load
 from autoprune.latency import multiples
 from autoprune.space.file import SpaceFile
@@ -28,6 +30,19 @@ def test_it_is_written_and_read_back_and_never_overwritten(
     assert autoprune(*flags).is_refusal(str(file), "--force")
     assert file.read_text() == before
     assert autoprune(*flags, "--force").code == 0
+
+
+def test_whole_blocks_may_go_where_that_is_asked_for(autoprune: Run, tiny: list[str], tmp_path: Path) -> None:
+    emptied = []
+    for number, flags in enumerate([(), ("--empty-blocks",)]):
+        file = tmp_path / f"space-{number}.yaml"
+        outcome = autoprune("space", *tiny, "--criterion", "l2", *flags, "--to", file)
+        assert outcome.code == 0, outcome.err
+        emptied.append({rule.match for rule in SpaceFile.load(file).groups if rule.max_ratio == 1})
+    assert emptied[0] == set()
+    graph = analyze(build(TINY), detector_inputs((64, 64)))
+    assert emptied[1] == set(graph.emptiable)
+    assert "backbone.body.layer1.0.conv1" in emptied[1]
 
 
 @pytest.mark.parametrize("flag", ["--measure-multiples", "--measure-steps"])

@@ -2,6 +2,7 @@ import copy
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from autoprune.data.coco import open_data
 from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ModelError, PolicyError
 from autoprune.export import load, save_detector
+from autoprune.export.folder import largest_difference, load_with_policy
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy, hash_weights
 
@@ -50,6 +52,26 @@ def test_a_loaded_detector_gives_identical_outputs(saved, demo_settings):
     assert len(expected["boxes"]) > 0
     assert all(torch.equal(expected[name], detections[name]) for name in expected)
     assert Policy.load(folder / "policy.yaml") == policy
+
+
+def test_a_detector_without_whole_blocks_is_saved_and_loaded(saved, demo_settings, tmp_path):
+    _, _, policy = saved
+    dense, _ = load_dense(
+        demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
+    )
+    graph = analyze(dense, detector_inputs(SIZE))
+    keep = {**policy.keep, **dict.fromkeys(graph.emptiable[1:], ())}
+    widths = {name: graph.groups[name].width for name in keep}
+    emptied = replace(policy, keep=keep, widths=widths)
+    pruned = emptied.apply(dense, graph).eval()
+    assert sum(p.numel() for p in pruned.parameters()) == round(graph.mparams(emptied.kept_widths) * 1e6)
+    with torch.no_grad():
+        for parameter in pruned.parameters():  # as a recovery does, constants included
+            parameter += 0.01 * torch.randn(parameter.shape)
+    save_detector(tmp_path, pruned, emptied)
+    loaded, read = load_with_policy(tmp_path)
+    assert dict(read.keep) == keep
+    assert largest_difference(pruned, loaded, SIZE) == 0
 
 
 def test_loading_takes_torch_and_little_else(saved):

@@ -1,5 +1,6 @@
 """Every detector of torchvision, unmodified, with both kinds of norm: results, files, training and cost."""
 
+import copy
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.export import load, save_detector
 from autoprune.graph import ChannelGraph, analyze, mask, prune
+from autoprune.graph.emptiable import largest_set
 from autoprune.policy import Policy, hash_weights
 
 SIZE, OTHER_SIZE = (64, 64), (96, 64)
@@ -64,6 +66,9 @@ def test_a_detector_is_pruned_exactly(
     graph = analyze(model, images(SIZE))
     assert all(g.reason.startswith("has no consumer") for g in graph.groups.values() if not g.prunable)
     random, single = keep_sets(graph, 1), keep_sets(graph, 2, 0)
+    emptied = {**random, **dict.fromkeys(largest_set(graph, graph.emptiable), ())}
+    assert len(graph.emptiable) >= (0 if name == WITHOUT_NORMS else 4)
+    assert costed(graph, emptied)[:2] == counted(prune(model, graph, emptied), images(SIZE))[:2]
     pruned = prune(model, graph, random)
     for size in (SIZE, OTHER_SIZE):
         sized = graph if size == SIZE else analyze(model, images(size))
@@ -80,12 +85,15 @@ def test_a_detector_is_pruned_exactly(
     for case, keep, candidate in (
         ("random", random, load(tmp_path)),
         ("one unit", single, prune(model, graph, single)),
+        ("emptied", emptied, None),
     ):
         masked = mask(model, graph, keep)
         for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
             inputs = images(SIZE, dtype)
+            # A norm is folded into a constant in the precision of the weights.
+            tried = candidate or prune(copy.deepcopy(model).to(dtype), graph, keep)
             count, worst = largest_distance(
-                outputs(candidate.to(dtype), inputs), outputs(masked.to(dtype), inputs), graph, keep, SORTED
+                outputs(tried.to(dtype), inputs), outputs(masked.to(dtype), inputs), graph, keep, SORTED
             )
             assert count >= 6, (case, dtype)
             assert worst <= bound, (case, dtype)

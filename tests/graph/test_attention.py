@@ -172,3 +172,34 @@ def test_heads_stay_where_their_weights_are_averaged():
                  and "patches" not in g.name)  # fmt: skip
     assert not group.prunable
     assert "mean" in group.reason
+
+
+class Attending(nn.Module):
+    """Attention beside a residual path, with whatever options."""
+
+    def __init__(self, options, batched, given):
+        super().__init__()
+        self.stem, self.head = nn.Linear(3, 12), nn.Linear(12, 2)
+        self.attention = nn.MultiheadAttention(12, 3, **options)
+        self.batched, self.given, self.weights = batched, given, None
+
+    def forward(self, x):
+        x = self.stem(x if self.batched else x[0])
+        attended, self.weights = self.attention(x, x, x, **self.given)
+        return self.head(x + attended)
+
+
+@pytest.mark.parametrize("batched", [True, False])
+@pytest.mark.parametrize("options", [{}, {"batch_first": True}, {"bias": False}, {"add_zero_attn": True}])
+@pytest.mark.parametrize("given", [{"need_weights": False}, {"average_attn_weights": False}])
+def test_all_heads_can_go(options, batched, given):
+    model, x = Attending(options, batched, given).double(), torch.rand(4, 5, 3, dtype=torch.float64)
+    graph = analyze(model, (x,))
+    assert graph.emptiable == ("attention.in_proj",)
+    pruned, masked = (make(model, graph, {"attention.in_proj": []}) for make in (prune, mask))
+    torch.testing.assert_close(pruned(x), masked(x), rtol=1e-12, atol=1e-12)
+    parameters = sum(parameter.numel() for parameter in pruned.parameters())
+    assert parameters == round(graph.mparams({"attention.in_proj": 0}) * 1e6)
+    assert (pruned.weights is None) == (masked.weights is None)
+    if masked.weights is not None:
+        assert pruned.weights.shape == masked.weights[..., :0, :, :].shape

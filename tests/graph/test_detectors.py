@@ -70,6 +70,27 @@ def test_cost_is_exact_at_any_widths(case, keep_sets, counted, costed):
         assert costed(graph, keep)[:2] == expected[:2]
 
 
+def test_a_branch_can_go_alone(case, compare, counted, costed):
+    model, graph = copy.deepcopy(case[0]).double(), case[1]
+    assert list(graph.emptiable) == [
+        f"backbone.body.layer{n}.{k}.conv1" for n in (1, 2, 3, 4) for k in (0, 1)
+    ]
+    for name in graph.emptiable[::4]:  # of the first stage and of a deeper one
+        count, worst = compare(model, graph, ([IMAGES[0][0].double()],), {name: []}, skip=("",))
+        assert count >= 6
+        assert worst <= 1e-12
+        assert costed(graph, {name: []})[:2] == counted(prune(case[0], graph, {name: []}), IMAGES)[:2]
+
+
+def test_detectors_without_whole_blocks_train(case, keep_sets):
+    model, graph = case
+    pruned = prune(model, graph, {**keep_sets(graph, 6, 0.5), **dict.fromkeys(graph.emptiable, ())}).train()
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 40.0]]), "labels": torch.tensor([1])}]
+    loss = sum(pruned([torch.rand(3, 64, 64), torch.rand(3, 64, 64)], targets * 2).values())
+    loss.backward()
+    assert all(p.grad is not None for p in pruned.parameters() if p.requires_grad)
+
+
 def test_pruned_detectors_still_detect_and_train(case, keep_sets):
     model, graph = case
     pruned = prune(model, graph, keep_sets(graph, 6, 0.5))

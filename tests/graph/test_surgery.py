@@ -199,7 +199,7 @@ def test_what_is_no_dict_of_groups_is_refused(graph):
 @pytest.mark.parametrize(
     ("keep", "message"),
     [
-        ({"5": []}, "group `5` would keep no channel"),
+        ({"5": []}, "group `5` can't be emptied: it carries all that `7` sees; keep 1 at least"),
         ({"5": [0, 10]}, "group `5` has no channel 10"),
         ({"5": [-1, 1]}, "group `5` has no channel -1"),
         ({"5": [2**63]}, "group `5` has no channel 9223372036854775808"),

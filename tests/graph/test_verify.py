@@ -7,7 +7,7 @@ from torch.nn import functional as F
 
 from autoprune.graph import analyze
 from autoprune.graph.labels import Step
-from autoprune.graph.verify import _common_steps, _culprits, _widths_behind
+from autoprune.graph.verify import _common_steps, _widths_behind, find_culprits
 
 
 class Literal(nn.Module):
@@ -88,13 +88,13 @@ def test_bisection_finds_each_group_that_fails_alone(culprits):
     def problem_of(groups):
         return f"fails with {min(culprits & set(groups))}" if culprits & set(groups) else None
 
-    assert _culprits(problem_of, range(8)) == [(n, f"fails with {n}") for n in sorted(culprits)]
+    assert find_culprits(problem_of, range(8)) == [(n, f"fails with {n}") for n in sorted(culprits)]
 
 
 def test_groups_that_only_fail_together_are_all_frozen():
     def problem_of(groups):
         return "fails" if {2, 6} <= set(groups) else None
 
-    named = _culprits(problem_of, range(8))
+    named = find_culprits(problem_of, range(8))
     assert [group for group, _ in named] == list(range(8))
     assert {reason for _, reason in named} == {"can't shrink together with other groups in the model's code"}

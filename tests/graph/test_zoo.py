@@ -12,6 +12,7 @@ from torchvision.models.swin_transformer import PatchMergingV2, SwinTransformerB
 from torchvision.models.video.mvit import MSBlockConfig
 
 from autoprune.graph import analyze, prune
+from autoprune.graph.emptiable import largest_set
 
 SMALL = {"weights": None, "num_classes": 5}
 
@@ -101,3 +102,18 @@ def test_exact_in_results_and_cost(name, randomize, keep_sets, compare, counted,
         count, worst = compare(model.double(), graph, tuple(x.double() for x in inputs), keep)
         assert worst <= 1e-12
     assert count >= 1
+
+    # whole blocks, beside other channels
+    emptied = {**keep, **dict.fromkeys(largest_set(graph, graph.emptiable), ())}
+    pruned = prune(model, graph, emptied)
+    assert costed(graph, emptied)[:2] == counted(pruned, inputs_of(model, inputs))[:2]
+    if not name.startswith("raft"):
+        count, worst = compare(model, graph, inputs_of(model, inputs), emptied, depth=1)
+        assert count >= 1
+        assert worst <= 1e-12
+
+
+def inputs_of(model, inputs):
+    """The inputs in the precision of the model."""
+    kind = next(model.parameters()).dtype
+    return tuple(x.to(kind) if isinstance(x, torch.Tensor) else x for x in inputs)

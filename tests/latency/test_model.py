@@ -104,3 +104,16 @@ def test_what_was_measured_is_read_back(network, latency, tmp_path):
     file.write_text(json.dumps({"key": "key"}))
     with pytest.raises(RunError, match="is damaged; delete it"):
         LatencyModel.load(file, graph)
+
+
+def test_layers_without_inputs_or_outputs_take_no_time(network):
+    model, graph, _, calls = network
+    name = graph.emptiable[0]
+    widths = graph.vector({name: 0})
+    pruned = prune(model, graph, {name: []})
+    ran = {call.weight for call in find_calls(pruned, detector_inputs(SIZE)[0])}
+    assert ran < {call.weight for call in calls}
+    (row,) = features(
+        graph, fractions_of(graph, calls), np.ones((len(calls), len(GRID), len(GRID))), widths[None]
+    )
+    assert row[0] == sum(call.weight in ran for call in calls)

@@ -1,9 +1,10 @@
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autoprune.config import make_config
-from autoprune.graph import prune
+from autoprune.graph import analyze, mask, prune
 from autoprune.recovery import regrow as module
 from autoprune.recovery.regrow import exchange, regrow, scatter_into_dense
 from autoprune.space.file import GroupRule, SpaceFile
@@ -174,3 +175,39 @@ def test_regrowth_brings_back_what_matters(task):
     costs = [task.costs(kept)["gflops"] for kept in (keep, regrown)]
     assert 0.98 * costs[0] <= costs[1] <= costs[0]
     assert loss(regrown) < 0.9 * loss(keep)
+
+
+class Residual(nn.Module):
+    def __init__(self, norm=nn.BatchNorm2d):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 16, 1), nn.Conv2d(16, 2, 1)
+        self.inner, self.norm = nn.Conv2d(16, 16, 3, padding=1), norm(16)
+        self.outer, self.last = nn.Conv2d(16, 16, 1), norm(16)
+
+    def forward(self, x):
+        x = self.stem(x)
+        return self.head(x + self.last(self.outer(self.norm(self.inner(x)).relu())))
+
+
+def test_a_constant_is_scattered_into_the_norm_that_it_stands_for():
+    dense, x = Residual().eval(), torch.rand(2, 3, 8, 8)
+    torch.nn.init.uniform_(dense.last.running_mean)
+    graph = analyze(dense, (x,))
+    keep = {"inner": (), "stem": (0, 3, 5)}
+    pruned = prune(dense, graph, keep)
+    with torch.no_grad():
+        pruned.outer.bias += torch.rand(3)  # as a recovery changes it
+        scattered = mask(scatter_into_dense(pruned, dense, graph, keep), graph, keep)
+        torch.testing.assert_close(scattered(x), pruned(x))
+
+
+def test_an_emptied_group_is_neither_opened_nor_made(monkeypatch):
+    monkeypatch.setattr(module, "EXCHANGED", 1.0)
+    graph = analyze(Residual(), (torch.rand(1, 3, 8, 8),))
+    rules = (GroupRule(match="stem", max_ratio=0.5), GroupRule(match="inner", max_ratio=1.0))
+    file = SpaceFile(model="m", input_size=(8, 8), criterion="l2", groups=rules, round_to=8, min_width=8)
+    space = resolve(file, graph)
+    values = {"stem": np.ones(16), "inner": np.full(16, 100.0)}
+    assert exchange(space, {"stem": range(16), "inner": ()}, values) == {"inner": ()}
+    values["inner"] = np.full(16, 1e-9)
+    assert len(exchange(space, {"stem": range(8), "inner": range(8)}, values)["inner"]) == 8

@@ -5,8 +5,11 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.graph import analyze, prune
+from autoprune.graph.emptiable import largest_set
 from autoprune.runtimes.onnx import OPSET, read_frame, write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.runtimes.sessions import open_session
 
 onnx = pytest.importorskip("onnx", reason="the extra `onnx` is not installed")
 
@@ -55,3 +58,28 @@ def test_what_the_exporter_fails_on_is_said_in_one_line_and_leaves_no_file(tmp_p
     with pytest.raises(ModelError, match=r"RuntimeError: no such operator.*try --raw-heads"):
         write_whole(Unexportable(), torch.rand(3, 8, 8), tmp_path / "model.onnx")
     assert not list(tmp_path.iterdir())
+
+
+def test_the_kernels_of_emptied_branches_are_gone(one_stage, tmp_path):
+    graph = analyze(one_stage, ([torch.rand(3, 128, 128)],))
+    pruned = prune(one_stage, graph, {name: [] for name in largest_set(graph, graph.emptiable)}).eval()
+    raw, path = RawHeads(pruned, (128, 128)), tmp_path / "raw_heads.onnx"
+    image = torch.rand(1, 3, raw.frame.height, raw.frame.width)
+    calls = []
+    for module in pruned.modules():
+        if isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, *_: calls.append(module))
+    with torch.no_grad():
+        expected = raw(image)
+    convolutions = len(calls)
+    write_raw_heads(raw, path)
+    nodes = [node.op_type for node in onnx.load(str(path)).graph.node]
+    assert nodes.count("Conv") == convolutions
+    dense_path = tmp_path / "dense.onnx"
+    write_raw_heads(RawHeads(one_stage, (128, 128)), dense_path)
+    dense = [node.op_type for node in onnx.load(str(dense_path)).graph.node]
+    gone = dense.count("Conv") - nodes.count("Conv")
+    assert (gone >= 2) == bool(graph.emptiable)
+    got = open_session(path, "onnxruntime", "cpu", 1)(image.numpy())
+    for ours, theirs in zip(got, expected, strict=True):
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-3, rtol=1e-4)

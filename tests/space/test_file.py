@@ -22,7 +22,7 @@ def test_an_unknown_key_is_refused_with_the_nearest(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("rule", "problem"),
     [
-        ("max_ratio: 1.0", "less than 1"),
+        ("max_ratio: 1.1", "less than or equal to 1"),
         ("max_ratio: 0", "greater than 0"),
         ("max_ratio: much", "valid number"),
         ("tie: a", "either max_ratio"),
