@@ -17,7 +17,8 @@ Methods:
     tp-taylor       torch-pruning, global ranking by its GroupTaylorImportance
     tp-l2           torch-pruning, global ranking by its GroupMagnitudeImportance(p=2)
     fisher          Group Fisher's order, one shot: the least importance per GFLOP, again and again
-    lower-size      the dense detector at the largest input size that meets the budget
+    lower-size      the dense detector at the largest input size that meets the budget; lower-size-uniform:
+                    one size larger, uniform ratios for the rest
     greedy-obs      that order by our default criterion
     greedy-curves   that order by sensitivity curves, measured after reconstruction
     fastnas         FastNAS's score (mAP after BatchNorm recalibration), channels by L2 norm, an evolutionary

@@ -177,14 +177,26 @@ def by_fastnas(case: Case) -> Choice:
 
 def by_lower_size(case: Case) -> Choice:
     """The dense detector at the largest input size that meets the budget."""
+    return Choice({}, size_below(case))
+
+
+def by_lower_size_uniform(case: Case) -> Choice:
+    """The uniform policy, at the next larger input size than that which meets the budget by itself."""
+    task, scores = case.at(size_below(case) + STRIDE), case.scores("obs")
+    space = resolve(case.wide_space("obs"), task.graph, scores)
+    return Choice(space.keep(widths_of(space, uniform(space, [case.budget]))), task.pixels)
+
+
+def size_below(case: Case) -> int:
+    """Pixels of the shorter side of the largest input size at which the dense detector meets the budget."""
     own, fraction = case.task.pixels, case.budget.limit / case.task.graph.gflops()
     if own is None:
-        raise SystemExit(f"lower-size: {case.config.model} has no input size that can be set")
+        raise SystemExit(f"{case.method}: {case.config.model} has no input size that can be set")
     highest = int(own * fraction**0.5) // STRIDE * STRIDE + STRIDE  # sides are rounded, so one more is tried
     for pixels in range(min(highest, own - STRIDE), 0, -STRIDE):
         if case.at(pixels).graph.gflops() <= case.budget.limit:
-            return Choice({}, pixels)
-    raise SystemExit(f"lower-size: no input size of {case.config.model} meets {case.budget.limit:.4f} GFLOPs")
+            return pixels
+    raise SystemExit(f"{case.method}: no input size meets {case.budget.limit:.4f} GFLOPs")
 
 
 def by_torch_pruning(importance: str) -> Callable[[Case], Choice]:
@@ -216,6 +228,7 @@ METHODS: dict[str, Method] = {
     "tp-l2": Method("torch-pruning, global L2", by_torch_pruning("l2")),
     "fisher": one_shot("greedy Group Fisher", "fisher", greedy),
     "lower-size": Method("dense at a lower input size", by_lower_size),
+    "lower-size-uniform": Method("uniform at a lower input size", by_lower_size_uniform, criteria=("obs",)),
     "greedy-obs": one_shot("greedy obs", "obs", greedy),
     "greedy-curves": one_shot("greedy curves", CURVES, greedy),
     "fastnas": Method("FastNAS's score", by_fastnas),
