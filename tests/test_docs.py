@@ -44,7 +44,15 @@ from .doc_commands import (
 LINKING = [*PAGES, ROOT / "CHANGELOG.md"]  # which names what is gone as well
 README_BYTES = 7000
 # of benchmark scripts, in running text
-OTHER_OPTIONS = {"--budgets", "--methods", "--recoveries", "--recoveries-each", "--set", "--sibling"}
+OTHER_OPTIONS = {
+    "--budgets",
+    "--methods",
+    "--recoveries",
+    "--recoveries-each",
+    "--recovery",
+    "--set",
+    "--sibling",
+}
 LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")

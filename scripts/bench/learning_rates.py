@@ -19,16 +19,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import guard, once
+from parts import demo_settings, guard, once
 from rich.console import Console
 from rich.table import Table
 from torch import nn
 
 from autoprune.config import Config, make_config
 from autoprune.cost.budget import parse_budget
-from autoprune.data import demo_detector
 from autoprune.data.evaluate import evaluate
-from autoprune.data.shapes import make_shapes
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.recovery.expect import Expected, Pair, expecting
@@ -134,11 +132,7 @@ def config_of(given: argparse.Namespace) -> Config:
     if given.data is not None:
         model = {"model": given.model, "model_arguments": json.loads(given.model_arguments)}
         return make_config(**common, **model, data=given.data, weights=given.weights)
-    data = make_shapes(
-        given.out / "data", demo_detector.DATA_SEED, train=1200, val=192, size=demo_detector.IMAGE_SIZE
-    )
-    demo = {"model": demo_detector.MODEL.name, "model_arguments": demo_detector.MODEL.arguments}
-    return make_config(**common, **demo, data=data, weights=str(demo_detector.WEIGHTS))
+    return make_config(**common, **demo_settings(given.out / "data"))
 
 
 def arguments() -> argparse.Namespace:

@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.config import Config, make_config
+from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
+from autoprune.data.shapes import make_shapes
 from autoprune.detectors import resize_rule
 from autoprune.errors import DataError
 from autoprune.files import write_text
@@ -63,6 +65,15 @@ def changed(config: Config, **changes: Any) -> Config:
     """The same settings but for ``changes``; what was left to its default still is."""
     fields = {name: getattr(config, name) for name in config.model_fields_set}
     return make_config(**{**fields, **changes})
+
+
+def demo_settings(folder: Path, test: int = 0) -> dict[str, Any]:
+    """Fields of `Config` for the demo's detector and generated images, which are written to ``folder``."""
+    data = make_shapes(
+        folder, demo_detector.DATA_SEED, train=1200, val=192, test=test, size=demo_detector.IMAGE_SIZE
+    )
+    model = {"model": demo_detector.MODEL.name, "model_arguments": demo_detector.MODEL.arguments}
+    return {**model, "data": str(data), "weights": str(demo_detector.WEIGHTS)}
 
 
 def add_detector(parser: argparse.ArgumentParser) -> None:

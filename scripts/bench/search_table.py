@@ -3,33 +3,30 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean, median, stdev
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from search_methods import METHODS
 
-# The methods of `search.py`, in the order of the table.
-LABELS = {
-    "uniform": "uniform",
-    "tp-taylor": "torch-pruning, global Taylor",
-    "tp-l2": "torch-pruning, global L2",
-    "fastnas": "FastNAS's score",
-    "fisher": "greedy Group Fisher",
-    "random": "random search, our proxies",
-    "ours": "autoprune",
-    "own-proxies": "autoprune, default proxies",
-}
+from autoprune.data.standard_error import paired_error
+
+SPLITS = ("val", "test")
 
 
-def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
+def show(folder: Path, budgets: Sequence[str], steps: int, reference: str) -> None:
     """Prints a table for each budget from the results that are there.
+
+    What a policy cost is in multiples of one recovery, the median of its budget. Differences are those to one
+    method at the same seeds, with their paired standard error over images: that of the mean over the seeds.
 
     Args:
         folder: `dense.json`, and one file for each method, budget and seed.
         budgets: as they were asked for.
         steps: of each recovery.
+        reference: the method that others are compared with.
     """
     results = [result for result in read(folder) if "recovery" not in result]
     deviation = noise(results)
@@ -37,18 +34,22 @@ def show(folder: Path, budgets: Sequence[str], steps: int) -> None:
     console = Console(width=120)
     for budget in budgets:
         here = averaged([result for result in results if result["budget"] == budget])
-        ours = {result["seed"]: both(result) for result in here if result.get("method") == "ours"}
+        recovery_s = median([result["recovery_s"] for result in here] or [1.0])
+        compared = {result["seed"]: result for result in here if result["method"] == reference}
         table = Table(
-            "method", "seeds", "recoveries", "GFLOPs", "val", "test", "mean ± deviation", "less ours",
-            "search / recovery", title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
+            "method", "seeds", "GFLOPs", "val", "test", "mean ± deviation",
+            f"less {reference}\n± over images", "untrained", "cost",
+            title=f"{budget} of {dense['gflops']:.2f} GFLOPs, {steps} steps, mAP",
         )  # fmt: skip
         table.add_row(
-            "dense", "", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", ""
+            "dense", "", f"{dense['gflops']:.3f}", *points(dense), f"{100 * both(dense):.2f}", "", "", ""
         )
-        for method in LABELS:
-            if rows := [result for result in here if result.get("method") == method]:
-                table.add_row(*line(method, rows, ours))
+        for name, method in METHODS.items():
+            if rows := [result for result in here if result["method"] == name]:
+                others = {} if name == reference else compared
+                table.add_row(method.label, *line(rows, others, recovery_s))
         console.print(table)
+    console.print("cost: seconds to find the policy, in recoveries; untrained: val mAP before the recovery")
     if deviation is not None:
         console.print(f"One policy recovered again, with another seed: ± {100 * deviation:.2f} mAP.")
 
@@ -59,12 +60,13 @@ def read(folder: Path) -> list[dict[str, Any]]:
 
 
 def averaged(results: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """One result for each policy: the means of all its recoveries, and in ``count`` how many those are."""
+    """One result for each policy: the means of all its recoveries."""
     merged = []
     for policy in recoveries_of(results):
-        splits = [name for name in ("val", "test") if policy[0][name] is not None]
+        splits = [name for name in SPLITS if policy[0][name] is not None]
         means = {name: mean(result[name] for result in policy) for name in splits}
-        merged.append({**policy[0], **means, "count": len(policy)})
+        maps = {name: np.mean([result["bootstrap"][name] for result in policy], axis=0) for name in splits}
+        merged.append({**policy[0], **means, "bootstrap": maps})
     return merged
 
 
@@ -114,7 +116,7 @@ def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
                 continue
             totals = [100 * both(row) for row in rows]
             more = [100 * (both(row) - plain[row["seed"]]) for row in rows if row["seed"] in plain]
-            means = {name: mean(row[name] for row in rows) for name in ("val", "test") if rows[0][name]}
+            means = {name: mean(row[name] for row in rows) for name in SPLITS if rows[0][name]}
             table.add_row(
                 way or "plain",
                 str(len(rows)),
@@ -128,25 +130,42 @@ def show_recoveries(folder: Path, budgets: Sequence[str], steps: int) -> None:
             console.print(table)
 
 
-def line(method: str, rows: Sequence[Mapping[str, Any]], ours: Mapping[int, float]) -> list[str]:
-    """One row of the table, from what `averaged` gives: means over the seeds."""
+def line(
+    rows: Sequence[Mapping[str, Any]], compared: Mapping[int, Mapping[str, Any]], recovery_s: float
+) -> list[str]:
+    """One row of the table but its label: means over the seeds.
+
+    Args:
+        rows: a method's results, of `averaged`.
+        compared: those of the reference, by seed.
+        recovery_s: seconds of one recovery.
+    """
     means = {
         name: None if rows[0][name] is None else mean(row[name] for row in rows)
-        for name in ("gflops", "val", "test")
+        for name in ("gflops", "untrained", *SPLITS)
     }
     totals = [100 * both(row) for row in rows]
-    less = [100 * (both(row) - ours[row["seed"]]) for row in rows if row["seed"] in ours]
-    work = mean(row["notes"].get("proxy_s", row["policy_s"]) / row["recovery_s"] for row in rows)
+    pairs = [(row, compared[row["seed"]]) for row in rows if row["seed"] in compared]
     return [
-        LABELS[method],
         str(len(rows)),
-        str(sum(row["count"] for row in rows)),
         f"{means['gflops']:.3f}",
         *points(means),
         f"{mean(totals):.2f}" + (f" ± {stdev(totals):.2f}" if len(totals) > 1 else ""),
-        "" if method == "ours" or not less else spread(less),
-        f"{work:.2f}",
+        difference(pairs) if pairs else "",
+        f"{100 * (means['untrained'] or 0):.1f}",
+        f"{mean(row['policy_s'] for row in rows) / recovery_s:.2f}",
     ]
+
+
+def difference(pairs: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]]) -> str:
+    """Mean difference of pairs of results in points, and its standard error over images."""
+    errors = []
+    for name in SPLITS:
+        if pairs[0][0][name] is not None:
+            first, second = (np.mean([pair[n]["bootstrap"][name] for pair in pairs], axis=0) for n in (0, 1))
+            errors.append(paired_error(first.tolist(), second.tolist()))
+    error = float(np.hypot.reduce(errors)) / len(errors)
+    return f"{100 * mean(both(one) - both(other) for one, other in pairs):+.2f} ± {100 * error:.2f}"
 
 
 def spread(values: Sequence[float]) -> str:
@@ -156,9 +175,9 @@ def spread(values: Sequence[float]) -> str:
 
 def both(result: Mapping[str, Any]) -> float:
     """Mean of the mAP on validation and test images; of the first alone where there are no others."""
-    return float(np.mean([result[name] for name in ("val", "test") if result[name] is not None]))
+    return float(np.mean([result[name] for name in SPLITS if result[name] is not None]))
 
 
 def points(result: Mapping[str, Any]) -> list[str]:
     """MAP on validation and test images in points."""
-    return ["-" if result[name] is None else f"{100 * result[name]:.2f}" for name in ("val", "test")]
+    return ["-" if result[name] is None else f"{100 * result[name]:.2f}" for name in SPLITS]
