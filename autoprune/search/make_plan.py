@@ -12,6 +12,7 @@ from autoprune.run.directory import RunDirectory
 from autoprune.run.results import SearchResult
 from autoprune.search.plan import SpacePlan, identify, read_bounds
 from autoprune.search.sized_space import SizedSpace, refuse_out_of_reach
+from autoprune.space.derive import widest_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.resolve import resolve
 from autoprune.space.space import Space
@@ -29,6 +30,8 @@ def check_budgets(config: Config, file: SpaceFile | None, task: PruningTask) -> 
         BudgetError: see `read_bounds` and `Space.check`.
     """
     bounds = tuple(read_bounds(config, task.graph))
+    if file is None and not config.empty_blocks:  # no space that is derived reaches further
+        file = widest_space(task.spec, task.input_size)
     if file is not None:
         tasks = (task, *task.smaller.values())
         refuse_out_of_reach([SizedSpace(resolve(file, each.graph), bounds) for each in tasks])

@@ -86,6 +86,12 @@ def with_empty(file: SpaceFile, graph: ChannelGraph) -> SpaceFile:
     return file.model_copy(update={"groups": tuple(rules)})
 
 
+def widest_space(spec: ModelSpec, input_size: tuple[int, int]) -> SpaceFile:
+    """The space in which every group may go as far as any derived one lets it."""
+    rule = GroupRule(match="*", max_ratio=LARGEST_RATIO)
+    return SpaceFile(model=spec.name, model_arguments=spec.arguments, input_size=input_size, groups=(rule,))
+
+
 def largest_ratio(curve: NDArray[np.float64], removable: float) -> float:
     """The largest ratio r with curve(r) <= ``removable``: linear between units, to 0.01 below, in 0.01..0.9.
 

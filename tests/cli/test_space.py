@@ -1,5 +1,6 @@
 """`space` writes a file that reads back as asked, never over another, and nothing that is half written."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,17 +12,19 @@ from autoprune.graph import analyze
 from autoprune.importance import load
 from autoprune.latency import multiples
 from autoprune.space.file import SpaceFile
+from autoprune.task import sensitivity
 
 from .conftest import TINY
 
 Run = Callable[..., Any]
+QUICK = ("--criterion", "l2", "--no-curves")
 
 
 def test_it_is_written_and_read_back_and_never_overwritten(
     autoprune: Run, tiny: list[str], tmp_path: Path
 ) -> None:
     file = tmp_path / "space.yaml"
-    flags = ["space", *tiny, "--criterion", "l2", "--granularity", "stage", "--round-to", "4", "--to", file]
+    flags = ["space", *tiny, *QUICK, "--granularity", "stage", "--round-to", "4", "--to", file]
     outcome = autoprune(*flags)
     assert outcome.code == 0, outcome.err
     space = SpaceFile.load(file)
@@ -36,7 +39,7 @@ def test_whole_blocks_may_go_where_that_is_asked_for(autoprune: Run, tiny: list[
     emptied = []
     for number, flags in enumerate([(), ("--empty-blocks",)]):
         file = tmp_path / f"space-{number}.yaml"
-        outcome = autoprune("space", *tiny, "--criterion", "l2", *flags, "--to", file)
+        outcome = autoprune("space", *tiny, *QUICK, *flags, "--to", file)
         assert outcome.code == 0, outcome.err
         emptied.append({rule.match for rule in SpaceFile.load(file).groups if rule.max_ratio == 1})
     assert emptied[0] == set()
@@ -51,7 +54,7 @@ def test_measured_multiples_replace_round_to_under_the_old_name_too(
 ) -> None:
     group = "head.classification_head.conv.0.0"
     monkeypatch.setattr(multiples, "measure_multiples", lambda *_: {group: 16})
-    outcome = autoprune("space", *tiny, "--criterion", "l2", flag, "--to", tmp_path / "space.yaml")
+    outcome = autoprune("space", *tiny, *QUICK, flag, "--to", tmp_path / "space.yaml")
     assert outcome.code == 0, outcome.err
     assert ("--measure-steps is now --measure-multiples" in outcome.err) == (flag == "--measure-steps")
     rules = {rule.match: rule.round_to for rule in SpaceFile.load(tmp_path / "space.yaml").groups}
@@ -62,7 +65,7 @@ def test_measured_multiples_replace_round_to_under_the_old_name_too(
 def test_without_weights_nothing_is_written(
     autoprune: Run, tiny_model: list[str], tiny_data: Path, tmp_path: Path
 ) -> None:
-    outcome = autoprune("space", *tiny_model, "--data", tiny_data, "--to", tmp_path / "s.yaml")
+    outcome = autoprune("space", *tiny_model, "--no-curves", "--data", tiny_data, "--to", tmp_path / "s.yaml")
     assert outcome.is_refusal("--weights", "YAML: weights", "autoprune demo")
     assert not (tmp_path / "s.yaml").exists()
 
@@ -74,9 +77,37 @@ def test_a_full_disk_leaves_nothing_half_written(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Path, "write_text", full)
-    outcome = autoprune("space", *tiny, "--criterion", "l2", "--to", tmp_path / "new" / "space.yaml")
+    outcome = autoprune("space", *tiny, *QUICK, "--to", tmp_path / "new" / "space.yaml")
     assert outcome.is_refusal("disk is full", "space.yaml")
     # the scores were whole before the disk was full: the same command will not compute them again
     scores = tmp_path / "new" / "space.importance.safetensors"
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [scores]
     assert load(scores, "l2")
+
+
+def test_curves_are_kept_beside_the_space_and_not_measured_again(
+    autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sensitivity, "RATIOS", (0.5,))
+    flags = [
+        "space",
+        *tiny,
+        "--criterion",
+        "l2",
+        "--reconstruct-images",
+        "0",
+        "--to",
+        tmp_path / "space.yaml",
+    ]
+    outcome = autoprune(*flags)
+    assert outcome.code == 0, outcome.err
+    curves = json.loads((tmp_path / "space.curves.json").read_text())["curves"]
+    assert set(curves) == set(analyze(build(TINY), detector_inputs((64, 64))).prunable)
+    monkeypatch.setattr(sensitivity.SensitivityProbe, "__call__", lambda *_: pytest.fail("measured again"))
+    assert autoprune(*flags, "--force").code == 0
+
+
+def test_settings_of_curves_do_nothing_without_them(autoprune: Run, tiny: list[str], tmp_path: Path) -> None:
+    for flag in (["--reconstruct-images", "8"], ["--workers", "2"]):
+        outcome = autoprune("space", *tiny, "--no-curves", *flag, "--to", tmp_path / "space.yaml")
+        assert outcome.is_refusal(f"{flag[0]} does nothing with --no-curves")
