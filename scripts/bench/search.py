@@ -24,9 +24,9 @@ Methods:
     fastnas         FastNAS's score (mAP after BatchNorm recalibration), channels by L2 norm, an evolutionary
                     search (NSGA-II) over widths; not modelopt's own code
     random          random search, with autoprune's proxies and space
-    ours            `autoprune search`; ours-joint: by the criterion `joint`, the default before `obs`
-    ours-curves     the same with `--curves`; ours-blocks: with `--empty-blocks`; ours-sizes: with
-                    `--input-sizes 1,0.75,0.5`; ours-all: with all three
+    ours            `autoprune search`; ours-obs: without curves; ours-joint: without, and by the criterion
+                    `joint`, the default before `obs`
+    ours-blocks     `autoprune search --empty-blocks`; ours-sizes: `--input-sizes 1,0.75,0.5`; ours-all: both
 
 Seed variance is as large as what methods differ by, so policies can be recovered several times
 (--recoveries-each), with more seeds. --policies takes the policies of another --out, to recover them for more

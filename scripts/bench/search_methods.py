@@ -233,11 +233,11 @@ METHODS: dict[str, Method] = {
     "greedy-curves": one_shot("greedy curves", CURVES, greedy),
     "fastnas": Method("FastNAS's score", by_fastnas),
     "random": by_search("random search, our proxies", sampler="random", warm_starts=False),
-    "ours-joint": by_search("autoprune, by joint", criterion="joint"),
+    "ours-joint": by_search("autoprune, by joint", criterion="joint", curves=False),
+    "ours-obs": by_search("autoprune, without curves", curves=False),
     "ours": by_search("autoprune"),
-    "ours-curves": by_search("autoprune, curves", curves=True),
     "ours-blocks": by_search("autoprune, whole blocks", empty_blocks=True),
     "ours-sizes": by_search("autoprune, input sizes", input_sizes=INPUT_SIZES),
-    "ours-all": by_search("autoprune, all three", curves=True, empty_blocks=True, input_sizes=INPUT_SIZES),
+    "ours-all": by_search("autoprune, both", empty_blocks=True, input_sizes=INPUT_SIZES),
 }
 """In the order of the table."""
