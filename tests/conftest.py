@@ -88,6 +88,7 @@ def demo_settings(made_once):
         "confirm": 0,
         "batch_size": 2,
         "importance_images": 2,
+        "criterion": "joint",  # of those in units of the loss the fastest
         "curves": False,  # a minute
         "reconstruct_images": 0,  # half of the time, where it is not what is tested
         "recalibration_images": 4,

@@ -254,7 +254,10 @@ def _measure_start(
     start: nn.Module,
     measure_dense: Callable[[], Metrics] | None,
 ) -> tuple[Metrics, float | None, float]:
-    """The scores before the training, the dense mAP where it is known, and the learning rate."""
+    """The scores before the training, the dense mAP where it is known, and the learning rate.
+
+    The rate follows from what was lost against the dense detector at the policy's own input size.
+    """
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
     before, rate = score(start, task.val), task.config.learning_rate
     if measure_dense is None and rate is None:
@@ -262,7 +265,8 @@ def _measure_start(
     dense_map = None if measure_dense is None else measure_dense().map
     if rate is None:
         assert dense_map is not None
-        rate = recovery_rate(before.map, dense_map)
+        at_size = dense_map if task is full_size else score(task.model, task.val).map
+        rate = recovery_rate(before.map, at_size)
     return before, dense_map, distributed.broadcast_object(rate)  # devices may differ in the last digits
 
 

@@ -32,6 +32,7 @@ LEAST_WEIGHT = 0.1  # channels are worth something
 BOLDNESS = (0.5, 0.75, 1, 1.5, 2, 3, 5)
 LOCAL = 0.5  # fraction of the proposals that stay near one of the best trials
 BEST = 3  # how many those are
+LOCAL_ATTEMPTS = 4  # where all of these are known already, the next ones may lie anywhere
 FURTHEST = 4  # levels that a variable of such a proposal moves, at most
 NOISES = np.geomspace(0.02, 1, 18)  # standard deviations of a trial's loss, as fractions of a typical loss
 
@@ -68,7 +69,9 @@ class ThompsonSampler(BaseSampler):
         level = float(self._random.random())
         near, reach = self._neighborhood(budget)
         tried = [record.widths for record in self._records]
-        for boldness in BOLDNESS:
+        for attempt, boldness in enumerate(BOLDNESS):
+            if attempt == LOCAL_ATTEMPTS:
+                near = None
             weights = np.maximum(mean + boldness * noise, LEAST_WEIGHT)
             fractions = self._plan.cheapest(weights, budget, level, near, reach)
             if self._plan.widths(fractions, budget) not in tried:

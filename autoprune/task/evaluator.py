@@ -52,6 +52,7 @@ class PolicyEvaluator:
         self.dense_ms, self.dense_map = dense_ms, dense_map
         rungs = task.config.rungs
         self._probes: dict[int | None, Probe] = {}  # by input size
+        self._dense_maps: dict[int | None, float] = {}
         self._reconstructors: dict[int | None, Reconstructor] = {}
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._latency_limit = self._read_latency_limit()
@@ -173,14 +174,19 @@ class PolicyEvaluator:
     def _learning_rate(self, model: nn.Module) -> float:
         """The configured rate, or the one that follows from the mAP before the training.
 
-        What was lost counts from the dense detector at its own input size, whatever that of ``model``.
+        What was lost counts from the dense detector at the input size of ``model``.
         """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
-        if self.dense_map is None:
-            self.dense_map = self._scores(self.task.model).map
+        task = self._task_of(model)
+        if task is self.task and self.dense_map is not None:
+            dense_map = self.dense_map
+        else:
+            if task.pixels not in self._dense_maps:
+                self._dense_maps[task.pixels] = self._scores(task.model).map
+            dense_map = self._dense_maps[task.pixels]
         scores = self._measured.get(model) or self._scores(model)
-        return recovery_rate(scores.map, self.dense_map)
+        return recovery_rate(scores.map, dense_map)
 
     def _scores(self, model: nn.Module) -> Metrics:
         """The scores on the images that trials are measured on."""

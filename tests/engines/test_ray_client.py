@@ -226,7 +226,7 @@ def test_a_killed_driver_takes_its_workers_along_and_the_same_search_goes_on(
         process.send_signal(signal.SIGKILL)
     resumed = make_ledger(trials=6)
     kept = results(resumed)
-    assert 2 <= len(kept) <= 4
+    assert 2 <= len(kept) < 6  # more than four where Ray began another worker in place of a slow one
     # Both CPUs in one worker: it can't begin before the others are gone.
     cluster = engine.Cluster(address, cpus_per_trial=2)
     engine.run(resumed, evaluator, lambda number: None, cluster, clock=stopped_clock)

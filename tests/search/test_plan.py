@@ -112,16 +112,17 @@ def test_warm_starts_are_few_and_every_budget_gets_the_best_of_them(chain, file,
     }
     space = resolve(file, graph, scores["joint"])
     one = SpacePlan(space, bounds[:1], scores, {}).warm_starts
-    ours = ["uniform", "knapsack joint", "global joint", "greedy joint", "global taylor", "greedy fisher"]
+    ours = ["uniform", "greedy joint", "knapsack joint", "global joint", "global taylor", "greedy fisher"]
     origins = [start.origin for start in one]
     assert origins in (
         [*ours, "global l2"],
-        [*ours[:3], *ours[4:], "global l2"],
+        [*ours[:2], *ours[3:], "global l2"],
     )  # greedy can be the best there is
     two, four = (SpacePlan(space, bounds[:count], scores, {}).warm_starts for count in (2, 4))
     assert (len(two), len(four)) == (8, 12)
     assert [start.budget for start in four] == [0, 1, 2, 3] * 3
-    assert [start.origin for start in four] == [origin for origin in ours[:3] for _ in range(4)]
+    assert [start.origin for start in four[:8]] == [origin for origin in ours[:2] for _ in range(4)]
+    assert {start.origin for start in four[8:]} <= set(ours[2:4])
 
 
 def test_without_warm_starts_there_are_none(graph, file, importance_of):

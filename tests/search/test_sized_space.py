@@ -129,7 +129,7 @@ def test_warm_starts_at_smaller_sizes_are_few_and_begin_with_the_uniform_policy(
     plan = make(0.4, warm=True)
     starts = [(start.origin, start.widths[INPUT_SIZE]) for start in plan.warm_starts]
     assert starts[:3] == [("uniform", 128), ("uniform at 96 px", 96), ("dense at 64 px", 64)]
-    assert [start for start in starts if start[1] != 128][2:] == [("knapsack taylor at 96 px", 96)]
+    assert [start for start in starts if start[1] != 128][2:] == [("greedy taylor at 96 px", 96)]
     for start in plan.warm_starts:
         assert gflops(plan, start.widths) <= plan.budgets[0]
         assert plan.widths(np.array(start.fractions), 0) == start.widths
