@@ -52,7 +52,7 @@ class PolicyEvaluator:
         self.dense_ms, self.dense_map = dense_ms, dense_map
         rungs = task.config.rungs
         self._probes: dict[int | None, Probe] = {}  # by input size
-        self._dense_maps: dict[int | None, float] = {}
+        self._smaller_maps: dict[int | None, float] = {}  # of the dense detector at smaller input sizes
         self._reconstructors: dict[int | None, Reconstructor] = {}
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._latency_limit = self._read_latency_limit()
@@ -178,15 +178,18 @@ class PolicyEvaluator:
         """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
-        task = self._task_of(model)
-        if task is self.task and self.dense_map is not None:
-            dense_map = self.dense_map
-        else:
-            if task.pixels not in self._dense_maps:
-                self._dense_maps[task.pixels] = self._scores(task.model).map
-            dense_map = self._dense_maps[task.pixels]
         scores = self._measured.get(model) or self._scores(model)
-        return recovery_rate(scores.map, dense_map)
+        return recovery_rate(scores.map, self._dense_map_of(self._task_of(model)))
+
+    def _dense_map_of(self, task: PruningTask) -> float:
+        """MAP of the dense detector at the input size of a task, measured once."""
+        if task is self.task:
+            if self.dense_map is None:
+                self.dense_map = self._scores(task.model).map
+            return self.dense_map
+        if task.pixels not in self._smaller_maps:
+            self._smaller_maps[task.pixels] = self._scores(task.model).map
+        return self._smaller_maps[task.pixels]
 
     def _scores(self, model: nn.Module) -> Metrics:
         """The scores on the images that trials are measured on."""

@@ -2,6 +2,7 @@ import pytest
 
 from autoprune.config import make_config
 from autoprune.data.evaluate import evaluate
+from autoprune.space.input_size import INPUT_SIZE
 from autoprune.task import evaluator as evaluator_module
 from autoprune.task.learning_rate import LEAST, MOST, PER_LOSS, recovery_rate
 from autoprune.task.pruning_task import load_task
@@ -40,3 +41,23 @@ def test_each_rung_of_a_trial_is_trained_at_the_rate_of_what_is_lost_before_it(
     assert work.dense_map == dense
     assert rates == [recovery_rate(value, dense) for value in before]
     assert len(rates) == 2
+
+
+def test_at_a_smaller_input_size_the_dense_detector_is_at_that_size_too(demo_settings, monkeypatch):
+    settings = {**demo_settings, "rungs": (1,), "criterion": "l2", "input_sizes": (1.0, 0.5)}
+    task = load_task(make_config(**settings))
+    small, rates = task.at(64), []
+
+    def recorded(model, split, settings, *others, **options):
+        rates.append((evaluate(model, small.val, batch_size=2).map, settings.learning_rate))
+        return train(model, split, settings, *others, **options)
+
+    train = evaluator_module.train
+    monkeypatch.setattr(evaluator_module, "train", recorded)
+    work = make_evaluator(task)
+    widths = {name: group.width // 2 for name, group in task.graph.prunable.items()}
+    work.evaluate({**{name: widths[name] for name in work.space.names}, INPUT_SIZE: 64}, 0, None)
+    ((before, rate),) = rates
+    dense = evaluate(small.model, small.val, batch_size=2).map
+    assert dense != evaluate(task.model, task.val, batch_size=2).map
+    assert rate == recovery_rate(before, dense)
