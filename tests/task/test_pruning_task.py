@@ -35,7 +35,7 @@ def test_a_policy_of_the_task_prunes_as_its_keep_does(task, keep):
     assert applied.keys() == pruned.keys()
     assert all(torch.equal(applied[name], pruned[name]) for name in pruned)
     assert policy.weights_sha256 == hash_weights(task.model.state_dict())
-    assert (policy.input_size, policy.criterion, policy.metrics) == ((128, 128), "obs", {"map": 0.5})
+    assert (policy.input_size, policy.criterion, policy.metrics) == ((128, 128), "joint", {"map": 0.5})
 
 
 @pytest.mark.parametrize("whole", [True, False])

@@ -14,7 +14,7 @@ from autoprune.task.scoring import SingleImages, copy_scores, score_channels, sc
 
 @pytest.fixture(scope="module")
 def task(demo_settings):
-    return load_task(make_config(**demo_settings, criterion="l2"))
+    return load_task(make_config(**{**demo_settings, "criterion": "l2"}))
 
 
 def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_path, monkeypatch):

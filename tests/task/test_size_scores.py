@@ -17,7 +17,7 @@ from autoprune.task.size_scores import size_importance
 
 @pytest.fixture(scope="module")
 def task(demo_settings):
-    return load_task(make_config(**demo_settings, criterion="taylor", input_sizes=(1.0, 0.75, 0.5)))
+    return load_task(make_config(**{**demo_settings, "criterion": "taylor"}, input_sizes=(1.0, 0.75, 0.5)))
 
 
 @pytest.fixture(scope="module")
