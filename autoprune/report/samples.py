@@ -96,7 +96,7 @@ def match(detections: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, 
     """Index of the true box that each detection is matched with, as COCOeval does at an IoU of 0.5.
 
     From the highest score down, each detection takes the unmatched true box of its class with the largest
-    overlap. So a higher score threshold only drops pairs and makes no others.
+    overlap, of several the last one. So a higher score threshold only drops pairs and makes no others.
 
     Args:
         detections: ``box``, ``label`` and ``score``, the highest score first.
@@ -112,7 +112,7 @@ def match(detections: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, 
             for other, target in enumerate(truth)
             if target["label"] == box["label"] and other not in partners.values()
         ]
-        best = max(unmatched, key=lambda other: overlaps[index, other], default=None)
+        best = max(unmatched, key=lambda other: (overlaps[index, other], other), default=None)
         if best is not None and overlaps[index, best] >= IOU:
             partners[index] = best
     return partners
