@@ -65,7 +65,7 @@ SQUARE, LOWER, TALL = (0, 0, 2, 2), (0, 1, 2, 2), (0, 0, 2, 3)
 
 
 @given(THINGS, THINGS)
-@example(  # the tall box overlaps all true ones alike: taking another than COCOeval leaves one without a match
+@example(  # the tall box overlaps all true ones alike: if it takes another, one is left without a match
     [(box, "a") for box in (TALL, SQUARE, SQUARE, SQUARE)], [(box, "a") for box in (*[SQUARE] * 3, LOWER)]
 )
 def test_pairs_are_those_of_cocoeval(detections, truth):
