@@ -4,7 +4,7 @@ from autoprune.importance.cache import check_readable, damaged, load, save, sett
 from autoprune.importance.criteria import CRITERIA, Criterion, comparable, in_loss_units
 from autoprune.importance.curves import CURVES
 from autoprune.importance.gradients import Batches
-from autoprune.importance.reduce import Importance, per_cost, per_unit
+from autoprune.importance.reduce import Importance, most_important, per_cost, per_unit
 from autoprune.importance.score import score, score_together
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "damaged",
     "in_loss_units",
     "load",
+    "most_important",
     "per_cost",
     "per_unit",
     "save",

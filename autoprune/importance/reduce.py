@@ -25,6 +25,18 @@ def per_unit(scores: NDArray[np.float64], group: ChannelGroup) -> NDArray[np.flo
     return np.asarray(of_units.sum(axis=1))
 
 
+def most_important(scores: NDArray[np.float64], group: ChannelGroup, width: int) -> tuple[int, ...]:
+    """The channels of a group's most important units, rising; of units with the same score, the first.
+
+    Args:
+        scores: [group.width].
+        group: the channel group.
+        width: channels kept, a multiple of the group's unit.
+    """
+    ranked = np.argsort(-per_unit(scores, group), kind="stable")
+    return tuple(int(channel) for channel in np.sort(group.units[ranked[: width // group.unit]].ravel()))
+
+
 def per_cost(
     importance: Mapping[str, NDArray[np.float64]],
     graph: ChannelGraph,

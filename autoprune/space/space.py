@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from autoprune.cost.budget import UNITS, Budget, Metric, figures
 from autoprune.errors import BudgetError
 from autoprune.graph import ChannelGraph
-from autoprune.importance.reduce import per_unit
+from autoprune.importance.reduce import most_important
 from autoprune.space.closure import Closure
 
 Widths = NDArray[np.int64]
@@ -205,9 +205,7 @@ class Space:
         for name, width, dense in zip(self.names, self.closed(widths), self.dense, strict=True):
             group = self.graph.groups[name]
             if width < dense:
-                scores = per_unit(self.importance[name], group)
-                units = np.argsort(-scores, kind="stable")[: int(width) // group.unit]
-                kept[name] = tuple(int(channel) for channel in np.sort(group.units[units].ravel()))
+                kept[name] = most_important(self.importance[name], group, int(width))
         return kept
 
     def as_dict(self, widths: Widths) -> dict[str, int]:

@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
-import numpy as np
 from pydantic import FiniteFloat, ValidationError
 from torch import nn
 
 from autoprune.errors import RunError, TrainingError, out_of_memory
 from autoprune.files import write_text
 from autoprune.graph import ChannelGroup, prune
-from autoprune.importance import Importance, per_unit, settings_hash
+from autoprune.importance import Importance, most_important, settings_hash
 from autoprune.importance.curves import Curve, ratios_to_widths
 from autoprune.progress import say, track
 from autoprune.seeding import seed as derive
@@ -99,7 +98,7 @@ class SensitivityProbe:
         widths = ratios_to_widths(group, RATIOS)
         rises = []
         for width in widths:
-            keep = {name: most_important(group, self._order, width)}
+            keep = {name: most_important(self._order[name], group, width)}
             with out_of_memory(f"narrowing {name}", "lower batch_size or reconstruct_images"):
                 pruned = prune(task.model, task.graph, keep)
                 start = reinitialize(task, pruned, keep, self.seed, self._reconstructor)
@@ -113,12 +112,6 @@ class SensitivityProbe:
                 "measured; give --no-curves (YAML: curves: false)"
             )
         return loss
-
-
-def most_important(group: ChannelGroup, order: Importance, width: int) -> tuple[int, ...]:
-    """The channels that a group keeps at a width, rising."""
-    ranked = np.argsort(-per_unit(order[group.name], group), kind="stable")
-    return tuple(int(channel) for channel in np.sort(group.units[ranked[: width // group.unit]].ravel()))
 
 
 def _key(task: PruningTask, order: Importance) -> str:

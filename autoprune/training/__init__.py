@@ -3,7 +3,7 @@
 from autoprune.training.distill import Teacher, has_features
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
-from autoprune.training.reconstruct import Reconstructor, reconstruct
+from autoprune.training.reconstruct import Reconstructor
 from autoprune.training.settings import TrainSettings
 
 __all__ = [
@@ -13,6 +13,5 @@ __all__ = [
     "TrainSettings",
     "has_features",
     "recalibrate",
-    "reconstruct",
     "train",
 ]

@@ -43,7 +43,7 @@ class LayerErrors(NamedTuple):
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What `reconstruct` returns.
+    """What a `Reconstructor` returns.
 
     Attributes:
         model: the reconstructed detector, in eval mode.
@@ -144,20 +144,6 @@ class Reconstructor:
                 {name: layers[name] for name in names}, calls, partial(model, self._batch), held_from
             )
         return Reconstruction(model, errors, tuple(name for name in lost if name not in errors))
-
-
-def reconstruct(
-    pruned: nn.Module,
-    dense: nn.Module,
-    graph: ChannelGraph,
-    keep: Mapping[str, Sequence[int]],
-    split: TrainSplit,
-    images: int,
-    device: torch.device | str,
-    seed: int,
-) -> Reconstruction:
-    """Reconstructs one pruned copy; for arguments and errors see `Reconstructor`."""
-    return Reconstructor(dense, graph, split, images, device, seed)(pruned, keep)
 
 
 def _load(

@@ -15,12 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from learning_rates import config_of
-from parts import guard, once
+from parts import add_demo_or_data, guard, once, score_val
 from rich.console import Console
 from rich.table import Table
 
 from autoprune.cost.budget import Budget, parse_budget
-from autoprune.data.evaluate import evaluate
 from autoprune.graph import prune
 from autoprune.importance import CURVES, Importance
 from autoprune.search.curves import score_curves
@@ -78,7 +77,9 @@ def main() -> None:
     else:
         del methods["greedy curves, by obs"]
     budgets = given.budgets.split(",")
-    table = Table("mAP after reconstruction", *budgets, title=f"dense {100 * score(task, task.model):.1f}")
+    table = Table(
+        "mAP after reconstruction", *budgets, title=f"dense {100 * score_val(task, task.model):.1f}"
+    )
     for method in methods:
         cells = []
         for budget in budgets:
@@ -109,12 +110,7 @@ def measure(
     start = make(space, scores, parse_budget(budget, "gflops", task.graph.gflops()))
     keep = space.keep(space.as_array(start.widths or {}))
     model = reinitialize(task, prune(task.model, task.graph, keep), keep, seed)
-    return {"map": score(task, model), **task.costs(keep)}
-
-
-def score(task: PruningTask, model: Any) -> float:
-    """MAP on the validation images."""
-    return evaluate(model, task.val, task.device, batch_size=task.config.batch_size).map
+    return {"map": score_val(task, model), **task.costs(keep)}
 
 
 def arguments() -> argparse.Namespace:
@@ -122,12 +118,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, help="COCO data; default: generated images and the demo's detector"
-    )
-    parser.add_argument("--weights")
-    parser.add_argument("--model", default="retinanet_resnet18_fpn")
-    parser.add_argument("--model-arguments", default="{}", help="JSON")
+    add_demo_or_data(parser)
     parser.add_argument("--budgets", default="50%,33%,20%,12%")
     parser.add_argument("--seeds", type=int, default=2, help="of the reconstruction's images: 0, 1, …")
     parser.add_argument("--curves", action="store_true", help="also measure sensitivity curves")

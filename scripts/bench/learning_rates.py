@@ -19,14 +19,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from parts import demo_settings, guard, once
+from parts import add_demo_or_data, demo_settings, guard, once, score_val
 from rich.console import Console
 from rich.table import Table
-from torch import nn
 
 from autoprune.config import Config, make_config
 from autoprune.cost.budget import parse_budget
-from autoprune.data.evaluate import evaluate
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.recovery.expect import Expected, Pair, expecting
@@ -48,10 +46,6 @@ class Case:
     scores: Importance
     steps: int
 
-    def score(self, model: nn.Module) -> float:
-        """MAP on the validation images."""
-        return evaluate(model, self.task.val, self.task.device, batch_size=self.task.config.batch_size).map
-
 
 def main() -> None:
     """Trains at every budget and rate, and prints the table after each budget."""
@@ -61,7 +55,7 @@ def main() -> None:
     task = load_task(config_of(given))
     scores = score_channels(task, task.config.criterion, given.out / "scores.safetensors")
     case = Case(task, scores, given.steps)
-    dense = once(given.out / "dense.json", lambda: {"map": case.score(task.model)})["map"]
+    dense = once(given.out / "dense.json", lambda: {"map": score_val(case.task, task.model)})["map"]
     rows = []
     for budget in given.budgets.split(","):
         rows.append(measure(case, budget, [float(rate) for rate in given.rates.split(",")], dense, given.out))
@@ -84,11 +78,11 @@ def measure(case: Case, budget: str, rates: list[float], dense: float, out: Path
             expected: list[Expected] = []
             watch = expecting(task, start, Pair(dense, untrained), settings, expected.append)
             trained = train(start, task.train, settings, task.device, teacher, after_step=watch).model
-            return {"map": case.score(trained), "expected": expected[0].map if expected else None}
+            return {"map": score_val(case.task, trained), "expected": expected[0].map if expected else None}
 
         return once(out / f"{budget}-{rate:g}.json", work)
 
-    untrained = once(out / f"{budget}.json", lambda: {"map": case.score(start)})["map"]
+    untrained = once(out / f"{budget}.json", lambda: {"map": score_val(case.task, start)})["map"]
     chosen = recovery_rate(untrained, dense)
     trainings = {f"{rate:g}": at(rate) for rate in (*rates, chosen)}
     pairs = [(each.get("expected"), max(each["map"], untrained)) for each in trainings.values()]
@@ -140,12 +134,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, help="COCO data; default: generated images and the demo's detector"
-    )
-    parser.add_argument("--weights")
-    parser.add_argument("--model", default="retinanet_resnet18_fpn")
-    parser.add_argument("--model-arguments", default="{}", help="JSON")
+    add_demo_or_data(parser)
     parser.add_argument("--budgets", default="50%,33%,20%,12%")
     parser.add_argument("--rates", default="3e-4,1e-3,3e-3")
     parser.add_argument("--steps", type=int, default=200)

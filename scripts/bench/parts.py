@@ -57,8 +57,7 @@ def score_test(model: Any, task: PruningTask) -> float | None:
 
 def score_dense(task: PruningTask) -> Result:
     """MAP of the dense detector on validation and test images, and its costs."""
-    val = evaluate(task.model, task.val, task.device, batch_size=task.config.batch_size).map
-    return {"val": val, "test": score_test(task.model, task), **task.costs({})}
+    return {"val": score_val(task, task.model), "test": score_test(task.model, task), **task.costs({})}
 
 
 def changed(config: Config, **changes: Any) -> Config:
@@ -74,6 +73,21 @@ def demo_settings(folder: Path, test: int = 0) -> dict[str, Any]:
     )
     model = {"model": demo_detector.MODEL.name, "model_arguments": demo_detector.MODEL.arguments}
     return {**model, "data": str(data), "weights": str(demo_detector.WEIGHTS)}
+
+
+def score_val(task: PruningTask, model: Any) -> float:
+    """MAP on the validation images."""
+    return evaluate(model, task.val, task.device, batch_size=task.config.batch_size).map
+
+
+def add_demo_or_data(parser: argparse.ArgumentParser) -> None:
+    """Adds the flags that say which detector and data: by default the demo's detector on generated images."""
+    parser.add_argument(
+        "--data", type=Path, help="COCO data; default: generated images and the demo's detector"
+    )
+    parser.add_argument("--weights")
+    parser.add_argument("--model", default="retinanet_resnet18_fpn")
+    parser.add_argument("--model-arguments", default="{}", help="JSON")
 
 
 def add_detector(parser: argparse.ArgumentParser) -> None:

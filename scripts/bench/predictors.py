@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 from learning_rates import config_of
-from parts import guard, once
+from parts import add_demo_or_data, guard, once, score_val
 from rich.console import Console
 from rich.table import Table
 from scipy.stats import spearmanr
 
 from autoprune.config import Config
 from autoprune.cost.budget import Budget, parse_budget
-from autoprune.data.evaluate import evaluate
 from autoprune.importance import CURVES, Importance
 from autoprune.search.curves import score_curves
 from autoprune.space.file import GroupRule, SpaceFile
@@ -32,7 +31,7 @@ from autoprune.space.space import Space, Widths
 from autoprune.space.width_options import removed_by
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.learning_rate import recovery_rate
-from autoprune.task.pruning_task import PruningTask, load_task
+from autoprune.task.pruning_task import load_task
 from autoprune.task.scoring import score_several
 from autoprune.task.training_start import make_teacher
 from autoprune.training import TrainSettings, train
@@ -64,9 +63,7 @@ def main() -> None:
         groups=(GroupRule(match="*", max_ratio=LARGEST_RATIO),),
     )
     space = resolve(file, task.graph, scores[given.criterion])
-    dense = once(given.out / "dense.json", lambda: {"map": evaluate(task.model, task.val, task.device).map})[
-        "map"
-    ]
+    dense = once(given.out / "dense.json", lambda: {"map": score_val(task, task.model)})["map"]
     evaluator = PolicyEvaluator(task, space, scores[given.criterion], dense_map=dense)
     rows: dict[str, list[dict[str, Any]]] = {}
     for budget in given.budgets.split(","):
@@ -118,12 +115,7 @@ def measure(
     )
     teacher = make_teacher(task, keep, evaluator.importance)
     model = train(start, task.train, settings, task.device, teacher).model
-    return {**row, "recovered": score(task, model)}
-
-
-def score(task: PruningTask, model: Any) -> float:
-    """MAP on the validation images."""
-    return evaluate(model, task.val, task.device, batch_size=task.config.batch_size).map
+    return {**row, "recovered": score_val(task, model)}
 
 
 def show(rows: dict[str, list[dict[str, Any]]], steps: int) -> None:
@@ -160,12 +152,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--data", type=Path, help="COCO data; default: generated images and the demo's detector"
-    )
-    parser.add_argument("--weights")
-    parser.add_argument("--model", default="retinanet_resnet18_fpn")
-    parser.add_argument("--model-arguments", default="{}", help="JSON")
+    add_demo_or_data(parser)
     parser.add_argument("--criterion", default="obs", choices=CRITERIA)
     parser.add_argument("--budgets", default="20%,12%")
     parser.add_argument("--policies", type=int, default=24, help="at each budget")

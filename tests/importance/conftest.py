@@ -129,3 +129,31 @@ def detector_batches() -> Callable:
         for number, box in enumerate(boxes)
     ]
     return lambda: [(images[:3], targets[:3]), (images[3:], targets[3:])]
+
+
+class Net(nn.Module):
+    """A 3x3 convolution is read by another, at two levels, with ReLUs in place behind both."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, stride=2, padding=1)
+
+    def forward(self, images, targets=None):
+        x = torch.stack(images)
+        outputs = [self.second(self.first(level).relu_()).relu_() for level in (x, x[..., ::2, ::2])]
+        if targets is None:
+            return outputs
+        return {"loss": sum(output.square().mean() for output in outputs)}
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(2)
+    nothing = {"boxes": torch.zeros(0, 4)}
+    return [([torch.rand(3, 8, 8, generator=generator)], [nothing]) for _ in range(3)]

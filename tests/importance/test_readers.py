@@ -11,34 +11,6 @@ from autoprune.importance import readers, score
 from autoprune.importance.readers import Reader, find_readers, inputs_of, observe
 
 
-class Net(nn.Module):
-    """A 3x3 convolution is read by another, at two levels, with ReLUs in place behind both."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 2, 3, stride=2, padding=1)
-
-    def forward(self, images, targets=None):
-        x = torch.stack(images)
-        outputs = [self.second(self.first(level).relu_()).relu_() for level in (x, x[..., ::2, ::2])]
-        if targets is None:
-            return outputs
-        return {"loss": sum(output.square().mean() for output in outputs)}
-
-
-@pytest.fixture
-def net():
-    torch.manual_seed(0)
-    return Net()
-
-
-@pytest.fixture
-def images():
-    generator = torch.Generator().manual_seed(2)
-    nothing = {"boxes": torch.zeros(0, 4)}
-    return [([torch.rand(3, 8, 8, generator=generator)], [nothing]) for _ in range(3)]
-
-
 def test_what_is_observed_of_a_layer(net, images):
     reader = Reader(net.second)
     observe(net, {"second": reader}, lambda: images, 0)  # more positions than there are

@@ -14,6 +14,8 @@ from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from autoprune.training import Reconstructor
+
 SIZE = 16
 
 
@@ -117,3 +119,8 @@ def split() -> ToySplit:
 @pytest.fixture
 def image_split() -> ToySplit:
     return ToySplit(count=6, size=64)
+
+
+def reconstruct(pruned, dense, graph, keep, split, images, device, seed):
+    """One pruned copy, reconstructed."""
+    return Reconstructor(dense, graph, split, images, device, seed)(pruned, keep)

@@ -12,7 +12,9 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 from autoprune.detectors import detector_inputs
 from autoprune.errors import TrainingError
 from autoprune.graph import analyze, prune
-from autoprune.training import feature_sampling, least_squares, reconstruct
+from autoprune.training import feature_sampling, least_squares
+
+from .conftest import reconstruct
 
 CPU = torch.device("cpu")
 TWINS = {"body.0": [0, 1, 2, 3], "head.0": [0, 2, 3]}  # kept channels: one of each two twins

@@ -8,8 +8,9 @@ from torch import nn
 
 from autoprune.graph import analyze, prune
 from autoprune.graph.surgery import kept_rows
-from autoprune.training import reconstruct
 from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
+
+from .conftest import reconstruct
 
 
 class Branches(nn.Module):
