@@ -232,6 +232,11 @@ class Config(Strict):
     distill_weighting: Annotated[Literal["importance", "none"], _TRAINING] = Field(
         "importance", description="weights of the channels in the feature distillation; none: uniform"
     )
+    distill_head: Annotated[bool, _TRAINING] = Field(
+        True,
+        description="distill what the prediction layers of a one-stage head read, too, by the same weight; "
+        "it costs a forward pass of the dense head",
+    )
     distill_logits: Annotated[float, _TRAINING] = Field(
         0.0,
         ge=0,

@@ -22,7 +22,14 @@ DEFAULT_OUT = "runs/train"
     "Training",
     "Machine",
     "out",
-    but=("distill", "distill_weighting", "distill_logits", "regrow_rounds", "reconstruct_images"),
+    but=(
+        "distill",
+        "distill_weighting",
+        "distill_head",
+        "distill_logits",
+        "regrow_rounds",
+        "reconstruct_images",
+    ),
     useless=("input_size", "recalibration_images"),
     defaults={"out": DEFAULT_OUT},
 )

@@ -179,6 +179,7 @@ def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequ
         "norm": task.spec.norm,
         "regrow_rounds": config.regrow_rounds,
         "distill_weighting": config.distill_weighting,
+        **({"distill_head": True} if config.distill_head else {}),  # version 0.1.0 did not
         "reconstruct_images": config.reconstruct_images,
         "recalibration_images": config.recalibration_images,
         "dense_weights": task.weights_sha256,

@@ -16,7 +16,8 @@ from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
-from autoprune.training.distill import CHILD, correlation_distance, feature_maps, has_features
+from autoprune.training.capture import CHILD, feature_maps, has_features
+from autoprune.training.distill import correlation_distance
 
 IMAGES = 32
 

@@ -23,7 +23,7 @@ from autoprune.task.checks import (
     warn_enlarged,
 )
 from autoprune.task.input_sizes import smaller_rules, trace_sizes
-from autoprune.training.distill import has_logits
+from autoprune.training.capture import has_head
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def load_task(config: Config) -> PruningTask:
     model, spec = load_dense(
         config.model, config.model_arguments, num_classes, config.norm_kind, config.weights, config.seed
     )
-    if config.distill_logits and not has_logits(model):
+    if config.distill_logits and not has_head(model):
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)

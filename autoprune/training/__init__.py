@@ -1,6 +1,7 @@
 """One training loop for baselines, proxies and recovery."""
 
-from autoprune.training.distill import Teacher, has_features
+from autoprune.training.capture import has_features
+from autoprune.training.distill import Teacher
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
 from autoprune.training.reconstruct import Reconstructor

@@ -1,4 +1,4 @@
-"""Distillation: the pruned detector imitates the dense one's FPN outputs, and its class logits.
+"""Distillation: the pruned detector imitates the dense one's FPN outputs and what its head predicts from.
 
 Features as in PKD (Cao et al., "PKD: General Distillation Framework for Object Detectors via Pearson
 Correlation Coefficient", NeurIPS 2022): the distance of two feature maps is one minus the Pearson correlation
@@ -9,9 +9,6 @@ Distillation in Dense Object Detection", ICCV 2023): a one-stage head scores eac
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -21,22 +18,20 @@ from torch.nn import functional as F
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
-from autoprune.graph.groups import kept_positions
+from autoprune.graph.groups import Index, kept_positions
+from autoprune.training.capture import (
+    CHILD,
+    HEAD,
+    Captured,
+    Tap,
+    class_logits,
+    feature_maps,
+    has_features,
+    prediction_inputs,
+    recording_inputs,
+)
 
-CHILD = "backbone"  # the child module whose outputs are imitated; every torchvision detector has it
-HEAD = "head"  # the child that makes predictions of all feature maps; every one-stage torchvision detector's
-LOGITS = "cls_logits"  # its output with the class scores [n, anchors, classes]
 EPSILON = 1e-6
-
-
-def has_features(model: nn.Module) -> bool:
-    """Whether ``model`` has the child module whose outputs can be distilled."""
-    return isinstance(getattr(model, CHILD, None), nn.Module)
-
-
-def has_logits(model: nn.Module) -> bool:
-    """Whether ``model`` has a one-stage head whose class logits can be distilled."""
-    return has_features(model) and isinstance(getattr(model, HEAD, None), nn.Module)
 
 
 def logit_distance(student: Tensor, teacher: Tensor) -> Tensor:
@@ -84,23 +79,8 @@ def _normalized(features: Tensor) -> Tensor:
     return centered / (centered.square().mean(dim=1, keepdim=True) + EPSILON**2).sqrt()
 
 
-@dataclass(frozen=True)
-class Captured:
-    """What a forward pass of a detector computed.
-
-    Attributes:
-        images: the backbone's input [n, 3, h, w].
-        features: the backbone's outputs [n, c_k, h_k, w_k].
-        logits: the head's class logits [n, anchors, classes]; ``None`` where they are not distilled.
-    """
-
-    images: Tensor
-    features: list[Tensor]
-    logits: Tensor | None = None
-
-
 class Teacher:
-    """The dense detector's features, reduced to the channels that a policy keeps, and its class logits.
+    """What the dense detector computes, reduced to the channels that a policy keeps.
 
     Args:
         dense: dense detector; not changed. It must have a ``backbone`` child.
@@ -108,7 +88,11 @@ class Teacher:
         keep: kept channels of each pruned group.
         weights: importance of each channel of a group [width], to weight the channels of the loss with;
             ``None`` weights all channels equally.
-        logits: whether to distill the class logits too; see `has_logits`.
+        logits: whether to distill the class logits of the head too; see `capture.has_head`.
+        head: whether to distill what the head's prediction layers read; see `capture.prediction_inputs`.
+
+    Attributes:
+        layers: those prediction layers.
 
     Raises:
         ModelError: the detector has no ``backbone``, or the graph has no feature maps of it.
@@ -121,6 +105,7 @@ class Teacher:
         keep: Mapping[str, Sequence[int]],
         weights: Mapping[str, np.ndarray[Any, Any]] | None = None,
         logits: bool = False,
+        head: bool = False,
     ) -> None:
         if not has_features(dense) or not graph.features.get(CHILD):
             raise ModelError(
@@ -129,8 +114,15 @@ class Teacher:
             )
         self.weighted = weights is not None
         self.logits = logits
+        read = prediction_inputs(graph) if head else {}
+        self._kept_inputs = {
+            layer: kept_positions(group, index, keep)
+            for layer, (group, index) in read.items()
+            if len(keep.get(group, index))  # an emptied group leaves no channel to compare
+        }
+        self.layers = tuple(self._kept_inputs)
         self._layers = nn.ModuleDict({CHILD: getattr(dense, CHILD)})
-        if logits:
+        if logits or self.layers:
             self._layers[HEAD] = getattr(dense, HEAD)
         self._layers = copy.deepcopy(self._layers).eval().requires_grad_(False)
         self._layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
@@ -141,6 +133,10 @@ class Teacher:
             for (group, index), kept in zip(outputs, self._kept, strict=True)
         ]
 
+    def tap(self, student: nn.Module) -> Tap:
+        """What captures all that `loss` needs of a student."""
+        return Tap(student, features=True, logits=self.logits, layers=self.layers)
+
     def loss(self, captured: Captured) -> dict[str, Tensor]:
         """The student's distance from the dense detector on the same images.
 
@@ -148,8 +144,9 @@ class Teacher:
             captured: the student's forward pass.
 
         Returns:
-            ``features``, the sum over the outputs of `correlation_distance` as in PKD, and ``logits``, their
-            `logit_distance`, where these are distilled.
+            ``features``, the sum over the outputs of `correlation_distance` as in PKD; ``head``, the sum over
+            the prediction layers of its mean over their calls; and ``logits``, their `logit_distance`: the
+            last two where they are distilled.
 
         Raises:
             ModelError: the detector's head gives no class logits.
@@ -158,86 +155,40 @@ class Teacher:
         if next(self._layers.parameters()).device != images.device:
             self._layers.to(images.device)
             self._weights = [None if w is None else w.to(images.device) for w in self._weights]
-        with torch.no_grad():
-            features = feature_maps(self._layers[CHILD](images))
-        targets = [
-            maps[:, torch.as_tensor(kept, device=maps.device)]
-            for maps, kept in zip(features, self._kept, strict=True)
-        ]
+        theirs = self._forward(images)
+        kept_maps = zip(theirs.features, self._kept, strict=True)
+        targets = [_select(maps, kept) for maps, kept in kept_maps]
         pairs = zip(captured.features, targets, self._weights, strict=True)
-        distances = [correlation_distance(ours, theirs, weight) for ours, theirs, weight in pairs]
-        parts = {"features": torch.stack(distances).sum()}
+        parts = {"features": torch.stack([correlation_distance(*pair) for pair in pairs]).sum()}
+        if self.layers:
+            parts["head"] = torch.stack(
+                [
+                    correlation_distance(ours, _select(dense, self._kept_inputs[layer])) / len(calls)
+                    for layer, calls in theirs.inputs.items()
+                    for ours, dense in zip(captured.inputs[layer], calls, strict=True)
+                ]
+            ).sum()
         if self.logits:
             assert captured.logits is not None
-            with torch.no_grad():
-                theirs = class_logits(self._layers[HEAD](features))
-            parts["logits"] = logit_distance(captured.logits, theirs)
+            assert theirs.logits is not None
+            parts["logits"] = logit_distance(captured.logits, theirs.logits)
         return parts
 
-
-class FeatureTap:
-    """Captures what a teacher compares, inside a ``with`` block.
-
-    Args:
-        model: the student.
-        teacher: says what to capture; ``None`` makes a tap that does nothing.
-    """
-
-    def __init__(self, model: nn.Module, teacher: Teacher | None) -> None:
-        self._model, self._teacher = model, teacher
-        self._stack = ExitStack()
-        self._features: tuple[Tensor, list[Tensor]] | None = None
-        self._logits: Tensor | None = None
-
-    def __enter__(self) -> "FeatureTap":
-        """Adds the hooks."""
-        hooks = {CHILD: self._capture_features, HEAD: self._capture_logits}
-        names = [] if self._teacher is None else [CHILD, *([HEAD] if self._teacher.logits else [])]
-        for name in names:
-            handle = getattr(self._model, name).register_forward_hook(hooks[name])
-            self._stack.callback(handle.remove)
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Removes the hooks."""
-        self._stack.close()
-        self._features = self._logits = None
-
-    def take(self) -> Captured:
-        """The last forward pass."""
-        if self._features is None:
-            raise RuntimeError("no forward pass went through the backbone")
-        captured = Captured(*self._features, self._logits)
-        self._features = self._logits = None
-        return captured
-
-    def _capture_features(self, module: nn.Module, args: tuple[Tensor, ...], output: Any) -> None:
-        self._features = args[0], feature_maps(output)
-
-    def _capture_logits(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._logits = class_logits(output)
+    @torch.no_grad()
+    def _forward(self, images: Tensor) -> Captured:
+        """What the dense detector computes of these images [n, 3, h, w]."""
+        features = feature_maps(self._layers[CHILD](images))
+        if HEAD not in self._layers:
+            return Captured(images, features)
+        inputs: dict[str, list[Tensor]] = {}
+        with recording_inputs(self._layers[HEAD], self.layers, inputs):
+            output = self._layers[HEAD](features)
+        return Captured(images, features, class_logits(output) if self.logits else None, inputs)
 
 
-def class_logits(output: Any) -> Tensor:
-    """The class logits [n, anchors, classes] in what a head returns.
-
-    Raises:
-        ModelError: there are none.
-    """
-    logits = output.get(LOGITS) if isinstance(output, Mapping) else None
-    if not isinstance(logits, Tensor):
-        raise ModelError(f"the detector's `{HEAD}` gives no `{LOGITS}` to distill; set distill_logits to 0")
-    return logits
-
-
-def feature_maps(output: Any) -> list[Tensor]:
-    """The 4-D tensors of a module's output (a tensor, or a dict or sequence of them), in order."""
-    if isinstance(output, Tensor):
-        return [output] if output.ndim == 4 else []
-    parts = output.values() if isinstance(output, Mapping) else output
-    return [tensor for part in parts for tensor in feature_maps(part)]
+def _select(maps: Tensor, kept: Index) -> Tensor:
+    """The kept channels of feature maps [n, c, h, w]."""
+    return maps[:, torch.as_tensor(kept, device=maps.device)]
 
 
 def _channel_weights(

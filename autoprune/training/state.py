@@ -18,8 +18,9 @@ from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
 from autoprune.training.batches import TrainSplit, draw_batch
+from autoprune.training.capture import Tap
 from autoprune.training.checkpoint import Checkpoint
-from autoprune.training.distill import FeatureTap, Teacher
+from autoprune.training.distill import Teacher
 from autoprune.training.settings import TrainSettings
 
 
@@ -61,7 +62,7 @@ class TrainingState:
             lr=settings.learning_rate,
             fused=device.type in ("cpu", "cuda"),  # a third of the time of the other forms on a CPU
         )
-        self.tap = FeatureTap(self.model, self.teacher)
+        self.tap = Tap(self.model) if self.teacher is None else self.teacher.tap(self.model)
         self.bf16 = settings.bf16 is not False and (
             device.type == "cuda" or bool(settings.bf16 and has_amx())
         )
@@ -110,7 +111,11 @@ class TrainingState:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             parts = losses_of(self.model, images, targets)
             if self.teacher is not None:
-                weights = {"features": self.settings.distill, "logits": self.settings.distill_logits}
+                weights = {
+                    "features": self.settings.distill,
+                    "head": self.settings.distill,
+                    "logits": self.settings.distill_logits,
+                }
                 for name, value in self.teacher.loss(self.tap.take()).items():
                     parts[f"distillation of {name}"] = weights[name] * value
         return {name: value.float() for name, value in parts.items()}
@@ -129,9 +134,15 @@ class TrainingState:
             "training data": split.fingerprint,
             "distillation": self.teacher is not None,
             "distillation weighted": self.teacher is not None and self.teacher.weighted,
+            **self._distilled_layers(),
             "tensors to train": len(self.weights),  # other norms would have more
             "start weights": hash_weights(start.state_dict()),
         }
+
+    def _distilled_layers(self) -> dict[str, list[str]]:
+        """What earlier versions, whose checkpoints lack it, did not distill."""
+        layers = [] if self.teacher is None else list(self.teacher.layers)
+        return {"distilled layers of the head": layers} if layers else {}
 
     def checkpoint(self, identity: dict[str, Any]) -> Checkpoint:
         """All that `resume_from` needs."""

@@ -115,7 +115,7 @@ def show(rows: list[dict[str, Any]], dense: float, given: argparse.Namespace) ->
         print(f"four of five of {len(errors)} trainings ended within {100 * most:.1f} of what they expected")
 
 
-def config_of(given: argparse.Namespace) -> Config:
+def config_of(given: argparse.Namespace, test: int = 0) -> Config:
     """The settings: the demo's detector on generated images, or what --data and the others name."""
     common = {
         "seed": given.seed,
@@ -126,7 +126,7 @@ def config_of(given: argparse.Namespace) -> Config:
     if given.data is not None:
         model = {"model": given.model, "model_arguments": json.loads(given.model_arguments)}
         return make_config(**common, **model, data=given.data, weights=given.weights)
-    return make_config(**common, **demo_settings(given.out / "data"))
+    return make_config(**common, **demo_settings(given.out / "data", test))
 
 
 def arguments() -> argparse.Namespace:

@@ -34,6 +34,7 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
         "storage": "sqlite://", "out": tmp_path / "run", "steps": 3, "batch_size": 3, "learning_rate": 1,
         "weight_decay": 1, "warmup": 0.5, "clip_norm": 3, "ema_decay": 0.5, "distill": 3,
         "recalibration_images": 3, "precision": "float32", "distill_weighting": "none", "distill_logits": 1,
+        "distill_head": False,
         "reconstruct_images": 2, "regrow_rounds": 1, "check_proxies": 5, "confirm": 1,
         "latency_runtime": "openvino", "track": ("mlflow",), "empty_blocks": True, "curves": False,
         "input_sizes": (1.0, 0.5),

@@ -11,7 +11,6 @@ from autoprune.config import make_config
 from autoprune.graph import mask, prune
 from autoprune.task.pruning_task import load_task
 from autoprune.task.training_start import make_teacher, reinitialize
-from autoprune.training.distill import FeatureTap
 
 
 @pytest.fixture(scope="module")
@@ -96,10 +95,13 @@ def test_the_seed_decides_the_images(task, keep):
 
 def test_the_dense_detector_is_at_no_distance_from_its_teacher(task):
     teacher = make_teacher(task, {}, None)
-    with torch.no_grad(), FeatureTap(task.model, teacher) as tap:
+    with torch.no_grad(), teacher.tap(task.model) as tap:
         task.model(task.val.batch([0, 1], "cpu")[0])
         losses = teacher.loss(tap.take())
-    assert {name: value.item() for name, value in losses.items()} == {"features": pytest.approx(0, abs=1e-5)}
+    assert {name: value.item() for name, value in losses.items()} == {
+        "features": pytest.approx(0, abs=1e-5),
+        "head": pytest.approx(0, abs=1e-5),
+    }
 
 
 def test_what_the_teacher_weights_by(task, keep):
