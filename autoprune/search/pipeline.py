@@ -32,7 +32,7 @@ from autoprune.space.derive import REACH, derive_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import check_storage
+from autoprune.study.storage import check_storage, shown
 from autoprune.study.trials import LedgerSettings
 from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
@@ -201,7 +201,7 @@ def _check_owner(ledger: Ledger, run: RunDirectory, storage: str) -> None:
         run.check_study(begun=False)
         ledger.note("run", here)
     elif owner != here:
-        raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
+        raise RunError(f"{shown(storage)} holds the study of {owner} under this name; choose another --out")
 
 
 def _say_absent_classes(task: PruningTask) -> None:

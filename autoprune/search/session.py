@@ -118,7 +118,7 @@ class Session:
         if engine.in_driver:
             engine.run(self.ledger, lambda: self.evaluator, self._finished, Cluster(), self._changed)
             return
-        anywhere = absolute(config)
+        anywhere = for_workers(config)
         # Space and scores are sent along: no node but this one needs to see the run directory.
         space_file = SpaceFile.load(self.directory.space_file)
         evaluator = self.evaluator
@@ -183,6 +183,11 @@ class Session:
     def _remaining(self, done: int) -> str:
         """The time that the remaining trials will take, in words."""
         return duration(self._wall_time.remaining_s(done - self._done_at_start, self.config.trials - done))
+
+
+def for_workers(config: Config) -> Config:
+    """The settings that are sent to other processes and nodes; only the driver opens the storage."""
+    return absolute(config).model_copy(update={"storage": None})
 
 
 def cluster_of(config: Config) -> Cluster:

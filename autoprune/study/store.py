@@ -17,7 +17,7 @@ from optuna.trial import FrozenTrial, TrialState
 from autoprune.errors import RunError
 from autoprune.study.lease import Lease
 from autoprune.study.records import Record, directions, read_records
-from autoprune.study.storage import batch, name_objectives, open_study
+from autoprune.study.storage import batch, name_objectives, open_study, shown
 from autoprune.study.trial_attributes import (
     Encoded,
     TrialAttributes,
@@ -48,7 +48,7 @@ class TrialStore:
         self.study, self._storage = open_study(storage, name, directions(objectives))
         self._plan, self._distributions = plan, distributions(plan)
         self._finished: dict[int, Record] = {}
-        place = f"the study {name} in {storage}"
+        place = f"the study {name} in {shown(storage)}"
         self._check_identity(place)
         # A journal file lies in a run directory, whose lock keeps others out.
         self._lease = Lease(self.study, place) if isinstance(storage, str) else None
