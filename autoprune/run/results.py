@@ -65,7 +65,7 @@ class SearchResult:
         seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``
             (with reconstruction), ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and
             ``other``. With several workers, ``wall`` adds up all of theirs.
-        identity: what the study is about: the weights, the space, the data and the budgets, as hashes.
+        notes: all that the study keeps about the run as a whole.
     """
 
     run: Path
@@ -73,7 +73,17 @@ class SearchResult:
     records: tuple[Record, ...]
     dense: Mapping[str, float]
     seconds: Mapping[str, float]
-    identity: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the study is about: the weights, the space, the data and the budgets, as hashes."""
+        return dict(self.notes.get("identity", {}))
+
+    @property
+    def set_aside(self) -> frozenset[int]:
+        """Numbers of the trials that were measured on other data than the run has now."""
+        return frozenset(record.number for record in self.records if record.other_data)
 
     def __repr__(self) -> str:
         """In a line, without what the trials are."""
@@ -145,19 +155,19 @@ def load_result(path: Path) -> SearchResult:
         tuple(records),
         notes.get("dense", {}),
         notes.get("seconds", {}),
-        notes.get("identity", {}),
+        notes,
     )
 
 
-def recorded_identity(config: Config, run: RunDirectory) -> Mapping[str, str]:
-    """What the study of a run is about, as in `SearchResult`; empty where it holds nothing yet."""
+def recorded_notes(config: Config, run: RunDirectory) -> Mapping[str, Any]:
+    """What the study of a run keeps about it, as in `SearchResult`; empty where it holds nothing yet."""
     if config.storage is None and not run.has_journal():
         return {}
     with suppress(
         RunError
     ):  # a driver may be killed before it makes the study; who opens it to write says more
         study = load_study(config.storage or run.journal_file, study_name(config))
-        return dict(study.user_attrs.get("identity", {}))
+        return dict(study.user_attrs)
     return {}
 
 

@@ -62,6 +62,9 @@ class Session:
         """
         trials = self.config.trials
         try:
+            if set_aside := sum(record.other_data for record in self.ledger.records()):
+                self._write()  # the front holds none of them
+                say(f"{set_aside} trials were measured on other data: set aside, neither counted nor ranked")
             self._measure_dense()
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
@@ -89,8 +92,8 @@ class Session:
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
-        if "dense" in self.ledger.notes:
-            self.evaluator.dense_map = self.ledger.notes["dense"]["map"]
+        if dense := self.ledger.notes.get("dense"):
+            self.evaluator.dense_map = dense["map"]
             return
         evaluator, task = self.evaluator, self.evaluator.task
         with self._wall_time.spend("dense_evaluation"):

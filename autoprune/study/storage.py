@@ -165,7 +165,9 @@ def _remedy(storage: str) -> str:
     """What to do besides, where a run has masked the password and nothing gives it."""
     if MASK not in storage or has_password(with_password(storage)):
         return ""
-    return f", or give its password: in --storage, in {VARIABLE} (the same URL), or in the driver's password file"
+    return (
+        f", or give its password: in --storage, in {VARIABLE} (the whole URL), or in the driver's password file"
+    )
 
 
 def _cause(storage: Path | str, error: Exception) -> Exception | None:

@@ -27,7 +27,7 @@ def task(data, weights="w" * 64, **changes):
 
 
 def test_what_was_moved_is_the_same(run, tmp_path):
-    check_origin(run, IDENTITY, task(tmp_path / "moved"))
+    check_origin(run, NOTES, task(tmp_path / "moved"))
     check_origin(run, {}, task(tmp_path / "moved"))  # killed before there was a study
 
 
@@ -40,17 +40,17 @@ def test_what_was_moved_is_the_same(run, tmp_path):
 )
 def test_other_content_is_refused(run, tmp_path, changes, message):
     with pytest.raises(RunError, match=message):
-        check_origin(run, IDENTITY, task(tmp_path / "moved", **changes))
+        check_origin(run, NOTES, task(tmp_path / "moved", **changes))
 
 
 def test_data_that_was_not_recorded_may_not_move(run, tmp_path):
     """As in version 0.1.0: nothing says that data at another path is the same."""
     recorded = {"weights": "w" * 16}
-    check_origin(run, recorded, task(tmp_path / "data"))
+    check_origin(run, {"identity": recorded}, task(tmp_path / "data"))
     with pytest.raises(
         RunError, match=rf"0\.1\.0 did not record it; give .*{tmp_path / 'data'}, where a link"
     ):
-        check_origin(run, recorded, task(tmp_path / "moved"))
+        check_origin(run, {"identity": recorded}, task(tmp_path / "moved"))
 
 
 def test_of_several_splits_only_those_that_a_search_reads_matter(tmp_path):
@@ -61,6 +61,6 @@ def test_of_several_splits_only_those_that_a_search_reads_matter(tmp_path):
     test = splits.pop("test")
     run = RunDirectory(tmp_path / "run")
     run.write_config(make_config(out=run.path, data=splits), {})
-    check_origin(run, {"weights": "w" * 16}, task({**splits, "test": test}))
+    check_origin(run, {"identity": {"weights": "w" * 16}}, task({**splits, "test": test}))
     with pytest.raises(RunError, match=r"0\.1\.0 did not record it; give .*train\.json"):
-        check_origin(run, {"weights": "w" * 16}, task({**splits, "val": test}))
+        check_origin(run, {"identity": {"weights": "w" * 16}}, task({**splits, "val": test}))

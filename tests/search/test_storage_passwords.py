@@ -20,7 +20,7 @@ ENCODED = "s3cr3t%2Dpw"
 
 @pytest.fixture
 def autoprune(folder, monkeypatch, capfd):
-    """Runs a command in the folder as in a new process; returns its exit code and both streams as one text."""
+    """Runs a command in the folder as in a new process; returns its exit code and what it printed."""
     monkeypatch.chdir(folder)
 
     def run(*arguments, **variables):
