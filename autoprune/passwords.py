@@ -1,7 +1,7 @@
 """Passwords in URLs: masked wherever a URL is shown or stored, and put back where a connection is made.
 
-A storage such as ``postgresql+psycopg2://me:secret@host/db`` is written as ``…://me:***@host/db``. Whoever opens
-it takes the password from the command, from `VARIABLE`, or leaves it to the driver's own password file.
+A storage such as ``postgresql+psycopg2://me:secret@host/db`` is written as ``…://me:***@host/db``. Whoever
+opens it takes the password from the command, from `VARIABLE`, or leaves it to the driver's own password file.
 """
 
 import os
@@ -52,7 +52,7 @@ def with_password(url: str) -> str:
 
 
 def hide(text: str, url: str | None = None) -> str:
-    """A text without passwords: those in URLs that it quotes are masked, and those of ``url`` wherever they are.
+    """A text without passwords: those in URLs that it quotes are masked, those of ``url`` wherever they are.
 
     Args:
         text: such as the message of a driver.

@@ -23,8 +23,8 @@ def search(
         bool,
         typer.Option(
             "--accept-data-change",
-            help="Go on where the images or boxes of a run have changed: the dense detector is measured again, "
-            "and the trials so far are set aside, with their figures.",
+            help="Go on where the images or boxes of a run have changed: the dense detector is measured "
+            "again, and the trials so far are set aside, with their figures.",
             rich_help_panel="Data",
         ),
     ] = False,

@@ -120,8 +120,8 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
         )
     if other := [number for number in numbers if records[number].other_data]:
         raise RunError(
-            f"trial {other[0]} of {result.run} was measured on other data than the run has now; choose another "
-            "one, or search on that data with another --out"
+            f"trial {other[0]} of {result.run} was measured on other data than the run has now; choose "
+            "another trial, or search on that data with another --out"
         )
     return [records[number] for number in numbers]
 

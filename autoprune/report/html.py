@@ -71,7 +71,7 @@ def render(summary: RunSummary, images: bool = True, notes: Sequence[str] = ()) 
         classes=_classes(summary, shown),
         latencies=summary.latencies.get(shown, ()) if shown is not None else (),
         objectives=_join_words([OBJECTIVES[name] for name in summary.config.objectives]),
-        lines=outcome_lines(summary.result, "all are in the table below") if summary.records else [],
+        lines=outcome_lines(summary.result, "all are in the table below") if summary.result.records else [],
         seconds=[(label, seconds.get(name, 0.0)) for name, label in PARTS.items()] if seconds else [],
         wall=seconds.get("wall", 0.0),
         trial_rows=_trial_rows(summary),

@@ -35,20 +35,22 @@ def check_origin(
         what = f"the data in {_shown(task.config)} is not what {run.path} was made from: {changes}"
         if not accept_data_change:
             raise RunError(
-                f"{what}; give that data (--data, YAML: data), search with another --out, or resume the search "
-                "with --accept-data-change, which measures the dense detector again and sets the trials so "
-                "far aside"
+                f"{what}; give that data (--data, YAML: data), search with another --out, or resume the "
+                "search with --accept-data-change, which measures the dense detector again and sets the "
+                "trials so far aside"
             )
         say(f"{what}; the dense detector is measured again, and the trials so far are set aside")
     if unknown := [split for split in task.data_identity if split not in identity]:
         what = f"{run.path} does not know what its {unknown[0]} held, as version 0.1.0 did not record it"
         if _places(task.config) != _places(begun := run.config()) and not accept_data_change:
-            raise RunError(f"{what}; give the data under its earlier path {_shown(begun)}, where a link will do")
+            raise RunError(
+                f"{what}; give the data under its earlier path {_shown(begun)}, where a link will do"
+            )
         say(f"{what}: it can't be compared with the data in {_shown(task.config)}")
 
 
 def data_changes(notes: Mapping[str, Any], task: PruningTask) -> str:
-    """What changed in the data since the study recorded it, by split; empty for nothing, or nothing recorded."""
+    """What changed in the data since the study recorded it, by split; empty where nothing did."""
     identity, recorded = notes.get("identity", {}), notes.get("data", {})
     return "; ".join(
         f"{split}: {_change(recorded.get(split, {}), task.data_counts[split])}"
@@ -62,7 +64,9 @@ def _change(before: Mapping[str, int], now: Mapping[str, int]) -> str:
     differing = [name for name in now if before.get(name) != now[name]]
     if not differing:
         return f"other files, boxes or classes ({now['images']} images and {now['boxes']} boxes, as before)"
-    return ", ".join(f"{before.get(name, 'an unknown number of')} {name} before, {now[name]} now" for name in differing)
+    return ", ".join(
+        f"{before.get(name, 'an unknown number of')} {name} before, {now[name]} now" for name in differing
+    )
 
 
 def _places(config: Config) -> Any:

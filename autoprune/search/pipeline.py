@@ -50,9 +50,7 @@ VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
 
 @naming_paths()
-def search(
-    config: Config | Mapping[str, Any] | str | Path, accept_data_change: bool = False
-) -> SearchResult:
+def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: bool = False) -> SearchResult:
     """Searches for the best policies within the budget; resumes or extends a run that exists already.
 
     Settings that decide what the search is and are not given are the run's own, where it exists.

@@ -64,7 +64,8 @@ class Session:
         try:
             if set_aside := sum(record.other_data for record in self.ledger.records()):
                 self._write()  # the front holds none of them
-                say(f"{set_aside} trials were measured on other data: set aside, neither counted nor ranked")
+                were = "trial was" if set_aside == 1 else "trials were"
+                say(f"{set_aside} {were} measured on other data: set aside, neither counted nor ranked")
             self._measure_dense()
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:

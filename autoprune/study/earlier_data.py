@@ -1,10 +1,10 @@
 """Trials that were measured on other data than the run has now: kept and shown, compared with none.
 
-`search --accept-data-change` sets them aside. The study's attribute `EARLIER` lists them, for each change of the
-data: ``trials`` (their numbers), ``dense`` (the dense detector's metrics there) and ``data`` (images and boxes).
+`search --accept-data-change` sets them aside. The study's attribute `EARLIER` lists them, for each change of
+the data: ``trials`` (numbers), ``dense`` (the dense detector's metrics there), ``data`` (images and boxes).
 """
 
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from typing import Any
 
 import optuna
@@ -25,7 +25,7 @@ class CurrentStudy(optuna.Study):
 
     def __init__(self, name: str, storage: BaseStorage) -> None:
         super().__init__(name, storage)
-        self.set_aside = earlier_trials(self)
+        self.set_aside = earlier_trials(self.user_attrs)
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -48,10 +48,10 @@ class CurrentStudy(optuna.Study):
         for name in self._storage.get_study_system_attrs(self._study_id):
             if _PARENTS in name:
                 self._storage.set_study_system_attr(self._study_id, name, None)
-        self.set_aside = earlier_trials(self)
+        self.set_aside = earlier_trials(self.user_attrs)
 
 
-def earlier_trials(study: optuna.Study) -> frozenset[int]:
-    """Numbers of the trials of a study that were set aside."""
-    changes: list[dict[str, Any]] = study.user_attrs.get(EARLIER, [])
+def earlier_trials(notes: Mapping[str, Any]) -> frozenset[int]:
+    """Numbers of the trials that were set aside, by the attributes of their study."""
+    changes: list[dict[str, Any]] = notes.get(EARLIER, [])
     return frozenset(number for change in changes for number in change["trials"])

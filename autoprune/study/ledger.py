@@ -142,7 +142,7 @@ class Ledger:
         return self._enough and not running and not self._repeats_wait() and self._next_to_confirm() is None
 
     def records(self) -> list[Record]:
-        """All trials but those that were put back into the queue, by number; also those that are set aside."""
+        """All trials but those put back into the queue, by number; also those that are set aside."""
         return self._store.records()
 
     def finished(self) -> list[Record]:

@@ -131,7 +131,7 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
     """
     budgets = study.user_attrs.get("budgets") or [None]
     finished = {} if finished is None else finished
-    set_aside = earlier_trials(study)
+    set_aside = earlier_trials(study.user_attrs)
     records = []
     for trial in study.get_trials(deepcopy=False):
         record = finished.get(trial.number)

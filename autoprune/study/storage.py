@@ -91,8 +91,8 @@ def check_storage(storage: str | None) -> None:
         return
     if _IN_MEMORY.search(storage):
         raise RunError(
-            f"--storage {shown(storage)} (YAML: storage) keeps the study in memory, where no later command can "
-            "read it; give a file such as sqlite:///study.db"
+            f"--storage {shown(storage)} (YAML: storage) keeps the study in memory, where no later command "
+            "can read it; give a file such as sqlite:///study.db"
         )
     if (meant := _meant(storage)) is not None:
         raise RunError(f"--storage {shown(storage)} (YAML: storage) is no URL; give {shlex.quote(meant)}")
@@ -116,7 +116,7 @@ def _open(storage: Path | str, read_only: bool = False) -> BaseStorage:
 def _meant(storage: str) -> str | None:
     """The URL that was meant by one that SQLAlchemy does not know; ``None`` for all others.
 
-    A path is an SQLite database, ``sqlite:`` needs three slashes, and ``postgres://`` is what some hosts give.
+    A path is an SQLite database, ``sqlite:`` needs three slashes, ``postgres://`` is what some hosts give.
     """
     scheme, mark, rest = storage.partition("://")
     if mark and scheme == "postgres":
@@ -145,9 +145,8 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     if not isinstance(storage, Path):
         what = "the storage" if name is None else f"the study {name} in"
         problem = hide(problem, with_password(storage))[:200]
-        return RunError(
-            f"cannot open {what} {shown(storage)}: {problem}; check --storage (YAML: storage){_remedy(storage)}"
-        )
+        check = f"check --storage (YAML: storage){_remedy(storage)}"
+        return RunError(f"cannot open {what} {shown(storage)}: {problem}; {check}")
     problem = problem[:200]
     if isinstance(error, OSError):
         return RunError(f"cannot read {storage}: {error.strerror}; check the path and its permissions")
@@ -165,9 +164,7 @@ def _remedy(storage: str) -> str:
     """What to do besides, where a run has masked the password and nothing gives it."""
     if MASK not in storage or has_password(with_password(storage)):
         return ""
-    return (
-        f", or give its password: in --storage, in {VARIABLE} (the whole URL), or in the driver's password file"
-    )
+    return f", or give its password: in --storage, in {VARIABLE} (the whole URL), or in the driver's own file"
 
 
 def _cause(storage: Path | str, error: Exception) -> Exception | None:

@@ -84,7 +84,7 @@ class TrialStore:
         return self._whole.get_trials(deepcopy=False)[number]
 
     def records(self) -> list[Record]:
-        """All trials but those that were put back into the queue, by number; also those that are set aside."""
+        """All trials but those put back into the queue, by number; also those that are set aside."""
         return read_records(self._whole, self._finished)
 
     def is_sampled(self, trial: FrozenTrial) -> bool:

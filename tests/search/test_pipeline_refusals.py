@@ -48,7 +48,8 @@ def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
     with pytest.raises(
-        RunError, match=r"the validation data in .*data is not what .*run was made from; give .*--data"
+        RunError,
+        match=r"the data in .*data is not .*: validation data: 16 boxes before, 15 now; give .*--data",
     ):
         search({**settings, "trials": 2})
     file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words
@@ -66,7 +67,7 @@ def test_data_and_weights_that_were_moved_are_the_same_search(
     image = next((data / "images").rglob("*.*"))
     image.write_bytes(image.read_bytes() + b" ")  # as another image of the same size
     with pytest.raises(
-        RunError, match=rf"data in {data} is not what {copied_run} was made from; give .*--data"
+        RunError, match=rf"data in {data} is not what {copied_run} was made from: .* other files, .*--data"
     ):
         search({**moved, "trials": 10})
     assert (copied_run / "importance.safetensors").read_bytes() == scores

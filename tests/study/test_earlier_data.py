@@ -12,7 +12,10 @@ from autoprune.study.trial_attributes import encode
 from ..conftest import ledger_settings
 from .conftest import FakePlan, measure, results, run
 
-BEFORE, AFTER = FakePlan(identity={"space": "s", "data": "d1"}), FakePlan(identity={"space": "s", "data": "d2"})
+BEFORE, AFTER = (
+    FakePlan(identity={"space": "s", "data": "d1"}),
+    FakePlan(identity={"space": "s", "data": "d2"}),
+)
 
 
 @pytest.fixture(params=["journal", "sqlite"])
@@ -44,7 +47,9 @@ def begin(place, trials=8, **settings):
 def test_it_proposes_ranks_and_stops_as_a_new_study_does(tmp_path, sampler, monkeypatch):
     if sampler == "thompson":
         monkeypatch.setattr(FakePlan, "removed", lambda self, widths: 100 - _array(widths), raising=False)
-        monkeypatch.setattr(FakePlan, "cheapest", lambda self, weights, *_: weights / (1 + weights), raising=False)
+        monkeypatch.setattr(
+            FakePlan, "cheapest", lambda self, weights, *_: weights / (1 + weights), raising=False
+        )
     settings = {"sampler": sampler, "confirm": 2, "trials": 20}
     begin(tmp_path / "one.journal", trials=20, sampler=sampler, confirm=2)
     changed = run(open_ledger(tmp_path / "one.journal", AFTER, **settings), measure=on_other_data)
@@ -69,7 +74,10 @@ def test_earlier_trials_keep_their_figures_and_count_for_nothing(place):
     assert second.notes["dense"] == {}
     assert second.notes["identity"]["data"] == "d2"
     (change,) = second.notes[EARLIER]
-    assert (change["dense"], change["data"]) == ({"map": 0.9}, {"validation data": {"images": 8, "boxes": 30}})
+    assert (change["dense"], change["data"]) == (
+        {"map": 0.9},
+        {"validation data": {"images": 8, "boxes": 30}},
+    )
     assert {r.number: (r.state, dict(r.metrics)) for r in second.records()} == figures
     assert all(r.other_data and not r.counts for r in second.records())
     run(second, measure=on_other_data)
@@ -90,7 +98,7 @@ def test_earlier_trials_keep_their_figures_and_count_for_nothing(place):
 def test_what_was_not_accepted_is_refused_and_changes_nothing(place):
     begin(place)
     for accepts, plan in (((), AFTER), (("data",), FakePlan(identity={"space": "t", "data": "d2"}))):
-        with pytest.raises(RunError, match="another search: it differs in its (data|space)"):
+        with pytest.raises(RunError, match=r"another search: it differs in its (data|space)"):
             open_ledger(place, plan, accepts)
     unchanged = open_ledger(place, BEFORE)
     assert EARLIER not in unchanged.notes
@@ -107,9 +115,10 @@ def test_a_kill_before_the_identity_is_written_is_made_up_for(tmp_path, monkeypa
             raise KeyboardInterrupt
         self.study.set_user_attr(name, value)
 
-    with monkeypatch.context() as context, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as context:
         context.setattr("autoprune.study.store.TrialStore.note", killed)
-        open_ledger(place, AFTER)
+        with pytest.raises(KeyboardInterrupt):
+            open_ledger(place, AFTER)
     second = open_ledger(place, AFTER)
     assert second.notes["identity"]["data"] == "d2"
     assert {r.number for r in read_records(second._store._whole) if r.other_data} == set(figures)
