@@ -111,11 +111,11 @@ def _secrets(url: str) -> set[str]:
     """The passwords in a URL, in every form in which a driver may quote them."""
     _, _, password, _, parameters = _parts(url)
     # of one that is not encoded, drivers take parts for the host or the database
-    found = {password or "", *re.split("[@/:?]", password or "")}
+    secrets = {password or "", *re.split("[@/:?]", password or "")}
     for parameter in filter(_is_secret, parameters):
         value = unquote_plus(parameter.partition("=")[2])
         inner = re.findall(rf"{_SECRET_VALUE.pattern}\s*([^;\s]+)", value, re.IGNORECASE)
-        found |= {parameter.partition("=")[2], *(each[-1] for each in inner)}
-    forms = {form(secret) for secret in found for form in (str, unquote, unquote_plus)}
+        secrets |= {parameter.partition("=")[2], *(each[-1] for each in inner)}
+    forms = {form(secret) for secret in secrets for form in (str, unquote, unquote_plus)}
     forms |= {form(secret) for secret in forms for form in (quote, quote_plus, repr)}
     return {form for form in (each.strip("'\"") for each in forms) if form and form != MASK}

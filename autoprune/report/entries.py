@@ -9,7 +9,6 @@ from autoprune.ranges import to_ranges
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
-from autoprune.study.earlier_data import EARLIER
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
@@ -121,7 +120,7 @@ def _set_aside_lines(result: "SearchResult") -> list[str]:
     """The trials that were measured on other data, one line for each change of the data."""
     numbers = {record.number for record in result.records if record.other_data and record.is_first}
     lines = []
-    for change in result.notes.get(EARLIER, []):
+    for change in result.earlier_data:
         if not (trials := sorted(numbers.intersection(change["trials"]))):
             continue
         counts = change.get("data", {}).get("validation data", {})

@@ -1,6 +1,6 @@
 """The results of a search, read from its run directory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +12,7 @@ from autoprune.errors import RunError
 from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.run.directory import RunDirectory
+from autoprune.study.earlier_data import EARLIER
 from autoprune.study.records import Record, front_of, read_records
 from autoprune.study.storage import load_study
 
@@ -79,6 +80,11 @@ class SearchResult:
     def identity(self) -> Mapping[str, str]:
         """What the study is about: the weights, the space, the data and the budgets, as hashes."""
         return dict(self.notes.get("identity", {}))
+
+    @property
+    def earlier_data(self) -> Sequence[Mapping[str, Any]]:
+        """The data that trials were set aside with: ``trials`` (numbers), ``dense`` and ``data``, as then."""
+        return tuple(self.notes.get(EARLIER, ()))
 
     @property
     def set_aside(self) -> frozenset[int]:

@@ -14,6 +14,7 @@ from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
+from autoprune.passwords import MASK, has_password
 from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
@@ -79,6 +80,8 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
     config = search_settings(open_settings, run, given)
     run.check(config)
     say_own(open_settings, config, run.path)
+    if run.config_file.is_file() and has_password(run.config().storage or ""):
+        say(f"{run.config_file} holds a password, which an earlier version wrote; replace it by {MASK}")
     if config.storage is None:
         run.check_study(run.has_journal())
     refuse_missing(config)
