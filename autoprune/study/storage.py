@@ -95,7 +95,7 @@ def check_storage(storage: str | None) -> None:
             "can read it; give a file such as sqlite:///study.db"
         )
     if (meant := _meant(storage)) is not None:
-        raise RunError(f"--storage {shown(storage)} (YAML: storage) is no URL; give {shlex.quote(meant)}")
+        raise RunError(f"--storage {shown(storage)} (YAML: storage) is no SQLAlchemy URL; give {meant}")
     try:
         _open(storage)
     except Exception as error:  # each database driver has errors of its own
@@ -114,20 +114,21 @@ def _open(storage: Path | str, read_only: bool = False) -> BaseStorage:
 
 
 def _meant(storage: str) -> str | None:
-    """The URL that was meant by one that SQLAlchemy does not know; ``None`` for all others.
+    """What to give, as a shell reads it, for a text that is no URL for SQLAlchemy; ``None`` for all others.
 
     A path is an SQLite database, ``sqlite:`` needs three slashes, ``postgres://`` is what some hosts give.
     """
     scheme, mark, rest = storage.partition("://")
     if mark and scheme == "postgres":
-        return masked(f"postgresql://{rest}")
-    if (match := re.fullmatch(r"(sqlite(?:\+\w+)?):/{0,2}([^/].*)", storage)) is not None:
-        return f"{match[1]}:///{masked(match[2])}"
-    if mark or re.match(r"\w[\w+.-]*:", storage) or "@" in storage:  # another scheme, or HOST:PORT
-        return (
-            None if mark else "a URL such as sqlite:///study.db or postgresql+psycopg2://USER@HOST/DATABASE"
-        )
-    return f"sqlite:///{Path(storage).expanduser()}"
+        return shlex.quote(masked(f"postgresql://{rest}"))
+    if (match := re.fullmatch(r"(sqlite(?:\+\w+)?):(/{0,2})([^/].*)", storage)) is not None:
+        root = "/" if match[2] == "/" else ""
+        return shlex.quote(masked(f"{match[1]}:///{root}{match[3]}"))
+    if mark:
+        return None
+    if "@" in storage or re.match(r"[\w+.-]*:", storage):  # USER@HOST, HOST:PORT, or another scheme
+        return "a URL such as sqlite:///study.db or postgresql+psycopg2://USER@HOST/DATABASE"
+    return shlex.quote(f"sqlite:///{Path(storage).expanduser()}")
 
 
 def _sqlite_file(storage: str) -> Path | None:

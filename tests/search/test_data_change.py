@@ -40,7 +40,7 @@ def remove_images(data):
 def settings(demo_settings, tmp_path):
     data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
     changes = {"data": data, "rungs": (0,), "criterion": "l2", "trials": 3}
-    return {**demo_settings, **changes, "out": tmp_path / "run"}
+    return {**demo_settings, **changes, "out": tmp_path / "my run"}
 
 
 @pytest.mark.parametrize(("change", "what"), [(halve_boxes, "boxes"), (remove_images, "images")])
@@ -88,6 +88,7 @@ def test_an_accepted_change_is_a_new_search_beside_the_trials_before(settings, t
     assert f"3 trials (0-2) measured on other data (6 images, {boxes} boxes)" in line
     assert f"dense detector has {100 * first.dense['map']:.1f} mAP" in line
     assert "trial 1 " not in shown.replace(line, "")
+    assert f"next: autoprune recover '{run}' --trial {second.best.trial}" in shown
     assert main(["front", str(run), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [each["trial"] for each in shown["trials"]] == [r.number for r in second.records if r.counts]
