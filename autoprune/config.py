@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
 from autoprune.errors import ConfigError
 from autoprune.fields import (
@@ -18,6 +18,7 @@ from autoprune.fields import (
     Norm,
     NormKind,
     Objective,
+    PasswordText,
     PathText,
     Pixels,
     Runtime,
@@ -28,6 +29,7 @@ from autoprune.fields import (
     Track,
 )
 from autoprune.files import read_yaml
+from autoprune.passwords import VARIABLE
 from autoprune.validation import Strict, first_problem, with_new_keys
 
 __all__ = [
@@ -172,8 +174,11 @@ class Config(Strict):
         ge=0,
         description="trials to recover in full after the search, to measure how well proxies rank policies",
     )
-    storage: Annotated[str | None, _SEARCH] = Field(
-        None, description="Optuna storage URL; default: a journal file in the run directory"
+    storage: Annotated[str | None, PasswordText, _SEARCH] = Field(
+        None,
+        description="Optuna storage URL; default: a journal file in the run directory. Its password may be "
+        f"given by {VARIABLE}, the same URL as an environment variable",
+        repr=False,
     )
     track: Annotated[tuple[Track, ...], NoneIsEmpty, Several, _SEARCH_LENGTH] = Field(
         ("tensorboard",),
@@ -273,6 +278,15 @@ class Config(Strict):
         kinds: dict[Norm, Literal["auto"] | NormKind]
         kinds = {"auto": "auto", "freeze": "frozen", "train": "batch"}
         return kinds[self.norm]
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _not_empty(cls, value: Any) -> Any:
+        """An empty value, as of a variable that is not set, is not the same as none given."""
+        values = value if isinstance(value, list | tuple) else [value]
+        if any(isinstance(each, str) and not each.strip() for each in values):
+            raise ValueError("is empty; give a value, or omit it")
+        return value
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler
+from pydantic import AfterValidator, BeforeValidator, Field, GetJsonSchemaHandler, PlainSerializer
 from pydantic.json_schema import JsonSchemaValue
 from pydantic_core import CoreSchema
 
+from autoprune.passwords import masked
 from autoprune.validation import Strict
 
 Norm = Literal["auto", "freeze", "train"]
@@ -82,9 +83,9 @@ class Setting:
 def _several(value: Any) -> Any:
     """Takes ``50``, ``"50%,33%"`` or a list."""
     if isinstance(value, str):
-        parts = [part.strip() for part in value.split(",") if part.strip()]
-        if not parts:
-            raise ValueError("must hold values, separated by commas")
+        parts = [part.strip() for part in value.split(",")]
+        if not all(parts):
+            raise ValueError("must hold values, separated by commas, and one is empty")
         return parts
     return [value] if isinstance(value, int | float) else value
 
@@ -145,6 +146,7 @@ def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
 # Of several on one field, pydantic runs the validators before parsing from right to left.
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
+PasswordText = PlainSerializer(masked, return_type=str, when_used="json-unless-none")
 PathText = BeforeValidator(_path_text)
 Several = BeforeValidator(_several)
 Text = BeforeValidator(_text)

@@ -10,6 +10,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from autoprune.errors import AutopruneError, ConfigError
+from autoprune.passwords import hide
 
 SHOWN = 80
 """Characters of a value that a message shows."""
@@ -103,8 +104,8 @@ def first_problem(
 
 
 def brief(value: object) -> str:
-    """How a message shows what was given: its `repr`, of which a long one is cut."""
-    text = repr(value)
+    """How a message shows what was given: its `repr`, without passwords, of which a long one is cut."""
+    text = hide(repr(value))
     return text if len(text) <= SHOWN else f"{text[: SHOWN - 1]}…"
 
 

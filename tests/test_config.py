@@ -300,3 +300,20 @@ def test_a_device_of_torch_is_taken_by_its_name():
     assert make_config(device=torch.device("cuda", 1)).device == "cuda:1"
     with pytest.raises(ConfigError, match="device"):
         make_config(device=1)
+
+
+@pytest.mark.parametrize("empty", ["", " ", [""], ["50", ""]])
+@pytest.mark.parametrize("name", Config.model_fields)
+def test_an_empty_value_is_never_the_same_as_none_given(name, empty):
+    if isinstance(empty, str):
+        with pytest.raises(ConfigError, match=f"`{name}`: is empty; give a value, or omit it"):
+            make_config(**{name: empty})
+    with pytest.raises(ConfigError, match=f"`{name}`: is empty"):
+        make_config(**{name: empty})
+
+
+@pytest.mark.parametrize("value", [",", "50,", ",50", "50,,33"])
+@pytest.mark.parametrize("name", ["budget_gflops", "objectives", "rungs", "track", "input_sizes"])
+def test_an_empty_value_of_several_is_refused(name, value):
+    with pytest.raises(ConfigError, match=f"`{name}`: must hold values, .* and one is empty"):
+        make_config(**{name: value})

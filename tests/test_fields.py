@@ -14,13 +14,13 @@ from autoprune.validation import Strict
 SPLITS = {name: {"annotations": "a.json", "images": "pictures"} for name in ("train", "val")}
 
 
-@pytest.mark.parametrize("given", ["50%,33%", "50%, 33%,", ["50%", "33%"], ("50%", "33%")])
+@pytest.mark.parametrize("given", ["50%,33%", "50%, 33%", ["50%", "33%"], ("50%", "33%")])
 def test_several_values_come_as_one_text_or_a_list(given):
     assert make_config(budget_gflops=given).budget_gflops == ("50%", "33%")
 
 
-@pytest.mark.parametrize("given", ["", "  ", " , "])
-def test_a_text_that_holds_no_value_is_refused(given):
+@pytest.mark.parametrize("given", [" , ", "50%,", ",50%", "50%,,33%"])
+def test_a_text_that_holds_an_empty_value_is_refused(given):
     with pytest.raises(ConfigError, match="`budget_gflops`: must hold values, separated by commas"):
         make_config(budget_gflops=given)
 
@@ -38,7 +38,7 @@ def test_a_budget_on_latency_is_a_time_or_a_percentage(given):
     assert make_config(budget_latency_ms=given).budget_latency_ms == str(given)
 
 
-@pytest.mark.parametrize("text", ["fast", "0", "-3", "100%", "60%%", "%", ""])
+@pytest.mark.parametrize("text", ["fast", "0", "-3", "100%", "60%%", "%"])
 def test_any_other_budget_on_latency_is_refused(text):
     with pytest.raises(
         ConfigError, match=r"`budget_latency_ms`: must be milliseconds such as 12\.5"

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
-    {"errors", "seeding", "files", "progress", "process", "ranges", "resize", "run.names"},
+    {"errors", "seeding", "files", "progress", "process", "ranges", "resize", "run.names", "passwords"},
     {"resize"},
     {"config", "fields", "trust", "validation"},
     {"cost.counts"},

@@ -83,3 +83,7 @@ def test_both_spellings_of_a_key_are_refused():
 def test_a_renamed_flag_has_no_file_to_name():
     with pytest.warns(UserWarning, match="^--old is now --new; the old spelling"):
         warn_renamed("--old", "--new")
+
+
+def test_a_value_is_shown_without_its_password():
+    assert brief(["postgresql://me:secret@host/db"]) == "['postgresql://me:***@host/db']"

@@ -172,10 +172,15 @@ def _recovered(run: Path, trial: int | None) -> Path:
         RunError: the run has none, or not this one, or a file of its can't be read.
     """
     from autoprune.run.directory import RunDirectory
+    from autoprune.run.results import recorded_notes
+    from autoprune.study.earlier_data import earlier_trials
 
     directory = RunDirectory(run)
-    directory.config()  # raises where this is no run
+    config = directory.config()  # raises where this is no run
     scores = {number: recovered_map(metrics) for number, metrics in recovered_metrics(run).items()}
+    if trial is None and len(scores) > 1:  # those measured on other data are not compared
+        set_aside = earlier_trials(recorded_notes(config, directory))
+        scores = {n: score for n, score in scores.items() if n not in set_aside} or scores
     if not scores or trial not in {None, *scores}:
         which = "" if trial is None else f" {trial}"
         command = command_line("recover", run, *(() if trial is None else ("--trial", trial)))

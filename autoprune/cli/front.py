@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from autoprune.run.results import SearchResult
+    from autoprune.study.records import Record
 
 
 def front(
@@ -59,7 +60,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
         )
     for line in outcome_lines(result):
         console.print(line)
-    if (check := load_check(result.run)) is not None:
+    if (check := load_check(result.run, result.set_aside)) is not None:
         console.print(check.verdict)
     if trials and dense is not None:
         tell(console, f"picture: {result.run / FRONT_PICTURE}")
@@ -71,25 +72,27 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
 def _as_json(result: "SearchResult") -> dict[str, Any]:
     front_numbers = {point.trial for point in result.front}
     recovered = recovered_metrics(result.run)
+    set_aside = [record for record in result.records if record.other_data and record.is_first]
+
+    def entry(record: "Record") -> dict[str, Any]:
+        return {
+            "trial": record.number,
+            "state": record.state,
+            "origin": record.origin,
+            "budget_gflops": record.budget,
+            **({} if record.pixels is None else {"input_px": record.pixels}),
+            "on_front": record.number in front_numbers,
+            "metrics": dict(record.metrics),
+            "measured_maps": record.maps,
+            "ranked_by": list(record.ranked_by),
+            "reason": record.reason,
+            "recovered_map": recovered_map(recovered.get(record.number)),
+        }
+
     return {
         "run": str(result.run),
         "dense": dict(result.dense),
         "seconds": dict(result.seconds),
-        "trials": [
-            {
-                "trial": record.number,
-                "state": record.state,
-                "origin": record.origin,
-                "budget_gflops": record.budget,
-                **({} if record.pixels is None else {"input_px": record.pixels}),
-                "on_front": record.number in front_numbers,
-                "metrics": dict(record.metrics),
-                "measured_maps": record.maps,
-                "ranked_by": list(record.ranked_by),
-                "reason": record.reason,
-                "recovered_map": recovered_map(recovered.get(record.number)),
-            }
-            for record in result.records
-            if record.counts
-        ],
+        "trials": [entry(record) for record in result.records if record.counts],
+        **({"measured_on_other_data": [entry(record) for record in set_aside]} if set_aside else {}),
     }

@@ -27,6 +27,7 @@ from autoprune.cli.space import space
 from autoprune.cli.terminal import problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError, is_out_of_memory
+from autoprune.passwords import hide
 from autoprune.process import lasting_streams, sigterm_interrupts
 
 USAGE_ERROR = 2
@@ -139,7 +140,7 @@ def _run(arguments: list[str]) -> int:
             return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
         except BaseException as error:  # foreign code, such as a user's detector, may call sys.exit
             if debug:
-                traceback.print_exc()
+                print(hide(traceback.format_exc()), end="", file=sys.stderr)
             return _report(error, arguments)
     if code == INTERRUPTED:  # how typer reports Ctrl-C; older versions of click raise Abort
         return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
@@ -167,7 +168,7 @@ def _report(error: BaseException, arguments: Sequence[str]) -> int:
 
 
 def _stop(line: str, code: int) -> int:
-    problems().print(line)
+    problems().print(hide(line))
     return code
 
 
@@ -183,8 +184,8 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
     """
     for before, argument in zip(["", *arguments], arguments, strict=False):
         name, equals, value = argument.partition("=")
-        if not argument or (name.startswith("--") and equals and not value):
-            flag = name or before
+        if not argument.strip() or (name.startswith("--") and equals and not value.strip()):
+            flag = name.strip() or before
             if flag.startswith("-"):
                 raise ConfigError(f"the value after {flag} is empty; give one, or omit {flag}")
             raise ConfigError("an argument is empty; give a value, or omit it")

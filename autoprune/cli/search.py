@@ -1,6 +1,8 @@
 """`autoprune search`: the study that finds the best policies within a budget."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from autoprune.cli.front import show_result
 from autoprune.cli.settings import PANELS, refuse_useless, with_config
@@ -14,7 +16,19 @@ if TYPE_CHECKING:
 
 
 @with_config(*PANELS)
-def search(config: Config, flags: set[str]) -> None:
+def search(
+    config: Config,
+    flags: set[str],
+    accept_data_change: Annotated[
+        bool,
+        typer.Option(
+            "--accept-data-change",
+            help="Go on where the images or boxes of a run have changed: the dense detector is measured "
+            "again, and the trials so far are set aside, with their figures.",
+            rich_help_panel="Data",
+        ),
+    ] = False,
+) -> None:
     """Search for the policies with the most mAP within a budget; the same command resumes a run.
 
     Each trial prunes the detector by one policy, reconstructs it, recovers it for a few steps, and measures
@@ -37,7 +51,7 @@ def search(config: Config, flags: set[str]) -> None:
     if len(settings.rungs) == 1:
         refuse_useless(flags, {"rung_keep"}, "with one rung; give --rungs with several, or omit it")
     with working() as console:
-        result = run(config)
+        result = run(config, accept_data_change)
         if config.check_proxies and (check := load_check(result.run)) is not None:
             show_table(console, proxies_table(check))
         show_result(console, result)

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -108,8 +108,8 @@ def check_proxies(run: str | Path, count: int, **overrides: Any) -> ProxyCheck:
     return check
 
 
-def load_check(run: Path) -> ProxyCheck | None:
-    """The check that was made of a run, or ``None``.
+def load_check(run: Path, set_aside: Collection[int] = ()) -> ProxyCheck | None:
+    """The check that was made of a run, or ``None``; also where it was made of trials that were set aside.
 
     Raises:
         RunError: its file is damaged.
@@ -117,7 +117,8 @@ def load_check(run: Path) -> ProxyCheck | None:
     file = RunDirectory(run).proxy_check_file
     if not file.is_file():
         return None
-    return CHECK.shape.validate_python(CHECK.read(file))
+    check = CHECK.shape.validate_python(CHECK.read(file))
+    return None if any(trial.get("trial") in set_aside for trial in check.trials) else check
 
 
 def choose_trials(records: Sequence[Record], count: int) -> list[Record]:

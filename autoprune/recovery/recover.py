@@ -63,7 +63,7 @@ def recover(
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     task = load_task(config)
-    check_origin(directory, result.identity, task)
+    check_origin(directory, result.notes, task)
     begun = all(directory.recovered_folder(record.number).exists() for record in records)
     if config.batch_size != own.batch_size and not begun:  # version 0.1.0 took larger batches
         check_batch_size(config.batch_size, len(task.train))
@@ -104,7 +104,7 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
 
     Raises:
         ConfigError: ``trials`` are no numbers.
-        RunError: there is no such trial, or the front is empty.
+        RunError: there is no such trial, it was measured on other data, or the front is empty.
     """
     records = {record.number: record for record in result.records if record.widths}
     if trials is None:
@@ -117,6 +117,11 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
         raise RunError(
             f"{result.run} has no trial {absent[0]}, {known}; `{command_line('front', result.run, '--all')}` "
             "lists those that are complete"
+        )
+    if other := [number for number in numbers if records[number].other_data]:
+        raise RunError(
+            f"trial {other[0]} of {result.run} was measured on other data than the run has now; choose "
+            "another trial, or search on that data with another --out"
         )
     return [records[number] for number in numbers]
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.files import naming_paths
+from autoprune.ranges import to_ranges
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
@@ -104,6 +105,7 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
     lines += _gain_lines(states["complete"])
+    lines += _set_aside_lines(result)
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
 
 
@@ -112,6 +114,24 @@ def _count_line(counts: Mapping[str, int]) -> str:
     total = sum(counts.values())
     parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state != "running"]
     return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}"
+
+
+def _set_aside_lines(result: "SearchResult") -> list[str]:
+    """The trials that were measured on other data, one line for each change of the data."""
+    numbers = {record.number for record in result.records if record.other_data and record.is_first}
+    lines = []
+    for change in result.earlier_data:
+        if not (trials := sorted(numbers.intersection(change["trials"]))):
+            continue
+        counts = change.get("data", {}).get("validation data", {})
+        data = "other data" + (f" ({counts['images']} images, {counts['boxes']} boxes)" if counts else "")
+        dense = change.get("dense") or {}
+        there = f", where the dense detector has {points(dense['map'])} mAP" if dense else ""
+        lines.append(
+            f"set aside, neither counted nor ranked: {len(trials)} trial{'' if len(trials) == 1 else 's'} "
+            f"({to_ranges(trials)}) measured on {data}{there}; front --json and trials.csv list them"
+        )
+    return lines
 
 
 def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **attributes: Any) -> Entry:

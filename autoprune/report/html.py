@@ -11,6 +11,7 @@ import jinja2
 
 from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
+from autoprune.passwords import hide
 from autoprune.policy import Policy
 from autoprune.report.entries import kind_of, origin_label, outcome_lines, recovered_map
 from autoprune.report.headline import format_steps, make_headline, map_change, proxy_training
@@ -70,12 +71,12 @@ def render(summary: RunSummary, images: bool = True, notes: Sequence[str] = ()) 
         classes=_classes(summary, shown),
         latencies=summary.latencies.get(shown, ()) if shown is not None else (),
         objectives=_join_words([OBJECTIVES[name] for name in summary.config.objectives]),
-        lines=outcome_lines(summary.result, "all are in the table below") if summary.records else [],
+        lines=outcome_lines(summary.result, "all are in the table below") if summary.result.records else [],
         seconds=[(label, seconds.get(name, 0.0)) for name, label in PARTS.items()] if seconds else [],
         wall=seconds.get("wall", 0.0),
         trial_rows=_trial_rows(summary),
         recovered_rows=_recovered_rows(summary),
-        settings=RunDirectory(summary.run).config_file.read_text(encoding="utf-8"),
+        settings=hide(RunDirectory(summary.run).config_file.read_text(encoding="utf-8")),
         style=(PAGE / "report.css").read_text(encoding="utf-8"),
         script="\n".join((PAGE / name).read_text(encoding="utf-8") for name in SCRIPTS),
         data=_script_json(chart_data(summary, headline.trial)),

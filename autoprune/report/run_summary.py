@@ -54,7 +54,7 @@ class RunSummary:
         config: the run's settings.
         result: trials, front and dense detector; empty before the search has started.
         groups: channel groups in the detector's order.
-        recovered: `metrics.json` of each recovered trial.
+        recovered: `metrics.json` of each recovered trial, but those that were set aside.
         losses: for each recovered trial (step, mean loss up to it) pairs.
         latencies: for each recovered trial the rows of `latency.json`.
         check: how well proxies predict the recovered mAP, if that was measured.
@@ -68,6 +68,11 @@ class RunSummary:
     losses: Mapping[int, Sequence[tuple[int, float]]]
     latencies: Mapping[int, Sequence[Mapping[str, Any]]]
     check: ProxyCheck | None
+
+    @property
+    def set_aside(self) -> tuple[Record, ...]:
+        """The trials that were measured on other data, by number."""
+        return tuple(record for record in self.result.records if record.other_data and record.is_first)
 
     @property
     def records(self) -> tuple[Record, ...]:
@@ -88,7 +93,7 @@ def read_run_summary(run: Path) -> RunSummary:
     if not has_study:
         directory.check_study(begun=False)
     result = load_result(run) if has_study else SearchResult(run, (), (), {}, {})
-    recovered = recovered_metrics(run)
+    recovered = {n: metrics for n, metrics in recovered_metrics(run).items() if n not in result.set_aside}
     folders = {number: directory.recovered_folder(number) for number in recovered}
     return RunSummary(
         run,
@@ -106,7 +111,7 @@ def read_run_summary(run: Path) -> RunSummary:
             for number, folder in folders.items()
             if (folder / LATENCY_FILE).is_file()
         },
-        load_check(run),
+        load_check(run, result.set_aside),
     )
 
 

@@ -15,6 +15,7 @@ def write_trials(path: Path, summary: RunSummary) -> None:
 
     The mAP of a trial that was re-evaluated is the mean; ``measured`` is the number of evaluations.
 
+    The column ``other_data`` is there where trials were measured on other data, whose rows come last.
     The column ``input_px`` is there where the search chose among input sizes.
     The columns ``map_rung_0``, ``map_rung_1``, … hold the mAP at each rung, ``width:GROUP`` the widths.
 
@@ -22,10 +23,13 @@ def write_trials(path: Path, summary: RunSummary) -> None:
         RunError: the file can't be written.
     """
     front = {point.trial for point in summary.result.front}
-    metric_names = dict.fromkeys(name for record in summary.records for name in record.metrics)
+    records = (*summary.records, *summary.set_aside)
+    metric_names = dict.fromkeys(name for record in records for name in record.metrics)
+    other_data = ["other_data"] if summary.set_aside else []
     rows = [
         {
             "trial": record.number,
+            **{name: int(record.other_data) for name in other_data},
             "state": record.state,
             "origin": record.origin,
             "budget_gflops": record.budget,
@@ -38,16 +42,16 @@ def write_trials(path: Path, summary: RunSummary) -> None:
             **{f"map_rung_{rung}": metrics["map"] for rung, metrics in enumerate(record.rungs)},
             **{f"width:{name}": width for name, width in channels_of(record.widths).items()},
         }
-        for record in summary.records
+        for record in records
     ]
     columns = [
-        *("trial", "state", "origin", "budget_gflops"),
-        *(["input_px"] if any(record.pixels is not None for record in summary.records) else []),
+        *("trial", *other_data, "state", "origin", "budget_gflops"),
+        *(["input_px"] if any(record.pixels is not None for record in records) else []),
         "on_front",
         *metric_names,
         *("measured", "recovered_map", "reason"),
         *(f"map_rung_{rung}" for rung in range(len(summary.config.rungs))),
-        *dict.fromkeys(f"width:{name}" for record in summary.records for name in channels_of(record.widths)),
+        *dict.fromkeys(f"width:{name}" for record in records for name in channels_of(record.widths)),
     ]
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")

@@ -10,6 +10,7 @@ from typing import Any
 from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
 from autoprune.files import naming_paths, write_text, write_yaml
+from autoprune.passwords import place_of
 from autoprune.policy import Policy
 from autoprune.run import lock, names
 from autoprune.run.documents import load_run_config
@@ -91,7 +92,8 @@ class RunDirectory:
             return
         old, new = _comparable(self.config()), _comparable(config)
         if differing := [name for name in old if old[name] != new[name]]:
-            shown = ", ".join(f"{name} was {old[name]!r}, now {new[name]!r}" for name in differing)
+            was, now = (absolute(each).model_dump(mode="json") for each in (self.config(), config))
+            shown = ", ".join(f"{name} was {was[name]!r}, now {now[name]!r}" for name in differing)
             raise RunError(
                 f"{self.path} is the run directory of another configuration: {shown}; choose another --out"
             )
@@ -234,6 +236,8 @@ def absolute(config: Config) -> Config:
 
 
 def _comparable(config: Config) -> dict[str, Any]:
-    """The fields that decide what the search is, as YAML holds them."""
+    """The fields that decide what the search is, as YAML holds them; a storage without its password."""
     content = absolute(config).model_dump(mode="json")
+    if config.storage is not None:
+        content["storage"] = place_of(config.storage)
     return {name: value for name, value in content.items() if name not in MAY_CHANGE}

@@ -60,7 +60,8 @@ def warn_elsewhere(file: Path, out: Path) -> None:
     begun = any((folder / name).exists() for name in (names.JOURNAL_FILE, names.SPACE_FILE))
     if file.name == names.CONFIG_FILE and begun and out.expanduser().resolve() != folder:
         problem = (
-            f"{file} has `out: {out}`, so the work is done there; --out {file.parent} does it in its folder"
+            f"{file} has `out: {out}`, so the work is done there; "
+            f"--out {shlex.quote(str(file.parent))} does it in its folder"
         )
         warnings.warn(problem, stacklevel=2)
 

@@ -1,6 +1,6 @@
 """The results of a search, read from its run directory."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,6 +12,7 @@ from autoprune.errors import RunError
 from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.run.directory import RunDirectory
+from autoprune.study.earlier_data import EARLIER
 from autoprune.study.records import Record, front_of, read_records
 from autoprune.study.storage import load_study
 
@@ -65,7 +66,7 @@ class SearchResult:
         seconds: wall time of the search so far, all sessions together: ``wall``, and its parts ``training``
             (with reconstruction), ``evaluation`` (with the dense detector's), ``importance``, ``loading`` and
             ``other``. With several workers, ``wall`` adds up all of theirs.
-        identity: what the study is about: the weights, the space, the data and the budgets, as hashes.
+        notes: all that the study keeps about the run as a whole.
     """
 
     run: Path
@@ -73,7 +74,22 @@ class SearchResult:
     records: tuple[Record, ...]
     dense: Mapping[str, float]
     seconds: Mapping[str, float]
-    identity: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @property
+    def identity(self) -> Mapping[str, str]:
+        """What the study is about: the weights, the space, the data and the budgets, as hashes."""
+        return dict(self.notes.get("identity", {}))
+
+    @property
+    def earlier_data(self) -> Sequence[Mapping[str, Any]]:
+        """The data that trials were set aside with: ``trials`` (numbers), ``dense`` and ``data``, as then."""
+        return tuple(self.notes.get(EARLIER, ()))
+
+    @property
+    def set_aside(self) -> frozenset[int]:
+        """Numbers of the trials that were measured on other data than the run has now."""
+        return frozenset(record.number for record in self.records if record.other_data)
 
     def __repr__(self) -> str:
         """In a line, without what the trials are."""
@@ -145,19 +161,19 @@ def load_result(path: Path) -> SearchResult:
         tuple(records),
         notes.get("dense", {}),
         notes.get("seconds", {}),
-        notes.get("identity", {}),
+        notes,
     )
 
 
-def recorded_identity(config: Config, run: RunDirectory) -> Mapping[str, str]:
-    """What the study of a run is about, as in `SearchResult`; empty where it holds nothing yet."""
+def recorded_notes(config: Config, run: RunDirectory) -> Mapping[str, Any]:
+    """What the study of a run keeps about it, as in `SearchResult`; empty where it holds nothing yet."""
     if config.storage is None and not run.has_journal():
         return {}
     with suppress(
         RunError
     ):  # a driver may be killed before it makes the study; who opens it to write says more
         study = load_study(config.storage or run.journal_file, study_name(config))
-        return dict(study.user_attrs.get("identity", {}))
+        return dict(study.user_attrs)
     return {}
 
 

@@ -74,8 +74,7 @@ def say_own(config: Config, resumed: Config, place: Path) -> None:
     """
     now, own = config.model_dump(mode="json"), resumed.model_dump(mode="json")
     if names := [name for name in own if own[name] != now[name]]:
-        # the URL of a storage may hold a password
-        shown = ", ".join(name if name == "storage" else f"{name} {own[name]!r}" for name in names)
+        shown = ", ".join(f"{name} {own[name]!r}" for name in names)
         say(f"resuming {place} with its own {shown}; for other settings, choose another --out")
 
 

@@ -8,8 +8,7 @@ from autoprune.config import Config
 from autoprune.engines.table import ENGINES
 from autoprune.importance import Importance
 from autoprune.importance.curves import Curve, curve_scores
-from autoprune.run.directory import absolute
-from autoprune.search.session import cluster_of
+from autoprune.search.session import cluster_of, for_workers
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.sensitivity import SensitivityProbe, measure_curves
 
@@ -32,7 +31,7 @@ def score_curves(task: PruningTask, order: Importance, path: Path) -> Importance
     def measure(names: Sequence[str]) -> Iterable[tuple[str, Curve]]:
         if engine.in_driver:
             return engine.each(lambda: SensitivityProbe(task, order), names, cluster_of(config))
-        return engine.each(partial(load_probe, absolute(config), order), names, cluster_of(config))
+        return engine.each(partial(load_probe, for_workers(config), order), names, cluster_of(config))
 
     return curve_scores(measure_curves(task, order, path, measure), order, task.graph)
 

@@ -1,6 +1,6 @@
 """A whole search: settings in, a run directory and its front out. The same call resumes a run."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -14,13 +14,14 @@ from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
+from autoprune.passwords import MASK, has_password
 from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
 from autoprune.run.documents import warn_elsewhere
 from autoprune.run.origin import check_origin
-from autoprune.run.results import SearchResult, recorded_identity, study_name
+from autoprune.run.results import SearchResult, recorded_notes, study_name
 from autoprune.run.resume import say_own, search_settings
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.search.curves import score_curves
@@ -32,7 +33,7 @@ from autoprune.space.derive import REACH, derive_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import check_storage
+from autoprune.study.storage import check_storage, shown
 from autoprune.study.trials import LedgerSettings
 from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.evaluator import PolicyEvaluator
@@ -50,13 +51,15 @@ VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
 
 
 @naming_paths()
-def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
+def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: bool = False) -> SearchResult:
     """Searches for the best policies within the budget; resumes or extends a run that exists already.
 
     Settings that decide what the search is and are not given are the run's own, where it exists.
 
     Args:
         config: settings, their fields as a mapping, or a YAML file with them.
+        accept_data_change: go on where the run has been on other data: the dense detector is measured again,
+            and the trials so far are set aside.
 
     Raises:
         ConfigError: a setting is wrong, or no weights are given.
@@ -77,6 +80,8 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     config = search_settings(open_settings, run, given)
     run.check(config)
     say_own(open_settings, config, run.path)
+    if run.config_file.is_file() and has_password(run.config().storage or ""):
+        say(f"{run.config_file} holds a password, which an earlier version wrote; replace it by {MASK}")
     if config.storage is None:
         run.check_study(run.has_journal())
     refuse_missing(config)
@@ -86,7 +91,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
     with sigterm_interrupts(), run.locked():
         with _before_it_began(run):
             run.repair_journal()
-            session, latency = _prepare(config, run, file, wall_time)
+            session, latency = _prepare(config, run, file, wall_time, accept_data_change)
         result = session.run()
         for pixels, model in latency.items():
             say_prediction_error(model, result, pixels if len(latency) > 1 else None)
@@ -97,7 +102,7 @@ def search(config: Config | Mapping[str, Any] | str | Path) -> SearchResult:
 
 
 def _prepare(
-    config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime
+    config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime, accept_data_change: bool
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
     # load the detector and the data, find the channel groups
@@ -106,7 +111,7 @@ def _prepare(
     if not run.config_file.exists():  # version 0.1.0 began runs with larger batches
         check_batch_size(config.batch_size, len(task.train))
     else:
-        check_origin(run, recorded_identity(config, run), task)
+        check_origin(run, recorded_notes(config, run), task, accept_data_change)
     check_boxes(task.val, config.proxy_images)
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
@@ -137,7 +142,9 @@ def _prepare(
     run.write_config(config, _versions(task))
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, ranking)
-    ledger = _open_ledger(config, run, plan)
+    ledger = _open_ledger(config, run, plan, task.data_identity if accept_data_change else ())
+    if ledger.notes.get("data") != task.data_counts:
+        ledger.note("data", task.data_counts)
     return Session(config, run, evaluator, ledger, wall_time), latency
 
 
@@ -177,14 +184,14 @@ def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
     return {CURVES: score_curves(task, scores[config.criterion], run.curves_file), **scores}
 
 
-def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan) -> Ledger:
-    """Opens the study; one in a database keeps runs of the same name apart.
+def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan, accepts: Collection[str]) -> Ledger:
+    """Opens the study; one in a database keeps runs of the same name apart. For ``accepts`` see `Ledger`.
 
     Raises:
         RunError: the study belongs to another run directory, or is of another search.
     """
     settings = LedgerSettings.from_config(config, ENGINES[config.engine].workers(config))
-    ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings)
+    ledger = Ledger(config.storage or run.journal_file, study_name(config), plan, settings, accepts)
     if config.storage is not None:
         try:
             _check_owner(ledger, run, config.storage)
@@ -201,7 +208,7 @@ def _check_owner(ledger: Ledger, run: RunDirectory, storage: str) -> None:
         run.check_study(begun=False)
         ledger.note("run", here)
     elif owner != here:
-        raise RunError(f"{storage} holds the study of {owner} under this name; choose another --out")
+        raise RunError(f"{shown(storage)} holds the study of {owner} under this name; choose another --out")
 
 
 def _say_absent_classes(task: PruningTask) -> None:
@@ -228,9 +235,15 @@ def _versions(task: PruningTask) -> dict[str, Any]:
         "autoprune": metadata.version("autoprune") if _is_installed("autoprune") else "source",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
         "dense weights": f"sha256 {task.weights_sha256}",
+        **{name: _data_line(task, name) for name in task.data_identity},
         "input size": f"{height} x {width} (height x width)",
         "seeds": f"all derived from seed {task.config.seed}",
     }
+
+
+def _data_line(task: PruningTask, split: str) -> str:
+    counts = ", ".join(f"{count} {what}" for what, count in task.data_counts[split].items())
+    return f"{counts}, hash {task.data_identity[split]}, as the run began"
 
 
 def _is_installed(name: str) -> bool:

@@ -62,6 +62,10 @@ class Session:
         """
         trials = self.config.trials
         try:
+            if set_aside := sum(record.other_data for record in self.ledger.records()):
+                self._write()  # the front holds none of them
+                were = "trial was" if set_aside == 1 else "trials were"
+                say(f"{set_aside} {were} measured on other data: set aside, neither counted nor ranked")
             self._measure_dense()
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
@@ -89,8 +93,8 @@ class Session:
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
-        if "dense" in self.ledger.notes:
-            self.evaluator.dense_map = self.ledger.notes["dense"]["map"]
+        if dense := self.ledger.notes.get("dense"):
+            self.evaluator.dense_map = dense["map"]
             return
         evaluator, task = self.evaluator, self.evaluator.task
         with self._wall_time.spend("dense_evaluation"):
@@ -118,7 +122,7 @@ class Session:
         if engine.in_driver:
             engine.run(self.ledger, lambda: self.evaluator, self._finished, Cluster(), self._changed)
             return
-        anywhere = absolute(config)
+        anywhere = for_workers(config)
         # Space and scores are sent along: no node but this one needs to see the run directory.
         space_file = SpaceFile.load(self.directory.space_file)
         evaluator = self.evaluator
@@ -183,6 +187,11 @@ class Session:
     def _remaining(self, done: int) -> str:
         """The time that the remaining trials will take, in words."""
         return duration(self._wall_time.remaining_s(done - self._done_at_start, self.config.trials - done))
+
+
+def for_workers(config: Config) -> Config:
+    """The settings that are sent to other processes and nodes; only the driver opens the storage."""
+    return absolute(config).model_copy(update={"storage": None})
 
 
 def cluster_of(config: Config) -> Cluster:

@@ -12,6 +12,7 @@ from autoprune.config import Config
 from autoprune.errors import ConfigError, RunError
 from autoprune.fields import Track
 from autoprune.files import unwritable
+from autoprune.passwords import hide
 from autoprune.progress import say
 from autoprune.run.names import TENSORBOARD_FOLDER
 from autoprune.search.status import best_map
@@ -157,7 +158,7 @@ class MLflow:
 
 
 def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(hide(str(error), os.environ.get("MLFLOW_TRACKING_URI")).split())[:200]
 
 
 def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]:

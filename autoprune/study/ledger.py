@@ -1,7 +1,7 @@
 """The ledger: what a search does next. Engines ask it for trials and report to it; `store` keeps them."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ class Ledger:
         name: the study's name in the storage.
         plan: space and budgets.
         settings: how the search proceeds.
+        accepts: parts of the plan's identity that may have changed; then all trials so far are set aside.
 
     Attributes:
         exhausted: the space has no policy left that was not tried.
@@ -47,10 +48,17 @@ class Ledger:
         RunError: the storage can't be opened, the study is of another search, or another driver uses it.
     """
 
-    def __init__(self, storage: Path | str, name: str, plan: Plan, settings: LedgerSettings) -> None:
+    def __init__(
+        self,
+        storage: Path | str,
+        name: str,
+        plan: Plan,
+        settings: LedgerSettings,
+        accepts: Collection[str] = (),
+    ) -> None:
         self.plan, self.settings, self.exhausted = plan, settings, False
         self._directions = directions(settings.objectives)
-        self._store = TrialStore(storage, name, plan, settings.objectives)
+        self._store = TrialStore(storage, name, plan, settings.objectives, accepts)
         self._first: dict[Policy, int] = {}  # the trial that first had a policy
         self._resume()
         for record in self.records():
@@ -134,7 +142,7 @@ class Ledger:
         return self._enough and not running and not self._repeats_wait() and self._next_to_confirm() is None
 
     def records(self) -> list[Record]:
-        """All trials but those that were put back into the queue, by number."""
+        """All trials but those put back into the queue, by number; also those that are set aside."""
         return self._store.records()
 
     def finished(self) -> list[Record]:
@@ -161,6 +169,10 @@ class Ledger:
         """Whether all policies that are requested have a trial."""
         return self.exhausted or sum(map(counts, self._store.trials())) >= self.settings.trials
 
+    def _current(self) -> list[Record]:
+        """The trials on the run's data."""
+        return [record for record in self.records() if not record.other_data]
+
     def _repeats_wait(self) -> bool:
         return any(queued.repeat_of is not None for queued in waiting(self._store.trials()))
 
@@ -169,7 +181,7 @@ class Ledger:
         most = self.settings.confirm * len(self.plan.budgets)
         if not most or any(t.state == TrialState.RUNNING and counts(t) for t in self._store.trials()):
             return None  # found out before all records are read: engines with idle workers ask often
-        return next_to_confirm(self.records(), self.settings.objectives, most)
+        return next_to_confirm(self._current(), self.settings.objectives, most)
 
     def _enqueue_repeat(self) -> bool:
         """Puts the leading trial into the queue again; whether there is one to re-evaluate."""
@@ -180,7 +192,7 @@ class Ledger:
 
     def _next(self) -> FrozenTrial:
         """A RUNNING trial with all parameters: from the queue, a warm start, or the sampler."""
-        settings, records = self.settings, self.records()
+        settings, records = self.settings, self._current()
         live = [trial for trial in self._store.trials() if not TrialAttributes(trial).requeued]
         if not waiting(live):
             started = {TrialAttributes(trial).warm_start for trial in live}

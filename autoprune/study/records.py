@@ -8,6 +8,7 @@ import optuna
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.space.input_size import pixels_of
+from autoprune.study.earlier_data import earlier_trials
 from autoprune.study.pareto import Direction, front
 from autoprune.study.trial_attributes import TrialAttributes, budget_of
 from autoprune.study.trials import Metrics
@@ -36,6 +37,7 @@ class Record:
         same_as: trial that had the same policy; this one was not run.
         repeat_of: trial that this one re-evaluates, with another seed.
         again: metrics at the top rung of the trials that re-evaluated this one.
+        other_data: it was measured on other data than the run has now, and set aside.
     """
 
     number: int
@@ -49,6 +51,7 @@ class Record:
     same_as: int | None = None
     repeat_of: int | None = None
     again: tuple[Metrics, ...] = ()
+    other_data: bool = False
 
     @property
     def pixels(self) -> int | None:
@@ -57,7 +60,12 @@ class Record:
 
     @property
     def counts(self) -> bool:
-        """Whether it is one of the trials asked for, and no repeat of another."""
+        """Whether it is one of the trials asked for, on the run's data, and no repeat of another."""
+        return not self.other_data and self.is_first
+
+    @property
+    def is_first(self) -> bool:
+        """Whether it is the first of its policy."""
         return self.same_as is None and self.repeat_of is None
 
     @property
@@ -123,6 +131,7 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
     """
     budgets = study.user_attrs.get("budgets") or [None]
     finished = {} if finished is None else finished
+    set_aside = earlier_trials(study.user_attrs)
     records = []
     for trial in study.get_trials(deepcopy=False):
         record = finished.get(trial.number)
@@ -130,7 +139,7 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
             attributes = TrialAttributes(trial)
             if trial.state == TrialState.WAITING or attributes.requeued:
                 continue
-            record = _record(trial, attributes, budgets)
+            record = _record(trial, attributes, budgets, trial.number in set_aside)
             if trial.state.is_finished():
                 finished[trial.number] = record
         records.append(record)
@@ -159,7 +168,9 @@ def _with_repeats(records: list[Record]) -> list[Record]:
     ]
 
 
-def _record(trial: FrozenTrial, attributes: TrialAttributes, budgets: Sequence[float | None]) -> Record:
+def _record(
+    trial: FrozenTrial, attributes: TrialAttributes, budgets: Sequence[float | None], other_data: bool
+) -> Record:
     return Record(
         number=trial.number,
         state=_STATES.get(trial.state, "running"),
@@ -171,4 +182,5 @@ def _record(trial: FrozenTrial, attributes: TrialAttributes, budgets: Sequence[f
         reason=attributes.reason,
         same_as=attributes.same_as,
         repeat_of=attributes.repeat_of,
+        other_data=other_data,
     )

@@ -1,6 +1,7 @@
 """The Optuna study: opened in a journal file or behind a storage URL, its objectives named for dashboards."""
 
 import re
+import shlex
 import warnings
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,6 +12,7 @@ from optuna.storages import BaseStorage, JournalStorage
 
 from autoprune.errors import RunError
 from autoprune.files import unwritable
+from autoprune.passwords import MASK, VARIABLE, has_password, hide, masked, with_password
 from autoprune.study.journal import Journal
 from autoprune.study.pareto import Direction
 
@@ -40,9 +42,9 @@ def open_study(
     except Exception as error:  # each database driver has errors of its own
         if isinstance(storage, Path) and isinstance(error, OSError):
             raise unwritable(storage, error) from error
-        raise _problem(storage, name, error) from error
+        raise _problem(storage, name, error) from _cause(storage, error)
     if [direction.name.lower() for direction in study.directions] != list(directions):
-        raise RunError(f"the study {name} in {storage} has other objectives; choose another --out")
+        raise RunError(f"the study {name} in {shown(storage)} has other objectives; choose another --out")
     return study, opened
 
 
@@ -59,7 +61,7 @@ def load_study(storage: Path | str, name: str) -> optuna.Study:
     try:
         return optuna.load_study(study_name=name, storage=_open(storage, read_only=True))
     except Exception as error:  # each database driver has errors of its own
-        raise _problem(storage, name, error) from error
+        raise _problem(storage, name, error) from _cause(storage, error)
 
 
 def name_objectives(study: optuna.Study, objectives: Sequence[str]) -> None:
@@ -87,26 +89,46 @@ def check_storage(storage: str | None) -> None:
     """
     if storage is None:
         return
-    if not storage.strip():
-        raise RunError(
-            "--storage (YAML: storage) is empty; give a URL such as sqlite:///study.db, or omit it for a "
-            "journal in the run directory"
-        )
     if _IN_MEMORY.search(storage):
         raise RunError(
-            f"--storage {storage} (YAML: storage) keeps the study in memory, where no later command can read "
-            "it; give a file such as sqlite:///study.db"
+            f"--storage {shown(storage)} (YAML: storage) keeps the study in memory, where no later command "
+            "can read it; give a file such as sqlite:///study.db"
         )
+    if (meant := _meant(storage)) is not None:
+        raise RunError(f"--storage {shown(storage)} (YAML: storage) is no SQLAlchemy URL; give {meant}")
     try:
         _open(storage)
     except Exception as error:  # each database driver has errors of its own
-        raise _problem(storage, None, error) from error
+        raise _problem(storage, None, error) from _cause(storage, error)
+
+
+def shown(storage: Path | str) -> str:
+    """A storage in a message: its path, or its URL with the password masked."""
+    return masked(storage) if isinstance(storage, str) else str(storage)
 
 
 def _open(storage: Path | str, read_only: bool = False) -> BaseStorage:
     if isinstance(storage, Path):
         return JournalStorage(Journal(storage, read_only))
-    return optuna.storages.get_storage(storage)
+    return optuna.storages.get_storage(with_password(storage))
+
+
+def _meant(storage: str) -> str | None:
+    """What to give, as a shell reads it, for a text that is no URL for SQLAlchemy; ``None`` for all others.
+
+    A path is an SQLite database, ``sqlite:`` needs three slashes, ``postgres://`` is what some hosts give.
+    """
+    scheme, mark, rest = storage.partition("://")
+    if mark and scheme == "postgres":
+        return shlex.quote(masked(f"postgresql://{rest}"))
+    if (match := re.fullmatch(r"(sqlite(?:\+\w+)?):(/{0,2})([^/].*)", storage)) is not None:
+        root = "/" if match[2] == "/" else ""
+        return shlex.quote(masked(f"{match[1]}:///{root}{match[3]}"))
+    if mark:
+        return None
+    if "@" in storage or re.match(r"[\w+.-]*:", storage):  # USER@HOST, HOST:PORT, or another scheme
+        return "a URL such as sqlite:///study.db or postgresql+psycopg2://USER@HOST/DATABASE"
+    return shlex.quote(f"sqlite:///{Path(storage).expanduser()}")
 
 
 def _sqlite_file(storage: str) -> Path | None:
@@ -120,10 +142,13 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     if isinstance(error, RunError):
         return error
     text = str(error).partition("(Background on this error")[0]  # a link that SQLAlchemy adds
-    problem = " ".join(f"{type(error).__name__}: {text}".split())[:200]
+    problem = " ".join(f"{type(error).__name__}: {text}".split())
     if not isinstance(storage, Path):
         what = "the storage" if name is None else f"the study {name} in"
-        return RunError(f"cannot open {what} {storage}: {problem}; check --storage (YAML: storage)")
+        problem = hide(problem, with_password(storage))[:200]
+        check = f"check --storage (YAML: storage){_remedy(storage)}"
+        return RunError(f"cannot open {what} {shown(storage)}: {problem}; {check}")
+    problem = problem[:200]
     if isinstance(error, OSError):
         return RunError(f"cannot read {storage}: {error.strerror}; check the path and its permissions")
     if isinstance(error, KeyError) and not storage.read_bytes().strip():
@@ -134,3 +159,21 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     return RunError(
         f"{storage} is damaged ({problem}); restore it from a copy, or search again with another --out"
     )
+
+
+def _remedy(storage: str) -> str:
+    """What to do besides, where a run has masked the password and nothing gives it."""
+    if MASK not in storage or has_password(with_password(storage)):
+        return ""
+    return f", or give its password: in --storage, in {VARIABLE} (the whole URL), or in the driver's own file"
+
+
+def _cause(storage: Path | str, error: Exception) -> Exception | None:
+    """The cause to show with --debug; ``None`` where its text holds a password."""
+    url = None if isinstance(storage, Path) else with_password(storage)
+    seen: BaseException | None = error
+    while seen is not None:
+        if hide(str(seen), url) != str(seen):
+            return None
+        seen = seen.__cause__ or seen.__context__
+    return error

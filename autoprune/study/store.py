@@ -5,7 +5,7 @@ the next driver puts it back into the queue with the same parameters. A finished
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,10 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial, TrialState
 
 from autoprune.errors import RunError
+from autoprune.study.earlier_data import CurrentStudy
 from autoprune.study.lease import Lease
 from autoprune.study.records import Record, directions, read_records
-from autoprune.study.storage import batch, name_objectives, open_study
+from autoprune.study.storage import batch, name_objectives, open_study, shown
 from autoprune.study.trial_attributes import (
     Encoded,
     TrialAttributes,
@@ -39,17 +40,26 @@ class TrialStore:
         name: the study's name in the storage.
         plan: space and budgets.
         objectives: what the search trades off.
+        accepts: parts of the plan's identity that may have changed; then all trials are set aside.
 
     Raises:
         RunError: the storage can't be opened, the study is of another search, or another driver uses it.
     """
 
-    def __init__(self, storage: Path | str, name: str, plan: Plan, objectives: Sequence[str]) -> None:
-        self.study, self._storage = open_study(storage, name, directions(objectives))
+    def __init__(
+        self,
+        storage: Path | str,
+        name: str,
+        plan: Plan,
+        objectives: Sequence[str],
+        accepts: Collection[str] = (),
+    ) -> None:
+        self._whole, self._storage = open_study(storage, name, directions(objectives))
+        self.study = CurrentStudy(name, self._storage)
         self._plan, self._distributions = plan, distributions(plan)
         self._finished: dict[int, Record] = {}
-        place = f"the study {name} in {storage}"
-        self._check_identity(place)
+        place = f"the study {name} in {shown(storage)}"
+        self._check_identity(place, accepts)
         # A journal file lies in a run directory, whose lock keeps others out.
         self._lease = Lease(self.study, place) if isinstance(storage, str) else None
         name_objectives(self.study, objectives)
@@ -66,16 +76,16 @@ class TrialStore:
     # read
 
     def trials(self) -> list[FrozenTrial]:
-        """All trials, by number; not to be changed."""
+        """All trials on the run's data, by number; not to be changed."""
         return self.study.get_trials(deepcopy=False)
 
     def trial(self, number: int) -> FrozenTrial:
         """One trial."""
-        return self.trials()[number]
+        return self._whole.get_trials(deepcopy=False)[number]
 
     def records(self) -> list[Record]:
-        """All trials but those that were put back into the queue, by number."""
-        return read_records(self.study, self._finished)
+        """All trials but those put back into the queue, by number; also those that are set aside."""
+        return read_records(self._whole, self._finished)
 
     def is_sampled(self, trial: FrozenTrial) -> bool:
         """Whether all parameters of a trial are known; a driver may be killed before they are."""
@@ -152,7 +162,17 @@ class TrialStore:
         """Keeps something about the run; any JSON value."""
         self.study.set_user_attr(name, value)
 
-    def _check_identity(self, place: str) -> None:
+    def _set_aside(self) -> None:
+        """Ends what is in flight or queued, which was proposed for other data, and sets all trials aside."""
+        with self.batch():
+            for trial in self.trials():
+                if trial.state == TrialState.WAITING:  # no trial ends that did not start
+                    self._storage.set_trial_state_values(trial._trial_id, TrialState.RUNNING)
+                if not trial.state.is_finished():
+                    self.drop(trial)
+            self.study.set_all_aside()
+
+    def _check_identity(self, place: str, accepts: Collection[str]) -> None:
         expected = {
             "format": str(FORMAT),
             **self._plan.identity,
@@ -164,7 +184,8 @@ class TrialStore:
             self.note("budgets", list(self._plan.budgets))
             return
         known = {**expected, "format": None, **stored} if stored else {}  # an earlier version recorded less
-        differing = [name for name in expected if known.get(name) != expected[name]]
+        changed = [name for name in expected if known.get(name) != expected[name]]
+        differing = [name for name in changed if name not in accepts]
         if "format" in differing:
             raise RunError(
                 f"{place} was made by another version of autoprune (its format is "
@@ -176,8 +197,10 @@ class TrialStore:
                 f"{place} is of another search: it differs in its {differing[0]}; restore that, or "
                 "choose another --out"
             )
-        if known != stored:
-            self.note("identity", known)
+        if changed:
+            self._set_aside()
+        if {**known, **expected} != stored:
+            self.note("identity", {**known, **expected})
 
 
 def waiting(trials: Sequence[FrozenTrial]) -> list[TrialAttributes]:

@@ -99,6 +99,15 @@ class PruningTask:
             "validation data": self.val.fingerprint[:16],
         }
 
+    @property
+    def data_counts(self) -> dict[str, dict[str, int]]:
+        """Usable images and boxes of the splits, which say in words what a change of `data_identity` is."""
+        splits = {"training data": self.train, "validation data": self.val}
+        return {
+            name: {"images": len(split), "boxes": len(split.coco.dataset["annotations"])}
+            for name, split in splits.items()
+        }
+
     def policy(self, keep: Mapping[str, Sequence[int]], metrics: Mapping[str, Any]) -> Policy:
         """The policy that keeps these channels.
 

@@ -7,13 +7,18 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
+from autoprune import passwords
 from autoprune.engines import local
 from autoprune.errors import RunError
+from autoprune.passwords import VARIABLE, masked
 from autoprune.study.ledger import Ledger
+from autoprune.study.storage import check_storage
 
 from ..conftest import ledger_settings
 from .conftest import wait_until
@@ -26,7 +31,14 @@ pytestmark = pytest.mark.skipif(not BINARIES, reason="no PostgreSQL server is in
 
 @pytest.fixture(scope="module")
 def url():
-    """The URL of a database of a server that ends with the tests."""
+    """The URL of a database of a server that ends with the tests; it asks for no password."""
+    with server() as place:
+        yield f"postgresql+psycopg2://tester@/postgres?host={place}"
+
+
+@contextmanager
+def server(password=None):
+    """Runs a server for its user ``tester``, who needs the password; yields the folder of its socket."""
     user = {"user": "postgres"} if os.getuid() == 0 else {}  # it refuses to run as root
     with tempfile.TemporaryDirectory(prefix="pg") as name:
         folder = Path(name)
@@ -34,15 +46,17 @@ def url():
             shutil.chown(folder, "postgres")
         options = {"cwd": folder, "check": True, "capture_output": True, **user}
         initdb, postgres = (str(BINARIES[-1] / program) for program in ("initdb", "postgres"))
-        subprocess.run([initdb, "-D", f"{name}/data", "-U", "tester", "-A", "trust", "--no-sync"], **options)
+        (folder / "password").write_text(f"{password}\n")
+        asks = ["-A", "trust"] if password is None else ["-A", "scram-sha-256", f"--pwfile={name}/password"]
+        subprocess.run([initdb, "-D", f"{name}/data", "-U", "tester", "--no-sync", *asks], **options)
         command = [postgres, "-D", f"{name}/data", "-k", name, "-c", "listen_addresses=", "-c", "fsync=off"]
         with (
             open(os.devnull, "w") as nowhere,
-            subprocess.Popen(command, cwd=folder, stdout=nowhere, stderr=nowhere, **user) as server,
+            subprocess.Popen(command, cwd=folder, stdout=nowhere, stderr=nowhere, **user) as process,
         ):
-            wait_until((folder / ".s.PGSQL.5432").exists, server)
-            yield f"postgresql+psycopg2://tester@/postgres?host={name}"
-            server.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, a killed driver's among them
+            wait_until((folder / ".s.PGSQL.5432").exists, process)
+            yield name
+            process.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, a killed driver's among them
 
 
 @pytest.fixture
@@ -95,3 +109,41 @@ def test_a_server_that_cannot_be_reached_is_one_line(tmp_path):
     with pytest.raises(RunError, match=r"cannot open the study s in postgresql.*; check --storage") as raised:
         Ledger(f"postgresql+psycopg2://x@/x?host={tmp_path}", "s", None, settings)
     assert "\n" not in str(raised.value)
+
+
+def test_a_masked_password_comes_from_the_environment_or_the_drivers_file(tmp_path, monkeypatch):
+    """A server that asks for a password; each way to give it is tried as in a new process."""
+    secret = "p@ss/w:rd"
+    file = tmp_path / "pgpass"
+    file.write_text("*:*:*:tester:p@ss/w\\:rd\n")
+    file.chmod(0o600)
+    for name in (VARIABLE, "PGPASSWORD", "PGPASSFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with server(secret) as place:
+        url = f"postgresql+psycopg2://tester:{quote(secret, safe='')}@/postgres?host={place}"
+
+        def opens(storage, **variables):
+            monkeypatch.setattr(passwords, "_known", {})
+            with monkeypatch.context() as context:
+                for name, value in variables.items():
+                    context.setenv(name, value)
+                check_storage(storage)
+
+        opens(url)
+        stored = masked(url)
+        assert stored == f"postgresql+psycopg2://tester:***@/postgres?host={place}"
+        opens(stored, **{VARIABLE: url})
+        opens(stored, PGPASSFILE=str(file))
+        opens(stored.replace(":***", ""), **{VARIABLE: url})
+        for variables in (
+            {},
+            {VARIABLE: url.replace("rd@", "RD@")},
+            {VARIABLE: url.replace("tester", "other")},
+        ):
+            with pytest.raises(
+                RunError, match=r"cannot open the storage .*tester:\*\*\*@.*check --stor"
+            ) as raised:
+                opens(stored, **variables)
+            assert VARIABLE in str(raised.value) or variables
+            assert not [form for form in (secret, quote(secret, safe="")) if form in str(raised.value)]

@@ -145,7 +145,7 @@ def test_other_data_under_the_same_path_is_refused(copy_run, monkeypatch):
     folder = copy_run()
     monkeypatch.setattr(Split, "fingerprint", "f" * 64)
     with pytest.raises(
-        RunError, match=r"the training data in .* is not what .* was made from; give .*--data"
+        RunError, match=r"the data in .* is not what .* was made from: training data: other files.*--data"
     ):
         recover(folder)
 
@@ -179,7 +179,9 @@ def test_a_recovery_goes_on_where_data_and_weights_were_moved(copy_run, demo_set
     assert (folder / "importance.safetensors").read_bytes() == scores
     image = next((moved / "images").rglob("*.*"))
     image.write_bytes(image.read_bytes() + b" ")
-    with pytest.raises(RunError, match=rf"data in {moved} is not what {folder} was made from; give .*--data"):
+    with pytest.raises(
+        RunError, match=rf"data in {moved} is not what {folder} was made from: .*; give .*--data"
+    ):
         recover(folder, data=moved, weights=weights)
 
 

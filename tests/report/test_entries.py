@@ -101,3 +101,30 @@ def test_files_that_are_not_of_a_trial_are_not_read(tmp_path):
         (tmp_path / "recovered" / name).mkdir(parents=True)
         (tmp_path / "recovered" / name / "metrics.json").write_text(text)
     assert recovered_metrics(tmp_path) == {3: content}
+
+
+def test_trials_on_other_data_are_counted_by_change_and_compared_with_none(make_summary, make_record):
+    records = [
+        make_record(0, "uniform", 0.9, other_data=True),
+        make_record(1, map=0.8, other_data=True),
+        make_record(2, same_as=1, other_data=True),
+        make_record(3, map=0.7, other_data=True),
+        make_record(4, "uniform", 0.30),
+        make_record(5, map=0.35),
+    ]
+    counts = {"validation data": {"images": 8, "boxes": 30}}
+    changes = [
+        {"trials": [0, 1, 2], "dense": {"map": 0.438}, "data": counts},
+        {"trials": [3], "dense": {}, "data": {}},
+    ]
+    result = replace(make_summary(records).result, notes={"earlier_data": changes})
+    lines = outcome_lines(result)
+    assert lines[0] == "2 trials: 2 complete, 0 stopped at a lower rung, 0 failed"
+    assert "(+5.0 on uniform)" in lines[1]
+    assert [line.partition(";")[0] for line in lines[-2:]] == [
+        "set aside, neither counted nor ranked: 2 trials (0-1) measured on other data (8 images, 30 boxes), "
+        "where the dense detector has 43.8 mAP",
+        "set aside, neither counted nor ranked: 1 trial (3) measured on other data",
+    ]
+    assert [entry.name for entry in trial_entries(result)[0]] == ["trial 4", "trial 5"]
+    assert result.set_aside == {0, 1, 2, 3}

@@ -1,16 +1,20 @@
 """Other weights or data than a run was made from are refused, under whatever path; moved ones are not."""
 
+import io
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.run.directory import RunDirectory
 from autoprune.run.origin import check_origin
 
 DATA = {"training data": "t" * 16, "validation data": "v" * 16}
-IDENTITY = {"weights": "w" * 16, **DATA}
+COUNTS = {"training data": {"images": 8, "boxes": 30}, "validation data": {"images": 6, "boxes": 20}}
+NOTES = {"identity": {"weights": "w" * 16, **DATA}, "data": COUNTS}
 
 
 @pytest.fixture
@@ -20,14 +24,17 @@ def run(tmp_path):
     return directory
 
 
-def task(data, weights="w" * 64, **changes):
+def task(data, weights="w" * 64, counts=None, **changes):
     return SimpleNamespace(
-        config=make_config(data=data, weights="new.pt"), weights_sha256=weights, data_identity=DATA | changes
+        config=make_config(data=data, weights="new.pt"),
+        weights_sha256=weights,
+        data_identity=DATA | changes,
+        data_counts=counts or COUNTS,
     )
 
 
 def test_what_was_moved_is_the_same(run, tmp_path):
-    check_origin(run, IDENTITY, task(tmp_path / "moved"))
+    check_origin(run, NOTES, task(tmp_path / "moved"))
     check_origin(run, {}, task(tmp_path / "moved"))  # killed before there was a study
 
 
@@ -35,22 +42,34 @@ def test_what_was_moved_is_the_same(run, tmp_path):
     ("changes", "message"),
     [
         ({"weights": "x" * 64}, r"new\.pt is not what .*run was made from; give the dense .*--weights"),
-        ({"validation data": "x"}, r"the validation data in .*moved is not what .*; give .* \(--data, YAML"),
+        (
+            {"validation data": "x", "counts": {**COUNTS, "validation data": {"images": 3, "boxes": 9}}},
+            r"the data in .*moved is not what .*run was made from: validation data: 6 images before, 3 now, "
+            r"20 boxes before, 9 now; give .* \(--data, YAML: data\), .* another --out, .*--accept-data",
+        ),
+        (
+            {"validation data": "x", "counts": {**COUNTS, "validation data": {"images": 6, "boxes": 10}}},
+            r"validation data: 20 boxes before, 10 now; give",
+        ),
+        (
+            {"training data": "x", "validation data": "x"},
+            r": training data: other files, boxes or classes \(8 images and 30 boxes, as before\); valid",
+        ),
     ],
 )
 def test_other_content_is_refused(run, tmp_path, changes, message):
     with pytest.raises(RunError, match=message):
-        check_origin(run, IDENTITY, task(tmp_path / "moved", **changes))
+        check_origin(run, NOTES, task(tmp_path / "moved", **changes))
 
 
 def test_data_that_was_not_recorded_may_not_move(run, tmp_path):
     """As in version 0.1.0: nothing says that data at another path is the same."""
     recorded = {"weights": "w" * 16}
-    check_origin(run, recorded, task(tmp_path / "data"))
+    check_origin(run, {"identity": recorded}, task(tmp_path / "data"))
     with pytest.raises(
         RunError, match=rf"0\.1\.0 did not record it; give .*{tmp_path / 'data'}, where a link"
     ):
-        check_origin(run, recorded, task(tmp_path / "moved"))
+        check_origin(run, {"identity": recorded}, task(tmp_path / "moved"))
 
 
 def test_of_several_splits_only_those_that_a_search_reads_matter(tmp_path):
@@ -61,6 +80,38 @@ def test_of_several_splits_only_those_that_a_search_reads_matter(tmp_path):
     test = splits.pop("test")
     run = RunDirectory(tmp_path / "run")
     run.write_config(make_config(out=run.path, data=splits), {})
-    check_origin(run, {"weights": "w" * 16}, task({**splits, "test": test}))
+    check_origin(run, {"identity": {"weights": "w" * 16}}, task({**splits, "test": test}))
     with pytest.raises(RunError, match=r"0\.1\.0 did not record it; give .*train\.json"):
-        check_origin(run, {"weights": "w" * 16}, task({**splits, "val": test}))
+        check_origin(run, {"identity": {"weights": "w" * 16}}, task({**splits, "val": test}))
+
+
+def test_a_run_that_recorded_hashes_alone_says_what_there_is_now(run, tmp_path):
+    with pytest.raises(
+        RunError, match=r"validation data: an unknown number of images before, 6 now, an unkn"
+    ):
+        check_origin(
+            run, {"identity": NOTES["identity"]}, task(tmp_path / "data", **{"validation data": "x"})
+        )
+
+
+def test_a_change_that_is_accepted_is_said(run, tmp_path):
+    changed = task(tmp_path / "data", **{"validation data": "x"})
+    assert said(lambda: check_origin(run, NOTES, task(tmp_path / "data"), accept_data_change=True)) == ""
+    line = said(lambda: check_origin(run, NOTES, changed, accept_data_change=True))
+    assert "validation data: other files" in line
+    assert "the dense detector is measured again, and the trials so far are set aside" in line
+    with pytest.raises(RunError, match="give the dense weights"):
+        check_origin(run, NOTES, task(tmp_path / "data", weights="x" * 64), accept_data_change=True)
+
+
+def test_data_that_was_not_recorded_cannot_be_compared(run, tmp_path):
+    line = said(lambda: check_origin(run, {"identity": {"weights": "w" * 16}}, task(tmp_path / "data")))
+    assert "does not know what its training data held" in line
+    assert f"can't be compared with the data in {tmp_path}/data" in line
+
+
+def said(work):
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=1000)):
+        work()
+    return lines.getvalue()

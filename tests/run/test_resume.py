@@ -33,9 +33,10 @@ def run(tmp_path):
 
 def test_a_setting_that_was_not_given_is_the_runs_own_if_it_decides_what_the_run_is(run):
     settings = search_settings(make_config(out=run.path), run)
+    own = {**OWN, "storage": "postgresql://me:***@host/db"}
     for name, field in Config.model_fields.items():
         default = run.path if name == "out" else field.default
-        assert getattr(settings, name) == (default if name in MAY_CHANGE else OWN.get(name, default)), name
+        assert getattr(settings, name) == (default if name in MAY_CHANGE else own.get(name, default)), name
 
 
 def test_what_was_given_stays_and_is_refused_if_it_differs(run):
@@ -67,7 +68,8 @@ def test_own_settings_are_named_without_passwords(run):
         return lines.getvalue()
 
     line = said(make_config(**{"out": run.path, **OWN, "clip_norm": None, "storage": None, "trials": 9}))
-    own = f"resuming {run.path} with its own storage, clip_norm 10.0;"
+    storage = "storage 'postgresql://me:***@host/db'"
+    own = f"resuming {run.path} with its own {storage}, clip_norm 10.0;"
     assert line == f"{own} for other settings, choose another --out\n"
     assert said(make_config(**{"out": run.path, **OWN})) == ""
 

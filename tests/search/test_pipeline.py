@@ -46,6 +46,7 @@ def test_the_run_directory_holds_what_the_design_says(finished_run):
 def test_config_yaml_repeats_the_run(finished_run, copied_run):
     text = (copied_run / "config.yaml").read_text()
     assert f"torch {torch.__version__.partition('+')[0]}" in text
+    assert "# validation data: 6 images, 16 boxes, hash " in text
     config = load_config(copied_run / "config.yaml", out=copied_run)
     assert config.budget_gflops == ("70%",)
     assert Path(config.weights).is_absolute()

@@ -48,7 +48,8 @@ def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
     text = file.read_text()
     file.write_text(json.dumps({**json.loads(text), "annotations": json.loads(text)["annotations"][1:]}))
     with pytest.raises(
-        RunError, match=r"the validation data in .*data is not what .*run was made from; give .*--data"
+        RunError,
+        match=r"the data in .*data is not .*: validation data: 16 boxes before, 15 now; give .*--data",
     ):
         search({**settings, "trials": 2})
     file.write_text(json.dumps(json.loads(text), indent=1))  # the same in other words
@@ -66,7 +67,7 @@ def test_data_and_weights_that_were_moved_are_the_same_search(
     image = next((data / "images").rglob("*.*"))
     image.write_bytes(image.read_bytes() + b" ")  # as another image of the same size
     with pytest.raises(
-        RunError, match=rf"data in {data} is not what {copied_run} was made from; give .*--data"
+        RunError, match=rf"data in {data} is not what {copied_run} was made from: .* other files, .*--data"
     ):
         search({**moved, "trials": 10})
     assert (copied_run / "importance.safetensors").read_bytes() == scores
@@ -113,7 +114,8 @@ def test_data_that_cannot_be_read_is_named_not_the_run(demo_settings, tmp_path, 
         ({"budget_gflops": "100"}, BudgetError, r"prunes nothing"),
         ({"budget_gflops": "many"}, BudgetError, r"is not a number"),
         ({"batch_size": 9}, ConfigError, r"9 is more than the 8 training images; give 8 or less"),
-        ({"storage": ""}, RunError, r"--storage \(YAML: storage\) is empty; give a URL"),
+        ({"storage": ""}, ConfigError, r"`storage`: is empty; give a value, or omit it"),
+        ({"storage": "ok.db"}, RunError, r"--storage ok\.db .* is no SQLAlchemy URL; give sqlite:///ok\.db$"),
         ({"storage": "sqlite://"}, RunError, r"keeps the study in memory.*; give a file"),
         ({"storage": "sqlite:///:memory:"}, RunError, r"keeps the study in memory"),
         ({"storage": "nosuch://x"}, RunError, r"cannot open the storage nosuch://x: .*; check --storage"),

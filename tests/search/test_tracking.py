@@ -147,6 +147,14 @@ def test_a_tracker_that_is_not_installed_is_refused_with_the_command(monkeypatch
         tracking.TensorBoard("nowhere")
 
 
+def test_messages_and_parameters_of_mlflow_hold_no_password(monkeypatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://me:secret@host")
+    error = RuntimeError("API request to https://me:secret@host/api failed: no such user me, secret")
+    assert tracking._line(error) == "API request to https://me:***@host/api failed: no such user me, ***"
+    config = make_config(storage="postgresql://me:secret@host/db")
+    assert config.model_dump(mode="json")["storage"] == "postgresql://me:***@host/db"
+
+
 def test_none_turns_tracking_off():
     assert make_config(track="none").track == ()
     assert make_config(track="tensorboard,mlflow").track == ("tensorboard", "mlflow")

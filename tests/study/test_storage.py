@@ -8,7 +8,7 @@ from optuna.storages.journal import JournalFileBackend
 
 from autoprune.errors import RunError
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import batch, load_study, name_objectives, open_study
+from autoprune.study.storage import batch, check_storage, load_study, name_objectives, open_study
 
 from ..conftest import FakePlan, ledger_settings
 
@@ -180,3 +180,25 @@ def test_a_journal_that_cannot_be_read_says_why(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(RunError, match=r"cannot read .*study\.journal: Permission denied; check the path"):
         load_study(journal, "s")
+
+
+@pytest.mark.parametrize(
+    ("storage", "instead"),
+    [
+        ("ok.db", "sqlite:///ok.db"),
+        ("my ok.db", "'sqlite:///my ok.db'"),
+        ("/abs/ok.db", "sqlite:////abs/ok.db"),
+        ("~/ok.db", f"sqlite:///{Path.home()}/ok.db"),
+        ("sqlite:ok.db", "sqlite:///ok.db"),
+        ("sqlite:/abs/ok.db", "sqlite:////abs/ok.db"),
+        ("sqlite://ok.db", "sqlite:///ok.db"),
+        ("postgres://me@host/db", "postgresql://me@host/db"),
+        ("localhost:5432/db", "a URL such as sqlite:///study.db or postgresql+psycopg2://USER@HOST/DATABASE"),
+        ("me:secret@host/db", "a URL such as sqlite:///study.db or postgresql+psycopg2://USER@HOST/DATABASE"),
+    ],
+)
+def test_a_storage_that_is_no_url_is_refused_with_the_one_that_was_meant(storage, instead):
+    with pytest.raises(RunError) as raised:
+        check_storage(storage)
+    given = storage.replace("secret", "***")
+    assert str(raised.value) == f"--storage {given} (YAML: storage) is no SQLAlchemy URL; give {instead}"
