@@ -2,7 +2,8 @@
 
 A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) and a factor computed from a width
 (`C ** -0.5`) look like any other number in a trace. A pruned copy that runs through the same ops, with the
-lengths that the labels predict and the same factors, contains neither.
+lengths that the labels predict and the same factors, contains neither. Code that branches on values which left torch runs other ops with others, so masked models
+are traced, too.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +26,8 @@ _TOGETHER = "can't shrink together with other groups in the model's code"
 def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> ChannelGraph:
     """The graph of ``traced``, in which the groups that the model's code needs whole are frozen."""
     graph = solve(traced)
+    if traced.may_branch:
+        graph = _with_other_branches(model, example_inputs, traced, graph)
     groups = suspects(traced, graph)
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
@@ -36,6 +39,22 @@ def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> 
         graph = solve(traced)
         groups = [group for group in groups if group.name in graph.prunable]
     return graph
+
+
+def _with_other_branches(
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
+) -> ChannelGraph:
+    """The graph once ``traced`` also holds what two models run that are masked by half, each by another.
+
+    Code that branches on values may run ops in them that the dense model does not; it can't be said which ops
+    each of all policies would run.
+    """
+    for half in (0, 1):
+        kept = {name: np.array_split(group.units, 2)[half] for name, group in graph.prunable.items()}
+        keep = {name: units.ravel().tolist() for name, units in kept.items() if units.size}
+        masked = retrace(mask(model, graph, keep), example_inputs, traced, traced.constraints.size)
+        traced.constraints.merge(masked.constraints)
+    return solve(traced)
 
 
 def find_culprits(
