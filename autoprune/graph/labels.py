@@ -73,7 +73,7 @@ class TraceConstraints:
         steps: every op, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
-        read_at: length of ``costs`` when code first read values computed from parameters, on which it may branch.
+        read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
 
     size: int = 0
@@ -187,7 +187,7 @@ class TraceConstraints:
             self.guesses.append(axis)
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
-        """States that code outside of torch reads the values of ``tensor``; what it does with them can't be seen."""
+        """States that code outside of torch reads the values of ``tensor``, for a use that can't be seen."""
         for axis in self.axes(tensor):
             self.freeze(axis, f"has values that the model's code reads, by {how}")
         if self.read_at is None and self.derived(tensor):

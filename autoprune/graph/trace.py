@@ -57,7 +57,7 @@ class Trace:
             tensor that it returned.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
-        may_branch: whether the model's code read values before layers ran, so with others it may run other ops.
+        may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
     constraints: TraceConstraints = field(default_factory=TraceConstraints)

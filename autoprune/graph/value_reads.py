@@ -1,8 +1,8 @@
 """Detects where a model's code takes a tensor's values out of torch, where no op shows what becomes of them.
 
-A number that comes back, such as ``float(x.numpy().mean())``, may depend on how many channels there are: channels
-whose values are read so are frozen. Values without channels are the same in a pruned and in a masked model; but the
-code may branch on them, which `verify` looks at.
+A number that comes back, such as ``float(x.numpy().mean())``, may depend on how many channels there are:
+channels whose values are read are frozen. Values without channels are the same in a pruned and in a masked
+model, but the code may branch on them, which `verify` looks at.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ _READS: dict[Any, str] = {
     torch.Tensor.map_: ".map_()",
 }
 SCALAR_READ = "_local_scalar_dense"
-"""The op behind ``.item()``, ``float()``, ``int()``, ``bool()`` and formatting; it takes tensors of one value."""
+"""The op behind ``.item()``, ``float()``, ``int()``, ``bool()`` and formatting, of tensors of one value."""
 
 
 class ValueReads(TorchFunctionMode):

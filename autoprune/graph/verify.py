@@ -2,8 +2,9 @@
 
 A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) and a factor computed from a width
 (`C ** -0.5`) look like any other number in a trace. A pruned copy that runs through the same ops, with the
-lengths that the labels predict and the same factors, contains neither. Code that branches on values which left torch runs other ops with others, so masked models
-are traced, too.
+lengths that the labels predict and the same factors, contains neither.
+
+Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
 from collections.abc import Callable, Sequence

@@ -35,7 +35,7 @@ def sigmoid(values):
         (lambda x: x * float(x.detach().cpu().numpy().std()), ".numpy()"),
         (lambda x: x * float(x.mean((2, 3)).flatten(1)[0].numpy().max()), ".numpy()"),
         (lambda x: x * float(np.asarray(x).mean()), "np.asarray()"),
-        (lambda x: x * float(np.array(x[0], dtype=np.float64).mean()), "np.asarray()"),
+        (lambda x: x * float(np.asarray(x[0], dtype=np.float64).mean()), "np.asarray()"),
         (lambda x: x * np.mean(x.mean((2, 3)).tolist()).item(), ".tolist()"),
         (lambda x: x * torch.tensor(np.median(x.numpy())).float(), ".numpy()"),
         (lambda x: x * torch.from_numpy(sigmoid(x.mean((2, 3)).numpy()))[..., None, None], ".numpy()"),
