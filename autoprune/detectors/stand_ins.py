@@ -78,6 +78,7 @@ def _names() -> Iterator[tuple[Callable[..., Any], str]]:
         "builtins.frozenset builtins.slice builtins.range builtins.object torch.torch_version.TorchVersion "
         "numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor "
         "numpy.random._pickle.__bit_generator_ctor numpy.random.bit_generator.__pyx_unpickle_SeedSequence "
+        "numpy.random.bit_generator.SeedSequence "
         "numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64",
         Dict: "builtins.dict collections.defaultdict easydict.EasyDict addict.addict.Dict box.box.Box "
         "yacs.config.CfgNode fvcore.common.config.CfgNode detectron2.config.config.CfgNode "

@@ -1,7 +1,7 @@
 """Finds a model's weights among the tensors of a checkpoint, under whatever wrappers and prefixes."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -91,14 +91,20 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
         raise ModelError(f"{where} holds no state dict; save model.state_dict() and give that with --weights")
     if key is not None:
         tensors.only(key, where)
-    names, tied = {_clean(name): name for name in model}, _tied(model)
-    prefixes = tensors.prefixes(names, tied)
-    prefix = _choose(prefixes, tensors, names, where, key) if len(prefixes) > 1 else prefixes[0]
+    names = {_clean(name): name for name in model}
+    fitting = tensors.fitting(names, model)
+    own = _dotted_prefix(list(names))
+    if own and not fitting:  # the model may be in a wrapper itself, which the file does not have
+        bare = {name.removeprefix(own): full for name, full in names.items()}
+        names = bare if (fitting := tensors.fitting(bare, model)) else names
+    prefix = fitting[0] if fitting else tensors.nearest(names)
+    if len(fitting) > 1:
+        prefix = _choose(fitting, tensors, names, where, key)
     state, beside = tensors.below(prefix, names)
     for name, value in state.items():
         _check_dense(name, value, where)
     beside = [path for path in beside if not path.endswith((*COUNTERS, "n_averaged"))]
-    if beside and len(prefixes) == 1:
+    if beside and len(fitting) == 1:
         listed = ", ".join(beside[:SHOWN]) + (f" and {len(beside) - SHOWN} more" if beside[SHOWN:] else "")
         say(f"{where}: the tensors under `{prefix.rstrip('.')}` are loaded; the others are not: {listed}")
     kinds = {value.dtype for value in state.values() if value.is_floating_point()} - {torch.float32}
@@ -106,9 +112,9 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
         shown = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         say(f"{where} holds {shown} numbers; they are loaded as float32")
     found = {names.get(name, name): _as_float32(value) for name, value in state.items()}
-    for name, others in tied.items():  # safetensors stores a shared tensor under one of its names
-        if name not in found and (other := next((each for each in others if each in found), None)):
-            found[name] = found[other]
+    for name, others in _tied(names, model).items():
+        if name not in state and (other := next((each for each in others if each in state), None)):
+            found[names[name]] = found[names[other]]
     return found
 
 
@@ -145,30 +151,36 @@ class _Tensors:
             )
         self.paths = {path: tensor for path, tensor in self.paths.items() if path in below}
 
-    def prefixes(self, names: Mapping[str, str], tied: Mapping[str, Sequence[str]]) -> list[str]:
-        """Prefixes under which all of a model's ``names`` lie; else the one under which most do."""
-        needed = {name for name in names if not is_counter(name)}
+    def fitting(self, names: Mapping[str, str], model: Mapping[str, Tensor]) -> list[str]:
+        """Prefixes under which all of a model's tensors lie; of one with two ``names`` either is enough."""
+        needed, tied = {name for name in names if not is_counter(name)}, _tied(names, model)
+
+        def there(prefix: str, name: str) -> bool:
+            return any(prefix + each in self.paths for each in (name, *tied.get(name, ())))
+
+        prefixes = [prefix for prefix, _ in self._votes(needed).most_common(50)]
+        return [prefix for prefix in prefixes if all(there(prefix, name) for name in needed)]
+
+    def nearest(self, names: Mapping[str, str]) -> str:
+        """The prefix under which most of a model's tensors lie."""
+        votes = self._votes({name for name in names if not is_counter(name)})
+        return max(votes, key=lambda prefix: votes[prefix], default="")
+
+    def _votes(self, names: Container[str]) -> Counter[str]:
+        """For each prefix, how many of ``names`` follow it."""
         votes: Counter[str] = Counter()
         for path in self.paths:
             parts = path.split(".")
             for n in range(len(parts)):
-                if ".".join(parts[n:]) in needed:
+                if ".".join(parts[n:]) in names:
                     votes[".".join([*parts[:n], ""]) if n else ""] += 1
-        most = max(votes.values(), default=0)
-        if most < len(needed):  # a prefix that does not end with a dot
+        if not votes:  # perhaps a prefix that ends with no dot
             for holder in {*self.holders.values()}:
                 inside = [path for path in self.paths if self.holders[path] == holder]
-                shared = inside[0][: _shared(inside)]
-                votes[shared] = max(
-                    votes[shared], sum(path.removeprefix(shared) in needed for path in inside)
-                )
-
-        def fits(prefix: str) -> bool:
-            missing = (name for name in needed if prefix + name not in self.paths)
-            return all(any(prefix + _clean(t) in self.paths for t in tied.get(names[n], ())) for n in missing)
-
-        ranked = [prefix for prefix, _ in votes.most_common(50)]
-        return [prefix for prefix in ranked if votes[prefix] and fits(prefix)] or ranked[:1] or [""]
+                prefix = inside[0][: _shared(inside)]
+                if known := sum(path.removeprefix(prefix) in names for path in inside):
+                    votes[prefix] = known
+        return votes
 
     def below(self, prefix: str, names: Mapping[str, str]) -> tuple[State, list[str]]:
         """What lies in the same dicts as a model's tensors: all under ``prefix``, and paths of the others."""
@@ -204,14 +216,19 @@ def _choose(
         for prefix, parts in zip(prefixes, split, strict=True)
     }
     order = sorted(prefixes, key=lambda prefix: (ranks[prefix], prefix))
-    shown = [f"`{prefix.rstrip('.')}`" if prefix else "the outermost level" for prefix in order]
+    # The part in which they differ is enough to name them.
+    keys = {
+        prefix: ".".join(parts[: common + 1]).rstrip(".")
+        for prefix, parts in zip(prefixes, split, strict=True)
+    }
+    shown = [f"`{keys[prefix]}`" if prefix else "the outermost level" for prefix in order]
     listed = ", ".join(shown[:-1]) + f" and {shown[-1]}"
     if ranks[order[0]] == ranks[order[1]]:
         raise ModelError(
             f"{where} holds several sets of weights that fit, {listed}; choose one with --weights-key "
-            f"{order[0].rstrip('.')} (YAML: weights_key)"
+            f"{keys[order[0]]} (YAML: weights_key)"
         )
-    say(f"{where} holds {listed}: {shown[0]} is taken; --weights-key {order[1].rstrip('.')} takes another")
+    say(f"{where} holds {listed}: {shown[0]} is taken; --weights-key {keys[order[1]]} takes another")
     return order[0]
 
 
@@ -230,24 +247,29 @@ def _equal(one: State, other: State) -> bool:
 
 def _walk(content: Any, holder: str, above: tuple[int, ...]) -> Iterator[tuple[str, str, Tensor]]:
     """All tensors and arrays: path of the dict or list that holds each, its key there, the tensor."""
-    if id(content) in above or len(above) > 100:  # a file can hold a dict in itself
-        return
-    items = content.items() if isinstance(content, Mapping) else enumerate(content)
-    for name, value in items:
+    if not isinstance(content, (Mapping, list, tuple)) or id(content) in above or len(above) > 100:
+        return  # a file can hold a dict in itself
+    for name, value in content.items() if isinstance(content, Mapping) else enumerate(content):
         tensor = value.tensor() if isinstance(value, Array) else value
         if isinstance(tensor, Tensor):
             yield holder, str(name), tensor
-        elif isinstance(value, (Mapping, list, tuple)):
+        else:
             yield from _walk(value, f"{holder}{name}.", (*above, id(content)))
 
 
-def _tied(model: Mapping[str, Tensor]) -> dict[str, list[str]]:
-    """For each name of a tensor that has several, the others."""
+def _tied(names: Mapping[str, str], model: Mapping[str, Tensor]) -> dict[str, list[str]]:
+    """For each name of a tensor that has several, the others: safetensors stores it under one of them."""
     same: dict[tuple[object, ...], list[str]] = {}
-    for name, tensor in model.items():
+    for name, full in names.items():
+        tensor = model[full]
         if tensor.numel():
             same.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), []).append(name)
     return {name: [n for n in group if n != name] for group in same.values() if group[1:] for name in group}
+
+
+def _dotted_prefix(names: Sequence[str]) -> str:
+    """The parts that all names begin with, up to a dot."""
+    return names[0][: _shared(names)].rpartition(".")[0] + "." if "." in names[0][: _shared(names)] else ""
 
 
 def _clean(path: str) -> str:

@@ -194,7 +194,7 @@ def harmless():
         "namespace": types.SimpleNamespace(a=1),
         "paths": [pathlib.PurePosixPath("a/b"), pathlib.PureWindowsPath("c:/d"), Path("e")],
         "numbers": [np.float64(0.5), np.float32(1), np.int64(3), np.bool_(True), np.str_("x"), np.uint8(1)],
-        "arrays": [np.zeros(3), np.arange(4, dtype=np.int32).reshape(2, 2), np.array(["a"]), np.array([None])],
+        "arrays": [np.zeros(3), np.arange(4, dtype=np.int32).reshape(2, 2), np.array(["a"])],
         "dtype": [np.dtype("float32"), np.dtype([("a", "f4")])],
         "random": [np.random.get_state(), np.random.RandomState(0), np.random.default_rng(0)],
         "ordered": collections.OrderedDict(a=1),
