@@ -80,8 +80,8 @@ def read_checkpoint(path: Path) -> Any:
 
 
 def _is_safetensors(head: bytes) -> bool:
-    """Whether a file begins with 8 bytes, the length of a JSON text, and that text."""
-    return head[8:9] == b"{" and not head.startswith(_ZIP)
+    """Whether a file begins with 8 bytes, the length of a JSON text of 100 MB at most, and that text."""
+    return head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= 100_000_000
 
 
 def _kind(head: bytes) -> str:
@@ -149,6 +149,8 @@ def _foreign(path: Path, error: Exception) -> str:
         return f"it is a pickle that torch.save did not write; {_SAVE}"
     if "Unsupported operand" in text:
         return "it has another pickle protocol than torch.save's own; save it without pickle_protocol"
-    if isinstance(error, pickle.UnpicklingError) or not text:
-        return f"it is damaged or not of torch.save; {_SAVE}"
-    return f"it is damaged ({' '.join(text.split())[:120]}); {_AGAIN}"
+    reason = re.search(r"WeightsUnpickler error: ([^\n]+)", text)
+    shown = " ".join((reason[1] if reason else text or type(error).__name__).split())[:120]
+    if isinstance(error, pickle.UnpicklingError):
+        return f"it is damaged, or needs code of its writer ({shown}); {_SAVE}"
+    return f"it is damaged ({shown}); {_AGAIN}"

@@ -75,11 +75,15 @@ def _names() -> Iterator[tuple[Callable[..., Any], str]]:
         Inert: "argparse.Namespace types.SimpleNamespace decimal.Decimal fractions.Fraction uuid.UUID "
         "datetime.datetime datetime.date datetime.time datetime.timedelta datetime.timezone "
         "builtins.int builtins.float builtins.str builtins.bool builtins.bytes builtins.tuple "
-        "builtins.frozenset builtins.slice builtins.range builtins.object torch.torch_version.TorchVersion "
+        "builtins.frozenset builtins.slice builtins.range torch.torch_version.TorchVersion "
         "numpy.random._pickle.__randomstate_ctor numpy.random._pickle.__generator_ctor "
         "numpy.random._pickle.__bit_generator_ctor numpy.random.bit_generator.__pyx_unpickle_SeedSequence "
         "numpy.random.bit_generator.SeedSequence "
-        "numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64",
+        "numpy.random._mt19937.MT19937 numpy.random._pcg64.PCG64 typing.Any "
+        "omegaconf.dictconfig.DictConfig omegaconf.listconfig.ListConfig omegaconf.base.Metadata "
+        "omegaconf.base.ContainerMetadata omegaconf.nodes.AnyNode omegaconf.nodes.StringNode "
+        "omegaconf.nodes.IntegerNode omegaconf.nodes.FloatNode omegaconf.nodes.BooleanNode "
+        "mmengine.logging.history_buffer.HistoryBuffer",
         Dict: "builtins.dict collections.defaultdict easydict.EasyDict addict.addict.Dict box.box.Box "
         "yacs.config.CfgNode fvcore.common.config.CfgNode detectron2.config.config.CfgNode "
         "mmcv.utils.config.ConfigDict mmengine.config.config.ConfigDict "

@@ -14,7 +14,8 @@ from torchvision.models import detection, get_model_weights, get_weight, list_mo
 from autoprune.config import ModelSpec
 from autoprune.detectors.checkpoint import read_checkpoint
 from autoprune.detectors.factories import build, with_norm, with_tensors
-from autoprune.detectors.state_dicts import SHOWN, State, is_counter, plain_state, state_for
+from autoprune.detectors.prefixes import State, is_counter
+from autoprune.detectors.state_dicts import SHOWN, plain_state, state_for
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind
 from autoprune.files import replacing

@@ -52,6 +52,7 @@ NOT_WEIGHTS = {
     "zeros": (bytes(5000), "blank", "copy or download it again"),
     "text": (b"Entry not found\n", "text that begins with 'Entry not found'", "check --weights"),
     "error": (b'{"error": "no access"}', 'a text that begins with \'{"error"', "check --weights"),
+    "minified": (b'{"data":{"a": 1}}', "a text that begins with", "check --weights"),
     "index": (b'{"metadata": {}, "weight_map": {"a": "b"}}', "index of weights in several files", "in one"),
     "gzip": (gzip.compress(saved(STATE)), "compressed", "unpack it"),
     "keras": (b"\x89HDF\r\n\x1a\n" + bytes(100), "HDF5", "state_dict"),

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from autoprune.graph import analyze
 from autoprune.graph.labels import TraceConstraints
@@ -24,6 +25,12 @@ class Reading(nn.Module):
         return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
 
 
+class Scaled(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        return x * x.numpy().mean().item()
+
+
 def sigmoid(values):
     return 1 / (1 + np.exp(-values))
 
@@ -41,6 +48,8 @@ def sigmoid(values):
         (lambda x: x * torch.from_numpy(sigmoid(x.mean((2, 3)).numpy()))[..., None, None], ".numpy()"),
         (lambda x: x * float(np.from_dlpack(x).mean()), "DLPack"),
         (lambda x: x * (1 + len(set(x.untyped_storage().tolist())) / 256), ".untyped_storage()"),
+        (lambda x: Scaled.apply(x), ".numpy()"),
+        (lambda x: checkpoint(lambda y: y * y.numpy().mean().item(), x, use_reentrant=False), ".numpy()"),
         (lambda x: x.clone().apply_(lambda value: value + 1), ".apply_()"),
     ],
 )
