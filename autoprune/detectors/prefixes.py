@@ -48,8 +48,8 @@ class CheckpointTensors:
         sought = f".{key.strip('.')}."
         below = {path for path in self.paths if sought in f".{path}"}
         if not below:
-            there = sorted({path.split(".")[0] for path in self.paths})
-            listed = ", ".join(there[:_SHOWN]) + (", …" if there[_SHOWN:] else "")
+            tops = sorted({path.split(".")[0] for path in self.paths})
+            listed = ", ".join(tops[:_SHOWN]) + (", …" if tops[_SHOWN:] else "")
             raise ModelError(
                 f"{where} holds no tensors under `{key}`, but under {listed}; give one of them with "
                 "--weights-key (YAML: weights_key), or omit it"
@@ -61,11 +61,11 @@ class CheckpointTensors:
         """Prefixes under which all of a model's tensors lie; of one with two ``names`` either is enough."""
         needed, tied = {name for name in names if not is_counter(name)}, tied_names(names, model)
 
-        def there(prefix: str, name: str) -> bool:
+        def is_held(prefix: str, name: str) -> bool:
             return any(prefix + each in self.paths for each in (name, *tied.get(name, ())))
 
         prefixes = [prefix for prefix, _ in self._votes(needed).most_common(50)]
-        return [prefix for prefix in prefixes if all(there(prefix, name) for name in needed)]
+        return [prefix for prefix in prefixes if all(is_held(prefix, name) for name in needed)]
 
     def nearest(self, names: Mapping[str, str]) -> str:
         """The prefix under which most of a model's tensors lie."""

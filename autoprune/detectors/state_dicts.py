@@ -67,8 +67,8 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
     """The weights in a checkpoint that fit a model, or those that come nearest.
 
     They may lie in wrappers of any depth, and their names may begin with whatever all of them share. Of
-    several that fit, `PREFERRED` decides, and one line says so; another names tensors that lie
-    beside them and are not loaded.
+    several that fit, `PREFERRED` decides, and one line says so; another names tensors beside them that are
+    left out.
 
     Args:
         model: the model's state dict.
@@ -108,11 +108,11 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
     if kinds:
         shown = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
         say(f"{where} holds {shown} numbers; they are loaded as float32")
-    found = {names.get(name, name): _as_float32(value) for name, value in state.items()}
+    loaded = {names.get(name, name): _as_float32(value) for name, value in state.items()}
     for name, others in tied_names(names, model).items():
         if name not in state and (other := next((each for each in others if each in state), None)):
-            found[names[name]] = found[names[other]]
-    return found
+            loaded[names[name]] = loaded[names[other]]
+    return loaded
 
 
 def _choose(
@@ -133,10 +133,11 @@ def _choose(
         return prefixes[0]
     split = [prefix.split(".") for prefix in prefixes]
     common = shared_length(split)
+    order_of_names = ["", *PREFERRED]
     ranks = {
-        prefix: PREFERRED.index(parts[common])
-        if parts[common] in PREFERRED
-        else len(PREFERRED) * bool(parts[common])
+        prefix: order_of_names.index(name)
+        if (name := parts[common]) in order_of_names
+        else len(order_of_names)
         for prefix, parts in zip(prefixes, split, strict=True)
     }
     order = sorted(prefixes, key=lambda prefix: (ranks[prefix], prefix))

@@ -190,7 +190,7 @@ class TraceConstraints:
         """States that code outside of torch reads the values of ``tensor``, for a use that can't be seen."""
         for axis in self.axes(tensor):
             self.freeze(axis, f"has values that the model's code reads, by {how}")
-        if self.read_at is None and self.derived(tensor):
+        if self.read_at is None and self.derived(tensor) and id(tensor) not in self._leaves:
             self.read_at = len(self.costs)
 
     @property

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Step
 from autoprune.graph.solve import connected, solve
@@ -53,8 +54,13 @@ def _with_other_branches(
     for half in (0, 1):
         kept = {name: np.array_split(group.units, 2)[half] for name, group in graph.prunable.items()}
         keep = {name: units.ravel().tolist() for name, units in kept.items() if units.size}
-        masked = retrace(mask(model, graph, keep), example_inputs, traced, traced.constraints.size)
-        traced.constraints.merge(masked.constraints)
+        try:
+            masked = retrace(mask(model, graph, keep), example_inputs, traced, traced.constraints.size)
+        except ModelError:  # its code refuses such values; a trial with a pruned one says so
+            continue
+        dense_steps, steps = traced.constraints.steps, masked.constraints.steps
+        if not len(dense_steps) == len(steps) == _common_steps(dense_steps, steps):
+            traced.constraints.merge(masked.constraints)
     return solve(traced)
 
 

@@ -129,6 +129,7 @@ def test_no_counters_and_no_graph_is_needed():
         ({"ema": OTHER, "model": WEIGHTS}, "model", "ema"),
         ({"model_ema": prefixed("module.", OTHER), "model": prefixed("module.")}, "model", "model_ema"),
         ({"net": WEIGHTS, "ema": OTHER}, "net", "ema"),
+        ({"state": {"model": {**WEIGHTS, "model": OTHER}}}, "state.model", "state.model.model"),
         ({"state_dict_ema": OTHER, "state_dict": WEIGHTS}, "state_dict", "state_dict_ema"),
         ({"state_dict": {**prefixed("ema_model.", OTHER), **prefixed("model.")}}, "state_dict.model",
          "state_dict.ema_model"),
@@ -152,6 +153,17 @@ def test_a_key_may_be_a_name_or_a_path(key):
     state, text = said(lambda: state_for(net().state_dict(), content, "w.pt", key))
     assert_whole(state, OTHER)
     assert text == ""
+
+
+def test_the_outermost_tensors_come_before_all_others():
+    content = {**WEIGHTS, "model": OTHER, "epoch": 1}
+    state, text = said(lambda: state_for(net().state_dict(), content, "w.pt"))
+    assert_whole(state)
+    assert (
+        "w.pt holds the outermost level and `model`: the outermost level is taken; --weights-key model"
+        in text
+    )
+    assert_whole(state_for(net().state_dict(), content, "w.pt", "model"), OTHER)
 
 
 def test_several_sets_of_which_none_is_preferred_are_refused():

@@ -95,9 +95,9 @@ def test_values_that_pruning_leaves_as_they_are_freeze_nothing(how, keep_sets, c
 
 def test_what_happens_to_detections_after_the_last_layer_freezes_nothing_more():
     def boxes_of(scores):
-        found = [index for index, score in enumerate(scores.flatten().tolist()) if score > 0]
-        best = scores.numpy().max() if found else float(scores.min())
-        return scores.flatten()[found] * float(best)
+        positive = [index for index, score in enumerate(scores.flatten().tolist()) if score > 0]
+        best = scores.numpy().max() if positive else float(scores.min())
+        return scores.flatten()[positive] * float(best)
 
     class Detecting(Reading):
         def forward(self, x):
@@ -129,6 +129,21 @@ def test_a_branch_that_only_pruned_models_take_is_traced_too(fraction, keep_sets
     assert list(graph.prunable) == ["enter"]
     assert "flip" in graph.groups["middle"].reason
     assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
+
+
+def test_code_that_refuses_the_values_of_a_masked_model_can_be_traced():
+    torch.manual_seed(0)
+    model, inputs = Reading(lambda x: x), (torch.rand(2, 3, 4, 4),)
+    with torch.no_grad():
+        norm = float(model.middle(F.relu(model.enter(*inputs))).square().sum())
+
+    def checked(x):
+        if float(x.square().sum()) < 0.9 * norm:
+            raise ValueError("too small")
+        return x
+
+    model.how = checked
+    assert list(analyze(model, inputs).prunable) == ["enter", "middle"]
 
 
 def test_a_branch_that_only_depends_on_the_image_is_no_reason_to_trace_again():
