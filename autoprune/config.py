@@ -79,7 +79,10 @@ class Config(Strict):
         None, ge=2, description="classes, background included; default: from the data"
     )
     weights: Annotated[str | None, PathText, _WEIGHTS] = Field(
-        None, description="dense weights: a .safetensors or .pt file, or a torchvision weight name"
+        None, description="dense weights: a checkpoint (.safetensors, .pt, …), or a torchvision weight name"
+    )
+    weights_key: Annotated[str | None, _WEIGHTS] = Field(
+        None, description="which weights of a checkpoint that holds several, such as model_ema"
     )
     input_size: Annotated[tuple[Pixels, Pixels] | None, _DETECTOR] = Field(
         None,

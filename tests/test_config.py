@@ -142,6 +142,7 @@ def test_a_resumed_run_may_change_where_and_how_long_it_runs_and_nothing_else():
         "out",
         "data",
         "weights",
+        "weights_key",
         "device",
         "threads",
         "engine",

@@ -14,7 +14,7 @@ from autoprune.errors import ConfigError
 from autoprune.progress import command_line
 
 
-@with_config("weights")
+@with_config("weights", "weights_key")
 def apply(
     config: Config,
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a folder with one.")],

@@ -46,7 +46,8 @@ class NamedDetector:
         """Fields of `Config` that add to it: a policy says the architecture, a folder the weights as well."""
         if self.folder is not None:
             return set()
-        return {"weights"} if self.policy is not None else {"weights", "model_arguments", "num_classes"}
+        weights = {"weights", "weights_key"}
+        return weights if self.policy is not None else weights | {"model_arguments", "num_classes"}
 
 
 def resolve(argument: str | None, config: Config) -> NamedDetector:
@@ -105,7 +106,7 @@ def resolve_all(arguments: Sequence[str], config: Config, flags: Iterable[str]) 
         again = arguments[places.index(twice[0])]
         raise ConfigError(f"{again} is given twice; name each detector once")
     useful = set().union(*(detector.settings for detector in named))
-    useless = {"model", "weights", "model_arguments", "num_classes"} - useful
+    useless = {"model", "weights", "weights_key", "model_arguments", "num_classes"} - useful
     refuse_useless(flags, useless, f"with {arguments[0]}, which says it already; omit one of them")
     labels = [detector.label for detector in named]
     return [
@@ -122,12 +123,12 @@ def build_dense(detector: NamedDetector, config: Config) -> "tuple[nn.Module, Mo
     """
     from autoprune.detectors import load_dense
 
+    weights, key = config.weights, config.weights_key
     if detector.policy is not None:  # a policy decides the whole architecture
         spec = detector.policy.model
-        return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, config.weights)
-    return load_dense(
-        detector.spec.name, config.model_arguments, config.num_classes, config.norm_kind, config.weights
-    )
+        return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, weights, weights_key=key)
+    name, arguments, num_classes = detector.spec.name, config.model_arguments, config.num_classes
+    return load_dense(name, arguments, num_classes, config.norm_kind, weights, weights_key=key)
 
 
 def input_size_of(detector: NamedDetector, model: "nn.Module", config: Config) -> tuple[int, int]:

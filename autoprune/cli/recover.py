@@ -13,7 +13,16 @@ from autoprune.progress import command_line
 from autoprune.report.entries import kind_of, origin_label
 from autoprune.report.tables import Entry, comparison
 
-FIELDS = (*PANELS["Training"], "device", "threads", "data", "weights", "image_cache_gib", "strict")
+FIELDS = (
+    *PANELS["Training"],
+    "device",
+    "threads",
+    "data",
+    "weights",
+    "weights_key",
+    "image_cache_gib",
+    "strict",
+)
 
 
 @with_config(*FIELDS)

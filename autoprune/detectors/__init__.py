@@ -2,7 +2,8 @@
 
 from autoprune.detectors.factories import build, names, with_norm
 from autoprune.detectors.inputs import detector_inputs
-from autoprune.detectors.weights import State, load_dense, load_state, save_state
+from autoprune.detectors.prefixes import State
+from autoprune.detectors.weights import load_dense, load_state, save_state
 from autoprune.resize import Resize, resize_rule, resized
 
 __all__ = [

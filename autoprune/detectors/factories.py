@@ -22,6 +22,7 @@ from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
 from autoprune.process import stdout_to_stderr
+from autoprune.progress import say
 from autoprune.seeding import scoped
 from autoprune.trust import is_factory, require_consent
 from autoprune.validation import check_kind
@@ -71,7 +72,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         raise ModelError(f"{spec.name} returned a {type(model).__name__}; it must return a torch.nn.Module")
     if ":" not in spec.name:
         _refuse_ignored_arguments(spec, model)
-    return _set_norm(model, spec.norm)
+    return _set_norm(_as_float32(spec.name, model), spec.norm)
 
 
 def with_tensors(tensors: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
@@ -164,6 +165,17 @@ def _refuse_ignored_arguments(spec: ModelSpec, model: nn.Module) -> None:
     if unknown := [name for name in spec.arguments if name not in valid]:
         near = difflib.get_close_matches(unknown[0], valid, n=3) or sorted(valid)
         raise ModelError(f"model_arguments: {spec.name} has no `{unknown[0]}`; valid: {', '.join(near)}")
+
+
+def _as_float32(name: str, model: nn.Module) -> nn.Module:
+    """Casts a model in place whose parameters or half-precision buffers are of other floating-point types."""
+    kinds = {x.dtype for x in model.parameters() if x.is_floating_point()}
+    kinds |= {x.dtype for x in model.buffers() if x.is_floating_point() and x.dtype.itemsize < 4}
+    if other := kinds - {torch.float32}:
+        shown = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in other))
+        say(f"{name} returns a model in {shown}; it is cast to float32")
+        model.float()
+    return model
 
 
 def _set_norm(model: nn.Module, norm: str) -> nn.Module:

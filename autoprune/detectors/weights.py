@@ -1,6 +1,5 @@
 """Loads and saves weights: files, torchvision's weight names, class heads for other data sets."""
 
-import pickle
 from collections.abc import Mapping
 from os.path import exists  # which takes a name that is too long for one of no file
 from pathlib import Path
@@ -8,23 +7,21 @@ from typing import Any, Literal, NamedTuple
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load as parse_safetensors
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
 from autoprune.config import ModelSpec
-from autoprune.detectors.factories import build, with_tensors
+from autoprune.detectors.checkpoint import read_checkpoint
+from autoprune.detectors.factories import build, with_norm, with_tensors
+from autoprune.detectors.prefixes import State, is_counter
+from autoprune.detectors.state_dicts import SHOWN, plain_state, state_for
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind
 from autoprune.files import replacing
-from autoprune.progress import say
+from autoprune.progress import say, show
 from autoprune.validation import as_path, check_kind, first_problem
 
-State = dict[str, Tensor]
-
-WRAPPERS = ("model", "state_dict", "model_state_dict")
 DEFAULT_CLASSES = 91
 """Classes of torchvision's weights: COCO's labels, background included."""
 ZERO_EPS_WEIGHTS = frozenset(
@@ -41,6 +38,7 @@ def load_dense(
     norm: Literal["auto"] | NormKind = "auto",
     weights: str | Path | None = None,
     seed: int = 0,
+    weights_key: str | None = None,
 ) -> tuple[nn.Module, ModelSpec]:
     """Builds a detector and loads its weights.
 
@@ -50,8 +48,9 @@ def load_dense(
         num_classes: background included; ``None`` takes the number of the weights, or COCO's 91.
         norm: kind of the backbone's norms; weights trained with either kind can be loaded, as the conversion
             changes no output. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
-        weights: a .safetensors or .pt file, or a torchvision weight name; ``None`` keeps fresh weights.
+        weights: a checkpoint (see `state_for`), or a torchvision weight name; ``None`` keeps fresh weights.
         seed: of fresh weights; a class head keeps them if its number of classes differs from the weights'.
+        weights_key: of a checkpoint with several sets of weights, the one to take, such as ``model_ema``.
 
     Returns:
         The detector, in eval mode on the CPU, and the specification from which `build` makes it.
@@ -60,10 +59,14 @@ def load_dense(
         ModelError: an argument is wrong, the model can't be built, or the weights can't be read, hold values
             that are not finite or belong to another architecture.
     """
-    state = None
+    content = entry = None
     if weights is not None:
         instead = "a .safetensors or .pt file, or a name of torchvision's weights"
-        state = _read_weights(str(as_path("weights", weights, instead, ModelError)), name)
+        content, entry = _read_weights(str(as_path("weights", weights, instead, ModelError)), name)
+    elif weights_key is not None:
+        raise ModelError(
+            f"weights_key {weights_key!r} does nothing without weights; omit it, or give weights"
+        )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
     try:
@@ -71,41 +74,33 @@ def load_dense(
             name=name,
             arguments=dict(arguments),
             num_classes=DEFAULT_CLASSES if num_classes is None else num_classes,
-            norm=_norm_of(state) if norm == "auto" else norm,
+            norm="batch" if norm == "auto" else norm,
         )
     except ValidationError as error:
         raise ModelError(first_problem(error, ModelSpec, "load_dense")) from error
     model = build(spec, seed)
-    if state is None:
+    if content is None:
         return model.eval(), spec
+    state = state_for(model.state_dict(), content, str(weights), weights_key)
+    if entry is not None and str(entry) in ZERO_EPS_WEIGHTS:
+        state = _absorb_zero_eps(state)
+    if norm == "auto" and _norm_of(state) == "frozen":
+        spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
     if num_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
         spec = spec.model_copy(update={"num_classes": inferred})
-        model = build(spec, seed)
+        with show(None):  # it was said before what `build` says
+            model = build(spec, seed)
     _fill(model, spec, state, str(weights))
     return model.eval(), spec
 
 
 def load_state(path: Path) -> State:
-    """Reads weights: .safetensors, or whatever `torch.load` reads with ``weights_only=True``.
-
-    ``{"model": …}``, ``{"state_dict": …}`` and ``{"model_state_dict": …}`` are unwrapped, a prefix
-    ``module.`` is removed, and floating-point numbers become float32.
+    """Reads the state dict of a file, whatever model it is of; floating-point numbers become float32.
 
     Raises:
-        ModelError: the file can't be read, or holds more than tensors.
+        ModelError: the file can't be read (`read_checkpoint`), or holds more than tensors (`plain_state`).
     """
-    try:
-        if path.suffix == ".safetensors":
-            content: Any = parse_safetensors(path.read_bytes())
-        else:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
-        raise ModelError(f"cannot read weights {path}: {error.strerror or error}; check --weights") from error
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError) as error:
-        raise ModelError(
-            f"{path} holds no weights that can be read safely; save model.state_dict() as .safetensors or .pt"
-        ) from error
-    return _plain_state(content, str(path))
+    return plain_state(read_checkpoint(path), str(path))
 
 
 def save_state(
@@ -134,24 +129,20 @@ def save_state(
         temporary.write_bytes(serialize(tensors, dict(metadata) if metadata else None))
 
 
-def _read_weights(weights: str, model_name: str) -> State:
-    """Reads a file, or fetches torchvision's weights by their name."""
+def _read_weights(weights: str, model_name: str) -> tuple[Any, Any]:
+    """Reads a file, or fetches torchvision's weights by their name; returns also torchvision's entry."""
     path = Path(weights)
     published = {Path(entry.url).name: entry for entry in _published(model_name)}
     if exists(path) or path.suffix in (".safetensors", ".pt", ".pth"):
-        state = load_state(path)
-        entry = published.get(path.name)
-    else:
-        entry = _named(weights, model_name)
-        try:
-            content = entry.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:
-            problem = " ".join(str(error).split())
-            raise ModelError(
-                f"cannot fetch {entry.url} ({problem}); get the file another way and give it with --weights"
-            ) from error
-        state = _plain_state(content, weights)
-    return _absorb_zero_eps(state) if entry is not None and str(entry) in ZERO_EPS_WEIGHTS else state
+        return read_checkpoint(path), published.get(path.name)
+    entry = _named(weights, model_name)
+    try:
+        return entry.get_state_dict(progress=False, check_hash=True, weights_only=True), entry
+    except (OSError, RuntimeError) as error:
+        problem = " ".join(str(error).split())
+        raise ModelError(
+            f"cannot fetch {entry.url} ({problem}); get the file another way and give it with --weights"
+        ) from error
 
 
 def _published(model_name: str) -> list[Any]:
@@ -181,40 +172,28 @@ def _absorb_zero_eps(state: State, eps: float = 1e-5) -> State:
     return scaled
 
 
-def _plain_state(content: Any, where: str) -> State:
-    for wrapper in WRAPPERS:
-        if isinstance(content, Mapping) and isinstance(content.get(wrapper), Mapping):
-            content = content[wrapper]
-    if not isinstance(content, Mapping) or not content:
-        raise ModelError(f"{where} holds no state dict; save model.state_dict() and give that with --weights")
-    for name, value in content.items():
-        if not isinstance(value, Tensor):
-            raise ModelError(
-                f"{where} is not a state dict: `{name}` is not a tensor; save model.state_dict()"
-            )
-        if not isinstance(name, str) or value.is_meta or value.layout != torch.strided or value.is_quantized:
-            raise ModelError(
-                f"{where} is not a state dict: `{name}` is not a dense tensor with a name; "
-                "save model.state_dict() of the float model"
-            )
-    prefix = "module." if all(name.startswith("module.") for name in content) else ""
-    return {
-        name.removeprefix(prefix): value.float() if value.is_floating_point() else value
-        for name, value in content.items()
-    }
+def differences(state: State, expected: State) -> str:
+    """How the tensors of ``state`` differ from the model's: names, shapes and kinds of numbers.
 
-
-def differences(state: State, expected: State) -> list[str]:
-    """A line for each tensor of ``state`` whose name, shape or kind of number is not the model's."""
-    lines = [f"{name} is missing" for name in sorted(expected.keys() - state.keys())]
-    lines += [f"{name} is not in the model" for name in sorted(state.keys() - expected.keys())]
+    Returns:
+        One line with the number of tensors and the first few of each kind; empty where there are none.
+    """
+    missing = [f"{name} is missing" for name in sorted(expected.keys() - state.keys())]
+    extra = [f"{name} is not in the model" for name in sorted(state.keys() - expected.keys())]
+    shapes, kinds = [], []
     for name in sorted(expected.keys() & state.keys()):
         (shape, kind), (own_shape, own_kind) = (_form(each[name]) for each in (state, expected))
         if shape != own_shape:
-            lines.append(f"{name} is {shape}, the model's {own_shape}")
+            shapes.append(f"{name} is {shape}, the model's {own_shape}")
         elif kind != own_kind:
-            lines.append(f"{name} holds {kind} numbers, the model's {own_kind}")
-    return lines
+            kinds.append(f"{name} holds {kind} numbers, the model's {own_kind}")
+    parts = (missing, extra, shapes, kinds)
+    shown = [
+        line
+        for lines in parts
+        for line in [*lines[:SHOWN], *([f"{len(lines) - SHOWN} more like that"] if lines[SHOWN:] else [])]
+    ]
+    return f"{sum(map(len, parts))} keys differ: {'; '.join(shown)}" if shown else ""
 
 
 def _form(tensor: Tensor) -> tuple[list[int], str]:
@@ -228,7 +207,7 @@ def refuse_not_finite(state: State, expected: State, where: str) -> None:
     Raises:
         ModelError: names the first such tensor of ``where``.
     """
-    for name in expected.keys() & state.keys():
+    for name in sorted(expected.keys() & state.keys()):
         bad = ~state[name].isfinite() & (expected[name].isfinite() | state[name].isnan())
         if bad.any():
             raise ModelError(
@@ -236,10 +215,8 @@ def refuse_not_finite(state: State, expected: State, where: str) -> None:
             )
 
 
-def _norm_of(state: State | None) -> Any:
+def _norm_of(state: State) -> NormKind:
     """``frozen`` where the backbone's norms have statistics but count no batches."""
-    if state is None:
-        return "batch"
     inside = [name for name in state if name.startswith("backbone.")] or list(state)
     means = [name for name in inside if name.endswith("running_mean")]
     counted = any(name.endswith("num_batches_tracked") for name in inside)
@@ -256,7 +233,8 @@ class ClassAxis(NamedTuple):
 
 def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, ClassAxis]:
     """For each tensor whose shape depends on the number of classes: axis, size per class, rest."""
-    more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
+    with show(None):  # it was said before what `build` says
+        more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
     axes: dict[str, ClassAxis] = {}
     for name, tensor in model.state_dict().items():
         sizes = zip(tensor.shape, more[name].shape, strict=True) if name in more else ()
@@ -284,14 +262,13 @@ def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
     other_shapes = [n for n in fresh if n in state and fresh[n].shape != state[n].shape]
     sized_by_classes = _class_axes(spec, model) if other_shapes else {}
     resized = [n for n in other_shapes if n in sized_by_classes]
-    ignored = {name for name in {*fresh, *state} if name.endswith("num_batches_tracked")} | {*resized}
+    ignored = {name for name in {*fresh, *state} if is_counter(name)} | {*resized}
     compared, expected = ({n: each[n] for n in each if n not in ignored} for each in (state, fresh))
     if differing := differences(compared, expected):
         known = " or ".join(each for each in with_tensors(state, spec.arguments) if each != spec.name)
         fit = f"their keys are those of {known}, so give --model" if known else "check model"
         raise ModelError(
-            f"weights {where} are not for {spec.name}: {len(differing)} keys differ: "
-            f"{'; '.join(differing[:5])}; {fit}, model_arguments and weights"
+            f"weights {where} are not for {spec.name}: {differing}; {fit}, model_arguments and weights"
         )
     refuse_not_finite(compared, expected, where)
     if resized:

@@ -66,8 +66,7 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
     pruned = prune(dense, graph, policy.keep)
     if wrong := differences(state, pruned.state_dict()):
         raise ModelError(
-            f"{weights_file} does not fit {policy_file.name}: {len(wrong)} keys differ: "
-            f"{'; '.join(wrong[:5])}; take both files from one folder"
+            f"{weights_file} does not fit {policy_file.name}: {wrong}; take both files from one folder"
         )
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
     pruned.load_state_dict(state)

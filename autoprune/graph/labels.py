@@ -73,6 +73,7 @@ class TraceConstraints:
         steps: every op, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
+        read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
 
     size: int = 0
@@ -90,6 +91,7 @@ class TraceConstraints:
     steps: list[Step[tuple[Axis, ...]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     follows: set[int] = field(default_factory=set)
+    read_at: int | None = None
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
 
@@ -183,6 +185,24 @@ class TraceConstraints:
         """States that pruning ``axis`` rests on an assumption about a size in the code."""
         if self._first("guess", axis):
             self.guesses.append(axis)
+
+    def read(self, tensor: torch.Tensor, how: str) -> None:
+        """States that code outside of torch reads the values of ``tensor``, for a use that can't be seen."""
+        for axis in self.axes(tensor):
+            self.freeze(axis, f"has values that the model's code reads, by {how}")
+        if self.read_at is None and self.derived(tensor) and id(tensor) not in self._leaves:
+            self.read_at = len(self.costs)
+
+    @property
+    def may_branch(self) -> bool:
+        """Whether layers ran after code had read values: with others it may run other ops there."""
+        return self.read_at is not None and len(self.costs) > self.read_at
+
+    def merge(self, other: "TraceConstraints") -> None:
+        """Adds what a trace of the same parameters stated, whose other atoms begin at ``size``; no costs."""
+        for name in ("same", "joined", "tied", "frozen", "produced", "consumed", "normalized", "guesses"):
+            getattr(self, name).extend(getattr(other, name))
+        self.size = max(self.size, other.size)
 
     def cost(self, constant: int, *lengths: tuple[int, Axis]) -> None:
         """Counts multiply-adds: ``constant`` times all lengths, each given with its axis' label."""

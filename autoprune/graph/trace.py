@@ -23,6 +23,7 @@ from autoprune.graph.signal_record import SignalRecord
 from autoprune.graph.surgery import follows
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.graph.validate import failure
+from autoprune.graph.value_reads import SCALAR_READ, ValueReads
 
 Shape: TypeAlias = tuple[int, ...]
 
@@ -56,6 +57,7 @@ class Trace:
             tensor that it returned.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
+        may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
     constraints: TraceConstraints = field(default_factory=TraceConstraints)
@@ -66,6 +68,7 @@ class Trace:
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
     signal: SignalRecord = field(default_factory=SignalRecord)
     layers: LayerRecord = field(default_factory=LayerRecord)
+    may_branch: bool = False
 
     @cached_property
     def axes(self) -> dict[tuple[str, int], Axis]:
@@ -86,6 +89,8 @@ def _apply_rule(
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
     constraints.seen.update(map(id, tensors))
+    if op == SCALAR_READ:
+        constraints.read(tensors[0], ".item()")
     if entry.rule is None or "out" in kwargs:
         if labeled:
             _freeze_inputs(constraints, op, inputs)
@@ -214,11 +219,14 @@ def replay(
     return steps, None
 
 
-def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> Trace:
-    """Traces another model in the same way as ``traced`` was."""
+def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace, first_free: int = 0) -> Trace:
+    """Traces another model in the same way as ``traced`` was.
+
+    Parameters have the same atoms in both, all others are ``first_free`` or above.
+    """
     with eval_then_restore(model):
         with thresholds_lowered(model) if traced.lowered else nullcontext():
-            result = _run(model, example_inputs)
+            result = _run(model, example_inputs, first_free)
         if traced.training:
             set_training(model)
             _run_under_rules(model, example_inputs, result)
@@ -263,8 +271,10 @@ def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Tr
     """One forward pass under the op rules; channels of its results are frozen."""
     constraints = traced.constraints
     sources = traced.signal.of(tensors_within(example_inputs))
-    with torch.no_grad(), sources, ShapeReads(constraints), OpDispatch(partial(_apply_rule, traced)):
+    reads = (ShapeReads(constraints), ValueReads(constraints))
+    with torch.no_grad(), sources, reads[0], reads[1], OpDispatch(partial(_apply_rule, traced)):
         output = model(*example_inputs)
+    traced.may_branch |= constraints.may_branch
     for tensor in tensors_within(output):
         traced.signal.returned(tensor, constraints.axes(tensor))
         for axis in constraints.axes(tensor):

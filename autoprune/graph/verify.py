@@ -3,6 +3,8 @@
 A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) and a factor computed from a width
 (`C ** -0.5`) look like any other number in a trace. A pruned copy that runs through the same ops, with the
 lengths that the labels predict and the same factors, contains neither.
+
+Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,6 +14,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Step
 from autoprune.graph.solve import connected, solve
@@ -25,6 +28,8 @@ _TOGETHER = "can't shrink together with other groups in the model's code"
 def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> ChannelGraph:
     """The graph of ``traced``, in which the groups that the model's code needs whole are frozen."""
     graph = solve(traced)
+    if traced.may_branch:
+        graph = _with_other_branches(model, example_inputs, traced, graph)
     groups = suspects(traced, graph)
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
@@ -36,6 +41,27 @@ def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> 
         graph = solve(traced)
         groups = [group for group in groups if group.name in graph.prunable]
     return graph
+
+
+def _with_other_branches(
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
+) -> ChannelGraph:
+    """The graph once ``traced`` also holds what two models run that are masked by half, each by another.
+
+    Code that branches on values may run ops in them that the dense model does not; it can't be said which ops
+    each of all policies would run.
+    """
+    for half in (0, 1):
+        kept = {name: np.array_split(group.units, 2)[half] for name, group in graph.prunable.items()}
+        keep = {name: units.ravel().tolist() for name, units in kept.items() if units.size}
+        try:
+            masked = retrace(mask(model, graph, keep), example_inputs, traced, traced.constraints.size)
+        except ModelError:  # its code refuses such values; a trial with a pruned one says so
+            continue
+        dense_steps, steps = traced.constraints.steps, masked.constraints.steps
+        if not len(dense_steps) == len(steps) == _common_steps(dense_steps, steps):
+            traced.constraints.merge(masked.constraints)
+    return solve(traced)
 
 
 def find_culprits(

@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "distill_head": False,
     "empty_blocks": False,
     "input_sizes": (1.0,),
+    "weights_key": None,
 }
 """Fields of `Config` that the previous version did not have, with what its runs did, which lack them."""
 

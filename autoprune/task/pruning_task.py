@@ -147,7 +147,13 @@ def load_task(config: Config) -> PruningTask:
     if num_classes is None:
         num_classes = _open(config, "train", None).num_classes
     model, spec = load_dense(
-        config.model, config.model_arguments, num_classes, config.norm_kind, config.weights, config.seed
+        config.model,
+        config.model_arguments,
+        num_classes,
+        config.norm_kind,
+        config.weights,
+        config.seed,
+        config.weights_key,
     )
     if config.distill_logits and not has_head(model):
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")

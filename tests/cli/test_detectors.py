@@ -123,14 +123,19 @@ def test_detectors_of_one_name_have_labels_that_tell_them_apart(checked_run: Pat
         resolve_all([str(folder), f"{folder}/../{folder.name}"], config(), set())
 
 
-FLAGS = {"model", "model_arguments", "num_classes", "weights"}
+FLAGS = {"model", "model_arguments", "num_classes", "weights", "weights_key"}
 
 
 def test_flags_that_no_detector_takes_are_refused(checked_run: Path) -> None:
     file = str(checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml")
     folder = str(best_recovered(checked_run))
-    taken = {(): FLAGS, (TINY.name,): FLAGS - {"model"}, (file,): {"weights"}, (folder,): set()}
-    taken[folder, file] = {"weights"}
+    taken = {
+        (): FLAGS,
+        (TINY.name,): FLAGS - {"model"},
+        (file,): {"weights", "weights_key"},
+        (folder,): set(),
+    }
+    taken[folder, file] = {"weights", "weights_key"}
     taken[folder, TINY.name] = FLAGS - {"model"}
     for arguments, useful in taken.items():
         for name in FLAGS:

@@ -138,6 +138,21 @@ def test_weights_of_another_architecture_name_the_first_keys(
     assert outcome.err.count("is missing") == 5
 
 
+def test_the_key_chooses_among_the_weights_of_a_checkpoint(
+    autoprune: Run, tiny: list[str], tiny_weights: Path, tmp_path: Path
+) -> None:
+    state, file = load_state(tiny_weights), tmp_path / "both.ckpt"
+    zeros = {name: torch.zeros_like(value) for name, value in state.items()}
+    torch.save({"model": zeros, "model_ema": {f"module.{name}": state[name] for name in state}}, file)
+    alone = autoprune("eval", *tiny, "--weights", tiny_weights, "--json")
+    chosen = autoprune("eval", *tiny, "--weights", file, "--weights-key", "model_ema", "--json")
+    assert json.loads(chosen.out)["metrics"] == json.loads(alone.out)["metrics"]
+    outcome = autoprune("eval", *tiny, "--weights", file)
+    assert "`model` is taken; --weights-key model_ema takes another" in outcome.out
+    wrong = autoprune("eval", *tiny, "--weights", file, "--weights-key", "emma")
+    assert wrong.is_refusal("`emma`", "model, model_ema", "YAML: weights_key")
+
+
 def test_files_that_are_no_weights(autoprune: Run, tiny: list[str], tmp_path: Path) -> None:
     file = tmp_path / "odd.pt"
     torch.save({"model": object}, file)  # needs a pickle that runs code

@@ -1,11 +1,14 @@
 """Detectors by name or from a user's factory, and their two kinds of norm."""
 
+import io
+
 import pytest
 import torch
+from rich.console import Console
 from torch import nn
 from torchvision.models import detection
 
-from autoprune import detectors
+from autoprune import detectors, progress
 from autoprune.config import ModelSpec
 from autoprune.errors import ModelError
 from autoprune.graph import analyze
@@ -187,3 +190,36 @@ def test_an_interrupt_while_a_detector_is_built_is_one(my_package, place):
     )
     with pytest.raises(KeyboardInterrupt):
         detectors.build(ModelSpec(name=f"stopped_{place}:make", num_classes=2))
+
+
+@pytest.mark.parametrize("how", ["half()", "bfloat16()", "double()"])
+def test_a_model_of_another_precision_is_cast_to_float32_once_and_said(my_package, how):
+    name = f"precise_{how[:4]}"
+    (my_package / f"{name}.py").write_text(
+        "import torch\nfrom torch import nn\n"
+        "def make(num_classes):\n"
+        "    model = nn.Sequential(nn.Conv2d(3, num_classes, 1), nn.BatchNorm2d(num_classes))\n"
+        "    model.register_buffer('steps', torch.ones(2, dtype=torch.int64))\n"
+        f"    return model.{how}\n"
+    )
+    torch.save(nn.Sequential(nn.Conv2d(3, 7, 1), nn.BatchNorm2d(7)).half().state_dict(), "w.pt")
+    out = io.StringIO()
+    state = {**torch.load("w.pt"), "steps": torch.ones(2, dtype=torch.int64)}
+    torch.save(state, "w.pt")
+    with progress.show(Console(file=out, width=400)):
+        model, spec = detectors.load_dense(f"{name}:make", {}, None, "auto", "w.pt")
+    assert spec.num_classes == 7
+    kinds = {tensor.dtype for tensor in model.state_dict().values()}
+    assert kinds == {torch.float32, torch.int64}
+    assert torch.equal(model[0].weight, state["0.weight"].float())
+    assert model(torch.rand(1, 3, 4, 4)).dtype == torch.float32
+    kind = {"half()": "float16", "bfloat16()": "bfloat16", "double()": "float64"}[how]
+    assert out.getvalue().count(f"{name}:make returns a model in {kind}; it is cast to float32") == 1
+    assert out.getvalue().count("w.pt holds float16 numbers; they are loaded as float32") == 1
+
+
+def test_a_model_in_float32_is_not_said_to_be_cast(my_package):
+    out = io.StringIO()
+    with progress.show(Console(file=out, width=400)):
+        detectors.build(ModelSpec(name="mydetector:fixed", num_classes=2))
+    assert out.getvalue() == ""

@@ -52,6 +52,34 @@ def test_real_numbers_of_any_precision_are_taken(my_package, dtype):
     assert model.weight.dtype == torch.float32
 
 
+def test_the_first_of_several_tensors_with_nan_is_named(my_package):
+    state = {
+        name: torch.full_like(tensor, torch.nan) for name, tensor in nn.Conv2d(3, 4, 1).state_dict().items()
+    }
+    torch.save({"model_ema": {f"module.{name}": tensor for name, tensor in state.items()}}, "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: `bias` holds NaN or infinity"):
+        detectors.load_dense("mydetector:fixed", {}, 2, "auto", "w.pt")
+
+
+def test_a_number_beyond_float32_is_refused_as_infinity(my_package):
+    state = {**nn.Conv2d(3, 4, 1).state_dict(), "bias": torch.full((4,), 1e300, dtype=torch.float64)}
+    torch.save(state, "w.pt")
+    with pytest.raises(ModelError, match="`bias` holds NaN or infinity"):
+        detectors.load_dense("mydetector:fixed", {}, 2, "auto", "w.pt")
+
+
+def test_differences_show_five_keys_of_each_kind(my_package):
+    state = {f"extra{n}": torch.ones(1) for n in range(7)}
+    torch.save({**state, "weight": torch.ones(2)}, "w.pt")
+    with pytest.raises(ModelError) as error:
+        detectors.load_dense("mydetector:fixed", {}, 2, "auto", "w.pt")
+    assert "9 keys differ: bias is missing; extra0 is not in the model; extra1 is" in one_line(error)
+    assert (
+        "extra4 is not in the model; 2 more like that; weight is [2], the model's [4, 3, 1, 1]"
+        in one_line(error)
+    )
+
+
 def test_a_mask_of_the_model_may_hold_infinities(my_package):
     Path("masked.py").write_text(
         "import torch\nfrom torch import nn\ndef make():\n    model = nn.Conv2d(3, 4, 1)\n"
@@ -75,6 +103,7 @@ def test_a_mask_of_the_model_may_hold_infinities(my_package):
         ({"seed": -1}, r"^seed is -1; give a whole number from 0 to 4294967295$"),
         ({"seed": 0.5}, r"^seed is a float; give a whole number"),
         ({"norm": "layer"}, r"`norm`: .* \(got 'layer'\)"),
+        ({"weights_key": "ema"}, r"weights_key 'ema' does nothing without weights; omit it"),
         ({"weights": {}}, r"weights is a dict; give a \.safetensors or \.pt file"),
         ({"weights": "a" * 5000}, r"no file aaa"),
     ],
