@@ -104,7 +104,9 @@ def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, .
     """The image records of the splits that are trained or validated on, with the folders of their images."""
     for split in source.whole or (source,):
         content = _content(split)
-        records = [record for record in content["images"] if isinstance(record, dict) and "file_name" in record]
+        records = content.get("images")
+        records = [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+        records = [record for record in records if "file_name" in record]
         yield records, content.get("folders", split.folders)
 
 
