@@ -57,13 +57,15 @@ def read_voc(source: Source) -> Content:
     Raises:
         DataError: a list names no XML file, or there are no objects to take classes from.
     """
-    parsed = _parse_all(source.whole or (source,))
+    whole = _parse_all(source.whole or (source,))
+    parsed = {**whole, **_parse_all([] if source.file in {split.file for split in source.whole} else [source])}
     own = _chosen(source)
     skipped, annotations, images = [], [], []
-    records = [record for record in parsed.values() if not isinstance(record, str)]
+    records = [record for record in whole.values() if not isinstance(record, str)]
     from_zero = any(thing.box[0] < 1 or thing.box[1] < 1 for record in records for thing in record.things if thing.box)
     offset = 0 if from_zero else 1
-    names = _class_names(source, records)
+    every = [record for record in parsed.values() if not isinstance(record, str)]
+    names = list(dict.fromkeys((*_class_names(source, records), *_class_names(source, every))))
     numbers = {name: number for number, name in enumerate(names, 1)}
     difficult = 0
     for number, file in enumerate(own, 1):
@@ -105,7 +107,7 @@ def read_voc(source: Source) -> Content:
 
 def label_files(source: Source) -> Iterator[Path]:
     """What a set is read from: every XML file, as the classes are those of all, and the list of the split."""
-    for place in dict.fromkeys(split.file for split in source.whole or (source,)):
+    for place in dict.fromkeys(split.file for split in (*source.whole, source)):
         yield from sorted(place.glob("*.xml"))
     if source.listing is not None:
         yield source.listing
