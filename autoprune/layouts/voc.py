@@ -58,7 +58,8 @@ def read_voc(source: Source) -> Content:
         DataError: a list names no XML file, or there are no objects to take classes from.
     """
     whole = _parse_all(source.whole or (source,))
-    parsed = {**whole, **_parse_all([] if source.file in {split.file for split in source.whole} else [source])}
+    covered = any(split.file == source.file for split in source.whole or (source,))
+    parsed = whole if covered else {**whole, **_parse_all([source])}
     own = _chosen(source)
     skipped, annotations, images = [], [], []
     records = [record for record in whole.values() if not isinstance(record, str)]
