@@ -176,7 +176,8 @@ def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT) -> Tensor:
         DataError: the file can't be decoded.
     """
     try:
-        with Image.open(path) as image:
+        # of a path, Pillow maps some TIFF files into memory, and then reads the rows of a rotated one wrongly
+        with path.open("rb") as file, Image.open(file) as image:
             orientation, loads_upright = _orientation(image), _loads_upright(image)
             image.load()
             picture = to_rgb(image, view.levels)
