@@ -18,6 +18,7 @@ from autoprune.layouts.find import convert, stamp
 from autoprune.layouts.holdout import take_part
 from autoprune.layouts.source import HINT, Source
 
+
 @dataclass(frozen=True)
 class Annotations:
     """One annotation file, reduced to what can be used.
@@ -105,7 +106,9 @@ def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, .
     for split in source.whole or (source,):
         content = _content(split)
         records = content.get("images")
-        records = [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+        records = (
+            [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+        )
         records = [record for record in records if "file_name" in record]
         yield records, content.get("folders", split.folders)
 

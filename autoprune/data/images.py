@@ -136,7 +136,9 @@ def header_size(path: Path) -> tuple[int, int]:
 def _orientation(image: Any) -> int:
     """EXIF's orientation of an image that is open and not yet loaded."""
     try:
-        number = Image.Image.getexif(image).get(EXIF_ORIENTATION, 1)  # PNG's own method would decode the image
+        number = Image.Image.getexif(image).get(
+            EXIF_ORIENTATION, 1
+        )  # PNG's own method would decode the image
     except (*UNREADABLE, KeyError, TypeError, EOFError, struct.error):  # damaged: viewers ignore it, too
         return 1
     return number if number in range(1, 9) else 1

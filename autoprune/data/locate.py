@@ -95,7 +95,9 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
         view = View(as_stored, levels if found.header.deep else None)
         size = found.header.stored if as_stored else found.header.size
         fits = found.listed in (None, size)
-        files.append(ImageFile(found.path, size, view if view != UPRIGHT else UPRIGHT) if fits else _misfit(found))
+        files.append(
+            ImageFile(found.path, size, view if view != UPRIGHT else UPRIGHT) if fits else _misfit(found)
+        )
     return Located(files, notes)
 
 

@@ -43,9 +43,7 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
         key = split_of(base) or base
         group = files.setdefault(key, {})
         if suffix in group:
-            raise DataError(
-                f"{folder}: {group[suffix]} and {file} are both for {key}; move one of them away"
-            )
+            raise DataError(f"{folder}: {group[suffix]} and {file} are both for {key}; move one of them away")
         group[suffix] = file
     if not files:
         return None
@@ -96,5 +94,3 @@ def _beside(folder: Path) -> tuple[Path, ...]:
     if folder.name == "annotations":
         places = [folder.parent / "images", folder.parent, folder]
     return tuple(place for place in places if place.is_dir())
-
-

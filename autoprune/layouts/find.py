@@ -38,7 +38,9 @@ def find_layout(data: Path) -> Layout:
         inner = [path for path in sorted(data.iterdir()) if path.is_dir()] if not found else []
         found = found or [layout for path in inner for layout in _readings(path)]  # as archives are unpacked
     except OSError as error:
-        raise DataError(f"cannot read {error.filename}: {error.strerror}; check --data (YAML: data)") from error
+        raise DataError(
+            f"cannot read {error.filename}: {error.strerror}; check --data (YAML: data)"
+        ) from error
     if not found:
         unnamed = "; its labels/ need data.yaml or classes.txt" if (data / "labels").is_dir() else ""
         raise DataError(
@@ -90,17 +92,23 @@ def find_source(data: Path | DataPaths, split: str, val_fraction: float | None =
     else:
         raise DataError(_missing(data, layout, split))
     if not source.folders:
-        raise DataError(f"{data} has neither images/ nor {source.file.stem.removeprefix('instances_')}/; {HINT}")
+        raise DataError(
+            f"{data} has neither images/ nor {source.file.stem.removeprefix('instances_')}/; {HINT}"
+        )
     return Source(source.file, source.folders, source.kind, source.listing, part, whole)
 
 
 def _missing(data: Path, layout: Layout, split: str) -> str:
-    place = f"{data} ({layout.name}: {os.path.relpath(layout.evidence, data if data.is_dir() else data.parent)})"
+    place = (
+        f"{data} ({layout.name}: {os.path.relpath(layout.evidence, data if data.is_dir() else data.parent)})"
+    )
     divides = "--val-fraction 0.2 (YAML: val_fraction) divides it by a hash of the file names, always in the same way"
     if UNDIVIDED in layout.splits:
         if split in TRAINED:
             return f"{place} is not divided into train and val; {divides}, and --split all evaluates on all of it"
-        return f"{place} is not divided, so it has no split {split!r}; give --split all, or --val-fraction 0.2"
+        return (
+            f"{place} is not divided, so it has no split {split!r}; give --split all, or --val-fraction 0.2"
+        )
     known = ", ".join(sorted(layout.splits))
     if split == "val" and "train" in layout.splits:
         return f"{place} has no validation split: it has {known}; {divides}"

@@ -28,7 +28,9 @@ def take_part(content: Mapping[str, Any], part: Part) -> Content:
     images = [image for image in content["images"] if isinstance(image, dict)]
     hashes = [name_hash(str(image.get("file_name"))) for image in images]
     val = held_out(hashes, part.fraction)
-    chosen = [value in val for value in hashes] if part.name == "val" else [value not in val for value in hashes]
+    chosen = (
+        [value in val for value in hashes] if part.name == "val" else [value not in val for value in hashes]
+    )
     kept = [image for image, is_chosen in zip(images, chosen, strict=True) if is_chosen]
     others = {_key(image.get("id")) for image, is_chosen in zip(images, chosen, strict=True) if not is_chosen}
     others -= {_key(image.get("id")) for image in kept}

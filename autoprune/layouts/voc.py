@@ -63,7 +63,9 @@ def read_voc(source: Source) -> Content:
     own = _chosen(source)
     skipped, annotations, images = [], [], []
     records = [record for record in whole.values() if not isinstance(record, str)]
-    from_zero = any(thing.box[0] < 1 or thing.box[1] < 1 for record in records for thing in record.things if thing.box)
+    from_zero = any(
+        thing.box[0] < 1 or thing.box[1] < 1 for record in records for thing in record.things if thing.box
+    )
     offset = 0 if from_zero else 1
     every = [record for record in parsed.values() if not isinstance(record, str)]
     names = list(dict.fromkeys((*_class_names(source, records), *_class_names(source, every))))
@@ -74,7 +76,10 @@ def read_voc(source: Source) -> Content:
         if isinstance(record, str):
             skipped.append(f"image {file.stem}: {record}")
             continue
-        entry: dict[str, Any] = {"id": number, "file_name": _image_name(file, record.file_name, source.folders)}
+        entry: dict[str, Any] = {
+            "id": number,
+            "file_name": _image_name(file, record.file_name, source.folders),
+        }
         if record.size is not None:
             entry |= {"height": record.size[0], "width": record.size[1]}
         images.append(entry)
@@ -94,9 +99,15 @@ def read_voc(source: Source) -> Content:
                     "iscrowd": int(thing.difficult),
                 }
             )
-    notes = ["corners are taken as counted from 0, as some are 0, not from 1 as VOC's own are"] if from_zero else []
+    notes = (
+        ["corners are taken as counted from 0, as some are 0, not from 1 as VOC's own are"]
+        if from_zero
+        else []
+    )
     if difficult:
-        notes.append(f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss")
+        notes.append(
+            f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"
+        )
     return {
         "images": images,
         "annotations": annotations,
@@ -138,7 +149,9 @@ def _class_names(source: Source, records: Sequence["_Record"]) -> list[str]:
         for file in (place / name for name in NAME_FILES):
             if file.is_file():
                 lines = [line.split(":")[0].strip() for line in read_lines(file)]
-                listed = [line for line in lines if line and not line.startswith("#") and line != "background"]
+                listed = [
+                    line for line in lines if line and not line.startswith("#") and line != "background"
+                ]
                 return [*dict.fromkeys(listed), *sorted({*used} - {*listed})]
     if not used:
         raise DataError(f"{source.file}: no XML file has an object with a name; there is nothing to detect")
@@ -175,7 +188,11 @@ class _Record(NamedTuple):
 
 
 def _parse_all(splits: Sequence[Source]) -> dict[Path, "_Record | str"]:
-    files = [file for place in dict.fromkeys(split.file for split in splits) for file in sorted(place.glob("*.xml"))]
+    files = [
+        file
+        for place in dict.fromkeys(split.file for split in splits)
+        for file in sorted(place.glob("*.xml"))
+    ]
     with ThreadPoolExecutor(threads()) as pool:
         return dict(zip(files, pool.map(_parse, files), strict=True))
 

@@ -69,7 +69,9 @@ def read_yolo(source: Source) -> Content:
     images, annotations, skipped, labels = [], [], [], 0
     files = list(dict.fromkeys(path for place in source.folders for path in _listed(place)))
     if not files:
-        raise DataError(f"{source.file}: there are no images in {', '.join(map(str, source.folders))}; add them")
+        raise DataError(
+            f"{source.file}: there are no images in {', '.join(map(str, source.folders))}; add them"
+        )
     folder = _folder_of(source.file, files)
     keypoints = "kpt_shape" in _read(source.file) if source.file.suffix.lower() in YAML else False
     for number, path in enumerate(files, 1):
@@ -134,7 +136,9 @@ def label_files(source: Source) -> Iterator[Path]:
 def _read(file: Path) -> dict[str, Any]:
     content = read_yaml(file)
     if not isinstance(content, dict):
-        raise DataError(f"{file} is not a YAML file of a data set: it has no keys train, val and names; fix it")
+        raise DataError(
+            f"{file} is not a YAML file of a data set: it has no keys train, val and names; fix it"
+        )
     return content
 
 
@@ -174,7 +178,9 @@ def _resolve(root: Path, text: str, file: Path, key: str) -> Path:
         candidates += [base.joinpath(*parts[first:]) for first in range(len(parts))]
     found = next((path for path in candidates if path.exists()), None)
     if found is None:
-        raise DataError(f"{file}: `{key}: {text}` does not exist below {root}; fix the path, or `path`, there")
+        raise DataError(
+            f"{file}: `{key}: {text}` does not exist below {root}; fix the path, or `path`, there"
+        )
     return Path(os.path.normpath(found))
 
 
@@ -187,9 +193,14 @@ def _names(file: Path) -> dict[int, str]:
     if names is None and type(count) is int:
         return {number: f"class_{number}" for number in range(count)}
     try:
-        known = {int(key): str(name) for key, name in (names.items() if isinstance(names, dict) else enumerate(names))}
+        known = {
+            int(key): str(name)
+            for key, name in (names.items() if isinstance(names, dict) else enumerate(names))
+        }
     except (TypeError, ValueError) as error:
-        raise DataError(f"{file}: `names` must be a list, or `number: name`, and is {names!r:.60}; fix it") from error
+        raise DataError(
+            f"{file}: `names` must be a list, or `number: name`, and is {names!r:.60}; fix it"
+        ) from error
     if not known or (type(count) is int and count != len(known)):
         raise DataError(f"{file}: `names` has {len(known)} names, and `nc` is {count}; make them agree")
     return known
@@ -274,4 +285,6 @@ def _row(number: int, words: tuple[str, ...]) -> _Row:
 
 
 def _unknown(row: _Row, names: Mapping[int, str]) -> str | None:
-    return None if row.label in names else f"its class {row.label} has no name; there are {len(names)}, from 0"
+    return (
+        None if row.label in names else f"its class {row.label} has no name; there are {len(names)}, from 0"
+    )

@@ -149,6 +149,8 @@ class SampleImage(BaseModel):
     file: str
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    stored: bool | None = None
+    levels: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
     truth: list[TrueBox]
     detections: dict[str, list[FoundBox]] = Field(alias="found")
 

@@ -177,6 +177,4 @@ def load_task(config: Config) -> PruningTask:
 
 
 def _open(config: Config, split: str, rule: Resize | None) -> Split:
-    return open_data(
-        config.data, split, rule, config.image_cache_gib, config.strict, config.val_fraction
-    )
+    return open_data(config.data, split, rule, config.image_cache_gib, config.strict, config.val_fraction)

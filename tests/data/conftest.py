@@ -88,7 +88,9 @@ def save_turned(file: Path, upright: Any, orientation: int, mode: str = "RGB") -
     exif = Image.Exif()
     exif[0x0112] = orientation
     picture = Image.fromarray(np.ascontiguousarray(turned(upright, orientation)))
-    as_mode(picture, mode).save(file, exif=exif, **({"quality": 95} if file.suffix in (".jpg", ".webp") else {}))
+    as_mode(picture, mode).save(
+        file, exif=exif, **({"quality": 95} if file.suffix in (".jpg", ".webp") else {})
+    )
     return file
 
 

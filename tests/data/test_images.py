@@ -67,7 +67,10 @@ def test_an_image_is_upright_or_as_stored_in_header_and_pixels(tmp_path, orienta
 
 @pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 def test_a_damaged_exif_entry_turns_nothing(tmp_path):
-    for name, exif in (("a.jpg", b"Exif\0\0nothing of the kind"), ("b.jpg", b"Exif\0\0II*\0\xff\xff\xff\xff")):
+    for name, exif in (
+        ("a.jpg", b"Exif\0\0nothing of the kind"),
+        ("b.jpg", b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    ):
         Image.fromarray(drawing((30, 40))).save(tmp_path / name, exif=exif)
         assert images.read_header(tmp_path / name).orientation == 1
     exif = Image.Exif()

@@ -64,7 +64,12 @@ def test_as_stored_where_sizes_say_so_and_the_others_follow(tmp_path):
 
 def test_each_image_follows_its_own_size_and_what_cannot_tell_the_most(tmp_path):
     upright = make(tmp_path / "upright", (3, 6, 6, 8), (30, 40), [None, "upright", "upright", "stored"])
-    edit(upright, lambda content: content["annotations"][3].update(bbox=shown(turned(drawing((30, 40)), 8).transpose(2, 0, 1))))
+    edit(
+        upright,
+        lambda content: content["annotations"][3].update(
+            bbox=shown(turned(drawing((30, 40)), 8).transpose(2, 0, 1))
+        ),
+    )
     split = check(upright, 4)
     assert [note.split()[0] for note in split.notes] == ["3", "1"]
     assert split.stored_sizes == [(30, 40)] * 3 + [(40, 30)]

@@ -96,7 +96,9 @@ def test_a_set_of_12_bits_is_read_as_its_8_bit_version_and_says_so(tmp_path):
     for name in ("eight", "twelve"):
         folder = write_set(tmp_path / name, [box(1, 1)])
         for gray, file in zip(noise, ("a.png", "b.png"), strict=True):
-            Image.fromarray(gray if name == "eight" else gray.astype(np.uint16) << 4).save(folder / "images" / file)
+            Image.fromarray(gray if name == "eight" else gray.astype(np.uint16) << 4).save(
+                folder / "images" / file
+            )
     eight, twelve = (open_data(tmp_path / name, "val", strict=True) for name in ("eight", "twelve"))
     assert all(np.array_equal(eight.get(index)[0], twelve.get(index)[0]) for index in range(2))
     assert eight.notes == []

@@ -30,7 +30,10 @@ def picture(folder: Path, name: str, box: Box | None, size: tuple[int, int] = SI
 def some_boxes(count: int, seed: int = 0) -> list[Box]:
     rng = np.random.default_rng(seed)
     low = rng.integers(1, 30, (count, 2))
-    return [(int(x), int(y), int(w), int(h)) for (x, y), (w, h) in zip(low, rng.integers(5, 28, (count, 2)), strict=True)]
+    return [
+        (int(x), int(y), int(w), int(h))
+        for (x, y), (w, h) in zip(low, rng.integers(5, 28, (count, 2)), strict=True)
+    ]
 
 
 def coco(names: list[str], boxes: list[Box], categories: tuple[str, ...] = CLASSES) -> dict[str, Any]:

@@ -75,7 +75,9 @@ def test_the_json_file_itself(tmp_path):
 
 def test_a_set_in_one_more_folder_as_archives_are_unpacked(tmp_path):
     for split in ("train", "valid"):
-        write_json(tmp_path / f"My.v1.coco/{split}/_annotations.coco.json", make(tmp_path, f"My.v1.coco/{split}"))
+        write_json(
+            tmp_path / f"My.v1.coco/{split}/_annotations.coco.json", make(tmp_path, f"My.v1.coco/{split}")
+        )
     check(open_data(tmp_path, "val"), 3)
 
 

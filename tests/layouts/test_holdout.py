@@ -28,7 +28,9 @@ def test_an_image_stays_where_it_is_when_others_come_or_the_fraction_grows():
     assert names_in(many, "val", 0.2) & {*names[:200]} == val
     assert val < names_in(few, "val", 0.4)
     assert names_in(few, "train", 0.2) == {*names[:200]} - val
-    assert val == {name for name in names[:200] if int(sha256(name.encode()).hexdigest()[:14], 16) / 2**56 < 0.2}
+    assert val == {
+        name for name in names[:200] if int(sha256(name.encode()).hexdigest()[:14], 16) / 2**56 < 0.2
+    }
 
 
 def test_annotations_go_with_their_image_and_strays_with_both_parts():

@@ -85,7 +85,12 @@ def test_a_difficult_object_is_neither_a_hit_nor_a_miss(tmp_path):
     assert split.notes == ["2 boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"]
     assert [len(split.get(index)[1]["boxes"]) for index in range(3)] == [1, 0, 0]
     found = [
-        {"image_id": thing["image_id"], "category_id": thing["category_id"], "bbox": thing["bbox"], "score": score}
+        {
+            "image_id": thing["image_id"],
+            "category_id": thing["category_id"],
+            "bbox": thing["bbox"],
+            "score": score,
+        }
         for thing, score in zip(split.coco.dataset["annotations"], (0.5, 0.9, 0.8), strict=True)
     ]
     with silence():
@@ -100,7 +105,9 @@ def test_the_classes_are_those_of_the_whole_set_in_their_listed_order(tmp_path):
     make(tmp_path)
     write_lists(tmp_path, train="000\n002\n", val="001\n003\n")
     assert open_data(tmp_path, "train").categories == {1: "cat", 2: "dog"}
-    (tmp_path / "labelmap.txt").write_text("# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:1,2,3::\ncat:::\n")
+    (tmp_path / "labelmap.txt").write_text(
+        "# label:color_rgb:parts:actions\nbackground:0,0,0::\ndog:1,2,3::\ncat:::\n"
+    )
     (tmp_path / "Annotations/000.xml").touch()
     assert open_data(tmp_path, "val").categories == {1: "dog", 2: "cat"}
 
@@ -157,7 +164,11 @@ def test_parts_of_an_object_are_no_objects_and_sizes_may_be_missing(tmp_path):
     write_lists(tmp_path, train="000\n", val="001\n")
     file = tmp_path / "Annotations/001.xml"
     part = "<part><name>head</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>12</xmax><ymax>12</ymax></bndbox></part>"
-    text = file.read_text().replace("</object>", part + "</object>").replace("<width>80</width>", "<width>0</width>")
+    text = (
+        file.read_text()
+        .replace("</object>", part + "</object>")
+        .replace("<width>80</width>", "<width>0</width>")
+    )
     file.write_text(text.replace("<filename>001.png</filename>", "<filename>renamed.jpg</filename>"))
     split = open_data(tmp_path, "val", strict=True)
     check(split, 1)

@@ -29,14 +29,20 @@ def both(folder, images="images/{}", labels="labels/{}", splits=("train", "val")
         ("images/{}", "labels/{}", "train: images/train\nval: images/val\n"),
         ("images/{}", "labels/{}", "path: {root}\ntrain: images/train\nval: images/val\n"),
         ("images/{}", "labels/{}", "path: .\ntrain: ./images/train/\nval: [images/val]\n"),
-        ("images/{}", "labels/{}", "path: /content/gone\ntrain: /content/gone/images/train\nval: images/val\n"),
+        (
+            "images/{}",
+            "labels/{}",
+            "path: /content/gone\ntrain: /content/gone/images/train\nval: images/val\n",
+        ),
         ("images/{}", "labels/{}", "path: ../elsewhere\ntrain: images\\train\nvalidation: images/val\n"),
         ("{}/images", "{}/labels", "train: ../train/images\nval: ../val/images\n"),  # Roboflow
         ("{}/images", "{}/labels", "train: train\nval: val\n"),
         ("{}", "{}", "train: train\nval: val\n"),  # labels beside the images
     ],
 )
-@pytest.mark.parametrize("names", [NAMES, "names:\n  0: cat\n  1: dog\nnc: 2\n", "names: {{'1': dog, '0': cat}}\n"])
+@pytest.mark.parametrize(
+    "names", [NAMES, "names:\n  0: cat\n  1: dog\nnc: 2\n", "names: {{'1': dog, '0': cat}}\n"]
+)
 def test_a_yaml_file_with_splits(tmp_path, images, labels, yaml, names):
     both(tmp_path, images, labels)
     file = tmp_path / "data.yaml"
