@@ -93,8 +93,8 @@ class Config(Strict):
         None,
         gt=0,
         lt=1,
-        description="fraction of the images to validate on where the data has no validation split, such as 0.2; "
-        "a hash of the file names chooses them, the same ones each time",
+        description="fraction of the images to validate on where the data has no validation split, such as "
+        "0.2; a hash of the file names chooses them, the same ones each time",
     )
     image_cache_gib: Annotated[float, _DATA] = Field(
         2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"

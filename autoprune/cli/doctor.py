@@ -55,8 +55,8 @@ def doctor(
 ) -> None:
     """Check this machine: versions, devices, memory, disk, torchvision's operators and Ray.
 
-    With --data, check a data set instead: its layout, the images, boxes and classes of each split, and what is
-    odd. Three pictures with their boxes are shown on a page in the folder of --out.
+    With --data, check a data set instead: its layout, the images, boxes and classes of each split, and what
+    is odd. Three pictures with their boxes are shown on a page in the folder of --out.
     """
     with working() as console:
         if "data" in config.model_fields_set:
@@ -81,28 +81,28 @@ def _check_data(console: "Console", config: Config, page: Path) -> None:
     from autoprune.report.data_page import write_data_page
 
     with progress.show(None):  # what opening a split says is part of what is odd
-        found = survey(config.data, config.val_fraction)
-    tell(console, f"layout: {found.layout}")
+        overview = survey(config.data, config.val_fraction)
+    tell(console, f"layout: {overview.layout}")
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     for heading in ("split", "images", "boxes", "boxes of each class"):
         table.add_column(
             heading, justify="right" if heading in ("images", "boxes") else "left", overflow="fold"
         )
     lines = []
-    for name, split in found.splits.items():
+    for name, split in overview.splits.items():
         counts = box_counts(split)
         classes = ", ".join(f"{label} {count}" for label, count in counts.items())
         table.add_row(name, str(len(split)), str(sum(counts.values())), classes)
         lines.append(f"{name}: {len(split)} images, {sum(counts.values())} boxes ({classes})")
     show_table(console, table)
-    odd = [f"odd: {line}" for line in found.odd]
+    odd = [f"odd: {line}" for line in overview.odd]
     for line in odd:
         tell(console, line)
-    split = next(iter(found.splits.values()))
+    split = next(iter(overview.splits.values()))
     place = config.data if isinstance(config.data, Path) else config.data.train.annotations
-    write_data_page(page, str(place), [f"layout: {found.layout}", *lines, *odd], split)
+    write_data_page(page, str(place), [f"layout: {overview.layout}", *lines, *odd], split)
     tell(console, f"wrote {page}: pictures with their boxes")
-    if "val" not in found.splits:
+    if "val" not in overview.splits:
         tell(
             console,
             "no validation split; --val-fraction 0.2 takes one of the images, the same ones each time",

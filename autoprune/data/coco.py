@@ -40,8 +40,8 @@ def open_data(
     """Opens one split.
 
     Args:
-        data: a folder of COCO, YOLO or Pascal VOC data (see `layouts.find`), YOLO's YAML file, a COCO JSON file, or
-            explicit paths.
+        data: a folder of COCO, YOLO or Pascal VOC data (see `layouts.find`), YOLO's YAML file, a COCO JSON
+            file, or explicit paths.
         split: ``train``, ``val``, ``test``, or ``all`` of data that is not divided.
         resize: the detector's rule, see `detectors.resize_rule`; ``None`` keeps the stored size.
         cache_gib: memory for resized images; those beyond it are decoded at each use.
@@ -49,7 +49,7 @@ def open_data(
         val_fraction: fraction of the images to validate on, where the data has no validation split.
 
     Raises:
-        DataError: the data is missing, has no known layout or several, or ``strict`` found something unusable.
+        DataError: the data is missing, has no layout or several, or ``strict`` found something unusable.
     """
     source = find_source(data, split, val_fraction)
     file, annotations = source.file, read_source(source)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import unquote
 
-from autoprune.data.images import UPRIGHT, Header, View, read_header, threads
+from autoprune.data.images import Header, View, read_header, threads
 from autoprune.data.pixels import measure_levels
 from autoprune.errors import DataError
 
@@ -24,7 +24,7 @@ LOCAL_FILES = re.compile(r"^.*/data/local-files/\?d=")
 
 
 class ImageFile(NamedTuple):
-    """The file of an image record, its (height, width) in the pixels of the boxes, and how that is to be seen."""
+    """The file of an image record, its (height, width) in the pixels of its boxes, and how to see it."""
 
     path: Path
     size: Size
@@ -55,9 +55,9 @@ class _Open(NamedTuple):
 def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) -> Located:
     """Finds the files of image records, and reads their headers.
 
-    An image whose EXIF entry turns or mirrors it is upright where the record's size is the upright one. It is as
-    stored where the size is the stored one. Where the size tells neither, as for square images, those of the
-    whole set that tell decide, and where none does it is upright, as annotation tools show it.
+    An image whose EXIF entry turns or mirrors it is upright where the record's size is the upright one. It is
+    as stored where the size is the stored one. Where the size tells neither, as for square images, those of
+    the whole set that tell decide, and where none does it is upright, as annotation tools show it.
 
     Args:
         records: each with a ``file_name``.
@@ -68,63 +68,61 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
         DataError: an image whose values tell the set's range can't be decoded.
     """
     opened = _open_all(records, folders)
-    turned = [found for found in opened if isinstance(found, _Open) and found.header.orientation > 1]
+    turned = [entry for entry in opened if isinstance(entry, _Open) and entry.header.orientation > 1]
     stored = False
-    if any(_says_stored(found) is None for found in turned):
-        whole = [found for other in others() for found in _open_all(*other)] or opened
-        votes = Counter(_says_stored(found) for found in whole if isinstance(found, _Open))
+    if any(_says_stored(entry) is None for entry in turned):
+        whole = [entry for other in others() for entry in _open_all(*other)] or opened
+        votes = Counter(_says_stored(entry) for entry in whole if isinstance(entry, _Open))
         stored = votes[True] > votes[False]
-    notes = _orientation_notes(turned, stored)
-    levels, deep = None, [found.path for found in opened if isinstance(found, _Open) and found.header.deep]
+    notes = _orientation_notes(turned, stored, len(records))
+    levels, deep = None, [entry.path for entry in opened if isinstance(entry, _Open) and entry.header.deep]
     if deep:
-        whole = [found for other in others() for found in _open_all(*other)]
-        of_all = {found.path for found in whole if isinstance(found, _Open) and found.header.deep}
+        whole = [entry for other in others() for entry in _open_all(*other)]
+        of_all = {entry.path for entry in whole if isinstance(entry, _Open) and entry.header.deep}
         levels = measure_levels(sorted(of_all or deep))
         low, high = (f"{value:.6g}" for value in levels)
         notes.append(
-            f"{len(deep)} of {len(records)} images have grays of more than 8 bits: {low} is read as black and "
+            f"grays of more than 8 bits in {len(deep)} of {len(records)} images: {low} is read as black and "
             f"{high} as white, from the values of the set"
         )
     files: list[ImageFile | str] = []
-    for found in opened:
-        if isinstance(found, str):
-            files.append(found)
+    for entry in opened:
+        if isinstance(entry, str):
+            files.append(entry)
             continue
-        says = _says_stored(found)
-        as_stored = found.header.orientation > 1 and (stored if says is None else says)
-        view = View(as_stored, levels if found.header.deep else None)
-        size = found.header.stored if as_stored else found.header.size
-        fits = found.listed in (None, size)
-        files.append(
-            ImageFile(found.path, size, view if view != UPRIGHT else UPRIGHT) if fits else _misfit(found)
-        )
+        says = _says_stored(entry)
+        as_stored = entry.header.orientation > 1 and (stored if says is None else says)
+        view = View(as_stored, levels if entry.header.deep else None)
+        size = entry.header.stored if as_stored else entry.header.size
+        fits = entry.listed in (None, size)
+        files.append(ImageFile(entry.path, size, view) if fits else _misfit(entry))
     return Located(files, notes)
 
 
-def _orientation_notes(turned: Sequence[_Open], stored: bool) -> list[str]:
-    says = [_says_stored(found) for found in turned]
+def _orientation_notes(turned: Sequence[_Open], stored: bool, count: int) -> list[str]:
+    says = [_says_stored(entry) for entry in turned]
     as_stored = sum(stored if says_stored is None else says_stored for says_stored in says)
     notes = []
     if upright := len(turned) - as_stored:
-        notes.append(f"{upright} images are turned upright by their EXIF orientation, as their boxes are")
+        notes.append(f"EXIF orientation applied to {upright} of {count} images: boxes are in upright pixels")
     if as_stored:
         notes.append(
-            f"{as_stored} images are read as stored, without their EXIF orientation, as sizes in the annotations "
-            "are those of the stored pixels"
+            f"EXIF orientation not applied to {as_stored} of {count} images: by the annotations' sizes, "
+            "boxes are in stored pixels"
         )
     return notes
 
 
-def _says_stored(found: _Open) -> bool | None:
-    """Whether the record's size is that of the stored pixels and not the upright one; ``None``: can't tell."""
-    header = found.header
-    if header.size == header.stored or found.listed not in (header.size, header.stored):
+def _says_stored(entry: _Open) -> bool | None:
+    """Whether the record's size is that of the stored pixels, not the upright one; ``None``: can't tell."""
+    header = entry.header
+    if header.size == header.stored or entry.listed not in (header.size, header.stored):
         return None
-    return found.listed == header.stored
+    return entry.listed == header.stored
 
 
-def _misfit(found: _Open) -> str:
-    (height, width), listed = found.header.size, found.listed or (0, 0)
+def _misfit(entry: _Open) -> str:
+    (height, width), listed = entry.header.size, entry.listed or (0, 0)
     return f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}"
 
 
@@ -152,8 +150,8 @@ def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
 def find_image(name: str, folders: Iterable[Path]) -> tuple[Path | None, bool]:
     r"""The file of an image by its name in the annotations, and whether it has that very name below a folder.
 
-    Where no file has the name, other spellings are tried: ``\`` for ``/``, a URL's ``%20``, and the name without
-    its first folders, as the annotations may be of another machine.
+    Where no file has the name, other spellings are tried: ``\`` for ``/``, a URL's ``%20``, and the name
+    without its first folders, as the annotations may be of another machine.
     """
     for folder in folders:
         if _is_file(folder / name):

@@ -1,4 +1,4 @@
-"""Pixels of every kind that Pillow reads as 8-bit RGB; grays of more than 8 bits by the range of their set."""
+"""Pixels of every kind that Pillow reads, as 8-bit RGB; deeper grays by the range of their set."""
 
 import math
 import warnings
@@ -35,8 +35,8 @@ def is_deep(mode: str) -> bool:
 def measure_levels(files: Sequence[Path]) -> Levels:
     """The levels of a set: from 0 to the smallest power of two that no value exceeds.
 
-    So 12-bit grays are read as 12 bits wherever they are stored, and floats up to 1.0 as fractions. Values below
-    0 have no such origin: then the lowest is black and the highest white.
+    So 12-bit grays are read as 12 bits wherever they are stored, and floats up to 1.0 as fractions. Where
+    values are below 0, the lowest is black and the highest white.
 
     Args:
         files: images of the set with deep grays; `SAMPLED` of them, evenly spread, are decoded.
@@ -61,7 +61,7 @@ def _quantiles(values: NDArray[Any]) -> NDArray[np.float64]:
     finite = values[np.isfinite(values)].astype(np.float64)
     if not finite.size:
         return np.zeros(4)
-    return np.quantile(finite, [0, 0.001, 0.999, 1])
+    return np.asarray(np.quantile(finite, [0, 0.001, 0.999, 1]))
 
 
 def _levels(quantiles: Iterable[NDArray[np.float64]]) -> Levels:
@@ -85,7 +85,7 @@ def to_rgb(image: Any, levels: Levels | None = None) -> Any:
 
     Args:
         image: of any of Pillow's modes.
-        levels: of deep grays; ``None`` takes those of the image alone. Values that are not finite become black.
+        levels: of deep grays; ``None`` takes those of the image alone. What is not finite becomes black.
     """
     if is_deep(image.mode):
         values = np.asarray(image)

@@ -1,4 +1,4 @@
-"""What a data set holds: its layout, the images, boxes and classes of its splits, and what is odd about it."""
+"""What a data set holds: its layout, the images, boxes and classes of its splits, and what is odd."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
@@ -40,8 +40,8 @@ def survey(data: Path | DataPaths, val_fraction: float | None = None) -> Survey:
     if isinstance(data, DataPaths):
         layout, names = "COCO files and folders of images, as the YAML field data gives them", [*dict(data)]
     else:
-        found = find_layout(data)
-        layout, names = f"{found.name} ({found.evidence})", [*found.splits]
+        reading = find_layout(data)
+        layout, names = f"{reading.name} ({reading.evidence})", [*reading.splits]
     if val_fraction is not None:
         names = ["train", "val", *(name for name in names if name not in ("train", "val", UNDIVIDED))]
     splits: dict[str, Split] = {}
@@ -65,28 +65,28 @@ def box_counts(split: Split) -> dict[str, int]:
 def _odd(splits: Mapping[str, Split]) -> Iterator[str]:
     for name, split in splits.items():
         if split.skipped:
-            more = "; …" if len(split.skipped) > SHOWN else ""
-            yield f"{name}: {len(split.skipped)} entries cannot be used: {'; '.join(split.skipped[:SHOWN])}{more}"
+            first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
+            yield f"{name}: left out as unusable, {len(split.skipped)} in all: {first}"
         for note in split.notes:
             yield f"{name}: {note}"
         things = split.coco.anns.values()
         if crowds := sum(thing["iscrowd"] for thing in things):
-            yield f"{name}: {crowds} of {len(things)} boxes are crowds, which are neither trained on nor counted as missed"
+            yield f"{name}: crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
         if absent := absent_classes(split):
             yield f"{name}: no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
         empty = sum(not split.coco.imgToAnns.get(number) for number in split.image_ids)
         if empty:
-            yield f"{name}: {empty} of {len(split)} images have no boxes"
-    first = next(iter(splits))
+            yield f"{name}: no boxes in {empty} of {len(split)} images"
+    one = next(iter(splits))
     for name, split in splits.items():
-        if split.categories != splits[first].categories:
-            yield f"{name} and {first} have different classes"
+        if split.categories != splits[one].categories:
+            yield f"{name} and {one} have different classes"
     yield from _twice(splits)
     named = {file for split in splits.values() for file in split.files}
     folders = {file.parent for file in named}
     unnamed = sorted({file for folder in folders for file in image_files(folder)} - named)
     if unnamed:
-        yield f"{len(unnamed)} images are in no split, such as {unnamed[0]}"
+        yield f"in no split, but beside its images: {len(unnamed)}, such as {unnamed[0]}"
 
 
 def _twice(splits: Mapping[str, Split]) -> Iterator[str]:
@@ -108,4 +108,4 @@ def _twice(splits: Mapping[str, Split]) -> Iterator[str]:
                 shared[earlier, name].append((original, file))
     for (one, other), pairs in shared.items():
         original, file = pairs[0]
-        yield f"{one} and {other} share {len(pairs)} images, such as {original.name} and {file.name}"
+        yield f"the same images in {one} and {other}: {len(pairs)}, such as {original.name} and {file.name}"

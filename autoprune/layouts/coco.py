@@ -68,18 +68,18 @@ def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:
 
 def _by_folder(folder: Path) -> list[Layout]:
     """A file of `NAMES`, in the folder itself or in one folder for each split."""
-    found: dict[str, dict[str, Source]] = {}
+    by_layout: dict[str, dict[str, Source]] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir() and split_of(path.name)):
         for file_name, layout in NAMES.items():
             if not (file := place / file_name).is_file():
                 continue
-            split, splits = str(split_of(place.name)), found.setdefault(layout, {})
+            split, splits = str(split_of(place.name)), by_layout.setdefault(layout, {})
             if split in splits:
                 raise DataError(
                     f"{folder}: {splits[split].file} and {file} are both for {split}; move one of them away"
                 )
             splits[split] = Source(file, _beside(place))
-    layouts = [Layout(name, next(iter(splits.values())).file, splits) for name, splits in found.items()]
+    layouts = [Layout(name, next(iter(splits.values())).file, splits) for name, splits in by_layout.items()]
     layouts += [
         Layout(layout, folder / name, {UNDIVIDED: Source(folder / name, _beside(folder))})
         for name, layout in NAMES.items()

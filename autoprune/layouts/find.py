@@ -34,26 +34,28 @@ def find_layout(data: Path) -> Layout:
             raise DataError(f"{data} is neither a folder, a COCO .json file nor a YOLO data.yaml; {HINT}")
         if not data.is_dir():
             raise DataError(f"no data folder {data}; {HINT}")
-        found = _readings(data)
-        inner = [path for path in sorted(data.iterdir()) if path.is_dir()] if not found else []
-        found = found or [layout for path in inner for layout in _readings(path)]  # as archives are unpacked
+        readings = _readings(data)
+        inner = [path for path in sorted(data.iterdir()) if path.is_dir()] if not readings else []
+        readings = readings or [
+            layout for path in inner for layout in _readings(path)
+        ]  # as archives are unpacked
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; check --data (YAML: data)"
         ) from error
-    if not found:
+    if not readings:
         unnamed = "; its labels/ need data.yaml or classes.txt" if (data / "labels").is_dir() else ""
         raise DataError(
-            f"{data} has no annotations/instances_val.json, and no other layout of COCO, YOLO or Pascal VOC{unnamed}; "
-            f"{HINT}"
+            f"{data} has no annotations/instances_val.json, and no other layout of COCO, YOLO or Pascal "
+            f"VOC{unnamed}; {HINT}"
         )
-    if len(found) > 1:
-        readings = " or ".join(f"{layout.name} ({layout.evidence})" for layout in found)
+    if len(readings) > 1:
+        named = " or ".join(f"{layout.name} ({layout.evidence})" for layout in readings)
         raise DataError(
-            f"{data} could be {readings}; move what is not meant elsewhere, or give --data (YAML: data) the file or "
-            "folder that is"
+            f"{data} could be {named}; move what is not meant elsewhere, or give --data (YAML: data) the "
+            "file or folder that is"
         )
-    return found[0]
+    return readings[0]
 
 
 def _readings(folder: Path) -> list[Layout]:
@@ -79,8 +81,8 @@ def find_source(data: Path | DataPaths, split: str, val_fraction: float | None =
     splits = layout.splits
     if val_fraction is not None and "val" in splits:
         raise DataError(
-            f"val_fraction: {data} has a validation split ({splits['val'].listing or splits['val'].file}); omit "
-            "--val-fraction"
+            f"val_fraction: {data} has a validation split, {splits['val'].listing or splits['val'].file}; "
+            "omit --val-fraction"
         )
     whole = tuple(splits[name] for name in (*TRAINED, UNDIVIDED) if name in splits) or tuple(splits.values())
     undivided = splits.get("train", splits.get(UNDIVIDED))
@@ -102,10 +104,10 @@ def _missing(data: Path, layout: Layout, split: str) -> str:
     place = (
         f"{data} ({layout.name}: {os.path.relpath(layout.evidence, data if data.is_dir() else data.parent)})"
     )
-    divides = "--val-fraction 0.2 (YAML: val_fraction) divides it by a hash of the file names, always in the same way"
+    divides = "--val-fraction 0.2 (YAML: val_fraction) divides it by a hash of file names, always alike"
     if UNDIVIDED in layout.splits:
         if split in TRAINED:
-            return f"{place} is not divided into train and val; {divides}, and --split all evaluates on all of it"
+            return f"{place} is not divided into train and val; {divides}; --split all evaluates on all of it"
         return (
             f"{place} is not divided, so it has no split {split!r}; give --split all, or --val-fraction 0.2"
         )
@@ -119,8 +121,8 @@ def _explicit(data: DataPaths, split: str, val_fraction: float | None) -> Source
     given = dict(data)
     if split not in given:
         raise DataError(
-            f"the YAML field data has the splits {', '.join(given)}, and no {split!r}; add that to data, with its "
-            "`annotations` and `images`"
+            f"the YAML field data has the splits {', '.join(given)}, and no {split!r}; add that to data, "
+            "with its `annotations` and `images`"
         )
     if val_fraction is not None:
         raise DataError("val_fraction: the YAML field data has its own split val; omit --val-fraction")
@@ -133,7 +135,7 @@ def _explicit(data: DataPaths, split: str, val_fraction: float | None) -> Source
 
 
 def convert(source: Source) -> Content:
-    """The annotations of a layout other than COCO JSON as COCO's content; errors as `read_yolo`, `read_voc`."""
+    """The annotations of another layout than COCO JSON as its content; errors as `read_yolo`, `read_voc`."""
     return read_yolo(source) if source.kind == "yolo" else read_voc(source)
 
 

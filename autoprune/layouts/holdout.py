@@ -1,4 +1,4 @@
-"""Divides a data set without a validation split, the same way each time: by a hash of the images' file names."""
+"""Divides a data set without a validation split, always alike: by a hash of the images' file names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -18,9 +18,9 @@ ELSEWHERE = re.compile(r"/|\.\./|[A-Za-z]:/|\w+://")
 def take_part(content: Mapping[str, Any], part: Part) -> Content:
     """The images of one part, with their annotations.
 
-    An image is validated on where the hash of its name, as a fraction of the largest, is below ``part.fraction``.
-    So it stays where it is when others are added. Of a set so small that one part would be empty, the image with
-    the lowest (or the highest) hash makes up that part.
+    An image is validated on where the hash of its name, as a fraction of the largest, is below
+    ``part.fraction``. So it stays where it is when others are added. Of a set so small that one part would be
+    empty, the image with the lowest (or the highest) hash makes up that part.
 
     Raises:
         DataError: there are fewer than two images with different names.
@@ -51,7 +51,7 @@ def held_out(hashes: Sequence[float], fraction: float) -> set[float]:
     different = sorted(set(hashes))
     if len(different) < 2:
         raise DataError(
-            f"val_fraction: a data set with {len(different)} different image(s) can't be divided; give --data "
+            f"val_fraction: different names of images: {len(different)}, too few to divide; give --data "
             "(YAML: data) more images"
         )
     val = {value for value in different if value < fraction}
@@ -61,7 +61,7 @@ def held_out(hashes: Sequence[float], fraction: float) -> set[float]:
 
 
 def name_hash(file_name: str) -> float:
-    """A number from 0 to 1 by the name below the data set's folder; of a path to elsewhere, by its last part."""
+    """A number from 0 to 1 by the name below the data set's folder; of another path, by its last part."""
     name = AUGMENTED.sub("", file_name.replace("\\", "/").removeprefix("./"))
     if ELSEWHERE.match(name):
         name = name.rsplit("/", 1)[-1]

@@ -23,12 +23,12 @@ SPLITS = {
 Content = dict[str, Any]
 """COCO's `images`, `annotations` and `categories`, and where a layout is converted:
 
-`skipped`: what can't be converted; `notes`: what was decided for all; `folders`: where the images are. Each is optional.
+`skipped`: what can't be converted; `notes`: what was decided for all; `folders`: where the images are.
 """
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a text file that are not blank, without blanks at their ends; UTF-8, with or without a BOM.
+    """The lines of a UTF-8 text file that are not blank, without blanks at their ends and without a BOM.
 
     Raises:
         DataError: it can't be read.
@@ -52,7 +52,7 @@ class Source:
     """Where one split is.
 
     Attributes:
-        file: the annotations: a COCO JSON file, YOLO's YAML or list of names, or a folder of Pascal VOC's XML.
+        file: the annotations: a COCO JSON file, YOLO's YAML or list of names, or a folder of VOC's XML.
         folders: where images are looked for, in this order; of YOLO, what holds or lists them.
         kind: how ``file`` is read.
         listing: the text file that names the split's images, where Pascal VOC has one.

@@ -21,7 +21,7 @@ CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def find_voc(folder: Path) -> list[Layout]:
-    """The readings of a folder as Pascal VOC: VOC's own folders, or XML beside images, in folders of splits or not."""
+    """The readings of a folder as Pascal VOC: VOC's own folders, folders of splits, or XML beside images."""
     xml = folder / "Annotations"
     if any(xml.glob("*.xml")):
         images = tuple(path for path in (folder / "JPEGImages", folder / "images", xml) if path.is_dir())
@@ -50,8 +50,8 @@ def find_voc(folder: Path) -> list[Layout]:
 def read_voc(source: Source) -> Content:
     """The images of a split and their boxes.
 
-    VOC counts pixels from 1 and includes the last one: a box from 1 to 500 covers the first 500 columns. Where any
-    file of the set has a 0 as the first corner, its tool counts from 0, and the corners are taken as they are.
+    VOC counts pixels from 1 and includes the last one: a box from 1 to 500 covers 500 columns. Where
+    any file of the set has a 0 as the first corner, its tool counts from 0: corners are taken as they are.
     A box marked `difficult` is a crowd: it counts for nothing in the evaluation, and is left out of training.
 
     Raises:

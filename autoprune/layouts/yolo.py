@@ -21,10 +21,10 @@ EDGE = 0.01
 
 
 def find_yolo(folder: Path) -> list[Layout]:
-    """The readings of a folder as YOLO: one for each YAML file, else one where the names are in a text file."""
+    """The readings of a folder as YOLO: one for each YAML file, else one where a text file has the names."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAML and path.is_file())
-    if found := [yaml_layout(file) for file in files if _is_data(file)]:
-        return found
+    if layouts := [yaml_layout(file) for file in files if _is_data(file)]:
+        return layouts
     names = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
     if names is None:
         return []
@@ -103,8 +103,8 @@ def read_yolo(source: Source) -> Content:
             )
     if not labels:
         raise DataError(
-            f"{source.file}: none of the {len(files)} images has a label file, such as {_label_file(files[0])}; "
-            "put labels/ beside images/, with the same names"
+            f"{source.file}: none of the {len(files)} images has a label file, such as "
+            f"{_label_file(files[0])}; put labels/ beside images/, with the same names"
         )
     categories = [{"id": number + 1, "name": name} for number, name in sorted(names.items())]
     return {
@@ -174,14 +174,18 @@ def _resolve(root: Path, text: str, file: Path, key: str) -> Path:
     text = os.path.expanduser(text.replace("\\", "/"))
     parts = [part for part in text.split("/") if part not in ("", ".", "..")]
     candidates = [root / text, file.parent / text]
-    for base in (root, file.parent):  # `../train/images` of Roboflow; absolute paths of another machine
-        candidates += [base.joinpath(*parts[first:]) for first in range(len(parts))]
-    found = next((path for path in candidates if path.exists()), None)
-    if found is None:
+    if text.startswith(("../", "/")):  # `../train/images` of Roboflow; paths of another machine
+        own = [place for place, part in enumerate(parts) if split_of(part)]  # no other split's images
+        for base in (root, file.parent):
+            candidates += [
+                base.joinpath(*parts[first:]) for first in range((own or [len(parts) - 1])[-1] + 1)
+            ]
+    path = next((path for path in candidates if path.exists()), None)
+    if path is None:
         raise DataError(
             f"{file}: `{key}: {text}` does not exist below {root}; fix the path, or `path`, there"
         )
-    return Path(os.path.normpath(found))
+    return Path(os.path.normpath(path))
 
 
 def _names(file: Path) -> dict[int, str]:
@@ -189,7 +193,8 @@ def _names(file: Path) -> dict[int, str]:
     if file.suffix.lower() not in YAML:
         return dict(enumerate(read_lines(file)))
     content = _read(file)
-    names, count = content.get("names"), content.get("nc")
+    names: Any = content.get("names")
+    count = content.get("nc")
     if names is None and type(count) is int:
         return {number: f"class_{number}" for number in range(count)}
     try:
@@ -210,7 +215,7 @@ def _names(file: Path) -> dict[int, str]:
 
 
 def _listed(place: Path) -> list[Path]:
-    """The images in a folder and its folders, or of a text file with one path a line, sorted as Ultralytics does."""
+    """The images in a folder and its folders, or of a text file with one path a line, sorted."""
     place = Path(os.path.abspath(place))
     if place.is_dir():
         return _images_in(place)
@@ -218,7 +223,7 @@ def _listed(place: Path) -> list[Path]:
 
 
 def _of_list(place: Path, text: str) -> Path:
-    """An image of a list: relative to the list, to a folder above, or the end of a path on another machine."""
+    """An image of a list: relative to it, to the folder above, or the end of another machine's path."""
     parts = [part for part in text.split("/") if part not in ("", ".")]
     candidates = [place.parent / text]
     for base in (place.parent, place.parent.parent):

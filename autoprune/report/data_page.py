@@ -1,4 +1,4 @@
-"""One HTML page of a data set: a few pictures with their boxes, to see whether these lie where they should."""
+"""One HTML page of a data set: a few pictures with their boxes, to see whether these lie rightly."""
 
 import html
 from collections.abc import Sequence
@@ -55,13 +55,14 @@ def _figure(split: Split, index: int) -> str:
         color = COLORS[names.index(thing["label"]) % len(COLORS)]
         x, y = x1 * scale_x, y1 * scale_y
         shapes.append(
-            f'<rect x="{x:.1f}" y="{y:.1f}" width="{(x2 - x1) * scale_x:.1f}" height="{(y2 - y1) * scale_y:.1f}" '
-            f'fill="none" stroke="{color}" stroke-width="2"/>'
-            f'<text x="{x + 3:.1f}" y="{max(y - 4, 12):.1f}" fill="{color}">{html.escape(thing["label"])}</text>'
+            f'<rect x="{x:.1f}" y="{y:.1f}" width="{(x2 - x1) * scale_x:.1f}" '
+            f'height="{(y2 - y1) * scale_y:.1f}" fill="none" stroke="{color}" stroke-width="2"/>'
+            f'<text x="{x + 3:.1f}" y="{max(y - 4, 12):.1f}" fill="{color}">'
+            f"{html.escape(thing['label'])}</text>"
         )
     return (
         f'<figure><svg viewBox="0 0 {picture.width} {picture.height}" width="{picture.width}" '
         f'height="{picture.height}"><image href="{picture.url}" width="{picture.width}" '
         f'height="{picture.height}"/>{"".join(shapes)}</svg>'
-        f"<figcaption>{html.escape(split.files[index].name)}, {width}×{height}</figcaption></figure>"
+        f"<figcaption>{html.escape(split.files[index].name)}, {width}x{height}</figcaption></figure>"
     )

@@ -70,7 +70,7 @@ def drawing(size: tuple[int, int], box: list[int] = BOX) -> Any:
 
 
 def turned(upright: Any, orientation: int) -> Any:
-    """What a file of this EXIF orientation stores: where its first row and column lie is EXIF's own definition."""
+    """What a file of this EXIF orientation stores, by EXIF's definition of its first row and column."""
     return {
         1: lambda a: a,  # top, left
         2: lambda a: a[:, ::-1],  # top, right

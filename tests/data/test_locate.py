@@ -1,4 +1,4 @@
-"""Files of image records, and whether their boxes are in upright or in stored pixels."""
+"""Files of image records, and whether boxes are in upright or in stored pixels."""
 
 import pytest
 
@@ -51,14 +51,14 @@ ALL = tuple(range(1, 9))
 @pytest.mark.parametrize("sized", ["upright", None])
 def test_upright_where_sizes_say_so_or_nothing(tmp_path, size, sized):
     split = check(make(tmp_path, ALL, size, [sized] * 8), 8)
-    assert split.notes == ["7 images are turned upright by their EXIF orientation, as their boxes are"]
+    assert split.notes == ["EXIF orientation applied to 7 of 8 images: boxes are in upright pixels"]
     assert split.stored_sizes == [size] * 8
 
 
 def test_as_stored_where_sizes_say_so_and_the_others_follow(tmp_path):
     split = check(make(tmp_path, ALL, (30, 40), ["stored"] * 6 + [None] * 2, as_stored=True), 8)
     (note,) = split.notes
-    assert note.startswith("7 images are read as stored, without their EXIF orientation")
+    assert note.startswith("EXIF orientation not applied to 7 of 8 images: by the annotations' sizes")
     assert split.stored_sizes == [(30, 40)] * 4 + [(40, 30)] * 4
 
 
@@ -71,7 +71,7 @@ def test_each_image_follows_its_own_size_and_what_cannot_tell_the_most(tmp_path)
         ),
     )
     split = check(upright, 4)
-    assert [note.split()[0] for note in split.notes] == ["3", "1"]
+    assert ["applied to 3 of 4" in split.notes[0], "not applied to 1 of 4" in split.notes[1]] == [True, True]
     assert split.stored_sizes == [(30, 40)] * 3 + [(40, 30)]
 
 
@@ -85,7 +85,7 @@ def test_the_other_split_tells_where_this_one_cannot(tmp_path):
     text = (tmp_path / "annotations/instances_train.json").read_text().replace("val_", "train_val_")
     (tmp_path / "annotations/instances_train.json").write_text(text)
     split = check(tmp_path, 2)
-    assert "2 images are read as stored" in split.notes[0]
+    assert "not applied to 2 of 2" in split.notes[0]
 
 
 def test_another_reading_is_another_set(tmp_path):
@@ -105,8 +105,8 @@ def test_a_size_of_neither_kind_is_named(tmp_path):
 
 @pytest.mark.parametrize(
     ("height", "width", "expected"),
-    [(30, 40, (30, 40)), ("30", "40.0", (30, 40)), (-1, -1, None), (None, 40, None), ("", 4, None), (0, 4, None),
-     (float("nan"), 4, None), ([3], 4, None)],
+    [(30, 40, (30, 40)), ("30", "40.0", (30, 40)), (-1, -1, None), (None, 40, None), ("", 4, None),
+     (0, 4, None), (float("nan"), 4, None), ([3], 4, None)],
 )  # fmt: skip
 def test_sizes_of_records(height, width, expected):
     assert listed_size({"height": height, "width": width}) == expected

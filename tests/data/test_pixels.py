@@ -103,7 +103,7 @@ def test_a_set_of_12_bits_is_read_as_its_8_bit_version_and_says_so(tmp_path):
     assert all(np.array_equal(eight.get(index)[0], twelve.get(index)[0]) for index in range(2))
     assert eight.notes == []
     (note,) = twelve.notes
-    assert "2 of 2 images have grays of more than 8 bits: 0 is read as black and 4096 as white" in note
+    assert "grays of more than 8 bits in 2 of 2 images: 0 is read as black and 4096 as white" in note
     assert eight.fingerprint != twelve.fingerprint
 
 

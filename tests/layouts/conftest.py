@@ -65,7 +65,7 @@ def yolo_line(label: int, box: Box, size: tuple[int, int] = SIZE) -> str:
 
 
 def voc_xml(name: str, box: Box, label: str, first: int = 1, more: str = "") -> str:
-    """One object; the first pixel is number ``first``, and the last one of a box belongs to it if that is 1."""
+    """One object; the first pixel is number ``first``; where that is 1, corners are VOC's own."""
     x, y, width, height = box
     x1, y1, x2, y2 = x + first, y + first, x + width, y + height
     return (

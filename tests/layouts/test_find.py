@@ -59,9 +59,7 @@ def test_the_same_pictures_are_the_same_data_in_each_layout(sets):
             for index in range(3):
                 (image, target), (expected, expected_target) = other.get(index), first.get(index)
                 assert (image == expected).all()
-                assert target["boxes"].tolist() == pytest.approx(
-                    expected_target["boxes"].tolist(), abs=1e-4
-                ) or ((target["boxes"] - expected_target["boxes"]).abs().max() < 1e-4)
+                assert (target["boxes"] - expected_target["boxes"]).abs().max() < 1e-4
                 assert target["labels"].tolist() == expected_target["labels"].tolist()
 
 
@@ -83,8 +81,6 @@ def test_folders_and_files_without_a_layout_are_refused(tmp_path):
     assert "no annotations/instances_val.json, and no other layout" in refused(tmp_path)
     (tmp_path / "pictures.zip").write_text("")
     assert "neither a folder, a COCO .json file nor a YOLO data.yaml" in refused(tmp_path / "pictures.zip")
-    locked = tmp_path / "a\0b"
-    assert "no data folder" in refused(locked) or True
 
 
 def test_a_file_changes_its_stamp(sets):

@@ -63,7 +63,7 @@ def test_spellings_of_one_image_are_one(one, other):
 def test_neither_part_is_empty():
     assert held_out([0.3, 0.5, 0.9], 0.1) == {0.3}
     assert held_out([0.3, 0.5, 0.9], 0.95) == {0.3, 0.5}
-    with pytest.raises(DataError, match="1 different image"):
+    with pytest.raises(DataError, match="different names of images: 1, too few"):
         held_out([0.3, 0.3], 0.5)
 
 

@@ -17,6 +17,5 @@ def test_lines_of_any_editor(tmp_path):
 
 
 def test_what_tools_call_the_splits():
-    assert [split_of(name) for name in ("Train", "training", "VALID", "validation", "val", "Test", "other")] == [
-        "train", "train", "val", "val", "val", "test", None,
-    ]  # fmt: skip
+    names = ("Train", "training", "VALID", "validation", "val", "Test", "other")
+    assert [split_of(name) for name in names] == ["train", "train", "val", "val", "val", "test", None]

@@ -84,7 +84,7 @@ def test_a_difficult_object_is_neither_a_hit_nor_a_miss(tmp_path):
     split = open_data(tmp_path, "val", strict=True)
     assert split.notes == ["2 boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"]
     assert [len(split.get(index)[1]["boxes"]) for index in range(3)] == [1, 0, 0]
-    found = [
+    detections = [
         {
             "image_id": thing["image_id"],
             "category_id": thing["category_id"],
@@ -94,7 +94,7 @@ def test_a_difficult_object_is_neither_a_hit_nor_a_miss(tmp_path):
         for thing, score in zip(split.coco.dataset["annotations"], (0.5, 0.9, 0.8), strict=True)
     ]
     with silence():
-        scores = COCOeval(split.coco, split.coco.loadRes(found), "bbox")
+        scores = COCOeval(split.coco, split.coco.loadRes(detections), "bbox")
         scores.evaluate()
         scores.accumulate()
         scores.summarize()
@@ -163,7 +163,8 @@ def test_parts_of_an_object_are_no_objects_and_sizes_may_be_missing(tmp_path):
     make(tmp_path)
     write_lists(tmp_path, train="000\n", val="001\n")
     file = tmp_path / "Annotations/001.xml"
-    part = "<part><name>head</name><bndbox><xmin>9</xmin><ymin>9</ymin><xmax>12</xmax><ymax>12</ymax></bndbox></part>"
+    corners = "<xmin>9</xmin><ymin>9</ymin><xmax>12</xmax><ymax>12</ymax>"
+    part = f"<part><name>head</name><bndbox>{corners}</bndbox></part>"
     text = (
         file.read_text()
         .replace("</object>", part + "</object>")

@@ -165,6 +165,8 @@ def test_changed_labels_are_read_again(tmp_path):
         ("val: images/val\n", "`names` must be a list"),
         ("val: images/val\nnames: {a: cat}\n", "`names` must be a list, or `number: name`"),
         ("val: images/elsewhere\nnames: [cat, dog]\n", "`val: images/elsewhere` does not exist below"),
+        ("val: ../valid/images\nnames: [cat, dog]\n", "`val: ../valid/images` does not exist below"),
+        ("val: valid/images\nnames: [cat, dog]\n", "`val: valid/images` does not exist below"),
         ("names: [cat, dog]\n", "has none of the keys train, val and test"),
         ("[1, 2]\n", "is not a YAML file of a data set"),
         ("train: images/train\nnames: [cat, dog]\n", "has no validation split: it has train"),
