@@ -104,6 +104,11 @@ def read_voc(source: Source) -> Content:
         if from_zero
         else []
     )
+    if _name_file(source) is None:
+        order = ", ".join(f"{number} {name}" for name, number in numbers.items())
+        notes.append(
+            f"classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: {order}"
+        )
     if difficult:
         notes.append(
             f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"
@@ -118,11 +123,10 @@ def read_voc(source: Source) -> Content:
 
 
 def label_files(source: Source) -> Iterator[Path]:
-    """What a set is read from: every XML file, as the classes are those of all, and the list of the split."""
+    """What a set is read from: every XML file, as the classes are those of all, and the lists."""
     for place in dict.fromkeys(split.file for split in (*source.whole, source)):
         yield from sorted(place.glob("*.xml"))
-    if source.listing is not None:
-        yield source.listing
+    yield from filter(None, (source.listing, _name_file(source)))
 
 
 # lists and names
@@ -145,17 +149,18 @@ def _chosen(source: Source) -> list[Path]:
 
 def _class_names(source: Source, records: Sequence["_Record"]) -> list[str]:
     used = Counter(thing.name for record in records for thing in record.things if thing.name)
-    for place in (source.file, source.file.parent):
-        for file in (place / name for name in NAME_FILES):
-            if file.is_file():
-                lines = [line.split(":")[0].strip() for line in read_lines(file)]
-                listed = [
-                    line for line in lines if line and not line.startswith("#") and line != "background"
-                ]
-                return [*dict.fromkeys(listed), *sorted({*used} - {*listed})]
+    if (file := _name_file(source)) is not None:
+        lines = [line.split(":")[0].strip() for line in read_lines(file)]
+        listed = [line for line in lines if line and not line.startswith("#") and line != "background"]
+        return [*dict.fromkeys(listed), *sorted({*used} - {*listed})]
     if not used:
         raise DataError(f"{source.file}: no XML file has an object with a name; there is nothing to detect")
     return sorted(used)
+
+
+def _name_file(source: Source) -> Path | None:
+    candidates = (place / name for place in (source.file, source.file.parent) for name in NAME_FILES)
+    return next((file for file in candidates if file.is_file()), None)
 
 
 def _image_name(file: Path, listed: str, folders: Sequence[Path]) -> str:

@@ -125,9 +125,10 @@ def _folder_of(file: Path, images: Sequence[Path]) -> Path:
 
 
 def label_files(source: Source) -> Iterator[Path]:
-    """What a split is read from: the label files that exist."""
+    """What a split is read from: the label file of each image, or the image where that does not exist."""
     for place in source.folders:
-        yield from filter(Path.is_file, map(_label_file, _listed(place)))
+        for image in filter(Path.is_file, _listed(place)):
+            yield labels if (labels := _label_file(image)).is_file() else image
 
 
 # the YAML file

@@ -156,6 +156,8 @@ def test_changed_labels_are_read_again(tmp_path):
     assert len(open_data(tmp_path, "val").coco.anns) == 3
     (tmp_path / "labels/val/1.txt").unlink()
     assert len(open_data(tmp_path, "val").coco.anns) == 2
+    picture(tmp_path / "images/val", "new.png", None)
+    assert len(open_data(tmp_path, "val")) == 4
 
 
 @pytest.mark.parametrize(
