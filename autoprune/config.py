@@ -50,6 +50,7 @@ RENAMED: dict[str, str] = {}
 _DETECTOR = Setting("Detector")
 _WEIGHTS = Setting("Detector", may_change=True)
 _DATA = Setting("Data", may_change=True)
+_DATA_PART = Setting("Data")
 _BUDGET = Setting("Budget")
 _SPACE = Setting("Importance and space")
 _OUTPUT = Setting("Output", may_change=True)
@@ -90,7 +91,15 @@ class Config(Strict):
     )
 
     data: Annotated[Path | DataPaths, FolderOrSplits, _DATA] = Field(
-        Path("data/coco"), description="folder with annotations/ and images in COCO format"
+        Path("data/coco"),
+        description="folder of COCO, YOLO or Pascal VOC data, YOLO's data.yaml, or one COCO JSON file",
+    )
+    val_fraction: Annotated[float | None, _DATA_PART] = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="fraction of the images to validate on where the data has no validation split, such as "
+        "0.2; a hash of the file names chooses them, the same ones each time",
     )
     image_cache_gib: Annotated[float, _DATA] = Field(
         2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"

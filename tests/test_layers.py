@@ -18,6 +18,8 @@ LAYERS = (
     {"graph"},
     {"policy"},
     {"cost.budget", "detectors"},
+    {"data.images", "data.pixels"},
+    {"layouts"},
     {"data"},
     {"training", "runtimes"},
     {"importance"},

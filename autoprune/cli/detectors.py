@@ -162,7 +162,15 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
     from autoprune.data.coco import open_data
     from autoprune.detectors import resize_rule
 
-    return open_data(config.data, split, resize_rule(model), config.image_cache_gib, config.strict)
+    return open_data(
+        config.data, split, resize_rule(model), config.image_cache_gib, config.strict, config.val_fraction
+    )
+
+
+def with_data_of(run: Config, config: Config) -> Config:
+    """``config`` with the data of a run, and its division into splits, where it does not give them itself."""
+    fields = {"data", "val_fraction"} - config.model_fields_set
+    return config.model_copy(update={name: getattr(run, name) for name in fields})
 
 
 def config_of_run(folder: Path) -> Config | None:

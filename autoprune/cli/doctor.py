@@ -9,18 +9,26 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich import box
 from rich.table import Table
 
-from autoprune import __version__
-from autoprune.cli.terminal import show_table, working
+from autoprune import __version__, progress
+from autoprune.cli.settings import with_config
+from autoprune.cli.terminal import show_table, tell, working
+from autoprune.config import Config
 from autoprune.errors import AutopruneError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 PACKAGES = ("torch", "torchvision", "numpy", "optuna", "ray", "pycocotools", "pydantic", "safetensors")
 LEAST_DISK_GIB = 1.0
 LEAST_MEMORY_GIB = 3.0
+PAGE = "doctor.html"
+"""What `doctor --data` writes into the folder of --out."""
 
 
 @dataclass(frozen=True)
@@ -38,13 +46,22 @@ class Check:
     remedy: str = ""
 
 
+@with_config("data", "val_fraction")
 def doctor(
+    config: Config,
     out: Annotated[
         Path, typer.Option("--out", metavar="PATH", help="Folder for run directories, whose disk is checked.")
     ] = Path("runs"),
 ) -> None:
-    """Check this machine: versions, devices, memory, disk, torchvision's operators and Ray."""
+    """Check this machine: versions, devices, memory, disk, torchvision's operators and Ray.
+
+    With --data, check a data set instead: its layout, the images, boxes and classes of each split, and what
+    is odd. Three pictures with their boxes are shown on a page in the folder of --out.
+    """
     with working() as console:
+        if "data" in config.model_fields_set:
+            _check_data(console, config, out / PAGE)
+            return
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
@@ -57,6 +74,39 @@ def doctor(
         if failed:
             raise AutopruneError("; ".join(f"{check.name}: {check.remedy}" for check in failed))
         console.print("no problems; next: `autoprune demo`")
+
+
+def _check_data(console: "Console", config: Config, page: Path) -> None:
+    from autoprune.data.survey import box_counts, survey
+    from autoprune.report.data_page import write_data_page
+
+    with progress.show(None):  # what opening a split says is part of what is odd
+        overview = survey(config.data, config.val_fraction)
+    tell(console, f"layout: {overview.layout}")
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("split", "images", "boxes", "boxes of each class"):
+        table.add_column(
+            heading, justify="right" if heading in ("images", "boxes") else "left", overflow="fold"
+        )
+    lines = []
+    for name, split in overview.splits.items():
+        counts = box_counts(split)
+        classes = ", ".join(f"{label} {count}" for label, count in counts.items())
+        table.add_row(name, str(len(split)), str(sum(counts.values())), classes)
+        lines.append(f"{name}: {len(split)} images, {sum(counts.values())} boxes ({classes})")
+    show_table(console, table)
+    odd = [f"odd: {line}" for line in overview.odd]
+    for line in odd:
+        tell(console, line)
+    split = next(iter(overview.splits.values()))
+    place = config.data if isinstance(config.data, Path) else config.data.train.annotations
+    write_data_page(page, str(place), [f"layout: {overview.layout}", *lines, *odd], split)
+    tell(console, f"wrote {page}: pictures with their boxes")
+    if "val" not in overview.splits:
+        tell(
+            console,
+            "no validation split; --val-fraction 0.2 takes one of the images, the same ones each time",
+        )
 
 
 def _versions() -> Check:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve_all
+from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve_all, with_data_of
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
@@ -70,7 +70,7 @@ def _open(
         model: nn.Module = load(detector.folder)
         run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
-            config = config.model_copy(update={"data": run.data})
+            config = with_data_of(run, config)
         spec = detector.spec
     else:
         refuse_missing(config)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from autoprune.cli.detectors import config_of_run, open_split
+from autoprune.cli.detectors import config_of_run, open_split, with_data_of
 from autoprune.cli.settings import PANELS, parse_size, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
@@ -161,7 +161,7 @@ def _images(folder: Path, model: "nn.Module", config: Config, picture_folder: Pa
                 "the exported file is compared with the detector on real images; give --data FOLDER, or "
                 "--images FOLDER for images without boxes"
             )
-        config = config.model_copy(update={"data": run.data})
+        config = with_data_of(run, config)
     return open_split(config, "val", model)
 
 

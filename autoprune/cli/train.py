@@ -107,4 +107,6 @@ def _next(config: Config, weights: Path) -> str:
         words += ["--model-arguments", json.dumps(config.model_arguments)]
     if "data" in config.model_fields_set and isinstance(config.data, Path):
         words += ["--data", config.data]
+    if config.val_fraction is not None:
+        words += ["--val-fraction", str(config.val_fraction)]
     return command_line(*words)

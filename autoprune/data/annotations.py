@@ -3,25 +3,20 @@
 import contextlib
 import io
 import math
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pycocotools.coco import COCO
 
-from autoprune.config import DataPaths
-from autoprune.data.images import header_size, is_rotated, threads
+from autoprune.data.images import UPRIGHT, View
+from autoprune.data.locate import ImageFile, Others, locate
 from autoprune.errors import DataError
-
-YEARS = ("", "2017", "2014")
-HINT = (
-    "give --data (YAML: data) a folder with annotations/instances_{train,val}.json and images/, "
-    "or try `autoprune demo`, which makes its own"
-)
+from autoprune.layouts.find import convert, stamp
+from autoprune.layouts.holdout import take_part
+from autoprune.layouts.source import HINT, Source
 
 
 @dataclass(frozen=True)
@@ -31,62 +26,32 @@ class Annotations:
     Attributes:
         coco: pycocotools' index of the usable images and annotations; annotations are renumbered from 1.
         files: path of each usable image, by image id.
-        sizes: its stored (height, width) in pixels, by image id.
+        sizes: its (height, width) in the pixels of its boxes, by image id.
         skipped: one line per image or annotation that was skipped, with the reason.
+        views: how to see the pixels of an image, by image id, where that is not upright as they are.
+        notes: one line for each decision on the images or boxes together.
     """
 
     coco: COCO
     files: dict[int, Path]
     sizes: dict[int, tuple[int, int]]
     skipped: tuple[str, ...]
-
-
-def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
-    """Finds a split's annotation file and the folders that may hold its images.
-
-    Raises:
-        DataError: the folder, the file or the split does not exist.
-    """
-    if isinstance(data, DataPaths):
-        paths = dict(data).get(split)
-        if paths is None:
-            raise DataError(
-                f"the YAML field data has the splits {', '.join(dict(data))}, and no {split!r}; add that to "
-                f"data, with its `annotations` and `images`"
-            )
-        for path in (paths.annotations, paths.images):
-            if not path.exists():
-                raise DataError(f"{path} does not exist; check data.{split} in the YAML file")
-        return paths.annotations, (paths.images,)
-    if not data.is_dir():
-        raise DataError(f"no data folder {data}; {HINT}")
-    for year in YEARS:
-        file = data / f"annotations/instances_{split}{year}.json"
-        if file.is_file():
-            folders = [
-                data / name
-                for name in (f"images/{split}{year}", f"{split}{year}", f"images/{split}", "images")
-            ]
-            existing = tuple(folder for folder in folders if folder.is_dir())
-            if not existing:
-                raise DataError(f"{data} has neither images/ nor {split}{year}/; {HINT}")
-            return file, existing
-    present = [file.stem.removeprefix("instances_") for file in data.glob("annotations/instances_*.json")]
-    known = f"it has {', '.join(sorted(present))}" if present else HINT
-    raise DataError(f"{data} has no annotations/instances_{split}.json; {known}")
+    views: Mapping[int, View]
+    notes: tuple[str, ...]
 
 
 def read_annotations(file: Path, folders: tuple[Path, ...]) -> Annotations:
-    """Reads an annotation file and the header of every image; the last few files are cached.
+    """Reads a COCO JSON file; see `read_source`."""
+    return read_source(Source(file, folders))
+
+
+def read_source(source: Source) -> Annotations:
+    """Reads a split's annotations and the header of every image; the last few splits are cached.
 
     Raises:
-        DataError: the file is not COCO, or none of its images can be used.
+        DataError: the file is not what its layout says, or none of its images can be used.
     """
-    try:
-        stamp = file.stat().st_mtime_ns
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
-    return _read(file, folders, stamp)
+    return _read(source, stamp(source))
 
 
 @contextlib.contextmanager
@@ -97,14 +62,18 @@ def silence() -> Iterator[None]:
 
 
 @lru_cache(maxsize=3)  # a run opens its splits several times; COCO's take half a minute each
-def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
-    content = _load(file)
+def _read(source: Source, _stamp: Any) -> Annotations:
+    file, content = source.file, _content(source)
     for part in ("images", "annotations", "categories"):
         if not isinstance(content.get(part), list):
             raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
     categories = _categories(file, content["categories"])
-    skipped: list[str] = []
-    images, files = _images(content["images"], folders, skipped)
+    if source.part is not None:
+        content = take_part(content, source.part)
+    folders = content.get("folders", source.folders)
+    skipped: list[str] = list(content.get("skipped", ()))
+    notes: list[str] = list(content.get("notes", ()))
+    images, files = _images(content["images"], folders, skipped, notes, lambda: _whole(source))
     if not images:
         reason = (
             f"none of its {len(content['images'])} images can be used ({skipped[0]})"
@@ -123,7 +92,25 @@ def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
     with silence():
         clean.createIndex()
     paths = {number: image.path for number, image in files.items()}
-    return Annotations(clean, paths, sizes, tuple(skipped))
+    views = {number: image.view for number, image in files.items() if image.view != UPRIGHT}
+    return Annotations(clean, paths, sizes, tuple(skipped), views, tuple(notes))
+
+
+def _content(source: Source) -> Mapping[str, Any]:
+    """A split's annotations as they are, as COCO's content."""
+    return _load(source.file) if source.kind == "coco" else convert(source)
+
+
+def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, ...]]]:
+    """The image records of the splits that are trained or validated on, with the folders of their images."""
+    for split in source.whole or (source,):
+        content = _content(split)
+        records = content.get("images")
+        records = (
+            [record for record in records if isinstance(record, dict)] if isinstance(records, list) else []
+        )
+        records = [record for record in records if "file_name" in record]
+        yield records, content.get("folders", split.folders)
 
 
 def _load(file: Path) -> Mapping[str, Any]:
@@ -151,16 +138,9 @@ def _categories(file: Path, records: list[Any]) -> dict[int, dict[str, Any]]:
     return categories
 
 
-class _ImageFile(NamedTuple):
-    """The file of an image record, and its stored (height, width) in pixels."""
-
-    path: Path
-    size: tuple[int, int]
-
-
 def _images(
-    records: list[Any], folders: tuple[Path, ...], skipped: list[str]
-) -> tuple[dict[int, dict[str, Any]], dict[int, _ImageFile]]:
+    records: list[Any], folders: tuple[Path, ...], skipped: list[str], notes: list[str], whole: Others
+) -> tuple[dict[int, dict[str, Any]], dict[int, ImageFile]]:
     """The records and files, by id, of the images whose file exists and has the size of the record."""
     listed: dict[int, dict[str, Any]] = {}
     for record in records:
@@ -173,34 +153,16 @@ def _images(
             )
         else:
             listed[number] = record
-    with ThreadPoolExecutor(threads()) as pool:
-        located = list(pool.map(lambda record: _locate(record, folders), listed.values()))
+    located = locate(list(listed.values()), folders, whole)
+    notes += located.notes
     images, files = {}, {}
-    for (number, record), file in zip(listed.items(), located, strict=True):
+    for (number, record), file in zip(listed.items(), located.files, strict=True):
         if isinstance(file, str):
             skipped.append(f"image {record['file_name']}: {file}")
             continue
         images[number] = {**record, "height": file.size[0], "width": file.size[1]}
         files[number] = file
     return images, files
-
-
-def _locate(record: Mapping[str, Any], folders: Iterable[Path]) -> _ImageFile | str:
-    """The image's file, or what is wrong with it."""
-    candidates = [folder / record["file_name"] for folder in folders]
-    path = next((candidate for candidate in candidates if os.path.isfile(candidate)), None)
-    if path is None:
-        return f"there is no file {candidates[-1]}"
-    try:
-        height, width = header_size(path)
-    except DataError as error:
-        return str(error)
-    listed = (record.get("height", height), record.get("width", width))
-    if listed == (height, width):
-        return _ImageFile(path, (height, width))
-    rotated = listed == (width, height) and is_rotated(path)
-    reason = ", as its EXIF rotation is not applied; save it upright" if rotated else ""
-    return f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
 
 
 def _annotations(

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from autoprune.config import DataPaths
-from autoprune.data.annotations import Annotations, find_split, read_annotations
+from autoprune.data.annotations import Annotations, read_source
 from autoprune.data.images import ResizeRule, decode, resized_size, threads
 from autoprune.errors import DataError
+from autoprune.layouts.find import find_source
 from autoprune.progress import say
 
 GIB = 2**30
@@ -34,23 +35,26 @@ def open_data(
     resize: ResizeRule | None = None,
     cache_gib: float = 2.0,
     strict: bool = False,
+    val_fraction: float | None = None,
 ) -> "Split":
     """Opens one split.
 
     Args:
-        data: a folder with ``annotations/instances_{split}.json`` and ``images/`` (or ``images/{split}/``), a
-            folder in the layout of COCO (``annotations/instances_{split}2017.json``, ``{split}2017/``), or
-            explicit paths.
-        split: ``train``, ``val`` or ``test``.
+        data: a folder of COCO, YOLO or Pascal VOC data (see `layouts.find`), YOLO's YAML file, a COCO JSON
+            file, or explicit paths.
+        split: ``train``, ``val``, ``test``, or ``all`` of data that is not divided.
         resize: the detector's rule, see `detectors.resize_rule`; ``None`` keeps the stored size.
         cache_gib: memory for resized images; those beyond it are decoded at each use.
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
+        val_fraction: fraction of the images to validate on, where the data has no validation split.
 
     Raises:
-        DataError: the data is missing, is not in COCO format, or ``strict`` found something unusable.
+        DataError: the data is missing, has no layout or several, or ``strict`` found something unusable.
     """
-    file, folders = find_split(data, split)
-    annotations = read_annotations(file, folders)
+    source = find_source(data, split, val_fraction)
+    file, annotations = source.file, read_source(source)
+    for note in annotations.notes:
+        say(f"{file}, {split}: {note}")
     if annotations.skipped:
         count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
         entries = "1 entry" if count == 1 else f"{count} entries"
@@ -99,15 +103,17 @@ class Split:
 
     Attributes:
         name: ``train``, ``val`` or ``test``.
-        coco: pycocotools' index of the usable entries; boxes in pixels of the stored images.
+        coco: pycocotools' index of the usable entries; boxes in pixels of the images before resizing.
         categories: name of each label. Category ids are the labels where all lie in 1 … 2·(their number),
             as COCO's own do; else labels count from 1 in the order of the ids.
         category_ids: category id of each label.
         num_classes: largest label plus one, for the background.
         image_ids: COCO's id of each image.
         sizes: (height, width) of each image after resizing.
-        stored_sizes: (height, width) of each image file.
+        stored_sizes: (height, width) of each image in the pixels of its boxes, before resizing.
+        views: how to see an image file's pixels, by index, where that is not upright as they are.
         skipped: the skipped entries, one line each.
+        notes: what was decided for the images or boxes together, one line each.
     """
 
     def __init__(
@@ -115,7 +121,7 @@ class Split:
     ) -> None:
         self.name = name
         self.coco = annotations.coco
-        self.skipped = list(annotations.skipped)
+        self.skipped, self.notes = list(annotations.skipped), list(annotations.notes)
         self.category_ids = _labels(self.coco.cats)
         self.categories = {
             label: self.coco.cats[number]["name"] for label, number in self.category_ids.items()
@@ -123,6 +129,8 @@ class Split:
         self.num_classes = max(self.categories) + 1
         self.image_ids = list(annotations.files)
         self.files = list(annotations.files.values())
+        places = {number: index for index, number in enumerate(self.image_ids)}
+        self.views = {places[number]: view for number, view in annotations.views.items()}
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         self._label_of = {number: label for label, number in self.category_ids.items()}
@@ -161,6 +169,8 @@ class Split:
             for part in columns
         ]
         content.append([path.stat().st_size for path in self.files])  # other pixels have other sizes
+        if self.views:
+            content.append(sorted(self.views.items()))
         return sha256(json.dumps(content).encode()).hexdigest()
 
     def get(self, index: int) -> tuple[Tensor, Target]:
@@ -224,7 +234,8 @@ class Split:
         return images
 
     def _decode(self, index: int) -> Tensor:
-        return decode(self.files[index], self.sizes[index])
+        view = (self.views[index],) if index in self.views else ()
+        return decode(self.files[index], self.sizes[index], *view)
 
     def _target(self, index: int) -> Target:
         number, (height, width) = self.image_ids[index], self.stored_sizes[index]

@@ -2,18 +2,32 @@
 
 import math
 import os
-import warnings
+import struct
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from autoprune.data.pixels import UNREADABLE, Levels, is_deep, to_rgb, undecodable
 from autoprune.errors import DataError
 
 EXIF_ORIENTATION = 0x0112
+_T = Image.Transpose
+TURNS = {
+    2: (_T.FLIP_LEFT_RIGHT, _T.FLIP_LEFT_RIGHT),
+    3: (_T.ROTATE_180, _T.ROTATE_180),
+    4: (_T.FLIP_TOP_BOTTOM, _T.FLIP_TOP_BOTTOM),
+    5: (_T.TRANSPOSE, _T.TRANSPOSE),
+    6: (_T.ROTATE_270, _T.ROTATE_90),
+    7: (_T.TRANSVERSE, _T.TRANSVERSE),
+    8: (_T.ROTATE_90, _T.ROTATE_270),
+}
+"""What makes the stored pixels of an orientation upright, and what takes that back."""
 
 
 class ResizeRule(Protocol):
@@ -60,17 +74,79 @@ def resized_size(size: tuple[int, int], rule: ResizeRule | None) -> tuple[int, i
     return size
 
 
-def header_size(path: Path) -> tuple[int, int]:
-    """Stored height and width.
+@dataclass(frozen=True)
+class Header:
+    """What an image file says before its pixels are decoded.
+
+    Attributes:
+        size: height and width as viewers show it, upright.
+        stored: height and width of the stored pixels.
+        orientation: EXIF's number, 1 (upright as stored) to 8.
+        deep: whether it holds gray values of more than 8 bits.
+    """
+
+    size: tuple[int, int]
+    stored: tuple[int, int]
+    orientation: int
+    deep: bool
+
+
+class View(NamedTuple):
+    """How to see the pixels of a file.
+
+    Attributes:
+        stored: as they are stored, without the rotation that EXIF asks viewers for.
+        levels: range of deep grays; ``None``: that of the image alone.
+    """
+
+    stored: bool = False
+    levels: Levels | None = None
+
+
+UPRIGHT = View()
+
+
+def read_header(path: Path) -> Header:
+    """Sizes, orientation and depth; those of many files are cached.
 
     Raises:
         DataError: the file is not an image.
     """
     try:
-        with Image.open(path) as image:
-            return image.height, image.width
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        stat = path.stat()
+        return _header(path, stat.st_mtime_ns, stat.st_size)
+    except UNREADABLE as error:
         raise DataError(f"{path} is not a readable image; replace it") from error
+
+
+@lru_cache(maxsize=2**18)
+def _header(path: Path, _stamp: int, _bytes: int) -> Header:
+    with Image.open(path) as image:
+        orientation, size = _orientation(image), (image.height, image.width)
+        turned = (size[1], size[0]) if orientation >= 5 else size
+        upright, stored = (size, turned) if _loads_upright(image) else (turned, size)
+        return Header(upright, stored, orientation, is_deep(image.mode))
+
+
+def header_size(path: Path) -> tuple[int, int]:
+    """Height and width, upright; errors as `read_header`."""
+    return read_header(path).size
+
+
+def _orientation(image: Any) -> int:
+    """EXIF's orientation of an image that is open and not yet loaded."""
+    try:
+        number = Image.Image.getexif(image).get(
+            EXIF_ORIENTATION, 1
+        )  # PNG's own method would decode the image
+    except (*UNREADABLE, KeyError, TypeError, EOFError, struct.error):  # damaged: viewers ignore it, too
+        return 1
+    return number if number in range(1, 9) else 1
+
+
+def _loads_upright(image: Any) -> bool:
+    """Whether Pillow itself applies the rotation: of all formats, to TIFF alone."""
+    return bool(image.format == "TIFF")
 
 
 def image_files(folder: Path) -> list[Path]:
@@ -87,18 +163,13 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def is_rotated(path: Path) -> bool:
-    """Whether an EXIF entry asks viewers to rotate the image by 90 degrees."""
-    with Image.open(path) as image:
-        return image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8)
-
-
-def decode(path: Path, size: tuple[int, int]) -> Tensor:
-    """Reads an image as stored, without any EXIF rotation, and resizes it with antialiasing.
+def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT) -> Tensor:
+    """Reads an image and resizes it with antialiasing.
 
     Args:
-        path: image file, of any format and mode that Pillow reads; 16-bit grays keep their upper byte.
+        path: image file, of any format and mode that Pillow reads.
         size: height and width of the result.
+        view: upright, unless it says otherwise.
 
     Returns:
         uint8 [3, height, width], RGB.
@@ -107,24 +178,16 @@ def decode(path: Path, size: tuple[int, int]) -> Tensor:
         DataError: the file can't be decoded.
     """
     try:
-        with Image.open(path) as image:
+        # of a path, Pillow maps some TIFF files into memory, and then reads the rows of a rotated one wrongly
+        with path.open("rb") as file, Image.open(file) as image:
+            orientation, loads_upright = _orientation(image), _loads_upright(image)
             image.load()
-            picture = _to_rgb(image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        problem = " ".join(str(error).split())
-        raise DataError(f"cannot decode {path}: {problem}; replace or remove it") from error
+            picture = to_rgb(image, view.levels)
+    except UNREADABLE as error:
+        raise undecodable(path, error) from error
+    if orientation > 1 and loads_upright == view.stored:
+        to_upright, to_stored = TURNS[orientation]
+        picture = picture.transpose(to_stored if view.stored else to_upright)
     if (picture.height, picture.width) != size:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-
-
-def _to_rgb(image: Any) -> Any:
-    if image.mode.startswith("I;16"):
-        image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
-    elif image.mode == "I":
-        image = Image.fromarray((np.asarray(image).clip(0, 65535) >> 8).astype(np.uint8))
-    elif image.mode == "F":
-        image = Image.fromarray(np.asarray(image).clip(0, 255).astype(np.uint8))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a detector does not use a palette's transparency
-        return image.convert("RGB")

@@ -10,6 +10,7 @@ from torch import nn
 
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detect
+from autoprune.data.images import UPRIGHT
 from autoprune.files import write_text
 from autoprune.run.names import SAMPLES_FILE
 
@@ -39,13 +40,14 @@ def save_samples(
     Raises:
         RunError: the file can't be written.
     """
-    chosen = [index for index in range(len(split)) if _truth(split, index)][:images]
+    chosen = [index for index in range(len(split)) if true_boxes(split, index)][:images]
     samples: list[dict[str, Any]] = [
         {
             "file": str(split.files[index].resolve()),
             "height": split.stored_sizes[index][0],
             "width": split.stored_sizes[index][1],
-            "truth": _truth(split, index),
+            **split.views.get(index, UPRIGHT)._asdict(),
+            "truth": true_boxes(split, index),
             "found": {},
         }
         for index in chosen
@@ -65,8 +67,8 @@ def save_samples(
     write_text(folder / SAMPLES_FILE, json.dumps({"split": split.name, "images": samples}) + "\n")
 
 
-def _truth(split: Split, index: int) -> list[dict[str, Any]]:
-    """The boxes of one image, in stored pixels, without crowds."""
+def true_boxes(split: Split, index: int) -> list[dict[str, Any]]:
+    """The boxes of one image, in its pixels before resizing, without crowds."""
     things = split.coco.imgToAnns.get(split.image_ids[index], ())
     return [
         {"box": _corners(thing["bbox"]), "label": _label(split, thing["category_id"])}

@@ -12,7 +12,16 @@ from torch import Tensor, nn
 
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import detections_of, score_detections
-from autoprune.data.images import ResizeRule, decode, header_size, image_files, resized_size
+from autoprune.data.images import (
+    ResizeRule,
+    View,
+    decode,
+    header_size,
+    image_files,
+    read_header,
+    resized_size,
+)
+from autoprune.data.pixels import measure_levels
 from autoprune.errors import ExportError
 from autoprune.progress import track
 from autoprune.runtimes.decode_raw_heads import Frame
@@ -184,11 +193,13 @@ class Pictures:
         rule: the detector's resizing.
 
     Raises:
-        DataError: the folder holds no images.
+        DataError: the folder holds no images, or one that can't be read.
     """
 
     def __init__(self, folder: Path, rule: ResizeRule | None) -> None:
         self._files, self._rule = image_files(folder), rule
+        deep = [file for file in self._files if read_header(file).deep]
+        self._view = View(levels=measure_levels(deep) if deep else None)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -197,7 +208,7 @@ class Pictures:
     def __getitem__(self, index: int) -> Tensor:
         """One image, float32 [3, height, width] in [0, 1]."""
         file = self._files[index]
-        return decode(file, resized_size(header_size(file), self._rule)).float() / 255
+        return decode(file, resized_size(header_size(file), self._rule), self._view).float() / 255
 
     def __iter__(self) -> Iterator[Tensor]:
         """All images in turn."""

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autoprune.data.images import decode
+from autoprune.data.images import UPRIGHT, View, decode, header_size
+from autoprune.data.pixels import Levels
 from autoprune.errors import DataError
 from autoprune.run.documents import SAMPLES
 from autoprune.run.names import SAMPLES_FILE
@@ -77,7 +78,10 @@ def read_samples(folder: Path) -> tuple[list[Sample], str | None]:
 
 def _sample(content: Mapping[str, Any]) -> Sample:
     scale = (content["width"], content["height"])
-    picture = _encode(Path(content["file"]), (content["height"], content["width"]))
+    file, size = Path(content["file"]), (content["height"], content["width"])
+    stored = content.get("stored", size != header_size(file))  # earlier versions decoded as stored
+    levels = content.get("levels")
+    picture = encode(file, size, View(stored, Levels(*levels) if levels else None))
     detections: dict[str, list[Box]] = {}
     truth: dict[str, list[Box]] = {}
     for name, boxes in content["found"].items():
@@ -89,7 +93,7 @@ def _sample(content: Mapping[str, Any]) -> Sample:
         truth[name] = [
             _box(box, scale, scores.get(index, 0.0), True) for index, box in enumerate(content["truth"])
         ]
-    return Sample(Path(content["file"]).name, picture.url, picture.width, picture.height, detections, truth)
+    return Sample(file.name, picture.url, picture.width, picture.height, detections, truth)
 
 
 def match(detections: Sequence[Mapping[str, Any]], truth: Sequence[Mapping[str, Any]]) -> dict[int, int]:
@@ -133,7 +137,7 @@ def _box(content: Mapping[str, Any], scale: tuple[int, int], score: float, corre
     return Box((x1, y1, x2, y2), content["label"], score, correct)
 
 
-class _Picture(NamedTuple):
+class Picture(NamedTuple):
     """An image as a ``data:`` URL, with its size on the page in pixels."""
 
     url: str
@@ -141,16 +145,16 @@ class _Picture(NamedTuple):
     height: int
 
 
-def _encode(file: Path, size: tuple[int, int]) -> _Picture:
-    """The image of a stored (height, width) as it is embedded in the page.
+def encode(file: Path, size: tuple[int, int], view: View = UPRIGHT) -> Picture:
+    """The image of a (height, width) before resizing as it is embedded in the page.
 
     Raises:
         DataError: it can't be read.
     """
     scale = min(max(max(size), SMALLEST_SIDE), LARGEST_SIDE) / max(size)
     height, width = (max(round(side * scale), 1) for side in size)
-    picture = Image.fromarray(decode(file, (height, width)).permute(1, 2, 0).numpy())
+    picture = Image.fromarray(decode(file, (height, width), view).permute(1, 2, 0).numpy())
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=QUALITY)
     url = "data:image/jpeg;base64," + base64.b64encode(jpeg.getvalue()).decode()
-    return _Picture(url, width, height)
+    return Picture(url, width, height)

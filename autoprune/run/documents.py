@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "distill_head": False,
     "empty_blocks": False,
     "input_sizes": (1.0,),
+    "val_fraction": None,
     "weights_key": None,
 }
 """Fields of `Config` that the previous version did not have, with what its runs did, which lack them."""
@@ -151,6 +152,8 @@ class SampleImage(BaseModel):
     file: str
     height: int = Field(ge=1)
     width: int = Field(ge=1)
+    stored: bool | None = None
+    levels: Annotated[list[Number], Field(min_length=2, max_length=2)] | None = None
     truth: list[TrueBox]
     detections: dict[str, list[FoundBox]] = Field(alias="found")
 

@@ -192,4 +192,4 @@ def load_task(config: Config) -> PruningTask:
 
 
 def _open(config: Config, split: str, rule: Resize | None) -> Split:
-    return open_data(config.data, split, rule, config.image_cache_gib, config.strict)
+    return open_data(config.data, split, rule, config.image_cache_gib, config.strict, config.val_fraction)

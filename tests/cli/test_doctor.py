@@ -1,5 +1,6 @@
 """`autoprune doctor` names what is there and fails with a remedy where something is not."""
 
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -43,3 +44,23 @@ def test_a_missing_package_fails_with_its_install_command(
     outcome = autoprune("doctor")
     assert outcome.code == 1
     assert "pip install no-such-package" in outcome.err
+
+
+def test_it_says_what_a_data_set_holds(autoprune: Run, tmp_path: Path, tiny_data: Path) -> None:
+    outcome = autoprune("doctor", "--data", tiny_data, "--out", tmp_path)
+    assert outcome.code == 0, outcome
+    assert f"layout: COCO ({tiny_data}/annotations/instances_" in outcome.out
+    assert re.search(r"train +\d+ +\d+ ", outcome.out)
+    assert f"wrote {tmp_path}/doctor.html" in outcome.out
+    assert "nms and roi_align" not in outcome.out
+    assert (tmp_path / "doctor.html").read_text().count("<figure>") == 3
+
+
+def test_a_single_file_is_divided_by_what_it_names(autoprune: Run, tmp_path: Path, tiny_data: Path) -> None:
+    file = tiny_data / "annotations/instances_train.json"
+    outcome = autoprune("doctor", "--data", file, "--out", tmp_path)
+    assert outcome.code == 0, outcome
+    assert "no validation split; --val-fraction 0.2" in outcome.out
+    outcome = autoprune("doctor", "--data", file, "--val-fraction", "0.3", "--out", tmp_path)
+    assert re.search(r"val +\d+ +\d+ ", outcome.out), outcome
+    assert autoprune("doctor", "--data", tmp_path / "lost", "--out", tmp_path).code == 2

@@ -12,7 +12,7 @@ from autoprune.data.coco import open_data
 from autoprune.detectors import Resize
 from autoprune.errors import DataError
 
-from .conftest import box, edit, one_line, write_set
+from .conftest import BOX, box, drawing, one_line, save_turned, shown, turned, write_set
 
 
 @pytest.mark.parametrize("rule", [Resize(192, 256), Resize(800, 1333), Resize(128, 128), Resize(33, 1000)])
@@ -48,38 +48,43 @@ def test_pixels_are_pillows_antialiased_bilinear_ones(tmp_path):
     torch.testing.assert_close(batch[0], expected.float() / 255)
 
 
-@pytest.mark.parametrize("mode", ["L", "1", "P", "RGBA", "LA", "CMYK", "I;16"])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
-    gray = np.repeat(np.linspace(0, 255, 40).astype(np.uint8)[None], 30, 0)
-    folder = write_set(tmp_path, [box(1, 1)], names=("a.png",))
-    name = "a.jpg" if mode == "CMYK" else "a.png"
-    if mode == "I;16":
-        picture = Image.fromarray(gray.astype(np.uint16) * 257)
-    else:
-        picture = Image.fromarray(gray).convert("RGB").convert(mode)
-    assert picture.mode == mode
-    picture.save(folder / "images" / name)
-    edit(folder, lambda content: content["images"][0].update(file_name=name))
-    pixels, _ = open_data(folder, "val").get(0)
-    assert (pixels.dtype, tuple(pixels.shape)) == (torch.uint8, (3, 30, 40))
-    coarse = mode in ("1", "P")  # dithered
-    expected = np.asarray(picture.convert("RGB")).transpose(2, 0, 1) if coarse else gray
-    assert np.abs(pixels.numpy().astype(int) - expected).max() <= (8 if mode == "CMYK" else 3)
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("size", [(30, 40), (32, 32)])
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tiff", "webp"])
+def test_an_image_is_upright_or_as_stored_in_header_and_pixels(tmp_path, orientation, size, suffix):
+    drawn = drawing(size)
+    file = save_turned(tmp_path / f"a.{suffix}", drawn, orientation)
+    header = images.read_header(file)
+    stored = turned(drawn, orientation)
+    assert (header.size, header.stored) == (size, stored.shape[:2])
+    assert header.orientation == orientation
+    upright = images.decode(file, size)
+    assert np.abs(upright.permute(1, 2, 0).numpy().astype(int) - drawn).max() < 90  # JPEG's edges
+    assert shown(upright) == BOX
+    as_stored = images.decode(file, stored.shape[:2], images.View(stored=True))
+    assert shown(as_stored) == shown(stored.transpose(2, 0, 1))
 
 
-def test_exif_rotation_is_not_applied(tmp_path):
-    folder = write_set(tmp_path, [box(1, 1)], names=("a.jpg",))
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
+def test_a_damaged_exif_entry_turns_nothing(tmp_path):
+    for name, exif in (
+        ("a.jpg", b"Exif\0\0nothing of the kind"),
+        ("b.jpg", b"Exif\0\0II*\0\xff\xff\xff\xff"),
+    ):
+        Image.fromarray(drawing((30, 40))).save(tmp_path / name, exif=exif)
+        assert images.read_header(tmp_path / name).orientation == 1
     exif = Image.Exif()
-    exif[images.EXIF_ORIENTATION] = 6
-    stripes = np.zeros((30, 40, 3), np.uint8)
-    stripes[:15] = 255
-    Image.fromarray(stripes).save(folder / "images/a.jpg", exif=exif)
-    pixels, _ = open_data(folder, "val").get(0)
-    assert tuple(pixels.shape) == (3, 30, 40)
-    assert pixels[:, :12].min() > 200
-    edit(folder, lambda content: content["images"][0].update(height=40, width=30))
-    with pytest.raises(DataError, match="its EXIF rotation is not applied; save it upright"):
-        open_data(folder, "val")
+    exif[images.EXIF_ORIENTATION] = 9
+    Image.fromarray(drawing((30, 40))).save(tmp_path / "c.jpg", exif=exif)
+    assert images.read_header(tmp_path / "c.jpg").orientation == 1
+    assert shown(images.decode(tmp_path / "c.jpg", (30, 40))) == BOX
+
+
+def test_a_replaced_image_has_another_header(tmp_path):
+    Image.new("L", (10, 20)).save(tmp_path / "a.png")
+    assert images.header_size(tmp_path / "a.png") == (20, 10)
+    Image.new("L", (200, 100)).save(tmp_path / "a.png")
+    assert images.header_size(tmp_path / "a.png") == (100, 200)
 
 
 def test_an_image_cut_short_is_named_when_it_is_read(tmp_path):

@@ -1,0 +1,111 @@
+"""What a data set holds: its layout, the images, boxes and classes of its splits, and what is odd."""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import file_digest
+from pathlib import Path
+
+from autoprune.config import DataPaths
+from autoprune.data.coco import SHOWN, Split, absent_classes, open_data
+from autoprune.data.images import image_files
+from autoprune.errors import DataError
+from autoprune.layouts.find import find_layout
+from autoprune.layouts.source import UNDIVIDED
+
+ORDER = {name: place for place, name in enumerate(("train", "val", "test"))}
+
+
+@dataclass(frozen=True)
+class Survey:
+    """A data set at a glance.
+
+    Attributes:
+        layout: its name, with the file or folder that shows it.
+        splits: the splits that can be read, by name.
+        odd: what a user may want to look at, one line each.
+    """
+
+    layout: str
+    splits: Mapping[str, Split]
+    odd: tuple[str, ...]
+
+
+def survey(data: Path | DataPaths, val_fraction: float | None = None) -> Survey:
+    """Reads every split of a data set, without decoding its images.
+
+    Raises:
+        DataError: it has no known layout, or several, or no split that can be read.
+    """
+    if isinstance(data, DataPaths):
+        layout, names = "COCO files and folders of images, as the YAML field data gives them", [*dict(data)]
+    else:
+        reading = find_layout(data)
+        layout, names = f"{reading.name} ({reading.evidence})", [*reading.splits]
+    if val_fraction is not None:
+        names = ["train", "val", *(name for name in names if name not in ("train", "val", UNDIVIDED))]
+    splits: dict[str, Split] = {}
+    problems: list[str] = []
+    for name in sorted(names, key=lambda name: (ORDER.get(name, len(ORDER)), name)):
+        try:
+            splits[name] = open_data(data, name, cache_gib=0, val_fraction=val_fraction)
+        except DataError as error:
+            if len(names) == 1 or name in ("train", "val"):
+                raise
+            problems.append(f"{name} can't be read: {error}")
+    return Survey(layout, splits, (*problems, *_odd(splits)))
+
+
+def box_counts(split: Split) -> dict[str, int]:
+    """Boxes of each class, crowds aside, in the order of the labels."""
+    counts = Counter(thing["category_id"] for thing in split.coco.anns.values() if not thing["iscrowd"])
+    return {split.categories[label]: counts[number] for label, number in split.category_ids.items()}
+
+
+def _odd(splits: Mapping[str, Split]) -> Iterator[str]:
+    for name, split in splits.items():
+        if split.skipped:
+            first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
+            yield f"{name}: left out as unusable, {len(split.skipped)} in all: {first}"
+        for note in split.notes:
+            yield f"{name}: {note}"
+        things = split.coco.anns.values()
+        if crowds := sum(thing["iscrowd"] for thing in things):
+            yield f"{name}: crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
+        if absent := absent_classes(split):
+            yield f"{name}: no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
+        empty = sum(not split.coco.imgToAnns.get(number) for number in split.image_ids)
+        if empty:
+            yield f"{name}: no boxes in {empty} of {len(split)} images"
+    one = next(iter(splits))
+    for name, split in splits.items():
+        if split.categories != splits[one].categories:
+            yield f"{name} and {one} have different classes"
+    yield from _twice(splits)
+    named = {file for split in splits.values() for file in split.files}
+    folders = {file.parent for file in named}
+    unnamed = sorted({file for folder in folders for file in image_files(folder)} - named)
+    if unnamed:
+        yield f"in no split, but beside its images: {len(unnamed)}, such as {unnamed[0]}"
+
+
+def _twice(splits: Mapping[str, Split]) -> Iterator[str]:
+    """Images that two splits share, by their bytes."""
+    by_size: dict[int, list[tuple[str, Path]]] = defaultdict(list)
+    for name, split in splits.items():
+        for file in split.files:
+            by_size[file.stat().st_size].append((name, file))
+    shared: dict[tuple[str, str], list[tuple[Path, Path]]] = defaultdict(list)
+    for group in by_size.values():
+        if len({name for name, _ in group}) == 1:
+            continue
+        seen: dict[bytes, tuple[str, Path]] = {}
+        for name, file in group:
+            with file.open("rb") as content:
+                digest = file_digest(content, "sha256").digest()
+            earlier, original = seen.setdefault(digest, (name, file))
+            if earlier != name:
+                shared[earlier, name].append((original, file))
+    for (one, other), pairs in shared.items():
+        original, file = pairs[0]
+        yield f"the same images in {one} and {other}: {len(pairs)}, such as {original.name} and {file.name}"

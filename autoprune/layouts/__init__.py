@@ -1,0 +1,1 @@
+"""Layouts of data sets: what a folder or file holds, and its annotations as COCO content."""

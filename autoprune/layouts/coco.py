@@ -1,0 +1,96 @@
+"""Finds COCO JSON files in the layouts of COCO itself, Roboflow, CVAT, Label Studio and FiftyOne."""
+
+import re
+from pathlib import Path
+
+from autoprune.errors import DataError
+from autoprune.layouts.source import UNDIVIDED, Layout, Source, split_of
+
+YEAR = re.compile(r"(.+?)(2017|2014)")
+NAMES = {
+    "_annotations.coco.json": "Roboflow COCO",
+    "result.json": "Label Studio COCO",
+    "labels.json": "FiftyOne COCO",
+}
+"""The file that a tool writes into the folder of a split, or of the whole set."""
+
+
+def find_coco(folder: Path) -> list[Layout]:
+    """The readings of a folder as COCO JSON.
+
+    Raises:
+        DataError: two files are for the same split.
+    """
+    own = [_by_split(folder, place) for place in (folder / "annotations", folder)]
+    return [layout for layout in (*own, *_by_folder(folder)) if layout is not None]
+
+
+def single_file(file: Path) -> Layout:
+    """A COCO JSON file that is given itself."""
+    return Layout("COCO JSON file", file, {UNDIVIDED: Source(file, _beside(file.parent))})
+
+
+def _by_split(folder: Path, place: Path) -> Layout | None:
+    """Files named after their split: ``instances_train.json``, ``train.json``."""
+    files: dict[str, dict[str, Path]] = {}
+    for file in sorted(place.glob("*.json")):
+        name = file.stem.removeprefix("instances_")
+        plain = split_of(name)
+        if plain is None and not file.stem.startswith("instances_"):
+            continue
+        year = YEAR.fullmatch(name)
+        base, suffix = (year[1], year[2]) if year else (name, "")
+        key = split_of(base) or base
+        group = files.setdefault(key, {})
+        if suffix in group:
+            raise DataError(f"{folder}: {group[suffix]} and {file} are both for {key}; move one of them away")
+        group[suffix] = file
+    if not files:
+        return None
+    splits = {}
+    for key, group in files.items():
+        file = next(group[suffix] for suffix in ("", "2017", "2014") if suffix in group)
+        images = _image_folders(folder, file.stem.removeprefix("instances_"))
+        splits[key] = Source(file, images if place != folder else (*images, folder))
+    first = next(iter(splits.values())).file
+    if len(splits) == 1 and next(iter(splits)) not in ("train", "val", "test"):
+        name = "CVAT COCO" if first.stem == "instances_default" else "COCO JSON file"
+        return Layout(name, first, {UNDIVIDED: next(iter(splits.values()))})
+    return Layout("COCO", first, splits)
+
+
+def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:
+    candidates = [folder / path for path in (f"images/{name}", name, "images")]
+    if (year := YEAR.fullmatch(name)) is not None:
+        candidates.insert(2, folder / "images" / year[1])
+    return tuple(path for path in candidates if path.is_dir())
+
+
+def _by_folder(folder: Path) -> list[Layout]:
+    """A file of `NAMES`, in the folder itself or in one folder for each split."""
+    by_layout: dict[str, dict[str, Source]] = {}
+    for place in sorted(path for path in folder.iterdir() if path.is_dir() and split_of(path.name)):
+        for file_name, layout in NAMES.items():
+            if not (file := place / file_name).is_file():
+                continue
+            split, splits = str(split_of(place.name)), by_layout.setdefault(layout, {})
+            if split in splits:
+                raise DataError(
+                    f"{folder}: {splits[split].file} and {file} are both for {split}; move one of them away"
+                )
+            splits[split] = Source(file, _beside(place))
+    layouts = [Layout(name, next(iter(splits.values())).file, splits) for name, splits in by_layout.items()]
+    layouts += [
+        Layout(layout, folder / name, {UNDIVIDED: Source(folder / name, _beside(folder))})
+        for name, layout in NAMES.items()
+        if (folder / name).is_file()
+    ]
+    return layouts
+
+
+def _beside(folder: Path) -> tuple[Path, ...]:
+    """Where the images of a JSON file in ``folder`` may be."""
+    places = [folder / "images", folder / "data", folder]
+    if folder.name == "annotations":
+        places = [folder.parent / "images", folder.parent, folder]
+    return tuple(place for place in places if place.is_dir())

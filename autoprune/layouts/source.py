@@ -1,0 +1,87 @@
+"""What a layout gives: the splits of a data set, and for each where its annotations and images are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from autoprune.errors import DataError
+
+HINT = (
+    "give --data (YAML: data) a folder with annotations/instances_{train,val}.json and images/, "
+    "or try `autoprune demo`, which makes its own"
+)
+UNDIVIDED = "all"
+"""The split of a data set that is not divided into splits."""
+SPLITS = {
+    **dict.fromkeys(("train", "training"), "train"),
+    **dict.fromkeys(("val", "valid", "validation"), "val"),
+    **dict.fromkeys(("test", "testing"), "test"),
+}
+"""What tools call the splits → their names here."""
+
+Content = dict[str, Any]
+"""COCO's `images`, `annotations` and `categories`, and where a layout is converted:
+
+`skipped`: what can't be converted; `notes`: what was decided for all; `folders`: where the images are.
+"""
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a UTF-8 text file that are not blank, without blanks at their ends and without a BOM.
+
+    Raises:
+        DataError: it can't be read.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
+    except OSError as error:
+        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
+    return [text for line in lines if (text := line.strip())]
+
+
+class Part(NamedTuple):
+    """One of two parts that a hash of the images' file names divides a data set into."""
+
+    name: Literal["train", "val"]
+    fraction: float
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where one split is.
+
+    Attributes:
+        file: the annotations: a COCO JSON file, YOLO's YAML or list of names, or a folder of VOC's XML.
+        folders: where images are looked for, in this order; of YOLO, what holds or lists them.
+        kind: how ``file`` is read.
+        listing: the text file that names the split's images, where Pascal VOC has one.
+        part: which part of it, where a hash divides it.
+        whole: all splits that are trained or validated on, of which the set's own properties are found.
+    """
+
+    file: Path
+    folders: tuple[Path, ...]
+    kind: Literal["coco", "yolo", "voc"] = "coco"
+    listing: Path | None = None
+    part: Part | None = None
+    whole: tuple["Source", ...] = field(default=(), repr=False)
+
+
+class Layout(NamedTuple):
+    """One reading of a folder or file.
+
+    Attributes:
+        name: of the layout, such as ``YOLO``.
+        evidence: the file or folder that shows it.
+        splits: by name; `UNDIVIDED` alone where the set is not divided.
+    """
+
+    name: str
+    evidence: Path
+    splits: Mapping[str, Source]
+
+
+def split_of(name: str) -> str | None:
+    """The split that a folder, a key or the middle of a file name stands for: ``Valid`` is ``val``."""
+    return SPLITS.get(name.casefold())

@@ -1,0 +1,66 @@
+"""What is said of a data set before anything is run on it."""
+
+import shutil
+
+import pytest
+
+from autoprune.data.survey import box_counts, survey
+from autoprune.errors import DataError
+
+from .conftest import box, edit, write_set
+
+TWO = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
+
+
+def test_a_set_without_fault_has_nothing_odd(tmp_path):
+    for seed, split in enumerate(("train", "val")):
+        names = (f"{split}a.png", f"{split}b.png")
+        boxes = [box(1, 1), box(2, 1, category=2), box(3, 2, category=2)]
+        write_set(tmp_path, boxes, split, names, size=(30 + seed, 40), categories=TWO)
+    overview = survey(tmp_path)
+    assert overview.layout == f"COCO ({tmp_path}/annotations/instances_train.json)"
+    assert overview.odd == ()
+    assert list(overview.splits) == ["train", "val"]
+    assert box_counts(overview.splits["val"]) == {"cat": 1, "dog": 2}
+
+
+def test_what_is_odd_is_said(tmp_path):
+    boxes = [box(1, 1), box(2, 1, iscrowd=1), box(3, 1, (0, 0, 0, 0))]
+    write_set(tmp_path, boxes, "train", ("a.png", "b.png", "c.png"), categories=TWO)
+    write_set(
+        tmp_path, [box(1, 1), box(2, 1, category=2), box(3, 2)], "val", ("d.png", "e.png"), categories=TWO
+    )
+    shutil.copy(tmp_path / "images/a.png", tmp_path / "images/e.png")
+    shutil.copy(tmp_path / "images/b.png", tmp_path / "images/extra.png")
+    text = "\n".join(survey(tmp_path).odd)
+    for line in (
+        "train: left out as unusable, 1 in all: annotation 3 (a.png): its box",
+        "train: crowds, 1 of 2 boxes",
+        "train: no box of dog",
+        "train: no boxes in 2 of 3 images",
+        "the same images in train and val: 2, such as a.png and ",
+        "in no split, but beside its images: 1, such as",
+    ):
+        assert line in text
+    edit(tmp_path, lambda content: content["categories"][1].update(name="wolf"))
+    assert "val and train have different classes" in survey(tmp_path).odd
+
+
+def test_a_test_split_that_is_broken_does_not_hide_the_others(tmp_path):
+    for split in ("train", "val", "test"):
+        write_set(tmp_path, [box(1, 1)], split)
+    (tmp_path / "annotations/instances_test.json").write_text("{")
+    overview = survey(tmp_path)
+    assert list(overview.splits) == ["train", "val"]
+    assert "test can't be read: " in overview.odd[0]
+    (tmp_path / "annotations/instances_val.json").write_text("{")
+    with pytest.raises(DataError, match="not in COCO format"):
+        survey(tmp_path)
+
+
+def test_a_fraction_is_a_split(tmp_path):
+    write_set(tmp_path, [box(1, 1)], "train", tuple(f"{number}.png" for number in range(6)))
+    assert list(survey(tmp_path).splits) == ["train"]
+    overview = survey(tmp_path, 0.5)
+    assert list(overview.splits) == ["train", "val"]
+    assert sum(map(len, overview.splits.values())) == 6
