@@ -104,10 +104,8 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
     if beside and len(fitting) == 1:
         listed = ", ".join(beside[:SHOWN]) + (f" and {len(beside) - SHOWN} more" if beside[SHOWN:] else "")
         say(f"{where}: the tensors under `{prefix.rstrip('.')}` are loaded; the others are not: {listed}")
-    kinds = {value.dtype for value in state.values() if value.is_floating_point()} - {torch.float32}
-    if kinds:
-        shown = " and ".join(sorted(str(kind).removeprefix("torch.") for kind in kinds))
-        say(f"{where} holds {shown} numbers; they are loaded as float32")
+    if any(value.dtype == torch.float64 for value in state.values()):  # those with less are exact in float32
+        say(f"{where} holds float64 numbers; they are rounded to float32")
     loaded = {names.get(name, name): _as_float32(value) for name, value in state.items()}
     for name, others in tied_names(names, model).items():
         if name not in state and (other := next((each for each in others if each in state), None)):
