@@ -10,8 +10,10 @@ from autoprune.fields import (
     Criterion,
     DataPaths,
     DeviceText,
+    DistinctLabels,
     FolderOrSplits,
     InputSizes,
+    LabelNumbers,
     LatencyBudget,
     ModelSpec,
     NoneIsEmpty,
@@ -48,6 +50,7 @@ RENAMED: dict[str, str] = {}
 _DETECTOR = Setting("Detector")
 _WEIGHTS = Setting("Detector", may_change=True)
 _DATA = Setting("Data", may_change=True)
+_LABELS = Setting("Data")
 _BUDGET = Setting("Budget")
 _SPACE = Setting("Importance and space")
 _OUTPUT = Setting("Output", may_change=True)
@@ -86,6 +89,11 @@ class Config(Strict):
 
     data: Annotated[Path | DataPaths, FolderOrSplits, _DATA] = Field(
         Path("data/coco"), description="folder with annotations/ and images in COCO format"
+    )
+    labels: Annotated[dict[str, int] | None, LabelNumbers, DistinctLabels, _LABELS] = Field(
+        None,
+        description="label of the detector for each category, such as RBC=1,WBC=2; default: from the "
+        "category ids of the training split, checked against the weights",
     )
     image_cache_gib: Annotated[float, _DATA] = Field(
         2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"

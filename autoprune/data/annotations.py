@@ -2,9 +2,9 @@
 
 import contextlib
 import io
-import math
+import json
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +14,10 @@ from typing import Any, NamedTuple
 from pycocotools.coco import COCO
 
 from autoprune.config import DataPaths
+from autoprune.data.field_readers import printable
+from autoprune.data.file_names import existing_name
 from autoprune.data.images import header_size, is_rotated, threads
+from autoprune.data.records import AnnotationReader, ImageList, read_categories
 from autoprune.errors import DataError
 
 YEARS = ("", "2017", "2014")
@@ -33,12 +36,14 @@ class Annotations:
         files: path of each usable image, by image id.
         sizes: its stored (height, width) in pixels, by image id.
         skipped: one line per image or annotation that was skipped, with the reason.
+        notes: one line per kind of fields that were read in another way than they are written.
     """
 
     coco: COCO
     files: dict[int, Path]
     sizes: dict[int, tuple[int, int]]
     skipped: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 def find_split(data: Path | DataPaths, split: str) -> tuple[Path, tuple[Path, ...]]:
@@ -98,13 +103,27 @@ def silence() -> Iterator[None]:
 
 @lru_cache(maxsize=3)  # a run opens its splits several times; COCO's take half a minute each
 def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
-    content = _load(file)
+    return clean(_load(file), file, folders)
+
+
+def clean(content: Mapping[str, Any], file: Path, folders: tuple[Path, ...]) -> Annotations:
+    """Reduces the content of an annotation file to what can be used, and reads the header of every image.
+
+    Args:
+        content: ``images``, ``annotations`` and ``categories`` as in COCO's files; not changed.
+        file: where it is from, for messages.
+        folders: where the images may be.
+
+    Raises:
+        DataError: a part is missing, its categories or ids are ambiguous, or none of its images can be used.
+    """
     for part in ("images", "annotations", "categories"):
         if not isinstance(content.get(part), list):
             raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
-    categories = _categories(file, content["categories"])
+    categories, category_ids = read_categories(file, content["categories"])
     skipped: list[str] = []
-    images, files = _images(content["images"], folders, skipped)
+    listed = ImageList(content["images"], skipped)
+    images, files = _images(listed.records, folders, skipped)
     if not images:
         reason = (
             f"none of its {len(content['images'])} images can be used ({skipped[0]})"
@@ -112,43 +131,44 @@ def _read(file: Path, folders: tuple[Path, ...], stamp: int) -> Annotations:
             else "no images"
         )
         raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}")
-    sizes = {number: image.size for number, image in files.items()}
-    annotations = _annotations(content["annotations"], images, set(categories), sizes, skipped)
-    clean = COCO()
-    clean.dataset = {
+    reader = AnnotationReader(images, listed.ids, category_ids)
+    annotations: list[dict[str, Any]] = []
+    for place, record in enumerate(content["annotations"]):
+        cleaned = reader.read(record, place)
+        if isinstance(cleaned, str):
+            skipped.append(cleaned)
+            continue
+        if (names := listed.twice.get(cleaned["image_id"])) is not None:
+            raise DataError(
+                f"{file}: {names[0]} and {names[1]} have the same id, so it is open whose the boxes are; "
+                "give each image its own id in the file"
+            )
+        annotations.append({"id": len(annotations) + 1, **cleaned})  # COCOeval treats id 0 as no annotation
+    index = COCO()
+    index.dataset = {
         "images": list(images.values()),
         "annotations": annotations,
         "categories": list(categories.values()),
     }
     with silence():
-        clean.createIndex()
+        index.createIndex()
     paths = {number: image.path for number, image in files.items()}
-    return Annotations(clean, paths, sizes, tuple(skipped))
+    sizes = {number: image.size for number, image in files.items()}
+    return Annotations(index, paths, sizes, tuple(skipped), reader.notes.lines())
 
 
 def _load(file: Path) -> Mapping[str, Any]:
+    """The content of a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
     try:
-        with silence():
-            return dict(COCO(str(file)).dataset)
+        content = json.loads(file.read_bytes())
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
-    except (ValueError, AssertionError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    except (ValueError, RecursionError) as error:
+        problem = printable(f"{type(error).__name__}: {error}")[:200]
         raise DataError(f"{file} is not in COCO format ({problem}); {HINT}") from error
-
-
-def _categories(file: Path, records: list[Any]) -> dict[int, dict[str, Any]]:
-    categories: dict[int, dict[str, Any]] = {}
-    for record in records:
-        number = record.get("id") if isinstance(record, dict) else None
-        if type(number) is not int or not isinstance(record.get("name"), str):
-            raise DataError(f"{file}: category {record!r} needs an integer id and a name; fix it in the file")
-        if number in categories:
-            raise DataError(f"{file}: two categories have the id {number}; fix it in the file")
-        categories[number] = record
-    if not categories:
-        raise DataError(f"{file} lists no categories; there is nothing to detect")
-    return categories
+    if not isinstance(content, dict):
+        raise DataError(f"{file} is not in COCO format (a {type(content).__name__}, no mapping); {HINT}")
+    return content
 
 
 class _ImageFile(NamedTuple):
@@ -159,30 +179,36 @@ class _ImageFile(NamedTuple):
 
 
 def _images(
-    records: list[Any], folders: tuple[Path, ...], skipped: list[str]
+    listed: Mapping[int, Mapping[str, Any]], folders: tuple[Path, ...], skipped: list[str]
 ) -> tuple[dict[int, dict[str, Any]], dict[int, _ImageFile]]:
     """The records and files, by id, of the images whose file exists and has the size of the record."""
-    listed: dict[int, dict[str, Any]] = {}
-    for record in records:
-        number = record.get("id") if isinstance(record, dict) else None
-        if type(number) is not int or not isinstance(record.get("file_name"), str):
-            skipped.append(f"image {record!r:.80}: it needs an integer id and a file_name")
-        elif number in listed:
-            skipped.append(
-                f"image {record['file_name']}: its id {number} is taken by {listed[number]['file_name']}"
-            )
-        else:
-            listed[number] = record
+
+    def find(record: Mapping[str, Any]) -> _ImageFile | str:
+        return _locate({**record, "file_name": existing_name(record["file_name"], folders)}, folders)
+
     with ThreadPoolExecutor(threads()) as pool:
-        located = list(pool.map(lambda record: _locate(record, folders), listed.values()))
+        located = list(pool.map(find, listed.values()))
+    clashing = _clashing(listed.values(), located)
     images, files = {}, {}
     for (number, record), file in zip(listed.items(), located, strict=True):
+        name = printable(record["file_name"])
         if isinstance(file, str):
-            skipped.append(f"image {record['file_name']}: {file}")
-            continue
-        images[number] = {**record, "height": file.size[0], "width": file.size[1]}
-        files[number] = file
+            skipped.append(f"image {name}: {printable(file)}")
+        elif file.path in clashing:
+            skipped.append(f"image {name}: another file_name leads to {file.path} too; write both in full")
+        else:
+            images[number] = {**record, "height": file.size[0], "width": file.size[1]}
+            files[number] = file
     return images, files
+
+
+def _clashing(records: Iterable[Mapping[str, Any]], located: Sequence[_ImageFile | str]) -> set[Path]:
+    """The files to which several different names of records lead, so that it is open which is meant."""
+    names: dict[Path, set[str]] = {}
+    for record, file in zip(records, located, strict=True):
+        if not isinstance(file, str):
+            names.setdefault(file.path, set()).add(record["file_name"])
+    return {path for path, each in names.items() if len(each) > 1}
 
 
 def _locate(record: Mapping[str, Any], folders: Iterable[Path]) -> _ImageFile | str:
@@ -201,57 +227,3 @@ def _locate(record: Mapping[str, Any], folders: Iterable[Path]) -> _ImageFile | 
     rotated = listed == (width, height) and is_rotated(path)
     reason = ", as its EXIF rotation is not applied; save it upright" if rotated else ""
     return f"it is {width}x{height} pixels, the annotations say {listed[1]}x{listed[0]}{reason}"
-
-
-def _annotations(
-    records: list[Any],
-    images: Mapping[int, Mapping[str, Any]],
-    categories: set[int],
-    sizes: Mapping[int, tuple[int, int]],
-    skipped: list[str],
-) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
-    for record in records:
-        if (problem := _problem(record, images, categories, sizes)) is not None:
-            image = images.get(record.get("image_id"), {})
-            skipped.append(f"annotation {record.get('id')} ({image.get('file_name', 'no image')}): {problem}")
-            continue
-        x, y, width, height = (float(number) for number in record["bbox"])
-        area = record.get("area")
-        kept.append(
-            {
-                "id": len(kept) + 1,  # COCOeval treats id 0 as no annotation
-                "image_id": record["image_id"],
-                "category_id": record["category_id"],
-                "bbox": [x, y, width, height],
-                "area": area if _is_number(area) else width * height,
-                "iscrowd": int(bool(record.get("iscrowd", 0))),
-            }
-        )
-    return kept
-
-
-def _problem(
-    record: Mapping[str, Any],
-    images: Mapping[int, Any],
-    categories: set[int],
-    sizes: Mapping[int, tuple[int, int]],
-) -> str | None:
-    if record["image_id"] not in images:
-        return f"its image {record['image_id']} is missing"
-    if record["category_id"] not in categories:
-        return f"its category {record['category_id']} is unknown"
-    box = record.get("bbox")
-    if not isinstance(box, list) or len(box) != 4 or not all(_is_number(number) for number in box):
-        return f"its box {box!r:.60} is not [x, y, width, height]"
-    x, y, width, height = box
-    if width <= 0 or height <= 0:
-        return f"its box {box} has no area"
-    image_height, image_width = sizes[record["image_id"]]
-    if x >= image_width or y >= image_height or x + width <= 0 or y + height <= 0:
-        return f"its box {box} lies outside the image ({image_width}x{image_height})"
-    return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)

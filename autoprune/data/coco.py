@@ -3,7 +3,7 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,8 @@ from torch import Tensor
 from autoprune.config import DataPaths
 from autoprune.data.annotations import Annotations, find_split, read_annotations
 from autoprune.data.images import ResizeRule, decode, resized_size, threads
+from autoprune.data.labels import describe
+from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
 from autoprune.progress import say
 
@@ -34,6 +36,7 @@ def open_data(
     resize: ResizeRule | None = None,
     cache_gib: float = 2.0,
     strict: bool = False,
+    labels: Mapping[int, str] | None = None,
 ) -> "Split":
     """Opens one split.
 
@@ -45,12 +48,16 @@ def open_data(
         resize: the detector's rule, see `detectors.resize_rule`; ``None`` keeps the stored size.
         cache_gib: memory for resized images; those beyond it are decoded at each use.
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
+        labels: name of each label; ``None`` takes those of the split ``train``, so that all splits agree.
 
     Raises:
-        DataError: the data is missing, is not in COCO format, or ``strict`` found something unusable.
+        DataError: the data is missing, is not in COCO format, has boxes of a category without a label, or
+            ``strict`` found something unusable.
     """
     file, folders = find_split(data, split)
     annotations = read_annotations(file, folders)
+    for note in annotations.notes:
+        say(f"{file}: {note}")
     if annotations.skipped:
         count, first = len(annotations.skipped), "; ".join(annotations.skipped[:SHOWN])
         entries = "1 entry" if count == 1 else f"{count} entries"
@@ -58,7 +65,12 @@ def open_data(
             raise DataError(f"{file}: {entries} cannot be used: {first}; fix them or omit --strict")
         more = "; …" if count > SHOWN else ""
         say(f"{file}: skipped {entries} that cannot be used: {first}{more}")
-    return Split(split, annotations, resize, cache_gib)
+    if labels is None and split != TRAIN:
+        labels = labels_of_train(data, annotations)
+    try:
+        return Split(split, annotations, resize, cache_gib, labels)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def check_same_classes(first: "Split", second: "Split") -> None:
@@ -84,7 +96,7 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
         for thing in split.coco.imgToAnns.get(number, ())
         if not thing["iscrowd"]
     }
-    return [split.categories[label] for label, number in split.category_ids.items() if number not in seen]
+    return [name for label, name in split.categories.items() if split.category_ids.get(label) not in seen]
 
 
 @dataclass
@@ -100,9 +112,9 @@ class Split:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         coco: pycocotools' index of the usable entries; boxes in pixels of the stored images.
-        categories: name of each label. Category ids are the labels where all lie in 1 … 2·(their number),
-            as COCO's own do; else labels count from 1 in the order of the ids.
-        category_ids: category id of each label.
+        categories: name of each label; see `labels.default_labels`.
+        category_ids: category id of each label that the split's file lists.
+        left_out: id and name of each category without a label.
         num_classes: largest label plus one, for the background.
         image_ids: COCO's id of each image.
         sizes: (height, width) of each image after resizing.
@@ -111,15 +123,19 @@ class Split:
     """
 
     def __init__(
-        self, name: str, annotations: Annotations, resize: ResizeRule | None, cache_gib: float
+        self,
+        name: str,
+        annotations: Annotations,
+        resize: ResizeRule | None,
+        cache_gib: float,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         self.name = name
         self.coco = annotations.coco
         self.skipped = list(annotations.skipped)
-        self.category_ids = _labels(self.coco.cats)
-        self.categories = {
-            label: self.coco.cats[number]["name"] for label, number in self.category_ids.items()
-        }
+        own = labels_of(annotations, labels)
+        self.categories, self.category_ids = own.names, own.category_ids
+        self.left_out = {number: str(self.coco.cats[number]["name"]) for number in own.left_out}
         self.num_classes = max(self.categories) + 1
         self.image_ids = list(annotations.files)
         self.files = list(annotations.files.values())
@@ -135,6 +151,15 @@ class Split:
         same.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         same._cache = {}
         return same
+
+    @property
+    def labels_line(self) -> str:
+        """One line that says which label stands for which category, and which categories have none."""
+        left_out = "".join(
+            f'; category {number} "{name}" has no boxes and is left out'
+            for number, name in self.left_out.items()
+        )
+        return f"labels: {describe(self.categories)}{left_out}"
 
     def __len__(self) -> int:
         """Number of images."""
@@ -240,11 +265,3 @@ class Split:
             "labels": torch.tensor(labels, dtype=torch.int64),
             "image_id": number,
         }
-
-
-def _labels(categories: dict[int, Any]) -> dict[int, int]:
-    """Label → category id; see `Split.categories`."""
-    numbers = sorted(categories)
-    if numbers[0] >= 1 and numbers[-1] <= 2 * len(numbers):
-        return {number: number for number in numbers}
-    return dict(enumerate(numbers, 1))

@@ -134,6 +134,11 @@ def check_boxes(split: Split, images: int | None = None) -> None:
             f"{split.name} has no boxes in its first {images} images; use {least} or more (--proxy-images, "
             "YAML: proxy_images), or change their order in the annotations"
         )
+    if crowds := len(split.coco.anns):
+        raise DataError(
+            f"{split.name} has no boxes that count: all {crowds} are crowds (iscrowd), which COCOeval and "
+            "training leave out; set iscrowd to 0 in its annotations, or give other data (--data, YAML: data)"
+        )
     raise DataError(
         f"{split.name} has no boxes in any of its {len(split)} images; add them to its annotations, or give "
         "other data (--data, YAML: data)"
@@ -205,6 +210,11 @@ def score_detections(
         result.accumulate()
         result.summarize()
     numbers = [float(value) if value >= 0 else math.nan for value in result.stats]
+    if math.isnan(numbers[0]):
+        raise DataError(
+            f"{split.name}: COCOeval takes none of the boxes in the {len(image_ids)} images into account, so "
+            "mAP is not defined; check the areas and iscrowd of its annotations"
+        )
     # of all areas and with the most detections: [IoU, recall, category]
     precision = result.eval["precision"][:, :, :, 0, -1]
     per_class: dict[str, float] = {}
@@ -263,8 +273,16 @@ def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> 
         split: holds the image.
         index: its index.
         output: ``boxes`` [n, 4] in pixels of the image at the detector's size, ``scores`` and ``labels`` [n].
+
+    Raises:
+        ModelError: a box or a score is not finite.
     """
     (height, width), (new_height, new_width) = split.stored_sizes[index], split.sizes[index]
+    if not (output["boxes"].isfinite().all() and output["scores"].isfinite().all()):
+        raise ModelError(
+            f"the detector gives boxes or scores that are NaN or infinite on {split.files[index]}; "
+            "its weights are of a training that diverged, or its factory is at fault"
+        )
     boxes = output["boxes"].double().cpu().numpy().reshape(-1, 4) * (
         [width / new_width, height / new_height] * 2
     )

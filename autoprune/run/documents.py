@@ -22,7 +22,7 @@ from autoprune.validation import first_problem
 
 T = TypeVar("T")
 
-ADDED: dict[str, Any] = {"curves": False, "empty_blocks": False, "input_sizes": (1.0,)}
+ADDED: dict[str, Any] = {"labels": None, "curves": False, "empty_blocks": False, "input_sizes": (1.0,)}
 """Fields of `Config` that the previous version did not have, with what its runs did, which lack them."""
 
 

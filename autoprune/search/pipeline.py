@@ -9,6 +9,7 @@ from typing import Any
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.data.evaluate import check_boxes
+from autoprune.data.label_check import check_labels
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
@@ -100,6 +101,7 @@ def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
+    recorded_labels = run.config_file.exists() and config.labels is not None  # checked when it began
     # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
         task = load_task(config)
@@ -108,6 +110,16 @@ def _prepare(
     else:
         check_origin(run, recorded_identity(config, run), task)
     check_boxes(task.val, config.proxy_images)
+    if not recorded_labels:
+        with wall_time.spend("dense_evaluation"):
+            check_labels(
+                task.model,
+                task.val,
+                task.spec.num_classes,
+                task.device,
+                config.proxy_images,
+                given=config.labels is not None,
+            )
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
 
@@ -134,7 +146,7 @@ def _prepare(
     _say_absent_classes(task)
 
     # write what the run is; open the study that holds its trials
-    run.write_config(config, _versions(task))
+    run.write_config(config.model_copy(update={"labels": task.labels}), _versions(task))
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, ranking)
     ledger = _open_ledger(config, run, plan)

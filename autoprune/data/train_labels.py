@@ -1,0 +1,46 @@
+"""The labels of a split: those of the training split, so that all splits of a data set agree."""
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+
+from autoprune.config import DataPaths
+from autoprune.data.annotations import Annotations, find_split, read_annotations
+from autoprune.data.labels import Labels, default_labels, find_root, has_categories, labels_by_name
+from autoprune.errors import DataError
+from autoprune.progress import say
+
+TRAIN = "train"
+"""The split whose categories decide the labels of all."""
+
+
+def labels_of(annotations: Annotations, names: Mapping[int, str] | None = None) -> Labels:
+    """The labels of a file.
+
+    Args:
+        annotations: of the file.
+        names: name of each label; ``None`` takes `default_labels`.
+
+    Raises:
+        DataError: a category with boxes has none of the names.
+    """
+    index = annotations.coco
+    if names is None:
+        return default_labels(index.cats, {number for number, images in index.catToImgs.items() if images})
+    return labels_by_name(names, index.cats, Counter(each["category_id"] for each in index.anns.values()))
+
+
+def labels_of_train(data: Path | DataPaths, annotations: Annotations) -> Mapping[int, str] | None:
+    """Name of each label of the training split; ``None`` where there is none, or its categories are these."""
+    try:
+        file, folders = find_split(data, TRAIN)
+    except DataError:
+        return None
+    categories = annotations.coco.cats
+    if find_root(categories, ()) is None and has_categories(file, categories):
+        return None
+    try:
+        return labels_of(read_annotations(file, folders)).names
+    except DataError as error:
+        say(f"labels are those of this split alone, as the training split can't be read: {error}")
+        return None
