@@ -86,13 +86,13 @@ def _open(
             costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
             model = policy.apply(model, graph)
     stored = None if detector.policy is None else detector.policy.labels
-    first = open_split(config, split, model, None if config.labels else stored)
-    labels = agreed_labels(first, config, spec.num_classes, stored)
-    images = first if labels == first.categories else open_split(config, split, model, labels)
+    images = open_split(config, split, model, None if config.labels else stored)
+    images = images.relabeled(agreed_labels(images, config, spec.num_classes, stored))
     say(images.labels_line)
     check_boxes(images)
     model = model.to(device)
-    check_labels(model, images, spec.num_classes, device, given=config.labels is not None)
+    given = config.labels is not None
+    check_labels(model, images, spec.num_classes, device, given=given, dense=False)
     return model, images, costs
 
 

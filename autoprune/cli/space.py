@@ -89,6 +89,7 @@ def space(
             ENGINES[config.engine].check(cluster_of(config))
         # unless curves are measured, nothing is pruned here
         task = load_task(config if config.curves else config.model_copy(update={"reconstruct_images": 0}))
+        console.print(task.train.labels_line, highlight=False, markup=False)
         check_labels(
             task.model, task.val, task.spec.num_classes, task.device, given=config.labels is not None
         )

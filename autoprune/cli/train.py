@@ -31,6 +31,7 @@ def train(config: Config) -> None:
 
     An interrupted training resumes from its last checkpoint, with its own settings where none are given.
     """
+    from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import check_boxes, evaluate
     from autoprune.detectors import resize_rule, save_state
     from autoprune.detectors.class_names import header_of
@@ -62,6 +63,7 @@ def train(config: Config) -> None:
         model, spec = build_dense(detector, config)
         training = open_split(config, "train", model)
         validation = open_split(config, "val", model, training.categories)
+        check_same_classes(training, validation)
         for split in (training, validation):
             check_boxes(split)
         check_num_classes(config.num_classes, training.num_classes)

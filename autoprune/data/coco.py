@@ -133,17 +133,33 @@ class Split:
         self.name = name
         self.coco = annotations.coco
         self.skipped = list(annotations.skipped)
-        own = labels_of(annotations, labels)
-        self.categories, self.category_ids = own.names, own.category_ids
-        self.left_out = {number: str(self.coco.cats[number]["name"]) for number in own.left_out}
-        self.num_classes = max(self.categories) + 1
+        self._set_labels(labels)
         self.image_ids = list(annotations.files)
         self.files = list(annotations.files.values())
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
-        self._label_of = {number: label for label, number in self.category_ids.items()}
         self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
+
+    def _set_labels(self, names: Mapping[int, str] | None) -> None:
+        own = labels_of(self.coco, names)
+        self.categories, self.category_ids = own.names, own.category_ids
+        self.left_out = {number: str(self.coco.cats[number]["name"]) for number in own.left_out}
+        self.num_classes = max(self.categories) + 1
+        self._label_of = {number: label for label, number in self.category_ids.items()}
+
+    def relabeled(self, names: Mapping[int, str]) -> "Split":
+        """The same images and boxes with other labels.
+
+        Args:
+            names: name of the category that each label stands for.
+
+        Raises:
+            DataError: a category with boxes has no label.
+        """
+        same = copy.copy(self)
+        same._set_labels(names)
+        return same
 
     def resized(self, resize: ResizeRule | None) -> "Split":
         """The same images and boxes at another size; both take the memory for images from one budget."""

@@ -12,7 +12,7 @@ from torch import nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluate import Detection, detect, score_detections
 from autoprune.data.labels import as_option, describe
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, ModelError
 from autoprune.progress import say
 
 IMAGES = 16
@@ -36,18 +36,21 @@ def check_labels(
     device: torch.device | str = "cpu",
     images: int | None = None,
     given: bool = False,
+    dense: bool = True,
 ) -> None:
     """Compares the labels of a split with those shifted by one and those that the detector's boxes suggest.
 
     Args:
-        model: the dense detector, on ``device``.
+        model: the detector, on ``device``.
         split: images at its size.
         classes: of its head, background included.
         device: of the images.
         images: take them from the first of this number; ``None``: from all.
         given: the user gave the labels, so another mapping is only said.
+        dense: a pruned detector may find nothing, a dense one may not.
 
     Raises:
+        ModelError: a dense detector finds nothing.
         ConfigError: another mapping is far better and the user did not give the labels.
     """
     chosen = _choose(split, images)
@@ -56,6 +59,12 @@ def check_labels(
     everything = copy.copy(split)
     everything.category_ids = {label: label for label in range(classes + 1)}
     detections = detect(model, everything, chosen, device)
+    if not detections:
+        problem = f"the detector finds nothing on {len(chosen)} images with boxes of {split.name}"
+        if dense:
+            raise ModelError(f"{problem}; give the weights of a trained detector, or its --model-arguments")
+        say(problem)
+        return
     # categories that the file does not list get ids that no box has
     own = {label: split.category_ids.get(label, -1 - label) for label in split.categories}
     candidates = [_shifted(own, 1), _shifted(own, -1), _overlapping(own, split, chosen, detections)]
@@ -131,13 +140,15 @@ def _overlapping(
     for index in chosen:
         number = split.image_ids[index]
         things = [each for each in split.coco.imgToAnns.get(number, ()) if not each["iscrowd"]]
-        found = sorted(of_image.get(number, []), key=lambda each: -each.score)
-        if not found:
+        detected = sorted(of_image.get(number, []), key=lambda each: -each.score)
+        if not detected:
             continue
-        overlaps = _iou(np.array([each["bbox"] for each in things]), np.array([each.box for each in found]))
+        overlaps = _iou(
+            np.array([each["bbox"] for each in things]), np.array([each.box for each in detected])
+        )
         for thing, row in zip(things, overlaps, strict=True):
             if (row >= IOU).any():  # the detection with the best score of those that overlap
-                votes[found[int(np.argmax(row >= IOU))].category_id, thing["category_id"]] += 1
+                votes[detected[int(np.argmax(row >= IOU))].category_id, thing["category_id"]] += 1
     mapping: dict[int, int] = {}
     for (label, number), count in votes.most_common():
         if count >= LEAST_BOXES and label not in mapping and number not in mapping.values():

@@ -84,13 +84,13 @@ def labels_by_name(names: Mapping[int, str], categories: Categories, boxes: Mapp
         DataError: a category with boxes has no label, or several categories have the name of one.
     """
     wanted = {name: label for label, name in names.items()}
-    found: dict[int, int] = {}
+    category_ids: dict[int, int] = {}
     left_out = []
     same = all(number in names and names[number] == record["name"] for number, record in categories.items())
     for number, record in categories.items():
         name = record["name"]
         if same:  # also where two have one name
-            found[number] = number
+            category_ids[number] = number
         elif name not in wanted:
             if boxes.get(number):
                 known, count = describe(names), boxes[number]
@@ -99,16 +99,16 @@ def labels_by_name(names: Mapping[int, str], categories: Categories, boxes: Mapp
                     "give --labels NAME=LABEL,… with all categories (YAML: labels), or the same names"
                 )
             left_out.append(number)
-        elif wanted[name] not in found:
-            found[wanted[name]] = number
+        elif wanted[name] not in category_ids:
+            category_ids[wanted[name]] = number
         elif boxes.get(number):
             raise DataError(
-                f'two categories are named "{name}" (ids {found[wanted[name]]} and {number}); rename one '
-                "in the annotations"
+                f'two categories are named "{name}" (ids {category_ids[wanted[name]]} and {number}); rename '
+                "one in the annotations"
             )
         else:
             left_out.append(number)
-    return Labels(dict(sorted(names.items())), dict(sorted(found.items())), tuple(left_out))
+    return Labels(dict(sorted(names.items())), dict(sorted(category_ids.items())), tuple(left_out))
 
 
 def describe(names: Mapping[int, str]) -> str:

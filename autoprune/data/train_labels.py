@@ -4,6 +4,8 @@ from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
+from pycocotools.coco import COCO
+
 from autoprune.config import DataPaths
 from autoprune.data.annotations import Annotations, find_split, read_annotations
 from autoprune.data.labels import Labels, default_labels, find_root, has_categories, labels_by_name
@@ -14,24 +16,28 @@ TRAIN = "train"
 """The split whose categories decide the labels of all."""
 
 
-def labels_of(annotations: Annotations, names: Mapping[int, str] | None = None) -> Labels:
+def labels_of(index: COCO, names: Mapping[int, str] | None = None) -> Labels:
     """The labels of a file.
 
     Args:
-        annotations: of the file.
+        index: pycocotools' index of it.
         names: name of each label; ``None`` takes `default_labels`.
 
     Raises:
         DataError: a category with boxes has none of the names.
     """
-    index = annotations.coco
     if names is None:
         return default_labels(index.cats, {number for number, images in index.catToImgs.items() if images})
     return labels_by_name(names, index.cats, Counter(each["category_id"] for each in index.anns.values()))
 
 
 def labels_of_train(data: Path | DataPaths, annotations: Annotations) -> Mapping[int, str] | None:
-    """Name of each label of the training split; ``None`` where there is none, or its categories are these."""
+    """Name of each label of the training split; ``None`` where that adds nothing to a split's own.
+
+    Args:
+        data: holds both splits.
+        annotations: of the other split.
+    """
     try:
         file, folders = find_split(data, TRAIN)
     except DataError:
@@ -40,7 +46,9 @@ def labels_of_train(data: Path | DataPaths, annotations: Annotations) -> Mapping
     if find_root(categories, ()) is None and has_categories(file, categories):
         return None
     try:
-        return labels_of(read_annotations(file, folders)).names
+        names = labels_of(read_annotations(file, folders).coco).names
+        labels_of(annotations.coco, names)  # raises where they are others
     except DataError as error:
-        say(f"labels are those of this split alone, as the training split can't be read: {error}")
+        say(f"labels are those of this split alone, and not of the training split: {error}")
         return None
+    return names

@@ -40,8 +40,8 @@ def class_names(weights: str | None, model_name: str, num_classes: int) -> dict[
     if weights.endswith(".safetensors"):
         return _header(Path(weights), num_classes)
     for names in _candidates(_checkpoint(Path(weights))):
-        if found := _by_label(names, num_classes):
-            return found
+        if by_label := _by_label(names, num_classes):
+            return by_label
     return {}
 
 

@@ -110,6 +110,7 @@ def _prepare(
     else:
         check_origin(run, recorded_identity(config, run), task)
     check_boxes(task.val, config.proxy_images)
+    say(task.train.labels_line)
     if not recorded_labels:
         with wall_time.spend("dense_evaluation"):
             check_labels(

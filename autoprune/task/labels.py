@@ -102,15 +102,15 @@ def _named(split: Split, carried: Names) -> Names:
     by_name = {name.strip().lower(): label for label, name in carried.items()}
     boxes = Counter(thing["category_id"] for thing in split.coco.anns.values())
     listed = {number: str(record["name"]) for number, record in split.coco.cats.items()}
-    found = {by_name[key]: name for name in listed.values() if (key := name.strip().lower()) in by_name}
-    if not found:
+    matched = {by_name[key]: name for name in listed.values() if (key := name.strip().lower()) in by_name}
+    if not matched:
         if carried:
             say(f"the weights name their classes {describe(carried)}: none is a category of the data")
         return {}
-    lacking = [name for number, name in listed.items() if boxes[number] and name not in found.values()]
+    lacking = [name for number, name in listed.items() if boxes[number] and name not in matched.values()]
     if lacking:
         raise ConfigError(
             f"the weights have no class {lacking[0]!r}, they name {describe(carried)}; give --labels "
             f"NAME=LABEL,… for all categories (YAML: labels), or weights of these classes"
         )
-    return dict(sorted(found.items()))
+    return dict(sorted(matched.items()))

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.config import Config, ModelSpec
-from autoprune.data.coco import Split, open_data
+from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
@@ -141,13 +141,15 @@ def load_task(config: Config) -> PruningTask:
     """
     device = pick_device(config)
     refuse_missing(config)
-    model, spec, labels = load_labeled(config, _open(config, "train", None))
+    train = _open(config, "train")
+    model, spec, labels = load_labeled(config, train)
     if config.distill_logits and not has_logits(model):
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)
-    train, val = (_open(config, name, rule, labels) for name in ("train", "val"))
-    say(train.labels_line)
+    train = train.relabeled(labels).resized(rule)
+    val = _open(config, "val", labels).resized(rule)
+    check_same_classes(train, val)
     check_reconstruction(config.reconstruct_images, len(train))
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
@@ -177,5 +179,5 @@ def load_task(config: Config) -> PruningTask:
     return replace(task, smaller=smaller)
 
 
-def _open(config: Config, split: str, rule: Resize | None, labels: Mapping[int, str] | None = None) -> Split:
-    return open_data(config.data, split, rule, config.image_cache_gib, config.strict, labels)
+def _open(config: Config, split: str, labels: Mapping[int, str] | None = None) -> Split:
+    return open_data(config.data, split, None, config.image_cache_gib, config.strict, labels)
