@@ -11,6 +11,7 @@ from autoprune.errors import DataError
 
 SHOWN = 12
 """Labels that a message names."""
+BACKGROUND = ("background", "bg")
 NO_PARENT = ("none", "null", "root", "")
 LONGEST_LIST = 2**20
 """Bytes of a list of categories that is compared without reading the rest of its file."""
@@ -38,7 +39,7 @@ def default_labels(categories: Categories, used: Collection[int], with_root: boo
     """The labels where nothing says others.
 
     Category ids are the labels where all lie in 1 … 2·(their number), as COCO's own do; else labels count
-    from 1 in the order of the ids. A root category of Roboflow's exports has none.
+    from 1 in the order of the ids. The root category of Roboflow's exports has none, nor has a background.
 
     Args:
         categories: of the file.
@@ -54,11 +55,13 @@ def default_labels(categories: Categories, used: Collection[int], with_root: boo
 
 
 def find_root(categories: Categories, used: Collection[int]) -> int | None:
-    """The id of a category that only groups the others: id 0, without boxes and without a parent."""
+    """The id of a category that is no class: id 0, without boxes, the background or the others' parent."""
     others = [record for number, record in categories.items() if number != 0]
     if 0 not in categories or 0 in used or not others:
         return None
     root = categories[0]
+    if root["name"].strip().strip("_").lower() in BACKGROUND:
+        return 0
     parents = [_parent(record) for record in others]
     names_it = [parent == root["name"].strip().lower() for parent in parents]
     alone = _parent(root) in NO_PARENT and "supercategory" in root

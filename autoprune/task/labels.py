@@ -89,12 +89,12 @@ def _given(labels: Mapping[str, int], split: Split) -> Names:
 
 
 def _counted(split: Split, classes: int) -> Names:
-    """The labels that the data suggests; with one for the root where the head has just so many classes."""
-    if split.left_out and classes != split.num_classes:
-        names = default_labels(split.coco.cats, (), with_root=True).names
-        if max(names) + 1 == classes:
-            return names
-    return split.categories
+    """The labels that the data suggests, or those with or without category 0 that fit the head exactly."""
+    listed, unused = split.coco.cats, not split.coco.catToImgs.get(0)
+    options: list[Names] = [split.categories, default_labels(listed, (), with_root=True).names]
+    if unused and len(listed) > 1 and min(listed) == 0:
+        options.append({number: record["name"] for number, record in listed.items() if number})
+    return next((names for names in options if max(names) + 1 == classes), split.categories)
 
 
 def _named(split: Split, carried: Names) -> Names:
