@@ -120,6 +120,7 @@ class Split:
         sizes: (height, width) of each image after resizing.
         stored_sizes: (height, width) of each image file.
         skipped: the skipped entries, one line each.
+        notes: what was read in another way than it is written, one line for each kind.
     """
 
     def __init__(
@@ -133,6 +134,7 @@ class Split:
         self.name = name
         self.coco = annotations.coco
         self.skipped = list(annotations.skipped)
+        self.notes = list(annotations.notes)
         self._set_labels(labels)
         self.image_ids = list(annotations.files)
         self.files = list(annotations.files.values())
