@@ -92,7 +92,7 @@ def _open(
     check_boxes(images)
     model = model.to(device)
     given = config.labels is not None
-    check_labels(model, images, spec.num_classes, device, given=given, dense=False)
+    check_labels(model, images, spec.num_classes, device, given=given)
     return model, images, costs
 
 

@@ -91,7 +91,11 @@ def space(
         task = load_task(config if config.curves else config.model_copy(update={"reconstruct_images": 0}))
         console.print(task.train.labels_line, highlight=False, markup=False)
         check_labels(
-            task.model, task.val, task.spec.num_classes, task.device, given=config.labels is not None
+            task.model,
+            task.val,
+            task.spec.num_classes,
+            task.device,
+            given=config.labels is not None,
         )
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images

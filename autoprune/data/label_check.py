@@ -36,7 +36,7 @@ def check_labels(
     device: torch.device | str = "cpu",
     images: int | None = None,
     given: bool = False,
-    dense: bool = True,
+    must_find: bool = False,
 ) -> None:
     """Compares the labels of a split with those shifted by one and those that the detector's boxes suggest.
 
@@ -47,10 +47,10 @@ def check_labels(
         device: of the images.
         images: take them from the first of this number; ``None``: from all.
         given: the user gave the labels, so another mapping is only said.
-        dense: a pruned detector may find nothing, a dense one may not.
+        must_find: refuse a detector that finds nothing, on which a search would be lost.
 
     Raises:
-        ModelError: a dense detector finds nothing.
+        ModelError: the detector finds nothing, and ``must_find``.
         ConfigError: another mapping is far better and the user did not give the labels.
     """
     chosen = _choose(split, images)
@@ -61,7 +61,7 @@ def check_labels(
     detections = detect(model, everything, chosen, device)
     if not detections:
         problem = f"the detector finds nothing on {len(chosen)} images with boxes of {split.name}"
-        if dense:
+        if must_find:
             raise ModelError(f"{problem}; give the weights of a trained detector, or its --model-arguments")
         say(problem)
         return

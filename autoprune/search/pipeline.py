@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -120,7 +121,11 @@ def _prepare(
                 task.device,
                 config.proxy_images,
                 given=config.labels is not None,
+                must_find=True,
             )
+    if not run.config_file.exists():  # runs of version 0.1.0 go on without
+        config = config.model_copy(update={"labels": task.labels})
+        task = replace(task, config=config)
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
 
@@ -147,7 +152,7 @@ def _prepare(
     _say_absent_classes(task)
 
     # write what the run is; open the study that holds its trials
-    run.write_config(config.model_copy(update={"labels": task.labels}), _versions(task))
+    run.write_config(config, _versions(task))
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, ranking)
     ledger = _open_ledger(config, run, plan)

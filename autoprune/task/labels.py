@@ -72,7 +72,7 @@ def agreed_labels(split: Split, config: Config, classes: int, stored: Names | No
         )
         raise ConfigError(
             f"num_classes: {classes} is too few, the labels of the data ({describe(names)}) need "
-            f"{largest + 1} with the background; give the weights of a detector of these classes, or "
+            f"{largest + 1} with the background; give --data with the detector's own classes, or "
             f"--labels NAME=LABEL,… (YAML: labels){hint}"
         )
     return names

@@ -121,7 +121,7 @@ class PruningTask:
             keep={name: tuple(kept) for name, kept in keep.items()},
             metrics=metrics,
             resize=self.resize,
-            labels=self.train.categories,
+            labels=self.train.categories if self.config.labels is not None else {},
         )
 
     def costs(self, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:

@@ -99,8 +99,8 @@ def test_one_class_that_is_taken_for_another_is_no_wrong_mapping(split):
 
 def test_a_detector_that_finds_nothing(split):
     with pytest.raises(ModelError, match="finds nothing on 12 images"):
-        check_labels(knowing(split, {}, nothing=True), split, 4)
-    check_labels(knowing(split, {}, nothing=True), split, 4, dense=False)
+        check_labels(knowing(split, {}, nothing=True), split, 4, must_find=True)
+    check_labels(knowing(split, {}, nothing=True), split, 4)
 
 
 def test_images_without_boxes_say_nothing(tmp_path):
