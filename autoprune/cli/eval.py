@@ -46,7 +46,7 @@ def evaluate(
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
-        model, images, costs = _open(detector, config, flags, split, device)
+        model, images, costs = _open(detector, config, flags, split, device, batch_size)
         content = {**measure(model, images, device, batch_size).to_dict(), **costs}
         if not as_json:
             _show(console, content, split)
@@ -55,7 +55,12 @@ def evaluate(
 
 
 def _open(
-    argument: str | None, config: Config, flags: set[str], split: str, device: "torch.device"
+    argument: str | None,
+    config: Config,
+    flags: set[str],
+    split: str,
+    device: "torch.device",
+    batch_size: int,
 ) -> "tuple[nn.Module, Split, dict[str, float]]":
     """The detector in eval mode, the images at its input size, and, of a policy file, the costs."""
     from autoprune.data.evaluate import check_boxes
@@ -92,7 +97,7 @@ def _open(
     check_boxes(images)
     model = model.to(device)
     given = config.labels is not None
-    check_labels(model, images, spec.num_classes, device, given=given)
+    check_labels(model, images, spec.num_classes, device, batch_size, given=given)
     return model, images, costs
 
 

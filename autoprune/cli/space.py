@@ -95,6 +95,7 @@ def space(
             task.val,
             task.spec.num_classes,
             task.device,
+            config.batch_size,
             given=config.labels is not None,
         )
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")

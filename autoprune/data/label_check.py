@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.data.evaluate import Detection, detect, score_detections
+from autoprune.data.detections import Detection, detect
+from autoprune.data.evaluate import score_detections
 from autoprune.data.labels import as_option, describe
 from autoprune.errors import ConfigError, ModelError
 from autoprune.progress import say
@@ -34,6 +35,7 @@ def check_labels(
     split: Split,
     classes: int,
     device: torch.device | str = "cpu",
+    batch_size: int = 8,
     images: int | None = None,
     given: bool = False,
     must_find: bool = False,
@@ -45,6 +47,7 @@ def check_labels(
         split: images at its size.
         classes: of its head, background included.
         device: of the images.
+        batch_size: images per forward pass.
         images: take them from the first of this number; ``None``: from all.
         given: the user gave the labels, so another mapping is only said.
         must_find: refuse a detector that finds nothing, on which a search would be lost.
@@ -58,7 +61,7 @@ def check_labels(
         return
     everything = copy.copy(split)
     everything.category_ids = {label: label for label in range(classes + 1)}
-    detections = detect(model, everything, chosen, device)
+    detections = detect(model, everything, chosen, device, batch_size)
     if not detections:
         problem = f"the detector finds nothing on {len(chosen)} images with boxes of {split.name}"
         if must_find:

@@ -90,15 +90,17 @@ def labels_by_name(names: Mapping[int, str], categories: Categories, boxes: Mapp
     category_ids: dict[int, int] = {}
     left_out = []
     same = all(number in names and names[number] == record["name"] for number, record in categories.items())
-    for number, record in categories.items():
+    # of two with one name, such as a root and its only class, the one with boxes is meant
+    for number, record in sorted(categories.items(), key=lambda item: not boxes.get(item[0])):
         name = record["name"]
         if same:  # also where two have one name
             category_ids[number] = number
         elif name not in wanted:
             if boxes.get(number):
                 known, count = describe(names), boxes[number]
+                those = "1 box is" if count == 1 else f"{count} boxes are"
                 raise DataError(
-                    f'{count} boxes are of the category "{name}", which has no label (labels: {known}); '
+                    f'{those} of the category "{name}", which has no label (labels: {known}); '
                     "give --labels NAME=LABEL,… with all categories (YAML: labels), or the same names"
                 )
             left_out.append(number)

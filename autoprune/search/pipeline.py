@@ -110,6 +110,7 @@ def _prepare(
         check_batch_size(config.batch_size, len(task.train))
     else:
         check_origin(run, recorded_identity(config, run), task)
+    check_boxes(task.train)
     check_boxes(task.val, config.proxy_images)
     say(task.train.labels_line)
     if not recorded_labels:
@@ -119,6 +120,7 @@ def _prepare(
                 task.val,
                 task.spec.num_classes,
                 task.device,
+                config.batch_size,
                 config.proxy_images,
                 given=config.labels is not None,
                 must_find=True,

@@ -70,7 +70,9 @@ def test_two_categories_of_one_name():
     assert labels_by_name({1: "a", 2: "a"}, listed, {1: 1, 2: 1}).category_ids == {1: 1, 2: 2}
     with pytest.raises(DataError, match='two categories are named "a"'):
         labels_by_name({5: "a"}, listed, {1: 1, 2: 1})
-    assert labels_by_name({5: "a"}, listed, {1: 1}).left_out == (2,)
+    for used, unused in ((1, 2), (2, 1)):
+        labels = labels_by_name({5: "a"}, listed, {used: 1})
+        assert (labels.category_ids, labels.left_out) == ({5: used}, (unused,))
 
 
 def test_texts():

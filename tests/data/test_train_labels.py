@@ -50,7 +50,7 @@ def test_a_split_of_other_classes_has_its_own(tmp_path):
     assert val.categories == {1: "z"}
     with pytest.raises(DataError, match="train and val list different categories"):
         check_same_classes(train, val)
-    with pytest.raises(DataError, match='1 boxes are of the category "z"') as error:
+    with pytest.raises(DataError, match='1 box is of the category "z"') as error:
         open_data(tmp_path, "val", labels=train.categories)
     assert "instances_val.json" in one_line(error)
 
