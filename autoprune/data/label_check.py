@@ -70,7 +70,9 @@ def check_labels(
         return
     # categories that the file does not list get ids that no box has
     own = {label: split.category_ids.get(label, -1 - label) for label in split.categories}
-    candidates = [_shifted(own, 1), _shifted(own, -1), _overlapping(own, split, chosen, detections)]
+    shifts = [by for by in (1, -1) if min(own) + by >= 0]
+    candidates: list[CategoryIds] = [{label + by: own[label] for label in own} for by in shifts]
+    candidates.append(_overlapping(own, split, chosen, detections))
     before = _per_class(own, split, chosen, detections)
     best: CategoryIds = own
     best_map = 0.0
@@ -111,10 +113,6 @@ def _choose(split: Split, images: int | None) -> list[int]:
     return [full[place * len(full) // IMAGES] for place in range(IMAGES)]
 
 
-def _shifted(own: CategoryIds, by: int) -> CategoryIds:
-    return {label + by: number for label, number in own.items() if label + by >= 0}
-
-
 def _changed(own: CategoryIds, other: CategoryIds, split: Split) -> list[tuple[int, str]]:
     """Id and name of the categories with another label, or none."""
     return [(number, split.categories[label]) for label, number in own.items() if other.get(label) != number]
@@ -152,11 +150,14 @@ def _overlapping(
         for thing, row in zip(things, overlaps, strict=True):
             if (row >= IOU).any():  # the detection with the best score of those that overlap
                 votes[detected[int(np.argmax(row >= IOU))].category_id, thing["category_id"]] += 1
+    ranked = votes.most_common()
+    pairs = [pair for pair, count in ranked if count >= LEAST_BOXES]
+    pairs += own.items()
+    # whose label another category took: as fewer boxes say, or else any that is free
+    pairs += [pair for pair, _ in ranked]
+    pairs += [(label, number) for number in own.values() for label in own]
     mapping: dict[int, int] = {}
-    for (label, number), count in votes.most_common():
-        if count >= LEAST_BOXES and label not in mapping and number not in mapping.values():
-            mapping[label] = number
-    for label, number in own.items():
+    for label, number in pairs:
         if label not in mapping and number not in mapping.values():
             mapping[label] = number
     return mapping
