@@ -10,8 +10,10 @@ from autoprune.fields import (
     Criterion,
     DataPaths,
     DeviceText,
+    DistinctLabels,
     FolderOrSplits,
     InputSizes,
+    LabelNumbers,
     LatencyBudget,
     ModelSpec,
     NoneIsEmpty,
@@ -100,6 +102,11 @@ class Config(Strict):
         lt=1,
         description="fraction of the images to validate on where the data has no validation split, such as "
         "0.2; a hash of the file names chooses them, the same ones each time",
+    )
+    labels: Annotated[dict[str, int] | None, LabelNumbers, DistinctLabels, _DATA_PART] = Field(
+        None,
+        description="label of the detector for each category, such as RBC=1,WBC=2; default: from the "
+        "category ids of the training split, checked against the weights",
     )
     image_cache_gib: Annotated[float, _DATA] = Field(
         2.0, ge=0, description="memory for decoded images, GiB; images beyond it are decoded at each use"

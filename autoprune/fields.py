@@ -143,6 +143,26 @@ def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
     return tuple(sorted(values, reverse=True))
 
 
+def _label_numbers(value: Any) -> Any:
+    """Takes ``"RBC=1,WBC=2"`` or a mapping; a name may hold ``=``, but no comma outside a mapping."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.strip().rpartition("=") for part in value.split(",") if part.strip()]
+    if not pairs or not all(name.strip() and number.strip().isdecimal() for name, _, number in pairs):
+        raise ValueError("must be NAME=LABEL pairs such as RBC=1,WBC=2")
+    if len({name.strip() for name, _, _ in pairs}) < len(pairs):
+        raise ValueError("must name each category once")
+    return {name.strip(): int(number) for name, _, number in pairs}
+
+
+def _distinct_labels(values: dict[str, int] | None) -> dict[str, int] | None:
+    if values is None:
+        return None
+    if not values or min(values.values()) < 0 or len(set(values.values())) < len(values):
+        raise ValueError("must give each category a label of its own, 0 or more")
+    return values
+
+
 # Of several on one field, pydantic runs the validators before parsing from right to left.
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
@@ -151,6 +171,8 @@ PathText = BeforeValidator(_path_text)
 Several = BeforeValidator(_several)
 Text = BeforeValidator(_text)
 Texts = BeforeValidator(_texts)
+LabelNumbers = BeforeValidator(_label_numbers)
+DistinctLabels = AfterValidator(_distinct_labels)
 NoneIsEmpty = BeforeValidator(lambda values: [] if values == ["none"] else values)
 InputSizes = AfterValidator(_input_sizes)
 LatencyBudget = AfterValidator(_time_or_percentage)

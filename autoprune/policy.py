@@ -48,6 +48,7 @@ class PolicyFile(Strict):
     input_size: tuple[Pixels, Pixels]
     resize: Annotated[Resize, AfterValidator(checked)] | None = None
     groups: dict[str, _GroupEntry]
+    labels: dict[int, str] = Field(default_factory=dict)
     metrics: dict[str, float] = Field(default_factory=dict)
 
 
@@ -65,6 +66,7 @@ class Policy:
             keep all channels.
         metrics: measured figures, with units in their names (`map`, `gflops`, `mparams`, `latency_ms`).
         resize: how the pruned detector resizes images; ``None`` leaves that as it is in the dense one.
+        labels: name of the category that each label stands for; empty in policies of version 0.1.0.
     """
 
     model: ModelSpec
@@ -75,6 +77,7 @@ class Policy:
     keep: Mapping[str, tuple[int, ...]]
     metrics: Mapping[str, Any] = field(default_factory=dict)
     resize: Resize | None = None
+    labels: Mapping[int, str] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """In a line, without the channels."""
@@ -115,6 +118,7 @@ class Policy:
             keep=keep,
             metrics=file.metrics,
             resize=file.resize,
+            labels=file.labels,
         )
 
     def save(self, path: str | Path) -> None:
@@ -132,6 +136,7 @@ class Policy:
             "criterion": self.criterion,
             "input_size": _plain(self.input_size),
             **({} if self.resize is None else {"resize": _plain(self.resize.to_dict())}),
+            **({"labels": _plain(self.labels)} if self.labels else {}),
             "metrics": _plain(self.metrics),
             "groups": {
                 name: {"width": _plain(self.widths.get(name)), "keep": to_ranges(_plain(kept))}

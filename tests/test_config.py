@@ -159,6 +159,8 @@ OTHER_MEANING = {
     ("Record", "rungs"): "metrics of a trial",
     ("TraceConstraints", "steps"): "steps of slices",
     ("ModelSpec", "num_classes"): "a limit alone",
+    ("Policy", "labels"): "by label, and none in old policies",
+    ("PolicyFile", "labels"): "by label, and none in old policies",
     ("ModelSpec", "norm"): "a kind of norm, not its treatment in training",
     ("measure", "warmup"): "calls before those that are timed",
     ("interleaved", "warmup"): "calls before those that are timed",

@@ -9,6 +9,7 @@ LEAST_LINES = 40
 
 # Source files without a test file of their own, and where they are tested instead.
 ELSEWHERE: dict[str, str] = {
+    "data/detections.py": "data/test_evaluate.py",
     "runtimes/sessions.py": "contracts/test_runtimes.py",
 }
 

@@ -1,7 +1,7 @@
 """The detectors that a user names on the command line: by name, by policy file, or by folder."""
 
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -153,8 +153,16 @@ def input_size_of(detector: NamedDetector, model: "nn.Module", config: Config) -
     return FALLBACK_SIZE
 
 
-def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
+def open_split(
+    config: Config, split: str, model: "nn.Module", labels: Mapping[int, str] | None = None
+) -> "Split":
     """Opens one split of the data at the input size of ``model``.
+
+    Args:
+        config: names the data.
+        split: its name.
+        model: the detector.
+        labels: name of each label; ``None`` takes those of ``config``, or that the data suggests.
 
     Raises:
         DataError: the data is missing or is not in COCO format.
@@ -162,8 +170,16 @@ def open_split(config: Config, split: str, model: "nn.Module") -> "Split":
     from autoprune.data.coco import open_data
     from autoprune.detectors import resize_rule
 
+    if labels is None and config.labels is not None:
+        labels = {label: name for name, label in config.labels.items()}
     return open_data(
-        config.data, split, resize_rule(model), config.image_cache_gib, config.strict, config.val_fraction
+        config.data,
+        split,
+        resize_rule(model),
+        config.image_cache_gib,
+        config.strict,
+        config.val_fraction,
+        labels,
     )
 
 

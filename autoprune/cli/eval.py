@@ -10,9 +10,11 @@ from autoprune.cli.detectors import build_dense, config_of_run, open_split, reso
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
+from autoprune.progress import say
 from autoprune.report.tables import cost, points
 
 if TYPE_CHECKING:
+    import torch
     from rich.console import Console
     from torch import nn
 
@@ -44,8 +46,8 @@ def evaluate(
 
     device = pick_device(config)
     with working(quiet=as_json) as console:
-        model, images, costs = _open(detector, config, flags, split)
-        content = {**measure(model.to(device), images, device, batch_size).to_dict(), **costs}
+        model, images, costs = _open(detector, config, flags, split, device, batch_size)
+        content = {**measure(model, images, device, batch_size).to_dict(), **costs}
         if not as_json:
             _show(console, content, split)
     if as_json:
@@ -53,12 +55,20 @@ def evaluate(
 
 
 def _open(
-    argument: str | None, config: Config, flags: set[str], split: str
+    argument: str | None,
+    config: Config,
+    flags: set[str],
+    split: str,
+    device: "torch.device",
+    batch_size: int,
 ) -> "tuple[nn.Module, Split, dict[str, float]]":
     """The detector in eval mode, the images at its input size, and, of a policy file, the costs."""
+    from autoprune.data.evaluate import check_boxes
+    from autoprune.data.label_check import check_labels
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze
-    from autoprune.task.checks import check_num_classes, refuse_missing
+    from autoprune.task.checks import refuse_missing
+    from autoprune.task.labels import agreed_labels
 
     if argument is None and config.weights is not None and Path(config.weights).is_dir():
         argument, flags = config.weights, flags - {"weights"}
@@ -80,8 +90,14 @@ def _open(
             policy = detector.policy.with_costs(graph, argument or "the policy")
             costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
             model = policy.apply(model, graph)
-    images = open_split(config, split, model)
-    check_num_classes(spec.num_classes, images.num_classes, "give --data with the detector's own classes")
+    stored = None if detector.policy is None else detector.policy.labels
+    images = open_split(config, split, model, None if config.labels else stored)
+    images = images.relabeled(agreed_labels(images, config, spec.num_classes, stored))
+    say(images.labels_line)
+    check_boxes(images)
+    model = model.to(device)
+    given = config.labels is not None
+    check_labels(model, images, spec.num_classes, device, batch_size, given=given)
     return model, images, costs
 
 

@@ -1,5 +1,6 @@
 """`autoprune export`: writes a recovered detector to a folder of its own, and reads it back to check it."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -105,7 +106,7 @@ def export(
     model, policy = load_with_policy(folder)
     render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
-        pictures = None if format == "safetensors" else _images(folder, model, config, images)
+        pictures = None if format == "safetensors" else _images(folder, model, config, images, policy.labels)
         with new_folder(to) as new:
             file: Path | None = None
             if pictures is not None:
@@ -142,7 +143,13 @@ def refuse_existing(folder: Path) -> None:
         raise RunError(f"{folder} already exists; choose another --to")
 
 
-def _images(folder: Path, model: "nn.Module", config: Config, picture_folder: Path | None) -> "Images":
+def _images(
+    folder: Path,
+    model: "nn.Module",
+    config: Config,
+    picture_folder: Path | None,
+    labels: Mapping[int, str],
+) -> "Images":
     """The images to compare on: those of --images, of --data, or of the run.
 
     Raises:
@@ -162,7 +169,7 @@ def _images(folder: Path, model: "nn.Module", config: Config, picture_folder: Pa
                 "--images FOLDER for images without boxes"
             )
         config = with_data_of(run, config)
-    return open_split(config, "val", model)
+    return open_split(config, "val", model, labels if labels and config.labels is None else None)
 
 
 def _recovered(run: Path, trial: int | None) -> Path:

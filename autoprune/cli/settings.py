@@ -176,6 +176,8 @@ def _metavar(field: FieldInfo) -> str:
     if get_origin(kind) is tuple:
         return "HxW" if Ellipsis not in get_args(kind) else "A,B,…"
     named = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
+    if kind == dict[str, int]:
+        return "NAME=LABEL,…"
     return "JSON" if get_origin(kind) is dict else named.get(kind, "NAME")
 
 

@@ -41,6 +41,7 @@ def train(config: Config) -> None:
     from autoprune.data.coco import check_same_classes
     from autoprune.data.evaluate import check_boxes, evaluate
     from autoprune.detectors import resize_rule, save_state
+    from autoprune.detectors.class_names import header_of
     from autoprune.run.directory import refuse_other_folder
     from autoprune.run.lock import locked
     from autoprune.run.resume import say_own, training_settings
@@ -67,7 +68,8 @@ def train(config: Config) -> None:
         config = resumed
         detector = resolve(None, config)
         model, spec = build_dense(detector, config)
-        training, validation = (open_split(config, split, model) for split in ("train", "val"))
+        training = open_split(config, "train", model)
+        validation = open_split(config, "val", model, training.categories)
         check_same_classes(training, validation)
         for split in (training, validation):
             check_boxes(split)
@@ -78,6 +80,7 @@ def train(config: Config) -> None:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})
             model, spec = build_dense(detector, sized)
+        console.print(training.labels_line, highlight=False, markup=False)
         height, width = training.most_common_size
         warn_enlarged(training, resize_rule(model), spec.arguments)
         console.print(
@@ -90,8 +93,13 @@ def train(config: Config) -> None:
         if distributed.rank() > 0:
             return
         metrics = evaluate(result.model, validation, device)
-        save_state(result.model, weights)
-        content = {"model": spec.model_dump(mode="json"), "steps": config.steps, "val": metrics.to_dict()}
+        save_state(result.model, weights, metadata=header_of(training.categories))
+        content = {
+            "model": spec.model_dump(mode="json"),
+            "labels": training.categories,
+            "steps": config.steps,
+            "val": metrics.to_dict(),
+        }
         write_text(metrics_file, json.dumps(content, indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)
         tell(console, f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")

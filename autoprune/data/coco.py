@@ -3,7 +3,7 @@
 import copy
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +18,8 @@ from torch import Tensor
 from autoprune.config import DataPaths
 from autoprune.data.annotations import Annotations, read_source
 from autoprune.data.images import ResizeRule, decode, resized_size, threads
+from autoprune.data.labels import describe
+from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
@@ -36,6 +38,7 @@ def open_data(
     cache_gib: float = 2.0,
     strict: bool = False,
     val_fraction: float | None = None,
+    labels: Mapping[int, str] | None = None,
 ) -> "Split":
     """Opens one split.
 
@@ -47,9 +50,11 @@ def open_data(
         cache_gib: memory for resized images; those beyond it are decoded at each use.
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
         val_fraction: fraction of the images to validate on, where the data has no validation split.
+        labels: name of each label; ``None`` takes those of the split ``train``, so that all splits agree.
 
     Raises:
-        DataError: the data is missing, has no layout or several, or ``strict`` found something unusable.
+        DataError: the data is missing, has no layout or several, has boxes of a category without a label, or
+            ``strict`` found something unusable.
     """
     source = find_source(data, split, val_fraction)
     file, annotations = source.file, read_source(source)
@@ -62,7 +67,12 @@ def open_data(
             raise DataError(f"{file}: {entries} cannot be used: {first}; fix them or omit --strict")
         more = "; …" if count > SHOWN else ""
         say(f"{file}: skipped {entries} that cannot be used: {first}{more}")
-    return Split(split, annotations, resize, cache_gib)
+    if labels is None and split != TRAIN:
+        labels = labels_of_train(data, annotations, val_fraction)
+    try:
+        return Split(split, annotations, resize, cache_gib, labels)
+    except DataError as error:
+        raise DataError(f"{file}: {error}") from error
 
 
 def check_same_classes(first: "Split", second: "Split") -> None:
@@ -88,7 +98,7 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
         for thing in split.coco.imgToAnns.get(number, ())
         if not thing["iscrowd"]
     }
-    return [split.categories[label] for label, number in split.category_ids.items() if number not in seen]
+    return [name for label, name in split.categories.items() if split.category_ids.get(label) not in seen]
 
 
 @dataclass
@@ -104,38 +114,60 @@ class Split:
     Attributes:
         name: ``train``, ``val`` or ``test``.
         coco: pycocotools' index of the usable entries; boxes in pixels of the images before resizing.
-        categories: name of each label. Category ids are the labels where all lie in 1 … 2·(their number),
-            as COCO's own do; else labels count from 1 in the order of the ids.
-        category_ids: category id of each label.
+        categories: name of each label; see `labels.default_labels`.
+        category_ids: category id of each label that the split's file lists.
+        left_out: id and name of each category without a label.
         num_classes: largest label plus one, for the background.
         image_ids: COCO's id of each image.
         sizes: (height, width) of each image after resizing.
         stored_sizes: (height, width) of each image in the pixels of its boxes, before resizing.
         views: how to see an image file's pixels, by index, where that is not upright as they are.
         skipped: the skipped entries, one line each.
-        notes: what was decided for the images or boxes together, one line each.
+        notes: what was decided for the images or boxes together, or read in another way than it is written,
+            one line for each kind.
     """
 
     def __init__(
-        self, name: str, annotations: Annotations, resize: ResizeRule | None, cache_gib: float
+        self,
+        name: str,
+        annotations: Annotations,
+        resize: ResizeRule | None,
+        cache_gib: float,
+        labels: Mapping[int, str] | None = None,
     ) -> None:
         self.name = name
         self.coco = annotations.coco
-        self.skipped, self.notes = list(annotations.skipped), list(annotations.notes)
-        self.category_ids = _labels(self.coco.cats)
-        self.categories = {
-            label: self.coco.cats[number]["name"] for label, number in self.category_ids.items()
-        }
-        self.num_classes = max(self.categories) + 1
+        self.skipped = list(annotations.skipped)
+        self.notes = list(annotations.notes)
+        self._set_labels(labels)
         self.image_ids = list(annotations.files)
         self.files = list(annotations.files.values())
         places = {number: index for index, number in enumerate(self.image_ids)}
         self.views = {places[number]: view for number, view in annotations.views.items()}
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
-        self._label_of = {number: label for label, number in self.category_ids.items()}
         self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
+
+    def _set_labels(self, names: Mapping[int, str] | None) -> None:
+        own = labels_of(self.coco, names)
+        self.categories, self.category_ids = own.names, own.category_ids
+        self.left_out = {number: str(self.coco.cats[number]["name"]) for number in own.left_out}
+        self.num_classes = max(self.categories) + 1
+        self._label_of = {number: label for label, number in self.category_ids.items()}
+
+    def relabeled(self, names: Mapping[int, str]) -> "Split":
+        """The same images and boxes with other labels.
+
+        Args:
+            names: name of the category that each label stands for.
+
+        Raises:
+            DataError: a category with boxes has no label.
+        """
+        same = copy.copy(self)
+        same._set_labels(names)
+        return same
 
     def resized(self, resize: ResizeRule | None) -> "Split":
         """The same images and boxes at another size; both take the memory for images from one budget."""
@@ -143,6 +175,15 @@ class Split:
         same.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         same._cache = {}
         return same
+
+    @property
+    def labels_line(self) -> str:
+        """One line that says which label stands for which category, and which categories have none."""
+        left_out = "".join(
+            f'; category {number} "{name}" has no boxes and is left out'
+            for number, name in self.left_out.items()
+        )
+        return f"labels: {describe(self.categories)}{left_out}"
 
     def __len__(self) -> int:
         """Number of images."""
@@ -251,11 +292,3 @@ class Split:
             "labels": torch.tensor(labels, dtype=torch.int64),
             "image_id": number,
         }
-
-
-def _labels(categories: dict[int, Any]) -> dict[int, int]:
-    """Label → category id; see `Split.categories`."""
-    numbers = sorted(categories)
-    if numbers[0] >= 1 and numbers[-1] <= 2 * len(numbers):
-        return {number: number for number in numbers}
-    return dict(enumerate(numbers, 1))

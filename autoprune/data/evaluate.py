@@ -1,12 +1,10 @@
 """mAP: pycocotools' COCOeval on boxes in pixels of the stored images."""
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -14,9 +12,9 @@ from torch import nn
 
 from autoprune.data.annotations import silence
 from autoprune.data.coco import Split
+from autoprune.data.detections import Detection, detect
 from autoprune.data.standard_error import bootstrap_maps, standard_error
-from autoprune.errors import DataError, ModelError
-from autoprune.progress import track
+from autoprune.errors import DataError
 
 
 @dataclass(frozen=True)
@@ -70,22 +68,6 @@ NUMBERS = tuple(entry.name for entry in fields(Metrics))[:12]
 """The twelve numbers in COCOeval's order."""
 
 
-class Detection(NamedTuple):
-    """One detection, as COCO's results files hold it.
-
-    Attributes:
-        image_id: COCO's id of the image.
-        box: x, y, width, height in stored pixels.
-        score: in [0, 1].
-        category_id: COCO's id of the class.
-    """
-
-    image_id: int
-    box: list[float]
-    score: float
-    category_id: int
-
-
 def evaluate(
     model: nn.Module,
     split: Split,
@@ -134,6 +116,11 @@ def check_boxes(split: Split, images: int | None = None) -> None:
             f"{split.name} has no boxes in its first {images} images; use {least} or more (--proxy-images, "
             "YAML: proxy_images), or change their order in the annotations"
         )
+    if crowds := len(split.coco.anns):
+        raise DataError(
+            f"{split.name} has no boxes that count: all {crowds} are crowds (iscrowd), which COCOeval and "
+            "training leave out; set iscrowd to 0 in its annotations, or give other data (--data, YAML: data)"
+        )
     raise DataError(
         f"{split.name} has no boxes in any of its {len(split)} images; add them to its annotations, or give "
         "other data (--data, YAML: data)"
@@ -143,40 +130,6 @@ def check_boxes(split: Split, images: int | None = None) -> None:
 def _has_boxes(split: Split, number: int) -> bool:
     """Whether the image of this id has a box that counts: one around a crowd does not."""
     return any(not thing["iscrowd"] for thing in split.coco.imgToAnns.get(number, ()))
-
-
-def detect(
-    model: nn.Module,
-    split: Split,
-    chosen: Sequence[int],
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    amp: bool = False,
-) -> list[Detection]:
-    """Runs a detector on images of a split; see `evaluate` for the arguments.
-
-    Args:
-        model: not modified.
-        split: the images.
-        chosen: their indices.
-        device: device of the images.
-        batch_size: images per forward pass.
-        amp: bfloat16 autocast, on CUDA only.
-
-    Returns:
-        The detections of all images; labels that are not in the data are omitted.
-
-    Raises:
-        ModelError: the model does not return what torchvision's detectors do.
-    """
-    device = torch.device(device)
-    # channels_last takes a third off the time of a convolutional detector on a CPU
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
-    with (
-        torch.no_grad(),
-        torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
-    ):
-        return _detect(model, split, chosen, device, batch_size)
 
 
 def score_detections(
@@ -205,6 +158,11 @@ def score_detections(
         result.accumulate()
         result.summarize()
     numbers = [float(value) if value >= 0 else math.nan for value in result.stats]
+    if math.isnan(numbers[0]):
+        raise DataError(
+            f"{split.name}: COCOeval takes none of the boxes in the {len(image_ids)} images into account, so "
+            "mAP is not defined; check the areas and iscrowd of its annotations"
+        )
     # of all areas and with the most detections: [IoU, recall, category]
     precision = result.eval["precision"][:, :, :, 0, -1]
     per_class: dict[str, float] = {}
@@ -220,61 +178,6 @@ def score_detections(
     return Metrics(
         **named, per_class=per_class, images=len(image_ids), map_error=spread, bootstrap=tuple(maps)
     )
-
-
-def _detect(
-    model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
-) -> list[Detection]:
-    detections: list[Detection] = []
-    starts = range(0, len(chosen), batch_size)
-    for start in track(starts, "evaluation"):
-        indices = chosen[start : start + batch_size]
-        pictures, _ = split.batch(indices, device)
-        outputs = model(pictures)
-        if not _has_torchvisions_form(outputs, len(pictures)):
-            raise ModelError(
-                f"in eval mode {type(model).__name__} must return one {{boxes, scores, labels}} per image of "
-                "a list, boxes [n, 4] with n scores and n labels, as torchvision's detectors do; fix the "
-                "factory that model names"
-            )
-        for index, output in zip(indices, outputs, strict=True):
-            detections += detections_of(split, index, output)
-    return detections
-
-
-def _has_torchvisions_form(outputs: Any, count: int) -> bool:
-    if not isinstance(outputs, list | tuple) or len(outputs) != count:
-        return False
-    return all(isinstance(output, dict) and _is_detections(output) for output in outputs)
-
-
-def _is_detections(output: dict[str, Any]) -> bool:
-    parts: list[Any] = [output.get(name) for name in ("boxes", "scores", "labels")]
-    if not all(isinstance(part, torch.Tensor) for part in parts):
-        return False
-    boxes, scores, labels = (tuple(part.shape) for part in parts)
-    return scores == labels and len(scores) == 1 and boxes == (*scores, 4)
-
-
-def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[Detection]:
-    """The detections of one image; labels that are not in the data are omitted.
-
-    Args:
-        split: holds the image.
-        index: its index.
-        output: ``boxes`` [n, 4] in pixels of the image at the detector's size, ``scores`` and ``labels`` [n].
-    """
-    (height, width), (new_height, new_width) = split.stored_sizes[index], split.sizes[index]
-    boxes = output["boxes"].double().cpu().numpy().reshape(-1, 4) * (
-        [width / new_width, height / new_height] * 2
-    )
-    scores, labels = output["scores"].double().cpu().numpy(), output["labels"].cpu().numpy()
-    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    return [
-        Detection(split.image_ids[index], box, score, split.category_ids[label])
-        for box, score, label in zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
-        if label in split.category_ids
-    ]
 
 
 def _as_coco(split: Split, detections: Sequence[Detection]) -> COCO:

@@ -1,15 +1,14 @@
 """Finds the file of each image record, and decides how all of them are to be seen: orientation and levels."""
 
 import math
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import unquote
 
+from autoprune.data.file_names import readings
 from autoprune.data.images import Header, View, read_header, threads
 from autoprune.data.pixels import measure_levels
 from autoprune.errors import DataError
@@ -18,9 +17,6 @@ Size = tuple[int, int]
 Records = Sequence[Mapping[str, Any]]
 Others = Callable[[], Iterable[tuple[Records, tuple[Path, ...]]]]
 """The records of all splits that are trained or validated on, with the folders of their images."""
-
-LOCAL_FILES = re.compile(r"^.*/data/local-files/\?d=")
-"""What Label Studio puts before the path of an image."""
 
 
 class ImageFile(NamedTuple):
@@ -147,22 +143,15 @@ def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
         return list(pool.map(open_one, records, [path for path, _ in paths]))
 
 
-def find_image(name: str, folders: Iterable[Path]) -> tuple[Path | None, bool]:
-    r"""The file of an image by its name in the annotations, and whether it has that very name below a folder.
+def find_image(name: str, folders: Sequence[Path]) -> tuple[Path | None, bool]:
+    """The file of an image by its name in the annotations, and whether it has that very name below a folder.
 
-    Where no file has the name, other spellings are tried: ``\`` for ``/``, a URL's ``%20``, and the name
-    without its first folders, as the annotations may be of another machine.
+    Where no file has the name, its other `readings` are tried: the annotations may be of another machine.
     """
-    for folder in folders:
-        if _is_file(folder / name):
-            return folder / name, True
-    plain = LOCAL_FILES.sub("", name.replace("\\", "/"))
-    for spelled in dict.fromkeys((plain, unquote(plain))):
-        parts = [part for part in spelled.split("/") if part not in ("", ".", "..")]
-        for first in range(len(parts)):
-            for folder in folders:
-                if _is_file(path := folder.joinpath(*parts[first:])):
-                    return path, False
+    for reading in readings(name):
+        for folder in folders:
+            if _is_file(folder / reading):
+                return folder / reading, reading == name
     return None, False
 
 

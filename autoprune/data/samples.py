@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.data.evaluate import detect
+from autoprune.data.detections import detect
 from autoprune.data.images import UPRIGHT
 from autoprune.files import write_text
 from autoprune.run.names import SAMPLES_FILE

@@ -135,7 +135,7 @@ def _read_weights(weights: str, model_name: str) -> tuple[Any, Any]:
     published = {Path(entry.url).name: entry for entry in _published(model_name)}
     if exists(path) or path.suffix in (".safetensors", ".pt", ".pth"):
         return read_checkpoint(path), published.get(path.name)
-    entry = _named(weights, model_name)
+    entry = published_weights(weights, model_name)
     try:
         return entry.get_state_dict(progress=False, check_hash=True, weights_only=True), entry
     except (OSError, RuntimeError) as error:
@@ -149,7 +149,12 @@ def _published(model_name: str) -> list[Any]:
     return list(get_model_weights(model_name)) if model_name in list_models(module=detection) else []
 
 
-def _named(weights: str, model_name: str) -> Any:
+def published_weights(weights: str, model_name: str) -> Any:
+    """Torchvision's entry for weights by their name.
+
+    Raises:
+        ModelError: there is none of that name.
+    """
     try:
         if "." in weights:
             return get_weight(weights)
@@ -242,6 +247,11 @@ def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, ClassAxis]:
             if size != larger:
                 axes[name] = ClassAxis(axis, larger - size, size - (larger - size) * spec.num_classes)
     return axes
+
+
+def depends_on_classes(spec: ModelSpec, model: nn.Module) -> bool:
+    """Whether the number of classes decides a shape: a factory may have one of its own."""
+    return bool(_class_axes(spec, model))
 
 
 def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.detectors import build, detector_inputs, load_state, save_state
+from autoprune.detectors.class_names import header_of
 from autoprune.detectors.weights import differences, refuse_not_finite
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
@@ -29,7 +30,7 @@ def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
     Raises:
         RunError: the disk is full, or the folder can't be written to.
     """
-    save_state(model, Path(folder) / WEIGHTS_FILE)
+    save_state(model, Path(folder) / WEIGHTS_FILE, metadata=header_of(policy.labels))
     policy.save(Path(folder) / POLICY_FILE)
 
 

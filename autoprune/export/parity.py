@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.data.coco import Split
-from autoprune.data.evaluate import detections_of, score_detections
+from autoprune.data.detections import detections_of
+from autoprune.data.evaluate import score_detections
 from autoprune.data.images import (
     ResizeRule,
     View,

@@ -27,6 +27,7 @@ ADDED: dict[str, Any] = {
     "distill_head": False,
     "empty_blocks": False,
     "input_sizes": (1.0,),
+    "labels": None,
     "val_fraction": None,
     "weights_key": None,
 }

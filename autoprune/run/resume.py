@@ -73,7 +73,9 @@ def say_own(config: Config, resumed: Config, place: Path) -> None:
         place: where the work lies that is resumed.
     """
     now, own = config.model_dump(mode="json"), resumed.model_dump(mode="json")
-    if names := [name for name in own if own[name] != now[name]]:
+    differing = [name for name in own if own[name] != now[name]]
+    # a run writes down the labels that it found; they are no other setting than none
+    if names := [name for name in differing if name != "labels"]:
         shown = ", ".join(f"{name} {own[name]!r}" for name in names)
         say(f"resuming {place} with its own {shown}; for other settings, choose another --out")
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.data.evaluate import check_boxes
+from autoprune.data.label_check import check_labels
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
@@ -105,6 +107,7 @@ def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime, accept_data_change: bool
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
+    recorded_labels = run.config_file.exists() and config.labels is not None  # checked when it began
     # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
         task = load_task(config)
@@ -112,7 +115,24 @@ def _prepare(
         check_batch_size(config.batch_size, len(task.train))
     else:
         check_origin(run, recorded_notes(config, run), task, accept_data_change)
+    check_boxes(task.train)
     check_boxes(task.val, config.proxy_images)
+    say(task.train.labels_line)
+    if not recorded_labels:
+        with wall_time.spend("dense_evaluation"):
+            check_labels(
+                task.model,
+                task.val,
+                task.spec.num_classes,
+                task.device,
+                config.batch_size,
+                config.proxy_images,
+                given=config.labels is not None,
+                must_find=True,
+            )
+    if not run.config_file.exists():  # runs of version 0.1.0 go on without
+        config = config.model_copy(update={"labels": task.labels})
+        task = replace(task, config=config)
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
 

@@ -9,20 +9,20 @@ from torch import nn
 
 from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
-from autoprune.detectors import Resize, detector_inputs, load_dense, resize_rule, resized
+from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
 from autoprune.policy import Policy, hash_weights
 from autoprune.progress import say
 from autoprune.task.checks import (
-    check_num_classes,
     check_reconstruction,
     pick_device,
     refuse_missing,
     warn_enlarged,
 )
 from autoprune.task.input_sizes import smaller_rules, trace_sizes
+from autoprune.task.labels import load_labeled
 from autoprune.training.capture import has_head
 
 
@@ -108,6 +108,12 @@ class PruningTask:
             for name, split in splits.items()
         }
 
+    @property
+    def labels(self) -> dict[str, int] | None:
+        """The label of each category, as in the settings; ``None`` where two categories have one name."""
+        by_name = {name: label for label, name in self.train.categories.items()}
+        return by_name if len(by_name) == len(self.train.categories) else None
+
     def policy(self, keep: Mapping[str, Sequence[int]], metrics: Mapping[str, Any]) -> Policy:
         """The policy that keeps these channels.
 
@@ -124,6 +130,7 @@ class PruningTask:
             keep={name: tuple(kept) for name, kept in keep.items()},
             metrics=metrics,
             resize=self.resize,
+            labels=self.train.categories if self.config.labels is not None else {},
         )
 
     def costs(self, keep: Mapping[str, Sequence[int]]) -> dict[str, float]:
@@ -143,25 +150,15 @@ def load_task(config: Config) -> PruningTask:
     """
     device = pick_device(config)
     refuse_missing(config)
-    num_classes = config.num_classes
-    if num_classes is None:
-        num_classes = _open(config, "train", None).num_classes
-    model, spec = load_dense(
-        config.model,
-        config.model_arguments,
-        num_classes,
-        config.norm_kind,
-        config.weights,
-        config.seed,
-        config.weights_key,
-    )
+    train = _open(config, "train")
+    model, spec, labels = load_labeled(config, train)
     if config.distill_logits and not has_head(model):
         say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)
-    train, val = (_open(config, name, rule) for name in ("train", "val"))
+    train = train.relabeled(labels).resized(rule)
+    val = _open(config, "val", labels).resized(rule)
     check_same_classes(train, val)
-    check_num_classes(config.num_classes, train.num_classes)
     check_reconstruction(config.reconstruct_images, len(train))
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
@@ -191,5 +188,7 @@ def load_task(config: Config) -> PruningTask:
     return replace(task, smaller=smaller)
 
 
-def _open(config: Config, split: str, rule: Resize | None) -> Split:
-    return open_data(config.data, split, rule, config.image_cache_gib, config.strict, config.val_fraction)
+def _open(config: Config, split: str, labels: Mapping[int, str] | None = None) -> Split:
+    return open_data(
+        config.data, split, None, config.image_cache_gib, config.strict, config.val_fraction, labels
+    )

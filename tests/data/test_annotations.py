@@ -11,7 +11,7 @@ from autoprune.fields import DataPaths, SplitPaths
 
 from .conftest import box, edit, one_line, write_set
 
-CAT = '{"id": 1, "name": "a"}'
+CAT, OTHER = '{"id": 1, "name": "a"}', '{"id": 1, "name": "b"}'
 
 
 @pytest.mark.parametrize(
@@ -78,7 +78,7 @@ def test_subfolders_unicode_and_shared_files(tmp_path):
         (box(7, 1, (1, 2, 3)), "is not [x, y, width, height]"),
         (box(7, 1, (1, 2, 3, None)), "is not [x, y, width, height]"),
         (box(7, 1, (1, 2, 3, float("nan"))), "is not [x, y, width, height]"),
-        (box(7, 1, ("1", 2, 3, 4)), "is not [x, y, width, height]"),
+        (box(7, 1, ("wide", 2, 3, 4)), "is not [x, y, width, height]"),
         ({"id": 7, "image_id": 1, "category_id": 1}, "is not [x, y, width, height]"),
     ],
 )
@@ -123,7 +123,7 @@ def test_images_that_are_no_images_or_of_another_size_are_skipped(tmp_path):
     assert "b.png is not a readable image" in text
     assert "it is 20x20 pixels, the annotations say 40x30" in text
     assert "its id 1 is taken by a.png" in text
-    assert "needs an integer id and a file_name" in text
+    assert "needs an id and a file_name" in text
 
 
 @pytest.mark.parametrize(
@@ -137,13 +137,13 @@ def test_images_that_are_no_images_or_of_another_size_are_skipped(tmp_path):
         ('{"images": {}, "annotations": [], "categories": []}', "not in COCO format"),
         ('{"images": [], "annotations": [], "categories": []}', "lists no categories"),
         ('{"images": [], "annotations": [], "categories": [{"id": 1, "name": "a"}]}', "no images"),
-        ('{"images": [], "annotations": [], "categories": [{"id": "1", "name": "a"}]}', "integer id"),
-        (f'{{"images": [], "annotations": [], "categories": [{CAT}, {CAT}]}}', "two categories"),
+        ('{"images": [], "annotations": [], "categories": [{"id": null, "name": "a"}]}', "needs an id"),
+        (f'{{"images": [], "annotations": [], "categories": [{CAT}, {OTHER}]}}', "two categories"),
         (
             '{"images": [], "annotations": [{"id": 1, "caption": "x"}], "categories": []}',
-            "not in COCO format",
+            "lists no categories",
         ),
-        ('{"images": [{"id": [1]}], "annotations": [], "categories": []}', "not in COCO format"),
+        ('{"images": [{"id": [1]}], "annotations": [], "categories": []}', "lists no categories"),
         (b"\xff\xfe\x00\x01", "not in COCO format"),
     ],
 )

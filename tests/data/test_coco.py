@@ -206,9 +206,8 @@ def test_skipped_entries_are_said_where_progress_is_shown(tmp_path):
 
 def test_splits_whose_labels_mean_other_things_are_refused(tmp_path):
     write_set(tmp_path, [box(1, 1)], split="train")
-    write_set(
-        tmp_path, [box(1, 1)], split="val", categories=[{"id": 1, "name": "thing"}, {"id": 2, "name": "more"}]
-    )
+    more = [{"id": 1, "name": "thing"}, {"id": 2, "name": "more"}]
+    write_set(tmp_path, [box(1, 1), box(2, 1, category=2)], split="val", categories=more)
     train, val = open_data(tmp_path, "train"), open_data(tmp_path, "val")
     check_same_classes(train, open_data(tmp_path, "train"))
     with pytest.raises(DataError, match="train and val list different categories") as error:

@@ -13,7 +13,7 @@ from rich.console import Console
 from autoprune import progress
 from autoprune.config import load_config
 from autoprune.detectors import load_state, save_state
-from autoprune.errors import BudgetError, ConfigError, DataError, RunError
+from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, RunError
 from autoprune.search import pipeline
 from autoprune.search.pipeline import search
 
@@ -189,3 +189,56 @@ def test_an_interrupt_before_the_first_trial_says_what_is_kept(
     assert last == f"stopped before the first trial: {said.format(run / 'importance.safetensors')}"
     assert run.exists() is bool(left)
     assert [path.name for path in run.glob("*")] == left
+
+
+def test_labels_that_do_not_fit_the_detector_are_refused_before_a_file_is_written(demo_settings, tmp_path):
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
+    for file in data.glob("annotations/*.json"):
+        content = json.loads(file.read_text())
+        for category in content["categories"]:  # circle, square, triangle, … the other way round
+            category["id"] = 6 - category["id"]
+        for thing in content["annotations"]:
+            thing["category_id"] = 6 - thing["category_id"]
+        file.write_text(json.dumps(content))
+    settings = {**demo_settings, "data": data, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+    right = {"circle": 1, "square": 2, "triangle": 3, "star": 4, "ring": 5}
+    with pytest.raises(
+        ConfigError, match=r"do not fit the detector: .* give --labels ([a-z=0-9,]+) "
+    ) as error:
+        search(settings)
+    option = str(error.value).partition("give --labels ")[2].split()[0]
+    proposed = {name: int(label) for name, label in (pair.split("=") for pair in option.split(","))}
+    assert proposed.keys() == right.keys()
+    assert sum(proposed[name] == label for name, label in right.items()) >= 3, "of classes with enough boxes"
+    assert not (tmp_path / "run" / "config.yaml").exists()
+    result = search({**settings, "labels": right})
+    assert result.dense["map"] > 0.3
+    run = load_config(tmp_path / "run" / "config.yaml")
+    assert run.labels == right
+    assert all(
+        point.policy.labels == {label: name for name, label in right.items()} for point in result.front
+    )
+    with pytest.raises(RunError, match="another configuration: labels was"):
+        search({**settings, "labels": {**right, "circle": 2, "square": 1}})
+    assert len(search({**settings, "trials": 2}).records) == 2, "without --labels, with the run's own"
+
+
+def test_a_detector_that_finds_nothing_and_boxes_that_are_all_crowds_are_refused(demo_settings, tmp_path):
+    settings = {**demo_settings, "out": tmp_path / "run", "trials": 1}
+    state = load_state(Path(demo_settings["weights"]))
+    for name, tensor in state.items():
+        if "classification_head.cls_logits" in name:
+            tensor.fill_(-9)
+    weights = tmp_path / "blind.safetensors"
+    save_state(state, weights)
+    with pytest.raises(ModelError, match="the detector finds nothing on 6 images with boxes of val"):
+        search({**settings, "weights": str(weights)})
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
+    file = data / "annotations/instances_val.json"
+    content = json.loads(file.read_text())
+    for thing in content["annotations"]:
+        thing["iscrowd"] = "true"
+    file.write_text(json.dumps(content))
+    with pytest.raises(DataError, match="are crowds"):
+        search({**settings, "data": data})
+    assert not (tmp_path / "run" / "config.yaml").exists()

@@ -1,0 +1,106 @@
+"""The names of the classes that weights carry, where they do: by label, background included."""
+
+import json
+from collections.abc import Iterator, Mapping
+from os.path import isfile  # which takes a name that is too long for one of no file
+from pathlib import Path
+from typing import Any
+
+from autoprune.detectors.checkpoint import read_checkpoint
+from autoprune.detectors.weights import published_weights
+from autoprune.errors import ModelError
+
+LABELS = "labels"
+"""Key of the header of a safetensors file: a JSON mapping of label to name."""
+KEYS = (LABELS, "categories", "class_names", "classes", "names", "CLASSES", "id2label")
+"""Where checkpoints hold names: at their top, or in one of `PARTS`."""
+PARTS = ("meta", "dataset_meta", "hyper_parameters", "config", "args")
+BACKGROUND = ("__background__", "background", "bg")
+NO_CLASS = ("n/a", "")
+LONGEST_HEADER = 2**26  # bytes; safetensors itself refuses larger ones
+
+
+def class_names(weights: str | None, model_name: str, num_classes: int) -> dict[int, str]:
+    """The name of each label; empty where the weights carry none that fit the number of classes.
+
+    Args:
+        weights: a .safetensors or .pt file, or a torchvision weight name.
+        model_name: the detector that they are for.
+        num_classes: of its head, background included.
+    """
+    if weights is None:
+        return {}
+    if not isfile(weights):
+        try:
+            return _by_label(published_weights(weights, model_name).meta.get("categories"), num_classes)
+        except ModelError:  # whoever loads them says what is wrong
+            return {}
+    if weights.endswith(".safetensors"):
+        return _header(Path(weights), num_classes)
+    for names in _candidates(_checkpoint(Path(weights))):
+        if by_label := _by_label(names, num_classes):
+            return by_label
+    return {}
+
+
+def header_of(names: Mapping[int, str]) -> dict[str, str] | None:
+    """The header of a safetensors file that carries these names."""
+    return {LABELS: json.dumps({str(label): name for label, name in names.items()})} if names else None
+
+
+def _header(file: Path, num_classes: int) -> dict[int, str]:
+    """What `header_of` wrote."""
+    try:
+        with file.open("rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            metadata = json.loads(stream.read(length) if length <= LONGEST_HEADER else b"").get(
+                "__metadata__"
+            )
+            labels = {int(label): str(name) for label, name in json.loads(metadata[LABELS]).items()}
+            return labels if max(labels) < num_classes else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}  # no names, or no safetensors file, which whoever loads it says
+
+
+def _checkpoint(file: Path) -> Any:
+    try:
+        return read_checkpoint(file)
+    except ModelError:  # whoever loads it says what is wrong
+        return {}
+
+
+def _candidates(content: Any, depth: int = 0) -> Iterator[Any]:
+    if not isinstance(content, Mapping):
+        return
+    yield from (content[key] for key in KEYS if key in content)
+    for part in PARTS:
+        if depth < 2 and part in content:
+            yield from _candidates(content[part], depth + 1)
+
+
+def _by_label(names: Any, num_classes: int) -> dict[int, str]:
+    """Names by label, from a list, a mapping in either direction or COCO's records; empty where none fit."""
+    if isinstance(names, list) and names and all(isinstance(each, Mapping) for each in names):
+        names = {each.get("id"): each.get("name") for each in names}
+    if isinstance(names, Mapping):
+        if names and all(isinstance(value, int) for value in names.values()):
+            names = {value: key for key, value in names.items()}
+        try:
+            pairs = sorted((int(key), value) for key, value in names.items())
+        except (TypeError, ValueError):
+            return {}
+        if [label for label, _ in pairs] == list(range(len(pairs))):
+            names = [value for _, value in pairs]
+        else:
+            return _plain(dict(pairs)) if pairs and pairs[0][0] >= 0 and pairs[-1][0] < num_classes else {}
+    if not isinstance(names, list | tuple) or len(names) not in (num_classes, num_classes - 1):
+        return {}
+    return _plain(dict(enumerate(names, num_classes - len(names))))
+
+
+def _plain(names: Mapping[int, Any]) -> dict[int, str]:
+    """Without the background and placeholders; empty where a name is none."""
+    if not all(isinstance(name, str) for name in names.values()):
+        return {}
+    dropped = (*BACKGROUND, *NO_CLASS)
+    return {label: name for label, name in names.items() if name.strip().lower() not in dropped}

@@ -1,0 +1,114 @@
+"""Labels that do not fit a detector are noticed; the detector knows the truth, or nearly."""
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from torch import nn
+
+from autoprune import progress
+from autoprune.data.coco import open_data
+from autoprune.data.label_check import check_labels
+from autoprune.errors import ConfigError, ModelError
+
+from .conftest import box, write_set
+
+NAMES = ("a", "b", "c")
+
+
+class Knowing(nn.Module):
+    """Detects the true boxes in order of the images, with labels by ``mapping``; moves them by ``noise``."""
+
+    def __init__(self, split, chosen, mapping, noise=0.0, nothing=False):
+        super().__init__()
+        self.outputs = [split.get(index)[1] for index in chosen]
+        self.mapping, self.noise, self.nothing, self.next = mapping, noise, nothing, 0
+
+    def __deepcopy__(self, memo):
+        return self
+
+    def forward(self, images):
+        results = []
+        for _ in images:
+            target = self.outputs[self.next % len(self.outputs)]
+            random = np.random.default_rng(self.next)
+            self.next += 1
+            boxes = (
+                target["boxes"]
+                + torch.from_numpy(random.normal(0, 1, (len(target["boxes"]), 1))) * self.noise
+            )
+            labels = torch.tensor(
+                [self.mapping.get(int(label), 0) for label in target["labels"]], dtype=torch.int64
+            )
+            keep = slice(0, 0) if self.nothing else slice(None)
+            scores = torch.linspace(0.9, 0.5, len(boxes))
+            results.append({"boxes": boxes[keep], "scores": scores[keep], "labels": labels[keep]})
+        return results
+
+
+@pytest.fixture
+def split(tmp_path):
+    """Twelve images with a box of each class."""
+    boxes = [
+        box(10 * image + number, image, (3 + 11 * (number - 1), 4 + image, 9, 9), category=number)
+        for image in range(1, 13)
+        for number in (1, 2, 3)
+    ]
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, 1)]
+    names = tuple(f"{number}.png" for number in range(12))
+    return open_data(write_set(tmp_path, boxes, names=names, categories=categories), "val")
+
+
+def knowing(split, mapping, **more):
+    return Knowing(split, range(len(split)), mapping, **more)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
+def test_labels_that_fit_pass(split, noise):
+    check_labels(knowing(split, {1: 1, 2: 2, 3: 3}, noise=noise), split, 4)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "option"),
+    [
+        ({1: 2, 2: 3, 3: 4}, "a=2,b=3,c=4"),
+        ({1: 0, 2: 1, 3: 2}, "a=0,b=1,c=2"),
+        ({1: 2, 2: 1, 3: 3}, "b=1,a=2,c=3"),
+        ({1: 3, 2: 1, 3: 2}, "b=1,c=2,a=3"),
+        ({1: 1, 2: 7, 3: 3}, "a=1,c=3,b=7"),
+    ],
+)
+def test_labels_that_do_not_fit_are_refused_with_those_that_do(split, mapping, option):
+    with pytest.raises(ConfigError, match=f"give --labels {option} ") as error:
+        check_labels(knowing(split, mapping, noise=0.5), split, 8)
+    assert "--labels a=1,b=2,c=3" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_labels_that_the_user_gave_are_kept(split):
+    console = Console(record=True, width=1000, file=open("/dev/null", "w"))  # noqa: SIM115
+    with progress.show(console):
+        check_labels(knowing(split, {1: 2, 2: 1, 3: 3}), split, 4, given=True)
+    console.file.close()
+    assert "the labels do not fit the detector" in console.export_text()
+
+
+def test_one_class_that_is_taken_for_another_is_no_wrong_mapping(split):
+    check_labels(knowing(split, {1: 1, 2: 1, 3: 3}), split, 4)
+
+
+def test_a_detector_that_finds_nothing(split):
+    with pytest.raises(ModelError, match="finds nothing on 12 images"):
+        check_labels(knowing(split, {}, nothing=True), split, 4, must_find=True)
+    check_labels(knowing(split, {}, nothing=True), split, 4)
+
+
+def test_images_without_boxes_say_nothing(tmp_path):
+    check_labels(nn.Identity(), open_data(write_set(tmp_path, []), "val"), 2)
+
+
+def test_a_category_that_the_split_does_not_list_keeps_its_label(split):
+    more = split.relabeled({1: "a", 2: "b", 3: "c", 4: "d"})
+    check_labels(knowing(split, {1: 1, 2: 2, 3: 3}), more, 5)
+    with pytest.raises(ConfigError, match="give --labels b=1,a=2,c=3,d=4 "):
+        check_labels(knowing(split, {1: 2, 2: 1, 3: 3}), more, 5)
