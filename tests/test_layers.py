@@ -18,7 +18,7 @@ LAYERS = (
     {"graph"},
     {"policy"},
     {"cost.budget", "detectors"},
-    {"data.images", "data.pixels"},
+    {"images", "records"},
     {"layouts"},
     {"data"},
     {"training", "runtimes"},

@@ -127,8 +127,8 @@ def _runner(
 ) -> "Run":
     import torch
 
-    from autoprune.data.images import resized_size
     from autoprune.detectors import resize_rule
+    from autoprune.images.decode import resized_size
     from autoprune.latency.runners import in_file, in_torch
 
     height, width = images[0].shape[-2:]

@@ -11,14 +11,14 @@ from typing import Any
 
 from pycocotools.coco import COCO
 
-from autoprune.data.field_readers import printable
-from autoprune.data.images import UPRIGHT, View
-from autoprune.data.locate import ImageFile, Others, locate
-from autoprune.data.records import AnnotationReader, ImageList, read_categories
 from autoprune.errors import DataError
+from autoprune.images.decode import UPRIGHT, View
+from autoprune.images.locate import ImageFile, Others, locate
 from autoprune.layouts.find import convert, stamp
 from autoprune.layouts.holdout import take_part
 from autoprune.layouts.source import HINT, Source
+from autoprune.records.clean import AnnotationReader, ImageList, read_categories
+from autoprune.records.fields import printable
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from torch import Tensor
 
 from autoprune.config import DataPaths
 from autoprune.data.annotations import Annotations, read_source
-from autoprune.data.images import ResizeRule, decode, resized_size, threads
 from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
+from autoprune.images.decode import ResizeRule, decode, resized_size, threads
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
 

@@ -10,8 +10,8 @@ from torch import nn
 
 from autoprune.data.coco import Split
 from autoprune.data.detections import detect
-from autoprune.data.images import UPRIGHT
 from autoprune.files import write_text
+from autoprune.images.decode import UPRIGHT
 from autoprune.run.names import SAMPLES_FILE
 
 IMAGES = 6

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from autoprune.config import DataPaths
 from autoprune.data.coco import SHOWN, Split, absent_classes, open_data
-from autoprune.data.images import image_files
 from autoprune.errors import DataError
+from autoprune.images.decode import image_files
 from autoprune.layouts.find import find_layout
 from autoprune.layouts.source import UNDIVIDED
 

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from autoprune.data.coco import Split
 from autoprune.data.detections import detections_of
 from autoprune.data.evaluate import score_detections
-from autoprune.data.images import (
+from autoprune.errors import ExportError
+from autoprune.images.decode import (
     ResizeRule,
     View,
     decode,
@@ -22,8 +23,7 @@ from autoprune.data.images import (
     read_header,
     resized_size,
 )
-from autoprune.data.pixels import measure_levels
-from autoprune.errors import ExportError
+from autoprune.images.pixels import measure_levels
 from autoprune.progress import track
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.raw_heads import detect_padded, resize_and_pad

@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from torch import nn
 
-from autoprune.data.images import resized_size
 from autoprune.detectors import detector_inputs, resize_rule
 from autoprune.graph import ChannelGraph, prune
+from autoprune.images.decode import resized_size
 from autoprune.latency.machine import LatencySetup
 from autoprune.latency.runners import NETWORK, Clock, Run, in_file, in_torch
 from autoprune.latency.timing import Latency, interleaved

@@ -11,8 +11,8 @@ from xml.parsers import expat
 
 from PIL import Image
 
-from autoprune.data.images import threads
 from autoprune.errors import DataError
+from autoprune.images.decode import threads
 from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, read_lines, split_of
 
 NAME_FILES = ("labelmap.txt", "classes.txt")

@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
-from autoprune.data.images import header_size
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import read_yaml
+from autoprune.images.decode import header_size
 from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, read_lines, split_of
 
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from autoprune.data.coco import Split
-from autoprune.data.images import UPRIGHT
 from autoprune.data.samples import true_boxes
 from autoprune.files import write_text
+from autoprune.images.decode import UPRIGHT
 from autoprune.report.samples import encode
 
 PICTURES = 3

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from autoprune.data.images import UPRIGHT, View, decode, header_size
-from autoprune.data.pixels import Levels
 from autoprune.errors import DataError
+from autoprune.images.decode import UPRIGHT, View, decode, header_size
+from autoprune.images.pixels import Levels
 from autoprune.run.documents import SAMPLES
 from autoprune.run.names import SAMPLES_FILE
 

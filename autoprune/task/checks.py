@@ -11,8 +11,8 @@ import torch
 
 from autoprune.config import Config, DataPaths
 from autoprune.data.coco import Split
-from autoprune.data.images import ResizeRule
 from autoprune.errors import ConfigError, DataError
+from autoprune.images.decode import ResizeRule
 from autoprune.progress import say
 from autoprune.space.file import SpaceFile
 from autoprune.training.reconstruct import LEAST_IMAGES

@@ -8,10 +8,10 @@ import numpy as np
 from torch import nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 
-from autoprune.data.images import resized_size
 from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph, analyze
+from autoprune.images.decode import resized_size
 from autoprune.progress import say
 
 STRIDE = 32

@@ -31,9 +31,9 @@ from rich.table import Table
 from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
-from autoprune.data.images import resized_size
 from autoprune.detectors import build, detector_inputs, resize_rule
 from autoprune.graph import analyze
+from autoprune.images.decode import resized_size
 from autoprune.latency.fit import NETWORKS
 from autoprune.latency.machine import LatencySetup
 from autoprune.latency.model import (

@@ -257,7 +257,7 @@ def test_one_bad_box_is_left_out_and_named(tmp_path, expected, name):
     strip(content)
     split = open_data(write(tmp_path, content), "val")
     assert len(split.skipped) == 1
-    assert split.skipped[0].startswith('annotation added (')
+    assert split.skipped[0].startswith("annotation added (")
     assert reason in split.skipped[0]
     assert evaluate(Recorded(detections(clean())), split).map == pytest.approx(expected, abs=1e-12)
 

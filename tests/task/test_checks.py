@@ -9,9 +9,9 @@ from rich.console import Console
 
 from autoprune import progress
 from autoprune.config import make_config
-from autoprune.data.images import resized_size
 from autoprune.detectors import Resize
 from autoprune.errors import ConfigError, DataError
+from autoprune.images.decode import resized_size
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.task.checks import (
     check_batch_size,

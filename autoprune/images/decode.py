@@ -13,8 +13,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from autoprune.data.pixels import UNREADABLE, Levels, is_deep, to_rgb, undecodable
 from autoprune.errors import DataError
+from autoprune.images.pixels import UNREADABLE, Levels, is_deep, to_rgb, undecodable
 
 EXIF_ORIENTATION = 0x0112
 _T = Image.Transpose

@@ -7,12 +7,12 @@ from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.transforms.v2 import functional as reference
 
-from autoprune.data import images
 from autoprune.data.coco import open_data
 from autoprune.detectors import Resize
 from autoprune.errors import DataError
+from autoprune.images import decode
 
-from .conftest import BOX, box, drawing, one_line, save_turned, shown, turned, write_set
+from ..data.conftest import BOX, box, drawing, one_line, save_turned, shown, turned, write_set
 
 
 @pytest.mark.parametrize("rule", [Resize(192, 256), Resize(800, 1333), Resize(128, 128), Resize(33, 1000)])
@@ -27,7 +27,7 @@ def test_resized_size_is_torchvisions_and_its_own_fixed_point(rule):
     sizes = [(480, 640), (427, 640), (640, 427), (5, 90), (333, 500), (50, 50)]
     sizes += [tuple(map(int, rng.integers(8, 1500, 2))) for _ in range(40)]
     for size in sizes:
-        mine, first = images.resized_size(size, rule), torchvisions(size)
+        mine, first = decode.resized_size(size, rule), torchvisions(size)
         assert torchvisions(mine) == mine, "the detector's own resizing must change nothing"
         off += mine != first
         assert max(abs(a - b) for a, b in zip(mine, first, strict=True)) <= 1
@@ -54,14 +54,14 @@ def test_pixels_are_pillows_antialiased_bilinear_ones(tmp_path):
 def test_an_image_is_upright_or_as_stored_in_header_and_pixels(tmp_path, orientation, size, suffix):
     drawn = drawing(size)
     file = save_turned(tmp_path / f"a.{suffix}", drawn, orientation)
-    header = images.read_header(file)
+    header = decode.read_header(file)
     stored = turned(drawn, orientation)
     assert (header.size, header.stored) == (size, stored.shape[:2])
     assert header.orientation == orientation
-    upright = images.decode(file, size)
+    upright = decode.decode(file, size)
     assert np.abs(upright.permute(1, 2, 0).numpy().astype(int) - drawn).max() < 90  # JPEG's edges
     assert shown(upright) == BOX
-    as_stored = images.decode(file, stored.shape[:2], images.View(stored=True))
+    as_stored = decode.decode(file, stored.shape[:2], decode.View(stored=True))
     assert shown(as_stored) == shown(stored.transpose(2, 0, 1))
 
 
@@ -72,19 +72,19 @@ def test_a_damaged_exif_entry_turns_nothing(tmp_path):
         ("b.jpg", b"Exif\0\0II*\0\xff\xff\xff\xff"),
     ):
         Image.fromarray(drawing((30, 40))).save(tmp_path / name, exif=exif)
-        assert images.read_header(tmp_path / name).orientation == 1
+        assert decode.read_header(tmp_path / name).orientation == 1
     exif = Image.Exif()
-    exif[images.EXIF_ORIENTATION] = 9
+    exif[decode.EXIF_ORIENTATION] = 9
     Image.fromarray(drawing((30, 40))).save(tmp_path / "c.jpg", exif=exif)
-    assert images.read_header(tmp_path / "c.jpg").orientation == 1
-    assert shown(images.decode(tmp_path / "c.jpg", (30, 40))) == BOX
+    assert decode.read_header(tmp_path / "c.jpg").orientation == 1
+    assert shown(decode.decode(tmp_path / "c.jpg", (30, 40))) == BOX
 
 
 def test_a_replaced_image_has_another_header(tmp_path):
     Image.new("L", (10, 20)).save(tmp_path / "a.png")
-    assert images.header_size(tmp_path / "a.png") == (20, 10)
+    assert decode.header_size(tmp_path / "a.png") == (20, 10)
     Image.new("L", (200, 100)).save(tmp_path / "a.png")
-    assert images.header_size(tmp_path / "a.png") == (100, 200)
+    assert decode.header_size(tmp_path / "a.png") == (100, 200)
 
 
 def test_an_image_cut_short_is_named_when_it_is_read(tmp_path):
@@ -99,9 +99,9 @@ def test_an_image_cut_short_is_named_when_it_is_read(tmp_path):
 def test_the_images_of_a_folder_are_sorted_and_of_pillows_suffixes(tmp_path):
     for name in ("b.JPG", "a.png", "c.webp", "notes.txt"):
         (tmp_path / name).touch()
-    assert [path.name for path in images.image_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
+    assert [path.name for path in decode.image_files(tmp_path)] == ["a.png", "b.JPG", "c.webp"]
     (tmp_path / "empty").mkdir()
     for name, message in (("empty", "no images in"), ("lost", "there is no such folder")):
         with pytest.raises(DataError, match=message) as error:
-            images.image_files(tmp_path / name)
+            decode.image_files(tmp_path / name)
         assert "--images" in one_line(error)

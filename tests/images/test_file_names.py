@@ -2,8 +2,8 @@
 
 import pytest
 
-from autoprune.data.file_names import readings
-from autoprune.data.locate import find_image
+from autoprune.images.file_names import readings
+from autoprune.images.locate import find_image
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from autoprune.data.file_names import readings
-from autoprune.data.images import Header, View, read_header, threads
-from autoprune.data.pixels import measure_levels
 from autoprune.errors import DataError
+from autoprune.images.decode import Header, View, read_header, threads
+from autoprune.images.file_names import readings
+from autoprune.images.pixels import measure_levels
 
 Size = tuple[int, int]
 Records = Sequence[Mapping[str, Any]]

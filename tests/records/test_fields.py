@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from autoprune.data.field_readers import (
+from autoprune.records.fields import (
     box,
     flag,
     identity,

@@ -8,11 +8,11 @@ from torchvision.models.detection import RetinaNet
 from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 
 from autoprune.data.coco import open_data
-from autoprune.data.records import LARGEST_AREA, Ids, ImageList, Notes, read_categories
 from autoprune.detectors import Resize
 from autoprune.errors import DataError
+from autoprune.records.clean import LARGEST_AREA, Ids, ImageList, Notes, read_categories
 
-from .conftest import box, edit, one_line, write_set
+from ..data.conftest import box, edit, one_line, write_set
 
 
 def test_ids_that_are_whole_numbers_are_the_numbers():

@@ -3,10 +3,10 @@
 import pytest
 
 from autoprune.data.coco import open_data
-from autoprune.data.locate import listed_size
 from autoprune.errors import DataError
+from autoprune.images.locate import listed_size
 
-from .conftest import BOX, box, drawing, edit, one_line, save_turned, shown, turned, write_set
+from ..data.conftest import BOX, box, drawing, edit, one_line, save_turned, shown, turned, write_set
 
 
 def make(folder, orientations, size, sized, as_stored=False, split="val"):

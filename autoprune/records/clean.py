@@ -4,7 +4,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from autoprune.data.field_readers import (
+from autoprune.errors import DataError
+from autoprune.records.fields import (
     LARGEST_WHOLE,
     LONGEST_NUMBER,
     Identity,
@@ -18,8 +19,7 @@ from autoprune.data.field_readers import (
     shown,
     whole,
 )
-from autoprune.data.segmentation import box_around
-from autoprune.errors import DataError
+from autoprune.records.segmentation import box_around
 
 Record = dict[str, Any]
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from pycocotools import mask
 
-from autoprune.data.segmentation import box_around
+from autoprune.records.segmentation import box_around
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from autoprune.data.field_readers import numbers_of, whole
+from autoprune.records.fields import numbers_of, whole
 
 LARGEST_SIDE = 2**20
 """Pixels of the largest mask that is read."""

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from autoprune.data import images
 from autoprune.data.coco import open_data
-from autoprune.data.pixels import Levels, measure_levels, to_rgb
 from autoprune.errors import DataError
+from autoprune.images import decode
+from autoprune.images.pixels import Levels, measure_levels, to_rgb
 
-from .conftest import BOX, as_mode, box, drawing, edit, save_turned, shown, write_set
+from ..data.conftest import BOX, as_mode, box, drawing, edit, save_turned, shown, write_set
 
 SUFFIX = {
     **dict.fromkeys(("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "png"),
@@ -66,7 +66,7 @@ def test_the_levels_are_those_of_the_set(tmp_path, dtype, highest, levels):
         files.append(tmp_path / f"{number}.tiff")
         Image.fromarray(values).save(files[-1])
     assert measure_levels(files) == levels
-    dark = images.decode(files[0], (30, 40), images.View(levels=levels))
+    dark = decode.decode(files[0], (30, 40), decode.View(levels=levels))
     expected = np.floor(np.asarray(Image.open(files[0])).astype(np.float64) / levels.high * 256)
     assert np.array_equal(dark[0].numpy(), expected)
     assert 0.25 * 127 < dark.max() < 0.31 * 256, "an image of the set is as dark as it is in the set"
@@ -76,7 +76,7 @@ def test_values_below_zero_stretch_from_the_lowest_to_the_highest(tmp_path):
     values = np.linspace(-1000, 3000, 1200).reshape(30, 40).astype(np.int32)
     Image.fromarray(values).save(tmp_path / "a.tiff")
     assert measure_levels([tmp_path / "a.tiff"]) == Levels(-1000, 3000)
-    pixels = images.decode(tmp_path / "a.tiff", (30, 40))
+    pixels = decode.decode(tmp_path / "a.tiff", (30, 40))
     assert (pixels[0, 0, 0], pixels[0, -1, -1]) == (0, 255)
     assert abs(int(pixels[0].flatten()[600]) - 128) <= 1
 
@@ -88,7 +88,7 @@ def test_missing_pixels_do_not_decide_the_range(tmp_path, missing):
     Image.fromarray(values).save(tmp_path / "a.tiff")
     low, high = measure_levels([tmp_path / "a.tiff"])
     assert (low, high) == pytest.approx((0, 1), abs=0.01)
-    assert abs(int(images.decode(tmp_path / "a.tiff", (100, 100))[0, 50, 50]) - 128) <= 2
+    assert abs(int(decode.decode(tmp_path / "a.tiff", (100, 100))[0, 50, 50]) - 128) <= 2
 
 
 def test_a_set_of_12_bits_is_read_as_its_8_bit_version_and_says_so(tmp_path):

@@ -1,0 +1,1 @@
+"""Image files: which file a record means, its pixels upright and in 8 bits."""

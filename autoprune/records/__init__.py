@@ -1,0 +1,1 @@
+"""The records of annotation files, cleaned: categories, images, boxes and polygons."""
