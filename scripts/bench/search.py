@@ -65,14 +65,15 @@ AGAIN = 1000  # between the seeds of two recoveries of one policy
 DEMO_TEST_IMAGES = 256
 PLAIN: dict[str, Any] = {"distill": 0, "distill_logits": 0, "reconstruct_images": 0, "regrow_rounds": 0}
 # Each changes PLAIN by what it names, so that two lines that differ in one thing say what that is worth.
-_DISTILLED = {"distill": 1, "distill_weighting": "none"}
+_DISTILLED = {"distill": 1, "distill_head": False, "distill_weighting": "none"}
 _BOTH = {**_DISTILLED, "reconstruct_images": 32}
 RECOVERIES: dict[str, dict[str, Any]] = {
     "distilled": _DISTILLED,
-    "distilled-by-importance": {"distill": 1, "distill_weighting": "importance"},
+    "distilled-by-importance": {**_DISTILLED, "distill_weighting": "importance"},
     "reconstructed": {"reconstruct_images": 32},
     "reconstructed-distilled": _BOTH,
     "reconstructed-distilled-by-importance": {**_BOTH, "distill_weighting": "importance"},
+    "with-head": {**_BOTH, "distill_head": True},
     "with-logits": {**_BOTH, "distill_logits": 1},
     "regrown": {**_BOTH, "regrow_rounds": 2},
     "frozen-norms": {**_BOTH, "norm": "freeze"},
