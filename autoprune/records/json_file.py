@@ -63,8 +63,8 @@ def _problem(text: str, error: ValueError | RecursionError) -> str:
         return ": its lists or mappings are nested too deeply; export it again"
     if not isinstance(error, json.JSONDecodeError):
         longest = sys.get_int_max_str_digits()
-        found = re.search(rf"(?<![^\[:,\s-])\d{{{longest + 1},}}", text)
-        digits = f"{len(found[0])} digits at character {found.start()}" if found else "thousands of digits"
+        match = re.search(rf"(?<![^\[:,\s-])\d{{{longest + 1},}}", text)
+        digits = f"{len(match[0])} digits at character {match.start()}" if match else "thousands of digits"
         return f": a whole number has {digits}; fix it in the file"
     if _is_cut_off(text, error):
         return f": it is cut off, it ends at character {len(text)}; copy it again"
