@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -17,8 +16,9 @@ from autoprune.images.locate import ImageFile, Others, locate
 from autoprune.layouts.find import convert, stamp
 from autoprune.layouts.holdout import take_part
 from autoprune.layouts.source import HINT, Source
-from autoprune.records.clean import AnnotationReader, ImageList, read_categories
+from autoprune.records.clean import AnnotationReader, ImageList, Notes, read_categories
 from autoprune.records.fields import printable
+from autoprune.records.json_file import read_json
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def clean(
     notes: list[str] = list(content.get("notes", ()))
     listed = ImageList(content["images"], skipped)
     whole = tuple if source is None else partial(_whole, source)
-    images, files = _images(listed.records, folders, skipped, notes, whole)
+    images, files, first_of = _images(listed.records, folders, skipped, notes, whole)
     if not images:
         reason = (
             f"none of its {len(content['images'])} images can be used ({skipped[0]})"
@@ -103,19 +103,25 @@ def clean(
             else "no images"
         )
         raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}")
-    reader = AnnotationReader(images, listed.ids, category_ids)
+    merged = {number: images[first] for number, first in first_of.items()}
+    reader = AnnotationReader(images | merged, listed.ids, category_ids)
+    twice = {first_of.get(number, number): names for number, names in listed.twice.items()}
     annotations: list[dict[str, Any]] = []
     for place, record in enumerate(content["annotations"]):
         cleaned = reader.read(record, place)
+        if cleaned is None:
+            continue
         if isinstance(cleaned, str):
             skipped.append(cleaned)
             continue
-        if (names := listed.twice.get(cleaned["image_id"])) is not None:
+        if (names := twice.get(cleaned["image_id"])) is not None:
             raise DataError(
                 f"{file}: {names[0]} and {names[1]} have the same id, so it is open whose the boxes are; "
                 "give each image its own id in the file"
             )
         annotations.append({"id": len(annotations) + 1, **cleaned})  # COCOeval treats id 0 as no annotation
+    if source is None or source.kind == "coco":
+        reader.convention.refuse(file)
     index = COCO()
     index.dataset = {
         "images": list(images.values()),
@@ -146,14 +152,8 @@ def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, .
 
 
 def _load(file: Path) -> Mapping[str, Any]:
-    """The content of a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
-    except (ValueError, RecursionError) as error:
-        problem = printable(f"{type(error).__name__}: {error}")[:200]
-        raise DataError(f"{file} is not in COCO format ({problem}); {HINT}") from error
+    """The mapping that a JSON file holds."""
+    content = read_json(file)
     if not isinstance(content, dict):
         raise DataError(f"{file} is not in COCO format (a {type(content).__name__}, no mapping); {HINT}")
     return content
@@ -165,15 +165,32 @@ def _images(
     skipped: list[str],
     notes: list[str],
     whole: Others,
-) -> tuple[dict[int, dict[str, Any]], dict[int, ImageFile]]:
-    """The records and files, by id, of the images whose file exists and has the size of the record."""
+) -> tuple[dict[int, dict[str, Any]], dict[int, ImageFile], dict[int, int]]:
+    """The records and files, by id, of the images whose file exists and has the size of the record.
+
+    Of several records for one file the first is kept; the ids of the others are returned with the first's.
+    """
     located = locate(list(listed.values()), folders, whole)
     notes += located.notes
-    images, files = {}, {}
+    images: dict[int, dict[str, Any]] = {}
+    files: dict[int, ImageFile] = {}
+    numbers: dict[Path, int] = {}
+    first_of: dict[int, int] = {}
+    merged = Notes()
     for (number, record), file in zip(listed.items(), located.files, strict=True):
+        name = printable(record["file_name"])
         if isinstance(file, str):
-            skipped.append(f"image {printable(record['file_name'])}: {printable(file)}")
-        else:
+            skipped.append(f"image {name}: {printable(file)}")
+        elif (first := numbers.setdefault(file.path, number)) == number:
             images[number] = {**record, "height": file.size[0], "width": file.size[1]}
             files[number] = file
-    return images, files
+        elif file == files[first]:
+            first_of[number] = first
+            merged.add(
+                "images listed twice are one, with the boxes of both", f"{name}, ids {first} and {number}"
+            )
+        else:  # its EXIF entry turns it, and each record has another of the two sizes
+            height, width = files[first].size
+            skipped.append(f"image {name}: it is listed twice, first as {width}x{height}; keep the right one")
+    notes += merged.lines()
+    return images, files, first_of

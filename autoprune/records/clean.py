@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import DataError
+from autoprune.records.convention import Convention
 from autoprune.records.fields import (
     LARGEST_WHOLE,
     LONGEST_NUMBER,
@@ -180,20 +181,24 @@ class AnnotationReader:
     """Cleans the annotations of one file.
 
     Args:
-        images: the usable images by number, with their stored ``height`` and ``width``.
+        images: the usable images by number, with their stored ``height`` and ``width``; of an image that is
+            listed twice, both numbers have the first record.
         image_ids: numbers of the images' ids.
         category_ids: numbers of the categories' ids.
 
     Attributes:
         notes: what was read in another way than it is written.
+        convention: what the boxes together say of how they are written.
     """
 
     def __init__(self, images: Mapping[int, Mapping[str, Any]], image_ids: Ids, category_ids: Ids) -> None:
         self.notes = Notes()
+        self.convention = Convention()
+        self._seen: set[tuple[Any, ...]] = set()
         self._images, self._image_ids, self._category_ids = images, image_ids, category_ids
 
-    def read(self, record: Any, place: int) -> Record | str:
-        """The annotation without its id, or a line that says why it can't be used.
+    def read(self, record: Any, place: int) -> Record | str | None:
+        """The annotation without its id, ``None`` for one listed before, or why it can't be used, in a line.
 
         Args:
             record: as in the file.
@@ -225,10 +230,17 @@ class AnnotationReader:
         corners = self._box(record, where)
         if isinstance(corners, str):
             return f"{where}: {corners}"
+        if not crowd:
+            self.convention.add(corners, image, where)
         if (problem := _box_problem(corners, image)) is not None:
             return f"{where}: {problem}"
+        key = (image["id"], category, corners, crowd)
+        if key in self._seen:
+            self.notes.add("boxes listed twice count once", where)
+            return None
+        self._seen.add(key)
         return {
-            "image_id": image_number,
+            "image_id": image["id"],
             "category_id": category,
             "bbox": list(corners),
             "area": self._area(record, corners, image, where),

@@ -1,7 +1,6 @@
 """Where annotation files are looked for, and what can be used of them."""
 
 import pytest
-import torch
 from PIL import Image
 
 from autoprune.data.annotations import read_annotations
@@ -9,7 +8,7 @@ from autoprune.data.coco import open_data
 from autoprune.errors import DataError
 from autoprune.fields import DataPaths, SplitPaths
 
-from .conftest import box, edit, one_line, write_set
+from .conftest import box, drawing, edit, one_line, save_turned, write_set
 
 CAT, OTHER = '{"id": 1, "name": "a"}', '{"id": 1, "name": "b"}'
 
@@ -62,8 +61,58 @@ def test_subfolders_unicode_and_shared_files(tmp_path):
     edit(folder, change)
     split = open_data(folder, "val", strict=True)
     assert split.categories == {1: "猫"}
-    assert split.stored_sizes == [(30, 40)] * 3
-    assert torch.equal(split.get(0)[0], split.get(2)[0])
+    assert split.stored_sizes == [(30, 40)] * 2
+    assert split.notes == [
+        f"images listed twice are one, with the boxes of both: 1, first {names[0]}, ids 1 and 9",
+        f"boxes listed twice count once: 1, first annotation 3 ({names[0]})",
+    ]
+
+
+@pytest.mark.parametrize("name", ["a.png", "./a.png", "images\\a.png"])
+def test_an_image_under_two_ids_has_the_boxes_of_both(tmp_path, name):
+    folder = write_set(tmp_path, [box(1, 1), box(2, 2), box(3, 9, (20, 4, 5, 6)), box(4, 9, (1, 1, 3, 3))])
+    edit(
+        folder,
+        lambda content: content["images"].append({"id": 9, "file_name": name, "height": 30, "width": 40}),
+    )
+    split = open_data(folder, "val", strict=True)
+    assert split.image_ids == [1, 2]
+    assert [thing["bbox"] for thing in split.coco.imgToAnns[1]] == [
+        [2, 3, 10, 8],
+        [20, 4, 5, 6],
+        [1, 1, 3, 3],
+    ]
+    assert len(split.coco.imgToAnns[2]) == 1
+    edit(folder, lambda content: content["images"][2].update(width=41))
+    split = open_data(folder, "val")
+    assert len(split.skipped) == 3
+    assert "it is 40x30 pixels, the annotations say 41x30" in split.skipped[0]
+    with pytest.raises(DataError, match="41x30"):
+        open_data(folder, "val", strict=True)
+
+
+def test_a_turned_image_listed_in_both_sizes_is_taken_once(tmp_path):
+    folder = write_set(tmp_path, [box(1, 1), box(2, 2), box(3, 9)])
+    save_turned(folder / "images/a.png", drawing((30, 40)), 6)  # upright 40x30, stored 30x40
+    edit(
+        folder,
+        lambda content: content["images"].append({"id": 9, "file_name": "a.png", "height": 40, "width": 30}),
+    )
+    split = open_data(folder, "val")
+    assert split.image_ids == [1, 2]
+    assert "image a.png: it is listed twice, first as 40x30; keep the right one" in split.skipped
+
+
+def test_boxes_listed_twice_count_once_and_leave_the_fingerprint(tmp_path):
+    once = [box(1, 1), box(2, 2), box(3, 1, iscrowd=1), box(4, 1, (2, 3, 10, 9)), box(5, 1, category=2)]
+    two = [{"id": 1, "name": "thing"}, {"id": 2, "name": "other"}]
+    clean = open_data(write_set(tmp_path / "once", once, categories=two), "val", strict=True)
+    assert clean.notes == []
+    assert len(clean.coco.anns) == 5
+    again = [{**each, "id": each["id"] + 10, "bbox": [str(side) for side in each["bbox"]]} for each in once]
+    twice = open_data(write_set(tmp_path / "twice", once + again, categories=two), "val", strict=True)
+    assert twice.notes == ["boxes listed twice count once: 5, first annotation 11 (a.png)"]
+    assert twice.fingerprint == clean.fingerprint
 
 
 @pytest.mark.parametrize(

@@ -100,7 +100,8 @@ def test_areas_that_are_not_given_are_those_of_the_boxes(tmp_path, given):
 
 
 def test_areas_that_are_given_stay_as_they_are(tmp_path):
-    boxes = [box(1, 1, area=3), box(2, 1, area=2.5), box(3, 1, area="4.5")]
+    areas = (3, 2.5, "4.5")
+    boxes = [box(number, 1, (number, 3, 10, 8), area=area) for number, area in enumerate(areas, 1)]
     split = open_data(write_set(tmp_path, boxes), "val", strict=True)
     areas = [split.coco.anns[number]["area"] for number in (1, 2, 3)]
     assert areas == [3, 2.5, 4.5]
@@ -184,11 +185,13 @@ def test_boxes_of_every_writing_are_the_same(tmp_path):
         {"segmentation": polygon, "bbox": []},
     ]
     records = [
-        {"id": number, "image_id": 1, "category_id": 1, **writing}
+        {"id": number, "image_id": number, "category_id": 1, **writing}
         for number, writing in enumerate(writings, 1)
     ]
-    split = open_data(write_set(tmp_path, records), "val", strict=True)
-    assert split.get(0)[1]["boxes"].tolist() == [[2, 3, 12, 11]] * len(writings)
+    names = tuple(f"{number}.png" for number in range(len(writings)))
+    split = open_data(write_set(tmp_path, records, names=names), "val", strict=True)
+    for number in range(len(writings)):
+        assert split.get(number)[1]["boxes"].tolist() == [[2, 3, 12, 11]]
 
 
 def test_a_box_that_is_wrong_is_not_replaced_by_the_polygon(tmp_path):
