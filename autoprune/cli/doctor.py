@@ -95,12 +95,14 @@ def _check_data(console: "Console", config: Config, page: Path) -> None:
         table.add_row(name, str(len(split)), str(sum(counts.values())), classes)
         lines.append(f"{name}: {len(split)} images, {sum(counts.values())} boxes ({classes})")
     show_table(console, table)
+    labels = overview.splits.get("train", next(iter(overview.splits.values()))).labels_line
+    tell(console, labels)
     odd = [f"odd: {line}" for line in overview.odd]
     for line in odd:
         tell(console, line)
     split = next(iter(overview.splits.values()))
     place = config.data if isinstance(config.data, Path) else config.data.train.annotations
-    write_data_page(page, str(place), [f"layout: {overview.layout}", *lines, *odd], split)
+    write_data_page(page, str(place), [f"layout: {overview.layout}", *lines, labels, *odd], split)
     tell(console, f"wrote {page}: pictures with their boxes")
     if "val" not in overview.splits:
         tell(

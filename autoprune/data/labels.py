@@ -54,19 +54,19 @@ def default_labels(categories: Categories, used: Collection[int], with_root: boo
     return Labels(names, ids, () if root is None else (root,))
 
 
-def find_root(categories: Categories, used: Collection[int]) -> int | None:
-    """The id of a category that is no class: id 0, without boxes, the background or the others' parent."""
-    others = [record for number, record in categories.items() if number != 0]
-    if 0 not in categories or 0 in used or not others:
+def find_root(categories: Categories, used: Collection[int], place: int = 0) -> int | None:
+    """``place`` where that is the id of no class: without boxes, the background or the others' parent."""
+    others = [record for number, record in categories.items() if number != place]
+    if place not in categories or place in used or not others:
         return None
-    root = categories[0]
+    root = categories[place]
     if root["name"].strip().strip("_").lower() in BACKGROUND:
-        return 0
+        return place
     parents = [_parent(record) for record in others]
     names_it = [parent == root["name"].strip().lower() for parent in parents]
     alone = _parent(root) in NO_PARENT and "supercategory" in root
     if all(names_it) or (alone and not any(parent in NO_PARENT for parent in parents)):
-        return 0
+        return place
     return None
 
 
@@ -99,8 +99,11 @@ def labels_by_name(names: Mapping[int, str], categories: Categories, boxes: Mapp
             if boxes.get(number):
                 known, count = describe(names), boxes[number]
                 those = "1 box is" if count == 1 else f"{count} boxes are"
+                listed = {each["name"] for each in categories.values()}
+                strange = [f'"{each}"' for each in names.values() if each not in listed]
+                more = f"; no category is named {', '.join(strange[:SHOWN])}" if strange else ""
                 raise DataError(
-                    f'{those} of the category "{name}", which has no label (labels: {known}); '
+                    f'{those} of the category "{name}", which has no label (labels: {known}{more}); '
                     "give --labels NAME=LABEL,… with all categories (YAML: labels), or the same names"
                 )
             left_out.append(number)

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from torch import nn
 
 from autoprune.config import Config, ModelSpec
+from autoprune.data.annotations import read_source
 from autoprune.data.coco import Split
-from autoprune.data.labels import as_option, default_labels, describe
+from autoprune.data.labels import Categories, as_option, default_labels, describe, find_root
 from autoprune.data.train_labels import TRAIN
 from autoprune.detectors import load_dense
 from autoprune.detectors.class_names import class_names
 from autoprune.detectors.weights import depends_on_classes
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, DataError
+from autoprune.layouts.find import find_source
 from autoprune.progress import say
 
 Names = Mapping[int, str]
@@ -65,42 +67,76 @@ def agreed_labels(split: Split, config: Config, classes: int, stored: Names | No
         ConfigError: the head has too few classes, or names are unknown.
     """
     if config.labels is not None:
-        names: Names = _given(config.labels, split)
+        names: Names = _given(config.labels, split, config)
     elif stored:
         return stored
     else:
         carried = class_names(config.weights, config.model, classes)
         names = _named(split, carried) or _counted(split, classes)
     if (largest := max(names)) >= classes:
-        fewer = {label - min(names): name for label, name in names.items()}
-        hint = (
-            f"; if its labels count from 0, give --labels {as_option(fewer)}" if max(fewer) < classes else ""
-        )
         raise ConfigError(
             f"num_classes: {classes} is too few, the labels of the data ({describe(names)}) need "
             f"{largest + 1} with the background; give --data with the detector's own classes, or "
-            f"--labels NAME=LABEL,… (YAML: labels){hint}"
+            f"--labels NAME=LABEL,… (YAML: labels){_hint(names, split, classes)}"
         )
     return names
 
 
-def _given(labels: Mapping[str, int], split: Split) -> Names:
-    known = {str(record["name"]) for record in split.coco.cats.values()}
+def _hint(names: Names, split: Split, classes: int) -> str:
+    """The labels that would fit the head exactly, and when they are right; empty where there are none."""
+    with_boxes = [name for label, name in sorted(names.items()) if _boxes(split, label)]
+    if len(with_boxes) + 1 == classes and len(with_boxes) < len(names):
+        fitting = as_option(dict(enumerate(with_boxes, 1)))
+        return f"; if categories without boxes are no classes, give --labels {fitting}"
+    if sorted(names) == list(range(1, classes + 1)):
+        fitting = as_option({label - 1: name for label, name in names.items()})
+        return f"; if its labels count from 0, give --labels {fitting}"
+    return ""
+
+
+def _boxes(split: Split, label: int) -> bool:
+    return bool(split.coco.catToImgs.get(split.category_ids.get(label)))
+
+
+def _given(labels: Mapping[str, int], split: Split, config: Config) -> Names:
+    known = _category_names(split.coco.cats)
+    if split.name != TRAIN and not known.issuperset(labels):
+        try:  # the training split may list more
+            source = find_source(config.data, TRAIN, config.val_fraction)
+            known |= _category_names(read_source(source).coco.cats)
+        except DataError as error:
+            say(f"labels are compared with the categories of {split.name} alone: {error}")
     unknown = [name for name in labels if name not in known]
-    if unknown and split.name == TRAIN:  # other splits may list less
+    if unknown:
         raise ConfigError(
             f"labels: the data has no category {unknown[0]!r}; it has {', '.join(sorted(known))}"
         )
     return {label: name for name, label in labels.items()}
 
 
+def _category_names(listed: Categories) -> set[str]:
+    return {str(record["name"]) for record in listed.values()}
+
+
 def _counted(split: Split, classes: int) -> Names:
-    """The labels that the data suggests, or those with or without category 0 that fit the head exactly."""
-    listed, unused = split.coco.cats, not split.coco.catToImgs.get(0)
+    """The labels that the data suggests, or those that fit the head exactly.
+
+    These are the ids with or without a category 0 or the root, or else the positions of the ids.
+    """
+    listed, used = split.coco.cats, {number for number, images in split.coco.catToImgs.items() if images}
     options: list[Names] = [split.categories, default_labels(listed, (), with_root=True).names]
-    if unused and len(listed) > 1 and min(listed) == 0:
+    if 0 not in used and len(listed) > 1 and min(listed) == 0:
         options.append({number: record["name"] for number, record in listed.items() if number})
-    return next((names for names in options if max(names) + 1 == classes), split.categories)
+    roots = {number for number in listed if find_root(listed, used, number) is not None}
+    classes_only = {
+        label: name for label, name in split.categories.items() if split.category_ids.get(label) not in roots
+    }
+    options.append(classes_only)
+    options += [
+        dict(enumerate((name for _, name in sorted(names.items())), 1))
+        for names in (split.categories, classes_only)
+    ]
+    return next((names for names in options if max(names, default=0) + 1 == classes), split.categories)
 
 
 def _named(split: Split, carried: Names) -> Names:

@@ -51,6 +51,9 @@ def test_it_says_what_a_data_set_holds(autoprune: Run, tmp_path: Path, tiny_data
     assert outcome.code == 0, outcome
     assert f"layout: COCO ({tiny_data}/annotations/instances_" in outcome.out
     assert re.search(r"train +\d+ +\d+ ", outcome.out)
+    labels = "labels: 1 circle, 2 square, 3 triangle"
+    assert re.search(rf"train .*\n{labels}", outcome.out, re.DOTALL)
+    assert labels in (tmp_path / "doctor.html").read_text()
     assert f"wrote {tmp_path}/doctor.html" in outcome.out
     assert "nms and roi_align" not in outcome.out
     assert (tmp_path / "doctor.html").read_text().count("<figure>") == 3

@@ -1,5 +1,7 @@
 """Labels that do not fit a detector are noticed; the detector knows the truth, or nearly."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
@@ -63,6 +65,13 @@ def knowing(split, mapping, **more):
     return Knowing(split, range(len(split)), mapping, **more)
 
 
+def said(*arguments, **more):
+    console = Console(record=True, width=1000, file=io.StringIO())
+    with progress.show(console):
+        check_labels(*arguments, **more)
+    return console.export_text()
+
+
 @pytest.mark.parametrize("noise", [0.0, 1.0, 4.0])
 def test_labels_that_fit_pass(split, noise):
     check_labels(knowing(split, {1: 1, 2: 2, 3: 3}, noise=noise), split, 4)
@@ -86,11 +95,9 @@ def test_labels_that_do_not_fit_are_refused_with_those_that_do(split, mapping, o
 
 
 def test_labels_that_the_user_gave_are_kept(split):
-    console = Console(record=True, width=1000, file=open("/dev/null", "w"))  # noqa: SIM115
-    with progress.show(console):
-        check_labels(knowing(split, {1: 2, 2: 1, 3: 3}), split, 4, given=True)
-    console.file.close()
-    assert "the labels do not fit the detector" in console.export_text()
+    assert "the labels do not fit the detector" in said(
+        knowing(split, {1: 2, 2: 1, 3: 3}), split, 4, given=True
+    )
 
 
 def test_one_class_that_is_taken_for_another_is_no_wrong_mapping(split):
@@ -112,3 +119,64 @@ def test_a_category_that_the_split_does_not_list_keeps_its_label(split):
     check_labels(knowing(split, {1: 1, 2: 2, 3: 3}), more, 5)
     with pytest.raises(ConfigError, match="give --labels b=1,a=2,c=3,d=4 "):
         check_labels(knowing(split, {1: 2, 2: 1, 3: 3}), more, 5)
+
+
+def rare(folder, counts):
+    """Images of three places; category n, named after the n-th letter, has ``counts[n - 1]`` boxes."""
+    numbers = [number for number, count in enumerate(counts, 1) for _ in range(count)]
+    boxes = [
+        box(place + 1, place // 3 + 1, (3 + 11 * (place % 3), 4, 9, 9), category=number)
+        for place, number in enumerate(numbers)
+    ]
+    categories = [{"id": number, "name": "abcde"[number - 1]} for number in range(1, 6)]
+    names = tuple(f"{number}.png" for number in range(len(numbers) // 3 + 1))
+    return open_data(write_set(folder, boxes, names=names, categories=categories), "val")
+
+
+REVERSED = {number: 6 - number for number in range(1, 6)}
+
+
+@pytest.mark.parametrize(
+    ("counts", "undecided"),
+    [((3, 9, 9, 9, 3), None), ((3, 9, 9, 9, 0), "e"), ((1, 9, 1, 9, 1), None), ((3, 9, 0, 9, 3), "c")],
+)
+def test_few_boxes_decide_where_other_classes_have_many(tmp_path, counts, undecided):
+    split = rare(tmp_path, counts)
+    with pytest.raises(ConfigError, match="give --labels e=1,d=2,c=3,b=4,a=5 ") as error:
+        check_labels(knowing(split, REVERSED), split, 6)
+    text = str(error.value)
+    assert (f"(undecided, as no box shows their labels: {undecided})" in text) == (undecided is not None)
+
+
+def test_classes_that_no_box_decides_keep_their_labels_and_are_named(tmp_path):
+    split = rare(tmp_path, (0, 9, 9, 9, 0))
+    with pytest.raises(ConfigError, match="give --labels a=1,d=2,c=3,b=4,e=5 ") as error:
+        check_labels(knowing(split, REVERSED), split, 6)
+    assert "no box shows their labels: a, e)" in str(error.value)
+
+
+def test_few_boxes_alone_decide_nothing(tmp_path):
+    split = rare(tmp_path, (2, 9, 9, 9, 2))
+    assert said(knowing(split, {1: 5, 2: 2, 3: 3, 4: 4, 5: 1}), split, 6) == ""
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_detector_that_is_poor_with_every_mapping_tells_nothing_about_labels(split, given):
+    class Shrunk(Knowing):
+        """Overlaps of 0.6, so an AP of 0.3 at most, below boxes of nothing that take the precision down."""
+
+        def forward(self, images):
+            results = super().forward(images)
+            for each in results:
+                each["boxes"][:, 3] -= 0.4 * (each["boxes"][:, 3] - each["boxes"][:, 1]) - 0.1
+                each["boxes"] = torch.cat([torch.tensor([[0.0, 0.0, 1.0, 1.0]]).repeat(90, 1), each["boxes"]])
+                each["scores"] = torch.cat([torch.full((90,), 0.99), each["scores"]])
+                each["labels"] = torch.cat([each["labels"].repeat(30), each["labels"]])
+            return results
+
+    mapping = {1: 2, 2: 1, 3: 3}
+    text = said(Shrunk(split, range(len(split)), mapping), split, 4, given=given, must_find=True)
+    assert "the detector is poor with every mapping of labels on 12 images of val (mAP " in text
+    height, width = split.sizes[0]
+    assert f"at {height}x{width} pixels): its input size, weights or data may be others" in text
+    assert "--labels" not in text

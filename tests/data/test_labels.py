@@ -51,6 +51,12 @@ def test_what_is_no_root(listed, used):
     assert len(default_labels(listed, used).names) == len(listed)
 
 
+def test_a_root_may_have_another_id():
+    listed = categories("RBC", "cells", cells="none", RBC="cells")
+    assert [find_root(listed, used, 2) for used in ({1}, {1, 2})] == [2, None]
+    assert find_root(listed, {2}, 1) is None
+
+
 def test_a_root_may_have_a_label():
     assert default_labels(ROBOFLOW, (), with_root=True).names == {1: "cells", 2: "RBC", 3: "WBC"}
 
@@ -61,6 +67,11 @@ def test_labels_by_name_in_another_order_and_with_other_ids():
     assert labels.names == {1: "a", 2: "b", 3: "c"}
     assert labels.category_ids == {1: 3, 2: 7}
     assert labels.left_out == (0,)
+    with pytest.raises(
+        DataError,
+        match=r'2 boxes are of the category "b", which has no label \(labels: 1 a, 2 B; no .* named "B"\)',
+    ):
+        labels_by_name({1: "a", 2: "B"}, listed, boxes={7: 2})
     with pytest.raises(DataError, match='2 boxes are of the category "b", which has no label'):
         labels_by_name({1: "a"}, listed, boxes={7: 2})
 

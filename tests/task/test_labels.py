@@ -82,6 +82,45 @@ def test_a_head_with_fewer_classes_is_refused_and_labels_from_zero_are_shown(mak
     assert load_labeled(given, case.split)[2] == {0: "a", 1: "b"}
 
 
+@pytest.mark.parametrize("ids", [range(2, 7), range(2, 11, 2), (1, 2, 3, 4, 9)])
+def test_ids_that_fit_the_head_by_position_alone_are_read_so(make, ids):
+    case = make(6, list(zip(ids, "abcde", strict=True)))
+    assert labels(case) == {1: "a", 2: "b", 3: "c", 4: "d", 5: "e"}
+    assert (
+        case.split.relabeled(labels(case)).labels_line == "labels: 1 a, 2 b, 3 c, 4 d, 5 e"
+    )  # as commands print it
+    assert agreed_labels(case.split, case.config, 91) == dict(zip(ids, "abcde", strict=True))
+    for classes in (5, 4):
+        with pytest.raises(ConfigError, match="is too few") as error:
+            agreed_labels(case.split, case.config, classes)
+        assert "count from 0" not in str(error.value)
+
+
+def test_an_unused_root_with_the_last_id_has_no_label_where_the_head_has_none_for_it(make):
+    root = {"id": 3, "name": "cells", "supercategory": "none"}
+    case = make(3, [(1, "a"), (2, "b")], [root])
+    assert labels(case) == {1: "a", 2: "b"}
+    line = case.split.relabeled(labels(case)).labels_line
+    assert line == 'labels: 1 a, 2 b; category 3 "cells" has no boxes and is left out'
+    assert agreed_labels(case.split, case.config, 4) == {1: "a", 2: "b", 3: "cells"}
+
+
+def test_a_head_without_a_class_for_what_has_no_boxes_is_told(make):
+    case = make(3, [(1, "a"), (2, "b")], [{"id": 3, "name": "c", "supercategory": "cells"}])
+    with pytest.raises(
+        ConfigError, match=r"if categories without boxes are no classes, give --labels a=1,b=2$"
+    ):
+        labels(case)
+
+
+def test_labels_from_zero_are_shown_only_where_they_fit_exactly(make):
+    case = make(3, [(1, "a"), (2, "b"), (3, "c"), (4, "d")])
+    for classes, shown in ((4, True), (3, False), (2, False)):
+        with pytest.raises(ConfigError, match=f"num_classes: {classes} is too few") as error:
+            agreed_labels(case.split, case.config, classes)
+        assert ("give --labels a=0,b=1,c=2,d=3" in str(error.value)) == shown
+
+
 def test_a_number_of_classes_that_the_weights_do_not_have_is_refused(make):
     case = make(4, [(1, "a")], num_classes=9)
     with pytest.raises(ConfigError, match="has 4 classes with the background, not 9; omit --num-classes"):
@@ -106,10 +145,19 @@ def test_other_names_altogether_leave_the_ids(make):
     assert labels(make(4, [(1, "x"), (2, "y")], carried={1: "a", 2: "b"})) == {1: "x", 2: "y"}
 
 
-def test_labels_of_unknown_categories_are_refused(make):
-    case = make(4, [(1, "a"), (2, "b")], labels={"a": 1, "B": 2})
+@pytest.mark.parametrize("name", ["train", "val"])
+def test_labels_of_unknown_categories_are_refused_on_every_split(make, name):
+    case = make(4, [(1, "a"), (2, "b")], labels={"a": 1, "B": 9, "b": 2})
+    annotations = case.config.data / "annotations"
+    content = json.loads((annotations / "instances_train.json").read_text())
+    content["categories"] = content["categories"][:1]
+    content["annotations"] = content["annotations"][:1]
+    (annotations / "instances_val.json").write_text(json.dumps(content))
+    split = open_data(case.config.data, name)
     with pytest.raises(ConfigError, match="labels: the data has no category 'B'; it has a, b"):
-        labels(case)
+        agreed_labels(split, case.config, 4)
+    given = case.config.model_copy(update={"labels": {"a": 2, "b": 1}})  # val does not list b
+    assert agreed_labels(split, given, 4) == {2: "a", 1: "b"}
 
 
 def test_labels_of_the_detectors_policy_are_taken(make):
