@@ -5,8 +5,9 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from PIL import Image
+
 from autoprune.errors import DataError
-from autoprune.images.decode import image_files
 from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, split_of
 
 YEAR = re.compile(r"(.+?)(2017|2014)")
@@ -46,7 +47,7 @@ def find_single(folder: Path) -> list[Layout]:
         if file.suffix.lower() == ".json" and file.is_file() and _is_coco(file, file.stat().st_mtime_ns)
     ]
     places = {place for file in files for place in _beside(file.parent)}
-    if not any(place.name == "images" or image_files(place) for place in places):
+    if not any(place.name == "images" or _holds_images(place) for place in places):
         return []
     if len(files) > 1:
         raise DataError(
@@ -54,6 +55,11 @@ def find_single(folder: Path) -> list[Layout]:
             f"{', …' if len(files) > 5 else ''}; give one, as in --data {files[0]} (YAML: data)"
         )
     return [single_file(files[0])]
+
+
+def _holds_images(folder: Path) -> bool:
+    suffixes = Image.registered_extensions()
+    return any(path.suffix.lower() in suffixes for path in folder.iterdir())
 
 
 @lru_cache(maxsize=64)  # a run looks at the layout several times

@@ -203,9 +203,9 @@ def test_names_of_elements_in_any_case_and_with_a_prefix(tmp_path, change):
         (
             r"(<object>.*</object>)",
             r"<objects>\1</objects>",
-            "bndbox elements, 1 in all, that are in no object",
+            "1 in all, that are in no object",
         ),
-        (r"(</?)object>", r"\1thing>", "bndbox elements, 1 in all, that are in no object"),
+        (r"(</?)object>", r"\1thing>", "1 in all, that are in no object"),
         (r"(<bndbox>.*</bndbox>)", r"\1\1", "object 1 has more than one bndbox"),
     ],
 )

@@ -172,8 +172,8 @@ def test_two_yaml_files_are_two_readings_and_other_settings_are_none(tmp_path):
     check(open_data(tmp_path / "other.yaml", "val"), 3)
 
 
-def write_yaml(folder, val="images/val"):
-    (folder / "data.yaml").write_text(f"train: images/train\nval: {val}\n" + NAMES)
+def write_yaml(folder, val="images/val", train="images/train"):
+    (folder / "data.yaml").write_text(f"train: {train}\nval: {val}\n" + NAMES)
 
 
 def test_images_without_labels_are_counted_in_a_note(tmp_path):
@@ -192,7 +192,7 @@ def test_images_without_labels_are_counted_in_a_note(tmp_path):
 )
 def test_labels_without_an_image_are_named(tmp_path, images, labels):
     both(tmp_path, images, labels)
-    write_yaml(tmp_path, images.format("val"))
+    write_yaml(tmp_path, images.format("val"), images.format("train"))
     folder = tmp_path / labels.format("val")
     (folder / "classes.txt").write_text("cat\ndog\n")
     (folder / "README.txt").write_text("drawn by hand\n")
