@@ -58,7 +58,7 @@ def read_yolo(source: Source) -> Content:
     for number, path in enumerate(files, 1):
         images.append({"id": number, "file_name": path.relative_to(folder).as_posix()})
         label_file = _label_file(path)
-        if not label_file.is_file():
+        if not os.path.isfile(label_file):  # nor is one whose name is too long
             unlabelled.append(path)  # an image without objects
             continue
         try:
@@ -120,7 +120,7 @@ def label_files(source: Source) -> Iterator[Path]:
     """What a split is read from: the label file of each image, or the image where that does not exist."""
     for place in source.folders:
         for image in filter(os.path.isfile, _listed(place)):
-            yield labels if (labels := _label_file(image)).is_file() else image
+            yield labels if os.path.isfile(labels := _label_file(image)) else image
 
 
 # images and labels
@@ -211,14 +211,14 @@ def _orphans(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[P
     for folder, of_images in sorted(folders.items()):
         if not folder.is_dir():
             continue
-        found = {
+        stems = {
             path.stem
             for place in of_images
             for path in (place.iterdir() if place.is_dir() else ())
             if path.suffix.lower() in suffixes
         }
         for file in sorted(folder.glob("*.txt")):
-            if file not in expected and file.stem not in found and _holds_boxes(file):
+            if file not in expected and file.stem not in stems and _holds_boxes(file):
                 yield file, min(of_images)
 
 

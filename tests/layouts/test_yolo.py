@@ -240,3 +240,12 @@ def test_what_is_no_list_of_images_is_refused(tmp_path, content, reason):
     assert message.startswith(f"{tmp_path / name} is neither a folder of images nor a list of them")
     assert reason in message
     check(open_data(tmp_path, "train"), 3)
+
+
+def test_a_listed_name_as_long_as_systems_allow(tmp_path):
+    both(tmp_path)
+    (tmp_path / "val.txt").write_text("images/val/2.png\n" + "y" * 255 + "\n" + "z/" * 1000 + "\n")
+    write_yaml(tmp_path, "val.txt")
+    split = open_data(tmp_path, "val")
+    assert names_of(split) == ["2.png"]
+    assert len(split.skipped) == 2
