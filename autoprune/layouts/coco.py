@@ -1,10 +1,14 @@
 """Finds COCO JSON files in the layouts of COCO itself, Roboflow, CVAT, Label Studio and FiftyOne."""
 
+import json
 import re
+from functools import lru_cache
 from pathlib import Path
 
+from PIL import Image
+
 from autoprune.errors import DataError
-from autoprune.layouts.source import UNDIVIDED, Layout, Source, split_of
+from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, split_of
 
 YEAR = re.compile(r"(.+?)(2017|2014)")
 NAMES = {
@@ -30,6 +34,44 @@ def single_file(file: Path) -> Layout:
     return Layout("COCO JSON file", file, {UNDIVIDED: Source(file, _beside(file.parent))})
 
 
+def find_single(folder: Path) -> list[Layout]:
+    """The reading of a folder without a known layout by its one COCO JSON file of any name, beside images.
+
+    Raises:
+        DataError: several files are in COCO format.
+    """
+    files = [
+        file
+        for place in (folder, folder / "annotations")
+        for file in (sorted(place.iterdir()) if place.is_dir() else ())
+        if file.suffix.lower() == ".json" and file.is_file() and _is_coco(file, file.stat().st_mtime_ns)
+    ]
+    places = {place for file in files for place in _beside(file.parent)}
+    if not any(place.name == "images" or _holds_images(place) for place in places):
+        return []
+    if len(files) > 1:
+        raise DataError(
+            f"{folder} has several COCO files, {', '.join(map(str, files[:5]))}"
+            f"{', …' if len(files) > 5 else ''}; give one, as in --data {files[0]} (YAML: data)"
+        )
+    return [single_file(files[0])]
+
+
+def _holds_images(folder: Path) -> bool:
+    suffixes = Image.registered_extensions()
+    return any(path.suffix.lower() in suffixes for path in folder.iterdir())
+
+
+@lru_cache(maxsize=64)  # a run looks at the layout several times
+def _is_coco(file: Path, _stamp: int) -> bool:
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError):
+        return False
+    parts = ("images", "annotations", "categories")
+    return isinstance(content, dict) and all(isinstance(content.get(part), list) for part in parts)
+
+
 def _by_split(folder: Path, place: Path) -> Layout | None:
     """Files named after their split: ``instances_train.json``, ``train.json``."""
     files: dict[str, dict[str, Path]] = {}
@@ -52,7 +94,7 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
         file = next(group[suffix] for suffix in ("", "2017", "2014") if suffix in group)
         images = _image_folders(folder, file.stem.removeprefix("instances_"))
         splits[key] = Source(file, images if place != folder else (*images, folder))
-    first = next(iter(splits.values())).file
+    first = evidence_of(splits).file
     if len(splits) == 1 and next(iter(splits)) not in ("train", "val", "test"):
         name = "CVAT COCO" if first.stem == "instances_default" else "COCO JSON file"
         return Layout(name, first, {UNDIVIDED: next(iter(splits.values()))})
@@ -79,7 +121,7 @@ def _by_folder(folder: Path) -> list[Layout]:
                     f"{folder}: {splits[split].file} and {file} are both for {split}; move one of them away"
                 )
             splits[split] = Source(file, _beside(place))
-    layouts = [Layout(name, next(iter(splits.values())).file, splits) for name, splits in by_layout.items()]
+    layouts = [Layout(name, evidence_of(splits).file, splits) for name, splits in by_layout.items()]
     layouts += [
         Layout(layout, folder / name, {UNDIVIDED: Source(folder / name, _beside(folder))})
         for name, layout in NAMES.items()

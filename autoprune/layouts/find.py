@@ -7,12 +7,13 @@ from typing import Any
 
 from autoprune.config import DataPaths
 from autoprune.errors import DataError
-from autoprune.layouts.coco import find_coco, single_file
+from autoprune.layouts.coco import find_coco, find_single, single_file
 from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source
 from autoprune.layouts.voc import find_voc, read_voc
 from autoprune.layouts.voc import label_files as voc_files
-from autoprune.layouts.yolo import YAML, find_yolo, read_yolo, yaml_layout
+from autoprune.layouts.yolo import find_yolo, read_yolo
 from autoprune.layouts.yolo import label_files as yolo_files
+from autoprune.layouts.yolo_yaml import YAML, yaml_layout
 
 LAYOUTS: tuple[Callable[[Path], list[Layout]], ...] = (find_coco, find_yolo, find_voc)
 """What looks for the readings of a folder."""
@@ -61,7 +62,7 @@ def find_layout(data: Path) -> Layout:
 def _readings(folder: Path) -> list[Layout]:
     if folder.name == "annotations" and any(folder.glob("instances_*.json")):
         return [layout for layout in find_coco(folder.parent) if layout.evidence.parent == folder]
-    return [layout for look in LAYOUTS for layout in look(folder)]
+    return [layout for look in LAYOUTS for layout in look(folder)] or find_single(folder)
 
 
 def find_source(data: Path | DataPaths, split: str, val_fraction: float | None = None) -> Source:
@@ -151,5 +152,6 @@ def stamp(source: Source) -> Any:
             files = yolo_files(source) if source.kind == "yolo" else voc_files(source)
             times.append(hash(tuple((str(file), file.stat().st_mtime_ns) for file in files)))
     except OSError as error:
-        raise DataError(f"cannot read {source.file}: {error.strerror}; check --data (YAML: data)") from error
+        place = error.filename or source.file
+        raise DataError(f"cannot read {place}: {error.strerror}; check --data (YAML: data)") from error
     return tuple(times)

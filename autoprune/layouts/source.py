@@ -82,6 +82,11 @@ class Layout(NamedTuple):
     splits: Mapping[str, Source]
 
 
+def evidence_of(splits: Mapping[str, Source]) -> Source:
+    """The split whose file shows a layout: that of training, else of validation, else the first."""
+    return next(splits[name] for name in ("train", "val", *splits) if name in splits)
+
+
 def split_of(name: str) -> str | None:
     """The split that a folder, a key or the middle of a file name stands for: ``Valid`` is ``val``."""
     return SPLITS.get(name.casefold())

@@ -1,5 +1,6 @@
 """Finds and reads Pascal VOC data: one XML file for each image, and lists of their names for the splits."""
 
+import math
 import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ from PIL import Image
 
 from autoprune.errors import DataError
 from autoprune.images.decode import threads
-from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, read_lines, split_of
+from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, evidence_of, read_lines, split_of
 
 NAME_FILES = ("labelmap.txt", "classes.txt")
 """Where the order of the classes may be; else it is that of the alphabet, as in VOC's own list."""
@@ -40,7 +41,7 @@ def find_voc(folder: Path) -> list[Layout]:
         if path.is_dir() and (split := split_of(path.name)) and _holds_voc(path)
     }
     if splits:
-        return [Layout("Pascal VOC", next(iter(splits.values())).file, splits)]
+        return [Layout("Pascal VOC", evidence_of(splits).file, splits)]
     if _holds_voc(folder):
         beside = tuple(path for path in (folder, folder / "images") if path.is_dir())
         return [Layout("Pascal VOC", folder, {UNDIVIDED: Source(folder, beside, "voc")})]
@@ -208,11 +209,17 @@ def _parse(file: Path) -> _Record | str:
         root = parse_xml(file.read_bytes())
     except (OSError, ValueError, LookupError, expat.ExpatError) as error:
         return f"{file} is not readable XML ({error}); fix it"
+    things_of = root.findall("object")
+    apart = len([*root.iter("bndbox")]) - sum(len([*element.iter("bndbox")]) for element in things_of)
+    if apart:
+        return f"{file} has bndbox elements, {apart} in all, that are in no object of its annotation; fix it"
+    if twice := [place for place, element in enumerate(things_of, 1) if len(element.findall("bndbox")) > 1]:
+        return f"{file}: object {twice[0]} has more than one bndbox; write an object for each"
     size = root.find("size")
     height, width = (_number(size, side) if size is not None else None for side in ("height", "width"))
     known = height is not None and width is not None and height >= 1 and width >= 1
     things = []
-    for element in root.findall("object"):
+    for element in things_of:
         corners = element.find("bndbox")
         values = [None if corners is None else _number(corners, corner) for corner in CORNERS]
         x1, y1, x2, y2 = values
@@ -226,14 +233,16 @@ def _parse(file: Path) -> _Record | str:
 def parse_xml(data: bytes) -> ElementTree.Element:
     """Parses XML that declares no entities, which could expand to gigabytes or name other files.
 
+    Names of elements are in lower case and without a prefix: `<Object>` and `<voc:object>` are `object`.
+
     Raises:
         ValueError: it declares one.
         ExpatError: it is not well formed.
     """
     builder = ElementTree.TreeBuilder()
     parser = expat.ParserCreate()
-    parser.StartElementHandler = builder.start
-    parser.EndElementHandler = builder.end
+    parser.StartElementHandler = lambda name, fields: builder.start(_plain(name), fields)
+    parser.EndElementHandler = lambda name: builder.end(_plain(name))
     parser.CharacterDataHandler = builder.data
 
     def refuse(*declaration: object) -> None:
@@ -244,11 +253,16 @@ def parse_xml(data: bytes) -> ElementTree.Element:
     return builder.close()
 
 
+def _plain(name: str) -> str:
+    return name.rpartition(":")[2].lower()
+
+
 def _number(element: ElementTree.Element, name: str) -> float | None:
     try:
-        return float((element.findtext(name) or "").strip())
+        value = float((element.findtext(name) or "").strip())
     except ValueError:
         return None
+    return value if math.isfinite(value) else None
 
 
 def _holds_voc(folder: Path) -> bool:

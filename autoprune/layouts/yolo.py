@@ -1,29 +1,30 @@
-"""Finds and reads YOLO data: a YAML file of splits and names, images, and one text file of boxes for each."""
+"""Finds and reads YOLO data: images, and one text file of boxes for each; its YAML file is in `yolo_yaml`."""
 
 import math
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from PIL import Image
 
-from autoprune.errors import ConfigError, DataError
-from autoprune.files import read_yaml
+from autoprune.errors import DataError
 from autoprune.images.decode import header_size
 from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, read_lines, split_of
+from autoprune.layouts.yolo_yaml import YAML, is_data, plain_path, read_data, read_names, yaml_layout
 
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
 """Where the names of the classes are without a YAML file, one a line."""
-YAML = (".yaml", ".yml")
 EDGE = 0.01
 """How far a coordinate may lie beyond the image, in fractions of it, as Ultralytics allows."""
+LONGEST_LINE, LONGEST_NAME = 2048, 255
+"""Of a path in a list of images, in characters, and of a folder or file in it, in bytes, as systems allow."""
 
 
 def find_yolo(folder: Path) -> list[Layout]:
     """The readings of a folder as YOLO: one for each YAML file, else one where a text file has the names."""
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAML and path.is_file())
-    if layouts := [yaml_layout(file) for file in files if _is_data(file)]:
+    if layouts := [yaml_layout(file) for file in files if is_data(file)]:
         return layouts
     names = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
     if names is None:
@@ -39,47 +40,27 @@ def find_yolo(folder: Path) -> list[Layout]:
     return [Layout("YOLO", names, divided or {UNDIVIDED: Source(names, (folder,), "yolo")})]
 
 
-def yaml_layout(file: Path) -> Layout:
-    """The splits of a YAML file, whose paths are taken as Ultralytics takes them.
-
-    Raises:
-        DataError: it names none, or a path that does not exist.
-    """
-    content = _read(file)
-    root = _root(file, content)
-    splits: dict[str, Source] = {}
-    for key, value in content.items():
-        split = split_of(str(key))
-        if split is None or not value:
-            continue
-        paths = [str(path) for path in value] if isinstance(value, list) else [str(value)]
-        splits[split] = Source(file, tuple(_resolve(root, path, file, str(key)) for path in paths), "yolo")
-    if not splits:
-        raise DataError(f"{file} has none of the keys train, val and test; add them, with folders of images")
-    return Layout("YOLO", file, splits)
-
-
 def read_yolo(source: Source) -> Content:
     """The images of a split and their boxes, in upright pixels.
 
     Raises:
         DataError: there are no images, none of them has a label file, or the names are missing.
     """
-    names = _names(source.file)
-    images, annotations, skipped, labels = [], [], [], 0
+    names = read_names(source.file)
+    images, annotations, skipped, unlabelled = [], [], [], []
     files = list(dict.fromkeys(path for place in source.folders for path in _listed(place)))
     if not files:
         raise DataError(
             f"{source.file}: there are no images in {', '.join(map(str, source.folders))}; add them"
         )
     folder = _folder_of(source.file, files)
-    keypoints = "kpt_shape" in _read(source.file) if source.file.suffix.lower() in YAML else False
+    keypoints = "kpt_shape" in read_data(source.file) if source.file.suffix.lower() in YAML else False
     for number, path in enumerate(files, 1):
         images.append({"id": number, "file_name": path.relative_to(folder).as_posix()})
         label_file = _label_file(path)
-        if not label_file.is_file():
-            continue  # an image without objects
-        labels += 1
+        if not os.path.isfile(label_file):  # nor is one whose name is too long
+            unlabelled.append(path)  # an image without objects
+            continue
         try:
             height, width = header_size(path)
         except DataError:  # the image is left out, and its boxes with it
@@ -101,10 +82,20 @@ def read_yolo(source: Source) -> Content:
                     "iscrowd": 0,
                 }
             )
-    if not labels:
+    if len(unlabelled) == len(files):
         raise DataError(
             f"{source.file}: none of the {len(files)} images has a label file, such as "
             f"{_label_file(files[0])}; put labels/ beside images/, with the same names"
+        )
+    skipped += [
+        f"{label_file}: there is no image {label_file.stem}.* for it in {place}; add it, or remove the file"
+        for label_file, place in _orphans(source.folders, files)
+    ]
+    notes = []
+    if unlabelled:
+        notes.append(
+            f"{len(unlabelled)} of {len(files)} images have no label file and count as empty, first "
+            f"{unlabelled[0]}"
         )
     categories = [{"id": number + 1, "name": name} for number, name in sorted(names.items())]
     return {
@@ -112,6 +103,7 @@ def read_yolo(source: Source) -> Content:
         "annotations": annotations,
         "categories": categories,
         "skipped": skipped,
+        "notes": notes,
         "folders": (folder,),
     }
 
@@ -127,100 +119,54 @@ def _folder_of(file: Path, images: Sequence[Path]) -> Path:
 def label_files(source: Source) -> Iterator[Path]:
     """What a split is read from: the label file of each image, or the image where that does not exist."""
     for place in source.folders:
-        for image in filter(Path.is_file, _listed(place)):
-            yield labels if (labels := _label_file(image)).is_file() else image
-
-
-# the YAML file
-
-
-def _read(file: Path) -> dict[str, Any]:
-    content = read_yaml(file)
-    if not isinstance(content, dict):
-        raise DataError(
-            f"{file} is not a YAML file of a data set: it has no keys train, val and names; fix it"
-        )
-    return content
-
-
-def _is_data(file: Path) -> bool:
-    """Whether a YAML file is one of YOLO data, and no settings of something else.
-
-    Raises:
-        ConfigError: it has YOLO's usual name, and is not YAML.
-    """
-    try:
-        content = read_yaml(file)
-    except ConfigError:
-        if file.name == "data.yaml":
-            raise
-        return False
-    keys = {*content} if isinstance(content, dict) else set()
-    return bool({"names", "nc"} & keys or file.name == "data.yaml") and bool({"train", "val"} & keys)
-
-
-def _root(file: Path, content: Mapping[str, Any]) -> Path:
-    """The folder that paths are relative to: `path`, or the file's own where there is no such folder."""
-    given = Path(os.path.expanduser(str(content.get("path") or "")))
-    candidates = (file.parent / given, file.parent / "datasets" / given, file.parent.parent / given, given)
-    return next((path for path in candidates if path.is_dir()), file.parent)
-
-
-def _resolve(root: Path, text: str, file: Path, key: str) -> Path:
-    """A folder of images or a text file of their paths.
-
-    Raises:
-        DataError: it does not exist.
-    """
-    text = os.path.expanduser(text.replace("\\", "/"))
-    parts = [part for part in text.split("/") if part not in ("", ".", "..")]
-    candidates = [root / text, file.parent / text]
-    if text.startswith(("../", "/")):  # `../train/images` of Roboflow; paths of another machine
-        own = [place for place, part in enumerate(parts) if split_of(part)]  # no other split's images
-        for base in (root, file.parent):
-            candidates += [
-                base.joinpath(*parts[first:]) for first in range((own or [len(parts) - 1])[-1] + 1)
-            ]
-    path = next((path for path in candidates if path.exists()), None)
-    if path is None:
-        raise DataError(
-            f"{file}: `{key}: {text}` does not exist below {root}; fix the path, or `path`, there"
-        )
-    return Path(os.path.normpath(path))
-
-
-def _names(file: Path) -> dict[int, str]:
-    """The names of the classes, by their number."""
-    if file.suffix.lower() not in YAML:
-        return dict(enumerate(read_lines(file)))
-    content = _read(file)
-    names: Any = content.get("names")
-    count = content.get("nc")
-    if names is None and type(count) is int:
-        return {number: f"class_{number}" for number in range(count)}
-    try:
-        known = {
-            int(key): str(name)
-            for key, name in (names.items() if isinstance(names, dict) else enumerate(names))
-        }
-    except (TypeError, ValueError) as error:
-        raise DataError(
-            f"{file}: `names` must be a list, or `number: name`, and is {names!r:.60}; fix it"
-        ) from error
-    if not known or (type(count) is int and count != len(known)):
-        raise DataError(f"{file}: `names` has {len(known)} names, and `nc` is {count}; make them agree")
-    return known
+        for image in filter(os.path.isfile, _listed(place)):
+            yield labels if os.path.isfile(labels := _label_file(image)) else image
 
 
 # images and labels
 
 
 def _listed(place: Path) -> list[Path]:
-    """The images in a folder and its folders, or of a text file with one path a line, sorted."""
+    """The images in a folder and its folders, or of a text file with one path a line, sorted.
+
+    Raises:
+        DataError: it is neither, such as a single image.
+    """
     place = Path(os.path.abspath(place))
     if place.is_dir():
         return _images_in(place)
-    return [_of_list(place, text.replace("\\", "/")) for text in sorted(read_lines(place))]
+    if (problem := _no_list(place)) is not None:
+        raise DataError(
+            f"{place} is neither a folder of images nor a list of them, one path a line ({problem}); fix "
+            "the path in the YAML file"
+        )
+    return [_of_list(place, plain_path(text)) for text in sorted(read_lines(place))]
+
+
+def _no_list(place: Path) -> str | None:
+    """Why a file is no list of images."""
+    if place.suffix.lower() in Image.registered_extensions():
+        return "it is an image"
+    try:
+        if place.exists() and not place.is_file():
+            return "it is a device or pipe"
+        with place.open("rb") as file:
+            data = file.read(2**16)
+            if b"\0" not in data:
+                data += file.read()
+    except OSError as error:
+        raise DataError(f"cannot read {place}: {error.strerror}; check --data (YAML: data)") from error
+    if b"\0" in data:
+        return "it is no UTF-8 text"
+    try:
+        lines = data.decode("utf-8-sig").splitlines()
+    except UnicodeDecodeError:
+        return "it is no UTF-8 text"
+    for number, line in enumerate(lines, 1):
+        parts = plain_path(line).encode().split(b"/")
+        if len(line) > LONGEST_LINE or max(map(len, parts)) > LONGEST_NAME:
+            return f"line {number} is too long for a path, with {len(line)} characters"
+    return None
 
 
 def _of_list(place: Path, text: str) -> Path:
@@ -229,7 +175,7 @@ def _of_list(place: Path, text: str) -> Path:
     candidates = [place.parent / text]
     for base in (place.parent, place.parent.parent):
         candidates += [base.joinpath(*parts[first:]) for first in range(len(parts))]
-    return Path(os.path.normpath(next((path for path in candidates if path.is_file()), candidates[0])))
+    return Path(os.path.normpath(next((path for path in candidates if os.path.isfile(path)), candidates[0])))
 
 
 def _images_in(folder: Path) -> list[Path]:
@@ -245,6 +191,40 @@ def _label_file(image: Path) -> Path:
             parts[index] = "labels"
             break
     return Path(*parts, f"{image.stem}.txt")
+
+
+def _orphans(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
+    """Label files without an image, each with the folder that the image would be in.
+
+    Images of other splits in the same folders count. Other text files, such as of names, are no label files.
+    """
+    folders: dict[Path, set[Path]] = {}  # of images, by that of their label files
+    for image in images:
+        folders.setdefault(_label_file(image).parent, set()).add(image.parent)
+    for place in map(Path, map(os.path.abspath, places)):
+        labels = _label_file(place / "x.png").parent
+        if place.is_dir() and labels != place and labels.is_dir():
+            for folder in (labels, *(path for path in labels.rglob("*") if path.is_dir())):
+                folders.setdefault(folder, set()).add(place / folder.relative_to(labels))
+    expected = {_label_file(image) for image in images}
+    suffixes = Image.registered_extensions()
+    for folder, of_images in sorted(folders.items()):
+        if not folder.is_dir():
+            continue
+        stems = {
+            path.stem
+            for place in of_images
+            for path in (place.iterdir() if place.is_dir() else ())
+            if path.suffix.lower() in suffixes
+        }
+        for file in sorted(folder.glob("*.txt")):
+            if file not in expected and file.stem not in stems and _holds_boxes(file):
+                yield file, min(of_images)
+
+
+def _holds_boxes(file: Path) -> bool:
+    lines = read_lines(file)
+    return not lines or any(_row(1, tuple(line.split()[:5])).problem is None for line in lines)
 
 
 class _Row(NamedTuple):

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from autoprune.data.coco import open_data
+from autoprune.layouts.find import find_layout
 
 from .conftest import check, coco, picture, refused, some_boxes, write_json
 
@@ -100,3 +101,35 @@ def test_years_are_tried_in_their_order(tmp_path):
     assert open_data(tmp_path, "val").files[0].parent.name == "val"
     (tmp_path / "annotations/instances_val.json").unlink()
     assert open_data(tmp_path, "val").files[0].parent.name == "val2017"
+
+
+@pytest.mark.parametrize("name", ["annotations.json", "annotations/mine.JSON", "my set.json"])
+@pytest.mark.parametrize("images", ["images", "."])
+def test_one_file_of_any_name_is_a_set_that_is_not_divided(tmp_path, name, images):
+    content = make(tmp_path, images)
+    write_json(tmp_path / "package.json", {"images": [], "name": "no data set"})
+    (tmp_path / "broken.json").write_text("{")
+    assert "no other layout" in refused(tmp_path, "all")
+    write_json(tmp_path / name, content)
+    check(open_data(tmp_path, "all", strict=True), 3)
+    assert f"(COCO JSON file: {name}) is not divided into train and val" in refused(tmp_path)
+    assert sum(len(open_data(tmp_path, part, val_fraction=0.4)) for part in ("train", "val")) == 3
+    write_json(tmp_path / "other.json", content)
+    message = refused(tmp_path, "all")
+    assert f"has several COCO files, {tmp_path}/" in message
+    assert str(tmp_path / name) in message
+    assert f"--data {tmp_path}/" in message
+
+
+def test_a_file_without_images_is_no_set(tmp_path):
+    write_json(tmp_path / "annotations.json", coco(["a.png"], some_boxes(1)))
+    assert "no other layout" in refused(tmp_path, "all")
+
+
+@pytest.mark.parametrize("where", ["annotations/instances_{}.json", "{}/_annotations.coco.json"])
+def test_the_file_of_the_training_split_shows_the_layout(tmp_path, where):
+    for split in ("val", "test", "train"):
+        write_json(tmp_path / where.format(split), make(tmp_path, f"images/{split}"))
+    assert find_layout(tmp_path).evidence == tmp_path / where.format("train")
+    (tmp_path / where.format("train")).unlink()
+    assert find_layout(tmp_path).evidence == tmp_path / where.format("val")

@@ -1,5 +1,7 @@
 """Pascal VOC's XML, against boxes drawn into the images."""
 
+import re
+
 import pytest
 from pycocotools.cocoeval import COCOeval
 
@@ -183,3 +185,47 @@ def test_no_objects_at_all(tmp_path):
     (tmp_path / "Annotations/a.xml").write_text("<annotation><size/></annotation>")
     picture(tmp_path / "JPEGImages", "a.png", None)
     assert "no XML file has an object with a name" in refused(tmp_path, "all")
+
+
+@pytest.mark.parametrize("change", [str.upper, str.title, lambda name: f"voc:{name}"])
+def test_names_of_elements_in_any_case_and_with_a_prefix(tmp_path, change):
+    make(tmp_path)
+    write_lists(tmp_path, train="000\n", val="001\n002\n")
+    for file in (tmp_path / "Annotations").glob("*.xml"):
+        text = re.sub(r"(</?)(\w+)", lambda match: match[1] + change(match[2]), file.read_text())
+        file.write_text(text.replace("<voc:annotation>", '<voc:annotation xmlns:voc="urn:x">'))
+    check(open_data(tmp_path, "val", strict=True), 2)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        (
+            r"(<object>.*</object>)",
+            r"<objects>\1</objects>",
+            "1 in all, that are in no object",
+        ),
+        (r"(</?)object>", r"\1thing>", "1 in all, that are in no object"),
+        (r"(<bndbox>.*</bndbox>)", r"\1\1", "object 1 has more than one bndbox"),
+    ],
+)
+def test_a_file_with_boxes_elsewhere_is_left_out(tmp_path, old, new, problem):
+    make(tmp_path)
+    write_lists(tmp_path, train="000\n", val="001\n002\n")
+    file = tmp_path / "Annotations/001.xml"
+    file.write_text(re.sub(old, new, file.read_text()))
+    split = open_data(tmp_path, "val")
+    assert names_of(split) == ["002.png"]
+    assert len(split.skipped) == 1
+    assert str(file) in split.skipped[0]
+    assert problem in split.skipped[0]
+
+
+def test_numbers_that_are_not_finite_are_none(tmp_path):
+    make(tmp_path)
+    write_lists(tmp_path, train="000\n", val="001\n")
+    file = tmp_path / "Annotations/001.xml"
+    file.write_text(file.read_text().replace("<width>80<", "<width>inf<"))
+    check(open_data(tmp_path, "val", strict=True), 1)
+    file.write_text(re.sub("<xmin>.*</xmin>", "<xmin>nan</xmin>", file.read_text()))
+    assert "no bndbox with four numbers" in open_data(tmp_path, "val").skipped[0]

@@ -3,9 +3,8 @@
 import pytest
 
 from autoprune.data.coco import open_data
-from autoprune.errors import ConfigError
 
-from .conftest import CLASSES, check, picture, refused, some_boxes, yolo_line
+from .conftest import CLASSES, check, names_of, picture, refused, some_boxes, yolo_line
 
 NAMES = "names: [cat, dog]\n"
 
@@ -160,38 +159,6 @@ def test_changed_labels_are_read_again(tmp_path):
     assert len(open_data(tmp_path, "val")) == 4
 
 
-@pytest.mark.parametrize(
-    ("yaml", "message"),
-    [
-        ("val: images/val\nnames: [cat]\nnc: 2\n", "`names` has 1 names, and `nc` is 2"),
-        ("val: images/val\n", "`names` must be a list"),
-        ("val: images/val\nnames: {a: cat}\n", "`names` must be a list, or `number: name`"),
-        ("val: images/elsewhere\nnames: [cat, dog]\n", "`val: images/elsewhere` does not exist below"),
-        ("val: ../valid/images\nnames: [cat, dog]\n", "`val: ../valid/images` does not exist below"),
-        ("val: valid/images\nnames: [cat, dog]\n", "`val: valid/images` does not exist below"),
-        ("names: [cat, dog]\n", "has none of the keys train, val and test"),
-        ("[1, 2]\n", "is not a YAML file of a data set"),
-        ("train: images/train\nnames: [cat, dog]\n", "has no validation split: it has train"),
-    ],
-)
-def test_a_yaml_file_that_is_wrong_is_refused_in_one_line(tmp_path, yaml, message):
-    both(tmp_path)
-    (tmp_path / "data.yaml").write_text(yaml)
-    assert message in refused(tmp_path / "data.yaml")
-
-
-def test_a_yaml_file_that_is_none_is_named(tmp_path):
-    (tmp_path / "data.yaml").write_text("train: [")
-    with pytest.raises(ConfigError, match=r"data\.yaml is not valid YAML"):
-        open_data(tmp_path, "val")
-
-
-def test_a_count_of_classes_stands_in_for_names(tmp_path):
-    both(tmp_path)
-    (tmp_path / "data.yaml").write_text("train: images/train\nval: images/val\nnc: 2\n")
-    assert list(open_data(tmp_path, "val").categories.values()) == ["class_0", "class_1"]
-
-
 def test_two_yaml_files_are_two_readings_and_other_settings_are_none(tmp_path):
     both(tmp_path)
     text = "train: images/train\nval: images/val\n" + NAMES
@@ -203,3 +170,82 @@ def test_two_yaml_files_are_two_readings_and_other_settings_are_none(tmp_path):
     assert "could be YOLO" in message
     assert "other.yaml" in message
     check(open_data(tmp_path / "other.yaml", "val"), 3)
+
+
+def write_yaml(folder, val="images/val", train="images/train"):
+    (folder / "data.yaml").write_text(f"train: {train}\nval: {val}\n" + NAMES)
+
+
+def test_images_without_labels_are_counted_in_a_note(tmp_path):
+    both(tmp_path, count=6)
+    write_yaml(tmp_path)
+    assert open_data(tmp_path, "val", strict=True).notes == []
+    for number in (1, 3, 4):
+        (tmp_path / f"labels/val/{number}.txt").unlink()
+    first = tmp_path / "images/val/1.png"
+    expected = [f"3 of 6 images have no label file and count as empty, first {first}"]
+    assert open_data(tmp_path, "val", strict=True).notes == expected
+
+
+@pytest.mark.parametrize(
+    ("images", "labels"), [("images/{}", "labels/{}"), ("{}/images", "{}/labels"), ("{}", "{}")]
+)
+def test_labels_without_an_image_are_named(tmp_path, images, labels):
+    both(tmp_path, images, labels)
+    write_yaml(tmp_path, images.format("val"), images.format("train"))
+    folder = tmp_path / labels.format("val")
+    (folder / "classes.txt").write_text("cat\ndog\n")
+    (folder / "README.txt").write_text("drawn by hand\n")
+    (tmp_path / images.format("val") / "0.png").unlink()
+    split = open_data(tmp_path / "data.yaml", "val")
+    assert names_of(split) == ["1.png", "2.png"]
+    assert [line.split(":")[0] for line in split.skipped] == [str(folder / "0.txt")]
+    assert "there is no image 0.*" in split.skipped[0]
+    assert "0.txt" in refused(tmp_path / "data.yaml", strict=True)
+
+
+def test_labels_of_another_split_or_of_a_lost_folder(tmp_path):
+    make(tmp_path, "images", "labels", count=4)
+    (tmp_path / "train.txt").write_text("images/0.png\nimages/1.png\n")
+    (tmp_path / "val.txt").write_text("images/2.png\nimages/3.png\n")
+    (tmp_path / "data.yaml").write_text("train: train.txt\nval: val.txt\n" + NAMES)
+    check(open_data(tmp_path, "val", strict=True), 2)
+    (tmp_path / "labels/night").mkdir()
+    (tmp_path / "labels/night/9.txt").write_text(yolo_line(0, (1, 2, 3, 4)))
+    (tmp_path / "data.yaml").write_text("train: images\nval: images\n" + NAMES)
+    (line,) = open_data(tmp_path, "val").skipped
+    assert line.startswith(
+        f"{tmp_path}/labels/night/9.txt: there is no image 9.* for it in {tmp_path}/images/n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (None, "it is an image"),
+        (b"images/val/0.png\0", "no UTF-8 text"),
+        (b"images/val/\xe9.png", "no UTF-8 text"),
+        ("images/val/0.png".encode("utf-16"), "no UTF-8 text"),
+        (b"images/val/0.png\n" + b"x/" * 3000, "line 2 is too long for a path, with 6000 characters"),
+        (b"images/val/" + b"x" * 300, "line 1 is too long for a path"),
+    ],
+)
+def test_what_is_no_list_of_images_is_refused(tmp_path, content, reason):
+    both(tmp_path)
+    name = "images/val/0.png" if content is None else "val.txt"
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    write_yaml(tmp_path, name)
+    message = refused(tmp_path)
+    assert message.startswith(f"{tmp_path / name} is neither a folder of images nor a list of them")
+    assert reason in message
+    check(open_data(tmp_path, "train"), 3)
+
+
+def test_a_listed_name_as_long_as_systems_allow(tmp_path):
+    both(tmp_path)
+    (tmp_path / "val.txt").write_text("images/val/2.png\n" + "y" * 255 + "\n" + "z/" * 1000 + "\n")
+    write_yaml(tmp_path, "val.txt")
+    split = open_data(tmp_path, "val")
+    assert names_of(split) == ["2.png"]
+    assert len(split.skipped) == 2
