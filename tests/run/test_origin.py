@@ -126,7 +126,9 @@ def test_an_edited_setting_is_refused(run, name, before, now):
 
 
 def test_of_a_run_that_recorded_no_settings_the_space_knows_the_criterion(run):
-    run.space_file.write_text("model: m\ninput_size: [64, 64]\ncriterion: l2\ngroups: []\n")
+    run.space_file.write_text(
+        "model: m\ninput_size: [64, 64]\ncriterion: l2\ngroups: [{match: a, max_ratio: 0.5}]\n"
+    )
     with pytest.raises(RunError, match=r"says criterion 'obs', .* of criterion 'l2'; restore"):
         check_settings(run, {})
 
