@@ -96,9 +96,9 @@ class Session:
         if done < trials:
             return f"{done} of {trials} trials are finished already"
         has = f"{self.directory.path} has {done} finished {'trial' if done == 1 else 'trials'} already"
-        asked = "" if done == trials else f", and --trials (YAML: trials) asks for {trials}"
+        fewer = "" if done == trials else f", and --trials (YAML: trials) asks for {trials}"
         left = "nothing is left to do" if self.ledger.done else "only its leading trials are measured again"
-        return f"{has}{asked}: {left}"
+        return f"{has}{fewer}: {left}"
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
