@@ -53,9 +53,9 @@ def doctor(
         Path, typer.Option("--out", metavar="PATH", help="Folder for run directories, whose disk is checked.")
     ] = Path("runs"),
 ) -> None:
-    """Check this machine: versions, devices, memory, disk, torchvision's operators and Ray.
+    """Check this machine (versions, devices, memory, disk, operators, Ray), or, with --data, a data set.
 
-    With --data, check a data set instead: its layout, the images, boxes and classes of each split, and what
+    Of a data set it shows the layout, the images, boxes and classes of each split, and what
     is odd. Three pictures with their boxes are shown on a page in the folder of --out.
     """
     with working() as console:

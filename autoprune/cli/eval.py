@@ -35,12 +35,20 @@ def evaluate(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option("--split", metavar="NAME", help="Split of the data: val, test or train.")
+        str,
+        typer.Option(
+            "--split",
+            metavar="NAME",
+            help="Split of the data: val, test, train, any other that it has, or all.",
+        ),
     ] = "val",
     batch_size: Annotated[int, typer.Option("--batch-size", min=1, help="Images per forward pass.")] = 8,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Evaluate a detector on COCO-format data: the twelve numbers of COCOeval, and the mAP of each class."""
+    """Evaluate a detector on a data set: the twelve numbers of COCOeval, and the mAP of each class.
+
+    The data may be in COCO's format, YOLO's or Pascal VOC's.
+    """
     from autoprune.data.evaluate import evaluate as measure
     from autoprune.task.checks import pick_device
 

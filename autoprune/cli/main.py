@@ -24,7 +24,7 @@ from autoprune.cli.schema import schema
 from autoprune.cli.search import search
 from autoprune.cli.settings import with_new_flags
 from autoprune.cli.space import space
-from autoprune.cli.terminal import problems, widen_columns
+from autoprune.cli.terminal import StoppedError, problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError, is_out_of_memory
 from autoprune.passwords import hide
@@ -38,13 +38,14 @@ READER_GONE = 141
 UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES)
 RESUMABLE = {"demo", "recover", "search", "train"}
 PRINTERS = {"doctor", "eval", "front", "inspect", "latency", "schema"}  # standard output is all they are for
+HELP = {"--help", "-h"}
 
 app = typer.Typer(
     name="autoprune",
     add_completion=False,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    context_settings={"help_option_names": sorted(HELP), "max_content_width": 100},
     epilog="Start with [bold]autoprune demo[/]: no data, no network, a few minutes.",
 )
 
@@ -70,7 +71,7 @@ def root(
 
 COMMANDS: dict[str, tuple[Callable[..., None], str]] = {
     "demo": (demo, "autoprune demo --out runs/demo --seed 1"),
-    "doctor": (doctor, "autoprune doctor --out runs"),
+    "doctor": (doctor, "autoprune doctor --data data/mine"),
     "train": (train, "autoprune train --model retinanet_resnet18_fpn --data data/mine --steps 5000"),
     "eval": (evaluate, "autoprune eval runs/mine/recovered/trial-0017 --split test"),
     "inspect": (inspect, "autoprune inspect retinanet_resnet50_fpn"),
@@ -101,7 +102,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         any other failure.
     """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    works = _is_command(arguments) and arguments[0] not in PRINTERS
+    works = _is_command(arguments) and arguments[0] not in PRINTERS and not HELP.intersection(arguments)
     losses: list[OSError] = []
 
     def report_loss(error: OSError) -> None:
@@ -138,6 +139,8 @@ def _run(arguments: list[str]) -> int:
             )
         except (KeyboardInterrupt, typer.Abort):
             return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
+        except StoppedError as stopped:
+            return _stop(f"interrupted: {stopped}", INTERRUPTED)
         except BaseException as error:  # foreign code, such as a user's detector, may call sys.exit
             if debug:
                 print(hide(traceback.format_exc()), end="", file=sys.stderr)

@@ -55,6 +55,13 @@ def show_table(console: Console, table: Table) -> None:
     console.print(Segments(console.render(table, options)), soft_wrap=True)
 
 
+class StoppedError(Exception):
+    """Ctrl-C or SIGTERM ended the work, which says in one line what is kept.
+
+    An exception of its own, as typer keeps nothing of a `KeyboardInterrupt`.
+    """
+
+
 @contextmanager
 def working(quiet: bool = False) -> Iterator[Console]:
     """Yields the console of standard output, with progress shown on it.
@@ -62,11 +69,19 @@ def working(quiet: bool = False) -> Iterator[Console]:
     Args:
         quiet: standard output is for a program (``--json``), which the command prints after the block. Inside
             it everything goes to standard error: progress, and what a user's detector prints at any time.
+
+    Raises:
+        StoppedError: the work inside the block was interrupted, and says what is kept.
     """
-    if not quiet:
-        console = output()
-        with progress.show(console):
-            yield console
-        return
-    with stdout_to_stderr(), progress.show(problems()):
-        yield problems()
+    try:
+        if not quiet:
+            console = output()
+            with progress.show(console):
+                yield console
+            return
+        with stdout_to_stderr(), progress.show(problems()):
+            yield problems()
+    except KeyboardInterrupt as interrupt:
+        if not interrupt.args:
+            raise
+        raise StoppedError(str(interrupt)) from interrupt

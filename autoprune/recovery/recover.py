@@ -11,11 +11,12 @@ from autoprune.config import make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError, RunError
 from autoprune.files import naming_paths
+from autoprune.policy import Policy
 from autoprune.progress import command_line, say
 from autoprune.ranges import to_ranges
 from autoprune.recovery.recover_policy import Recovered, recover_policy
 from autoprune.run.directory import RunDirectory
-from autoprune.run.origin import check_origin
+from autoprune.run.origin import SCORING, check_origin, check_settings
 from autoprune.run.results import SearchResult, load_result
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.space.file import SpaceFile
@@ -48,7 +49,8 @@ def recover(
     Raises:
         ConfigError: ``trials`` are no numbers, or the settings are wrong.
         RunError: it is not a run directory, it has no such trial, its weights or its data have changed, its
-            space is lost, or another process recovers the same trial.
+            space is lost, its `config.yaml` or the trial's policy file was changed, or another process
+            recovers the same trial.
     """
     directory = RunDirectory(as_path("run", run, "the path of a run directory"))
     own = directory.config()
@@ -60,6 +62,7 @@ def recover(
         raise RunError(
             f"{directory.space_file} is missing; the command of the search, repeated, writes it again"
         )
+    check_settings(directory, result.notes, SCORING)
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     task = load_task(config)
@@ -96,7 +99,43 @@ def _keep(result: SearchResult, record: Record, evaluator: PolicyEvaluator) -> M
     if not point.path.exists():
         say(f"{point.path} is missing: the channels are chosen again, by the trial's widths")
         return evaluator.keep(record.widths)
+    task = evaluator.task.at(record.pixels)
+    if problem := _change(point.policy, task.policy(evaluator.keep(record.widths), {})):
+        raise RunError(
+            f"{point.path} was changed: {problem}; delete the file, and the channels are chosen again, or "
+            "copy it elsewhere and `autoprune apply` it as a policy of its own"
+        )
     return point.policy.keep
+
+
+def _change(written: Policy, trial: Policy) -> str:
+    """In what a policy file differs from its trial, in words; empty where it does not.
+
+    Of channels the numbers are compared, as the study holds them: where scores were computed again, a group
+    may keep others.
+    """
+    for name in (*trial.widths, *(name for name in written.widths if name not in trial.widths)):
+        dense = trial.widths.get(name, written.widths.get(name))
+        widths = [each.widths.get(name, dense) for each in (written, trial)]
+        kept = [len(each.keep[name]) if name in each.keep else dense for each in (written, trial)]
+        for what, (now, was) in (("channels before pruning", widths), ("channels after it", kept)):
+            if now != was:
+                return f"group `{name}` has {now} {what}, and the trial was measured with {was}"
+    if (written.input_size, written.resize) != (trial.input_size, trial.resize):
+        return f"its input size is {_size(written)}, and the trial was measured at {_size(trial)}"
+    if written.labels and trial.labels and written.labels != trial.labels:
+        of_file, of_trial = written.labels, trial.labels
+        label = next(n for n in (*of_file, *of_trial) if of_file.get(n) != of_trial.get(n))
+        names = (each.get(label, "nothing") for each in (of_file, of_trial))
+        return "label {} stands for {}, and the trial was measured with {}".format(label, *names)
+    return ""
+
+
+def _size(policy: Policy) -> str:
+    """The input size of a policy, and how it resizes images to it where it changes that."""
+    height, width = policy.input_size
+    rule = "" if policy.resize is None else ", ".join(f"{n} {v}" for n, v in policy.resize.to_dict().items())
+    return f"{height} x {width} ({rule})" if rule else f"{height} x {width}"
 
 
 def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:

@@ -90,7 +90,7 @@ class RunDirectory:
                 raise RunError(f"{self.path} has a journal but no {names.CONFIG_FILE}; choose another --out")
             refuse_other_folder(self.path)
             return
-        old, new = _comparable(self.config()), _comparable(config)
+        old, new = comparable(self.config()), comparable(config)
         if differing := [name for name in old if old[name] != new[name]]:
             was, now = (absolute(each).model_dump(mode="json") for each in (self.config(), config))
             shown = ", ".join(f"{name} was {was[name]!r}, now {now[name]!r}" for name in differing)
@@ -235,7 +235,7 @@ def absolute(config: Config) -> Config:
     return config.model_copy(update=changes)
 
 
-def _comparable(config: Config) -> dict[str, Any]:
+def comparable(config: Config) -> dict[str, Any]:
     """The fields that decide what the search is, as YAML holds them; a storage without its password."""
     content = absolute(config).model_dump(mode="json")
     if config.storage is not None:

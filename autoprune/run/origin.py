@@ -1,13 +1,50 @@
-"""Whether weights and data are those that a run was made from, wherever they lie now."""
+"""Whether weights, data and settings are those that a run was made from, wherever they lie now."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from autoprune.config import Config, DataPaths
 from autoprune.errors import RunError
 from autoprune.progress import say
-from autoprune.run.directory import RunDirectory, absolute
+from autoprune.run.directory import RunDirectory, absolute, comparable
+from autoprune.space.file import SpaceFile
 from autoprune.task.pruning_task import PruningTask
+
+SETTINGS_NOTE = "settings"
+"""The study's attribute with the settings that its trials were made by; versions up to 0.1.0 wrote none."""
+
+SCORING = ("criterion", "importance_images", "seed")
+"""The settings that say which channels a trial keeps; the others that a run holds say how it is trained."""
+
+_ELSEWHERE = {"space", "storage"}  # known by what they hold, wherever they lie
+
+
+def settings_to_note(config: Config) -> dict[str, Any]:
+    """The settings that decide what a trial is, for `SETTINGS_NOTE`."""
+    return {name: value for name, value in comparable(config).items() if name not in _ELSEWHERE}
+
+
+def check_settings(run: RunDirectory, notes: Mapping[str, Any], only: Collection[str] | None = None) -> None:
+    """Refuses a run whose `config.yaml` was changed in what decides a trial.
+
+    Args:
+        run: a run that was begun.
+        notes: of its study, as in `check_origin`; without `SETTINGS_NOTE` only the criterion is compared.
+        only: the settings to compare; ``None`` takes all.
+
+    Raises:
+        RunError: names the setting, both its values and the file.
+    """
+    now, recorded = settings_to_note(run.config()), dict(notes.get(SETTINGS_NOTE, {}))
+    if not recorded and run.space_file.exists():
+        space = SpaceFile.load(run.space_file)
+        recorded = {"criterion": space.criterion} if "criterion" in space.model_fields_set else {}
+    for name, value in recorded.items():
+        if (only is None or name in only) and name in now and now[name] != value:
+            raise RunError(
+                f"{run.config_file} says {name} {now[name]!r}, and the trials of the run are of "
+                f"{name} {value!r}; restore that, or search with another --out"
+            )
 
 
 def check_origin(
@@ -25,6 +62,8 @@ def check_origin(
         RunError: they differ, or the data has another path and version 0.1.0 did not record what it holds.
     """
     if not (identity := notes.get("identity")):
+        if accept_data_change:
+            say(f"--accept-data-change does nothing: {run.path} has no trials yet")
         return
     if identity["weights"] != task.weights_sha256[:16]:
         raise RunError(
@@ -47,6 +86,8 @@ def check_origin(
                 f"{what}; give the data under its earlier path {_shown(begun)}, where a link will do"
             )
         say(f"{what}: it can't be compared with the data in {_shown(task.config)}")
+    elif accept_data_change and not changes:
+        say(f"--accept-data-change does nothing: the data is that of {run.path}")
 
 
 def data_changes(notes: Mapping[str, Any], task: PruningTask) -> str:

@@ -66,8 +66,6 @@ def make_plan(
     plan = SpacePlan(own.space, own.bounds, criteria, identity, ranked_by, smaller, task.pixels)
     if (coarseness := plan.coarseness()) is not None:
         say(coarseness)
-    if (line := plan.only_warm_starts(config.trials)) is not None:
-        say(line)
     return plan, latency
 
 

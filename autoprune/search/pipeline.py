@@ -22,7 +22,7 @@ from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
 from autoprune.run.documents import warn_elsewhere
-from autoprune.run.origin import check_origin
+from autoprune.run.origin import SETTINGS_NOTE, check_origin, check_settings, settings_to_note
 from autoprune.run.results import SearchResult, recorded_notes, study_name
 from autoprune.run.resume import say_own, search_settings
 from autoprune.runtimes.sessions import need_runtime
@@ -65,7 +65,7 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
 
     Raises:
         ConfigError: a setting is wrong, or no weights are given.
-        DataError: the data is missing or not in COCO format.
+        DataError: the data is missing, or in no layout that is read.
         ModelError: the detector can't be built, or the weights are another architecture's.
         BudgetError: no policy of the space meets the budget.
         RunError: the run directory is of another configuration, of other data or in use, its study is lost,
@@ -108,13 +108,15 @@ def _prepare(
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
     recorded_labels = run.config_file.exists() and config.labels is not None  # checked when it began
+    notes = recorded_notes(config, run) if run.config_file.exists() else {}
+    if notes:
+        check_settings(run, notes)
     # load the detector and the data, find the channel groups
     with wall_time.spend("loading"):
         task = load_task(config)
     if not run.config_file.exists():  # version 0.1.0 began runs with larger batches
         check_batch_size(config.batch_size, len(task.train))
-    else:
-        check_origin(run, recorded_notes(config, run), task, accept_data_change)
+    check_origin(run, notes, task, accept_data_change)
     check_boxes(task.train)
     check_boxes(task.val, config.proxy_images)
     say(task.train.labels_line)
@@ -165,6 +167,10 @@ def _prepare(
     ledger = _open_ledger(config, run, plan, task.data_identity if accept_data_change else ())
     if ledger.notes.get("data") != task.data_counts:
         ledger.note("data", task.data_counts)
+    if SETTINGS_NOTE not in ledger.notes:
+        ledger.note(SETTINGS_NOTE, settings_to_note(run.config()))
+    if len(ledger.finished()) < config.trials and (line := plan.only_warm_starts(config.trials)) is not None:
+        say(line)
     return Session(config, run, evaluator, ledger, wall_time), latency
 
 
@@ -300,7 +306,13 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
             file.unlink(missing_ok=True)
         raise
     except KeyboardInterrupt:
-        scores = run.importance_file
-        kept = f"the scores of the channels are kept in {scores}" if scores.exists() else "nothing is kept"
-        say(f"stopped before the first trial: {kept}")
-        raise
+        if begun:
+            kept = f"no trial was begun; those in {run.path} are kept, and the same command resumes it"
+        elif (scores := run.importance_file).exists():
+            kept = (
+                f"no trial was begun; the scores of the channels are kept in {scores}, and the same command "
+            )
+            kept += "takes them"
+        else:
+            kept = "no trial was begun, and nothing is kept; the same command starts from the beginning"
+        raise KeyboardInterrupt(kept) from None

@@ -69,7 +69,7 @@ class Session:
             self._measure_dense()
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
-                say(f"{self._done_at_start} of {trials} trials are finished already")
+                say(self._already())
             self._trackers = open_trackers(self.config, self.directory.path, self.ledger)
             self._run_trials()
             self._write()
@@ -81,15 +81,24 @@ class Session:
             return load_result(self.directory.path)
         except KeyboardInterrupt:
             self._write()
-            say(
-                f"stopped: {len(self.ledger.finished())} of {trials} trials are finished and kept in "
+            raise KeyboardInterrupt(
+                f"{len(self.ledger.finished())} of {trials} trials are finished and kept in "
                 f"{self.directory.path}; the same command resumes the search"
-            )
-            raise
+            ) from None
         finally:
             for tracker in self._trackers:
                 tracker.close()
             self.ledger.release()
+
+    def _already(self) -> str:
+        """One line: how many trials earlier sessions finished, and whether any are left to do."""
+        done, trials = self._done_at_start, self.config.trials
+        if done < trials:
+            return f"{done} of {trials} trials are finished already"
+        has = f"{self.directory.path} has {done} finished {'trial' if done == 1 else 'trials'} already"
+        fewer = "" if done == trials else f", and --trials (YAML: trials) asks for {trials}"
+        left = "nothing is left to do" if self.ledger.done else "only its leading trials are measured again"
+        return f"{has}{fewer}: {left}"
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""

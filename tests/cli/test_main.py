@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from autoprune.cli import main as module
+from autoprune.cli import terminal
 from autoprune.errors import AutopruneError, DataError, TrainingError
 
 Run = Callable[..., Any]
@@ -85,6 +86,25 @@ def test_an_interrupt_exits_130_and_says_how_to_go_on(
         "interrupted: what is finished is kept; the same command resumes from there"
     ]
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_work_that_says_what_an_interrupt_left_has_the_only_line(autoprune: Run, failing: Any) -> None:
+    def work() -> None:
+        with terminal.working():
+            raise KeyboardInterrupt("nothing is kept")
+
+    failing(work)
+    outcome = autoprune("boom")
+    assert (outcome.code, outcome.err) == (130, "interrupted: nothing is kept\n")
+
+
+def test_help_that_nobody_reads_to_its_end_is_silent() -> None:
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "autoprune.cli.main", "recover", "--help"]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_usage_errors_are_one_line_and_name_the_help(autoprune: Run) -> None:
@@ -169,6 +189,7 @@ def test_a_narrow_window_shows_all_of_the_help(
 COMMAND = """
 import os, sys, typer
 from autoprune.cli import main as module
+from autoprune.cli import terminal
 def work():
     with open(sys.argv[2], "w") as file:
         for number in range(3):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from safetensors.torch import load_file
 from torch.utils.flop_counter import FlopCounterMode
@@ -40,6 +41,53 @@ def test_the_best_on_the_front_is_recovered(run):
     assert recovered.folder == run.run / "recovered" / f"trial-{best.trial:04d}"
     assert recovered.policy.keep == best.policy.keep
     assert (recovered.metrics["trial"], recovered.metrics["origin"]) == (best.trial, best.origin)
+
+
+def _drop_group(content):
+    name = next(iter(content["groups"]))
+    del content["groups"][name]
+    return f"group `{name}` has "
+
+
+def _keep_more(content):
+    name, entry = next((n, e) for n, e in content["groups"].items() if e["keep"] != f"0-{e['width'] - 1}")
+    entry["keep"] = f"0-{entry['width'] - 1}"
+    return f"group `{name}` has {entry['width']} channels after it, and the trial was measured with "
+
+
+def _resize(content):
+    height, width = content["input_size"]
+    content["input_size"] = [height // 2, width]
+    return f"input size is {height // 2} x {width}, and the trial was measured at {height} x {width};"
+
+
+def _swap_labels(content):
+    first, second, *_ = labels = content["labels"]
+    labels[first], labels[second] = labels[second], labels[first]
+    return f"label {first} stands for {labels[first]}, and the trial was measured with {labels[second]};"
+
+
+@pytest.mark.parametrize("change", [_drop_group, _keep_more, _resize, _swap_labels])
+def test_a_policy_file_that_is_no_longer_its_trial_is_refused(run, copy_run, change):
+    folder = copy_run()
+    file = folder / "policies" / run.best.path.name
+    content = yaml.safe_load(file.read_text())
+    problem = change(content)
+    file.write_text(yaml.safe_dump(content))
+    with pytest.raises(RunError) as error:
+        recover(folder, trials=[run.best.trial], steps=1)
+    assert str(error.value).startswith(f"{file} was changed: ")
+    assert problem in str(error.value)
+    assert "delete the file" in str(error.value)
+
+
+def test_a_criterion_that_was_edited_is_refused(copy_run):
+    folder = copy_run()
+    text = (folder / "config.yaml").read_text()
+    own = load_config(folder / "config.yaml").criterion
+    (folder / "config.yaml").write_text(text.replace(f"\ncriterion: {own}\n", "\ncriterion: random\n"))
+    with pytest.raises(RunError, match=f"says criterion 'random', and the trials .* {own!r}; restore that"):
+        recover(folder)
 
 
 def test_trials_off_the_front_can_be_recovered_too(run):

@@ -10,7 +10,7 @@ from autoprune import progress
 from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.run.directory import RunDirectory
-from autoprune.run.origin import check_origin
+from autoprune.run.origin import SETTINGS_NOTE, check_origin, check_settings, settings_to_note
 
 DATA = {"training data": "t" * 16, "validation data": "v" * 16}
 COUNTS = {"training data": {"images": 8, "boxes": 30}, "validation data": {"images": 6, "boxes": 20}}
@@ -96,12 +96,41 @@ def test_a_run_that_recorded_hashes_alone_says_what_there_is_now(run, tmp_path):
 
 def test_a_change_that_is_accepted_is_said(run, tmp_path):
     changed = task(tmp_path / "data", **{"validation data": "x"})
-    assert said(lambda: check_origin(run, NOTES, task(tmp_path / "data"), accept_data_change=True)) == ""
+    assert said(lambda: check_origin(run, NOTES, task(tmp_path / "data"), accept_data_change=True)) == (
+        f"--accept-data-change does nothing: the data is that of {run.path}\n"
+    )
+    assert "has no trials yet" in said(lambda: check_origin(run, {}, changed, accept_data_change=True))
     line = said(lambda: check_origin(run, NOTES, changed, accept_data_change=True))
     assert "validation data: other files" in line
     assert "the dense detector is measured again, and the trials so far are set aside" in line
     with pytest.raises(RunError, match="give the dense weights"):
         check_origin(run, NOTES, task(tmp_path / "data", weights="x" * 64), accept_data_change=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "now"), [("criterion", "obs", "l1"), ("seed", 0, 7), ("importance_images", None, 3)]
+)
+def test_an_edited_setting_is_refused(run, name, before, now):
+    notes = {SETTINGS_NOTE: settings_to_note(run.config())}
+    before = notes[SETTINGS_NOTE][name] if before is None else before
+    check_settings(run, notes)
+    text = run.config_file.read_text()
+    assert f"\n{name}: {before}\n" in text
+    run.config_file.write_text(text.replace(f"\n{name}: {before}\n", f"\n{name}: {now}\n"))
+    with pytest.raises(
+        RunError, match=rf"config\.yaml says {name} {now!r}, .* of {name} {before!r}; restore"
+    ):
+        check_settings(run, notes)
+    check_settings(run, notes, only=["rungs"])
+    check_settings(run, {})  # of a version that recorded none
+
+
+def test_of_a_run_that_recorded_no_settings_the_space_knows_the_criterion(run):
+    run.space_file.write_text(
+        "model: m\ninput_size: [64, 64]\ncriterion: l2\ngroups: [{match: a, max_ratio: 0.5}]\n"
+    )
+    with pytest.raises(RunError, match=r"says criterion 'obs', .* of criterion 'l2'; restore"):
+        check_settings(run, {})
 
 
 def test_data_that_was_not_recorded_cannot_be_compared(run, tmp_path):

@@ -1,6 +1,7 @@
 """A driver's work on a run: however it ends, what is finished is written, and the same command resumes it."""
 
 import csv
+import io
 import json
 import os
 import signal
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import optuna
 import pytest
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import RunError, TrainingError
 from autoprune.policy import Policy
@@ -179,3 +182,23 @@ def test_a_full_disk_is_one_line(demo_settings, tmp_path, monkeypatch):
     monkeypatch.setattr(Journal, "append_logs", full)
     with pytest.raises(RunError, match="the disk is full"):
         search({**demo_settings, "out": tmp_path / "run"})
+
+
+def test_a_run_with_more_trials_than_asked_for_has_nothing_left_to_do(demo_settings, tmp_path):
+    settings = {**demo_settings, "criterion": "l2", "rungs": (0,), "confirm": 0, "out": tmp_path / "run"}
+    first = outcome(search({**settings, "trials": 2}))
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=500)):
+        assert outcome(search({**settings, "trials": 1})) == first
+    has = f"{settings['out']} has 2 finished trials already"
+    assert f"{has}, and --trials (YAML: trials) asks for 1: nothing is left to do\n" in lines.getvalue()
+    assert "warm starts" not in lines.getvalue()
+    with progress.show(Console(file=lines, width=500)):
+        search({**settings, "trials": 2})
+    assert f"{has}: nothing is left to do\n" in lines.getvalue()
+    # the study holds the settings of its trials, so a file that says others is refused
+    file = settings["out"] / "config.yaml"
+    file.write_text(file.read_text().replace("\ncriterion: l2\n", "\ncriterion: l1\n"))
+    del settings["criterion"]
+    with pytest.raises(RunError, match=r"says criterion 'l1', and the trials of the run are of .* 'l2'"):
+        search({**settings, "trials": 3})
