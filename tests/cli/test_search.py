@@ -114,7 +114,8 @@ def test_budgets_out_of_reach_are_refused_before_any_work(
 
 def test_too_few_classes_for_the_data_are_refused(autoprune: Run, settings: Path, tmp_path: Path) -> None:
     flags = ["--config", settings, "--num-classes", "5", "--out", tmp_path / "run"]
-    assert autoprune("search", *flags).is_refusal("6 classes with the background, not 5", "omit --num-classes")
+    words = ("6 classes with the background, not 5", "omit --num-classes")
+    assert autoprune("search", *flags).is_refusal(*words)
     assert not (tmp_path / "run").exists()
 
 
