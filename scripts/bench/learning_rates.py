@@ -140,7 +140,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rates", default="3e-4,1e-3,3e-3")
     parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--distill", type=float, default=1.0)
-    parser.add_argument("--distill-head", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--no-distill-head", dest="distill_head", action="store_false")
     parser.add_argument("--clip-norm", type=float, default=1.0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, required=True)

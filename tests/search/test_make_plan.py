@@ -43,7 +43,7 @@ def test_trials_of_every_size_cost_what_their_detectors_do(sized_run, dense):
     assert origins[:3] == [("uniform", 128), ("dense at 96 px", 96), ("dense at 64 px", 64)]
     assert ("sampler", 128) in origins or ("sampler", 96) in origins
     budget = 0.6 * count(dense)
-    assert all(0 < record.metrics["gflops"] <= budget for record in result.records)
+    assert all(0 < record.metrics["gflops"] <= budget for record in result.records if record.counts)
     for point in result.front:
         record = next(record for record in result.records if record.number == point.trial)
         applied = point.policy.apply(dense)
