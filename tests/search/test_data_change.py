@@ -87,7 +87,7 @@ def test_an_accepted_change_is_a_new_search_beside_the_trials_before(settings, t
     assert f"3 trials (0-2) measured on other data (6 images, {boxes} boxes)" in line
     assert f"dense detector has {100 * first.dense['map']:.1f} mAP" in line
     assert "trial 1 " not in before
-    assert f"next: autoprune recover '{run}' --trial {second.best.trial}" in shown
+    assert f"next: autoprune recover '{run}' --trial {second.best.trial}" in line
     assert main(["front", str(run), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert [each["trial"] for each in shown["trials"]] == [r.number for r in second.records if r.counts]
