@@ -63,7 +63,6 @@ def space(
 
     The file is meant to be read and edited; `autoprune search --space FILE` searches it.
     """
-    from autoprune.data.label_check import check_labels
     from autoprune.engines.table import ENGINES
     from autoprune.files import replaceable
     from autoprune.latency.multiples import measure_multiples as measure
@@ -90,14 +89,7 @@ def space(
         # unless curves are measured, nothing is pruned here
         task = load_task(config if config.curves else config.model_copy(update={"reconstruct_images": 0}))
         console.print(task.train.labels_line, highlight=False, markup=False)
-        check_labels(
-            task.model,
-            task.val,
-            task.spec.num_classes,
-            task.device,
-            config.batch_size,
-            given=config.labels is not None,
-        )
+        task.check_labels()
         console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images
         scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))

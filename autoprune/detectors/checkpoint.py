@@ -45,10 +45,14 @@ _OTHERS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 """Kinds of files by their first bytes, in lower case where they are text: what they are, and what to do."""
 
 
-def read_checkpoint(path: Path) -> Any:
+def read_checkpoint(path: Path, device: str = "cpu") -> Any:
     """What a file holds: a tree of dicts, lists, tensors, numbers and `stand_ins`.
 
     A file of `torch.save` or safetensors is known by its first bytes.
+
+    Args:
+        path: the file.
+        device: of the tensors in a file of `torch.save`; ``"meta"`` holds none of their values.
 
     Raises:
         ModelError: the file can't be read, is of another kind, or would need code of its writer.
@@ -71,7 +75,7 @@ def read_checkpoint(path: Path) -> Any:
                 torch.serialization.safe_globals(STAND_INS),
                 path.open("rb") as file,  # of a path, torch would believe the suffix
             ):
-                return torch.load(file, map_location="cpu", weights_only=True)
+                return torch.load(file, map_location=device, weights_only=True)
     except ModelError:
         raise
     except Exception as error:  # a damaged file can raise anything

@@ -64,7 +64,7 @@ def _header(file: Path, num_classes: int) -> dict[int, str]:
 
 def _checkpoint(file: Path) -> Any:
     try:
-        return read_checkpoint(file)
+        return read_checkpoint(file, device="meta")
     except ModelError:  # whoever loads it says what is wrong
         return {}
 

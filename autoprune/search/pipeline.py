@@ -10,7 +10,6 @@ from typing import Any
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.coco import absent_classes
 from autoprune.data.evaluate import check_boxes
-from autoprune.data.label_check import check_labels
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
@@ -122,16 +121,7 @@ def _prepare(
     say(task.train.labels_line)
     if not recorded_labels:
         with wall_time.spend("dense_evaluation"):
-            check_labels(
-                task.model,
-                task.val,
-                task.spec.num_classes,
-                task.device,
-                config.batch_size,
-                config.proxy_images,
-                given=config.labels is not None,
-                must_find=True,
-            )
+            task.check_labels(config.proxy_images, must_find=True)
     if not run.config_file.exists():  # runs of version 0.1.0 go on without
         config = config.model_copy(update={"labels": task.labels})
         task = replace(task, config=config)

@@ -9,6 +9,7 @@ from torch import nn
 
 from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
+from autoprune.data.label_check import check_labels
 from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
@@ -113,6 +114,30 @@ class PruningTask:
         """The label of each category, as in the settings; ``None`` where two categories have one name."""
         by_name = {name: label for label, name in self.train.categories.items()}
         return by_name if len(by_name) == len(self.train.categories) else None
+
+    def check_labels(self, images: int | None = None, must_find: bool = False) -> None:
+        """Compares the labels with what the dense detector finds in validation images.
+
+        See `data.label_check.check_labels`.
+
+        Args:
+            images: take them from the first of this number; ``None``: from all.
+            must_find: refuse a detector that finds nothing.
+
+        Raises:
+            ModelError: the detector finds nothing, and ``must_find``.
+            ConfigError: another mapping is far better and the user did not give the labels.
+        """
+        check_labels(
+            self.model,
+            self.val,
+            self.spec.num_classes,
+            self.device,
+            self.config.batch_size,
+            images,
+            given=self.config.labels is not None,
+            must_find=must_find,
+        )
 
     def policy(self, keep: Mapping[str, Sequence[int]], metrics: Mapping[str, Any]) -> Policy:
         """The policy that keeps these channels.
