@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -16,6 +16,19 @@ from autoprune.graph import ChannelGraph, analyze, mask, prune
 from autoprune.graph.attention import flop_counter
 
 Keep = dict[str, list[int]]
+
+
+class Between(nn.Module):
+    """Three layers; ``how`` is code between the last two."""
+
+    def __init__(self, how: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
+        self.how = how
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the last layer."""
+        return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
 
 
 def _randomize(model: nn.Module, seed: int = 0) -> nn.Module:

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -12,17 +11,7 @@ from autoprune.graph.labels import TraceConstraints
 from autoprune.graph.trace import trace
 from autoprune.graph.value_reads import ValueReads
 
-
-class Reading(nn.Module):
-    """Three layers; ``how`` is code between the last two."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
-        self.how = how
-
-    def forward(self, x):
-        return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
+from .conftest import Between
 
 
 class Scaled(torch.autograd.Function):
@@ -55,7 +44,7 @@ def sigmoid(values):
 )
 def test_channels_whose_values_leave_torch_are_frozen_and_no_others(how, spelled, keep_sets, compare):
     torch.manual_seed(0)
-    model, inputs = Reading(how), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(how), (torch.rand(2, 3, 4, 4),)
     graph = analyze(model, inputs)
     assert list(graph.prunable) == ["enter"]
     assert graph.groups["middle"].reason == f"has values that the model's code reads, by {spelled}"
@@ -68,7 +57,7 @@ def scaled_by_a_weight(x, layer):
 
 def test_a_weight_that_is_read_is_frozen_on_both_sides(keep_sets, compare):
     torch.manual_seed(0)
-    model, inputs = Reading(None), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(None), (torch.rand(2, 3, 4, 4),)
     model.how = lambda x: scaled_by_a_weight(x, model.middle)
     graph = analyze(model, inputs)
     assert not graph.prunable
@@ -87,7 +76,7 @@ def test_a_weight_that_is_read_is_frozen_on_both_sides(keep_sets, compare):
 )
 def test_values_that_pruning_leaves_as_they_are_freeze_nothing(how, keep_sets, compare):
     torch.manual_seed(0)
-    model, inputs = Reading(how), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(how), (torch.rand(2, 3, 4, 4),)
     graph = analyze(model, inputs)
     assert list(graph.prunable) == ["enter", "middle"]
     assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
@@ -99,7 +88,7 @@ def test_what_happens_to_detections_after_the_last_layer_freezes_nothing_more():
         best = scores.numpy().max() if positive else float(scores.min())
         return scores.flatten()[positive] * float(best)
 
-    class Detecting(Reading):
+    class Detecting(Between):
         def forward(self, x):
             return boxes_of(super().forward(x))
 
@@ -121,7 +110,7 @@ def flipped_below(threshold):
 @pytest.mark.parametrize("fraction", [0.999, 0.6])
 def test_a_branch_that_only_pruned_models_take_is_traced_too(fraction, keep_sets, compare):
     torch.manual_seed(0)
-    model, inputs = Reading(lambda x: x), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(lambda x: x), (torch.rand(2, 3, 4, 4),)
     with torch.no_grad():
         norm = float(model.middle(F.relu(model.enter(*inputs))).square().sum())
     model.how = flipped_below(fraction * norm)
@@ -133,7 +122,7 @@ def test_a_branch_that_only_pruned_models_take_is_traced_too(fraction, keep_sets
 
 def test_code_that_refuses_the_values_of_a_masked_model_can_be_traced():
     torch.manual_seed(0)
-    model, inputs = Reading(lambda x: x), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(lambda x: x), (torch.rand(2, 3, 4, 4),)
     with torch.no_grad():
         norm = float(model.middle(F.relu(model.enter(*inputs))).square().sum())
 
@@ -147,8 +136,8 @@ def test_code_that_refuses_the_values_of_a_masked_model_can_be_traced():
 
 
 def test_a_branch_that_only_depends_on_the_image_is_no_reason_to_trace_again():
-    model = Reading(lambda x: x)
-    model.forward = lambda x: Reading.forward(model, x if float(x.mean()) > 0 else -x)
+    model = Between(lambda x: x)
+    model.forward = lambda x: Between.forward(model, x if float(x.mean()) > 0 else -x)
     assert not trace(model, (torch.rand(2, 3, 4, 4),)).may_branch
 
 

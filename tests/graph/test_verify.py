@@ -2,24 +2,13 @@
 
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from autoprune.graph import analyze
 from autoprune.graph.labels import Step
 from autoprune.graph.verify import _common_steps, _widths_behind, find_culprits
 
-
-class Literal(nn.Module):
-    """``how`` is code that holds the number of channels."""
-
-    def __init__(self, how):
-        super().__init__()
-        self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 1), nn.Conv2d(8, 2, 1)
-        self.how = how
-
-    def forward(self, x):
-        return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
+from .conftest import Between
 
 
 @pytest.mark.parametrize(
@@ -41,14 +30,14 @@ class Literal(nn.Module):
     ],
 )
 def test_code_that_cannot_follow_freezes_its_channels_and_no_others(how, message, keep_sets, compare):
-    model, inputs = Literal(how), (torch.rand(2, 3, 4, 4),)
+    model, inputs = Between(how), (torch.rand(2, 3, 4, 4),)
     graph = analyze(model, inputs)
     assert list(graph.prunable) == ["enter"]
     assert message in graph.groups["middle"].reason
     assert compare(model, graph, inputs, keep_sets(graph, 0))[1] <= 1e-5
 
 
-class Picky(Literal):
+class Picky(Between):
     """Processes the positive values one by one, as detectors do with their boxes."""
 
     def forward(self, x):
