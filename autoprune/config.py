@@ -29,6 +29,7 @@ from autoprune.fields import (
     Text,
     Texts,
     Track,
+    weights_of_vendor,
 )
 from autoprune.files import read_yaml
 from autoprune.passwords import VARIABLE
@@ -73,7 +74,8 @@ class Config(Strict):
 
     model: Annotated[str, _DETECTOR] = Field(
         "retinanet_resnet50_fpn",
-        description="detector: a name of `autoprune inspect --list`, or package.module:function",
+        description="detector: a name of `autoprune inspect --list`, LIBRARY:SOURCE such as "
+        "ultralytics:best.pt, or package.module:function",
     )
     model_arguments: Annotated[dict[str, Any], _DETECTOR] = Field(
         {}, description="keyword arguments of the detector's builder"
@@ -82,7 +84,9 @@ class Config(Strict):
         None, ge=2, description="classes, background included; default: from the data"
     )
     weights: Annotated[str | None, PathText, _WEIGHTS] = Field(
-        None, description="dense weights: a checkpoint (.safetensors, .pt, …), or a torchvision weight name"
+        None,
+        description="dense weights: a checkpoint (.safetensors, .pt, …), or a torchvision weight name; "
+        "default: the file that LIBRARY:FILE names",
     )
     weights_key: Annotated[str | None, _WEIGHTS] = Field(
         None, description="which weights of a checkpoint that holds several, such as model_ema"
@@ -359,7 +363,10 @@ def load_config(path: Path, **overrides: Any) -> Config:
 
 
 def _validate(values: dict[str, Any], where: str) -> Config:
+    values = with_new_keys(values, RENAMED, where)
+    if values.get("weights") is None and isinstance(model := values.get("model"), str):
+        values = {**values, "weights": weights_of_vendor(model)}
     try:
-        return Config.model_validate(with_new_keys(values, RENAMED, where))
+        return Config.model_validate(values)
     except ValidationError as error:
         raise ConfigError(first_problem(error, Config, where)) from error

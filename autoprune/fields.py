@@ -28,11 +28,34 @@ Pixels = Annotated[int, Field(ge=1, le=65_536)]
 BUDGET_NUMBER = re.compile(r"\+?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?", re.IGNORECASE)
 
 
+VENDORS: dict[str, str] = {
+    "ultralytics": "ultralytics:yolo11n.yaml",
+    "transformers": "transformers:FOLDER",
+    "libreyolo": "libreyolo:yolox-s",
+    "timm": "timm:resnet18",
+}
+"""Other libraries whose detectors can be named, by the names of their extras, with an example each."""
+
+
+def is_vendor(name: str) -> bool:
+    """Whether a detector's name is ``LIBRARY:SOURCE``, the library one of `VENDORS`."""
+    library, colon, _ = name.partition(":")
+    return bool(colon) and library in VENDORS
+
+
+def weights_of_vendor(name: str) -> str | None:
+    """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none."""
+    source = Path(name.partition(":")[2]).expanduser()
+    holds = any(source.glob("*.safetensors")) if source.is_dir() else source.is_file()
+    return str(source) if is_vendor(name) and holds and source.suffix not in (".yaml", ".yml") else None
+
+
 class ModelSpec(Strict):
     """All that decides a dense architecture; stored in every policy.
 
     Attributes:
-        name: a torchvision detector, one of autoprune's own names, or ``package.module:function``.
+        name: a torchvision detector, one of autoprune's own names, ``LIBRARY:SOURCE`` of `VENDORS`, or
+            ``package.module:function``.
         arguments: keyword arguments of the builder.
         num_classes: classes including the background, as torchvision counts them.
         norm: ``batch`` (BatchNorm2d) or ``frozen`` (FrozenBatchNorm2d) for the backbone's norms.

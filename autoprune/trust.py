@@ -11,6 +11,7 @@ import warnings
 from pathlib import Path
 
 from autoprune.errors import ModelError, RunError
+from autoprune.fields import is_vendor
 from autoprune.files import cache_folder, write_text
 
 VARIABLE = "AUTOPRUNE_TRUST"
@@ -22,7 +23,7 @@ _consented: set[str] = set()
 
 def note_file(name: str, path: Path) -> None:
     """Notes that a file that anyone may have written names a detector; only factories matter."""
-    if ":" in name:
+    if is_factory(name):
         _files[name] = path
 
 
@@ -59,9 +60,10 @@ def require_consent(name: str) -> None:
 
 
 def is_factory(name: str) -> bool:
-    """Whether a detector's name is ``package.module:function``."""
+    """Whether a detector's name is ``package.module:function``, and not a vendor's ``LIBRARY:SOURCE``."""
     module, _, function = name.partition(":")
-    return bool(module and function) and not any(mark.isspace() or mark == "," for mark in name)
+    plain = not any(mark.isspace() or mark == "," for mark in name)
+    return bool(module and function) and plain and not is_vendor(name)
 
 
 def _remembered() -> list[str]:

@@ -17,7 +17,9 @@ LAYERS = (
     {"cost.counts"},
     {"graph"},
     {"policy"},
-    {"cost.budget", "detectors"},
+    {"cost.budget", "checkpoints"},
+    {"vendors"},
+    {"detectors"},
     {"images", "records"},
     {"layouts"},
     {"data"},
@@ -57,10 +59,10 @@ FENCES = {
     "onnxruntime": {"runtimes"},
     "openvino": {"runtimes"},
     # The package of a vendor belongs in the adapter of its detectors.
-    "ultralytics": {"detectors.ultralytics"},
-    "transformers": {"detectors.transformers"},
-    "libreyolo": {"detectors.libreyolo"},
-    "timm": {"detectors.timm"},
+    "ultralytics": {"vendors.ultralytics"},
+    "transformers": {"vendors.transformers"},
+    "libreyolo": {"vendors.libreyolo"},
+    "timm": {"vendors.timm"},
 }
 
 FILES = {

@@ -6,9 +6,11 @@ from os.path import isfile  # which takes a name that is too long for one of no 
 from pathlib import Path
 from typing import Any
 
-from autoprune.detectors.checkpoint import read_checkpoint
+from autoprune.checkpoints.read import read_checkpoint
 from autoprune.detectors.weights import published_weights
 from autoprune.errors import ModelError
+from autoprune.fields import is_vendor
+from autoprune.vendors import vendor_of
 
 LABELS = "labels"
 """Key of the header of a safetensors file: a JSON mapping of label to name."""
@@ -20,14 +22,20 @@ NO_CLASS = ("n/a", "")
 LONGEST_HEADER = 2**26  # bytes; safetensors itself refuses larger ones
 
 
-def class_names(weights: str | None, model_name: str, num_classes: int) -> dict[int, str]:
+def class_names(
+    weights: str | None, model_name: str, num_classes: int, arguments: Mapping[str, Any] | None = None
+) -> dict[int, str]:
     """The name of each label; empty where the weights carry none that fit the number of classes.
 
     Args:
         weights: a .safetensors or .pt file, or a torchvision weight name.
         model_name: the detector that they are for.
         num_classes: of its head, background included.
+        arguments: of its builder.
     """
+    if is_vendor(model_name):
+        vendor, source = vendor_of(model_name)
+        return _by_label(vendor.describe(source, arguments or {}).names, num_classes)
     if weights is None:
         return {}
     if not isfile(weights):

@@ -21,11 +21,13 @@ from torchvision.ops import FrozenBatchNorm2d
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
+from autoprune.fields import is_vendor
 from autoprune.process import stdout_to_stderr
 from autoprune.progress import say
 from autoprune.seeding import scoped
 from autoprune.trust import is_factory, require_consent
 from autoprune.validation import check_kind
+from autoprune.vendors import vendor_of
 
 RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
 """Arguments of builders that are settings of their own."""
@@ -61,7 +63,7 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
     try:
         with scoped(seed), stdout_to_stderr() if ":" in spec.name else nullcontext():
             model = factory(**arguments)
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, ModelError):
         raise
     except BaseException as error:  # a factory is foreign code, which can raise anything, or call sys.exit
         problem = " ".join(f"{type(error).__name__}: {error}".split())
@@ -105,6 +107,11 @@ def with_norm(model: nn.Module, norm: str) -> nn.Module:
 
 def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
     """Finds the builder, and adds to ``arguments`` those that every detector of its kind gets."""
+    if is_vendor(spec.name):
+        vendor, source = vendor_of(spec.name)
+        description = vendor.describe(source, spec.arguments)
+        arguments.clear()
+        return partial(vendor.build, description.arguments, spec.num_classes)
     if ":" in spec.name:
         factory = _user_factory(spec.name)
         try:

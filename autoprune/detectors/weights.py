@@ -11,16 +11,17 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
+from autoprune.checkpoints.prefixes import State, is_counter
+from autoprune.checkpoints.read import read_checkpoint
+from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
-from autoprune.detectors.checkpoint import read_checkpoint
 from autoprune.detectors.factories import build, with_norm, with_tensors
-from autoprune.detectors.prefixes import State, is_counter
-from autoprune.detectors.state_dicts import SHOWN, plain_state, state_for
 from autoprune.errors import ModelError
-from autoprune.fields import NormKind
+from autoprune.fields import NormKind, is_vendor
 from autoprune.files import replacing
 from autoprune.progress import say, show
 from autoprune.validation import as_path, check_kind, first_problem
+from autoprune.vendors import PREFIX, VendorDetector, vendor_of
 
 DEFAULT_CLASSES = 91
 """Classes of torchvision's weights: COCO's labels, background included."""
@@ -69,6 +70,12 @@ def load_dense(
         )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    if isinstance(name, str) and is_vendor(name):
+        vendor, source = vendor_of(name)
+        description = vendor.describe(source, arguments)
+        name, arguments = f"{name.partition(':')[0]}:{Path(source).name}", description.arguments
+        num_classes = description.num_classes if num_classes is None else num_classes
+        norm = "batch" if norm == "auto" else norm
     try:
         spec = ModelSpec(
             name=name,
@@ -81,7 +88,7 @@ def load_dense(
     model = build(spec, seed)
     if content is None:
         return model.eval(), spec
-    state = state_for(model.state_dict(), content, str(weights), weights_key)
+    state = _state_of(model, content, str(weights), weights_key)
     if entry is not None and str(entry) in ZERO_EPS_WEIGHTS:
         state = _absorb_zero_eps(state)
     if norm == "auto" and _norm_of(state) == "frozen":
@@ -92,6 +99,13 @@ def load_dense(
             model = build(spec, seed)
     _fill(model, spec, state, str(weights))
     return model.eval(), spec
+
+
+def _state_of(model: nn.Module, content: Any, where: str, key: str | None) -> State:
+    """The weights in ``content`` by the model's names; a vendor's files hold the names of its own module."""
+    prefix = PREFIX if isinstance(model, VendorDetector) else ""
+    own = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
+    return {prefix + name: tensor for name, tensor in state_for(own, content, where, key).items()}
 
 
 def load_state(path: Path) -> State:
@@ -132,6 +146,8 @@ def save_state(
 def _read_weights(weights: str, model_name: str) -> tuple[Any, Any]:
     """Reads a file, or fetches torchvision's weights by their name; returns also torchvision's entry."""
     path = Path(weights)
+    if isinstance(model_name, str) and is_vendor(model_name):
+        return vendor_of(model_name)[0].read_weights(path), None
     published = {Path(entry.url).name: entry for entry in _published(model_name)}
     if exists(path) or path.suffix in (".safetensors", ".pt", ".pth"):
         return read_checkpoint(path), published.get(path.name)

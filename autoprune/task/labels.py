@@ -71,7 +71,7 @@ def agreed_labels(split: Split, config: Config, classes: int, stored: Names | No
     elif stored:
         return stored
     else:
-        carried = class_names(config.weights, config.model, classes)
+        carried = class_names(config.weights, config.model, classes, config.model_arguments)
         names = _named(split, carried) or _counted(split, classes)
     if (largest := max(names)) >= classes:
         raise ConfigError(

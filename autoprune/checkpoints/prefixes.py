@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from autoprune.detectors.stand_ins import Array
+from autoprune.checkpoints.stand_ins import Array
 from autoprune.errors import ModelError
 
 State = dict[str, Tensor]

@@ -21,10 +21,10 @@ import torch
 from safetensors.torch import save as serialize
 from torch import nn
 
-from autoprune.detectors.checkpoint import read_checkpoint
+from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
 
-from .conftest import one_line
+from ..detectors.conftest import one_line
 
 STATE = {"weight": torch.arange(12.0).reshape(4, 3, 1, 1), "bias": torch.ones(4)}
 
@@ -181,7 +181,7 @@ class Own:
 
 def test_a_class_of_the_trainer_is_named(tmp_path):
     torch.save({"model": STATE, "config": Own()}, tmp_path / "w.pt")
-    with pytest.raises(ModelError, match=r"needs `\S*test_checkpoint\.Own`"):
+    with pytest.raises(ModelError, match=r"needs `\S*test_read\.Own`"):
         read_checkpoint(tmp_path / "w.pt")
     torch.save(nn.Conv2d(3, 4, 1), tmp_path / "whole.pt")
     with pytest.raises(ModelError, match=r"needs `torch\.nn\.modules\.conv\.Conv2d`"):

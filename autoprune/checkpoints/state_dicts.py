@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from autoprune.detectors.prefixes import (
+from autoprune.checkpoints.prefixes import (
     COMPILED,
     COUNTERS,
     CheckpointTensors,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors.torch import load as parse_safetensors
 
-from autoprune.detectors.stand_ins import STAND_INS
+from autoprune.checkpoints.stand_ins import STAND_INS
 from autoprune.errors import ModelError, out_of_memory
 
 _HEAD = 1024  # bytes

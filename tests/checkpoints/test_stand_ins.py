@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from autoprune.detectors.checkpoint import read_checkpoint
-from autoprune.detectors.stand_ins import STAND_INS, Array, DType
+from autoprune.checkpoints.read import read_checkpoint
+from autoprune.checkpoints.stand_ins import STAND_INS, Array, DType
 
 
 def again(tmp_path, content):
@@ -50,7 +50,7 @@ def test_dicts_and_lists_keep_their_items(tmp_path):
 
 def test_no_stand_in_is_what_it_replaces():
     """What torch calls by a name of a file is defined here, and holds no code of another package."""
-    assert {stand_in.__module__ for stand_in, _ in STAND_INS} == {"autoprune.detectors.stand_ins"}
+    assert {stand_in.__module__ for stand_in, _ in STAND_INS} == {"autoprune.checkpoints.stand_ins"}
     names = [name for _, name in STAND_INS]
     assert len(names) == len(set(names)) > 60
     assert not {"builtins.getattr", "builtins.eval", "posix.system", "builtins.print"} & set(names)

@@ -15,11 +15,12 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from autoprune import detectors, progress
+from autoprune.checkpoints.read import read_checkpoint
+from autoprune.checkpoints.state_dicts import PREFERRED, plain_state, state_for
 from autoprune.config import ModelSpec
-from autoprune.detectors.state_dicts import PREFERRED, plain_state, state_for
 from autoprune.errors import ModelError
 
-from .conftest import SMALL, one_line, shake, small
+from ..detectors.conftest import SMALL, one_line, shake, small
 
 NAME = "retinanet_resnet18_fpn"
 
@@ -109,7 +110,7 @@ EXACT = {
 @pytest.mark.parametrize("name", EXACT)
 def test_weights_that_fit_are_found_wherever_they_lie(tmp_path, name):
     torch.save(EXACT[name], tmp_path / "w.pt")
-    content = detectors.checkpoint.read_checkpoint(tmp_path / "w.pt")
+    content = read_checkpoint(tmp_path / "w.pt")
     state, text = said(lambda: state_for(net(2).state_dict(), content, "w.pt"))
     assert text == ""
     whole = {key: tensor for key, tensor in state.items() if "total_" not in key}
@@ -215,7 +216,7 @@ def test_a_tensor_of_two_names_may_be_stored_under_one(tmp_path):
 
     model, path = Tied(), tmp_path / "w.safetensors"
     save_model(model, path)
-    content = detectors.checkpoint.read_checkpoint(path)
+    content = read_checkpoint(path)
     assert len(content) == len(model.state_dict()) - 2
     assert_whole(state_for(Tied().state_dict(), content, "w"), model.state_dict())
 
@@ -238,9 +239,7 @@ def test_a_file_that_holds_itself_ends(tmp_path):
     content = {"model": WEIGHTS}
     content["self"] = content
     torch.save(content, tmp_path / "w.pt")
-    assert_whole(
-        state_for(net().state_dict(), detectors.checkpoint.read_checkpoint(tmp_path / "w.pt"), "w.pt")
-    )
+    assert_whole(state_for(net().state_dict(), read_checkpoint(tmp_path / "w.pt"), "w.pt"))
 
 
 @pytest.mark.parametrize("content", [{}, [], 3, None, {"model": {}}, {"epoch": 3, "names": ["a"]}])

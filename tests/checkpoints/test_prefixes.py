@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from autoprune.detectors.prefixes import (
+from autoprune.checkpoints.prefixes import (
     CheckpointTensors,
     dotted_prefix,
     is_counter,

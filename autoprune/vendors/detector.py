@@ -1,0 +1,71 @@
+"""A vendor's model as a detector of torchvision's convention."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from autoprune.vendors.transform import DetectorTransform
+
+PREFIX = "vendor."
+"""Before the names of the vendor's own tensors and modules."""
+Target = Mapping[str, Tensor]
+"""``boxes`` [k, 4], x1, y1, x2, y2 in pixels of the image, and ``labels`` [k], int64 from 1."""
+
+
+class VendorDetector(nn.Module):
+    """Images in [0, 1] and boxes in their own pixels go in, losses or detections come out, as in torchvision.
+
+    A vendor's module derives from it and gives `raw`, `losses` and `detections`.
+
+    Args:
+        vendor: the vendor's own module; its names of tensors and modules stand behind `PREFIX` here.
+        transform: resizes and pads as the vendor's predictor does.
+        features: names of the vendor's modules whose 4-D outputs [n, c, h, w] are the feature maps: what the
+            prediction layers or the decoder reads. Empty where there are none.
+
+    Attributes:
+        features: those names, behind `PREFIX`.
+    """
+
+    def __init__(self, vendor: nn.Module, transform: DetectorTransform, features: Sequence[str] = ()) -> None:
+        super().__init__()
+        self.vendor = vendor
+        self.transform = transform
+        self.features = tuple(PREFIX + name for name in features)
+
+    def forward(self, images: list[Tensor], targets: Sequence[Target] | None = None) -> Any:
+        """Losses in training mode, else detections.
+
+        Args:
+            images: of each, float32 [3, h, w] in [0, 1], RGB.
+            targets: of each; needed for losses.
+
+        Returns:
+            In training mode with targets a dict of scalars, whose sum is the vendor's own loss of an image, a
+            mean over the batch; without targets what `raw` returns. In evaluation mode for each image a dict
+            of ``boxes`` [k, 4] in its own pixels, ``scores`` [k] and ``labels`` [k] from 1, the best first.
+        """
+        sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in images]
+        batch, placed = self.transform(images, None if targets is None else list(targets))
+        if self.training:
+            return self.raw(batch) if placed is None else self.losses(batch, placed)
+        found = self.detections(self.raw(batch), batch)
+        return self.transform.postprocess(found, batch.image_sizes, sizes)
+
+    def raw(self, batch: ImageList) -> Any:
+        """The vendor's outputs for a batch as `transform` returns it, before they become detections."""
+        raise NotImplementedError
+
+    def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """The vendor's losses; ``boxes`` of the targets are in pixels of the batch."""
+        raise NotImplementedError
+
+    def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
+        """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
+        raise NotImplementedError
+
+    def unwrap(self) -> nn.Module:
+        """The vendor's own module, for its trainer and its exporter; shared, not copied."""
+        return self.vendor
