@@ -23,7 +23,7 @@ __all__ = ["UltralyticsDetector", "build", "describe", "read_weights", "save", "
 
 IMGSZ = 640
 """Pixels of a side where nothing says another size."""
-_RANGES: dict[str, tuple[type, float, float]] = {
+_RANGES: dict[str, tuple[Any, float, float]] = {
     "imgsz": (Integral, 32, 65_536),
     "conf": (Real, 0, 1),
     "iou": (Real, 0, 1),

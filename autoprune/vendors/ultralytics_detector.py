@@ -24,7 +24,7 @@ from autoprune.vendors.ultralytics_library import (
     xywh2xyxy,
     xywhr2xyxyxyxy,
 )
-from autoprune.vendors.ultralytics_tools import save
+from autoprune.vendors.ultralytics_tools import follow_widths, save
 
 FILL = 114 / 255
 """Gray around images, as in Ultralytics' `LetterBox`."""
@@ -163,6 +163,7 @@ class UltralyticsDetector(VendorDetector):
         """Ultralytics' own model, for ``YOLO(…).model``; shared, not copied."""
         vendor: Any = self.vendor
         vendor.args.imgsz = self.imgsz
+        follow_widths(vendor)
         return self.vendor
 
     def name_classes(self, names: Mapping[int, str]) -> None:
@@ -191,7 +192,7 @@ def _own_batch(images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[
     height, width = images.shape[-2:]
     boxes = torch.cat([target["boxes"] for target in targets]).to(images)
     corners = boxes / boxes.new_tensor([width, height, width, height])
-    first, second = corners.split(2, dim=1)
+    first, second = corners[:, :2], corners[:, 2:]
     counts = torch.tensor([len(target["boxes"]) for target in targets], device=images.device)
     labels = torch.cat([target["labels"] for target in targets]).to(images)
     return {

@@ -105,7 +105,15 @@ def _own(detector: Any) -> Any:
         raise ModelError(
             f"{type(model).__name__} is no model of Ultralytics; give what autoprune.load returns"
         )
+    follow_widths(model)
     return model
+
+
+def follow_widths(model: Any) -> None:
+    """Sets the widths that blocks keep as numbers, which only the exporter of Ultralytics reads, in place."""
+    for block in model.modules():
+        if hasattr(block, "forward_split") and isinstance(getattr(block, "c", None), int):
+            block.c = block.cv1.conv.out_channels // 2  # it splits these in two
 
 
 def _trainer_of(model: Any) -> Any:
