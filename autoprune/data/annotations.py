@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,10 +13,10 @@ from pycocotools.coco import COCO
 
 from autoprune.errors import DataError
 from autoprune.images.decode import UPRIGHT, View
-from autoprune.images.locate import ImageFile, Others, locate
+from autoprune.images.locate import ImageFile, Others, find_images, locate
 from autoprune.layouts.find import convert, stamp
-from autoprune.layouts.holdout import take_part
-from autoprune.layouts.source import HINT, Source
+from autoprune.layouts.holdout import in_part
+from autoprune.layouts.source import HINT, Part, Source
 from autoprune.records.clean import AnnotationReader, ImageList, Notes, read_categories
 from autoprune.records.fields import printable
 from autoprune.records.json_file import read_json
@@ -89,13 +90,12 @@ def clean(
         if not isinstance(content.get(part), list):
             raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
     categories, category_ids = read_categories(file, content["categories"])
-    if source is not None and source.part is not None:
-        content = take_part(content, source.part)
     skipped: list[str] = list(content.get("skipped", ()))
     notes: list[str] = list(content.get("notes", ()))
     listed = ImageList(content["images"], skipped)
     whole = tuple if source is None else partial(_whole, source)
-    images, files, first_of = _images(listed.records, folders, skipped, notes, whole)
+    records, others = _part(listed.records, folders, None if source is None else source.part)
+    images, files, first_of = _images(records, folders, skipped, notes, whole)
     if not images:
         reason = (
             f"none of its {len(content['images'])} images can be used ({skipped[0]})"
@@ -108,6 +108,8 @@ def clean(
     twice = {first_of.get(number, number): names for number, names in listed.twice.items()}
     annotations: list[dict[str, Any]] = []
     for place, record in enumerate(content["annotations"]):
+        if others and isinstance(record, dict) and listed.ids.number(record.get("image_id")) in others:
+            continue
         cleaned = reader.read(record, place)
         if cleaned is None:
             continue
@@ -140,6 +142,23 @@ def clean(
 def _content(source: Source) -> Mapping[str, Any]:
     """A split's annotations as they are, as COCO's content."""
     return _load(source.file) if source.kind == "coco" else convert(source)
+
+
+def _part(
+    records: Mapping[int, Mapping[str, Any]], folders: tuple[Path, ...], part: Part | None
+) -> tuple[Mapping[int, Mapping[str, Any]], set[int]]:
+    """The image records of a part, by number, and the numbers of the other part's."""
+    if part is None:
+        return records, set()
+    names = [str(record["file_name"]) for record in records.values()]
+    paths = find_images(list(records.values()), folders)
+    # a link and its target are one image
+    files = [
+        name if path is None else os.path.realpath(path) for name, (path, _) in zip(names, paths, strict=True)
+    ]
+    chosen = dict(zip(records, in_part(list(zip(names, files, strict=True)), part), strict=True))
+    kept = {number: record for number, record in records.items() if chosen[number]}
+    return kept, {number for number in records if not chosen[number]}
 
 
 def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, ...]]]:

@@ -1,6 +1,5 @@
 """Finds the file of each image record, and decides how all of them are to be seen: orientation and levels."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -56,7 +55,7 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
     the whole set that tell decide, and where none does it is upright, as annotation tools show it.
 
     Args:
-        records: each with a ``file_name``.
+        records: of `records.clean.ImageList`.
         folders: where images are looked for, in this order.
         others: see `Others`; asked only where the set as a whole decides.
 
@@ -123,8 +122,8 @@ def _misfit(entry: _Open) -> str:
 
 
 def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
+    paths = find_images(records, folders)
     with ThreadPoolExecutor(threads()) as pool:
-        paths = list(pool.map(lambda record: find_image(str(record["file_name"]), folders), records))
         claims: dict[Path, set[str]] = {}
         for record, (path, exact) in zip(records, paths, strict=True):
             if path is not None and not exact:
@@ -136,11 +135,22 @@ def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
             if len(names := sorted(claims.get(path, ()))) > 1:
                 return f"{path} could be {names[0]} or {names[1]}; put the images in such folders"
             try:
-                return _Open(path, read_header(path), listed_size(record))
+                return _Open(path, read_header(path), _listed_size(record))
             except DataError as error:
                 return str(error)
 
         return list(pool.map(open_one, records, [path for path, _ in paths]))
+
+
+def _listed_size(record: Mapping[str, Any]) -> Size | None:
+    """Height and width of a record of `records.clean.ImageList`, which holds whole numbers or none."""
+    return (record["height"], record["width"]) if {"height", "width"} <= record.keys() else None
+
+
+def find_images(records: Records, folders: Sequence[Path]) -> list[tuple[Path | None, bool]]:
+    """What `find_image` finds for each record."""
+    with ThreadPoolExecutor(threads()) as pool:
+        return list(pool.map(lambda record: find_image(str(record["file_name"]), folders), records))
 
 
 def find_image(name: str, folders: Sequence[Path]) -> tuple[Path | None, bool]:
@@ -160,14 +170,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a null character
         return False
-
-
-def listed_size(record: Mapping[str, Any]) -> Size | None:
-    """Height and width that an image record gives, as numbers or texts; ``None`` where it gives none."""
-    try:
-        height, width = (float(record[side]) for side in ("height", "width"))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    if not (math.isfinite(height) and math.isfinite(width) and height > 0 and width > 0):
-        return None
-    return int(height), int(width)
