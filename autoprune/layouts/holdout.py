@@ -23,7 +23,7 @@ def in_part(images: Sequence[tuple[str, Hashable]], part: Part) -> list[bool]:
     lowest (or the highest) hash makes up that part.
 
     Args:
-        images: each by its name and its file; where that is not known, anything else that only this image has.
+        images: each by its name and its file; where that is not known, what else only this image has.
         part: which of the two.
 
     Raises:
