@@ -108,9 +108,12 @@ def clean(
     twice = {first_of.get(number, number): names for number, names in listed.twice.items()}
     annotations: list[dict[str, Any]] = []
     for place, record in enumerate(content["annotations"]):
-        if others and isinstance(record, dict) and listed.ids.number(record.get("image_id")) in others:
-            continue
-        cleaned = reader.read(record, place)
+        try:
+            if others and isinstance(record, dict) and listed.ids.number(record.get("image_id")) in others:
+                continue
+            cleaned = reader.read(record, place)
+        except DataError as error:
+            raise DataError(f"{file}: annotations[{place}]: {error}") from error
         if cleaned is None:
             continue
         if isinstance(cleaned, str):
