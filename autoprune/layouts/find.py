@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def find_layout(data: Path) -> Layout:
         readings = readings or [
             layout for path in inner for layout in _readings(path)
         ]  # as archives are unpacked
+        readings = readings or find_single(data, anywhere=True)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; check --data (YAML: data)"
@@ -94,11 +96,7 @@ def find_source(data: Path | DataPaths, split: str, val_fraction: float | None =
         source = splits[split]
     else:
         raise DataError(_missing(data, layout, split))
-    if not source.folders:
-        raise DataError(
-            f"{data} has neither images/ nor {source.file.stem.removeprefix('instances_')}/; {HINT}"
-        )
-    return Source(source.file, source.folders, source.kind, source.listing, part, whole)
+    return replace(source, part=part, whole=whole)
 
 
 def _missing(data: Path, layout: Layout, split: str) -> str:

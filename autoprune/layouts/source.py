@@ -57,6 +57,7 @@ class Source:
         kind: how ``file`` is read.
         listing: the text file that names the split's images, where Pascal VOC has one.
         part: which part of it, where a hash divides it.
+        roots: where else to look for the folder of the images, in this order, where ``folders`` hold none.
         whole: all splits that are trained or validated on, of which the set's own properties are found.
     """
 
@@ -65,6 +66,7 @@ class Source:
     kind: Literal["coco", "yolo", "voc"] = "coco"
     listing: Path | None = None
     part: Part | None = None
+    roots: tuple[Path, ...] = ()
     whole: tuple["Source", ...] = field(default=(), repr=False)
 
 

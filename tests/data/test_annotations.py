@@ -209,11 +209,13 @@ def test_json_that_is_not_coco_is_refused_in_one_line(tmp_path, content, message
 def test_missing_folders_name_flag_field_and_demo(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half/annotations").mkdir(parents=True)
-    (tmp_path / "half/annotations/instances_val.json").write_text("{}")
+    (tmp_path / "half/annotations/instances_val.json").write_text(
+        '{"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": [{"id": 1, "name": "a"}]}'
+    )
     for name, message in (
         ("lost", "no data folder"),
         ("empty", "no annotations/instances_val.json"),
-        ("half", "neither images/"),
+        ("half", "no folder below"),
     ):
         with pytest.raises(DataError) as error:
             open_data(tmp_path / name, "val")
