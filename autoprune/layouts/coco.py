@@ -9,7 +9,7 @@ from PIL import Image
 
 from autoprune.errors import DataError
 from autoprune.layouts.image_folder import folders_below
-from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, split_of
+from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, files_in, in_any_case, split_of
 
 YEAR = re.compile(r"(.+?)(2017|2014)")
 NAMES = {
@@ -55,8 +55,8 @@ def find_single(folder: Path, anywhere: bool = False) -> list[Layout]:
     files = [
         file
         for place in places
-        for file in (sorted(place.iterdir()) if place.is_dir() else ())
-        if file.suffix.lower() == ".json" and file.is_file() and _is_coco(file, file.stat().st_mtime_ns)
+        for file in files_in(place, ".json")
+        if _is_coco(file, file.stat().st_mtime_ns)
     ]
     beside = {place for file in files for place in _beside(file.parent)}
     if anywhere and files:
@@ -89,7 +89,7 @@ def _is_coco(file: Path, _stamp: int) -> bool:
 def _by_split(folder: Path, place: Path) -> Layout | None:
     """Files named after their split: ``instances_train.json``, ``train.json``."""
     files: dict[str, dict[str, Path]] = {}
-    for file in sorted(place.glob("*.json")):
+    for file in files_in(place, ".json"):
         name = file.stem.removeprefix("instances_")
         plain = split_of(name)
         if plain is None and not file.stem.startswith("instances_"):
@@ -127,7 +127,7 @@ def _by_folder(folder: Path) -> list[Layout]:
     by_layout: dict[str, dict[str, Source]] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir() and split_of(path.name)):
         for file_name, layout in NAMES.items():
-            if not (file := place / file_name).is_file():
+            if not (file := in_any_case(place / file_name)).is_file():
                 continue
             split, splits = str(split_of(place.name)), by_layout.setdefault(layout, {})
             if split in splits:
@@ -137,9 +137,9 @@ def _by_folder(folder: Path) -> list[Layout]:
             splits[split] = _source(file, folder)
     layouts = [Layout(name, evidence_of(splits).file, splits) for name, splits in by_layout.items()]
     layouts += [
-        Layout(layout, folder / name, {UNDIVIDED: _source(folder / name)})
+        Layout(layout, file, {UNDIVIDED: _source(file)})
         for name, layout in NAMES.items()
-        if (folder / name).is_file()
+        if (file := in_any_case(folder / name)).is_file()
     ]
     return layouts
 

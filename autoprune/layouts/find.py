@@ -9,7 +9,7 @@ from typing import Any
 from autoprune.config import DataPaths
 from autoprune.errors import DataError
 from autoprune.layouts.coco import find_coco, find_single, single_file
-from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source
+from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source, files_in
 from autoprune.layouts.voc import find_voc, read_voc
 from autoprune.layouts.voc import label_files as voc_files
 from autoprune.layouts.yolo import find_yolo, read_yolo
@@ -62,7 +62,9 @@ def find_layout(data: Path) -> Layout:
 
 
 def _readings(folder: Path) -> list[Layout]:
-    if folder.name == "annotations" and any(folder.glob("instances_*.json")):
+    if folder.name == "annotations" and any(
+        file.stem.startswith("instances_") for file in files_in(folder, ".json")
+    ):
         return [layout for layout in find_coco(folder.parent) if layout.evidence.parent == folder]
     return [layout for look in LAYOUTS for layout in look(folder)] or find_single(folder)
 

@@ -1,5 +1,6 @@
 """What a layout gives: the splits of a data set, and for each where its annotations and images are."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,21 @@ def read_lines(file: Path) -> list[str]:
     except OSError as error:
         raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
     return [text for line in lines if (text := line.strip())]
+
+
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """The files in a folder with a suffix, such as ``.txt``, in small letters or capitals; sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix and path.is_file())
+
+
+def in_any_case(file: Path) -> Path:
+    """A file as it is there: where there is none, its suffix may be in capitals, as in ``a.TXT``."""
+    for suffix in (file.suffix, file.suffix.upper(), file.suffix.title()):
+        if os.path.isfile(other := file.with_suffix(suffix)):  # which takes a name that is too long
+            return other
+    return file
 
 
 class Part(NamedTuple):
