@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from autoprune.errors import DataError
 from autoprune.images.decode import Header, View, read_header, threads
 from autoprune.images.file_names import readings
-from autoprune.images.pixels import measure_levels
+from autoprune.images.pixels import check_colors, measure_levels
 
 Size = tuple[int, int]
 Records = Sequence[Mapping[str, Any]]
@@ -60,7 +60,7 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
         others: see `Others`; asked only where the set as a whole decides.
 
     Raises:
-        DataError: an image whose values tell the set's range can't be decoded.
+        DataError: an image whose values tell the set's range can't be decoded, or 16-bit colors use fewer.
     """
     opened = _open_all(records, folders)
     turned = [entry for entry in opened if isinstance(entry, _Open) and entry.header.orientation > 1]
@@ -80,6 +80,11 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
             f"grays of more than 8 bits in {len(deep)} of {len(records)} images: {low} is read as black and "
             f"{high} as white, from the values of the set"
         )
+    if colors := {entry.path for entry in opened if isinstance(entry, _Open) and entry.header.deep_color}:
+        whole = [entry for other in others() for entry in _open_all(*other)]
+        of_all = {entry.path for entry in whole if isinstance(entry, _Open) and entry.header.deep_color}
+        check_colors(sorted(of_all or colors))
+        notes.append(f"colors of 16 bits in {len(colors)} of {len(records)} images: the upper 8 are read")
     files: list[ImageFile | str] = []
     for entry in opened:
         if isinstance(entry, str):
