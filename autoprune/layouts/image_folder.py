@@ -33,17 +33,19 @@ def image_folders(source: Source, records: Records) -> tuple[tuple[Path, ...], l
         return source.folders, []
     for find in (_by_name, _by_end):
         for root in source.roots:
-            found = _holding_all(root, names, find)
-            if len(found) > 1:
-                shown = " and ".join(map(str, found[:SHOWN])) + (" and others" if found[SHOWN:] else "")
+            folders = _holding_all(root, names, find)
+            if len(folders) > 1:
+                shown = " and ".join(map(str, folders[:SHOWN])) + (" and others" if folders[SHOWN:] else "")
                 raise DataError(
                     f"{source.file}: {shown} each hold all {len(names)} images that it lists; move what is "
                     "not meant elsewhere, or give annotations and images of each split in YAML (data: "
                     "{train: {annotations: FILE, images: FOLDER}, …})"
                 )
-            if found:
-                line = f"images are taken from {found[0]}, the one folder below {root} that holds all of them"
-                return tuple(found), [line]
+            if folders:
+                line = (
+                    f"images are taken from {folders[0]}, the one folder below {root} that holds all of them"
+                )
+                return tuple(folders), [line]
     return source.folders or source.roots, []
 
 
@@ -72,7 +74,7 @@ def _by_end(name: str, folder: Path) -> Path | None:
 
 def _holding_all(root: Path, names: Sequence[str], find: Callable[[str, Path], Path | None]) -> list[Path]:
     """The folders below a root in which all images are found; of several with the same files the first."""
-    found: dict[tuple[Path, ...], Path] = {}
+    by_files: dict[tuple[Path, ...], Path] = {}
     for folder in folders_below(root):
         files = []
         for name in names:
@@ -80,5 +82,5 @@ def _holding_all(root: Path, names: Sequence[str], find: Callable[[str, Path], P
                 break
             files.append(file)
         if len(files) == len(names):
-            found.setdefault(tuple(files), folder)
-    return list(found.values())
+            by_files.setdefault(tuple(files), folder)
+    return list(by_files.values())
