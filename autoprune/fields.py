@@ -1,5 +1,6 @@
 """The types of the settings: literals, specifications, and how their texts are read."""
 
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -153,6 +154,20 @@ def _time_or_percentage(value: str | None) -> str | None:
     return value
 
 
+def _fraction(value: Any) -> Any:
+    """Takes ``20%`` for 0.2."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        number = value.strip().removesuffix("%").strip()
+        value = float(number) / 100 if BUDGET_NUMBER.fullmatch(number) else None
+    try:
+        read = float(value)
+    except (TypeError, ValueError, OverflowError):
+        read = math.nan
+    if not 0 < read < 1:
+        raise ValueError("must be a fraction between 0 and 1 such as 0.2, or a percentage such as 20%")
+    return read
+
+
 def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
     """Checks fractions of the detector's own input size, and sorts them, the largest first."""
     if not all(0 < value <= 1 for value in values):
@@ -187,6 +202,7 @@ def _distinct_labels(values: dict[str, int] | None) -> dict[str, int] | None:
 
 
 # Of several on one field, pydantic runs the validators before parsing from right to left.
+Fraction = BeforeValidator(lambda value: None if value is None else _fraction(value))
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
 PasswordText = PlainSerializer(masked, return_type=str, when_used="json-unless-none")

@@ -52,7 +52,12 @@ def tell(console: Console, line: str) -> None:
 def show_table(console: Console, table: Table) -> None:
     """Prints a table; a terminal narrower than `TABLE_WIDTH` wraps its lines."""
     options = console.options.update(width=max(console.width, TABLE_WIDTH))
-    console.print(Segments(console.render(table, options)), soft_wrap=True)
+    for line in console.render_lines(table, options, pad=False):
+        while line and not line[-1].text.strip(" "):  # padding of the last column
+            line.pop()
+        if line:
+            line[-1] = line[-1]._replace(text=line[-1].text.rstrip(" "))
+        console.print(Segments(line), soft_wrap=True)
 
 
 class StoppedError(Exception):

@@ -16,6 +16,7 @@ from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
 from autoprune.detectors.factories import build, with_norm, with_tensors
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
 from autoprune.files import replacing
@@ -297,6 +298,7 @@ def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
             f"weights {where} are not for {spec.name}: {differing}; {fit}, model_arguments and weights"
         )
     refuse_not_finite(compared, expected, where)
+    refuse_bad_variances(model, compared, where)
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
     model.load_state_dict({n: state[n] if n in state and n not in resized else fresh[n] for n in fresh})

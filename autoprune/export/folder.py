@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.detectors import build, detector_inputs, load_state, save_state
 from autoprune.detectors.class_names import header_of
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.detectors.weights import differences, refuse_not_finite
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
@@ -70,6 +71,7 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
             f"{weights_file} does not fit {policy_file.name}: {wrong}; take both files from one folder"
         )
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
+    refuse_bad_variances(pruned, state, str(weights_file))
     pruned.load_state_dict(state)
     return pruned.eval(), policy
 
