@@ -31,7 +31,7 @@ TOWERS = "head.cv3.0.0.conv.weight"
 OWN = ("imgsz", "score_thresh", "nms_thresh", "detections_per_img")
 """Arguments of a user; those that a description adds are in `_checked`."""
 TRAINING_ONLY = re.compile(r"^(aux|aux_head|data_preprocessor)\.|^decoder\.(anchors|valid_mask)$")
-"""Tensors of checkpoints that the network does not have here: branches of trainings, and tables it computes."""
+"""Tensors of checkpoints that a network does not have here: branches of trainings, tables it computes."""
 
 
 def describe(source: str, arguments: Mapping[str, Any]) -> Description:
@@ -142,11 +142,9 @@ def _refuse_few_cells(family: str, vendor: Any, side: int) -> None:
     """
     queries = getattr(getattr(vendor, "decoder", None), "num_queries", 0)
     strides = vendor.decoder.feat_strides if queries else []
-    enough = next(
-        pixels
-        for pixels in range(STRIDE, 2**16, STRIDE)
-        if sum((pixels // s) ** 2 for s in strides) >= queries
-    )
+    enough = STRIDE
+    while sum((enough // stride) ** 2 for stride in strides) < queries:
+        enough += STRIDE
     if side < enough:
         raise ModelError(
             f"model_arguments: imgsz is {side}; the {queries} queries of {family} need at least {enough}"
@@ -260,9 +258,8 @@ def _described(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[int,
             f"{path} is quantized, or not for RGB images; give the float checkpoint of a detector"
         )
     if said.get("imgsz_h", 0) != said.get("imgsz_w", 0):
-        raise ModelError(
-            f"{path} is for images of {said['imgsz_h']}x{said.get('imgsz_w')}; squares are supported"
-        )
+        shape = f"{said.get('imgsz_h')}x{said.get('imgsz_w')}"
+        raise ModelError(f"{path} is for images of {shape}; only squares are supported")
     library = FAMILIES[family]
     state = next((state for state, kind in states if kind), {})
     size = said.get("size") or library.detect_size(state)
@@ -278,10 +275,8 @@ def _described(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[int,
         found["letterbox_pad"] = said.get("letterbox_pad", "topleft")
         if TOWERS in state:
             found["class_width"] = len(state[TOWERS])
-    names = said.get("names")
-    pairs = (
-        names.items() if isinstance(names, Mapping) else enumerate(names if isinstance(names, list) else ())
-    )
+    names = said.get("names") or {}
+    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
     return found, classes, {int(key) + 1: str(name) for key, name in pairs if 0 <= int(key) < classes}
 
 

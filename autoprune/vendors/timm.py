@@ -127,8 +127,8 @@ def _pyramid(name: str, fpn_channels: int, fixed_size: Sequence[int] | None) -> 
     except Exception as error:  # whatever a backbone raises for a size that it does not take
         problem = " ".join(str(error).split())[:160]
         raise ModelError(
-            f"timm:{name} can't take an image of {height}x{width} ({problem}); give it the size it takes with "
-            "model_arguments `fixed_size`, [width, height], or give another backbone"
+            f"timm:{name} can't take an image of {height}x{width} ({problem}); give its own size with "
+            "model_arguments `fixed_size`, [width, height], or another backbone"
         ) from error
     return pyramid.train()
 
