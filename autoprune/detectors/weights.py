@@ -71,6 +71,7 @@ def load_dense(
         )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    given_classes = num_classes
     if isinstance(name, str) and is_vendor(name):
         vendor, source = vendor_of(name)
         description = vendor.describe(source, arguments)
@@ -94,7 +95,7 @@ def load_dense(
         state = _absorb_zero_eps(state)
     if norm == "auto" and _norm_of(state) == "frozen":
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
-    if num_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
+    if given_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
         spec = spec.model_copy(update={"num_classes": inferred})
         with show(None):  # it was said before what `build` says
             model = build(spec, seed)

@@ -102,7 +102,7 @@ class DetectorTransform(nn.Module):
         for detections, size, original in zip(result, image_sizes, original_sizes, strict=True):
             top, left = self._offset(size, batch)
             boxes = detections["boxes"] - detections["boxes"].new_tensor([left, top, left, top])
-            boxes = boxes * boxes.new_tensor(_ratios(size, original))
+            boxes = boxes / boxes.new_tensor(self._scale(original, size))
             height, width = original
             limits = boxes.new_tensor([width, height, width, height])
             found.append({**detections, "boxes": boxes.clamp(min=0).minimum(limits)})
@@ -142,11 +142,10 @@ class DetectorTransform(nn.Module):
 
     def _placed(self, boxes: Tensor, original: Sequence[int], size: Size, batch: Size) -> Tensor:
         top, left = self._offset(size, batch)
-        scale = boxes.new_tensor(_ratios((original[0], original[1]), size))
+        scale = boxes.new_tensor(self._scale((original[0], original[1]), size))
         return boxes * scale + boxes.new_tensor([left, top, left, top])
 
-
-def _ratios(old: Size, new: Size) -> list[float]:
-    """By what x1, y1, x2 and y2 are multiplied where (height, width) changes."""
-    vertical, horizontal = new[0] / old[0], new[1] / old[1]
-    return [horizontal, vertical, horizontal, vertical]
+    def _scale(self, original: Size, size: Size) -> list[float]:
+        """By what x1, y1, x2 and y2 are multiplied where an image of a size becomes ``size``."""
+        vertical, horizontal = size[0] / original[0], size[1] / original[1]
+        return [horizontal, vertical, horizontal, vertical]
