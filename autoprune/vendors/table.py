@@ -29,7 +29,7 @@ class Description:
 
 
 class Vendor(Protocol):
-    """What the module of a library gives. It imports the library inside of these functions only."""
+    """What the module of a library gives. The library is imported with it, when a detector is named."""
 
     def describe(self, source: str, arguments: Mapping[str, Any]) -> Description:
         """Reads a source, which is what a user wrote behind the colon.
@@ -105,8 +105,8 @@ def vendor_of(name: str) -> tuple[Vendor, str]:
     if not source:
         raise ModelError(f"model {name!r} names no detector; give one such as {VENDORS[library]}")
     try:
-        importlib.import_module(library)
+        module = importlib.import_module(f"autoprune.vendors.{library}")
     except ImportError as error:
         missing = f" ({error})" if not isinstance(error, ModuleNotFoundError) or error.name != library else ""
         raise ModelError(f"model {name}: {library} is not installed{missing}; {_install(library)}") from error
-    return cast(Vendor, importlib.import_module(f"autoprune.vendors.{library}")), source
+    return cast(Vendor, module), source

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
+from autoprune.vendors.opencv_resize import resize_as_opencv
+
 Size = tuple[int, int]
 
 
@@ -29,7 +31,8 @@ class DetectorTransform(nn.Module):
         fill_normalized: whether ``fill`` is a value behind the normalization.
         placement: where an image lies in a larger batch.
         antialias: whether an image is smoothed where it becomes smaller: PIL and torchvision do, OpenCV not.
-        rounded: whether pixels are rounded to 1/255 after resizing, as where images are resized in 8 bits.
+        rounded: whether pixels are rounded to 1/255 after resizing, as where images are resized in 8 bits;
+            without ``antialias`` as OpenCV rounds them.
     """
 
     def __init__(
@@ -113,6 +116,8 @@ class DetectorTransform(nn.Module):
         size = self._size(height, width)
         if size == (height, width):
             return image
+        if self.rounded and not self.antialias:
+            return resize_as_opencv(image, size)
         resized: Tensor = F.interpolate(
             image[None], size, mode="bilinear", align_corners=False, antialias=self.antialias
         )[0]
