@@ -16,7 +16,6 @@ from autoprune.policy import Policy, hash_weights
 from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
 
-
 QUICK = ("yolox", "rtmdet")
 """Kinds whose channel groups are found within seconds."""
 

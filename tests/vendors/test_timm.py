@@ -60,7 +60,9 @@ def test_images_of_any_size_are_taken_where_the_backbone_has_one_size():
 
 @pytest.mark.parametrize(("kind", "expected"), [("retinanet", RetinaNet), ("fcos", FCOS)])
 def test_both_kinds_of_detector_are_pruned_exactly_and_loaded(kind, expected, tmp_path):
-    detector, spec = load_dense("timm:resnet10t", {**SMALL, "detector": kind}, num_classes=4)
+    detector, spec = load_dense(
+        "timm:resnet10t", {**SMALL, "detector": kind, "fpn_channels": 64}, num_classes=4
+    )
     assert type(detector) is expected
     assert spec.name == "timm:resnet10t"
     graph = analyze(detector, ([IMAGE],))
