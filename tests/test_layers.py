@@ -61,7 +61,7 @@ FENCES = {
     # The package of a vendor belongs in the adapter of its detectors.
     "ultralytics": {"vendors.ultralytics_library"},
     "transformers": {"vendors.transformers"},
-    "libreyolo": {"vendors.libreyolo"},
+    "libreyolo": {"vendors.libreyolo", "vendors.libreyolo_detector"},
     "timm": {"vendors.timm"},
 }
 

@@ -212,8 +212,10 @@ CANDIDATES: dict[str, Callable[[Any, float], Candidates]] = {
 def _each_class(boxes: Tensor, scores: Tensor, min_score: float) -> Candidates:
     cells, classes = (scores > min_score).nonzero(as_tuple=True)
     values = scores[cells, classes]
-    best = values.topk(min(MOST_CANDIDATES, len(values))).indices
-    return boxes[cells[best]], values[best], classes[best]
+    if len(values) > MOST_CANDIDATES:
+        best = values.topk(MOST_CANDIDATES).indices
+        cells, values, classes = cells[best], values[best], classes[best]
+    return boxes[cells], values, classes
 
 
 def _only(outputs: Any, index: int) -> Any:

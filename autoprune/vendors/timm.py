@@ -26,6 +26,8 @@ STRIDES = (8, 16, 32)
 COCO_CLASSES = 91  # as many as torchvision's weights have, with the background
 OWN = ("detector", "fpn_channels", "anchor_sizes")
 NOT_GIVEN = {"self", "args", "kwargs", "backbone", "num_classes", "anchor_generator", "head"}
+NORM_GROUPS = 32
+"""Of the group norms in torchvision's FCOS."""
 PROBED = (64, 96)
 """Height and width of the image that a backbone is tried with."""
 
@@ -104,6 +106,10 @@ def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
     channels = given.pop("fpn_channels", 256)
     if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
         raise ModelError(f"model_arguments: fpn_channels is {channels!r}; give a whole number from 1")
+    if family == "fcos" and channels % NORM_GROUPS:
+        raise ModelError(
+            f"model_arguments: fpn_channels is {channels}; the norms of FCOS need a multiple of {NORM_GROUPS}"
+        )
     backbone = _pyramid(name, channels, given.get("fixed_size"))
     strides = [*STRIDES, 2 * STRIDES[-1], 4 * STRIDES[-1]]
     return one_stage_detector(family, backbone, num_classes, strides, **given)

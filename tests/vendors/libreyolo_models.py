@@ -75,7 +75,8 @@ def wrapper(family: str, classes: int = 3) -> Any:
             module.momentum = 0.03
     for name, parameter in network.named_parameters():
         if is_prediction(name):
-            spread = parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
+            scale = 1.0 if family == "yolox" else 0.3
+            spread = scale * parameter[0].numel() ** -0.5 if parameter.dim() > 1 else 0.1
             parameter.normal_(0 if parameter.dim() > 1 else -2, spread)
     network.eval()
     return made

@@ -175,7 +175,9 @@ def halved(detector):
     return prune(detector, graph, {name: g.units[::2].ravel().tolist() for name, g in graph.prunable.items()})
 
 
-@pytest.mark.parametrize("family", KINDS)
+@pytest.mark.parametrize(
+    "family", ["yolox", *(pytest.param(name, marks=pytest.mark.slow) for name in KINDS if name != "yolox")]
+)
 def test_a_pruned_network_goes_back_into_libreyolo(family):
     size, side = KINDS[family]
     arguments = {"imgsz": side, "score_thresh": 0.25, "nms_thresh": 0.45}

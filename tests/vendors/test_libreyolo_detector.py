@@ -16,6 +16,9 @@ from autoprune.policy import Policy, hash_weights
 from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
 
+QUICK = ("yolox", "rtmdet")
+"""Kinds whose channel groups are found within seconds."""
+
 
 @pytest.fixture(scope="module", autouse=True)
 def quiet():
@@ -45,8 +48,8 @@ def pair(request, made_once):
 def test_detections_are_those_of_its_predictor(pair, resized):
     """Whole on images of the network's size; on others with its own pixels, which are almost ours."""
     family, theirs, detector, _ = pair
-    side, scores_seen = KINDS[family][1], set()
-    for image in pictures(16):
+    side, scores_seen = KINDS[family][1], []
+    for image in pictures(16 if resized else 4):
         image = image if resized else image.resize((side, side))
         found = theirs.predict(image, conf=0.05, iou=0.5, imgsz=side).boxes
         if resized:
@@ -55,15 +58,15 @@ def test_detections_are_those_of_its_predictor(pair, resized):
             (got,) = detector([as_tensor(image)])
         limits = torch.tensor([*image.size, *image.size])
         boxes = found.xyxy.clamp(min=0).minimum(limits)  # its queries find boxes beyond the image, too
-        assert len(found.conf) > 3
         assert len(got["scores"]) == len(found.conf)
         assert got["scores"].tolist() == sorted(got["scores"], reverse=True)
         apart = (boxes[:, None] - got["boxes"]).abs().amax(2) / 0.5
         apart = apart.maximum((found.conf[:, None] - got["scores"]).abs() / 1e-3)
         apart[found.cls[:, None] + 1 != got["labels"]] = torch.inf
-        assert (apart.amin(1) <= 1).all()
-        scores_seen |= {round(float(score), 2) for score in found.conf}
-    assert len(scores_seen) > 5
+        assert not len(apart) or (apart.amin(1) <= 1).all()
+        scores_seen += [round(float(score), 2) for score in found.conf]
+    assert len(scores_seen) > 20
+    assert len({*scores_seen}) > 5
 
 
 def with_pixels(detector, image, pixels):
@@ -71,9 +74,9 @@ def with_pixels(detector, image, pixels):
     batch, _ = detector.transform([as_tensor(image)])
     ours = detector._images(batch)
     assert ours.shape == pixels.shape
-    span = float(pixels.max() - pixels.min())
-    assert (ours - pixels).abs().max() <= span / 250
-    assert (ours - pixels).abs().mean() <= span / 1000
+    step = 1 / 255 / min(detector.transform.image_std)
+    assert (ours - pixels).abs().max() <= 1.01 * step
+    assert (ours - pixels).abs().mean() <= 0.3 * step
     batch.tensors = detector._images(type("Batch", (), {"tensors": pixels}))  # in our order
     found = detector.detections(detector.raw(batch), batch)
     (height, width) = image.size[::-1]
@@ -143,6 +146,11 @@ def leaves(outputs):
     return [leaf for value in values for leaf in leaves(value)]
 
 
+@pytest.mark.parametrize(
+    "pair",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS],
+    indirect=True,
+)
 def test_a_pruned_network_equals_the_masked_one_and_needs_no_checkpoint(pair, tmp_path, monkeypatch):
     family, _, detector, spec = pair
     images = [as_tensor(image) for image in pictures(2)]

@@ -14,6 +14,8 @@ from autoprune.vendors import libraries, vendor_of
 
 @pytest.mark.parametrize("library", VENDORS)
 def test_a_library_that_is_not_installed_names_its_extra(library, monkeypatch):
+    for module in [name for name in sys.modules if name.startswith(f"autoprune.vendors.{library}")]:
+        monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, library, None)
     for call in (
         lambda: vendor_of(f"{library}:x"),
@@ -29,7 +31,8 @@ def test_a_library_that_is_not_installed_names_its_extra(library, monkeypatch):
 def test_a_broken_installation_says_what_is_missing(tmp_path, monkeypatch):
     (tmp_path / "timm.py").write_text("import libgl_of_nobody\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "timm", raising=False)
+    for module in ("timm", "autoprune.vendors.timm"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ModelError, match=r"not installed \(No module named 'libgl_of_nobody'\); pip"):
         vendor_of("timm:resnet18")
 
