@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.formats import Images
 
-Format = Literal["safetensors", "onnx", "pt2"]
+Format = Literal["safetensors", "onnx", "pt2", "transformers"]
 
 
 @with_config("Data", "threads")
@@ -44,7 +44,8 @@ def export(
         typer.Option(
             "--format",
             help="File for other runtimes beside policy and weights: onnx, or pt2 (torch.export, raw heads "
-            "only); either is compared with the detector on real images.",
+            "only); either is compared with the detector on real images. transformers: the files of that "
+            "library, for its own trainer.",
         ),
     ] = "safetensors",
     raw_heads: Annotated[
@@ -81,15 +82,17 @@ def export(
     from autoprune.export.card import render, write_card
     from autoprune.export.folder import load_with_policy
     from autoprune.export.formats import write_onnx, write_raw
+    from autoprune.export.pretrained import check_format, write_pretrained
     from autoprune.files import new_folder, write_text
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
     from autoprune.task.checks import pick_device
 
     pick_device(config)  # for --threads
     raw_heads = raw_heads or format == "pt2"
-    if raw_heads and format == "safetensors":
+    compared = format in ("onnx", "pt2")
+    if raw_heads and not compared:
         raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
-    if format == "safetensors":
+    if not compared:
         reason = "without a file to compare; give --format onnx or --format pt2 too, or omit it"
         refuse_useless(flags, {"images", "parity_images", *PANELS["Data"]}, reason)
     if images is not None:
@@ -104,18 +107,24 @@ def export(
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load_with_policy(folder)
+    if format == "transformers":
+        check_format(policy)
     render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
-        pictures = None if format == "safetensors" else _images(folder, model, config, images, policy.labels)
+        pictures = _images(folder, model, config, images, policy.labels) if compared else None
         with new_folder(to) as new:
             file: Path | None = None
+            own: tuple[Path, ...] = ()
             if pictures is not None:
                 input_size = parse_size(size, "--size") if size is not None else policy.input_size
                 if raw_heads:
                     file, parity = write_raw(model, new, pictures, parity_images, input_size, format)
                 else:
                     file, parity = write_onnx(model, new, pictures, parity_images)
-            save_detector(new, model, policy)
+            if format == "transformers":
+                own = write_pretrained(new, model, policy)
+            else:
+                save_detector(new, model, policy)
             difference = largest_difference(model, load(new), policy.input_size)
             if difference != 0:
                 raise AutopruneError(
@@ -125,7 +134,8 @@ def export(
                 if source_file.is_file():
                     write_text(new / source_file.name, source_file.read_text(encoding="utf-8"))
             write_card(new)
-        names = [POLICY_FILE, WEIGHTS_FILE, *([file.name] if file else []), CARD_FILE]
+        more = [path.name for path in ((file, *own) if file else own)]
+        names = [POLICY_FILE, WEIGHTS_FILE, *more, CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
         console.print("read back: the outputs on a random image are identical")
         if file is not None:

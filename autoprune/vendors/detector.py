@@ -66,6 +66,18 @@ class VendorDetector(nn.Module):
         """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
         raise NotImplementedError
 
+    def own_names(self, tensors: Any, where: str) -> Any:
+        """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.
+
+        Args:
+            tensors: see `checkpoints.read.read_checkpoint`.
+            where: the file, for messages.
+
+        Raises:
+            ModelError: they are not those of this detector.
+        """
+        return tensors
+
     def unwrap(self) -> nn.Module:
         """The vendor's own module, for its trainer and its exporter; shared, not copied."""
         return self.vendor
