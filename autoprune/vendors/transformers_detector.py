@@ -94,8 +94,12 @@ class TransformersDetector(VendorDetector):
         self.select, self.grid, self.masked = select, grid, masked
 
     def raw(self, batch: ImageList) -> Any:
-        """The vendor's output, with ``logits`` [n, queries, classes] and ``pred_boxes`` [n, queries, 4]."""
-        return self._call(batch)
+        """``logits`` [n, queries, classes] and ``pred_boxes`` [n, queries, 4] of the vendor's output.
+
+        Without its hidden states: channels of what a model returns can't go.
+        """
+        output = self._call(batch)
+        return {name: output[name] for name in ("logits", "pred_boxes")}
 
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """The vendor's own loss; some of them draw random numbers for it."""
@@ -110,7 +114,7 @@ class TransformersDetector(VendorDetector):
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """All that the vendor's processor returns for a threshold of 0, the best first."""
-        scores, classes, boxes = self.select(raw.logits, raw.pred_boxes)
+        scores, classes, boxes = self.select(raw["logits"], raw["pred_boxes"])
         corners = box_convert(boxes, "cxcywh", "xyxy")
         return [
             {"boxes": corners[n] * _scale(corners, size), "scores": scores[n], "labels": classes[n] + 1}

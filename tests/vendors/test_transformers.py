@@ -73,7 +73,7 @@ def raw(detector: Any, image: Tensor) -> tuple[Tensor, Tensor]:
         batch, _ = detector.transform([image.double()])
         output = detector.raw(batch)
     detector.float()
-    return output.logits, output.pred_boxes
+    return output["logits"], output["pred_boxes"]
 
 
 def test_a_policy_holds_all_that_is_needed(case: Case) -> None:

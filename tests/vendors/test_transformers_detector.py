@@ -127,7 +127,7 @@ def test_boxes_are_relative_to_an_image_without_its_padding(family: str, tmp_pat
         found = detector.detections(raw, batch)
     heights_and_widths = torch.tensor(batch.image_sizes)
     assert batch.tensors.shape[-1] > batch.image_sizes[0][1]
-    for detections, (height, width), boxes in zip(found, heights_and_widths, raw.pred_boxes, strict=True):
+    for detections, (height, width), boxes in zip(found, heights_and_widths, raw["pred_boxes"], strict=True):
         largest = (boxes[:, 2] * width).max(), (boxes[:, 3] * height).max()
         sizes = detections["boxes"][:, 2:] - detections["boxes"][:, :2]
         torch.testing.assert_close(sizes.amax(0), torch.stack(largest))
