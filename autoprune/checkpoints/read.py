@@ -5,6 +5,7 @@ import pickle
 import re
 import warnings
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,7 @@ _OTHERS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 """Kinds of files by their first bytes, in lower case where they are text: what they are, and what to do."""
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> Any:
+def read_checkpoint(path: Path, device: str = "cpu", more: Sequence[tuple[type, str]] = ()) -> Any:
     """What a file holds: a tree of dicts, lists, tensors, numbers and `stand_ins`.
 
     A file of `torch.save` or safetensors is known by its first bytes.
@@ -53,6 +54,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
     Args:
         path: the file.
         device: of the tensors in a file of `torch.save`; ``"meta"`` holds none of their values.
+        more: further stand-ins, each with the full name that it replaces; it must run nothing.
 
     Raises:
         ModelError: the file can't be read, is of another kind, or would need code of its writer.
@@ -72,7 +74,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
                 return parse_safetensors(path.read_bytes())
             with (
                 warnings.catch_warnings(action="ignore"),
-                torch.serialization.safe_globals(STAND_INS),
+                torch.serialization.safe_globals([*STAND_INS, *more]),
                 path.open("rb") as file,  # of a path, torch would believe the suffix
             ):
                 return torch.load(file, map_location=device, weights_only=True)

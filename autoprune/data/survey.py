@@ -63,20 +63,12 @@ def box_counts(split: Split) -> dict[str, int]:
 
 
 def _odd(splits: Mapping[str, Split]) -> Iterator[str]:
+    said: dict[str, list[str]] = {}  # of several splits, the same line once
     for name, split in splits.items():
-        if split.skipped:
-            first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
-            yield f"{name}: left out as unusable, {len(split.skipped)} in all: {first}"
-        for note in split.notes:
-            yield f"{name}: {note}"
-        things = split.coco.anns.values()
-        if crowds := sum(thing["iscrowd"] for thing in things):
-            yield f"{name}: crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
-        if absent := absent_classes(split):
-            yield f"{name}: no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
-        empty = sum(not split.coco.imgToAnns.get(number) for number in split.image_ids)
-        if empty:
-            yield f"{name}: no boxes in {empty} of {len(split)} images"
+        for line in _odd_in(split):
+            said.setdefault(line, []).append(name)
+    for line, names in said.items():
+        yield line if names == [UNDIVIDED] else f"{', '.join(names)}: {line}"
     one = next(iter(splits))
     for name, split in splits.items():
         if split.categories != splits[one].categories:
@@ -87,6 +79,20 @@ def _odd(splits: Mapping[str, Split]) -> Iterator[str]:
     unnamed = sorted({file for folder in folders for file in image_files(folder)} - named)
     if unnamed:
         yield f"in no split, but beside its images: {len(unnamed)}, such as {unnamed[0]}"
+
+
+def _odd_in(split: Split) -> Iterator[str]:
+    if split.skipped:
+        first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
+        yield f"left out as unusable, {len(split.skipped)} in all: {first}"
+    yield from split.notes
+    things = split.coco.anns.values()
+    if crowds := sum(thing["iscrowd"] for thing in things):
+        yield f"crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
+    if absent := absent_classes(split):
+        yield f"no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
+    if empty := sum(not split.coco.imgToAnns.get(number) for number in split.image_ids):
+        yield f"no boxes in {empty} of {len(split)} images"
 
 
 def _twice(splits: Mapping[str, Split]) -> Iterator[str]:

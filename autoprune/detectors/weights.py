@@ -16,6 +16,7 @@ from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
 from autoprune.detectors.factories import build, norm_of, with_norm, with_tensors
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
 from autoprune.files import replacing
@@ -70,6 +71,7 @@ def load_dense(
         )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    given_classes = num_classes
     if isinstance(name, str) and is_vendor(name):
         vendor, source = vendor_of(name)
         description = vendor.describe(source, arguments)
@@ -97,7 +99,7 @@ def load_dense(
         state = _absorb_zero_eps(state)
     if norm == "auto" and _norm_of(state) == "frozen":
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
-    if num_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
+    if given_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
         spec = spec.model_copy(update={"num_classes": inferred})
         with show(None):  # it was said before what `build` says
             model = build(spec, seed)
@@ -304,6 +306,7 @@ def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
             f"weights {where} are not for {spec.name}: {differing}; {fit}, model_arguments and weights"
         )
     refuse_not_finite(compared, expected, where)
+    refuse_bad_variances(model, compared, where)
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
     model.load_state_dict({n: state[n] if n in state and n not in resized else fresh[n] for n in fresh})

@@ -13,6 +13,7 @@ from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import plain_state
 from autoprune.detectors import build, detector_inputs, save_state
 from autoprune.detectors.class_names import header_of
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.detectors.weights import differences, refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
@@ -76,7 +77,10 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
             f"{weights_file} does not fit {policy_file.name}: {wrong}; take both files from one folder"
         )
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
+    refuse_bad_variances(pruned, state, str(weights_file))
     pruned.load_state_dict(state)
+    if isinstance(pruned, VendorDetector) and policy.labels:
+        pruned.name_classes(policy.labels)
     return pruned.eval(), policy
 
 

@@ -39,14 +39,17 @@ def write_pretrained(folder: Path, model: nn.Module, policy: Policy) -> tuple[Pa
         ConfigError: the detector is not one of Transformers.
         RunError: the disk is full, or the folder can't be written to.
     """
-    check_format(policy)
-    assert isinstance(model, VendorDetector)
+    if not isinstance(model, VendorDetector) or model.library != LIBRARY:
+        raise ConfigError(
+            f"--format {LIBRARY} is for detectors of that library, and this is {policy.model.name}; give --format "
+            "safetensors, onnx or pt2"
+        )
     metadata = {"format": "pt", **(header_of(policy.labels) or {})}
     save_state(model.unwrap(), folder / WEIGHTS_FILE, metadata=metadata)
     policy.save(folder / POLICY_FILE)
     config, preprocessing = (dict(policy.model.arguments[name]) for name in ("config", "preprocessing"))
-    names = {label - 1: name for label, name in policy.labels.items()}
-    config["id2label"] = {n: names.get(n, f"LABEL_{n}") for n in range(policy.model.num_classes - 1)}
+    names = policy.labels
+    config["id2label"] = {n: names.get(n + 1, f"LABEL_{n}") for n in range(policy.model.num_classes - 1)}
     config["label2id"] = {name: n for n, name in config["id2label"].items()}
     config["architectures"] = [type(model.unwrap()).__name__]
     config["pruned_by"] = (
@@ -57,19 +60,6 @@ def write_pretrained(folder: Path, model: nn.Module, policy: Policy) -> tuple[Pa
     for file, content in ((CONFIG_FILE, config), (PREPROCESSOR_FILE, preprocessing)):
         write_text(folder / file, json.dumps(content, indent=2) + "\n")
     return folder / CONFIG_FILE, folder / PREPROCESSOR_FILE
-
-
-def check_format(policy: Policy) -> None:
-    """Refuses a detector of another library.
-
-    Raises:
-        ConfigError: says which formats there are.
-    """
-    if not policy.model.name.startswith(f"{LIBRARY}:"):
-        raise ConfigError(
-            f"--format {LIBRARY} is for detectors of that library, and this is {policy.model.name}; give "
-            "--format safetensors, onnx or pt2"
-        )
 
 
 def _size(model: nn.Module) -> dict[str, Any]:

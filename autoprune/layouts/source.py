@@ -1,5 +1,6 @@
 """What a layout gives: the splits of a data set, and for each where its annotations and images are."""
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,21 @@ def read_lines(file: Path) -> list[str]:
     return [text for line in lines if (text := line.strip())]
 
 
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """The files in a folder with a suffix, such as ``.txt``, in small letters or capitals; sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix and path.is_file())
+
+
+def in_any_case(file: Path) -> Path:
+    """A file as it is there: where there is none, its suffix may be in capitals, as in ``a.TXT``."""
+    for suffix in (file.suffix, file.suffix.upper(), file.suffix.title()):
+        if os.path.isfile(other := file.with_suffix(suffix)):  # which takes a name that is too long
+            return other
+    return file
+
+
 class Part(NamedTuple):
     """One of two parts that a hash of the images' file names divides a data set into."""
 
@@ -57,6 +73,7 @@ class Source:
         kind: how ``file`` is read.
         listing: the text file that names the split's images, where Pascal VOC has one.
         part: which part of it, where a hash divides it.
+        roots: where else to look for the folder of the images, in this order, where ``folders`` hold none.
         whole: all splits that are trained or validated on, of which the set's own properties are found.
     """
 
@@ -65,6 +82,7 @@ class Source:
     kind: Literal["coco", "yolo", "voc"] = "coco"
     listing: Path | None = None
     part: Part | None = None
+    roots: tuple[Path, ...] = ()
     whole: tuple["Source", ...] = field(default=(), repr=False)
 
 

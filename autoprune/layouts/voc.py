@@ -1,37 +1,46 @@
 """Finds and reads Pascal VOC data: one XML file for each image, and lists of their names for the splits."""
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from typing import Any
 from xml.parsers import expat
 
 from PIL import Image
 
 from autoprune.errors import DataError
 from autoprune.images.decode import threads
-from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, evidence_of, read_lines, split_of
+from autoprune.images.locate import find_image
+from autoprune.layouts.source import (
+    UNDIVIDED,
+    Content,
+    Layout,
+    Source,
+    evidence_of,
+    files_in,
+    in_any_case,
+    read_lines,
+    split_of,
+)
+from autoprune.layouts.voc_xml import Record, parse, parse_xml
 
 NAME_FILES = ("labelmap.txt", "classes.txt")
 """Where the order of the classes may be; else it is that of the alphabet, as in VOC's own list."""
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 def find_voc(folder: Path) -> list[Layout]:
     """The readings of a folder as Pascal VOC: VOC's own folders, folders of splits, or XML beside images."""
     xml = folder / "Annotations"
-    if any(xml.glob("*.xml")):
+    if files_in(xml, ".xml"):
         images = tuple(path for path in (folder / "JPEGImages", folder / "images", xml) if path.is_dir())
         lists = {
             split: Source(xml, images, "voc", listing)
-            for listing in sorted((folder / "ImageSets/Main").glob("*.txt"))
+            for listing in files_in(folder / "ImageSets/Main", ".txt")
             if (split := split_of(listing.stem))
         }
-        both = folder / "ImageSets/Main/trainval.txt"
+        both = in_any_case(folder / "ImageSets/Main/trainval.txt")
         if "train" not in lists and both.is_file():
             lists["train"] = Source(xml, images, "voc", both)
         return [Layout("Pascal VOC", xml, lists or {UNDIVIDED: Source(xml, images, "voc")})]
@@ -110,6 +119,8 @@ def read_voc(source: Source) -> Content:
         notes.append(
             f"classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: {order}"
         )
+    if orphans := _without_image(parsed, source):
+        notes.append(f"{len(orphans)} XML files have no image, first {orphans[0]}")
     if difficult:
         notes.append(
             f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"
@@ -126,7 +137,7 @@ def read_voc(source: Source) -> Content:
 def label_files(source: Source) -> Iterator[Path]:
     """What a set is read from: every XML file, as the classes are those of all, and the lists."""
     for place in dict.fromkeys(split.file for split in (*source.whole, source)):
-        yield from sorted(place.glob("*.xml"))
+        yield from files_in(place, ".xml")
     yield from filter(None, (source.listing, _name_file(source)))
 
 
@@ -136,19 +147,19 @@ def label_files(source: Source) -> Iterator[Path]:
 def _chosen(source: Source) -> list[Path]:
     """The XML files of a split; those that a list names may not exist."""
     if source.listing is None:
-        return sorted(source.file.glob("*.xml"))
-    stems = []
+        return files_in(source.file, ".xml")
+    files = []
     for text in read_lines(source.listing):
-        if not (source.file / f"{text}.xml").is_file():
+        if not (file := in_any_case(source.file / f"{text}.xml")).is_file():
             text = re.sub(r"\s+(-1|0|1)$", "", text)  # the lists of one class say whether the image shows it
-            text = text if (source.file / f"{text}.xml").is_file() else Path(text).stem
-        stems.append(text)
-    if not stems:
+            file = in_any_case(source.file / f"{text}.xml")
+        files.append(file if file.is_file() else in_any_case(source.file / f"{Path(text).stem}.xml"))
+    if not files:
         raise DataError(f"{source.listing} names no image; write one name a line, without a suffix")
-    return [source.file / f"{stem}.xml" for stem in dict.fromkeys(stems)]
+    return list(dict.fromkeys(files))
 
 
-def _class_names(source: Source, records: Sequence["_Record"]) -> list[str]:
+def _class_names(source: Source, records: Sequence[Record]) -> list[str]:
     used = Counter(thing.name for record in records for thing in record.things if thing.name)
     if (file := _name_file(source)) is not None:
         lines = [line.split(":")[0].strip() for line in read_lines(file)]
@@ -160,7 +171,9 @@ def _class_names(source: Source, records: Sequence["_Record"]) -> list[str]:
 
 
 def _name_file(source: Source) -> Path | None:
-    candidates = (place / name for place in (source.file, source.file.parent) for name in NAME_FILES)
+    candidates = (
+        in_any_case(place / name) for place in (source.file, source.file.parent) for name in NAME_FILES
+    )
     return next((file for file in candidates if file.is_file()), None)
 
 
@@ -174,100 +187,33 @@ def _image_name(file: Path, listed: str, folders: Sequence[Path]) -> str:
     return listed or f"{file.stem}.jpg"
 
 
-# one XML file
-
-
-class _Thing(NamedTuple):
-    """An object: its class, its corners (x1, y1, x2, y2) as written, and whether it is marked difficult."""
-
-    name: str
-    box: tuple[float, float, float, float] | None
-    difficult: bool
-
-
-class _Record(NamedTuple):
-    """An XML file: the image's name and (height, width), where it gives them, and the objects."""
-
-    file_name: str
-    size: tuple[int, int] | None
-    things: list[_Thing]
-
-
-def _parse_all(splits: Sequence[Source]) -> dict[Path, "_Record | str"]:
-    files = [
+def _without_image(parsed: Mapping[Path, Record | str], source: Source) -> list[Path]:
+    """The XML files in a split's folder that no image has the name of, nor the name that they give."""
+    suffixes = Image.registered_extensions()
+    stems = {
+        path.stem for place in source.folders for path in place.iterdir() if path.suffix.lower() in suffixes
+    }
+    return [
         file
-        for place in dict.fromkeys(split.file for split in splits)
-        for file in sorted(place.glob("*.xml"))
+        for file, record in parsed.items()
+        if file.parent == source.file
+        and file.stem not in stems
+        and not isinstance(record, str)
+        and find_image(record.file_name or file.stem, source.folders)[0] is None
+    ]
+
+
+def _parse_all(splits: Sequence[Source]) -> dict[Path, Record | str]:
+    files = [
+        file for place in dict.fromkeys(split.file for split in splits) for file in files_in(place, ".xml")
     ]
     with ThreadPoolExecutor(threads()) as pool:
-        return dict(zip(files, pool.map(_parse, files), strict=True))
-
-
-def _parse(file: Path) -> _Record | str:
-    """What a file says, or what is wrong with it."""
-    try:
-        root = parse_xml(file.read_bytes())
-    except (OSError, ValueError, LookupError, expat.ExpatError) as error:
-        return f"{file} is not readable XML ({error}); fix it"
-    things_of = root.findall("object")
-    apart = len([*root.iter("bndbox")]) - sum(len([*element.iter("bndbox")]) for element in things_of)
-    if apart:
-        return f"{file} has bndbox elements, {apart} in all, that are in no object of its annotation; fix it"
-    if twice := [place for place, element in enumerate(things_of, 1) if len(element.findall("bndbox")) > 1]:
-        return f"{file}: object {twice[0]} has more than one bndbox; write an object for each"
-    size = root.find("size")
-    height, width = (_number(size, side) if size is not None else None for side in ("height", "width"))
-    known = height is not None and width is not None and height >= 1 and width >= 1
-    things = []
-    for element in things_of:
-        corners = element.find("bndbox")
-        values = [None if corners is None else _number(corners, corner) for corner in CORNERS]
-        x1, y1, x2, y2 = values
-        box = None if x1 is None or y1 is None or x2 is None or y2 is None else (x1, y1, x2, y2)
-        difficult = (element.findtext("difficult") or "0").strip().casefold() not in ("", "0", "false")
-        things.append(_Thing((element.findtext("name") or "").strip(), box, difficult))
-    name = (root.findtext("filename") or "").strip()
-    return _Record(name, (int(height or 0), int(width or 0)) if known else None, things)
-
-
-def parse_xml(data: bytes) -> ElementTree.Element:
-    """Parses XML that declares no entities, which could expand to gigabytes or name other files.
-
-    Names of elements are in lower case and without a prefix: `<Object>` and `<voc:object>` are `object`.
-
-    Raises:
-        ValueError: it declares one.
-        ExpatError: it is not well formed.
-    """
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda name, fields: builder.start(_plain(name), fields)
-    parser.EndElementHandler = lambda name: builder.end(_plain(name))
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*declaration: object) -> None:
-        raise ValueError(f"it declares the entity {declaration[0]}")
-
-    parser.EntityDeclHandler = refuse
-    parser.Parse(data, True)
-    return builder.close()
-
-
-def _plain(name: str) -> str:
-    return name.rpartition(":")[2].lower()
-
-
-def _number(element: ElementTree.Element, name: str) -> float | None:
-    try:
-        value = float((element.findtext(name) or "").strip())
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return dict(zip(files, pool.map(parse, files), strict=True))
 
 
 def _holds_voc(folder: Path) -> bool:
     """Whether the first XML file of a folder is one of VOC."""
-    file = next(iter(sorted(folder.glob("*.xml"))), None)
+    file = next(iter(files_in(folder, ".xml")), None)
     if file is None:
         return False
     try:

@@ -10,7 +10,16 @@ from PIL import Image
 
 from autoprune.errors import DataError
 from autoprune.images.decode import header_size
-from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, read_lines, split_of
+from autoprune.layouts.source import (
+    UNDIVIDED,
+    Content,
+    Layout,
+    Source,
+    files_in,
+    in_any_case,
+    read_lines,
+    split_of,
+)
 from autoprune.layouts.yolo_yaml import YAML, is_data, plain_path, read_data, read_names, yaml_layout
 
 NAME_FILES = ("classes.txt", "obj.names", "labels/classes.txt")
@@ -26,7 +35,8 @@ def find_yolo(folder: Path) -> list[Layout]:
     files = sorted(path for path in folder.iterdir() if path.suffix.lower() in YAML and path.is_file())
     if layouts := [yaml_layout(file) for file in files if is_data(file)]:
         return layouts
-    names = next((folder / name for name in NAME_FILES if (folder / name).is_file()), None)
+    named = (in_any_case(folder / name) for name in NAME_FILES)
+    names = next((file for file in named if file.is_file()), None)
     if names is None:
         return []
     divided = {
@@ -35,7 +45,7 @@ def find_yolo(folder: Path) -> list[Layout]:
         for path in (sorted(place.iterdir()) if place.is_dir() else ())
         if path.is_dir() and (split := split_of(path.name))
     }
-    if not divided and not any(_label_file(path).is_file() for path in _images_in(folder)):
+    if not divided and not any(os.path.isfile(_label_file(path)) for path in _images_in(folder)):
         return []
     return [Layout("YOLO", names, divided or {UNDIVIDED: Source(names, (folder,), "yolo")})]
 
@@ -87,11 +97,14 @@ def read_yolo(source: Source) -> Content:
             f"{source.file}: none of the {len(files)} images has a label file, such as "
             f"{_label_file(files[0])}; put labels/ beside images/, with the same names"
         )
-    skipped += [
-        f"{label_file}: there is no image {label_file.stem}.* for it in {place}; add it, or remove the file"
-        for label_file, place in _orphans(source.folders, files)
-    ]
+    unread = list(_unread(source.folders, files))
+    for stray, where in unread:
+        missing = f"there is no image {stray.stem}.* for it in {where}; add it, or remove the file"
+        other = f"{stray.stem}.txt is read instead, in another case; remove one of the two"
+        skipped.append(f"{stray}: {other if where is None else missing}")
     notes = []
+    if orphans := [stray for stray, where in unread if where is not None]:
+        notes.append(f"{len(orphans)} label files have no image, first {orphans[0]}")
     if unlabelled:
         notes.append(
             f"{len(unlabelled)} of {len(files)} images have no label file and count as empty, first "
@@ -190,11 +203,13 @@ def _label_file(image: Path) -> Path:
         if parts[index] == "images":
             parts[index] = "labels"
             break
-    return Path(*parts, f"{image.stem}.txt")
+    return in_any_case(Path(*parts, f"{image.stem}.txt"))
 
 
-def _orphans(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[Path, Path]]:
-    """Label files without an image, each with the folder that the image would be in.
+def _unread(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[Path, Path | None]]:
+    """Label files that belong to no image, each with the folder that its image would be in.
+
+    That is ``None`` where the image is there, and has another label file, such as a.txt beside a.TXT.
 
     Images of other splits in the same folders count. Other text files, such as of names, are no label files.
     """
@@ -217,8 +232,12 @@ def _orphans(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[P
             for path in (place.iterdir() if place.is_dir() else ())
             if path.suffix.lower() in suffixes
         }
-        for file in sorted(folder.glob("*.txt")):
-            if file not in expected and file.stem not in stems and _holds_boxes(file):
+        for file in files_in(folder, ".txt"):
+            if file in expected or not _holds_boxes(file):
+                continue
+            if in_any_case(file.with_suffix(".txt")) in expected:
+                yield file, None
+            elif file.stem not in stems:
                 yield file, min(of_images)
 
 

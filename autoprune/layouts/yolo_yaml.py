@@ -28,11 +28,11 @@ def is_data(file: Path) -> bool:
     try:
         content = read_yaml(file)
     except ConfigError:
-        if file.name == "data.yaml":
+        if file.name.lower() == "data.yaml":
             raise
         return False
     keys = {*content} if isinstance(content, dict) else set()
-    return bool({"names", "nc"} & keys or file.name == "data.yaml") and bool({"train", "val"} & keys)
+    return bool({"names", "nc"} & keys or file.name.lower() == "data.yaml") and bool({"train", "val"} & keys)
 
 
 def read_data(file: Path) -> dict[str, Any]:

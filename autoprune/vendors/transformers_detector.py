@@ -81,6 +81,8 @@ class TransformersDetector(VendorDetector):
         masked: whether it takes a mask of the padding.
     """
 
+    library = "transformers"
+
     def __init__(
         self,
         vendor: nn.Module,
@@ -120,6 +122,12 @@ class TransformersDetector(VendorDetector):
             {"boxes": corners[n] * _scale(corners, size), "scores": scores[n], "labels": classes[n] + 1}
             for n, size in enumerate(batch.image_sizes)
         ]
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Gives the model's config the name of each label."""
+        config: Any = self.vendor.config
+        config.id2label = {n: names.get(n + 1, f"LABEL_{n}") for n in range(config.num_labels)}
+        config.label2id = {name: n for n, name in config.id2label.items()}
 
     def own_names(self, tensors: Mapping[str, Any], where: str) -> Mapping[str, Any]:
         """The tensors of a file by this model's names: the vendor saves some under earlier ones."""

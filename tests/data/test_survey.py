@@ -7,6 +7,7 @@ import pytest
 from autoprune.data.survey import box_counts, survey
 from autoprune.errors import DataError
 
+from ..layouts.conftest import picture, voc_xml
 from .conftest import box, edit, write_set
 
 TWO = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -64,3 +65,23 @@ def test_a_fraction_is_a_split(tmp_path):
     overview = survey(tmp_path, 0.5)
     assert list(overview.splits) == ["train", "val"]
     assert sum(map(len, overview.splits.values())) == 6
+
+
+def test_what_holds_for_several_splits_is_said_once(tmp_path):
+    """Of Pascal VOC, whose classes are those of all splits; a set that is not divided names no split."""
+    (tmp_path / "Annotations").mkdir()
+    for number in range(4):
+        picture(tmp_path / "JPEGImages", f"{number}.png", (3, 4, 10, 10))
+        text = voc_xml(
+            f"{number}.png", (3, 4, 10, 10), "dog", more="<difficult>1</difficult>" * (number == 3)
+        )
+        (tmp_path / f"Annotations/{number}.xml").write_text(text)
+    text = "classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: 1 dog"
+    assert text in survey(tmp_path).odd
+    assert not [line for line in survey(tmp_path).odd if line.startswith("all")]
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    for split, names in (("train", "0 1"), ("val", "2 3")):
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text(names.replace(" ", "\n"))
+    odd = survey(tmp_path).odd
+    assert [line for line in odd if text in line] == [f"train, val: {text}"]
+    assert len([line for line in odd if line.startswith("val: crowds, 1 of 2")]) == 1

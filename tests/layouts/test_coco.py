@@ -133,3 +133,18 @@ def test_the_file_of_the_training_split_shows_the_layout(tmp_path, where):
     assert find_layout(tmp_path).evidence == tmp_path / where.format("train")
     (tmp_path / where.format("train")).unlink()
     assert find_layout(tmp_path).evidence == tmp_path / where.format("val")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("annotations/instances_{}.JSON", "images/{}"),
+        ("{}.Json", "{}"),
+        ("{}/_annotations.coco.JSON", "{}"),
+        ("{}/labels.JSON", "{}/data"),
+    ],
+)
+def test_suffixes_in_capitals(tmp_path, annotations, images):
+    for split in ("train", "val"):
+        write_json(tmp_path / annotations.format(split), make(tmp_path, images.format(split)))
+    check(open_data(tmp_path, "val", strict=True), 3)

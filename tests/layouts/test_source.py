@@ -1,7 +1,7 @@
 import pytest
 
 from autoprune.errors import DataError
-from autoprune.layouts.source import read_lines, split_of
+from autoprune.layouts.source import files_in, in_any_case, read_lines, split_of
 
 
 def test_lines_of_any_editor(tmp_path):
@@ -19,3 +19,17 @@ def test_lines_of_any_editor(tmp_path):
 def test_what_tools_call_the_splits():
     names = ("Train", "training", "VALID", "validation", "val", "Test", "other")
     assert [split_of(name) for name in names] == ["train", "train", "val", "val", "val", "test", None]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.Txt"])
+def test_a_suffix_may_be_in_capitals(tmp_path, name):
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / "a.txt"
+    (tmp_path / name).touch()
+    (tmp_path / "a.txt.bak").touch()
+    (tmp_path / "folder.txt").mkdir()
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / name
+    assert files_in(tmp_path, ".txt") == [tmp_path / name]
+    assert files_in(tmp_path / "none", ".txt") == []
+    (tmp_path / "a.txt").touch()
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / "a.txt"
+    assert in_any_case(tmp_path / ("a" * 300 + ".txt")) == tmp_path / ("a" * 300 + ".txt")
