@@ -39,6 +39,10 @@ VENDORS: dict[str, str] = {
 """Other libraries whose detectors can be named, by the names of their extras, with an example each."""
 
 
+HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+"""The form of a model's id on the hub of Transformers."""
+
+
 def is_vendor(name: str) -> bool:
     """Whether a detector's name is ``LIBRARY:SOURCE``, the library one of `VENDORS`."""
     library, colon, _ = name.partition(":")
@@ -53,9 +57,16 @@ def near_vendor(name: str) -> str | None:
 
 
 def weights_of_vendor(name: str) -> str | None:
-    """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none."""
-    source = Path(name.partition(":")[2]).expanduser()
-    holds = any(source.glob("*.safetensors")) if source.is_dir() else source.is_file()
+    """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none.
+
+    What is no folder may be the id of a model in a local cache, which has weights too.
+    """
+    library, _, text = name.partition(":")
+    source = Path(text).expanduser()
+    if library == "transformers" and not source.exists() and HUB_ID.fullmatch(text):
+        return text
+    inside = (path for kind in ("*.safetensors", "pytorch_model*.bin") for path in source.glob(kind))
+    holds = any(inside) if source.is_dir() else source.is_file()
     return str(source) if is_vendor(name) and holds and source.suffix not in (".yaml", ".yml") else None
 
 

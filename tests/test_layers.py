@@ -60,7 +60,11 @@ FENCES = {
     "openvino": {"runtimes"},
     # The package of a vendor belongs in the adapter of its detectors.
     "ultralytics": {"vendors.ultralytics_library"},
-    "transformers": {"vendors.transformers"},
+    "transformers": {
+        "vendors.transformers",
+        "vendors.transformers_families",
+        "vendors.transformers_transform",
+    },
     "libreyolo": {"vendors.libreyolo", "vendors.libreyolo_detector"},
     "timm": {"vendors.timm"},
 }

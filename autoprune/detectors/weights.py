@@ -15,7 +15,7 @@ from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
-from autoprune.detectors.factories import build, with_norm, with_tensors
+from autoprune.detectors.factories import build, norm_of, with_norm, with_tensors
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
@@ -77,7 +77,6 @@ def load_dense(
         description = vendor.describe(source, arguments)
         name, arguments = f"{name.partition(':')[0]}:{Path(source).name}", description.arguments
         num_classes = description.num_classes if num_classes is None else num_classes
-        norm = "batch" if norm == "auto" else norm
     try:
         spec = ModelSpec(
             name=name,
@@ -87,10 +86,15 @@ def load_dense(
         )
     except ValidationError as error:
         raise ModelError(first_problem(error, ModelSpec, "load_dense")) from error
-    model = build(spec, seed)
+    if is_vendor(spec.name) and norm == "auto":  # as the vendor makes them, whatever its weights hold
+        model = build(spec, seed, as_made=True)
+        norm = norm_of(model)
+        spec = spec.model_copy(update={"norm": norm})
+    else:
+        model = build(spec, seed)
     if content is None:
         return model.eval(), spec
-    state = _state_of(model, content, str(weights), weights_key)
+    state = state_of(model, content, str(weights), weights_key)
     if entry is not None and str(entry) in ZERO_EPS_WEIGHTS:
         state = _absorb_zero_eps(state)
     if norm == "auto" and _norm_of(state) == "frozen":
@@ -103,8 +107,11 @@ def load_dense(
     return model.eval(), spec
 
 
-def _state_of(model: nn.Module, content: Any, where: str, key: str | None) -> State:
-    """The weights in ``content`` by the model's names; a vendor's files hold the names of its own module."""
+def state_of(model: nn.Module, content: Any, where: str, key: str | None = None) -> State:
+    """The weights in ``content`` by the model's names; a vendor's files hold the names of its own module.
+
+    See `state_for`.
+    """
     prefix = PREFIX if isinstance(model, VendorDetector) else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
     return {prefix + name: tensor for name, tensor in state_for(own, content, where, key).items()}

@@ -71,6 +71,18 @@ class VendorDetector(nn.Module):
         """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
         raise NotImplementedError
 
+    def own_names(self, tensors: Any, where: str) -> Any:
+        """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.
+
+        Args:
+            tensors: see `checkpoints.read.read_checkpoint`.
+            where: the file, for messages.
+
+        Raises:
+            ModelError: they are not those of this detector.
+        """
+        return tensors
+
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Gives the vendor's module the name of each label, where it carries names."""
 

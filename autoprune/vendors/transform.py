@@ -77,11 +77,15 @@ class DetectorTransform(nn.Module):
         resized = [self._resize(image) for image in images]
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in resized]
         height, width = self._padded(sizes)
-        fill = self.fill if self.fill_normalized else (self.fill - mean) / std
-        batch = images[0].new_ones((len(images), 3, height, width)) * fill
-        for place, image, size in zip(batch, resized, sizes, strict=True):
+        padded = []  # and not written into a batch, which exporters lose
+        for image, size in zip(resized, sizes, strict=True):
             top, left = self._offset(size, (height, width))
-            place[:, top : top + size[0], left : left + size[1]] = (image - mean) / std
+            sides = (left, width - size[1] - left, top, height - size[0] - top)
+            if self.fill_normalized:
+                padded.append(F.pad((image - mean) / std, sides, value=self.fill))
+            else:
+                padded.append((F.pad(image, sides, value=self.fill) - mean) / std)
+        batch = torch.stack(padded)
         placed = None
         if targets is not None:
             placed = [
