@@ -116,20 +116,37 @@ def resolve_all(arguments: Sequence[str], config: Config, flags: Iterable[str]) 
     ]
 
 
-def build_dense(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec]":
+def build_dense(
+    detector: NamedDetector, config: Config, fresh_head: bool = False
+) -> "tuple[nn.Module, ModelSpec]":
     """Builds the dense version of ``detector``, with the weights of ``config`` where it has any.
 
+    Args:
+        detector: the detector.
+        config: its weights, and what else decides a detector without a policy.
+        fresh_head: whether it will be trained, so that its class head need not be that of the weights.
+
     Raises:
-        ModelError: it can't be built, or the weights are of another architecture.
+        ModelError: it can't be built, or the weights are of another architecture or number of classes.
     """
     from autoprune.detectors import load_dense
 
     weights, key = config.weights, config.weights_key
     if detector.policy is not None:  # a policy decides the whole architecture
         spec = detector.policy.model
-        return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, weights, weights_key=key)
+        return load_dense(
+            spec.name,
+            spec.arguments,
+            spec.num_classes,
+            spec.norm,
+            weights,
+            weights_key=key,
+            fresh_head=fresh_head,
+        )
     name, arguments, num_classes = detector.spec.name, config.model_arguments, config.num_classes
-    return load_dense(name, arguments, num_classes, config.norm_kind, weights, weights_key=key)
+    return load_dense(
+        name, arguments, num_classes, config.norm_kind, weights, weights_key=key, fresh_head=fresh_head
+    )
 
 
 def input_size_of(detector: NamedDetector, model: "nn.Module", config: Config) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from autoprune.data.labels import Categories, as_option, default_labels, describ
 from autoprune.data.train_labels import TRAIN
 from autoprune.detectors import load_dense
 from autoprune.detectors.class_names import class_names
-from autoprune.detectors.weights import depends_on_classes
+from autoprune.detectors.class_heads import depends_on_classes
 from autoprune.errors import ConfigError, DataError
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
