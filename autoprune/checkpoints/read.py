@@ -112,8 +112,8 @@ def _check_sums(path: Path) -> None:
                         pass
             except (zipfile.BadZipFile, zlib.error) as error:
                 raise ModelError(
-                    f"{path} holds no weights that can be read safely: it is damaged, `{part.filename}` in it is "
-                    f"not what was saved; {_AGAIN}"
+                    f"{path} holds no weights that can be read safely: it is damaged, `{part.filename}` "
+                    f"in it is not what was saved; {_AGAIN}"
                 ) from error
 
 

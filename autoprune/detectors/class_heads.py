@@ -67,13 +67,13 @@ def head_classes(
         number, rest = divmod(size - axis.without, axis.per_class)
         if rest:
             raise ModelError(
-                f"weights {where}: `{name}` has {size} rows, and here each class has {axis.per_class}, so they "
-                "are for no number of classes; check model_arguments, which may set other anchors"
+                f"weights {where}: `{name}` has {size} rows, and here each class has {axis.per_class}, so "
+                "they are for no number of classes; check model_arguments, which may set other anchors"
             )
         if number < LEAST_CLASSES:
             raise ModelError(
-                f"weights {where}: `{name}` is for {number} class, and the background counts as one, too; give "
-                f"weights that were trained with num_classes {number + 1} and labels from 1"
+                f"weights {where}: `{name}` is for {number} class, and the background counts as one, too; "
+                f"give weights that were trained with num_classes {number + 1} and labels from 1"
             )
         first = next(iter(classes), name)
         if classes.setdefault(name, number) != classes[first]:

@@ -105,8 +105,8 @@ def load_dense(
             model = build(spec, seed)
     elif inferred != spec.num_classes and not fresh_head:
         raise ModelError(
-            f"num_classes: {weights} has {inferred} classes with the background, not {spec.num_classes}; omit "
-            "--num-classes (YAML: num_classes), or give weights with that number"
+            f"num_classes: {weights} has {inferred} classes with the background, not {spec.num_classes}; "
+            "omit --num-classes (YAML: num_classes), or give weights with that number"
         )
     _fill(model, spec, state, str(weights), heads)
     return model.eval(), spec
