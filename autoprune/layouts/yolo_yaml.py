@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import read_yaml
-from autoprune.layouts.source import Layout, Source, read_lines, split_of
+from autoprune.layouts.source import Layout, Source, each_once, split_of
+from autoprune.layouts.text_files import read_class_list
 from autoprune.records.fields import shown, whole
 
 YAML = (".yaml", ".yml")
@@ -61,13 +62,15 @@ def yaml_layout(file: Path) -> Layout:
     """
     content = read_data(file)
     root = _root(file, content)
-    splits: dict[str, Source] = {}
+    found: list[tuple[str, str, Source]] = []
     for key, value in content.items():
         split = split_of(key) if isinstance(key, str) else None
         if split is None or not value:
             continue
         paths = [_text(path, file, key) for path in (value if isinstance(value, list) else [value])]
-        splits[split] = Source(file, tuple(_resolve(root, path, file, key) for path in paths), "yolo")
+        source = Source(file, tuple(_resolve(root, path, file, key) for path in paths), "yolo")
+        found.append((split, f"`{key}`", source))
+    splits = each_once(found, file)
     if not splits:
         raise DataError(f"{file} has none of the keys train, val and test; add them, with folders of images")
     return Layout("YOLO", file, splits)
@@ -130,7 +133,7 @@ def read_names(file: Path) -> dict[int, str]:
         DataError: they are no names, two are the same, or `nc` is not how many there are.
     """
     if file.suffix.lower() not in YAML:
-        return _all_different(file, enumerate(read_lines(file)))
+        return _all_different(file, enumerate(read_class_list(file)))
     content = read_data(file)
     given, names = content.get("nc"), content.get("names")
     count = whole(given)
