@@ -1,4 +1,4 @@
-"""Pascal VOC whose boxes, names or files are written in another way: read where that is one way, else refused."""
+"""Pascal VOC that is written in another way: read where that can mean one thing only, else refused."""
 
 import re
 
