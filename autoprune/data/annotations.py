@@ -95,11 +95,8 @@ def _clean(content: Mapping[str, Any], source: Source) -> Annotations:
     records, others = _part(listed.records, folders, source.part)
     images, files, first_of = _images(records, folders, skipped, notes, partial(_whole, source))
     if not images:
-        reason = (
-            f"none of its {len(content['images'])} images can be used ({skipped[0]})"
-            if skipped
-            else "no images"
-        )
+        count = f"{len(content['images'])} images" if content["images"] else "images"
+        reason = f"none of its {count} can be used ({skipped[0]})" if skipped else "no images"
         below = f", and no folder below {source.roots[-1]} holds all of them; {HINT}" if source.roots else ""
         raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}{below}")
     merged = {number: images[first] for number, first in first_of.items()}

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 from autoprune.errors import DataError
 from autoprune.layouts.text_files import read_lines
 from autoprune.records.convention import CENTER, LEAST_BOXES, Convention
-from autoprune.records.fields import shown
 
 EDGE = 0.01
 """How far a coordinate may lie beyond the image, in fractions of it, as Ultralytics allows."""
@@ -74,7 +73,7 @@ class LabelReader:
             if problem is not None:
                 self.skipped.append(f"{place}: {problem}")
                 if row.repeats is None:
-                    self._bad.append((place, lines[row.line - 1]))
+                    self._bad.append((f"{place}: {problem}", lines[row.line - 1]))
                 continue
             if row.written is not None and min(size) > 1:
                 x, y, *sides = row.written
@@ -102,8 +101,8 @@ class LabelReader:
             place, line = self._bad[0]
             separators = "; separate them by blanks" if {",", ";"} & {*line} else ""
             raise DataError(
-                f"{self._source}: none of the {len(self._bad)} lines of boxes can be used (first {place}: "
-                f"{shown(line)}); {FORMAT}{separators}"
+                f"{self._source}: none of the {len(self._bad)} lines of boxes can be used (first {place}); "
+                f"{FORMAT}{separators}"
             )
         self._convention.refuse(self._source)
         count, beyond = len(self._names), len(self._names)
@@ -156,9 +155,9 @@ def row_of(number: int, words: tuple[str, ...]) -> Row:
 
 def unknown(row: Row, names: Mapping[int, str]) -> str | None:
     """What is wrong with a class that has no name."""
-    return (
-        None if row.label in names else f"its class {row.label} has no name; there are {len(names)}, from 0"
-    )
+    if row.label in names:
+        return None
+    return f"its class {row.label} has no name; there are {len(names)}, from {min(names)} to {max(names)}"
 
 
 def holds_boxes(file: Path) -> bool:

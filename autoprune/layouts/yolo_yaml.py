@@ -86,9 +86,8 @@ def plain_path(text: str) -> str:
 
 def _text(value: Any, file: Path, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(
-            f"{file}: `{key}` must be a path, or a list of paths, and has {_short(value)}; fix it"
-        )
+        several = "" if key == "path" else ", or a list of paths"
+        raise DataError(f"{file}: `{key}` must be a path{several}, and has {_short(value)}; fix it")
     return str(value)
 
 
@@ -171,7 +170,9 @@ def _name(name: Any, key: Any, file: Path) -> str:
     if isinstance(name, list | dict):
         raise DataError(f"{place} must be a text, and is {_short(name)}; write one name for each class")
     if isinstance(name, bool) or not isinstance(name, str | int | float):
-        raise DataError(f"{place} is no text to YAML, but {_short(name)}; quote it, as in 'true' or 'null'")
+        raise DataError(
+            f"{place} is no text to YAML, but {_short(name)}; quote it, as in 'yes' or '2020-01-01'"
+        )
     if not str(name).strip():
         raise DataError(f"{place} is blank; write a name")
     return str(name)

@@ -81,7 +81,7 @@ class Convention:
         self._count += 1
         if min(box) >= -SLACK and max(box) <= 1 + SLACK and min(width, height) > 2:
             self._fractions += 1
-            self._first.setdefault("fraction", f"{where}: {shown(list(box))}")
+            self._first.setdefault("fraction", f"{where}: {_rounded(box)}")
         x1, y1, x2, y2 = self._own.corners(box)
         beyond = max(-x1 / width, x2 / width - 1, -y1 / height, y2 / height - 1)
         is_far = beyond > SLACK or x2 <= x1 or y2 <= y1
@@ -89,7 +89,7 @@ class Convention:
         self._near += is_far or beyond > NEAR_SLACK
         if is_far or beyond > NEAR_SLACK:
             kind = "far" if is_far else "near"
-            self._first.setdefault(kind, f"{where}: {shown(list(box))} in {width}x{height}")
+            self._first.setdefault(kind, f"{where}: {_rounded(box)} in {width}x{height}")
         for form in self._unfit:
             x1, y1, x2, y2 = form.corners(box)
             if not (-1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1):
@@ -121,3 +121,7 @@ class Convention:
                 f"{file}: {looks} like {form.words} ({first}); {layout} has {self._own.words}: "
                 f"{REMEDIES[self._own, form]}"
             )
+
+
+def _rounded(box: Four) -> str:
+    return shown([round(number, 4) for number in box])

@@ -27,7 +27,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
-        DataError: it can't be read, is compressed, cut off, in another encoding, not JSON, or names a key twice.
+        DataError: it can't be read, is compressed, cut off, in another encoding, not JSON, or repeats a key.
     """
     try:
         data = file.read_bytes()
