@@ -11,7 +11,7 @@ from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
 from autoprune.fields import is_vendor
 from autoprune.progress import say
-from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER
+from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER, WEIGHTS_FILE
 from autoprune.trust import consent
 
 if TYPE_CHECKING:
@@ -69,9 +69,11 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path
         if folder and not file.is_file():
+            weights = folder / WEIGHTS_FILE
+            dense = f"; for the dense detector in it, --weights {weights}" if weights.is_file() else ""
             raise ConfigError(
                 f"{path} holds no {POLICY_FILE}; give a policy file, or a folder that `autoprune recover`, "
-                "`export` or `apply` wrote"
+                f"`export` or `apply` wrote{dense}"
             )
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name

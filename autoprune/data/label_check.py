@@ -85,7 +85,8 @@ def check_labels(
     before = _per_class(own, split, chosen, detections)
     best: CategoryIds = own
     best_map = 0.0
-    highest, highest_with = float(np.mean(list(before.values()))), own
+    highest = float(np.mean(list(before.values())))
+    highest_with: CategoryIds = own
     for other in candidates:
         after = _per_class(other, split, chosen, detections)
         changed = [name for number, name in _changed(own, other, split) if name in after]

@@ -87,11 +87,11 @@ class Layout(NamedTuple):
     splits: Mapping[str, Source]
 
 
-def each_once(found: Iterable[tuple[str, str, Source]], folder: Path) -> dict[str, Source]:
+def each_once(sources: Iterable[tuple[str, str, Source]], folder: Path) -> dict[str, Source]:
     """The splits by their names.
 
     Args:
-        found: the name of each, the file, folder or key that stands for it, and where it is.
+        sources: the name of each, the file, folder or key that stands for it, and where it is.
         folder: of the data set, or its YAML file, for the message.
 
     Raises:
@@ -99,7 +99,7 @@ def each_once(found: Iterable[tuple[str, str, Source]], folder: Path) -> dict[st
     """
     splits: dict[str, Source] = {}
     named: dict[str, str] = {}
-    for split, what, source in found:
+    for split, what, source in sources:
         if (first := named.setdefault(split, what)) != what:
             raise DataError(f"{folder}: {first} and {what} are both for {split}; move one of them away")
         splits[split] = source

@@ -41,12 +41,12 @@ def find_voc(folder: Path) -> list[Layout]:
     xml = folder / "Annotations"
     if files_in(xml, ".xml"):
         images = tuple(path for path in (folder / "JPEGImages", folder / "images", xml) if path.is_dir())
-        found = [
+        listed = [
             (split, str(listing), Source(xml, images, "voc", listing))
             for listing in files_in(folder / "ImageSets/Main", ".txt")
             if (split := split_of(listing.stem))
         ]
-        lists = each_once(found, folder)
+        lists = each_once(listed, folder)
         both = in_any_case(folder / "ImageSets/Main/trainval.txt")
         if "train" not in lists and both.is_file():
             lists["train"] = Source(xml, images, "voc", both)

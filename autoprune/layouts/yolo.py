@@ -56,10 +56,14 @@ def read_yolo(source: Source) -> Content:
     folder = _folder_of(source.file, files)
     keypoints = "kpt_shape" in read_data(source.file) if source.file.suffix.lower() in YAML else False
     reader = LabelReader(source.file, names, keypoints)
-    images, unlabelled = [], []
+    images, unlabelled, missing = [], [], 0
     sharing: dict[Path, list[Path]] = {}
     for number, path in enumerate(files, 1):
         record: dict[str, Any] = {"id": number, "file_name": path.relative_to(folder).as_posix()}
+        if not os.path.isfile(path):  # of a list
+            reader.skipped.append(f"image {record['file_name']}: there is no file {path}")
+            missing += 1
+            continue
         place = label_file(path)
         problem = what_is_no_file(place)
         if problem == NO_FILE:  # so is one whose name is too long
@@ -77,17 +81,17 @@ def read_yolo(source: Source) -> Content:
             continue
         images.append(record | {"height": height, "width": width})
         sharing.setdefault(place, []).append(path)
-    if len(unlabelled) == len(files):
+    if unlabelled and len(unlabelled) + missing == len(files):
         raise DataError(
-            f"{source.file}: none of the {len(files)} images has a label file, such as "
-            f"{label_file(files[0])}; put labels/ beside images/, with the same names"
+            f"{source.file}: none of the {len(unlabelled)} images has a label file, such as "
+            f"{label_file(unlabelled[0])}; put labels/ beside images/, with the same names"
         )
     reader.refuse()
     unread_files = list(unread(source.folders, files))
     for stray, where in unread_files:
-        missing = f"there is no image {stray.stem}.* for it in {where}; add it, or remove the file"
+        lost = f"there is no image {stray.stem}.* for it in {where}; add it, or remove the file"
         other = f"{stray.stem}.txt is read instead, in another case; remove one of the two"
-        reader.skipped.append(f"{stray}: {other if where is None else missing}")
+        reader.skipped.append(f"{stray}: {other if where is None else lost}")
     notes = []
     if shared := [pair for pair in sharing.items() if len(pair[1]) > 1]:
         place, (one, another, *_) = shared[0]
@@ -98,9 +102,9 @@ def read_yolo(source: Source) -> Content:
     if orphans := [stray for stray, where in unread_files if where is not None]:
         notes.append(f"{len(orphans)} label files have no image, first {orphans[0]}")
     if unlabelled:
+        present = len(files) - missing
         notes.append(
-            f"{len(unlabelled)} of {len(files)} images have no label file and count as empty, first "
-            f"{unlabelled[0]}"
+            f"{len(unlabelled)} of {present} images have no label file and count as empty, first {unlabelled[0]}"
         )
     return {
         "images": images,

@@ -62,15 +62,15 @@ def yaml_layout(file: Path) -> Layout:
     """
     content = read_data(file)
     root = _root(file, content)
-    found: list[tuple[str, str, Source]] = []
+    sources: list[tuple[str, str, Source]] = []
     for key, value in content.items():
         split = split_of(key) if isinstance(key, str) else None
         if split is None or not value:
             continue
         paths = [_text(path, file, key) for path in (value if isinstance(value, list) else [value])]
         source = Source(file, tuple(_resolve(root, path, file, key) for path in paths), "yolo")
-        found.append((split, f"`{key}`", source))
-    splits = each_once(found, file)
+        sources.append((split, f"`{key}`", source))
+    splits = each_once(sources, file)
     if not splits:
         raise DataError(f"{file} has none of the keys train, val and test; add them, with folders of images")
     return Layout("YOLO", file, splits)

@@ -85,3 +85,13 @@ def test_two_places_for_one_split_are_refused(tmp_path):
     for file in (tmp_path / "images/valid").iterdir():
         file.unlink()
     check(open_data(tmp_path, "val", strict=True), 3)
+
+
+def test_a_lost_image_of_a_list_is_named_once(tmp_path):
+    both(tmp_path)
+    (tmp_path / "val.txt").write_text("images/val/0.png\nimages/val/lost.png\nimages/val/2.png\n")
+    write_yaml(tmp_path, "val.txt")
+    split = open_data(tmp_path, "val")
+    assert names_of(split) == ["0.png", "2.png"]
+    assert split.skipped == [f"image images/val/lost.png: there is no file {tmp_path}/images/val/lost.png"]
+    assert split.notes == []
