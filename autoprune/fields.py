@@ -1,5 +1,6 @@
 """The types of the settings: literals, specifications, and how their texts are read."""
 
+import difflib
 import math
 import os
 import re
@@ -42,6 +43,13 @@ def is_vendor(name: str) -> bool:
     """Whether a detector's name is ``LIBRARY:SOURCE``, the library one of `VENDORS`."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library in VENDORS
+
+
+def near_vendor(name: str) -> str | None:
+    """What ``LIBRARY:SOURCE`` may have meant, where the library is none of `VENDORS` but almost one."""
+    library, colon, source = name.partition(":")
+    near = difflib.get_close_matches(library.lower(), VENDORS, n=1, cutoff=0.75)
+    return f"{near[0]}:{source}" if colon and near and library not in VENDORS else None
 
 
 def weights_of_vendor(name: str) -> str | None:

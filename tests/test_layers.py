@@ -59,7 +59,7 @@ FENCES = {
     "onnxruntime": {"runtimes"},
     "openvino": {"runtimes"},
     # The package of a vendor belongs in the adapter of its detectors.
-    "ultralytics": {"vendors.ultralytics"},
+    "ultralytics": {"vendors.ultralytics_library"},
     "transformers": {"vendors.transformers"},
     "libreyolo": {"vendors.libreyolo"},
     "timm": {"vendors.timm"},

@@ -7,6 +7,7 @@ import stat
 import warnings
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ _OTHERS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 """Kinds of files by their first bytes, in lower case where they are text: what they are, and what to do."""
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> Any:
+def read_checkpoint(path: Path, device: str = "cpu", more: Sequence[tuple[type, str]] = ()) -> Any:
     """What a file holds: a tree of dicts, lists, tensors, numbers and `stand_ins`.
 
     A file of `torch.save` or safetensors is known by its first bytes.
@@ -55,6 +56,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
     Args:
         path: the file.
         device: of the tensors in a file of `torch.save`; ``"meta"`` holds none of their values.
+        more: further stand-ins, each with the full name that it replaces; it must run nothing.
 
     Raises:
         ModelError: the file can't be read, is of another kind, or would need code of its writer.
@@ -81,7 +83,7 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
                 return parse_safetensors(path.read_bytes())
             with (
                 warnings.catch_warnings(action="ignore"),
-                torch.serialization.safe_globals(STAND_INS),
+                torch.serialization.safe_globals([*STAND_INS, *more]),
                 path.open("rb") as file,  # of a path, torch would believe the suffix
             ):
                 if device != "meta":

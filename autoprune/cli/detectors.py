@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autoprune.cli.settings import refuse_useless
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
-from autoprune.fields import is_vendor
+from autoprune.fields import is_vendor, near_vendor
 from autoprune.progress import say
 from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER, WEIGHTS_FILE
 from autoprune.trust import consent
@@ -65,6 +65,8 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
     from autoprune.policy import Policy
 
     path = Path(argument) if argument is not None and not is_vendor(argument) else None
+    if path is not None and not path.exists() and near_vendor(str(argument)):
+        path = None  # a misspelled library; whoever builds the detector says so
     if path is not None and (path.exists() or path.suffix in (".yaml", ".yml") or "/" in str(argument)):
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path

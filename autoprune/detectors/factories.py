@@ -21,7 +21,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
-from autoprune.fields import is_vendor
+from autoprune.fields import VENDORS, is_vendor, near_vendor
 from autoprune.process import stdout_to_stderr
 from autoprune.progress import say
 from autoprune.seeding import scoped
@@ -128,6 +128,7 @@ def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
         arguments |= {"weights": None, "weights_backbone": None}
         return partial(get_model, spec.name)
     near = difflib.get_close_matches(spec.name, names(), n=3)
+    near += [VENDORS[each] for each in difflib.get_close_matches(spec.name, VENDORS, n=1)]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise ModelError(
         f"unknown model {spec.name!r}; {hint}`autoprune inspect --list` shows all, and "
@@ -152,7 +153,11 @@ def _user_factory(name: str) -> Callable[..., Any]:
         raise
     except BaseException as error:  # importing runs foreign code, such as a script that ends with sys.exit
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            problem = f"there is no module {error.name!r}; run from the folder that holds it, or install it"
+            near = near_vendor(name)
+            meant = f"did you mean {near}? Else " if near else ""
+            problem = (
+                f"there is no module {error.name!r}; {meant}run from the folder that holds it, or install it"
+            )
         else:
             problem = " ".join(f"importing it failed with {type(error).__name__}: {error}".split())
         raise ModelError(f"model {name}: {problem}") from error

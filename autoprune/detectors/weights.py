@@ -1,6 +1,6 @@
 """Loads and saves weights: files, torchvision's weight names, class heads for other data sets."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os.path import exists  # which takes a name that is too long for one of no file
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +15,7 @@ from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
-from autoprune.detectors.class_heads import class_axes, head_classes
+from autoprune.detectors.class_heads import class_axes, head_classes, refuse_other_heads
 from autoprune.detectors.factories import build, with_norm, with_tensors
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
@@ -74,6 +74,7 @@ def load_dense(
         )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    given_classes = num_classes
     if isinstance(name, str) and is_vendor(name):
         vendor, source = vendor_of(name)
         description = vendor.describe(source, arguments)
@@ -98,16 +99,13 @@ def load_dense(
     if norm == "auto" and _norm_of(state) == "frozen":
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
     heads = _heads(spec, model, state, str(weights))
-    inferred = next(iter(heads.values()), spec.num_classes)
-    if inferred != spec.num_classes and num_classes is None:
+    inferred = min(heads.values(), default=spec.num_classes)
+    if given_classes is None and inferred != spec.num_classes:
         spec = spec.model_copy(update={"num_classes": inferred})
         with show(None):  # it was said before what `build` says
             model = build(spec, seed)
-    elif inferred != spec.num_classes and not fresh_head:
-        raise ModelError(
-            f"num_classes: {weights} has {inferred} classes with the background, not {spec.num_classes}; "
-            "omit --num-classes (YAML: num_classes), or give weights with that number"
-        )
+    if given_classes is None or not fresh_head:
+        refuse_other_heads(heads, model.state_dict(), state, str(weights), spec.num_classes)
     _fill(model, spec, state, str(weights), heads)
     return model.eval(), spec
 
@@ -256,26 +254,42 @@ def _norm_of(state: State) -> NormKind:
 
 
 def _heads(spec: ModelSpec, model: nn.Module, state: State, where: str) -> dict[str, int]:
-    """The classes of `head_classes`; empty where all shapes fit."""
+    """The classes of `head_classes`; empty where all shapes fit.
+
+    Raises:
+        ModelError: see there; or the weights differ in more than the class head.
+    """
     expected = model.state_dict()
     if all(state[name].shape == tensor.shape for name, tensor in expected.items() if name in state):
         return {}
-    return head_classes(class_axes(spec, model), expected, state, where)
+    axes = class_axes(spec, model)
+    _refuse_differing(spec, expected, state, where, axes.keys())
+    return head_classes(axes, expected, state, where)
 
 
-def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str, heads: Mapping[str, int]) -> None:
-    """Copies ``state`` into ``model``; a class head of another size, one of ``heads``, stays fresh."""
-    fresh = model.state_dict()
-    resized = [n for n in fresh if n in heads and fresh[n].shape != state[n].shape]
-    ignored = {name for name in {*fresh, *state} if is_counter(name)} | {*resized}
-    compared, expected = ({n: each[n] for n in each if n not in ignored} for each in (state, fresh))
-    if differing := differences(compared, expected):
+def _refuse_differing(
+    spec: ModelSpec, expected: State, state: State, where: str, ignored: Collection[str]
+) -> None:
+    """Refuses weights that differ from the model's in other tensors than the ``ignored``, and counters."""
+    compared, own = (
+        {name: tensor for name, tensor in each.items() if name not in ignored and not is_counter(name)}
+        for each in (state, expected)
+    )
+    if differing := differences(compared, own):
         known = " or ".join(each for each in with_tensors(state, spec.arguments) if each != spec.name)
         fit = f"their keys are those of {known}, so give --model" if known else "check model"
         raise ModelError(
             f"weights {where} are not for {spec.name}: {differing}; {fit}, model_arguments and weights"
         )
-    refuse_not_finite(compared, expected, where)
+
+
+def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str, heads: Collection[str]) -> None:
+    """Copies ``state`` into ``model``; a class head of another size, of tensors in ``heads``, stays fresh."""
+    fresh = model.state_dict()
+    resized = [n for n in fresh if n in heads and fresh[n].shape != state[n].shape]
+    _refuse_differing(spec, fresh, state, where, resized)
+    compared = {n: tensor for n, tensor in state.items() if n not in resized and not is_counter(n)}
+    refuse_not_finite(compared, fresh, where)
     refuse_bad_variances(model, compared, where)
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")

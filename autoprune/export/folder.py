@@ -18,6 +18,7 @@ from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
 from autoprune.validation import as_path
+from autoprune.vendors import VendorDetector
 
 
 def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
@@ -73,6 +74,8 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
     refuse_bad_variances(pruned, state, str(weights_file))
     pruned.load_state_dict(state)
+    if isinstance(pruned, VendorDetector) and policy.labels:
+        pruned.name_classes(policy.labels)
     return pruned.eval(), policy
 
 

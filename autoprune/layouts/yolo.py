@@ -104,7 +104,8 @@ def read_yolo(source: Source) -> Content:
     if unlabelled:
         present = len(files) - missing
         notes.append(
-            f"{len(unlabelled)} of {present} images have no label file and count as empty, first {unlabelled[0]}"
+            f"{len(unlabelled)} of {present} images have no label file and count as empty, first "
+            f"{unlabelled[0]}"
         )
     return {
         "images": images,
