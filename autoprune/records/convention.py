@@ -17,6 +17,11 @@ BEYOND = 1 / 3
 """The least part of the boxes that is without area or reaches beyond the image where others are meant."""
 NEAR_SLACK, NEAR_BEYOND = 0.01, 0.02
 """The same between a corner and a center: only boxes at the border of the image tell them apart."""
+REACH = 3
+"""Boxes that come to each of two opposite borders, within `SLACK`, where the center is told from a corner.
+
+Boxes that all lie at one border, and are not clipped there, would otherwise fit in the other way, too.
+"""
 UNFIT = 0.01
 """The part of the boxes that need not fit into the image in the other convention."""
 
@@ -65,6 +70,7 @@ class Convention:
         self._own, self._what = own, what
         self._count = self._fractions = self._far = self._near = 0
         self._unfit = {form: 0 for form in FORMS if form is not own}
+        self._at_borders = {form: [0, 0, 0, 0] for form in self._unfit}
         self._first: dict[str, str] = {}
 
     def add(self, box: Four, image: Mapping[str, float], where: str) -> None:
@@ -94,6 +100,9 @@ class Convention:
             x1, y1, x2, y2 = form.corners(box)
             if not (-1 <= x1 < x2 <= width + 1 and -1 <= y1 < y2 <= height + 1):
                 self._unfit[form] += 1  # by more than the rounding to a pixel
+            distances = (x1 / width, 1 - x2 / width, y1 / height, 1 - y2 / height)
+            for side, distance in enumerate(distances):
+                self._at_borders[form][side] += distance <= SLACK
 
     def refuse(self, file: Path) -> None:
         """Refuses a file or folder whose boxes are not in its layout's convention.
@@ -114,7 +123,8 @@ class Convention:
             beyond, least = (self._near, NEAR_BEYOND) if is_near else (self._far, BEYOND)
             if beyond < self._count * least or unfit >= self._count * UNFIT:
                 continue
-            if is_near and beyond < LEAST_BOXES:
+            left, right, top, bottom = self._at_borders[form]
+            if is_near and (beyond < LEAST_BOXES or max(min(left, right), min(top, bottom)) < REACH):
                 continue
             first = self._first.get("far", "") or self._first["near"]
             raise DataError(

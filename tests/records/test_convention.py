@@ -114,3 +114,16 @@ def test_right_boxes_that_touch_or_cross_one_side_are_no_centers():
     draw = random.Random(1)
     made = [(draw.uniform(20, 36), draw.uniform(0, 20), 8, 8) for _ in range(100)]  # not clipped at the right
     check([*made, *[(0, draw.uniform(0, 20), 8, 8) for _ in range(3)]])
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("own", WRITINGS)
+def test_right_boxes_at_one_border_that_are_not_clipped_are_taken(own, seed):
+    draw = random.Random(seed)
+    x, y, spread = draw.choice([0.1, 0.9]), draw.choice([0.1, 0.5, 0.9]), draw.uniform(0.02, 0.1)
+    made = []
+    for _ in range(draw.choice([20, 200])):
+        width, height = (draw.uniform(0.02, 0.4) * side for side in (WIDTH, HEIGHT))
+        left, top = draw.gauss(x, spread) * WIDTH - width / 2, draw.gauss(y, spread) * HEIGHT - height / 2
+        made.append(WRITINGS[own](left, top, width, height))
+    check(made, own=own)
