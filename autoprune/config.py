@@ -79,7 +79,7 @@ class Config(Strict):
         "ultralytics:best.pt, or package.module:function",
     )
     model_arguments: Annotated[dict[str, Any], _DETECTOR] = Field(
-        {}, description="keyword arguments of the detector's builder"
+        {}, description="keyword arguments of the detector's builder, such as min_size and max_size"
     )
     num_classes: Annotated[int | None, _DETECTOR] = Field(
         None, ge=2, description="classes, background included; default: from the data"

@@ -19,7 +19,7 @@ from autoprune.layouts.holdout import in_part
 from autoprune.layouts.image_folder import image_folders
 from autoprune.layouts.source import HINT, Part, Source
 from autoprune.records.clean import AnnotationReader, ImageList, Notes, read_categories
-from autoprune.records.fields import printable
+from autoprune.records.fields import printable, shown
 from autoprune.records.json_file import read_json
 
 
@@ -95,11 +95,8 @@ def _clean(content: Mapping[str, Any], source: Source) -> Annotations:
     records, others = _part(listed.records, folders, source.part)
     images, files, first_of = _images(records, folders, skipped, notes, partial(_whole, source))
     if not images:
-        reason = (
-            f"none of its {len(content['images'])} images can be used ({skipped[0]})"
-            if skipped
-            else "no images"
-        )
+        count = f"{len(content['images'])} images" if content["images"] else "images"
+        reason = f"none of its {count} can be used ({skipped[0]})" if skipped else "no images"
         below = f", and no folder below {source.roots[-1]} holds all of them; {HINT}" if source.roots else ""
         raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}{below}")
     merged = {number: images[first] for number, first in first_of.items()}
@@ -126,6 +123,7 @@ def _clean(content: Mapping[str, Any], source: Source) -> Annotations:
         annotations.append({"id": len(annotations) + 1, **cleaned})  # COCOeval treats id 0 as no annotation
     if source.kind == "coco":
         reader.convention.refuse(file)
+    _refuse_same_names(file, categories, {thing["category_id"] for thing in annotations})
     index = COCO()
     index.dataset = {
         "images": list(images.values()),
@@ -138,6 +136,22 @@ def _clean(content: Mapping[str, Any], source: Source) -> Annotations:
     sizes = {number: image.size for number, image in files.items()}
     views = {number: image.view for number, image in files.items() if image.view != UPRIGHT}
     return Annotations(index, paths, sizes, tuple(skipped), views, (*notes, *reader.notes.lines()))
+
+
+def _refuse_same_names(file: Path, categories: Mapping[int, Mapping[str, Any]], used: set[int]) -> None:
+    """Refuses two categories of one name that both have boxes: they may be one class, or two.
+
+    Raises:
+        DataError: names them.
+    """
+    first_of: dict[str, int] = {}
+    for number in sorted(used):
+        name = str(categories[number]["name"]).strip()
+        if (first := first_of.setdefault(name, number)) != number:
+            raise DataError(
+                f"{file}: the categories {first} and {number} are both named {shown(name)} and both have "
+                "boxes; rename one, or give all boxes to one"
+            )
 
 
 def _content(source: Source) -> Mapping[str, Any]:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -117,6 +118,10 @@ def read_header(path: Path) -> Header:
     try:
         stat = path.stat()
         return _header(path, stat.st_mtime_ns, stat.st_size)
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        pixels = f"{int(count[0]):,} pixels" if count else "too many pixels"
+        raise DataError(f"{path} has {pixels}, more than are read; save it smaller") from error
     except UNREADABLE as error:
         raise DataError(f"{path} is not a readable image; replace it") from error
 

@@ -1,7 +1,9 @@
 """Finds COCO JSON files in the layouts of COCO itself, Roboflow, CVAT, Label Studio and FiftyOne."""
 
+import filecmp
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
@@ -106,6 +108,7 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
     splits = {}
     for key, group in files.items():
         file = next(group[suffix] for suffix in ("", "2017", "2014") if suffix in group)
+        _refuse_other_year(folder, key, group)
         images = _image_folders(folder, file.stem.removeprefix("instances_"))
         splits[key] = Source(file, images if place != folder else (*images, folder), roots=(folder,))
     first = evidence_of(splits).file
@@ -113,6 +116,19 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
         name = "CVAT COCO" if first.stem == "instances_default" else "COCO JSON file"
         return Layout(name, first, {UNDIVIDED: next(iter(splits.values()))})
     return Layout("COCO", first, splits)
+
+
+def _refuse_other_year(folder: Path, split: str, group: Mapping[str, Path]) -> None:
+    """Refuses a file without a year beside another one with a year; a copy of it, under both names, is none.
+
+    Raises:
+        DataError: names both.
+    """
+    for suffix in ("2017", "2014"):
+        if "" in group and suffix in group and not filecmp.cmp(group[""], group[suffix], shallow=False):
+            raise DataError(
+                f"{folder}: {group['']} and {group[suffix]} are both for {split}; move one of them away"
+            )
 
 
 def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 from autoprune.config import DataPaths
 from autoprune.errors import DataError
 from autoprune.layouts.coco import find_coco, find_single, single_file
-from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source, files_in
+from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source, files_in, in_any_case
 from autoprune.layouts.voc import find_voc, read_voc
 from autoprune.layouts.voc import label_files as voc_files
 from autoprune.layouts.yolo import find_yolo, read_yolo
@@ -48,6 +48,8 @@ def find_layout(data: Path) -> Layout:
         ) from error
     if not readings:
         unnamed = "; its labels/ need data.yaml or classes.txt" if (data / "labels").is_dir() else ""
+        if (file := in_any_case(data / "data.yaml")).is_file():
+            unnamed = f"; {file.name} has none of the keys train and val, which it needs beside names"
         raise DataError(
             f"{data} has no annotations/instances_val.json, and no other layout of COCO, YOLO or Pascal "
             f"VOC{unnamed}; {HINT}"

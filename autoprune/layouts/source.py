@@ -1,7 +1,7 @@
 """What a layout gives: the splits of a data set, and for each where its annotations and images are."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -26,19 +26,6 @@ Content = dict[str, Any]
 
 `skipped`: what can't be converted; `notes`: what was decided for all; `folders`: where the images are.
 """
-
-
-def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank, without blanks at their ends and without a BOM.
-
-    Raises:
-        DataError: it can't be read.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
-    return [text for line in lines if (text := line.strip())]
 
 
 def files_in(folder: Path, suffix: str) -> list[Path]:
@@ -98,6 +85,25 @@ class Layout(NamedTuple):
     name: str
     evidence: Path
     splits: Mapping[str, Source]
+
+
+def each_once(sources: Iterable[tuple[str, str, Source]], folder: Path) -> dict[str, Source]:
+    """The splits by their names.
+
+    Args:
+        sources: the name of each, the file, folder or key that stands for it, and where it is.
+        folder: of the data set, or its YAML file, for the message.
+
+    Raises:
+        DataError: two stand for the same split, so it is open which one is meant.
+    """
+    splits: dict[str, Source] = {}
+    named: dict[str, str] = {}
+    for split, what, source in sources:
+        if (first := named.setdefault(split, what)) != what:
+            raise DataError(f"{folder}: {first} and {what} are both for {split}; move one of them away")
+        splits[split] = source
+    return splits
 
 
 def evidence_of(splits: Mapping[str, Source]) -> Source:

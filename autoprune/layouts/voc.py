@@ -1,7 +1,6 @@
 """Finds and reads Pascal VOC data: one XML file for each image, and lists of their names for the splits."""
 
 import re
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +17,23 @@ from autoprune.layouts.source import (
     Content,
     Layout,
     Source,
+    each_once,
     evidence_of,
     files_in,
     in_any_case,
-    read_lines,
     split_of,
 )
+from autoprune.layouts.text_files import numbered, read_lines
 from autoprune.layouts.voc_xml import Record, parse, parse_xml
+from autoprune.records.convention import CORNERS, Convention
+from autoprune.records.fields import shown
 
 NAME_FILES = ("labelmap.txt", "classes.txt")
 """Where the order of the classes may be; else it is that of the alphabet, as in VOC's own list."""
+SHOWN = 3
+"""Names of classes that a message shows."""
+PROBED = 50
+"""XML files of a folder that are looked at to tell whether they are of VOC."""
 
 
 def find_voc(folder: Path) -> list[Layout]:
@@ -35,21 +41,22 @@ def find_voc(folder: Path) -> list[Layout]:
     xml = folder / "Annotations"
     if files_in(xml, ".xml"):
         images = tuple(path for path in (folder / "JPEGImages", folder / "images", xml) if path.is_dir())
-        lists = {
-            split: Source(xml, images, "voc", listing)
+        listed = [
+            (split, str(listing), Source(xml, images, "voc", listing))
             for listing in files_in(folder / "ImageSets/Main", ".txt")
             if (split := split_of(listing.stem))
-        }
+        ]
+        lists = each_once(listed, folder)
         both = in_any_case(folder / "ImageSets/Main/trainval.txt")
         if "train" not in lists and both.is_file():
             lists["train"] = Source(xml, images, "voc", both)
         return [Layout("Pascal VOC", xml, lists or {UNDIVIDED: Source(xml, images, "voc")})]
-    splits = {
-        split: Source(path, (path,), "voc")
+    inner = [
+        (split, str(path), Source(path, (path,), "voc"))
         for path in sorted(folder.iterdir())
         if path.is_dir() and (split := split_of(path.name)) and _holds_voc(path)
-    }
-    if splits:
+    ]
+    if splits := each_once(inner, folder):
         return [Layout("Pascal VOC", evidence_of(splits).file, splits)]
     if _holds_voc(folder):
         beside = tuple(path for path in (folder, folder / "images") if path.is_dir())
@@ -73,12 +80,16 @@ def read_voc(source: Source) -> Content:
     own = _chosen(source)
     skipped, annotations, images = [], [], []
     records = [record for record in whole.values() if not isinstance(record, str)]
-    from_zero = any(
-        thing.box[0] < 1 or thing.box[1] < 1 for record in records for thing in record.things if thing.box
-    )
+    if (first := next(iter(parsed.values()), None)) and all(
+        isinstance(each, str) for each in parsed.values()
+    ):
+        raise DataError(f"{source.file}: none of its {len(parsed)} XML files can be read ({first})")
+    corners = [thing.box[:2] for record in records for thing in record.things if thing.box]
+    from_zero = any(0 <= corner < 1 for pair in corners for corner in pair)  # below 0, a box is not clipped
     offset = 0 if from_zero else 1
+    _check_convention(source, parsed)
     every = [record for record in parsed.values() if not isinstance(record, str)]
-    names = list(dict.fromkeys((*_class_names(source, records), *_class_names(source, every))))
+    names, lacking = _class_names(source, records, every)
     numbers = {name: number for number, name in enumerate(names, 1)}
     difficult = 0
     for number, file in enumerate(own, 1):
@@ -97,6 +108,9 @@ def read_voc(source: Source) -> Content:
             where = f"{file}, object {place}"
             if thing.box is None or thing.name not in numbers:
                 skipped.append(f"{where}: it has no name, or no bndbox with four numbers")
+                continue
+            if thing.difficult is None:
+                skipped.append(f"{where}: its `difficult` is neither 0 nor 1")
                 continue
             x1, y1, x2, y2 = thing.box
             difficult += thing.difficult
@@ -119,6 +133,8 @@ def read_voc(source: Source) -> Content:
         notes.append(
             f"classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: {order}"
         )
+    if lacking:
+        notes.append(f"classes that {_name_file(source)} lacks come last: {_first(lacking)}")
     if orphans := _without_image(parsed, source):
         notes.append(f"{len(orphans)} XML files have no image, first {orphans[0]}")
     if difficult:
@@ -132,6 +148,23 @@ def read_voc(source: Source) -> Content:
         "skipped": skipped,
         "notes": notes,
     }
+
+
+def _check_convention(source: Source, parsed: Mapping[Path, Record | str]) -> None:
+    """Refuses corners that are written in another way; the sizes of images are those that the files give.
+
+    Raises:
+        DataError: names the first such object.
+    """
+    convention = Convention(CORNERS, ("bndbox looks", "Pascal VOC"))
+    for file, record in parsed.items():
+        if isinstance(record, str) or record.size is None:
+            continue
+        image = {"height": record.size[0], "width": record.size[1]}
+        for place, thing in enumerate(record.things, 1):
+            if thing.box is not None:
+                convention.add(thing.box, image, f"{file}, object {place}")
+    convention.refuse(source.file)
 
 
 def label_files(source: Source) -> Iterator[Path]:
@@ -159,15 +192,52 @@ def _chosen(source: Source) -> list[Path]:
     return list(dict.fromkeys(files))
 
 
-def _class_names(source: Source, records: Sequence[Record]) -> list[str]:
-    used = Counter(thing.name for record in records for thing in record.things if thing.name)
-    if (file := _name_file(source)) is not None:
-        lines = [line.split(":")[0].strip() for line in read_lines(file)]
-        listed = [line for line in lines if line and not line.startswith("#") and line != "background"]
-        return [*dict.fromkeys(listed), *sorted({*used} - {*listed})]
-    if not used:
+def _class_names(
+    source: Source, records: Sequence[Record], every: Sequence[Record]
+) -> tuple[list[str], list[str]]:
+    """The classes in the order of their numbers, and those of them that the list of names lacks.
+
+    Args:
+        source: the split.
+        records: of the splits that are trained or validated on.
+        every: these, and the split's own.
+
+    Raises:
+        DataError: there are none, or the list of names has others than the boxes.
+    """
+    used, used_anywhere = _used(records), _used(every)
+    if not used_anywhere:
         raise DataError(f"{source.file}: no XML file has an object with a name; there is nothing to detect")
-    return sorted(used)
+    unordered = list(dict.fromkeys((*used, *used_anywhere)))
+    if (file := _name_file(source)) is None:
+        return unordered, []
+    listed = _listed_names(file)
+    lacking = [name for name in unordered if name not in listed]
+    unused = [name for name in listed if name not in used_anywhere]
+    if lacking and unused:
+        raise DataError(
+            f"{file} lists {_first(unused)}, which no box has, and boxes have {_first(lacking)}, which it "
+            "does not list; write the names of the boxes there, one a line"
+        )
+    return [*listed, *lacking], lacking
+
+
+def _used(records: Sequence[Record]) -> list[str]:
+    return sorted({thing.name for record in records for thing in record.things if thing.name})
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:SHOWN])) + (", …" if names[SHOWN:] else "")
+
+
+def _listed_names(file: Path) -> list[str]:
+    """The names in a list: one a line, numbered or not, or with a color and more after colons."""
+    lines = [line for line in read_lines(file) if not line.startswith("#")]
+    if (by_number := numbered(lines)) is not None:
+        names = [by_number[number] for number in sorted(by_number)]
+    else:
+        names = [line.split(":")[0].strip() for line in lines]
+    return [name for name in dict.fromkeys(names) if name and name != "background"]
 
 
 def _name_file(source: Source) -> Path | None:
@@ -212,12 +282,15 @@ def _parse_all(splits: Sequence[Source]) -> dict[Path, Record | str]:
 
 
 def _holds_voc(folder: Path) -> bool:
-    """Whether the first XML file of a folder is one of VOC."""
-    file = next(iter(files_in(folder, ".xml")), None)
-    if file is None:
-        return False
-    try:
-        root = parse_xml(file.read_bytes())
-    except (OSError, ValueError, LookupError, expat.ExpatError):
-        return False
-    return root.tag == "annotation" and (root.find("object") is not None or root.find("size") is not None)
+    """Whether an XML file of a folder is one of VOC, or all are broken and one has an image beside it."""
+    files = files_in(folder, ".xml")[:PROBED]
+    broken = []
+    for file in files:
+        try:
+            root = parse_xml(file.read_bytes())
+        except (OSError, ValueError, LookupError, expat.ExpatError):
+            broken.append(file)
+            continue
+        if root.tag == "annotation" and (root.find("object") is not None or root.find("size") is not None):
+            return True
+    return broken == files and any((folder / _image_name(file, "", (folder,))).is_file() for file in files)

@@ -1,20 +1,24 @@
 """Reads one XML file of Pascal VOC."""
 
-import math
 from pathlib import Path
 from typing import NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
+from autoprune.records.fields import flag, number, whole
+
 CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
 
 class Thing(NamedTuple):
-    """An object: its class, its corners (x1, y1, x2, y2) as written, and whether it is marked difficult."""
+    """An object: its class, its corners (x1, y1, x2, y2) as written, and whether it is marked difficult.
+
+    ``None`` stands for corners that are not four numbers, and for a mark that is neither yes nor no.
+    """
 
     name: str
     box: tuple[float, float, float, float] | None
-    difficult: bool
+    difficult: bool | None
 
 
 class Record(NamedTuple):
@@ -39,6 +43,9 @@ def parse(file: Path) -> Record | str:
         return f"{file}: object {twice[0]} has more than one bndbox; write an object for each"
     size = root.find("size")
     height, width = (_number(size, side) if size is not None else None for side in ("height", "width"))
+    for side, pixels in (("height", height), ("width", width)):
+        if pixels is not None and whole(pixels) is None:
+            return f"{file}: its {side} {pixels:g} is no number of pixels; fix it"
     known = height is not None and width is not None and height >= 1 and width >= 1
     things = []
     for element in things_of:
@@ -46,7 +53,7 @@ def parse(file: Path) -> Record | str:
         values = [None if corners is None else _number(corners, corner) for corner in CORNERS]
         x1, y1, x2, y2 = values
         box = None if x1 is None or y1 is None or x2 is None or y2 is None else (x1, y1, x2, y2)
-        difficult = (element.findtext("difficult") or "0").strip().casefold() not in ("", "0", "false")
+        difficult = flag((element.findtext("difficult") or "").strip())
         things.append(Thing((element.findtext("name") or "").strip(), box, difficult))
     name = (root.findtext("filename") or "").strip()
     return Record(name, (int(height or 0), int(width or 0)) if known else None, things)
@@ -80,8 +87,4 @@ def _plain(name: str) -> str:
 
 
 def _number(element: ElementTree.Element, name: str) -> float | None:
-    try:
-        value = float((element.findtext(name) or "").strip())
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+    return number(element.findtext(name) or "")

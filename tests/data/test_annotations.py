@@ -237,3 +237,13 @@ def test_a_changed_annotation_file_is_read_again(tmp_path):
     assert read_annotations(file, (folder / "images",)) is first
     edit(folder, lambda content: content["annotations"].clear())
     assert read_annotations(file, (folder / "images",)).coco.anns == {}
+
+
+def test_two_categories_of_one_name_with_boxes_are_refused(tmp_path):
+    two = [{"id": 1, "name": "thing"}, {"id": 4, "name": "thing "}]
+    folder = write_set(tmp_path, [box(1, 1), box(2, 2)], categories=two)
+    assert len(open_data(folder, "val").coco.anns) == 2
+    write_set(tmp_path, [box(1, 1), box(2, 2, category=4)], categories=two)
+    with pytest.raises(DataError) as error:
+        open_data(folder, "val")
+    assert 'the categories 1 and 4 are both named "thing" and both have boxes' in one_line(error)

@@ -1,19 +1,6 @@
 import pytest
 
-from autoprune.errors import DataError
-from autoprune.layouts.source import files_in, in_any_case, read_lines, split_of
-
-
-def test_lines_of_any_editor(tmp_path):
-    file = tmp_path / "names.txt"
-    for text in ("cat\ndög\n", "\n cat \r\n\r\ndög\r\n", "cat\ndög"):
-        for encoding in ("utf-8", "utf-8-sig"):
-            file.write_bytes(text.encode(encoding))
-            assert read_lines(file) == ["cat", "dög"]
-    file.write_bytes(b"\xff\xfe\x00")
-    assert len(read_lines(file)) == 1
-    with pytest.raises(DataError, match=r"cannot read .*lost\.txt: No such file"):
-        read_lines(tmp_path / "lost.txt")
+from autoprune.layouts.source import files_in, in_any_case, split_of
 
 
 def test_what_tools_call_the_splits():
