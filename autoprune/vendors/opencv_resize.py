@@ -1,7 +1,7 @@
 """Bilinear resizing with the fixed-point arithmetic of OpenCV, to the last bit, without OpenCV.
 
 A pixel of 8 bits is a weighted mean of four. OpenCV rounds the weights to 1/2048 and cuts low bits off
-between the two directions, which moves one pixel in ten by one level: enough to move boxes of an untrained network.
+between the two directions, which moves one pixel in ten by one level: enough to move boxes.
 """
 
 import torch

@@ -28,6 +28,8 @@ from autoprune.vendors.ultralytics_tools import save
 
 FILL = 114 / 255
 """Gray around images, as in Ultralytics' `LetterBox`."""
+_GRIDS = ("shape", "shapes", "anchors", "strides", "valid_mask")
+"""What a prediction layer caches; its class has what they are without."""
 
 
 @dataclass(frozen=True)
@@ -96,11 +98,14 @@ class UltralyticsDetector(VendorDetector):
 
         In training mode without the feature maps, which are no outputs of the detector.
         """
-        _forget_grids(self.head)
         if self.training:
-            return _without_features(self.vendor(batch.tensors))
+            return _without_features(self._run(batch.tensors))
         with _one_branch(self.head, self.selection.nms):
-            return self.vendor(batch.tensors)
+            return self._run(batch.tensors)
+
+    def _run(self, images: Tensor) -> Any:
+        with _own_grids(self.head):
+            return self.vendor(images)
 
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Ultralytics' own losses, weighted by its gains, as a mean over the images.
@@ -115,13 +120,13 @@ class UltralyticsDetector(VendorDetector):
                 "losses: score channels by --criterion l2, and train in Ultralytics' own trainer"
             )
         content = _own_batch(batch.tensors, targets)
-        _forget_grids(self.head)
         if _is_rtdetr(self.head):
-            total, _ = vendor.loss(content)  # decodes with the boxes: noisy ones are queries too
-            vendor.criterion = None
+            with _own_grids(self.head):
+                total, _ = vendor.loss(content)  # decodes with the boxes: noisy ones are queries too
+            del vendor.criterion
             return {"loss": total}
         # A criterion of its own each time: it would keep the device, and not survive a copy.
-        parts, named = vendor.init_criterion()(vendor(batch.tensors), content)
+        parts, named = vendor.init_criterion()(self._run(batch.tensors), content)
         return {name: part / len(batch.tensors) for name, part in zip(named, parts, strict=True)}
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
@@ -205,9 +210,16 @@ def _is_without_nms(head: Any, nms: bool) -> bool:
     return not nms and getattr(head, "one2one_cv2", None) is not None
 
 
-def _forget_grids(head: Any) -> None:
-    """Drops the cached grids: those made in inference mode can't be used for losses."""
-    head.shape, head.shapes = None, []
+@contextmanager
+def _own_grids(head: Any) -> Iterator[None]:
+    """Keeps no grids from one pass to the next: those of inference mode or of a trace can't serve others."""
+    try:
+        for name in _GRIDS:
+            vars(head).pop(name, None)
+        yield
+    finally:
+        for name in _GRIDS:
+            vars(head).pop(name, None)
 
 
 @contextmanager

@@ -95,7 +95,7 @@ def test_what_is_no_layer_is_refused(module):
     [
         "yolo11n-cls.yaml",
         "yolov8s-world.yaml",
-        "yoloe-11n-seg.yaml",
+        "yoloe-11-seg.yaml",
         "yolo26n-depth.yaml",
         "yolo26n-sem.yaml",
     ],

@@ -23,7 +23,7 @@ KINDS = {
     "yolo12n": {},
     "yolo26n": {},
     "yolo26n without": {"nms": False},
-    "rtdetr-l": {"conf": 0.3},
+    "rtdetr-l": {},
 }
 
 
@@ -60,23 +60,23 @@ def test_the_detections_are_those_of_predict(kind):
     theirs = own_predictions(detector, images)
     assert sum(len(each["scores"]) for each in ours) > 10 * len(images)
     assert len(np.unique(np.concatenate([each["labels"] for each in ours]))) > 1
-    for found, result, image in zip(ours, theirs, images, strict=True):
-        assert found["scores"].diff().le(0).all()
-        compare(found, result.boxes, image.shape[:2])
+    assert all(found["scores"].diff().le(0).all() for found in ours)
+    compare(ours, [result.boxes.xyxy for result in theirs], [result.boxes for result in theirs], images)
 
 
-def compare(found, expected, size):
-    """Every one of them has one of ours; one at the threshold, or nearly suppressed, may lack it."""
-    boxes = expected.xyxy.clamp(min=0).minimum(torch.tensor([size[1], size[0]] * 2))
-    apart = (found["boxes"][:, None] - boxes).abs().amax(-1)
-    same = (
-        (apart <= 0.5)
-        & ((found["scores"][:, None] - expected.conf).abs() <= 1e-3)
-        & (found["labels"][:, None] == expected.cls.long() + 1)
-    )
-    assert abs(len(boxes) - len(found["scores"])) <= 0.02 * len(boxes) + 1
-    missing = ~same.any(0)
-    assert missing.float().mean() <= 0.02, (apart.amin(0)[missing], expected.conf[missing])
+def compare(ours, boxes, theirs, images):
+    """99% of the detections are the same: of boxes nearly suppressed, round-off decides."""
+    matched = total = 0
+    for found, corners, expected, image in zip(ours, boxes, theirs, images, strict=True):
+        corners = corners.clamp(min=0).minimum(torch.tensor([*image.shape[1::-1]] * 2))
+        same = (
+            ((found["boxes"][:, None] - corners).abs().amax(-1) <= 0.5)
+            & ((found["scores"][:, None] - expected.conf).abs() <= 1e-3)
+            & (found["labels"][:, None] == expected.cls.long() + 1)
+        )
+        matched += min(int(same.any(0).sum()), int(same.any(1).sum()))
+        total += max(same.shape)
+    assert matched >= 0.99 * total > 0, f"{matched} of {total}"
 
 
 @pytest.mark.parametrize("size", [64, 96, 160])
@@ -187,16 +187,10 @@ def test_other_tasks_give_boxes_and_refuse_training(task):
     with torch.inference_mode():
         found = detector([as_tensor(image)])[0]
     result = own_predictions(detector, [image])[0]
-    assert len(found["boxes"])
-    assert found["boxes"].ge(0).all()
+    corners = result.boxes.xyxy if task != "obb" else result.obb.xyxyxyxy
     if task == "obb":
-        expected = result.obb.xyxyxyxy
-        boxes = torch.cat([expected.amin(1), expected.amax(1)], 1)
-        boxes = boxes.clamp(min=0).minimum(torch.tensor([image.shape[1], image.shape[0]] * 2))
-        apart = (found["boxes"][:, None] - boxes).abs().amax(-1).amin(0)
-        assert (apart > 0.5).float().mean() <= 0.05
-    else:
-        compare(found, result.boxes, image.shape[:2])
+        corners = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    compare([found], [corners], [result.boxes if task != "obb" else result.obb], [image])
     with pytest.raises(ModelError, match="can't be trained here"):
         detector.train()([as_tensor(image)], [{"boxes": torch.ones(1, 4), "labels": torch.ones(1).long()}])
 
