@@ -120,10 +120,11 @@ def _check(arguments: Mapping[str, Any]) -> None:
             )
         if name in _RANGES:
             kind, least, most = _RANGES[name]
-            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-                number = "a whole number" if kind is Integral else "a number"
+            number: Any = value
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= number <= most:
+                wanted = "a whole number" if kind is Integral else "a number"
                 raise ModelError(
-                    f"model_arguments: {name} must be {number} from {least} to {most}, not {value!r}"
+                    f"model_arguments: {name} must be {wanted} from {least} to {most}, not {value!r}"
                 )
     if not isinstance(arguments.get("nms", True), bool):
         raise ModelError(f"model_arguments: nms must be true or false, not {arguments['nms']!r}")

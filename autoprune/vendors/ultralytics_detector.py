@@ -191,7 +191,7 @@ def _own_batch(images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[
     height, width = images.shape[-2:]
     boxes = torch.cat([target["boxes"] for target in targets]).to(images)
     corners = boxes / boxes.new_tensor([width, height, width, height])
-    first, second = corners.split(2, dim=1)
+    first, second = corners[:, :2], corners[:, 2:]
     counts = torch.tensor([len(target["boxes"]) for target in targets], device=images.device)
     labels = torch.cat([target["labels"] for target in targets]).to(images)
     return {

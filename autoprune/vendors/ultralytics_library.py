@@ -32,7 +32,7 @@ def _leaving_no_trace() -> Iterator[None]:
         os.environ.clear()
         os.environ.update(environment)
         torch._tensor_str.PRINT_OPTS, torch.save = torch_options, save
-        np.set_printoptions(**numpy_options)  # type: ignore[arg-type]
+        np.set_printoptions(**numpy_options)
 
 
 with _leaving_no_trace():
