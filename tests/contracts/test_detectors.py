@@ -1,4 +1,4 @@
-"""The contract of every detector: call, input size, feature maps, pruning, recovery, files: docs/detectors.md.
+"""The contract of every detector: call, input size, feature maps, pruning, recovery, files.
 
 A new library needs a line in `SOURCES`; detectors of libraries that are not installed are skipped.
 """
@@ -116,9 +116,9 @@ def autoprune_copy(model: nn.Module) -> nn.Module:
 def test_eval_mode_gives_boxes_in_the_images_own_pixels(detector: nn.Module) -> None:
     sizes = [(64, 64), (40, 56)]
     with torch.no_grad():
-        found = detector([torch.rand(3, *size) for size in sizes])
-    assert len(found) == 2
-    for detections, (height, width) in zip(found, sizes, strict=True):
+        selected = detector([torch.rand(3, *size) for size in sizes])
+    assert len(selected) == 2
+    for detections, (height, width) in zip(selected, sizes, strict=True):
         boxes, scores, labels = (detections[name] for name in ("boxes", "scores", "labels"))
         assert boxes.shape == (len(scores), 4)
         assert len(labels) == len(scores)
@@ -163,8 +163,8 @@ def test_boxes_go_into_the_batch_and_back(detector: nn.Module) -> None:
     assert given is not None
     batch, placed = given
     assert placed is not None
-    found = {"boxes": placed[0]["boxes"], "scores": torch.ones(2), "labels": target["labels"]}
-    (back,) = detector.transform.postprocess([found], batch.image_sizes, [(80, 50)])
+    selected = {"boxes": placed[0]["boxes"], "scores": torch.ones(2), "labels": target["labels"]}
+    (back,) = detector.transform.postprocess([selected], batch.image_sizes, [(80, 50)])
     expected = target["boxes"].minimum(torch.tensor([50.0, 80.0, 50.0, 80.0]))
     torch.testing.assert_close(
         back["boxes"].minimum(torch.tensor([50.0, 80.0, 50.0, 80.0])), expected, atol=1e-3, rtol=0
@@ -228,6 +228,6 @@ def test_recovery_and_files(
     loaded = autoprune.load(tmp_path / "out")
     images = [torch.rand((3, 48, 64), generator=torch.Generator().manual_seed(1))]
     with torch.no_grad():
-        (expected,), (found,) = recovered.model.eval()(images), loaded.eval()(images)
+        (expected,), (selected,) = recovered.model.eval()(images), loaded.eval()(images)
     for name in ("boxes", "scores", "labels"):
-        assert torch.equal(expected[name], found[name])
+        assert torch.equal(expected[name], selected[name])

@@ -193,9 +193,9 @@ def test_a_pruned_network_goes_back_into_libreyolo(family):
     image = pictures(6)[5].resize((side, side))
     with torch.no_grad():
         (got,) = pruned([as_tensor(image)])
-    found = theirs.predict(image, imgsz=side).boxes
-    assert len(found.conf) == len(got["scores"])
-    torch.testing.assert_close(found.conf, got["scores"], rtol=0, atol=1e-3)
+    selected = theirs.predict(image, imgsz=side).boxes
+    assert len(selected.conf) == len(got["scores"])
+    torch.testing.assert_close(selected.conf, got["scores"], rtol=0, atol=1e-3)
 
 
 def test_the_exporter_of_libreyolo_takes_a_pruned_network(yolox, tmp_path):

@@ -46,10 +46,10 @@ def test_a_name_without_a_source_shows_one(library):
 
 def test_the_list_says_what_is_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else object())
-    found = {each.library: each for each in libraries()}
-    assert found.keys() == VENDORS.keys()
-    assert [name for name, each in found.items() if not each.installed] == ["timm"]
-    for name, each in found.items():
+    selected = {each.library: each for each in libraries()}
+    assert selected.keys() == VENDORS.keys()
+    assert [name for name, each in selected.items() if not each.installed] == ["timm"]
+    for name, each in selected.items():
         assert each.install == f"pip install 'autoprune[{name}]'"
         assert is_vendor(each.example)
         assert each.example.startswith(f"{name}:")
