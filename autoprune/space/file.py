@@ -90,7 +90,8 @@ def ready_space(model_name: str) -> Path | None:
     """The ready search space of a detector, or ``None``: in the installed package, or in a checkout."""
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
-        for path in (folder / f"{model_name}_coco.yaml", folder / f"{model_name}.yaml"):
+        name = model_name.replace(":", "_")  # which no file name may hold everywhere
+        for path in (folder / f"{name}_coco.yaml", folder / f"{name}.yaml"):
             if path.is_file():
                 return path
     return None
