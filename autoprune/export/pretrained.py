@@ -41,8 +41,8 @@ def write_pretrained(folder: Path, model: nn.Module, policy: Policy) -> tuple[Pa
     """
     if not isinstance(model, VendorDetector) or model.library != LIBRARY:
         raise ConfigError(
-            f"--format {LIBRARY} is for detectors of that library, and this is {policy.model.name}; give --format "
-            "safetensors, onnx or pt2"
+            f"--format {LIBRARY} is for detectors of that library, and this is {policy.model.name}; give "
+            "--format safetensors, onnx or pt2"
         )
     metadata = {"format": "pt", **(header_of(policy.labels) or {})}
     save_state(model.unwrap(), folder / WEIGHTS_FILE, metadata=metadata)

@@ -20,7 +20,7 @@ Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
 def by_softmax(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """One detection a query, of its likeliest class besides the last, which means no object."""
     scores, classes = logits.softmax(-1)[..., :-1].max(-1)
-    scores, order = scores.sort(dim=1, descending=True, stable=True)
+    scores, order = scores.topk(scores.shape[1], dim=1)
     return scores, classes.gather(1, order), boxes.gather(1, order[..., None].expand(-1, -1, 4))
 
 

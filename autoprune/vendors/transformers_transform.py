@@ -92,7 +92,7 @@ def preprocessing_of(given: Mapping[str, Any], family: Family, where: str) -> di
         with quiet():
             made: Any = getattr(transformers, name)(**{k: v for k, v in given.items() if k not in left_out})
         size = {key: int(value) for key, value in dict(made.size or {}).items() if value is not None}
-        selected = {
+        completed = {
             "image_processor_type": name,
             "do_resize": bool(made.do_resize),
             "size": size,
@@ -111,8 +111,8 @@ def preprocessing_of(given: Mapping[str, Any], family: Family, where: str) -> di
         raise ModelError(
             f"{where}: `pad_size` is not supported; omit it, so that a batch is padded as needed"
         )
-    transform_of(selected, where)
-    return selected
+    transform_of(completed, where)
+    return completed
 
 
 def transform_of(settings: Mapping[str, Any], where: str = "preprocessing") -> ProcessorTransform:

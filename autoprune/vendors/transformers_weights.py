@@ -20,7 +20,7 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
         ModelError: some are missing, unknown or of other shapes.
     """
     with quiet(), torch.random.fork_rng():
-        model, selected = kind.from_pretrained(
+        model, report = kind.from_pretrained(
             None,
             config=config,
             state_dict=dict(tensors),
@@ -29,13 +29,13 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             dtype=torch.float32,
         )
     problems = [
-        *(f"{name} is missing" for name in sorted(selected["missing_keys"])),
-        *(f"{name} is not in the model" for name in sorted(selected["unexpected_keys"])),
+        *(f"{name} is missing" for name in sorted(report["missing_keys"])),
+        *(f"{name} is not in the model" for name in sorted(report["unexpected_keys"])),
         *(
             f"{name} is {list(own)}, the model's {list(wanted)}"
-            for name, own, wanted in selected["mismatched_keys"]
+            for name, own, wanted in report["mismatched_keys"]
         ),
-        *map(str, selected["error_msgs"]),
+        *map(str, report["error_msgs"]),
     ]
     if problems:
         more = f"; {len(problems) - SHOWN} more like that" if problems[SHOWN:] else ""

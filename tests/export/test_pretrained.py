@@ -49,8 +49,8 @@ def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy]:
 def outputs(detector: Any) -> dict[str, torch.Tensor]:
     image = torch.rand((3, 64, 64), generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        (selected,) = detector.eval()([image])
-    result: dict[str, torch.Tensor] = selected
+        (detections,) = detector.eval()([image])
+    result: dict[str, torch.Tensor] = detections
     return result
 
 

@@ -86,8 +86,8 @@ def test_a_policy_holds_all_that_is_needed(case: Case) -> None:
 def test_pruned_equals_masked(case: Case) -> None:
     assert case.graph.gflops(case.policy.kept_widths) < 0.9 * case.graph.gflops()
     masked = mask(case.dense, case.graph, case.policy.keep)
-    for selected, wanted in zip(raw(case.pruned, case.image), raw(masked, case.image), strict=True):
-        assert (selected - wanted).abs().max() <= 1e-9 * wanted.abs().max()
+    for own, wanted in zip(raw(case.pruned, case.image), raw(masked, case.image), strict=True):
+        assert (own - wanted).abs().max() <= 1e-9 * wanted.abs().max()
     dense_logits = raw(case.dense, case.image)[0]
     assert (dense_logits - raw(masked, case.image)[0]).abs().max() > 1e-3, "nothing of value was masked"
 
@@ -139,8 +139,8 @@ def test_another_number_of_classes_gets_a_fresh_head(tmp_path: Path) -> None:
     write_folder(tmp_path, "rt_detr")
     detector, spec = load_dense(f"transformers:{tmp_path}", num_classes=8, weights=tmp_path)
     assert spec.num_classes == 8
-    (selected,) = detector([torch.rand(3, 64, 64)])
-    assert selected["labels"].max() <= 7
+    (detections,) = detector([torch.rand(3, 64, 64)])
+    assert detections["labels"].max() <= 7
     own, _ = load_dense(f"transformers:{tmp_path}", weights=tmp_path)
     ours, theirs = detector.state_dict(), own.state_dict()
     kept = [name for name in theirs if ours[name].shape == theirs[name].shape and theirs[name].dim() == 4]

@@ -62,18 +62,18 @@ def test_detections_are_those_of_the_vendors_predictor(pair: tuple[str, Any, Any
             (wanted,) = processor.post_process_object_detection(
                 outputs, threshold=0.0, target_sizes=[(height, width)]
             )
-            (selected,) = detector.eval()([image.float() / 255])
+            (detections,) = detector.eval()([image.float() / 255])
         order = wanted["scores"].sort(descending=True, stable=True).indices
         inside = wanted["boxes"].clamp(min=0).minimum(torch.tensor([width, height, width, height]))
-        assert len(selected["boxes"]) == len(order) > 0
-        assert float(selected["scores"].std()) > 1e-3, "the scores tell nothing apart"
-        torch.testing.assert_close(selected["scores"], wanted["scores"][order], rtol=0, atol=1e-5)
+        assert len(detections["boxes"]) == len(order) > 0
+        assert float(detections["scores"].std()) > 1e-3, "the scores tell nothing apart"
+        torch.testing.assert_close(detections["scores"], wanted["scores"][order], rtol=0, atol=1e-5)
         apart = torch.ones(len(order), dtype=torch.bool)  # of equal scores, either may be first
-        apart[1:] &= selected["scores"].diff().abs() > 1e-5
-        apart[:-1] &= selected["scores"].diff().abs() > 1e-5
+        apart[1:] &= detections["scores"].diff().abs() > 1e-5
+        apart[:-1] &= detections["scores"].diff().abs() > 1e-5
         assert apart.any()
-        torch.testing.assert_close(selected["boxes"][apart], inside[order][apart], rtol=0, atol=0.01)
-        assert (selected["labels"][apart] == wanted["labels"][order][apart] + 1).all()
+        torch.testing.assert_close(detections["boxes"][apart], inside[order][apart], rtol=0, atol=0.01)
+        assert (detections["labels"][apart] == wanted["labels"][order][apart] + 1).all()
 
 
 @pytest.mark.parametrize("empty", [False, True])
@@ -124,11 +124,11 @@ def test_boxes_are_relative_to_an_image_without_its_padding(family: str, tmp_pat
     with torch.inference_mode():
         batch, _ = detector.transform([small, wide])
         raw = detector.raw(batch)
-        selected = detector.detections(raw, batch)
+        by_image = detector.detections(raw, batch)
     heights_and_widths = torch.tensor(batch.image_sizes)
     assert batch.tensors.shape[-1] > batch.image_sizes[0][1]
     for detections, (height, width), boxes in zip(
-        selected, heights_and_widths, raw["pred_boxes"], strict=True
+        by_image, heights_and_widths, raw["pred_boxes"], strict=True
     ):
         largest = (boxes[:, 2] * width).max(), (boxes[:, 3] * height).max()
         sizes = detections["boxes"][:, 2:] - detections["boxes"][:, :2]

@@ -93,7 +93,7 @@ def test_an_installed_version_without_a_family_is_named(monkeypatch: pytest.Monk
 
 
 def test_code_kernels_and_weights_of_others_are_never_asked_for() -> None:
-    calls = {
+    config = {
         **config_of("rt_detr"),
         "auto_map": {"AutoModel": "someone/net--code.Net"},
         "attn_implementation": "someone/kernel",
@@ -101,7 +101,7 @@ def test_code_kernels_and_weights_of_others_are_never_asked_for() -> None:
         "use_pretrained_backbone": True,
         "backbone_config": {**RT_RESNET, "auto_map": {"x": "y"}},
     }
-    plain = plain_values(configuration(calls, "x"))
+    plain = plain_values(configuration(config, "x"))
     assert "auto_map" not in plain
     assert "auto_map" not in plain["backbone_config"]
     assert "quantization_config" not in plain

@@ -72,8 +72,8 @@ def test_earlier_names_of_a_processor_are_known(kind: str) -> None:
 
 
 def test_earlier_forms_of_a_size_are_known() -> None:
-    selected = preprocessing_of({"size": 600, "max_size": 900}, FAMILIES["detr"], "x")
-    assert selected["size"] == {"shortest_edge": 600, "longest_edge": 900}
+    settings = preprocessing_of({"size": 600, "max_size": 900}, FAMILIES["detr"], "x")
+    assert settings["size"] == {"shortest_edge": 600, "longest_edge": 900}
 
 
 @pytest.mark.parametrize(
