@@ -60,8 +60,12 @@ FENCES = {
     "openvino": {"runtimes"},
     # The package of a vendor belongs in the adapter of its detectors.
     "ultralytics": {"vendors.ultralytics_library"},
-    "transformers": {"vendors.transformers"},
-    "libreyolo": {"vendors.libreyolo"},
+    "transformers": {
+        "vendors.transformers",
+        "vendors.transformers_families",
+        "vendors.transformers_transform",
+    },
+    "libreyolo": {"vendors.libreyolo", "vendors.libreyolo_detector"},
     "timm": {"vendors.timm"},
 }
 

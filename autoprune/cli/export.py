@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from autoprune.export.formats import Images
 
-Format = Literal["safetensors", "onnx", "pt2", "ultralytics"]
+Format = Literal["safetensors", "onnx", "pt2", "ultralytics", "transformers"]
 
 
 @with_config("Data", "threads")
@@ -82,6 +82,8 @@ def export(
     from autoprune.export.card import render, write_card
     from autoprune.export.folder import load_with_policy
     from autoprune.export.formats import write_onnx, write_raw, write_vendor
+    from autoprune.export.pretrained import LIBRARY as PRETRAINED
+    from autoprune.export.pretrained import write_pretrained
     from autoprune.files import new_folder, write_text
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
     from autoprune.task.checks import pick_device
@@ -111,7 +113,8 @@ def export(
         pictures = _images(folder, model, config, images, policy.labels) if needs_images else None
         with new_folder(to) as new:
             file: Path | None = None
-            if format in VENDORS:
+            own: tuple[Path, ...] = ()
+            if format in VENDORS and format != PRETRAINED:
                 file = write_vendor(model, new, format, policy.labels, policy.input_size)
             if pictures is not None:
                 input_size = parse_size(size, "--size") if size is not None else policy.input_size
@@ -119,7 +122,10 @@ def export(
                     file, parity = write_raw(model, new, pictures, parity_images, input_size, format)
                 else:
                     file, parity = write_onnx(model, new, pictures, parity_images)
-            save_detector(new, model, policy)
+            if format == PRETRAINED:
+                own = write_pretrained(new, model, policy)
+            else:
+                save_detector(new, model, policy)
             difference = largest_difference(model, load(new), policy.input_size)
             if difference != 0:
                 raise AutopruneError(
@@ -129,7 +135,8 @@ def export(
                 if source_file.is_file():
                     write_text(new / source_file.name, source_file.read_text(encoding="utf-8"))
             write_card(new)
-        names = [POLICY_FILE, WEIGHTS_FILE, *([file.name] if file else []), CARD_FILE]
+        more = [path.name for path in ((file, *own) if file else own)]
+        names = [POLICY_FILE, WEIGHTS_FILE, *more, CARD_FILE]
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
         console.print("read back: the outputs on a random image are identical")
         if file is not None and pictures is not None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from autoprune.detectors.inputs import prepared
 from autoprune.seeding import seed as derive
 
 COUNT = 2048  # of each feature map of all images together
@@ -84,8 +85,8 @@ class ObjectAreas(NamedTuple):
 
 def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> ObjectAreas:
     """Each image's boxes and area, as fractions of the batch that the detector makes of the images."""
-    if isinstance(getattr(model, "transform", None), nn.Module):
-        batch, targets = model.transform(images, targets)  # type: ignore[operator]
+    if (given := prepared(model, images, targets)) is not None:
+        batch, targets = given[0], given[1] or []
         sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]
     else:
         sizes = [tuple(image.shape[-2:]) for image in images]

@@ -56,8 +56,8 @@ class VendorDetector(nn.Module):
         batch, placed = self.transform(images, None if targets is None else list(targets))
         if self.training:
             return self.raw(batch) if placed is None else self.losses(batch, placed)
-        found = self.detections(self.raw(batch), batch)
-        return self.transform.postprocess(found, batch.image_sizes, sizes)
+        selected = self.detections(self.raw(batch), batch)
+        return self.transform.postprocess(selected, batch.image_sizes, sizes)
 
     def raw(self, batch: ImageList) -> Any:
         """The vendor's outputs for a batch as `transform` returns it, before they become detections."""
@@ -70,6 +70,18 @@ class VendorDetector(nn.Module):
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
         raise NotImplementedError
+
+    def own_names(self, tensors: Any, where: str) -> Any:
+        """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.
+
+        Args:
+            tensors: see `checkpoints.read.read_checkpoint`.
+            where: the file, for messages.
+
+        Raises:
+            ModelError: they are not those of this detector.
+        """
+        return tensors
 
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Gives the vendor's module the name of each label, where it carries names."""

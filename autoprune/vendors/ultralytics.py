@@ -1,6 +1,6 @@
 """Detectors of Ultralytics: YOLO and RT-DETR, from a checkpoint or an architecture of its own and back.
 
-Ultralytics is under the AGPL-3.0: whoever serves or ships a program with it falls under that licence.
+Ultralytics is under the AGPL-3.0: whoever serves or ships a program with it falls under that license.
 """
 
 import difflib
@@ -102,8 +102,8 @@ def _read(source: str) -> dict[str, Any]:
 
 def _class_width(shapes: files.Shapes) -> int | None:
     """Channels before the class scores, of the last layer that has such scores."""
-    found = [name for name in shapes if re.fullmatch(r"model\.\d+\.cv3\.0\.\d+\.weight", name)]
-    return shapes[max(found, key=lambda name: int(name.split(".")[-2]))][1] if found else None
+    selected = [name for name in shapes if re.fullmatch(r"model\.\d+\.cv3\.0\.\d+\.weight", name)]
+    return shapes[max(selected, key=lambda name: int(name.split(".")[-2]))][1] if selected else None
 
 
 def _check(arguments: Mapping[str, Any]) -> None:
@@ -120,10 +120,11 @@ def _check(arguments: Mapping[str, Any]) -> None:
             )
         if name in _RANGES:
             kind, least, most = _RANGES[name]
-            if not isinstance(value, kind) or isinstance(value, bool) or not least <= value <= most:
-                number = "a whole number" if kind is Integral else "a number"
+            number: Any = value
+            if not isinstance(value, kind) or isinstance(value, bool) or not least <= number <= most:
+                wanted = "a whole number" if kind is Integral else "a number"
                 raise ModelError(
-                    f"model_arguments: {name} must be {number} from {least} to {most}, not {value!r}"
+                    f"model_arguments: {name} must be {wanted} from {least} to {most}, not {value!r}"
                 )
     if not isinstance(arguments.get("nms", True), bool):
         raise ModelError(f"model_arguments: nms must be true or false, not {arguments['nms']!r}")

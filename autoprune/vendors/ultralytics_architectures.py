@@ -116,9 +116,9 @@ def _check_activation(text: Any, where: str) -> None:
     if text is None:
         return
     try:
-        found = re.fullmatch(r"(?:torch\.)?nn\.(\w+)(\(.*\))", str(text))
-        kind = getattr(nn.modules.activation, found[1]) if found else None
-        call = ast.parse(f"f{found[2]}" if found else "", mode="eval").body
+        selected = re.fullmatch(r"(?:torch\.)?nn\.(\w+)(\(.*\))", str(text))
+        kind = getattr(nn.modules.activation, selected[1]) if selected else None
+        call = ast.parse(f"f{selected[2]}" if selected else "", mode="eval").body
         values = (
             [*call.args, *(word.value for word in call.keywords)] if isinstance(call, ast.Call) else [call]
         )

@@ -20,9 +20,9 @@ def test_a_name_and_a_file_give_what_ultralytics_reads(tmp_path, monkeypatch):
     (tmp_path / "mine.yaml").write_text(
         "nc: 2\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n"
     )
-    found = architectures.find("mine.yaml")
-    assert architectures.task_of(found, "mine.yaml") == "detect"
-    assert architectures.build(found, 2).stride.tolist() == [2]
+    selected = architectures.find("mine.yaml")
+    assert architectures.task_of(selected, "mine.yaml") == "detect"
+    assert architectures.build(selected, 2).stride.tolist() == [2]
 
 
 @pytest.mark.parametrize(

@@ -60,19 +60,19 @@ def test_the_detections_are_those_of_predict(kind):
     theirs = own_predictions(detector, images)
     assert sum(len(each["scores"]) for each in ours) > 10 * len(images)
     assert len(np.unique(np.concatenate([each["labels"] for each in ours]))) > 1
-    assert all(found["scores"].diff().le(0).all() for found in ours)
+    assert all(selected["scores"].diff().le(0).all() for selected in ours)
     compare(ours, [result.boxes.xyxy for result in theirs], [result.boxes for result in theirs], images)
 
 
 def compare(ours, boxes, theirs, images):
     """99% of the detections are the same: of boxes nearly suppressed, round-off decides."""
     matched = total = 0
-    for found, corners, expected, image in zip(ours, boxes, theirs, images, strict=True):
+    for selected, corners, expected, image in zip(ours, boxes, theirs, images, strict=True):
         corners = corners.clamp(min=0).minimum(torch.tensor([*image.shape[1::-1]] * 2))
         same = (
-            ((found["boxes"][:, None] - corners).abs().amax(-1) <= 0.5)
-            & ((found["scores"][:, None] - expected.conf).abs() <= 1e-3)
-            & (found["labels"][:, None] == expected.cls.long() + 1)
+            ((selected["boxes"][:, None] - corners).abs().amax(-1) <= 0.5)
+            & ((selected["scores"][:, None] - expected.conf).abs() <= 1e-3)
+            & (selected["labels"][:, None] == expected.cls.long() + 1)
         )
         matched += min(int(same.any(0).sum()), int(same.any(1).sum()))
         total += max(same.shape)
@@ -185,12 +185,12 @@ def test_other_tasks_give_boxes_and_refuse_training(task):
     detector = make(f"yolo11n-{task}", imgsz=64)
     image = pictures(1)[0]
     with torch.inference_mode():
-        found = detector([as_tensor(image)])[0]
+        selected = detector([as_tensor(image)])[0]
     result = own_predictions(detector, [image])[0]
     corners = result.boxes.xyxy if task != "obb" else result.obb.xyxyxyxy
     if task == "obb":
         corners = torch.cat([corners.amin(1), corners.amax(1)], 1)
-    compare([found], [corners], [result.boxes if task != "obb" else result.obb], [image])
+    compare([selected], [corners], [result.boxes if task != "obb" else result.obb], [image])
     with pytest.raises(ModelError, match="can't be trained here"):
         detector.train()([as_tensor(image)], [{"boxes": torch.ones(1, 4), "labels": torch.ones(1).long()}])
 

@@ -74,10 +74,10 @@ def test_its_file_is_what_yolo_loads(kind, tmp_path, pruned):
     image = pictures(1)[0]
     result = loaded.predict(image[..., ::-1].copy(), conf=0.05, verbose=False)[0]
     with torch.inference_mode():
-        found = detector([as_tensor(image)])[0]
+        selected = detector([as_tensor(image)])[0]
     boxes = result.boxes if result.obb is None else result.obb
-    assert len(boxes.conf) == len(found["scores"]) > 10
-    torch.testing.assert_close(boxes.conf, found["scores"], rtol=0, atol=1e-3)
+    assert len(boxes.conf) == len(selected["scores"]) > 10
+    torch.testing.assert_close(boxes.conf, selected["scores"], rtol=0, atol=1e-3)
     with pytest.raises(ModelError, match="holds a pruned model given as dense"):
         adapter.describe(str(path), {})
 
