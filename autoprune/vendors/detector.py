@@ -51,8 +51,8 @@ class VendorDetector(nn.Module):
         batch, placed = self.transform(images, None if targets is None else list(targets))
         if self.training:
             return self.raw(batch) if placed is None else self.losses(batch, placed)
-        found = self.detections(self.raw(batch), batch)
-        return self.transform.postprocess(found, batch.image_sizes, sizes)
+        selected = self.detections(self.raw(batch), batch)
+        return self.transform.postprocess(selected, batch.image_sizes, sizes)
 
     def raw(self, batch: ImageList) -> Any:
         """The vendor's outputs for a batch as `transform` returns it, before they become detections."""
