@@ -50,8 +50,8 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
     path = Path(source).expanduser()
     if path.is_file():
         content = read_checkpoint(path, device="meta")
-        selected, classes, names = _described(content, path)
-        return Description(_checked({**selected, **arguments}), classes + 1, names)
+        described, classes, names = _described(content, path)
+        return Description(_checked({**described, **arguments}), classes + 1, names)
     family, size = _named(source)
     return Description(_checked({"family": family, "size": size, **arguments}), COCO_CLASSES + 1)
 
@@ -219,7 +219,7 @@ def _known() -> list[str]:
 
 
 def _named(source: str) -> tuple[str, str]:
-    """The kind and the size of ``yolox-s``, or of a file with such a name that is not here."""
+    """The kind and the size of ``yolox-s``, or of a file such as LibreYOLO downloads."""
     known = {name.replace("-", ""): name for name in _known()}
     plain = source.lower().removesuffix(".pt").removeprefix("libre").replace("-", "").replace("_", "")
     if Path(source).suffix or "/" in source:
@@ -268,16 +268,16 @@ def _described(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[int,
         raise ModelError(
             f"{path} does not say its size or its classes; save it with LibreYOLO, `model.save(path)`"
         )
-    selected = {"family": family, "size": size}
+    described = {"family": family, "size": size}
     if _whole(side := said.get("imgsz")):
-        selected["imgsz"] = side
+        described["imgsz"] = side
     if family == "yolo9":
-        selected["letterbox_pad"] = said.get("letterbox_pad", "topleft")
+        described["letterbox_pad"] = said.get("letterbox_pad", "topleft")
         if TOWERS in state:
-            selected["class_width"] = len(state[TOWERS])
+            described["class_width"] = len(state[TOWERS])
     names = said.get("names") or {}
     pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return selected, classes, {int(key) + 1: str(name) for key, name in pairs if 0 <= int(key) < classes}
+    return described, classes, {int(key) + 1: str(name) for key, name in pairs if 0 <= int(key) < classes}
 
 
 def _states(content: Any) -> Iterator[tuple[dict[str, Tensor], str | None]]:

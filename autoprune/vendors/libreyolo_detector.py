@@ -108,7 +108,7 @@ class LibreDetector(VendorDetector):
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What LibreYOLO's trainer adds up, by its names."""
         images = self._images(batch)
-        trainer: Any = self.trainer.__new__(self.trainer)  # its constructor would set up a whole training
+        trainer: Any = object.__new__(self.trainer)  # its constructor would set up a whole training
         trainer.model, trainer.device = self.vendor, images.device
         trainer.config = SimpleNamespace(num_classes=self.num_classes)
         if hasattr(trainer, "build_criterion"):
@@ -123,7 +123,7 @@ class LibreDetector(VendorDetector):
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """The best of each image, without overlapping ones of the same class where the kind has them."""
-        found = []
+        results = []
         for index, size in enumerate(batch.image_sizes):
             boxes, scores, classes = CANDIDATES[self.family](_only(raw, index), self.min_score)
             if isinstance(batch, LetterboxedImages):
@@ -132,8 +132,8 @@ class LibreDetector(VendorDetector):
                 boxes = boxes * boxes.new_tensor([size[1], size[0], size[1], size[0]])
             best = scores.topk(min(self.detections_per_img, len(scores))).indices
             best = best[scores[best] > self.min_score]
-            found.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
-        return found
+            results.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
+        return results
 
     def _suppressed(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, area: Sequence[float]
@@ -174,7 +174,7 @@ def _yolo9(raw: Any, min_score: float) -> Candidates:
 
 def _rtmdet(raw: Any, min_score: float) -> Candidates:
     """Each class of each cell, level by level; boxes are distances from the corner of the cell."""
-    found = []
+    levels = []
     for level, (logits, distances) in enumerate(zip(*raw, strict=True)):
         _, _, height, width = logits.shape
         stride = 8 * 2**level
@@ -184,8 +184,8 @@ def _rtmdet(raw: Any, min_score: float) -> Candidates:
         boxes = torch.cat((points - sides[:, :2], points + sides[:, 2:]), 1)
         canvas = boxes.new_tensor([width * stride, height * stride]).repeat(2)
         boxes = boxes.clamp(min=0).minimum(canvas)
-        found.append(_each_class(boxes, logits[0].flatten(1).T.sigmoid(), min_score))
-    boxes, scores, classes = (torch.cat(parts) for parts in zip(*found, strict=True))
+        levels.append(_each_class(boxes, logits[0].flatten(1).T.sigmoid(), min_score))
+    boxes, scores, classes = (torch.cat(parts) for parts in zip(*levels, strict=True))
     return boxes, scores, classes
 
 
@@ -248,7 +248,7 @@ def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool
 
 def _forget(vendor: Any) -> None:
     """Drops what heads keep between calls, which may be of another device, or of `torch.inference_mode`."""
-    head = getattr(vendor, "head", None)
+    head: Any = getattr(vendor, "head", None)
     if hasattr(head, "grids"):
         head.grids = [torch.zeros(1)] * len(head.grids)
     if hasattr(head, "_loss_fn"):

@@ -105,15 +105,15 @@ class DetectorTransform(nn.Module):
             original_sizes: height and width of each image itself.
         """
         batch = self._padded(image_sizes)
-        selected = []
+        results = []
         for detections, size, original in zip(result, image_sizes, original_sizes, strict=True):
             top, left = self._offset(size, batch)
             boxes = detections["boxes"] - detections["boxes"].new_tensor([left, top, left, top])
             boxes = boxes / boxes.new_tensor(self._scale(original, size))
             height, width = original
             limits = boxes.new_tensor([width, height, width, height])
-            selected.append({**detections, "boxes": boxes.clamp(min=0).minimum(limits)})
-        return selected
+            results.append({**detections, "boxes": boxes.clamp(min=0).minimum(limits)})
+        return results
 
     def _resize(self, image: Tensor) -> Tensor:
         height, width = image.shape[-2:]

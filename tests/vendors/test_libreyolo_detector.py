@@ -17,7 +17,7 @@ from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
 
 QUICK = ("yolox", "rtmdet")
-"""Kinds whose channel groups are found within seconds."""
+"""Kinds whose channel groups are boxes_of_theirs within seconds."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -51,20 +51,22 @@ def test_detections_are_those_of_its_predictor(pair, resized):
     side, scores_seen = KINDS[family][1], []
     for image in pictures(16 if resized else 4):
         image = image if resized else image.resize((side, side))
-        selected = theirs.predict(image, conf=0.05, iou=0.5, imgsz=side).boxes
+        boxes_of_theirs = theirs.predict(image, conf=0.05, iou=0.5, imgsz=side).boxes
         if resized:
             got = with_pixels(detector, image, theirs._preprocess(image, input_size=side)[0])
         else:
             (got,) = detector([as_tensor(image)])
         limits = torch.tensor([*image.size, *image.size])
-        boxes = selected.xyxy.clamp(min=0).minimum(limits)  # its queries find boxes beyond the image, too
-        assert len(got["scores"]) == len(selected.conf)
+        boxes = boxes_of_theirs.xyxy.clamp(min=0).minimum(
+            limits
+        )  # its queries find boxes beyond the image, too
+        assert len(got["scores"]) == len(boxes_of_theirs.conf)
         assert got["scores"].tolist() == sorted(got["scores"], reverse=True)
         apart = (boxes[:, None] - got["boxes"]).abs().amax(2) / 0.5
-        apart = apart.maximum((selected.conf[:, None] - got["scores"]).abs() / 1e-3)
-        apart[selected.cls[:, None] + 1 != got["labels"]] = torch.inf
+        apart = apart.maximum((boxes_of_theirs.conf[:, None] - got["scores"]).abs() / 1e-3)
+        apart[boxes_of_theirs.cls[:, None] + 1 != got["labels"]] = torch.inf
         assert not len(apart) or (apart.amin(1) <= 1).all()
-        scores_seen += [round(float(score), 2) for score in selected.conf]
+        scores_seen += [round(float(score), 2) for score in boxes_of_theirs.conf]
     assert len(scores_seen) > 20
     assert len({*scores_seen}) > 5
 
@@ -78,9 +80,9 @@ def with_pixels(detector, image, pixels):
     assert (ours - pixels).abs().max() <= 1.01 * step
     assert (ours - pixels).abs().mean() <= 0.3 * step
     batch.tensors = detector._images(type("Batch", (), {"tensors": pixels}))  # in our order
-    selected = detector.detections(detector.raw(batch), batch)
+    boxes_of_theirs = detector.detections(detector.raw(batch), batch)
     (height, width) = image.size[::-1]
-    return detector.transform.postprocess(selected, batch.image_sizes, [(height, width)])[0]
+    return detector.transform.postprocess(boxes_of_theirs, batch.image_sizes, [(height, width)])[0]
 
 
 TARGETS = [

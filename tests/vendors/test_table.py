@@ -1,4 +1,4 @@
-"""Tests of how the module of a library is found, and of what a name of its detectors stands for."""
+"""Tests of how the module of a library is by_name, and of what a name of its detectors stands for."""
 
 import importlib.util
 import sys
@@ -46,10 +46,10 @@ def test_a_name_without_a_source_shows_one(library):
 
 def test_the_list_says_what_is_installed(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "timm" else object())
-    selected = {each.library: each for each in libraries()}
-    assert selected.keys() == VENDORS.keys()
-    assert [name for name, each in selected.items() if not each.installed] == ["timm"]
-    for name, each in selected.items():
+    by_name = {each.library: each for each in libraries()}
+    assert by_name.keys() == VENDORS.keys()
+    assert [name for name, each in by_name.items() if not each.installed] == ["timm"]
+    for name, each in by_name.items():
         assert each.install == f"pip install 'autoprune[{name}]'"
         assert is_vendor(each.example)
         assert each.example.startswith(f"{name}:")

@@ -37,10 +37,10 @@ def test_a_batch_is_torchvisions_where_the_settings_are(fixed):
         torch.testing.assert_close(got["boxes"], wanted["boxes"])
         assert torch.equal(got["labels"], wanted["labels"])
 
-    selected = [{"boxes": each["boxes"], "scores": torch.ones(1)} for each in placed]
+    detections = [{"boxes": each["boxes"], "scores": torch.ones(1)} for each in placed]
     originals = [tuple(each.shape[-2:]) for each in images]
-    expected = theirs.postprocess([dict(each) for each in selected], batch.image_sizes, originals)
-    for got, wanted in zip(ours.postprocess(selected, batch.image_sizes, originals), expected, strict=True):
+    expected = theirs.postprocess([dict(each) for each in detections], batch.image_sizes, originals)
+    for got, wanted in zip(ours.postprocess(detections, batch.image_sizes, originals), expected, strict=True):
         torch.testing.assert_close(got["boxes"], wanted["boxes"])
 
 
@@ -104,6 +104,6 @@ def test_padding_has_its_value_before_or_behind_the_normalization():
 
 def test_boxes_outside_of_the_image_are_cut():
     transform = DetectorTransform(fixed_size=(64, 64))
-    selected = [{"boxes": torch.tensor([[-5.0, 10, 80, 64]])}]
-    (cut,) = transform.postprocess(selected, [(64, 64)], [(32, 128)])
+    detections = [{"boxes": torch.tensor([[-5.0, 10, 80, 64]])}]
+    (cut,) = transform.postprocess(detections, [(64, 64)], [(32, 128)])
     assert cut["boxes"].tolist() == [[0, 5, 128, 32]]
