@@ -21,7 +21,7 @@ def resize_as_opencv(image: Tensor, size: tuple[int, int]) -> Tensor:
     Returns:
         [c, height, width] in [0, 1], multiples of 1/255.
     """
-    height, width = image.shape[-2:]
+    height, width = map(int, image.shape[-2:])
     pixels = (image * 255).round().clamp(0, 255).int()
     first, weight = _taps(width, size[1], image.device)
     outside = (first < 0) | (first >= width - 1)

@@ -116,7 +116,7 @@ class DetectorTransform(nn.Module):
         return results
 
     def _resize(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
+        height, width = map(int, image.shape[-2:])  # an exporter that traces has tensors there
         size = self._size(height, width)
         if size == (height, width):
             return image
