@@ -1,6 +1,7 @@
 """LibreYOLO's detectors (MIT): from its checkpoints, or fresh by a name such as ``yolox-s``."""
 
 import difflib
+import importlib
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -153,19 +154,8 @@ def _refuse_few_cells(family: str, vendor: Any, side: int) -> None:
 
 def _trainer(family: str) -> type:
     """The class whose `on_forward` is the loss. Trainers are imported late: they bring data loaders along."""
-    if family == "yolox":
-        from libreyolo.models.yolox.trainer import YOLOXTrainer as Trainer
-    elif family == "yolo9":
-        from libreyolo.models.yolo9.trainer import YOLO9Trainer as Trainer
-    elif family == "rtdetr":
-        from libreyolo.models.rtdetr.trainer import RTDETRTrainer as Trainer
-    elif family == "dfine":
-        from libreyolo.models.dfine.trainer import DFINETrainer as Trainer
-    elif family == "deim":
-        from libreyolo.models.deim.trainer import DEIMTrainer as Trainer
-    else:
-        from libreyolo.models.rtmdet.trainer import RTMDetTrainer as Trainer
-    trainer: type = Trainer
+    name = FAMILIES[family].__name__.removeprefix("Libre")
+    trainer: type = getattr(importlib.import_module(f"libreyolo.models.{family}.trainer"), f"{name}Trainer")
     return trainer
 
 
