@@ -2,6 +2,7 @@
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,13 @@ def test_the_documented_ones_exist() -> None:
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def marked(path: Path) -> Any:
+    """The file as a parameter; to analyze a detector of Transformers takes a minute."""
+    marks = [pytest.mark.slow] if path.stem.startswith("transformers_") else []
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in FILES])
 def test_a_ready_space_fits_its_detector(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SpaceFile.load(path)
     if is_vendor(file.model):

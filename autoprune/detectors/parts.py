@@ -6,16 +6,17 @@ children ``backbone`` and ``head``; else the head that the trace finds (`Channel
 """
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.hooks import RemovableHandle
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.groups import Index
+from autoprune.graph.tensor_tree import feature_maps
 from autoprune.vendors import VendorDetector
 
 BACKBONE = "backbone"
@@ -129,13 +130,3 @@ def prediction_inputs(graph: ChannelGraph, parts: Parts) -> dict[str, tuple[str,
         and len(graph.shapes[member.tensor]) == 4
         and member.tensor not in outputs
     }
-
-
-def feature_maps(output: Any) -> list[Tensor]:
-    """The 4-D tensors of a module's output (a tensor, or a dict or sequence of them), in order."""
-    if isinstance(output, Tensor):
-        return [output] if output.ndim == 4 else []
-    if isinstance(output, Mapping):
-        output = list(output.values())
-    parts = output if isinstance(output, list | tuple) else ()
-    return [tensor for part in parts for tensor in feature_maps(part)]

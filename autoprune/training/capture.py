@@ -5,12 +5,15 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
-from autoprune.detectors.parts import Parts, feature_maps
 from autoprune.errors import ModelError
+from autoprune.graph.tensor_tree import feature_maps
+
+if TYPE_CHECKING:
+    from autoprune.detectors.parts import Parts
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class Tap:
     def __init__(
         self,
         model: nn.Module,
-        parts: Parts | None = None,
+        parts: "Parts | None" = None,
         logits: bool = False,
         layers: Iterable[str] = (),
         batch: bool = True,

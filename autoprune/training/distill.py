@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from autoprune.detectors.parts import find_parts, prediction_inputs
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.groups import Index, kept_positions
@@ -97,6 +96,8 @@ class Teacher:
         logits: bool = False,
         head: bool = False,
     ) -> None:
+        from autoprune.detectors.parts import find_parts, prediction_inputs  # slow: torchvision
+
         parts = find_parts(dense, graph)
         if parts is None:
             raise ModelError(

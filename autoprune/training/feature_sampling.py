@@ -7,7 +7,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from autoprune.detectors.inputs import prepared
 from autoprune.seeding import seed as derive
 
 COUNT = 2048  # of each feature map of all images together
@@ -85,6 +84,8 @@ class ObjectAreas(NamedTuple):
 
 def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> ObjectAreas:
     """Each image's boxes and area, as fractions of the batch that the detector makes of the images."""
+    from autoprune.detectors.inputs import prepared  # slow: torchvision
+
     if (given := prepared(model, images, targets)) is not None:
         batch, targets = given[0], given[1] or []
         sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]

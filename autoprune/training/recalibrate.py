@@ -10,8 +10,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from autoprune.detectors.inputs import prepared
-from autoprune.detectors.parts import BACKBONE
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
@@ -105,6 +103,9 @@ def _shortest_forward(model: nn.Module, norms: list[_BatchNorm]) -> Callable[[li
 
     It saves the heads and their post-processing, which is more than half of a RetinaNet.
     """
+    from autoprune.detectors.inputs import prepared  # slow: torchvision
+    from autoprune.detectors.parts import BACKBONE
+
     backbone = getattr(model, BACKBONE, None)
     if not isinstance(backbone, nn.Module) or not set(norms) <= set(backbone.modules()):
         return model

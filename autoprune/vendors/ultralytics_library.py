@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from autoprune.errors import ModelError
 
@@ -22,7 +23,7 @@ _OFF = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "fa
 @contextmanager
 def _leaving_no_trace() -> Iterator[None]:
     """Environment, warning filters and print options stay as they are: the import sets its own of all."""
-    environment, save = dict(os.environ), torch.save
+    environment, save, open_image = dict(os.environ), torch.save, Image.open
     torch_options, numpy_options = copy.copy(torch._tensor_str.PRINT_OPTS), np.get_printoptions()
     try:
         with warnings.catch_warnings():
@@ -31,7 +32,7 @@ def _leaving_no_trace() -> Iterator[None]:
     finally:
         os.environ.clear()
         os.environ.update(environment)
-        torch._tensor_str.PRINT_OPTS, torch.save = torch_options, save
+        torch._tensor_str.PRINT_OPTS, torch.save, Image.open = torch_options, save, open_image
         np.set_printoptions(**numpy_options)
 
 

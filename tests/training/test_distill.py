@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, detector_inputs
-from autoprune.detectors.parts import feature_maps
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
+from autoprune.graph.tensor_tree import feature_maps
 from autoprune.training import Teacher, TrainSettings, train
 from autoprune.training.capture import Captured
 from autoprune.training.distill import correlation_distance, logit_distance

@@ -26,7 +26,7 @@ def make(kind, imgsz=64, classes=3, **changes):
 
 def half(graph):
     return {
-        name: group.units[: max(1, len(group.units) // 2)].ravel().tolist()
+        name: sorted(group.units[: max(1, len(group.units) // 2)].ravel().tolist())
         for name, group in graph.prunable.items()
     }
 
