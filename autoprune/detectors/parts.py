@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.groups import Index
-from autoprune.graph.tensor_tree import feature_maps
+from autoprune.graph.tensor_tree import feature_maps, feature_names
 from autoprune.vendors import VendorDetector
 
 BACKBONE = "backbone"
@@ -91,7 +91,7 @@ def find_parts(model: nn.Module, graph: ChannelGraph) -> Parts | None:
     Raises:
         ModelError: its attribute ``features`` names modules that return none.
     """
-    if named := tuple(getattr(model, "features", ())):
+    if named := feature_names(model):
         if without := [name for name in named if not graph.features.get(name)]:
             raise ModelError(
                 f"{type(model).__name__}.features names `{without[0]}`, which returned no feature maps "

@@ -30,3 +30,10 @@ def feature_maps(output: Any) -> list[torch.Tensor]:
         output = list(output.values())
     parts = output if isinstance(output, list | tuple) else ()
     return [tensor for part in parts for tensor in feature_maps(part)]
+
+
+def feature_names(model: nn.Module) -> tuple[str, ...]:
+    """The modules that a detector's attribute ``features`` names; other models have a child of that name."""
+    names = getattr(model, "features", ())
+    is_named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_named else ()

@@ -21,7 +21,7 @@ from autoprune.graph.run_modes import eval_then_restore, set_training, threshold
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
 from autoprune.graph.surgery import follows
-from autoprune.graph.tensor_tree import tensors_within
+from autoprune.graph.tensor_tree import feature_names, tensors_within
 from autoprune.graph.validate import failure
 from autoprune.graph.value_reads import SCALAR_READ, ValueReads
 
@@ -298,7 +298,7 @@ def _features_recorded(model: nn.Module, result: Trace) -> Iterator[None]:
     def received(name: str, module: nn.Module, inputs: Any, named: Any) -> None:
         record(result.read, name, (inputs, named))
 
-    named = dict.fromkeys((*dict(model.named_children()), *getattr(model, "features", ())))
+    named = dict.fromkeys((*dict(model.named_children()), *feature_names(model)))
     with ExitStack() as stack:
         for name in named:
             hook = model.get_submodule(name).register_forward_hook(partial(returned, name))

@@ -118,6 +118,19 @@ def test_an_attribute_names_the_modules_that_make_them() -> None:
         find_parts(model, analyze(model, detector_inputs((32, 32))))
 
 
+def test_a_child_of_that_name_is_no_list_of_names() -> None:
+    class Classifier(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 3))
+
+        def forward(self, images: list[Tensor]) -> Tensor:
+            return self.features(torch.stack(images))
+
+    model = Classifier().eval()
+    assert analyze(model, detector_inputs((16, 16))).prunable["features.0"].width == 8
+
+
 def test_feature_maps_are_the_tensors_of_four_axes() -> None:
     a, b = torch.rand(1, 2, 3, 4), torch.rand(1, 2, 3, 4)
     assert feature_maps({"a": a, "x": torch.ones(2), "b": (b, None, 3)}) == [a, b]
