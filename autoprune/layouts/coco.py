@@ -107,8 +107,7 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
         return None
     splits = {}
     for key, group in files.items():
-        file = next(group[suffix] for suffix in ("", "2017", "2014") if suffix in group)
-        _refuse_other_year(folder, key, group)
+        file = _of_one_year(folder, key, group)
         images = _image_folders(folder, file.stem.removeprefix("instances_"))
         splits[key] = Source(file, images if place != folder else (*images, folder), roots=(folder,))
     first = evidence_of(splits).file
@@ -118,17 +117,26 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
     return Layout("COCO", first, splits)
 
 
-def _refuse_other_year(folder: Path, split: str, group: Mapping[str, Path]) -> None:
-    """Refuses a file without a year beside another one with a year; a copy of it, under both names, is none.
+def _of_one_year(folder: Path, split: str, group: Mapping[str, Path]) -> Path:
+    """The file of a split among those that differ in the year after its name.
+
+    Of two years it is the one whose images are there. A copy under another name is no second file.
 
     Raises:
-        DataError: names both.
+        DataError: several are left; it names two.
     """
-    for suffix in ("2017", "2014"):
-        if "" in group and suffix in group and not filecmp.cmp(group[""], group[suffix], shallow=False):
-            raise DataError(
-                f"{folder}: {group['']} and {group[suffix]} are both for {split}; move one of them away"
-            )
+    files = [group[suffix] for suffix in ("", "2017", "2014") if suffix in group]
+    first, *others = files if "" in group else [file for file in files if _own_images(folder, file)] or files
+    for other in others:
+        if not filecmp.cmp(first, other, shallow=False):
+            raise DataError(f"{folder}: {first} and {other} are both for {split}; move one of them away")
+    return first
+
+
+def _own_images(folder: Path, file: Path) -> bool:
+    """Whether there is a folder of images that is named after a file of annotations, its year included."""
+    name = file.stem.removeprefix("instances_")
+    return any((folder / path).is_dir() for path in (f"images/{name}", name))
 
 
 def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:

@@ -46,7 +46,8 @@ CENTER = Form(
         box[1] + box[3] / 2,
     ),
 )
-FORMS = (CORNERS, TOP_LEFT, CENTER)
+ROW_FIRST = Form("[y, x, height, width]", lambda box: (box[1], box[0], box[1] + box[3], box[0] + box[2]))
+ROW_FIRST_CORNERS = Form("[y1, x1, y2, x2]", lambda box: (box[1], box[0], box[3], box[2]))
 REMEDIES = {
     (TOP_LEFT, CORNERS): "write x2 - x1 and y2 - y1",
     (TOP_LEFT, CENTER): "subtract half of width and height from x and y",
@@ -54,8 +55,13 @@ REMEDIES = {
     (CENTER, TOP_LEFT): "add half of width and height to x and y",
     (CORNERS, TOP_LEFT): "write x + width and y + height for the second corner",
     (CORNERS, CENTER): "write the corners, half of width and height away from the center",
+    (TOP_LEFT, ROW_FIRST): "write x before y and width before height",
+    (TOP_LEFT, ROW_FIRST_CORNERS): "write x1, y1, x2 - x1 and y2 - y1",
+    (CORNERS, ROW_FIRST_CORNERS): "write x before y",
 }
-"""What to write where a layout has the first and the numbers are the second."""
+"""What to write where a layout has the first and the numbers may be the second."""
+ALIKE = ({TOP_LEFT, CENTER}, {TOP_LEFT, ROW_FIRST}, {CORNERS, ROW_FIRST_CORNERS})
+"""Pairs of forms that most boxes fit in either way."""
 
 
 class Convention:
@@ -69,7 +75,7 @@ class Convention:
     def __init__(self, own: Form = TOP_LEFT, what: tuple[str, str] = ("bbox looks", "COCO")) -> None:
         self._own, self._what = own, what
         self._count = self._fractions = self._far = self._near = 0
-        self._unfit = {form: 0 for form in FORMS if form is not own}
+        self._unfit = {form: 0 for layout, form in REMEDIES if layout is own}
         self._at_borders = {form: [0, 0, 0, 0] for form in self._unfit}
         self._first: dict[str, str] = {}
 
@@ -119,7 +125,7 @@ class Convention:
             )
         looks, layout = self._what
         for form, unfit in self._unfit.items():
-            is_near = {form, self._own} == {TOP_LEFT, CENTER}
+            is_near = {form, self._own} in ALIKE
             beyond, least = (self._near, NEAR_BEYOND) if is_near else (self._far, BEYOND)
             if beyond < self._count * least or unfit >= self._count * UNFIT:
                 continue

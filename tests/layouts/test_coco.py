@@ -94,7 +94,7 @@ def test_several_readings_are_named(tmp_path):
     assert "are both for val; move one of them away" in refused(tmp_path)
 
 
-def test_years_are_tried_in_their_order(tmp_path):
+def test_of_several_years_the_one_with_images_is_read(tmp_path):
     for suffix in ("", "2014", "2017"):
         content = make(tmp_path, f"images/val{suffix}")
         content["info"] = suffix
@@ -103,6 +103,13 @@ def test_years_are_tried_in_their_order(tmp_path):
     assert "annotations/instances_val.json and " in message
     assert message.endswith("instances_val2017.json are both for val; move one of them away")
     (tmp_path / "annotations/instances_val.json").unlink()
+    message = refused(tmp_path)
+    assert "instances_val2017.json and " in message
+    assert message.endswith("instances_val2014.json are both for val; move one of them away")
+    (tmp_path / "images/val2017").rename(tmp_path / "images/elsewhere")
+    assert open_data(tmp_path, "val").files[0].parent.name == "val2014"
+    (tmp_path / "images/elsewhere").rename(tmp_path / "images/val2017")
+    (tmp_path / "images/val2014").rename(tmp_path / "images/elsewhere")
     assert open_data(tmp_path, "val").files[0].parent.name == "val2017"
     (tmp_path / "annotations/instances_val2014.json").unlink()
     copy = (tmp_path / "annotations/instances_val2017.json").read_bytes()

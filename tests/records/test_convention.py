@@ -1,6 +1,7 @@
 """Boxes in another convention than COCO's are refused; odd but right ones are not."""
 
 import random
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -108,6 +109,29 @@ def test_each_form_is_told_from_the_others(own, seed):
         with pytest.raises(DataError) as error:
             check(written, own=own)
         assert f"like {form.words} (annotation " in one_line(error)
+
+
+ROW_FIRST = {
+    "y, x, height, width": lambda x, y, width, height: (y, x, height, width),
+    "y1, x1, y2, x2": lambda x, y, width, height: (y, x, y + height, x + width),
+}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("own", "words"), [*product([TOP_LEFT], ROW_FIRST), (CORNERS, "y1, x1, y2, x2")])
+@pytest.mark.parametrize("image", [(WIDTH, HEIGHT), (HEIGHT, WIDTH)])
+def test_y_before_x(image, words, own, seed):
+    """Objects of any size, few of them large, in landscape and portrait."""
+    draw = random.Random(seed)
+    made = []
+    for _ in range(300):
+        width, height = (draw.uniform(0.05, 0.4) * side for side in image)
+        made.append((draw.uniform(0, image[0] - width), draw.uniform(0, image[1] - height), width, height))
+    size = {"width": image[0], "height": image[1]}
+    check([WRITINGS[own](*each) for each in made], size, own)
+    with pytest.raises(DataError, match=f"like .{words}. .*write x") as error:
+        check([ROW_FIRST[words](*each) for each in made], size, own)
+    assert "(annotation " in one_line(error)
 
 
 def test_right_boxes_that_touch_or_cross_one_side_are_no_centers():
