@@ -3,9 +3,9 @@
 import copy
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
-from torch import nn
+from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 
@@ -37,6 +37,17 @@ class Resize:
         return self.min_size if self.fixed is None else min(self.fixed)
 
 
+@runtime_checkable
+class Resizer(Protocol):
+    """A detector's own resizing, where pixels or sizes do not follow from a `Resize`."""
+
+    def resized_size(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width that an image of a height and width gets."""
+
+    def resize_pixels(self, image: Tensor) -> Tensor:
+        """The image, uint8 [3, h, w], at that size."""
+
+
 def checked(rule: Resize) -> Resize:
     """The same rule, as a file may give it.
 
@@ -61,6 +72,12 @@ def resize_rule(model: nn.Module) -> Resize | None:
         return None
     shorter = min_size[-1] if isinstance(min_size, list | tuple) else min_size  # used in eval mode
     return Resize(int(shorter), int(max_size))
+
+
+def pixel_resizing(model: nn.Module) -> Resize | Resizer | None:
+    """How images become what the detector sees: its transform, where that tells it, or else its rule."""
+    transform = getattr(model, "transform", None)
+    return transform if isinstance(transform, Resizer) else resize_rule(model)
 
 
 def resized(model: nn.Module, rule: Resize | None) -> nn.Module:

@@ -18,7 +18,7 @@ from autoprune.data import demo_detector as demo
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.data.shapes import make_shapes
-from autoprune.detectors import build, load_state, resize_rule, save_state
+from autoprune.detectors import build, load_state, pixel_resizing, save_state
 from autoprune.training import TrainSettings, train
 
 SETTINGS = TrainSettings(**demo.TRAINING)
@@ -42,7 +42,7 @@ def main() -> None:
             arguments.work / "data", demo.DATA_SEED, demo.TRAIN_IMAGES, demo.VAL_IMAGES, size=demo.IMAGE_SIZE
         )
         model = build(spec)
-        resize = resize_rule(model)
+        resize = pixel_resizing(model)
         splits = {name: open_data(folder, name, resize) for name in ("train", "val")}
         checkpoint = arguments.work / f"{out.stem}_checkpoint.safetensors"
         trained = train(

@@ -251,7 +251,7 @@ def _train(out: Path, data: Path, threads: int | None = None) -> Path:
     import torch
 
     from autoprune.data.coco import open_data
-    from autoprune.detectors import build, resize_rule, save_state
+    from autoprune.detectors import build, pixel_resizing, save_state
     from autoprune.training import TrainSettings
     from autoprune.training import train as fit
 
@@ -261,7 +261,7 @@ def _train(out: Path, data: Path, threads: int | None = None) -> Path:
     if threads is not None:
         torch.set_num_threads(threads)
     model = build(demo_detector.MODEL)
-    images = open_data(data, "train", resize_rule(model))
+    images = open_data(data, "train", pixel_resizing(model))
     settings = TrainSettings(**demo_detector.TRAINING)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     checkpoint = out / "dense_checkpoint.safetensors"

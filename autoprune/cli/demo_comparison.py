@@ -150,7 +150,7 @@ def compare(config: Config, untrained: Mapping[int, Path], recovered: Mapping[in
     """
     from autoprune.data.coco import open_data
     from autoprune.data.evaluate import evaluate
-    from autoprune.detectors import load_dense, resize_rule
+    from autoprune.detectors import load_dense, pixel_resizing
     from autoprune.export import load
     from autoprune.task.checks import pick_device
 
@@ -162,9 +162,9 @@ def compare(config: Config, untrained: Mapping[int, Path], recovered: Mapping[in
     models |= {("untrained", trial): load(folder) for trial, folder in untrained.items()}
     models |= {("recovered", trial): load(folder) for trial, folder in recovered.items()}
     models = {key: model.to(device) for key, model in models.items()}
-    test = open_data(config.data, "test", resize_rule(dense))
+    test = open_data(config.data, "test", pixel_resizing(dense))
     measured = dict(_measure(models, test, device))
-    val = open_data(config.data, "val", resize_rule(dense))
+    val = open_data(config.data, "val", pixel_resizing(dense))
     return Comparison(
         measured["dense", 0],
         measured["sibling", 0],

@@ -190,14 +190,14 @@ def open_split(
         DataError: the data is missing or is not in COCO format.
     """
     from autoprune.data.coco import open_data
-    from autoprune.detectors import resize_rule
+    from autoprune.detectors import pixel_resizing
 
     if labels is None and config.labels is not None:
         labels = {label: name for name, label in config.labels.items()}
     return open_data(
         config.data,
         split,
-        resize_rule(model),
+        pixel_resizing(model),
         config.image_cache_gib,
         config.strict,
         config.val_fraction,

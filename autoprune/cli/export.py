@@ -167,11 +167,11 @@ def _images(
         ConfigError: there are none of these.
         DataError: they can't be read.
     """
-    from autoprune.detectors import resize_rule
+    from autoprune.detectors import pixel_resizing
     from autoprune.export.parity import Pictures
 
     if picture_folder is not None:
-        return Pictures(picture_folder, resize_rule(model))
+        return Pictures(picture_folder, pixel_resizing(model))
     if "data" not in config.model_fields_set:
         run = config_of_run(folder)
         if run is None:

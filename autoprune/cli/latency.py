@@ -127,12 +127,12 @@ def _runner(
 ) -> "Run":
     import torch
 
-    from autoprune.detectors import resize_rule
+    from autoprune.detectors import pixel_resizing
     from autoprune.images.decode import resized_size
     from autoprune.latency.runners import in_file, in_torch
 
     height, width = images[0].shape[-2:]
-    inside = resized_size((int(height), int(width)), resize_rule(model))
+    inside = resized_size((int(height), int(width)), pixel_resizing(model))
     # a batch that memory can't hold is refused here; image by image it would fill all memory first
     torch.empty(len(images), 3, *inside, device=device)
     if runtime == "torch":

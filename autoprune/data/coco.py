@@ -20,9 +20,10 @@ from autoprune.data.annotations import Annotations, read_source
 from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
-from autoprune.images.decode import ResizeRule, decode, resized_size, threads
+from autoprune.images.decode import UPRIGHT, ResizeRule, decode, resized_size, threads
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
+from autoprune.resize import Resizer
 
 GIB = 2**30
 SHOWN = 5
@@ -34,7 +35,7 @@ Target = dict[str, Any]
 def open_data(
     data: Path | DataPaths,
     split: str,
-    resize: ResizeRule | None = None,
+    resize: ResizeRule | Resizer | None = None,
     cache_gib: float = 2.0,
     strict: bool = False,
     val_fraction: float | None = None,
@@ -46,7 +47,7 @@ def open_data(
         data: a folder of COCO, YOLO or Pascal VOC data (see `layouts.find`), YOLO's YAML file, a COCO JSON
             file, or explicit paths.
         split: ``train``, ``val``, ``test``, or ``all`` of data that is not divided.
-        resize: the detector's rule, see `detectors.resize_rule`; ``None`` keeps the stored size.
+        resize: the detector's, see `resize.pixel_resizing`; ``None`` keeps the stored size.
         cache_gib: memory for resized images; those beyond it are decoded at each use.
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
         val_fraction: fraction of the images to validate on, where the data has no validation split.
@@ -131,7 +132,7 @@ class Split:
         self,
         name: str,
         annotations: Annotations,
-        resize: ResizeRule | None,
+        resize: ResizeRule | Resizer | None,
         cache_gib: float,
         labels: Mapping[int, str] | None = None,
     ) -> None:
@@ -145,9 +146,13 @@ class Split:
         places = {number: index for index, number in enumerate(self.image_ids)}
         self.views = {places[number]: view for number, view in annotations.views.items()}
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
-        self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
+        self._resize_by(resize)
         self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
+
+    def _resize_by(self, resize: ResizeRule | Resizer | None) -> None:
+        self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
+        self._resizer = resize if isinstance(resize, Resizer) else None
 
     def _set_labels(self, names: Mapping[int, str] | None) -> None:
         own = labels_of(self.coco, names)
@@ -169,10 +174,10 @@ class Split:
         same._set_labels(names)
         return same
 
-    def resized(self, resize: ResizeRule | None) -> "Split":
+    def resized(self, resize: ResizeRule | Resizer | None) -> "Split":
         """The same images and boxes at another size; both take the memory for images from one budget."""
         same = copy.copy(self)
-        same.sizes = [resized_size(size, resize) for size in self.stored_sizes]
+        same._resize_by(resize)
         same._cache = {}
         return same
 
@@ -275,8 +280,8 @@ class Split:
         return images
 
     def _decode(self, index: int) -> Tensor:
-        view = (self.views[index],) if index in self.views else ()
-        return decode(self.files[index], self.sizes[index], *view)
+        view = self.views.get(index, UPRIGHT)
+        return decode(self.files[index], self.sizes[index], view, self._resizer)
 
     def _target(self, index: int) -> Target:
         number, (height, width) = self.image_ids[index], self.stored_sizes[index]

@@ -4,7 +4,7 @@ from autoprune.checkpoints.prefixes import State
 from autoprune.detectors.factories import build, names, with_norm
 from autoprune.detectors.inputs import detector_inputs
 from autoprune.detectors.weights import load_dense, load_state, save_state
-from autoprune.resize import Resize, resize_rule, resized
+from autoprune.resize import Resize, pixel_resizing, resize_rule, resized
 
 __all__ = [
     "Resize",
@@ -14,6 +14,7 @@ __all__ = [
     "load_dense",
     "load_state",
     "names",
+    "pixel_resizing",
     "resize_rule",
     "resized",
     "save_state",

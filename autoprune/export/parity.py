@@ -25,6 +25,7 @@ from autoprune.images.decode import (
 )
 from autoprune.images.pixels import measure_levels
 from autoprune.progress import track
+from autoprune.resize import Resizer
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.raw_heads import detect_padded, resize_and_pad
 from autoprune.runtimes.sessions import Session
@@ -191,14 +192,14 @@ class Pictures:
 
     Args:
         folder: holds image files.
-        rule: the detector's resizing.
+        resize: the detector's, see `resize.pixel_resizing`.
 
     Raises:
         DataError: the folder holds no images, or one that can't be read.
     """
 
-    def __init__(self, folder: Path, rule: ResizeRule | None) -> None:
-        self._files, self._rule = image_files(folder), rule
+    def __init__(self, folder: Path, resize: ResizeRule | Resizer | None) -> None:
+        self._files, self._resize = image_files(folder), resize
         deep = [file for file in self._files if read_header(file).deep]
         self._view = View(levels=measure_levels(deep) if deep else None)
 
@@ -209,7 +210,9 @@ class Pictures:
     def __getitem__(self, index: int) -> Tensor:
         """One image, float32 [3, height, width] in [0, 1]."""
         file = self._files[index]
-        return decode(file, resized_size(header_size(file), self._rule), self._view).float() / 255
+        size = resized_size(header_size(file), self._resize)
+        resizer = self._resize if isinstance(self._resize, Resizer) else None
+        return decode(file, size, self._view, resizer).float() / 255
 
     def __iter__(self) -> Iterator[Tensor]:
         """All images in turn."""

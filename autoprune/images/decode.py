@@ -1,4 +1,4 @@
-"""Decodes image files, and resizes them as torchvision's detectors would."""
+"""Decodes image files, and resizes them as the detector would."""
 
 import math
 import os
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from autoprune.errors import DataError
 from autoprune.images.pixels import UNREADABLE, Levels, is_deep, is_deep_color, to_rgb, undecodable
+from autoprune.resize import Resizer
 
 EXIF_ORIENTATION = 0x0112
 _T = Image.Transpose
@@ -53,15 +54,17 @@ def threads() -> int:
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, 8)
 
 
-def resized_size(size: tuple[int, int], rule: ResizeRule | None) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], rule: ResizeRule | Resizer | None) -> tuple[int, int]:
     """Height and width to which the detector resizes an image; its own resizing then changes nothing.
 
-    With s = min(min_size / shorter side, max_size / longer side) a side of n pixels gets ⌊n·s⌋, as in
-    torchvision's `GeneralizedRCNNTransform`. Where rounding makes that one pixel short of its own fixed
-    point, the rule is applied once more.
+    Of a `ResizeRule`: with s = min(min_size / shorter side, max_size / longer side) a side of n pixels gets
+    ⌊n·s⌋, as in torchvision's `GeneralizedRCNNTransform`. Where rounding makes that one pixel short of its
+    own fixed point, the rule is applied once more.
     """
     if rule is None:
         return size
+    if isinstance(rule, Resizer):
+        return rule.resized_size(size)
     if rule.fixed is not None:
         return rule.fixed
     if rule.min_size is None or rule.max_size is None:
@@ -171,13 +174,14 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT) -> Tensor:
-    """Reads an image and resizes it with antialiasing.
+def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT, resizer: Resizer | None = None) -> Tensor:
+    """Reads an image and resizes it.
 
     Args:
         path: image file, of any format and mode that Pillow reads.
         size: height and width of the result.
         view: upright, unless it says otherwise.
+        resizer: resizes to ``size``; without one it is done bilinearly with antialiasing.
 
     Returns:
         uint8 [3, height, width], RGB.
@@ -196,6 +200,8 @@ def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT) -> Tensor:
     if orientation > 1 and loads_upright == view.stored:
         to_upright, to_stored = TURNS[orientation]
         picture = picture.transpose(to_stored if view.stored else to_upright)
-    if (picture.height, picture.width) != size:
+    resizes = (picture.height, picture.width) != size
+    if resizes and resizer is None:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    return pixels if resizer is None or not resizes else resizer.resize_pixels(pixels)

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from torch import nn
 
-from autoprune.detectors import detector_inputs, resize_rule
+from autoprune.detectors import detector_inputs, pixel_resizing
 from autoprune.graph import ChannelGraph, prune
 from autoprune.images.decode import resized_size
 from autoprune.latency.machine import LatencySetup
@@ -45,7 +45,7 @@ def measure_networks(
                 runs[str(number)] = in_torch(model.eval(), images, clock)
                 continue
             model = model.to("cpu").eval()
-            network_size = resized_size(setup.input_size, resize_rule(model))
+            network_size = resized_size(setup.input_size, pixel_resizing(model))
             (images,) = detector_inputs(setup.input_size)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
             runs[str(number)] = in_file(

@@ -163,7 +163,7 @@ class PolicyEvaluator:
             config, steps=self._steps[rung], seed=seed, learning_rate=self._learning_rate(model)
         )
         teacher = make_teacher(task, keep, self.importance)
-        return train(model, task.train, settings, task.device, teacher, what="trial").model
+        return train(model, task.train, settings, task.device, teacher, what="recovery of a trial").model
 
     def _reconstructor(self, task: PruningTask, seed: int) -> Reconstructor | None:
         """That of a task, for all trials: their images are the same; ``None`` without reconstruction."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
+from autoprune.detectors import Resize, detector_inputs, pixel_resizing, resize_rule, resized
 from autoprune.detectors.inputs import smallest_anchor, stride
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph, analyze
@@ -104,10 +104,10 @@ def trace_sizes(
     """
     sizes: list[SmallerSize] = []
     for rule in rules:
-        size = resized_size(input_size, rule)
         at = f"input_sizes: {name} at {rule.pixels} pixels"
         try:
             smaller = resized(model, rule)
+            size = resized_size(input_size, pixel_resizing(smaller))
             traced, unscaled = (analyze(smaller, detector_inputs(image)) for image in (size, input_size))
         except ModelError as error:
             raise ConfigError(f"{at}: {error}; omit this size") from error

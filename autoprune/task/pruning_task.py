@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.data.label_check import check_labels
-from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
+from autoprune.detectors import Resize, detector_inputs, pixel_resizing, resize_rule, resized
 from autoprune.detectors.parts import Parts, find_parts
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
@@ -24,7 +24,7 @@ from autoprune.task.checks import (
     refuse_missing,
     warn_enlarged,
 )
-from autoprune.task.input_sizes import smaller_rules, trace_sizes
+from autoprune.task.input_sizes import SmallerSize, smaller_rules, trace_sizes
 from autoprune.task.labels import load_labeled
 
 
@@ -185,8 +185,9 @@ def load_task(config: Config) -> PruningTask:
     model, spec, labels = load_labeled(config, train)
     rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)
-    train = train.relabeled(labels).resized(rule)
-    val = _open(config, "val", labels).resized(rule)
+    images = pixel_resizing(model)
+    train = train.relabeled(labels).resized(images)
+    val = _open(config, "val", labels).resized(images)
     check_same_classes(train, val)
     check_reconstruction(config.reconstruct_images, len(train))
     input_size = config.input_size or val.most_common_size
@@ -205,19 +206,22 @@ def load_task(config: Config) -> PruningTask:
     task = PruningTask(
         config, model.to(device).eval(), spec, graph, train, val, input_size, device, weights_sha256
     )
-    smaller = {
-        size.pixels: replace(
-            task,
-            model=resized(task.model, size.rule),
-            graph=size.graph,
-            train=train.resized(size.rule),
-            val=val.resized(size.rule),
-            input_size=size.input_size,
-            resize=size.rule,
-        )
-        for size in sizes
-    }
-    return replace(task, smaller=smaller)
+    return replace(task, smaller={size.pixels: _at_size(task, size) for size in sizes})
+
+
+def _at_size(task: PruningTask, size: SmallerSize) -> PruningTask:
+    """The task at a smaller input size."""
+    model = resized(task.model, size.rule)
+    images = pixel_resizing(model)
+    return replace(
+        task,
+        model=model,
+        graph=size.graph,
+        train=task.train.resized(images),
+        val=task.val.resized(images),
+        input_size=size.input_size,
+        resize=size.rule,
+    )
 
 
 def _open(config: Config, split: str, labels: Mapping[int, str] | None = None) -> Split:

@@ -59,6 +59,14 @@ class DetectorTransform(nn.Module):
         self.fill, self.fill_normalized = fill, fill_normalized
         self.placement, self.antialias, self.rounded = placement, antialias, rounded
 
+    def resized_size(self, size: Size) -> Size:
+        """Height and width that an image of a height and width gets, without padding."""
+        return self._size(*size)
+
+    def resize_pixels(self, image: Tensor) -> Tensor:
+        """An image of 8 bits, uint8 [3, h, w], at the size that it gets."""
+        return (self._resize(image.float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:

@@ -31,7 +31,7 @@ from rich.table import Table
 from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
-from autoprune.detectors import build, detector_inputs, resize_rule
+from autoprune.detectors import build, detector_inputs, pixel_resizing
 from autoprune.graph import analyze
 from autoprune.images.decode import resized_size
 from autoprune.latency.fit import NETWORKS
@@ -108,7 +108,7 @@ class Bench:
                     runs[str(number)] = in_torch(model.to(setup.device), placed, self.clock)
                     continue
                 folder = Path(stack.enter_context(TemporaryDirectory()))
-                network_size = resized_size(setup.input_size, resize_rule(model))
+                network_size = resized_size(setup.input_size, pixel_resizing(model))
                 runs[str(number)] = in_file(
                     model,
                     images,

@@ -12,7 +12,7 @@ from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
 from autoprune.data.shapes import make_shapes
-from autoprune.detectors import resize_rule
+from autoprune.detectors import pixel_resizing
 from autoprune.errors import DataError
 from autoprune.files import write_text
 from autoprune.task.pruning_task import PruningTask
@@ -49,7 +49,7 @@ def write(file: Path, content: Mapping[str, Any]) -> None:
 def score_test(model: Any, task: PruningTask) -> float | None:
     """MAP on the test images, or ``None`` where the data has none."""
     try:
-        test = open_data(task.config.data, "test", resize_rule(task.model))
+        test = open_data(task.config.data, "test", pixel_resizing(task.model))
     except DataError:
         return None
     return evaluate(model, test, task.device, batch_size=task.config.batch_size).map

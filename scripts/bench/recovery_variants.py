@@ -19,7 +19,7 @@ from autoprune.cost.budget import Budget, parse_budget
 from autoprune.data import demo_detector
 from autoprune.data.coco import open_data
 from autoprune.data.shapes import make_shapes
-from autoprune.detectors import detector_inputs, resize_rule
+from autoprune.detectors import detector_inputs, pixel_resizing
 from autoprune.graph import analyze, prune
 from autoprune.importance import Importance
 from autoprune.space.one_shot import greedy
@@ -263,7 +263,7 @@ def unlabelled(case: Case) -> nn.Module:
     assert isinstance(case.task.config.data, Path)
     folder = case.task.config.data.parent / "unlabelled"
     make_shapes(folder, demo_detector.DATA_SEED + 1, train=1200, val=1, size=demo_detector.IMAGE_SIZE)
-    more = open_data(folder, "train", resize_rule(case.task.model))
+    more = open_data(folder, "train", pixel_resizing(case.task.model))
     return run(case, case.start, case.settings, Unlabelled(case.task.train, case.task.model, more))
 
 

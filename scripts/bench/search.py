@@ -52,7 +52,7 @@ from search_table import show, show_recoveries
 from autoprune.config import make_config
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import Metrics, evaluate
-from autoprune.detectors import resize_rule
+from autoprune.detectors import pixel_resizing
 from autoprune.errors import DataError
 from autoprune.export import load
 from autoprune.policy import Policy
@@ -160,7 +160,7 @@ def score(model: Any, task: PruningTask) -> Result:
     """MAP on validation and test images (``None`` where there are none), and that on resamples of them."""
     splits = {"val": task.val}
     with suppress(DataError):
-        splits["test"] = open_data(task.config.data, "test", resize_rule(task.model))
+        splits["test"] = open_data(task.config.data, "test", pixel_resizing(task.model))
     metrics = {
         name: evaluate(model, split, task.device, batch_size=task.config.batch_size, error=True)
         for name, split in splits.items()

@@ -141,7 +141,7 @@ def test_images_are_decoded_once_while_they_fit(tmp_path, monkeypatch):
     folder = write_set(tmp_path, [box(1, 1)], names=tuple(f"{k}.png" for k in range(4)))
     decoded: list[str] = []
     real = coco.decode
-    monkeypatch.setattr(coco, "decode", lambda path, size: decoded.append(path.name) or real(path, size))
+    monkeypatch.setattr(coco, "decode", lambda path, *how: decoded.append(path.name) or real(path, *how))
     one = 30 * 40 * 3 / coco.GIB
     for gib, expected in ((1, [1, 1, 1, 1]), (2.5 * one, [1, 1, 3, 3]), (0, [3, 3, 3, 3])):
         decoded.clear()
@@ -157,7 +157,7 @@ def test_an_image_that_is_asked_for_twice_is_decoded_once(tmp_path, monkeypatch)
     folder = write_set(tmp_path, [box(1, 1)])
     decoded: list[str] = []
     real = coco.decode
-    monkeypatch.setattr(coco, "decode", lambda path, size: decoded.append(path.name) or real(path, size))
+    monkeypatch.setattr(coco, "decode", lambda path, *how: decoded.append(path.name) or real(path, *how))
     a, b, c = open_data(folder, "val", cache_gib=0).batch([1, 0, 1])[0]
     assert torch.equal(a, c)
     assert not torch.equal(a, b)

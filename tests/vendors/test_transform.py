@@ -1,12 +1,20 @@
 """Tests of the resizing of vendors' images: as torchvision's where it is set so, and there and back."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
+from autoprune.data.coco import open_data
+from autoprune.resize import pixel_resizing
 from autoprune.vendors import DetectorTransform
+
+from ..data.conftest import box, write_set
 
 MEAN, STD = [0.4, 0.5, 0.6], [0.2, 0.25, 0.3]
 
@@ -107,3 +115,38 @@ def test_boxes_outside_of_the_image_are_cut():
     detections = [{"boxes": torch.tensor([[-5.0, 10, 80, 64]])}]
     (cut,) = transform.postprocess(detections, [(64, 64)], [(32, 128)])
     assert cut["boxes"].tolist() == [[0, 5, 128, 32]]
+
+
+@pytest.mark.parametrize("antialias", [True, False])
+@settings(max_examples=60, deadline=None)
+@given(size=st.tuples(SIDES, SIDES), side=st.integers(16, 120), longest=st.integers(0, 60))
+def test_an_image_that_was_resized_before_keeps_its_size_and_pixels(antialias, size, side, longest):
+    transform = DetectorTransform(side, side + longest, antialias=antialias, rounded=True)
+    image = (pictures(size)[0] * 255).to(torch.uint8)
+    before = transform.resize_pixels(image)
+    assert before.shape[-2:] == transform.resized_size(size) == transform.resized_size(before.shape[-2:])
+    whole, _ = transform([image / 255])
+    once, _ = transform([before / 255])
+    assert once.image_sizes == whole.image_sizes
+    torch.testing.assert_close(once.tensors, whole.tensors, rtol=0, atol=1e-6)
+
+
+def test_data_is_resized_by_the_transform_of_the_detector(tmp_path):
+    """Pixels and boxes are those that the transform makes of the stored image, and not Pillow's."""
+    pixels = np.random.default_rng(0).integers(0, 256, (65, 90, 3), np.uint8)
+    folder = write_set(tmp_path, [box(1, 1, (10, 20, 30, 40))], size=(65, 90))
+    for file in (folder / "images").rglob("a.png"):
+        Image.fromarray(pixels).save(file)
+    stored = torch.from_numpy(pixels).permute(2, 0, 1) / 255
+    boxes = {"boxes": torch.tensor([[10.0, 20, 40, 60]])}
+    made = []
+    for antialias in (True, False):
+        detector = SimpleNamespace(transform=DetectorTransform(33, 33, antialias=antialias))
+        split = open_data(folder, "val", pixel_resizing(detector))
+        (image,), (target,) = split.batch([0])
+        whole, (placed,) = detector.transform([stored], [boxes])
+        assert split.sizes[0] == (24, 33) == whole.image_sizes[0]  # 65 / 90 of 33 is 23.8
+        torch.testing.assert_close(image, whole.tensors[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(target["boxes"], placed["boxes"])
+        made.append(image)
+    assert (made[0] - made[1]).abs().max() > 0.2
