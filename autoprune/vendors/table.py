@@ -4,6 +4,7 @@ import importlib
 import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib import metadata
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -11,6 +12,9 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.fields import VENDORS
+
+TESTED = {"ultralytics": "8.4", "transformers": "5.24", "libreyolo": "1.6", "timm": "1.0"}
+"""The version of each library that its tests ran with; pyproject.toml has the least ones."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,19 @@ def vendor_of(name: str) -> tuple[Vendor, str]:
         raise ModelError(f"model {name!r} names no detector; give one such as {VENDORS[library]}")
     try:
         module = importlib.import_module(f"autoprune.vendors.{library}")
-    except ImportError as error:
-        missing = f" ({error})" if not isinstance(error, ModuleNotFoundError) or error.name != library else ""
+    except ModuleNotFoundError as error:
+        missing = "" if error.name == library else f" ({error})"
         raise ModelError(f"model {name}: {library} is not installed{missing}; {_install(library)}") from error
+    except (ImportError, AttributeError) as error:  # a name is not where it was
+        raise ModelError(
+            f"model {name}: {library} {_version(library)} has another API than {TESTED[library]}, which is "
+            f"tested ({error}); pip install '{library}=={TESTED[library]}.*'"
+        ) from error
     return cast(Vendor, module), source
+
+
+def _version(library: str) -> str:
+    try:
+        return metadata.version(library)
+    except metadata.PackageNotFoundError:
+        return "(without a version)"

@@ -1,7 +1,9 @@
 """Tests of how the module of a library is by_name, and of what a name of its detectors stands for."""
 
 import importlib.util
+import re
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,9 @@ from autoprune.config import make_config
 from autoprune.errors import ModelError
 from autoprune.fields import VENDORS, ModelSpec, is_vendor
 from autoprune.vendors import libraries, vendor_of
+from autoprune.vendors.table import TESTED
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.parametrize("library", VENDORS)
@@ -35,6 +40,35 @@ def test_a_broken_installation_says_what_is_missing(tmp_path, monkeypatch):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with pytest.raises(ModelError, match=r"not installed \(No module named 'libgl_of_nobody'\); pip"):
         vendor_of("timm:resnet18")
+
+
+@pytest.mark.parametrize("library", VENDORS)
+@pytest.mark.parametrize("code", ["from torch import nobody\n", "import torch\ntorch.nobody\n"])
+def test_another_version_is_told_from_the_tested_one(library, code, tmp_path, monkeypatch):
+    """A library whose names are elsewhere; its own module fails to import."""
+    for module in [each for each in sys.modules if within(each, (library, f"autoprune.vendors.{library}"))]:
+        monkeypatch.delitem(sys.modules, module)
+    (tmp_path / f"{library}.py").write_text(code)
+    information = tmp_path / f"{library}-99.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.1\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModelError) as error:
+        vendor_of(f"{library}:x")
+    message = str(error.value)
+    assert f"model {library}:x: {library} 99.1 has another API than {TESTED[library]}" in message
+    assert "nobody" in message
+    assert message.endswith(f"pip install '{library}=={TESTED[library]}.*'")
+
+
+def within(module, parents):
+    return any(module == parent or module.startswith((f"{parent}.", f"{parent}_")) for parent in parents)
+
+
+def test_the_tested_versions_are_those_of_the_docs():
+    text = " ".join((ROOT / "docs/vendors.md").read_text().lower().split())
+    for library, version in TESTED.items():
+        assert re.search(rf"tested with {library} {re.escape(version)}\b", text), library
 
 
 @pytest.mark.parametrize("library", VENDORS)
