@@ -56,18 +56,27 @@ def near_vendor(name: str) -> str | None:
     return f"{near[0]}:{source}" if colon and near and library not in VENDORS else None
 
 
+def source_of_vendor(name: str) -> Path | None:
+    """The file or folder that ``LIBRARY:SOURCE`` names; ``None`` where SOURCE is a name."""
+    library, _, text = name.partition(":")
+    source = Path(text).expanduser()
+    there = source.is_dir() if library == "transformers" else source.is_file() and library != "timm"
+    return source if is_vendor(name) and there else None
+
+
 def weights_of_vendor(name: str) -> str | None:
     """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none.
 
     What is no folder may be the id of a model in a local cache, which has weights too.
     """
     library, _, text = name.partition(":")
-    source = Path(text).expanduser()
-    if library == "transformers" and not source.exists() and HUB_ID.fullmatch(text):
-        return text
+    source = source_of_vendor(name)
+    if source is None:
+        is_hub = library == "transformers" and not Path(text).exists() and HUB_ID.fullmatch(text)
+        return text if is_hub else None
     inside = (path for kind in ("*.safetensors", "pytorch_model*.bin") for path in source.glob(kind))
-    holds = any(inside) if source.is_dir() else source.is_file()
-    return str(source) if is_vendor(name) and holds and source.suffix not in (".yaml", ".yml") else None
+    holds = any(inside) if source.is_dir() else source.suffix not in (".yaml", ".yml")
+    return str(source) if holds else None
 
 
 class ModelSpec(Strict):

@@ -9,6 +9,7 @@ from typing import Any
 
 from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
+from autoprune.fields import source_of_vendor
 from autoprune.files import naming_paths, write_text, write_yaml
 from autoprune.passwords import place_of
 from autoprune.policy import Policy
@@ -230,8 +231,10 @@ def absolute(config: Config) -> Config:
         changes["data"] = resolved(config.data)
     if config.space is not None:
         changes["space"] = resolved(config.space)
-    if config.weights is not None and Path(config.weights).expanduser().is_file():
+    if config.weights is not None and Path(config.weights).expanduser().exists():
         changes["weights"] = str(resolved(Path(config.weights)))
+    if (source := source_of_vendor(config.model)) is not None:
+        changes["model"] = f"{config.model.partition(':')[0]}:{resolved(source)}"
     return config.model_copy(update=changes)
 
 

@@ -72,6 +72,34 @@ def test_relative_paths_hold_from_any_folder(tmp_path, monkeypatch):
     moved.check(make_config(out=tmp_path / "run", data=tmp_path / "images"))
 
 
+@pytest.mark.parametrize(
+    ("model", "is_path"),
+    [
+        ("ultralytics:sub/best.pt", True),
+        ("transformers:sub", True),
+        ("libreyolo:sub/best.pt", True),
+        ("libreyolo:sub", False),  # a name may be that of a folder
+        ("timm:sub", False),
+        ("ultralytics:yolo11n.yaml", False),
+        ("retinanet_resnet18_fpn", False),
+    ],
+)
+def test_a_librarys_file_is_found_from_any_folder(tmp_path, monkeypatch, model, is_path):
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub/best.pt").touch()
+    (tmp_path / "sub/model.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    run = RunDirectory(tmp_path / "run")
+    config = make_config(model=model, out=run.path)
+    run.write_config(config, {})
+    monkeypatch.chdir("/")
+    library, _, source = model.partition(":")
+    assert run.config().model == (f"{library}:{tmp_path / source}" if is_path else model)
+    assert run.config().weights == (str(tmp_path / source) if is_path else None)
+    monkeypatch.chdir(tmp_path)
+    run.check(make_config(model=model, out=run.path))  # the same run
+
+
 def test_the_front_that_is_written_replaces_the_last(tmp_path):
     def policy_of(score):
         return Policy(
