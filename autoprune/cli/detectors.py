@@ -202,6 +202,7 @@ def open_split(
         config.strict,
         config.val_fraction,
         labels,
+        config.evaluator,
     )
 
 

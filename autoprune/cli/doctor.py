@@ -24,7 +24,17 @@ from autoprune.errors import AutopruneError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PACKAGES = ("torch", "torchvision", "numpy", "optuna", "ray", "pycocotools", "pydantic", "safetensors")
+PACKAGES = (
+    "torch",
+    "torchvision",
+    "numpy",
+    "optuna",
+    "ray",
+    "pycocotools",
+    "hotcoco",
+    "pydantic",
+    "safetensors",
+)
 LEAST_DISK_GIB = 1.0
 LEAST_MEMORY_GIB = 3.0
 PAGE = "doctor.html"

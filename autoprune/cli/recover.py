@@ -22,6 +22,7 @@ FIELDS = (
     "weights_key",
     "image_cache_gib",
     "strict",
+    "evaluator",
 )
 
 

@@ -17,9 +17,11 @@ from torch import Tensor
 
 from autoprune.config import DataPaths
 from autoprune.data.annotations import Annotations, read_source
+from autoprune.data.evaluators import GroundTruth
 from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
+from autoprune.fields import Evaluator
 from autoprune.images.decode import UPRIGHT, ResizeRule, decode, resized_size, threads
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
@@ -40,6 +42,7 @@ def open_data(
     strict: bool = False,
     val_fraction: float | None = None,
     labels: Mapping[int, str] | None = None,
+    evaluator: Evaluator = "hotcoco",
 ) -> "Split":
     """Opens one split.
 
@@ -52,6 +55,7 @@ def open_data(
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
         val_fraction: fraction of the images to validate on, where the data has no validation split.
         labels: name of each label; ``None`` takes those of the split ``train``, so that all splits agree.
+        evaluator: library that runs COCOeval.
 
     Raises:
         DataError: the data is missing, has no layout or several, has boxes of a category without a label, or
@@ -71,7 +75,7 @@ def open_data(
     if labels is None and split != TRAIN:
         labels = labels_of_train(data, annotations, val_fraction)
     try:
-        return Split(split, annotations, resize, cache_gib, labels)
+        return Split(split, annotations, resize, cache_gib, labels, evaluator)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
 
@@ -123,6 +127,8 @@ class Split:
         sizes: (height, width) of each image after resizing.
         stored_sizes: (height, width) of each image in the pixels of its boxes, before resizing.
         views: how to see an image file's pixels, by index, where that is not upright as they are.
+        evaluator: the library that runs COCOeval.
+        truth: the boxes as that library indexes them.
         skipped: the skipped entries, one line each.
         notes: what was decided for the images or boxes together, or read in another way than it is written,
             one line for each kind.
@@ -135,6 +141,7 @@ class Split:
         resize: ResizeRule | Resizer | None,
         cache_gib: float,
         labels: Mapping[int, str] | None = None,
+        evaluator: Evaluator = "hotcoco",
     ) -> None:
         self.name = name
         self.coco = annotations.coco
@@ -147,6 +154,8 @@ class Split:
         self.views = {places[number]: view for number, view in annotations.views.items()}
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
         self._resize_by(resize)
+        self.evaluator = evaluator
+        self.truth = GroundTruth(self.coco)
         self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
 

@@ -2,31 +2,16 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from autoprune.data.coco import Split
+from autoprune.data.evaluators import NONE, Detections
 from autoprune.errors import ModelError
 from autoprune.progress import track
-
-
-class Detection(NamedTuple):
-    """One detection, as COCO's results files hold it.
-
-    Attributes:
-        image_id: COCO's id of the image.
-        box: x, y, width, height in stored pixels.
-        score: in [0, 1].
-        category_id: COCO's id of the class.
-    """
-
-    image_id: int
-    box: list[float]
-    score: float
-    category_id: int
 
 
 def detect(
@@ -36,7 +21,7 @@ def detect(
     device: torch.device | str = "cpu",
     batch_size: int = 8,
     amp: bool = False,
-) -> list[Detection]:
+) -> Detections:
     """Runs a detector on images of a split; see `evaluate` for the arguments.
 
     Args:
@@ -65,8 +50,8 @@ def detect(
 
 def _detect(
     model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
-) -> list[Detection]:
-    detections: list[Detection] = []
+) -> Detections:
+    detections = [NONE]
     starts = range(0, len(chosen), batch_size)
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
@@ -79,8 +64,8 @@ def _detect(
                 "factory that model names"
             )
         for index, output in zip(indices, outputs, strict=True):
-            detections += detections_of(split, index, output)
-    return detections
+            detections.append(detections_of(split, index, output))
+    return np.concatenate(detections)
 
 
 def _has_torchvisions_form(outputs: Any, count: int) -> bool:
@@ -97,7 +82,7 @@ def _is_detections(output: dict[str, Any]) -> bool:
     return scores == labels and len(scores) == 1 and boxes == (*scores, 4)
 
 
-def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> list[Detection]:
+def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> Detections:
     """The detections of one image; labels that are not in the data are omitted.
 
     Args:
@@ -118,9 +103,12 @@ def detections_of(split: Split, index: int, output: dict[str, torch.Tensor]) -> 
         [width / new_width, height / new_height] * 2
     )
     scores, labels = output["scores"].double().cpu().numpy(), output["labels"].cpu().numpy()
-    corners = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], 1)
-    return [
-        Detection(split.image_ids[index], box, score, split.category_ids[label])
-        for box, score, label in zip(corners.tolist(), scores.tolist(), labels.tolist(), strict=True)
-        if label in split.category_ids
-    ]
+    known = np.isin(labels, list(split.category_ids))
+    columns = (
+        np.full(len(boxes), split.image_ids[index]),
+        *boxes[:, :2].T,
+        *(boxes[:, 2:] - boxes[:, :2]).T,
+        scores,
+        [split.category_ids.get(label, 0) for label in labels.tolist()],
+    )
+    return np.stack(columns, axis=1)[known]

@@ -1,4 +1,4 @@
-"""mAP: pycocotools' COCOeval on boxes in pixels of the stored images."""
+"""mAP: COCOeval on boxes in pixels of the stored images."""
 
 import math
 from collections.abc import Sequence
@@ -6,13 +6,11 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from torch import nn
 
-from autoprune.data.annotations import silence
 from autoprune.data.coco import Split
-from autoprune.data.detections import Detection, detect
+from autoprune.data.detections import detect
+from autoprune.data.evaluators import Detections, run_cocoeval
 from autoprune.data.standard_error import bootstrap_maps, standard_error
 from autoprune.errors import DataError
 
@@ -133,7 +131,7 @@ def _has_boxes(split: Split, number: int) -> bool:
 
 
 def score_detections(
-    split: Split, chosen: Sequence[int], detections: Sequence[Detection], error: bool = False
+    split: Split, chosen: Sequence[int], detections: Detections, error: bool = False
 ) -> Metrics:
     """Runs COCOeval.
 
@@ -151,53 +149,23 @@ def score_detections(
         raise DataError(
             f"{split.name} has no boxes in the {len(image_ids)} images that were chosen; take others"
         )
-    with silence():
-        result = COCOeval(split.coco, _as_coco(split, detections), "bbox")
-        result.params.imgIds = image_ids
-        result.evaluate()
-        result.accumulate()
-        result.summarize()
+    result = run_cocoeval(split.truth, detections, image_ids, split.evaluator, matches=error)
     numbers = [float(value) if value >= 0 else math.nan for value in result.stats]
     if math.isnan(numbers[0]):
         raise DataError(
             f"{split.name}: COCOeval takes none of the boxes in the {len(image_ids)} images into account, so "
             "mAP is not defined; check the areas and iscrowd of its annotations"
         )
-    # of all areas and with the most detections: [IoU, recall, category]
-    precision = result.eval["precision"][:, :, :, 0, -1]
     per_class: dict[str, float] = {}
-    for index, number in enumerate(result.params.catIds):
-        values = precision[:, :, index]
+    for index, number in enumerate(result.category_ids):
+        values = result.precision[:, :, index]
         if (values > -1).any():
             name = split.coco.cats[number]["name"]
             key = f"{name} ({number})" if name in per_class else name
             per_class[key] = float(values[values > -1].mean())
     named: dict[str, Any] = dict(zip(NUMBERS, numbers, strict=True))
-    maps = bootstrap_maps(result) if error else []
+    maps = [] if result.matches is None else bootstrap_maps(result.matches)
     spread = standard_error(maps) if error else None
     return Metrics(
         **named, per_class=per_class, images=len(image_ids), map_error=spread, bootstrap=tuple(maps)
     )
-
-
-def _as_coco(split: Split, detections: Sequence[Detection]) -> COCO:
-    """Detections as pycocotools indexes them; its `loadRes` refuses an empty list."""
-    coco = COCO()
-    coco.dataset = {
-        "images": split.coco.dataset["images"],
-        "categories": split.coco.dataset["categories"],
-        "annotations": [
-            {
-                "id": number,
-                "image_id": detection.image_id,
-                "bbox": detection.box,
-                "area": detection.box[2] * detection.box[3],
-                "iscrowd": 0,
-                "score": detection.score,
-                "category_id": detection.category_id,
-            }
-            for number, detection in enumerate(detections, 1)
-        ],
-    }
-    coco.createIndex()
-    return coco

@@ -11,8 +11,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.data.detections import Detection, detect
+from autoprune.data.detections import detect
 from autoprune.data.evaluate import score_detections
+from autoprune.data.evaluators import BOX, CATEGORY, IMAGE, SCORE, Detections
 from autoprune.data.labels import SHOWN, as_option, describe
 from autoprune.errors import ConfigError, ModelError
 from autoprune.progress import say
@@ -70,7 +71,7 @@ def check_labels(
     everything = copy.copy(split)
     everything.category_ids = {label: label for label in range(classes + 1)}
     detections = detect(model, everything, chosen, device, batch_size)
-    if not detections:
+    if not len(detections):
         problem = f"the detector finds nothing on {len(chosen)} images with boxes of {split.name}"
         if must_find:
             raise ModelError(f"{problem}; give the weights of a trained detector, or its --model-arguments")
@@ -147,14 +148,11 @@ def _changed(own: CategoryIds, other: CategoryIds, split: Split) -> list[tuple[i
 
 
 def _per_class(
-    category_ids: CategoryIds, split: Split, chosen: Sequence[int], detections: Sequence[Detection]
+    category_ids: CategoryIds, split: Split, chosen: Sequence[int], detections: Detections
 ) -> dict[str, float]:
     """Average precision of each class with boxes, where detections have labels for category ids."""
-    mapped = [
-        each._replace(category_id=category_ids[each.category_id])
-        for each in detections
-        if each.category_id in category_ids
-    ]
+    mapped = detections[np.isin(detections[:, CATEGORY], list(category_ids))]
+    mapped[:, CATEGORY] = [category_ids[label] for label in mapped[:, CATEGORY].astype(int).tolist()]
     return score_detections(split, chosen, mapped).per_class
 
 
@@ -176,24 +174,20 @@ def _overlapping(own: CategoryIds, votes: Votes) -> CategoryIds:
     return mapping if max(moved, default=0) >= LEAST_BOXES else own
 
 
-def _votes(split: Split, chosen: Sequence[int], detections: Sequence[Detection]) -> Votes:
+def _votes(split: Split, chosen: Sequence[int], detections: Detections) -> Votes:
     """How many boxes of each category each label finds: that of the best score of those that overlap."""
     votes: Votes = Counter()
-    of_image: dict[int, list[Detection]] = {}
-    for each in detections:
-        of_image.setdefault(each.image_id, []).append(each)
     for index in chosen:
         number = split.image_ids[index]
         things = [each for each in split.coco.imgToAnns.get(number, ()) if not each["iscrowd"]]
-        detected = sorted(of_image.get(number, []), key=lambda each: -each.score)
-        if not detected:
+        detected = detections[detections[:, IMAGE] == number]
+        if not len(detected):
             continue
-        overlaps = _iou(
-            np.array([each["bbox"] for each in things]), np.array([each.box for each in detected])
-        )
+        detected = detected[np.argsort(-detected[:, SCORE], kind="stable")]
+        overlaps = _iou(np.array([each["bbox"] for each in things]), detected[:, BOX])
         for thing, row in zip(things, overlaps, strict=True):
             if (row >= IOU).any():  # the detection with the best score of those that overlap
-                votes[detected[int(np.argmax(row >= IOU))].category_id, thing["category_id"]] += 1
+                votes[int(detected[np.argmax(row >= IOU), CATEGORY]), thing["category_id"]] += 1
     return votes
 
 

@@ -57,10 +57,14 @@ def save_samples(
         for sample in samples:
             sample["found"][name] = []
         own = (splits or {}).get(name, split)
-        for image_id, box, score, category_id in detect(model, own, chosen, device, batch_size=1):
+        for image_id, *box, score, category_id in detect(model, own, chosen, device, batch_size=1).tolist():
             if score >= MIN_SCORE:
-                shown = {"box": _corners(box), "label": _label(split, category_id), "score": round(score, 4)}
-                by_image[image_id]["found"][name].append(shown)
+                shown = {
+                    "box": _corners(box),
+                    "label": _label(split, int(category_id)),
+                    "score": round(score, 4),
+                }
+                by_image[int(image_id)]["found"][name].append(shown)
         for sample in samples:
             sample["found"][name].sort(key=lambda shown: -shown["score"])
             del sample["found"][name][MAX_BOXES:]

@@ -5,12 +5,13 @@ boxes do not depend on other images, so COCOeval's are reused; only the precisio
 every image counted as often as it was drawn.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.cocoeval import COCOeval
+
+from autoprune.data.evaluators import Matches
 
 RESAMPLES = 100
 
@@ -36,42 +37,41 @@ def paired_error(first: Sequence[float], second: Sequence[float]) -> float:
     return standard_error((np.asarray(first) - np.asarray(second)).tolist())
 
 
-def bootstrap_maps(result: COCOeval, resamples: int = RESAMPLES, seed: int = 0) -> list[float]:
+def bootstrap_maps(matches: Matches, resamples: int = RESAMPLES, seed: int = 0) -> list[float]:
     """The mAP on each of several resamples of the images, the same for all detectors; empty for one image.
 
     Args:
-        result: COCOeval after `evaluate`.
+        matches: of the detections.
         resamples: number of bootstrap samples.
         seed: of the samples.
     """
-    images = len(result.params.imgIds)
+    images = matches.images
     if images == 1:
         return []
     drawn = np.random.default_rng(seed).multinomial(images, np.full(images, 1 / images), size=resamples)
-    maps: list[float] = resampled_map(result, drawn).tolist()
+    maps: list[float] = resampled_map(matches, drawn).tolist()
     return maps
 
 
-def resampled_map(result: COCOeval, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+def resampled_map(matches: Matches, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mAP [resamples] with each image counted ``counts`` times; NaN where no boxes are drawn.
 
     Args:
-        result: COCOeval after `evaluate`, its images in the order of ``params.imgIds``.
+        matches: of the detections.
         counts: how often each image was drawn, [resamples, images].
     """
-    recalls = np.asarray(result.params.recThrs)
     total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-    for index in range(len(result.params.catIds)):
-        matches = _Matches.of(result, index)
-        boxes = counts @ matches.boxes
+    for records in matches.by_class:
+        of_class = _ClassMatches(records, matches.images)
+        boxes = counts @ of_class.boxes
         for row in np.flatnonzero(boxes):
-            total[row] += matches.average_precision(counts[row], boxes[row], recalls)
+            total[row] += of_class.average_precision(counts[row], boxes[row], matches.recalls)
             classes[row] += 1
     undefined = np.full(len(counts), np.nan)
     return np.asarray(np.divide(total, classes, out=undefined, where=classes > 0))
 
 
-class _Matches:
+class _ClassMatches:
     """The detections of one class, best score first.
 
     Attributes:
@@ -81,34 +81,24 @@ class _Matches:
         false_positive: whether it matches none, at each IoU [T, D]; one that matches a crowd is neither.
     """
 
-    def __init__(
-        self, boxes: NDArray[np.int64], parts: Sequence[tuple[int, dict[str, Any]]], most: int
-    ) -> None:
+    def __init__(self, records: Sequence[tuple[int, Mapping[str, Any]]], images: int) -> None:
         """Sorts the images' matches by score, as COCOeval does."""
-        self.boxes = boxes
-        scores = np.concatenate([part["dtScores"][:most] for _, part in parts] or [np.zeros(0)])
+        self.boxes = np.zeros(images, dtype=np.int64)
+        for index, record in records:
+            self.boxes[index] = int(np.sum(np.asarray(record["gtIgnore"]) == 0))
+        scores = np.concatenate([record["dtScores"] for _, record in records] or [np.zeros(0)])
         order = np.argsort(-scores, kind="mergesort")
-        images = [np.full(len(part["dtScores"][:most]), index) for index, part in parts]
-        self.image = np.concatenate([*images, np.zeros(0, np.int64)]).astype(np.int64)[order]
+        images_of = [np.full(len(record["dtScores"]), index) for index, record in records]
+        self.image = np.concatenate([*images_of, np.zeros(0, np.int64)]).astype(np.int64)[order]
         if not len(order):
             self.true_positive = self.false_positive = np.zeros((1, 0), bool)
             return
-        matched = np.concatenate([part["dtMatches"][:, :most] for _, part in parts], axis=1)[:, order] != 0
-        ignored = np.concatenate([part["dtIgnore"][:, :most] for _, part in parts], axis=1)[:, order] != 0
+        full = [record for _, record in records if len(record["dtScores"])]
+        matched, ignored = (
+            np.concatenate([np.asarray(record[name]) for record in full], axis=1)[:, order] != 0
+            for name in ("dtMatches", "dtIgnore")
+        )
         self.true_positive, self.false_positive = matched & ~ignored, ~matched & ~ignored
-
-    @staticmethod
-    def of(result: COCOeval, index: int) -> "_Matches":
-        """Those of the class at ``index``, over all box sizes, with the largest number of detections."""
-        images, areas = len(result.params.imgIds), len(result.params.areaRng)
-        first = index * areas * images
-        parts = [
-            (i, part) for i, part in enumerate(result.evalImgs[first : first + images]) if part is not None
-        ]
-        boxes = np.zeros(images, dtype=np.int64)
-        for i, part in parts:
-            boxes[i] = int(np.sum(np.asarray(part["gtIgnore"]) == 0))
-        return _Matches(boxes, parts, result.params.maxDets[-1])
 
     def average_precision(self, counts: NDArray[np.int64], boxes: int, recalls: NDArray[np.float64]) -> float:
         """COCO's average precision: mean over IoUs of the best precision at or above each of 101 recalls."""

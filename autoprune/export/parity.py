@@ -123,11 +123,9 @@ def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: i
     if isinstance(images, Split):
         split, chosen = images, range(count)
         of_detector, of_file = (
-            [
-                detection
-                for index, pair in zip(chosen, pairs, strict=True)
-                for detection in detections_of(split, index, pair[side])
-            ]
+            np.concatenate(
+                [detections_of(split, index, pair[side]) for index, pair in zip(chosen, pairs, strict=True)]
+            )
             for side in (0, 1)
         )
         maps = score_detections(split, chosen, of_detector).map, score_detections(split, chosen, of_file).map

@@ -26,6 +26,7 @@ ADDED: dict[str, Any] = {
     "curves": False,
     "distill_head": False,
     "empty_blocks": False,
+    "evaluator": "hotcoco",
     "input_sizes": (1.0,),
     "labels": None,
     "val_fraction": None,

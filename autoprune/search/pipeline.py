@@ -48,7 +48,8 @@ __all__ = ["SearchResult", "search"]
 
 ROOM = 0.75  # a space whose smallest policy uses this fraction of a budget leaves a choice within it
 SHOWN = 5  # classes that are named in a line
-VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools")
+MACHINE = ("device", "threads", "image_cache_gib", "strict", "evaluator")  # of this call, not of the run
+VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools", "hotcoco")
 
 
 @naming_paths()
@@ -97,7 +98,7 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
         for pixels, model in latency.items():
             say_prediction_error(model, result, pixels if len(latency) > 1 else None)
     if config.check_proxies:
-        machine = {name: getattr(config, name) for name in ("device", "threads", "image_cache_gib", "strict")}
+        machine = {name: getattr(config, name) for name in MACHINE}
         check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
     return result
 

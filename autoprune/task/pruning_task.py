@@ -226,5 +226,12 @@ def _at_size(task: PruningTask, size: SmallerSize) -> PruningTask:
 
 def _open(config: Config, split: str, labels: Mapping[int, str] | None = None) -> Split:
     return open_data(
-        config.data, split, None, config.image_cache_gib, config.strict, config.val_fraction, labels
+        config.data,
+        split,
+        None,
+        config.image_cache_gib,
+        config.strict,
+        config.val_fraction,
+        labels,
+        config.evaluator,
     )

@@ -1,5 +1,4 @@
 import contextlib
-import copy
 import io
 
 import numpy as np
@@ -7,6 +6,7 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from autoprune.data.evaluators import GroundTruth, run_cocoeval
 from autoprune.data.standard_error import bootstrap_maps, paired_error, resampled_map, standard_error
 
 
@@ -36,12 +36,22 @@ def coco_of(rows, images, scored):
         for number, (image, kind, box, last) in enumerate(rows, 1)
     ]  # fmt: skip
     coco.dataset = {
-        "images": [{"id": image} for image in images],
+        "images": [{"id": image, "width": 120, "height": 120} for image in images],
         "categories": [{"id": kind, "name": str(kind)} for kind in (1, 2, 3)],
         "annotations": annotations,
     }
     coco.createIndex()
     return coco
+
+
+def rows_of(detections):
+    rows = [(image, *box, score, kind) for image, kind, box, score in detections]
+    return np.array(rows, float).reshape(-1, 7)
+
+
+def matches_of(truths, detections, images, evaluator="hotcoco"):
+    truth = GroundTruth(coco_of(truths, images, False))
+    return run_cocoeval(truth, rows_of(detections), images, evaluator, matches=True).matches
 
 
 def evaluated(truths, detections, images):
@@ -68,9 +78,10 @@ def pycocotools_map(truths, detections, counts):
 
 
 @pytest.mark.parametrize("seed", range(3))
-def test_resampled_maps_are_those_of_data_sets_with_repeated_images(seed):
+@pytest.mark.parametrize("evaluator", ["hotcoco", "pycocotools"])
+def test_resampled_maps_are_those_of_data_sets_with_repeated_images(evaluator, seed):
     truths, detections = data_set(seed=seed)
-    result = evaluated(truths, detections, list(range(1, 10)))
+    result = matches_of(truths, detections, list(range(1, 10)), evaluator)
     random = np.random.default_rng(seed)
     counts = np.array([np.ones(9, int), *random.multinomial(9, np.full(9, 1 / 9), size=6)])
     expected = [pycocotools_map(truths, detections, row) for row in counts]
@@ -81,21 +92,19 @@ def test_the_error_is_the_deviation_of_the_resamples_and_falls_with_the_number_o
     errors = []
     for images in (8, 128):
         truths, detections = data_set(images, seed=1)
-        result = evaluated(truths, detections, list(range(1, images + 1)))
-        before = copy.deepcopy(result.params.imgIds)
+        result = matches_of(truths, detections, list(range(1, images + 1)))
         errors.append(standard_error(bootstrap_maps(result, resamples=60)))
-        assert result.params.imgIds == before
         assert standard_error(bootstrap_maps(result, resamples=60)) == errors[-1]
     assert 0.01 < errors[1] < 0.6 * errors[0]
 
 
 def test_no_boxes_in_a_resample_give_no_number_and_one_image_no_error():
     truths, detections = [(1, 1, [0, 0, 10, 10], False)], [(1, 1, [0, 0, 10, 10], 0.5)]
-    result = evaluated(truths, detections, [1, 2])
+    result = matches_of(truths, detections, [1, 2])
     values = resampled_map(result, np.array([[2, 0], [0, 2], [1, 1]]))
     assert values == pytest.approx([1, np.nan, 1], nan_ok=True)
     assert standard_error(bootstrap_maps(result)) == pytest.approx(0)
-    assert standard_error(bootstrap_maps(evaluated(truths, detections, [1]))) == 0
+    assert standard_error(bootstrap_maps(matches_of(truths, detections, [1]))) == 0
 
 
 def test_the_paired_error_is_that_of_the_difference_on_the_same_images():
@@ -104,7 +113,7 @@ def test_the_paired_error_is_that_of_the_difference_on_the_same_images():
     others = [(image, kind, box, 1 - score) for image, kind, box, score in detections]
     images = list(range(1, 13))
     first, second = (
-        bootstrap_maps(evaluated(truths, rows, images), resamples=8) for rows in (detections, others)
+        bootstrap_maps(matches_of(truths, rows, images), resamples=8) for rows in (detections, others)
     )
     drawn = np.random.default_rng(0).multinomial(12, np.full(12, 1 / 12), size=8)
     differences = [
