@@ -1,5 +1,6 @@
 """Finds the groups that can keep no channels at all: another path carries the signal, and the code runs."""
 
+import traceback
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -8,13 +9,13 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.surgery import prune
 from autoprune.graph.trace import Trace, replay
 from autoprune.graph.verify import find_culprits
+from autoprune.graph.workbench import Workbench
 
 
 def with_emptiable(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
+    bench: Workbench, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
 ) -> ChannelGraph:
     """The graph with `can_empty` and `empty_reason` of each group.
 
@@ -29,23 +30,40 @@ def with_emptiable(
     while untried:
         together = largest_set(graph, untried)
 
+        failed_in: list[str] = []  # names of modules, the innermost first
+
         def problem_of(groups: Sequence[ChannelGroup], graph: ChannelGraph = graph) -> str | None:
+            failed_in.clear()
             keep: dict[str, Sequence[int]] = {group.name: () for group in groups}
             try:
-                pruned = prune(model, graph, keep)
+                with bench.pruned(graph, keep) as pruned:
+                    error = replay(pruned, example_inputs, traced)[1]
+                    failed_in.extend(_failed_in(pruned, error))
             except ModelError as refusal:
                 return f"can't be tried: {refusal}"
-            error = replay(pruned, example_inputs, traced)[1]
             if error is None:
                 return None
             lines = str(error).strip().splitlines() or [""]
             return f"is needed by the model's code, which fails without: {type(error).__name__}: {lines[0]}"
 
-        failing = find_culprits(problem_of, [graph.groups[name] for name in together])
+        def likely(groups: Sequence[ChannelGroup]) -> Sequence[ChannelGroup]:
+            inside = ([g for g in groups if any(m.tensor.startswith(f"{name}.") for m in g.members)] for name in failed_in)
+            return next((found for found in inside if found), [])
+
+        failing = find_culprits(problem_of, [graph.groups[name] for name in together], likely)
         reasons |= {group.name: problem for group, problem in failing}
         graph = _marked(graph, reasons)
         untried = [name for name in untried if name not in together]
     return graph
+
+
+def _failed_in(model: nn.Module, error: Exception | None) -> list[str]:
+    """The names of the modules whose code raised the error, the innermost first."""
+    if error is None:
+        return []
+    names = {id(module): name for name, module in model.named_modules()}
+    owners = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
+    return [names[owner] for owner in reversed(owners) if names.get(owner)]
 
 
 def largest_set(graph: ChannelGraph, names: Iterable[str]) -> list[str]:

@@ -54,6 +54,20 @@ class Step(NamedTuple, Generic[OutputT]):
     outputs: list[OutputT]
 
 
+class ShapeCall(NamedTuple):
+    """A call that gives a tensor a shape.
+
+    Attributes:
+        func: the function.
+        read: the labels of the tensor's axes.
+        outputs: for each tensor that it returned, the label and the length of every axis.
+    """
+
+    func: Any
+    read: tuple[Axis, ...]
+    outputs: tuple[tuple[tuple[Axis, int], ...], ...]
+
+
 @dataclass(eq=False)
 class TraceConstraints:
     """Everything that the op rules have stated about the atoms.
@@ -73,6 +87,7 @@ class TraceConstraints:
         steps: every op, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
+        shape_calls: the calls that gave a tensor of channels a shape, in order of execution.
         read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
 
@@ -91,6 +106,7 @@ class TraceConstraints:
     steps: list[Step[tuple[Axis, ...]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     follows: set[int] = field(default_factory=set)
+    shape_calls: list[ShapeCall] = field(default_factory=list)
     read_at: int | None = None
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from autoprune.graph.labels import Axis, TraceConstraints
+from autoprune.graph.labels import Axis, ShapeCall, TraceConstraints
+from autoprune.graph.shape_calls import is_shaping
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _NUMEL = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
@@ -41,6 +42,11 @@ class ShapeReads(TorchFunctionMode):
             _guess(self._constraints, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
         elif func in _NUMEL or func is torch.Tensor.__len__:
             _guess(self._constraints, self._constraints.axes(args[0])[: None if func in _NUMEL else 1])
+        elif is_shaping(func):
+            results = out if isinstance(out, (tuple, list)) else (out,)
+            outputs = tuple(tuple(zip(self._constraints.axes(x), _SHAPE(x), strict=True)) for x in results)
+            call = ShapeCall(func, self._constraints.axes(args[0]), outputs)
+            self._constraints.shape_calls.append(call)
         return out
 
 

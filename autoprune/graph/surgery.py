@@ -32,19 +32,29 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
             emptied, alone or together.
         ModelError: the model can't be copied.
     """
+    # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
+    memo, emptied = sliced_tensors(model, graph, keep)
+    pruned = copied(model, memo)
+    adapt(model, pruned, graph, emptied)
+    return pruned
+
+
+def sliced_tensors(
+    model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> tuple[dict[int, torch.Tensor], list[str]]:
+    """What each tensor that shrinks becomes, by its id, and the groups that are emptied; as for `prune`."""
     kept, emptied = _checked(graph, keep)
     rows = _rows(graph, {**kept, **emptied})
-    # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
-    memo: dict[int, Any] = {}
-    for name, tensor in _tensors(model, graph):
-        if name in rows:
-            memo[id(tensor)] = _sliced(tensor, rows[name])
-    pruned = _copied(model, memo)
+    tensors = _tensors(model, graph)
+    return {id(tensor): _sliced(tensor, rows[name]) for name, tensor in tensors if name in rows}, list(emptied)
+
+
+def adapt(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, emptied: Sequence[str]) -> None:
+    """Makes the modules of a copy of ``model`` fit its sliced tensors, in place."""
     for before, after in zip(model.modules(), pruned.modules(), strict=True):
         _fix_sizes(before, after)
     if emptied:
         without_empty(pruned, graph.norms, _norm_tensors(graph, emptied))
-    return pruned
 
 
 def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -53,7 +63,7 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     Arguments and errors are those of `prune`; the two results compute the same.
     """
     rows = _rows(graph, _checked(graph, keep)[0])
-    masked = _copied(model, {})
+    masked = copied(model, {})
     with torch.no_grad():
         for name, tensor in _tensors(masked, graph):
             for axis, kept in rows.get(name, {}).items():
@@ -63,8 +73,12 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     return masked
 
 
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; of stored activations, which deepcopy refuses, only the values."""
+def copied(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
+    """A deep copy in which ``tensors`` stand for those of these ids.
+
+    Of stored activations, which deepcopy refuses, it has only the values.
+    """
+    memo: dict[int, Any] = dict(tensors)
     try:
         return copy.deepcopy(model, dict(memo))
     except Exception:

@@ -2,7 +2,7 @@
 
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -177,6 +177,7 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
     constraints, unseen = result.constraints, _unseen(result)
     costs, activations = list(constraints.costs), list(constraints.activations)
     produced, steps, ops = len(constraints.produced), len(constraints.steps), len(result.signal.ops)
+    calls = len(constraints.shape_calls)
     unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
@@ -189,7 +190,7 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
         for axis in [axis for step in constraints.steps for axes in step.outputs for axis in axes]:
             if axis is not None and len(axis) in reasons:
                 constraints.freeze(axis, reasons[len(axis)])
-        del constraints.steps[steps:], result.signal.ops[ops:]
+        del constraints.steps[steps:], constraints.shape_calls[calls:], result.signal.ops[ops:]
     constraints.costs, constraints.activations = costs, activations
     for axis in constraints.produced[produced:]:
         if id(axis) in unseen_axes:
@@ -197,9 +198,16 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
 
 
 def replay(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    traced: Trace,
+    mended: AbstractContextManager[Any] | None = None,
 ) -> tuple[list[Step[Shape]], Exception | None]:
-    """Runs a pruned model as `trace` ran the dense one; returns its ops, up to the error if there was one."""
+    """Runs a pruned model as `trace` ran the dense one, inside ``mended`` if that is given.
+
+    Returns:
+        Its ops, up to the error if there was one.
+    """
     steps: list[Step[Shape]] = []
 
     def record(func: Any, entry: OpEntry, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
@@ -208,7 +216,7 @@ def replay(
 
     with eval_then_restore(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
-            with OpDispatch(record):
+            with mended or nullcontext(), OpDispatch(record):
                 with thresholds_lowered(model) if traced.lowered else nullcontext():
                     model(*example_inputs)
                 if traced.training:

@@ -16,31 +16,66 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
-from autoprune.graph.labels import Atoms, Step
+from autoprune.graph.labels import Atoms, Axis, Step
+from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit
 from autoprune.graph.solve import connected, solve
-from autoprune.graph.surgery import mask, prune
+from autoprune.graph.surgery import mask
 from autoprune.graph.trace import Shape, Trace, replay, retrace
+from autoprune.graph.workbench import Workbench
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
+_FIXED = "a fixed length in the model's code"
+_STAYS = "a length in the model's code that does not follow it, at"
 _TOGETHER = "can't shrink together with other groups in the model's code"
 
 
-def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> ChannelGraph:
-    """The graph of ``traced``, in which the groups that the model's code needs whole are frozen."""
+def verified(
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, bench: Workbench | None = None
+) -> ChannelGraph:
+    """The graph of ``traced``, in which the groups that the model's code needs whole are frozen.
+
+    ``bench`` is of the model.
+    """
+    workbench = bench or Workbench(model)
     graph = solve(traced)
     if traced.may_branch:
         graph = _with_other_branches(model, example_inputs, traced, graph)
     groups = suspects(traced, graph)
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
-        return _problem(model, example_inputs, traced, graph, subset)
+        return _problem(model, workbench, example_inputs, traced, graph, subset)
 
-    while groups and (named := find_culprits(problem_of, groups)):
-        for group, problem in named:
-            traced.constraints.freeze(atoms_of(traced, group), problem)
+    while groups:
+        misfits: list[Misfit] = []
+        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits)
+        named = _blamed(traced, groups, misfits)
+        if not named and problem is not None:
+            named = find_culprits(problem_of, groups)
+        if not named:
+            break
+        for group, text in named:
+            traced.constraints.freeze(atoms_of(traced, group), text)
         graph = solve(traced)
         groups = [group for group in groups if group.name in graph.prunable]
     return graph
+
+
+def _blamed(
+    traced: Trace, groups: Sequence[ChannelGroup], misfits: Sequence[Misfit]
+) -> list[tuple[ChannelGroup, str]]:
+    """The groups whose lengths the code does not follow, each with the first such call."""
+    unit = traced.unit
+    assert unit is not None
+    group_of = {int(root): group for group in groups for root in unit[atoms_of(traced, group, axes=1)]}
+    blamed: dict[str, tuple[ChannelGroup, str]] = {}
+    for misfit in misfits:
+        reason = f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
+        for axis in misfit.changed:
+            for root in np.unique(unit[axis]) if axis is not None else ():
+                if int(root) in group_of:
+                    group = group_of[int(root)]
+                    blamed.setdefault(group.name, (group, reason))
+    return list(blamed.values())
 
 
 def _with_other_branches(
@@ -65,32 +100,57 @@ def _with_other_branches(
 
 
 def find_culprits(
-    problem_of: Callable[[Sequence[ChannelGroup]], str | None], groups: Sequence[ChannelGroup]
+    problem_of: Callable[[Sequence[ChannelGroup]], str | None],
+    groups: Sequence[ChannelGroup],
+    likely: Callable[[Sequence[ChannelGroup]], Sequence[ChannelGroup]] = lambda _: (),
 ) -> list[tuple[ChannelGroup, str]]:
-    """Bisects ``groups`` to those that cause a problem, each with its own one."""
+    """Bisects ``groups`` to those that cause a problem, each with its own one.
+
+    Args:
+        problem_of: tries groups.
+        groups: to search among.
+        likely: those that the problem just found points to, which are tried first.
+    """
     problem = problem_of(groups)
     if problem is None:
         return []
     if len(groups) == 1:
         return [(groups[0], problem)]
+    first = likely(groups)
+    if 0 < len(first) < len(groups) and (named := find_culprits(problem_of, first, likely)):
+        found = {id(group) for group, _ in named}
+        rest = [group for group in groups if id(group) not in found]
+        return [*named, *(find_culprits(problem_of, rest, likely) if rest else [])]
     half = len(groups) // 2
-    named = [*find_culprits(problem_of, groups[:half]), *find_culprits(problem_of, groups[half:])]
+    named = [
+        *find_culprits(problem_of, groups[:half], likely),
+        *find_culprits(problem_of, groups[half:], likely),
+    ]
     return named or [(group, _TOGETHER) for group in groups]
 
 
 def _problem(
     model: nn.Module,
+    bench: Workbench,
     example_inputs: Sequence[Any],
     traced: Trace,
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
+    misfits: list[Misfit] | None = None,
 ) -> str | None:
-    """Why the model fails or deviates once each of ``groups`` has lost its last unit."""
+    """Why the model fails or deviates once each of ``groups`` has lost its last unit.
+
+    With ``misfits``, calls that have fixed lengths go into it and are mended.
+    """
     keep = {group.name: group.units[:-1].ravel().tolist() for group in groups}
-    steps, error = replay(prune(model, graph, keep), example_inputs, traced)
+    mended = MendedShapes(traced.constraints.shape_calls, _Lengths(traced, groups)) if misfits is not None else None
+    with bench.pruned(graph, keep) as pruned:
+        steps, error = replay(pruned, example_inputs, traced, mended)
+    if misfits is not None and mended is not None:
+        misfits += mended.misfits
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
-        return f"has a fixed length in the model's code: {type(error).__name__}: {lines[0]}"
+        return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
     problem, common = _deviation(traced, groups, steps)
     if problem is None and common is None:
         return None
@@ -123,30 +183,38 @@ def _deviation(
     Returns:
         The first deviation, and the number of ops before the two runs diverged, None if they never did.
     """
-    constraints = traced.constraints
-    channel = connected(constraints.size, [*constraints.same, *constraints.joined])
-    removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
-    for group in groups:
-        removed[channel[atoms_of(traced, group, group.units[-1])]] = True
-    for leaf in traced.leaves:
-        for axis in leaf.axes:
-            if axis is not None:
-                of_leaf[channel[axis]] = True
-    removed, of_leaf = removed[channel], of_leaf[channel]
+    constraints, length = traced.constraints, _Lengths(traced, groups)
     common = _common_steps(constraints.steps, steps)
     for before, after in zip(constraints.steps[:common], steps[:common], strict=True):
         for old, new in zip(before.numbers, after.numbers, strict=False):
             if not np.isclose(old, new, rtol=1e-5, atol=0, equal_nan=True):
                 return f"sets a number in the model's code: {old:.6g} becomes {new:.6g} in {before.op}", None
         for axes, shape in zip(before.outputs, after.outputs, strict=True):
-            for axis, length in zip(axes, shape, strict=False):
-                if (
-                    axis is not None
-                    and length != len(axis) - np.count_nonzero(removed[axis])
-                    and of_leaf[axis].any()
-                ):
-                    return f"has a length in the model's code that does not follow it, at {before.op}", None
+            for axis, n in zip(axes, shape, strict=False):
+                if axis is not None and length(axis, len(axis)) not in (n, FREE):
+                    return f"has {_STAYS} {before.op}", None
     return None, None if common == len(steps) == len(constraints.steps) else common
+
+
+class _Lengths:
+    """Predicts lengths in a model without the last unit of each of ``groups``: from the label, and the dense one."""
+
+    def __init__(self, traced: Trace, groups: Sequence[ChannelGroup]) -> None:
+        constraints = traced.constraints
+        channel = connected(constraints.size, [*constraints.same, *constraints.joined])
+        removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
+        for group in groups:
+            removed[channel[atoms_of(traced, group, group.units[-1])]] = True
+        for leaf in traced.leaves:
+            for axis in leaf.axes:
+                if axis is not None:
+                    of_leaf[channel[axis]] = True
+        self._removed, self._of_leaf = removed[channel], of_leaf[channel]
+
+    def __call__(self, axis: Axis, n: int) -> int:
+        if axis is None:
+            return n
+        return n - np.count_nonzero(self._removed[axis]) if self._of_leaf[axis].any() else FREE
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:

@@ -1,0 +1,137 @@
+"""Follows the calls that give tensors a shape, in the dense model and in pruned ones.
+
+A literal in the model's code, `view(n, 8, 32)`, is an error in a pruned copy, or gives another shape than the
+labels predict. The call is noted and gets the predicted shape, so that the run goes on to the next one: a single
+run finds them all.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+
+from autoprune.graph.labels import Axis, ShapeCall
+
+FREE = -1
+"""In place of a predicted length: nothing is known of it."""
+_T = torch.Tensor
+_SHAPING = {_T.view, _T.reshape, torch.reshape, _T.unflatten, torch.unflatten, _T.expand}
+_SPLITTING = {_T.split, torch.split, _T.split_with_sizes, torch.split_with_sizes}
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """A call that does not follow the labels in a pruned model.
+
+    Attributes:
+        number: which call.
+        call: the same call of the dense model.
+        text: torch's own error; `None` where the call returned another shape.
+        changed: the axes of its results whose lengths do not follow.
+        modules: the modules whose code made the call, the innermost first.
+    """
+
+    number: int
+    call: ShapeCall
+    text: str | None
+    changed: tuple[Axis, ...]
+    modules: tuple[nn.Module, ...] = field(repr=False)
+
+
+def is_shaping(func: Any) -> bool:
+    """Whether calls of the function are followed."""
+    return func in _SHAPING or func in _SPLITTING
+
+
+class MendedShapes(TorchFunctionMode):
+    """Gives the calls in a pruned model the shapes that the labels predict.
+
+    Args:
+        calls: those of the dense model.
+        length: predicts the length of an axis from its label and its dense length, or says `FREE`.
+
+    Attributes:
+        misfits: the calls that needed it.
+    """
+
+    def __init__(self, calls: Sequence[ShapeCall], length: Callable[[Axis, int], int]) -> None:
+        super().__init__()
+        self.misfits: list[Misfit] = []
+        self._calls, self._length, self._count = calls, length, 0
+
+    def __torch_function__(  # noqa: D105
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if not is_shaping(func):
+            return func(*args, **kwargs)
+        number, self._count = self._count, self._count + 1
+        call = self._calls[number] if number < len(self._calls) else None
+        try:
+            out, error = func(*args, **kwargs), None
+        except RuntimeError as failure:
+            if call is None or call.func is not func:
+                raise
+            out, error = None, failure
+        if call is None or call.func is not func:
+            return out
+        wanted = [tuple(self._length(axis, n) for axis, n in axes) for axes in call.outputs]
+        if error is None and _fits(call, out, wanted):
+            return out
+        mended = _mended(func, args, kwargs, wanted)
+        if mended is None:
+            if error is not None:
+                raise error
+            return out
+        text = f"{type(error).__name__}: {str(error).splitlines()[0]}" if error is not None else None
+        changed = tuple(
+            axis for axes, shape in zip(call.outputs, wanted, strict=True)
+            for (axis, n), length in zip(axes, shape, strict=True) if length not in (n, FREE)
+        )  # fmt: skip
+        self.misfits.append(Misfit(number, call, text, changed, _modules_on_stack()))
+        return mended
+
+
+def _fits(call: ShapeCall, out: Any, wanted: Sequence[tuple[int, ...]]) -> bool:
+    """Whether the axes of channels have the lengths that the labels predict; others may depend on values."""
+    got = [tuple(x.shape) for x in (out if isinstance(out, (tuple, list)) else [out])]
+    if [len(shape) for shape in got] != [len(shape) for shape in wanted]:
+        return False
+    return all(
+        axis is None or n == length or length == FREE
+        for axes, shape, lengths in zip(call.outputs, got, wanted, strict=True)
+        for (axis, _), n, length in zip(axes, shape, lengths, strict=True)
+    )
+
+
+def _mended(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[tuple[int, ...]]) -> Any:
+    """The result of the call in the wanted shape, by the same op; `None` if that can't be."""
+    x = args[0]
+    try:
+        if func in _SPLITTING:
+            sizes = args[1] if len(args) > 1 else next(v for k, v in kwargs.items() if k != "dim")
+            dim = kwargs.get("dim", args[2] if len(args) > 2 else 0)
+            lengths = [shape[dim] for shape in wanted]
+            return torch.split(x, lengths[0] if isinstance(sizes, int) else lengths, dim)
+        shape = wanted[0]
+        if func is _T.expand:
+            return x.expand(shape)
+        return x.reshape(shape) if func in (_T.reshape, torch.reshape) else x.view(shape)
+    except RuntimeError:
+        return None
+
+
+def _modules_on_stack() -> tuple[nn.Module, ...]:
+    """The modules whose methods are running, the innermost first."""
+    modules: list[nn.Module] = []
+    frame = sys._getframe(2)
+    while frame is not None:
+        owner = frame.f_locals.get("self")
+        if isinstance(owner, nn.Module) and all(owner is not module for module in modules):
+            modules.append(owner)
+        frame = frame.f_back  # type: ignore[assignment]
+    return tuple(modules)
