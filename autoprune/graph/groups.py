@@ -34,6 +34,52 @@ class Member(NamedTuple):
     channels: Index
 
 
+class Length(NamedTuple):
+    """The length of an axis in terms of the channels that groups keep.
+
+    Attributes:
+        dense: the length in the dense model.
+        parts: by group, the channel at each position of the axis, -1 where it is not of the group.
+    """
+
+    dense: int
+    parts: tuple[tuple[str, Index], ...]
+
+    def kept(self, keep: Mapping[str, Sequence[int]]) -> int:
+        """The length once the groups keep these channels; those not named keep all."""
+        parts = ((index, keep[name]) for name, index in self.parts if name in keep)
+        return self.dense - sum(
+            np.count_nonzero((index >= 0) & ~np.isin(index, kept)) for index, kept in parts
+        )
+
+
+class SizeRule(NamedTuple):
+    """An integer attribute of a module that follows the length of an axis.
+
+    Attributes:
+        module, name: which.
+        value: what it is in the dense model.
+        length: of the axis; the attribute is ``value`` times the share of it that remains.
+    """
+
+    module: str
+    name: str
+    value: int
+    length: Length
+
+
+class ScaleRule(NamedTuple):
+    """Rows of weights that make the queries of an attention which divides by the square root of its width.
+
+    Attributes:
+        length: the width; the rows are multiplied by the square root of the share of it that remains.
+        rows: by name of a tensor and axis, the positions.
+    """
+
+    length: Length
+    rows: tuple[tuple[str, int, Index], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """All parameter and buffer axes that lose the same channels together.
@@ -75,6 +121,8 @@ class ChannelGraph:
         shapes: dense shape of every labeled parameter and buffer.
         paths: where the input's signal flows, which decides what can be emptied.
         norms: by layer, the norm that alone reads its output.
+        scales: weights that make up for the scale of attentions.
+        sizes: attributes of modules, other than torch's own layers', that `prune` sets.
     """
 
     groups: dict[str, ChannelGroup]
@@ -83,6 +131,8 @@ class ChannelGraph:
     shapes: dict[str, tuple[int, ...]]
     paths: SignalPaths = field(default_factory=SignalPaths, repr=False)
     norms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    scales: tuple[ScaleRule, ...] = ()
+    sizes: tuple[SizeRule, ...] = ()
 
     @cached_property
     def prunable(self) -> dict[str, ChannelGroup]:

@@ -6,7 +6,8 @@ run finds them all.
 """
 
 import sys
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from autoprune.graph.labels import Axis, ShapeCall
+from autoprune.graph.labels import Axis, CallKey, ShapeCall
 
 FREE = -1
 """In place of a predicted length: nothing is known of it."""
@@ -28,17 +29,17 @@ class Misfit:
     """A call that does not follow the labels in a pruned model.
 
     Attributes:
-        number: which call.
+        key: which call.
         call: the same call of the dense model.
         text: torch's own error; `None` where the call returned another shape.
-        changed: the axes of its results whose lengths do not follow.
+        changed: the axes of its results that should have lost channels, and the lengths that they should have.
         modules: the modules whose code made the call, the innermost first.
     """
 
-    number: int
+    key: CallKey
     call: ShapeCall
     text: str | None
-    changed: tuple[Axis, ...]
+    changed: tuple[tuple[Axis, int], ...]
     modules: tuple[nn.Module, ...] = field(repr=False)
 
 
@@ -47,21 +48,45 @@ def is_shaping(func: Any) -> bool:
     return func in _SHAPING or func in _SPLITTING
 
 
+class CallKeys:
+    """Numbers the calls of each function by each module: what a module computes once and keeps moves no other's.
+
+    Args:
+        names: the names of modules, by id.
+    """
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        self._names = names
+        self._counts: Counter[tuple[str, Any]] = Counter()
+
+    def __call__(self, func: Any) -> CallKey:
+        module = next(_modules_on_stack(), None)
+        place = self._names.get(id(module), ""), func
+        self._counts[place] += 1
+        return (*place, self._counts[place])
+
+
 class MendedShapes(TorchFunctionMode):
     """Gives the calls in a pruned model the shapes that the labels predict.
 
     Args:
         calls: those of the dense model.
+        names: the names of the pruned model's modules, by id.
         length: predicts the length of an axis from its label and its dense length, or says `FREE`.
 
     Attributes:
         misfits: the calls that needed it.
     """
 
-    def __init__(self, calls: Sequence[ShapeCall], length: Callable[[Axis, int], int]) -> None:
+    def __init__(
+        self,
+        calls: Mapping[CallKey, ShapeCall],
+        names: Mapping[int, str],
+        length: Callable[[Axis, int], int],
+    ) -> None:
         super().__init__()
         self.misfits: list[Misfit] = []
-        self._calls, self._length, self._count = calls, length, 0
+        self._calls, self._keys, self._length = calls, CallKeys(names), length
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -69,15 +94,15 @@ class MendedShapes(TorchFunctionMode):
         kwargs = kwargs or {}
         if not is_shaping(func):
             return func(*args, **kwargs)
-        number, self._count = self._count, self._count + 1
-        call = self._calls[number] if number < len(self._calls) else None
+        key = self._keys(func)
+        call = self._calls.get(key)
         try:
             out, error = func(*args, **kwargs), None
         except RuntimeError as failure:
-            if call is None or call.func is not func:
+            if call is None:
                 raise
             out, error = None, failure
-        if call is None or call.func is not func:
+        if call is None:
             return out
         wanted = [tuple(self._length(axis, n) for axis, n in axes) for axes in call.outputs]
         if error is None and _fits(call, out, wanted):
@@ -89,10 +114,10 @@ class MendedShapes(TorchFunctionMode):
             return out
         text = f"{type(error).__name__}: {str(error).splitlines()[0]}" if error is not None else None
         changed = tuple(
-            axis for axes, shape in zip(call.outputs, wanted, strict=True)
+            (axis, length) for axes, shape in zip(call.outputs, wanted, strict=True)
             for (axis, n), length in zip(axes, shape, strict=True) if length not in (n, FREE)
         )  # fmt: skip
-        self.misfits.append(Misfit(number, call, text, changed, _modules_on_stack()))
+        self.misfits.append(Misfit(key, call, text, changed, tuple(_modules_on_stack())))
         return mended
 
 
@@ -108,7 +133,9 @@ def _fits(call: ShapeCall, out: Any, wanted: Sequence[tuple[int, ...]]) -> bool:
     )
 
 
-def _mended(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[tuple[int, ...]]) -> Any:
+def _mended(
+    func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[tuple[int, ...]]
+) -> Any:
     """The result of the call in the wanted shape, by the same op; `None` if that can't be."""
     x = args[0]
     try:
@@ -125,13 +152,13 @@ def _mended(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Se
         return None
 
 
-def _modules_on_stack() -> tuple[nn.Module, ...]:
+def _modules_on_stack() -> Iterator[nn.Module]:
     """The modules whose methods are running, the innermost first."""
-    modules: list[nn.Module] = []
+    seen: set[int] = set()
     frame = sys._getframe(2)
     while frame is not None:
         owner = frame.f_locals.get("self")
-        if isinstance(owner, nn.Module) and all(owner is not module for module in modules):
-            modules.append(owner)
+        if isinstance(owner, nn.Module) and id(owner) not in seen:
+            seen.add(id(owner))
+            yield owner
         frame = frame.f_back  # type: ignore[assignment]
-    return tuple(modules)

@@ -7,7 +7,7 @@ import numpy.typing as npt
 from torch import nn
 
 from autoprune.cost.counts import Constant, CostModel, Terms
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Member, Role
+from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Length, Member, Role, ScaleRule, SizeRule
 from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.layers import in_axis
 from autoprune.graph.solve_paths import signal_paths
@@ -111,6 +111,15 @@ class _Solver:
             shapes={leaf.name: tuple(leaf.tensor.shape) for leaf in self.traced.leaves},
             paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
             norms=self.traced.layers.norms,
+            scales=tuple(
+                ScaleRule(self._length(groups, axis), tuple(map(self._rows, rows)))
+                for axis, rows in self.traced.scales
+            ),
+            sizes=tuple(
+                SizeRule(size.module, size.name, size.value, self._length(groups, size.axis))
+                for size in self.traced.sizes
+                if any(groups[g].prunable for g in np.unique(self.group_of[self.unit[size.axis]]) if g >= 0)
+            ),
         )
 
     def _sort_units(self) -> None:
@@ -307,6 +316,18 @@ class _Solver:
             return no_group
         largest = int(np.bincount(group[group >= 0]).argmax())
         return groups[largest].name, np.where(group == largest, self.number[self.channel[axis]], -1)
+
+    def _rows(self, atoms: Atoms) -> tuple[str, int, Index]:
+        """The tensor, the axis and the positions of atoms of one axis."""
+        slot = int(self.slot_of[atoms[0]])
+        leaf, d = self.slots[slot]
+        return leaf.name, d, atoms - self.begin_of[slot]
+
+    def _length(self, groups: Sequence[ChannelGroup], axis: Atoms) -> Length:
+        """The length of an axis in terms of the groups' channels."""
+        group, number = self.group_of[self.unit[axis]], self.number[self.channel[axis]]
+        parts = [(groups[g].name, np.where(group == g, number, -1)) for g in np.unique(group[group >= 0])]
+        return Length(len(axis), tuple(parts))
 
 
 def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:

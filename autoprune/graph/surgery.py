@@ -33,26 +33,66 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
         ModelError: the model can't be copied.
     """
     # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
-    memo, emptied = sliced_tensors(model, graph, keep)
+    memo, kept = sliced_tensors(_tensors(model), graph, keep)
     pruned = copied(model, memo)
-    adapt(model, pruned, graph, emptied)
+    adapt(zip(model.modules(), pruned.modules(), strict=True), pruned, graph, kept)
     return pruned
 
 
 def sliced_tensors(
-    model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
-) -> tuple[dict[int, torch.Tensor], list[str]]:
-    """What each tensor that shrinks becomes, by its id, and the groups that are emptied; as for `prune`."""
+    tensors: Mapping[str, torch.Tensor], graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> tuple[dict[int, torch.Tensor], dict[str, Index]]:
+    """What each tensor that shrinks becomes, by its id, and the channels kept by group; as for `prune`.
+
+    ``tensors`` are the parameters and buffers of the model by name.
+    """
     kept, emptied = _checked(graph, keep)
-    rows = _rows(graph, {**kept, **emptied})
-    tensors = _tensors(model, graph)
-    return {id(tensor): _sliced(tensor, rows[name]) for name, tensor in tensors if name in rows}, list(emptied)
+    kept |= emptied
+    rows = _rows(graph, kept)
+    _check_shapes(tensors, graph)
+    factors = row_factors(graph, kept)
+    return {
+        id(tensors[name]): _sliced(tensors[name], of_tensor, factors.get(name)) for name, of_tensor in rows.items()
+    }, kept
 
 
-def adapt(model: nn.Module, pruned: nn.Module, graph: ChannelGraph, emptied: Sequence[str]) -> None:
-    """Makes the modules of a copy of ``model`` fit its sliced tensors, in place."""
-    for before, after in zip(model.modules(), pruned.modules(), strict=True):
+def row_factors(graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, torch.Tensor]]:
+    """What `prune` multiplies weights with, so that attentions keep their scale.
+
+    Returns:
+        By tensor, an axis and a factor for each of its dense positions, [length].
+    """
+    factors: dict[str, tuple[int, torch.Tensor]] = {}
+    for length, rows in graph.scales:
+        kept = length.kept(keep)
+        for name, axis, positions in rows if 0 < kept < length.dense else ():
+            if name not in factors:
+                factors[name] = axis, torch.ones(graph.shapes[name][axis], dtype=torch.float64)
+            factors[name][1][positions] = (kept / length.dense) ** 0.5
+    return factors
+
+
+def adapt(
+    modules: Iterable[tuple[nn.Module, nn.Module]],
+    pruned: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Index],
+) -> None:
+    """Makes the modules of a copy of a model fit its sliced tensors, in place.
+
+    Args:
+        modules: of the model and of its copy, in pairs.
+        pruned: the copy.
+        graph: its channel groups.
+        kept: the channels that each group keeps; none where it is emptied.
+    """
+    for before, after in modules:
         _fix_sizes(before, after)
+    for rule in graph.sizes:
+        length = rule.length.kept(kept)
+        if length != rule.length.dense:
+            setattr(pruned.get_submodule(rule.module), rule.name, rule.value * length // rule.length.dense)
+    emptied = [name for name, channels in kept.items() if not len(channels)]
     if emptied:
         without_empty(pruned, graph.norms, _norm_tensors(graph, emptied))
 
@@ -65,8 +105,11 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     rows = _rows(graph, _checked(graph, keep)[0])
     masked = copied(model, {})
     with torch.no_grad():
-        for name, tensor in _tensors(masked, graph):
-            for axis, kept in rows.get(name, {}).items():
+        tensors = _tensors(masked)
+        _check_shapes(tensors, graph)
+        for name, of_tensor in rows.items():
+            tensor = tensors[name]
+            for axis, kept in of_tensor.items():
                 removed = torch.ones(tensor.shape[axis], dtype=torch.bool)
                 removed[kept] = False
                 tensor.index_fill_(axis, removed.nonzero().ravel().to(tensor.device), 0)
@@ -192,10 +235,18 @@ def _norm_tensors(graph: ChannelGraph, names: Iterable[str]) -> set[str]:
     }
 
 
-def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by the names that the graph has for them."""
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their first names."""
     check_kind("the model", model, nn.Module, "a torch.nn.Module", ModelError)
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def _check_shapes(tensors: Mapping[str, torch.Tensor], graph: ChannelGraph) -> None:
+    """Checks that the tensors are those that the graph was made from.
+
+    Raises:
+        PolicyError: one is missing or has another shape.
+    """
     for name, shape in graph.shapes.items():
         if name not in tensors:
             raise PolicyError(f"the channel graph is of another model: this one has no tensor `{name}`")
@@ -204,12 +255,17 @@ def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch
                 f"the channel graph is of another model: `{name}` is {list(tensors[name].shape)} here, "
                 f"not {list(shape)}; analyze this model"
             )
-    return iter(tensors.items())
 
 
-def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """A copy of ``tensor`` with the kept rows of each axis."""
+def _sliced(
+    tensor: torch.Tensor, rows: Mapping[int, torch.Tensor], factors: tuple[int, torch.Tensor] | None
+) -> torch.Tensor:
+    """A copy of ``tensor`` with the kept rows of each axis, each multiplied by its factor on one of them."""
     data = tensor.detach()
+    if factors is not None:
+        axis, factor = factors
+        factor = factor.to(data.device, data.dtype).view(-1, *[1] * (data.dim() - 1 - axis))
+        data = data * factor
     for axis, kept in sorted(rows.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
         data = data.index_select(axis, kept.to(data.device))
     if tensor.dim() in (4, 5) and not tensor.is_contiguous():
@@ -227,6 +283,12 @@ def follows(module: nn.Module) -> bool:
     """Whether `prune` adapts the module's number of groups to its weight."""
     grouped = isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
     return grouped and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+def may_have_sizes(module: nn.Module) -> bool:
+    """Whether `prune` may have to correct attributes of the module."""
+    kinds = (nn.MultiheadAttention, nn.TransformerEncoder, nn.RNNBase)
+    return isinstance(module, kinds) or bool(module._parameters or module._buffers) or is_parametrized(module)
 
 
 def _fix_sizes(before: nn.Module, after: nn.Module) -> None:

@@ -15,11 +15,14 @@ from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.graph.layers import LayerRecord, layers_recorded
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
+from autoprune.graph.origins import Origins
 from autoprune.graph.rules import PRODUCTS, RULES
 from autoprune.graph.rules_pointwise import elementwise
+from autoprune.graph.rules_product import ATTENTIONS, scale_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
+from autoprune.graph.size_attributes import SizeAttribute
 from autoprune.graph.surgery import follows
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.graph.validate import failure
@@ -57,6 +60,8 @@ class Trace:
             tensor that it returned.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
+        scales: the label of each width that sets the scale of an attention, with the rows that make up for it.
+        sizes: attributes of modules that follow the widths.
         may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
@@ -68,7 +73,14 @@ class Trace:
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
     signal: SignalRecord = field(default_factory=SignalRecord)
     layers: LayerRecord = field(default_factory=LayerRecord)
+    scales: list[tuple[Atoms, list[Atoms]]] = field(default_factory=list)
+    sizes: list[SizeAttribute] = field(default_factory=list)
     may_branch: bool = False
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the queries of attentions come from."""
+        return Origins(self.constraints)
 
     @cached_property
     def axes(self) -> dict[tuple[str, int], Axis]:
@@ -88,6 +100,8 @@ def _apply_rule(
     tensors, outputs = tensors_in(args), tensors_in((out,))
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
+    for tensor in tensors:
+        constraints.use(tensor)
     constraints.seen.update(map(id, tensors))
     if op == SCALAR_READ:
         constraints.read(tensors[0], ".item()")
@@ -120,10 +134,14 @@ def _apply_rule(
     input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
     product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
     traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)
+    traced.origins.op(func, op, args, tensors, outputs)
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The scalars that an elementwise op computes with: they may depend on a width."""
+    """The scalars that an elementwise op or an attention computes with: they may depend on a width."""
+    if op in ATTENTIONS:
+        scale = scale_of(op, args)
+        return () if scale is None else (scale,)
     if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return ()
     return tuple(
@@ -165,6 +183,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
             result.constraints.costs, result.constraints.activations = plain.costs, plain.activations
         if _unseen(result):
             _trace_training(model, example_inputs, result)
+    result.scales = result.origins.settle()
     return result
 
 
@@ -177,7 +196,7 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
     constraints, unseen = result.constraints, _unseen(result)
     costs, activations = list(constraints.costs), list(constraints.activations)
     produced, steps, ops = len(constraints.produced), len(constraints.steps), len(result.signal.ops)
-    calls = len(constraints.shape_calls)
+    calls = dict(constraints.shape_calls)
     unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
@@ -190,7 +209,8 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
         for axis in [axis for step in constraints.steps for axes in step.outputs for axis in axes]:
             if axis is not None and len(axis) in reasons:
                 constraints.freeze(axis, reasons[len(axis)])
-        del constraints.steps[steps:], constraints.shape_calls[calls:], result.signal.ops[ops:]
+        del constraints.steps[steps:], result.signal.ops[ops:]
+        constraints.shape_calls = calls
     constraints.costs, constraints.activations = costs, activations
     for axis in constraints.produced[produced:]:
         if id(axis) in unseen_axes:
@@ -214,17 +234,32 @@ def replay(
         shapes = [tuple(tensor.shape) for tensor in tensors_in((out,))]
         steps.append(Step(func, numbers_of(entry.name, args), shapes))
 
+    @contextmanager
+    def recorded() -> Iterator[None]:
+        with mended or nullcontext(), OpDispatch(record):
+            yield
+
+    return steps, run_again(model, example_inputs, traced, recorded())
+
+
+def run_again(
+    model: nn.Module,
+    example_inputs: Sequence[Any],
+    traced: Trace,
+    inside: AbstractContextManager[Any] | None = None,
+) -> Exception | None:
+    """Runs a pruned model as `trace` ran the dense one, inside the context given; returns its error, if any."""
     with eval_then_restore(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
         try:
-            with mended or nullcontext(), OpDispatch(record):
+            with inside or nullcontext():
                 with thresholds_lowered(model) if traced.lowered else nullcontext():
                     model(*example_inputs)
                 if traced.training:
                     set_training(model)
                     model(*example_inputs)
         except Exception as error:
-            return steps, error
-    return steps, None
+            return error
+    return None
 
 
 def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace, first_free: int = 0) -> Trace:
@@ -238,6 +273,7 @@ def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace, firs
         if traced.training:
             set_training(model)
             _run_under_rules(model, example_inputs, result)
+    result.scales = result.origins.settle()
     return result
 
 
@@ -265,6 +301,7 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             axes = constraints.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
             result.signal.leaf(name, tensor)
+            result.origins.weight(tensor)
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
     with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
@@ -279,12 +316,14 @@ def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Tr
     """One forward pass under the op rules; channels of its results are frozen."""
     constraints = traced.constraints
     sources = traced.signal.of(tensors_within(example_inputs))
-    reads = (ShapeReads(constraints), ValueReads(constraints))
+    names = {id(module): name for name, module in model.named_modules()}
+    reads = (ShapeReads(constraints, names), ValueReads(constraints))
     with torch.no_grad(), sources, reads[0], reads[1], OpDispatch(partial(_apply_rule, traced)):
         output = model(*example_inputs)
     traced.may_branch |= constraints.may_branch
     for tensor in tensors_within(output):
         traced.signal.returned(tensor, constraints.axes(tensor))
+        constraints.use(tensor)
         for axis in constraints.axes(tensor):
             constraints.freeze(axis, "is an output of the model")
 

@@ -7,7 +7,7 @@ lengths that the labels predict and the same factors, contains neither.
 Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,18 +15,20 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
 from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit
+from autoprune.graph.size_attributes import Attempts, SizeAttribute
 from autoprune.graph.solve import connected, solve
 from autoprune.graph.surgery import mask
 from autoprune.graph.trace import Shape, Trace, replay, retrace
 from autoprune.graph.workbench import Workbench
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
+_SHARE = 0.5
 _FIXED = "a fixed length in the model's code"
 _STAYS = "a length in the model's code that does not follow it, at"
-_TOGETHER = "can't shrink together with other groups in the model's code"
 
 
 def verified(
@@ -45,19 +47,60 @@ def verified(
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
         return _problem(model, workbench, example_inputs, traced, graph, subset)
 
+    attempts: Attempts | None = None
+    share = 0.0
     while groups:
         misfits: list[Misfit] = []
-        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits)
-        named = _blamed(traced, groups, misfits)
-        if not named and problem is not None:
+        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, share)
+        named: list[tuple[ChannelGroup, str]] = []
+        if misfits:
+            share = _SHARE  # an attribute must follow any width
+            attempts = attempts or Attempts(workbench.names())
+            exhausted = attempts.next(misfits)
+            named = _blamed(traced, groups, exhausted)
+            unblamed = [misfit for misfit in exhausted if not _blamed(traced, groups, [misfit])]
+            dropped = [attempts.drop(misfit.modules) for misfit in unblamed]
+            if not named and exhausted and not any(dropped):
+                names = workbench.names()
+                near = inside(
+                    groups, [names[id(module)] for misfit in exhausted for module in misfit.modules]
+                )
+                named = find_culprits(problem_of, near) if near else []
+                named = named or find_culprits(problem_of, groups)
+        elif attempts is not None and (apart := _untied(traced, attempts)):
+            _tie(traced, apart)
+        elif problem is not None:
             named = find_culprits(problem_of, groups)
-        if not named:
+            if not named:
+                break
+        else:
             break
         for group, text in named:
             traced.constraints.freeze(atoms_of(traced, group), text)
+        traced.sizes = attempts.sizes if attempts is not None else []
         graph = solve(traced)
-        groups = [group for group in groups if group.name in graph.prunable]
+        groups = [group for group in suspects(traced, graph) if group.prunable]
     return graph
+
+
+def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, SizeAttribute]]:
+    """Pairs of uses of one attribute for axes that may shrink differently."""
+    unit = traced.unit
+    assert unit is not None
+    return [
+        (one, other)
+        for one, other in attempts.shared()
+        if set(unit[one.axis].tolist()) != set(unit[other.axis].tolist())
+    ]
+
+
+def _tie(traced: Trace, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]) -> None:
+    """Makes axes that follow one attribute lose channels together; where their lengths differ, they stay."""
+    equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
+    for one, other in equal:
+        traced.constraints.tie(np.stack([one.axis, other.axis], axis=1))
+    for _, other in [] if equal else pairs:  # ties may have settled them
+        traced.constraints.freeze(other.axis, f"has a length that comes from `{other.name}`, as others have")
 
 
 def _blamed(
@@ -69,8 +112,10 @@ def _blamed(
     group_of = {int(root): group for group in groups for root in unit[atoms_of(traced, group, axes=1)]}
     blamed: dict[str, tuple[ChannelGroup, str]] = {}
     for misfit in misfits:
-        reason = f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
-        for axis in misfit.changed:
+        reason = (
+            f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
+        )
+        for axis, _ in misfit.changed:
             for root in np.unique(unit[axis]) if axis is not None else ():
                 if int(root) in group_of:
                     group = group_of[int(root)]
@@ -99,36 +144,6 @@ def _with_other_branches(
     return solve(traced)
 
 
-def find_culprits(
-    problem_of: Callable[[Sequence[ChannelGroup]], str | None],
-    groups: Sequence[ChannelGroup],
-    likely: Callable[[Sequence[ChannelGroup]], Sequence[ChannelGroup]] = lambda _: (),
-) -> list[tuple[ChannelGroup, str]]:
-    """Bisects ``groups`` to those that cause a problem, each with its own one.
-
-    Args:
-        problem_of: tries groups.
-        groups: to search among.
-        likely: those that the problem just found points to, which are tried first.
-    """
-    problem = problem_of(groups)
-    if problem is None:
-        return []
-    if len(groups) == 1:
-        return [(groups[0], problem)]
-    first = likely(groups)
-    if 0 < len(first) < len(groups) and (named := find_culprits(problem_of, first, likely)):
-        found = {id(group) for group, _ in named}
-        rest = [group for group in groups if id(group) not in found]
-        return [*named, *(find_culprits(problem_of, rest, likely) if rest else [])]
-    half = len(groups) // 2
-    named = [
-        *find_culprits(problem_of, groups[:half], likely),
-        *find_culprits(problem_of, groups[half:], likely),
-    ]
-    return named or [(group, _TOGETHER) for group in groups]
-
-
 def _problem(
     model: nn.Module,
     bench: Workbench,
@@ -137,13 +152,19 @@ def _problem(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     misfits: list[Misfit] | None = None,
+    share: float = 0,
 ) -> str | None:
     """Why the model fails or deviates once each of ``groups`` has lost its last unit.
 
-    With ``misfits``, calls that have fixed lengths go into it and are mended.
+    With ``misfits``, calls that have fixed lengths go into it and are mended. With ``share``, as many of the
+    units are lost as that says.
     """
-    keep = {group.name: group.units[:-1].ravel().tolist() for group in groups}
-    mended = MendedShapes(traced.constraints.shape_calls, _Lengths(traced, groups)) if misfits is not None else None
+    lost = {group.name: group.units[min(-1, -int(share * len(group.units))) :] for group in groups}
+    keep = {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
+    length = _Lengths(traced, groups, lost)
+    mended = None
+    if misfits is not None:
+        mended = MendedShapes(traced.constraints.shape_calls, bench.names(), length)
     with bench.pruned(graph, keep) as pruned:
         steps, error = replay(pruned, example_inputs, traced, mended)
     if misfits is not None and mended is not None:
@@ -151,13 +172,13 @@ def _problem(
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
         return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
-    problem, common = _deviation(traced, groups, steps)
+    problem, common = _deviation(traced, length, steps)
     if problem is None and common is None:
         return None
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
-    problem, common = _deviation(masked, groups, steps)
+    problem, common = _deviation(masked, _Lengths(masked, groups, lost), steps)
     if problem is not None or common is None:
         return problem
     branches = _common_steps(traced.constraints.steps, masked.constraints.steps) > common
@@ -176,14 +197,14 @@ def _common_steps(one: Sequence[Step[Any]], other: Sequence[Step[Any]]) -> int:
 
 
 def _deviation(
-    traced: Trace, groups: Sequence[ChannelGroup], steps: Sequence[Step[Shape]]
+    traced: Trace, length: "_Lengths", steps: Sequence[Step[Shape]]
 ) -> tuple[str | None, int | None]:
-    """How the ops of a pruned model differ from those of ``traced`` without the last unit of each group.
+    """How the ops of a pruned model differ from those of ``traced`` with lengths as predicted.
 
     Returns:
         The first deviation, and the number of ops before the two runs diverged, None if they never did.
     """
-    constraints, length = traced.constraints, _Lengths(traced, groups)
+    constraints = traced.constraints
     common = _common_steps(constraints.steps, steps)
     for before, after in zip(constraints.steps[:common], steps[:common], strict=True):
         for old, new in zip(before.numbers, after.numbers, strict=False):
@@ -197,14 +218,20 @@ def _deviation(
 
 
 class _Lengths:
-    """Predicts lengths in a model without the last unit of each of ``groups``: from the label, and the dense one."""
+    """Predicts lengths in a model that lost channels: from the label of an axis, and its dense length.
 
-    def __init__(self, traced: Trace, groups: Sequence[ChannelGroup]) -> None:
+    Args:
+        traced: the trace of the labels.
+        groups: those that lost channels.
+        lost: these channels, by group.
+    """
+
+    def __init__(self, traced: Trace, groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> None:
         constraints = traced.constraints
         channel = connected(constraints.size, [*constraints.same, *constraints.joined])
         removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
         for group in groups:
-            removed[channel[atoms_of(traced, group, group.units[-1])]] = True
+            removed[channel[atoms_of(traced, group, lost[group.name])]] = True
         for leaf in traced.leaves:
             for axis in leaf.axes:
                 if axis is not None:

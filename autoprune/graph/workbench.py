@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.surgery import adapt, copied, sliced_tensors
+from autoprune.graph.surgery import adapt, copied, may_have_sizes, sliced_tensors
 
 
 class Workbench:
@@ -24,46 +24,60 @@ class Workbench:
         self._model = model
         self._copy: nn.Module | None = None
 
+    def names(self) -> dict[int, str]:
+        """The name of each module of the copy, by its id."""
+        return {id(module): name for name, module in self._copied().named_modules()}
+
     @contextmanager
     def pruned(self, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> Iterator[nn.Module]:
         """What `prune` returns for ``keep``, inside the block; arguments and errors are those of `prune`."""
-        if self._copy is None:
-            self._copy = copied(self._model, {})
-        sliced, emptied = sliced_tensors(self._copy, graph, keep)
-        before = [(module, type(module), _State(vars(module))) for module in self._copy.modules()]
+        copy = self._copied()
+        sliced, kept = sliced_tensors(self._tensors, graph, keep)
         try:
-            for _, _, state in before:
+            for _, _, state in self._states:
                 state.replace(sliced)
-            adapt(self._model, self._copy, graph, emptied)
-            yield self._copy
+            adapt(self._sized, copy, graph, kept)
+            yield copy
         finally:
-            for module, kind, state in before:
+            for module, kind, state in self._states:
                 module.__class__ = kind
                 state.restore()
+
+    def _copied(self) -> nn.Module:
+        if self._copy is None:
+            copy = copied(self._model, {})
+            self._tensors = dict([*copy.named_parameters(), *copy.named_buffers()])
+            self._states = [(module, type(module), _State(vars(module))) for module in copy.modules()]
+            pairs = zip(self._model.modules(), copy.modules(), strict=True)
+            self._sized = [pair for pair in pairs if may_have_sizes(pair[0])]
+            self._copy = copy
+        return self._copy
 
 
 class _State:
     """The attributes of an object, and what the dicts and lists among them hold."""
 
     def __init__(self, attributes: dict[str, Any]) -> None:
-        self._held = attributes
         containers = [value for value in attributes.values() if isinstance(value, (dict, list))]
         self._contents = [(value, value.copy()) for value in (attributes, *containers)]
+        self._tensors: list[tuple[Any, Any, int]] = [
+            (container, place, id(value))
+            for container, contents in self._contents
+            for place, value in (contents.items() if isinstance(contents, dict) else enumerate(contents))
+            if isinstance(value, torch.Tensor)
+        ]
 
     def replace(self, tensors: Mapping[int, torch.Tensor]) -> None:
         """Puts other tensors in the place of those with these ids."""
-        for container, contents in self._contents:
-            places = contents.items() if isinstance(contents, dict) else enumerate(contents)
-            for place, value in places:
-                if isinstance(value, torch.Tensor) and id(value) in tensors:
-                    container[place] = tensors[id(value)]
+        for container, place, key in self._tensors:
+            if key in tensors:
+                container[place] = tensors[key]
 
     def restore(self) -> None:
         """Undoes all changes; dicts and lists stay the same objects."""
         for container, contents in self._contents:
             if isinstance(container, dict):
-                if container.keys() != contents.keys() or any(container[k] is not v for k, v in contents.items()):
-                    container.clear()
-                    container.update(contents)
-            elif len(container) != len(contents) or any(a is not b for a, b in zip(container, contents, strict=True)):
+                container.clear()
+                container.update(contents)
+            else:
                 container[:] = contents

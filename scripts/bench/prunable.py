@@ -92,7 +92,9 @@ class Shares:
             for reason in blamed or ["fixed"]:
                 reasons[reason] += lost / len(blamed or [1])
         self.total, self.share = total, goes / could
-        self.reasons = {reason: lost / could for reason, lost in reasons.most_common() if abs(lost) > 0.005 * could}
+        self.reasons = {
+            reason: lost / could for reason, lost in reasons.most_common() if abs(lost) > 0.005 * could
+        }
 
 
 def work(name: str) -> dict[str, Any]:
@@ -165,7 +167,9 @@ def main() -> None:
                 raise
             print_result({"works": False, "error": first_line(error)})
         return
-    print(f"{'detector':20}{'MMACs':>8}{'groups':>7}{'share':>7}{'off':>8}{'forward':>9}{'analysis':>9}{'/ fwd':>7}")
+    print(
+        f"{'detector':20}{'MMACs':>8}{'groups':>7}{'share':>7}{'off':>8}{'forward':>9}{'analysis':>9}{'/ fwd':>7}"
+    )
     for name in options.detectors or ZOO:
         r = run_isolated([sys.executable, __file__, "--work", name], SECONDS)
         if "share" not in r:

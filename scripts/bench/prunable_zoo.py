@@ -11,7 +11,12 @@ from torch import nn
 
 QUERIES = 24
 _STEPS = {"encoder_layers": 2, "decoder_layers": 2, "num_queries": QUERIES}
-_RESNET = {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic", "embedding_size": 64}
+_RESNET = {
+    "depths": [2, 2, 2, 2],
+    "hidden_sizes": [64, 128, 256, 512],
+    "layer_type": "basic",
+    "embedding_size": 64,
+}
 
 
 class Raw(nn.Module):
@@ -79,12 +84,26 @@ def _libreyolo(module: str, head: str, **options: Any) -> Callable[[], nn.Module
 
 
 _RT = {"num_denoising": 0, "decoder_layers": 3, "num_queries": QUERIES}
-_RT_R18 = ("rt_detr_resnet", {"depths": [2, 2, 2, 2], "hidden_sizes": [64, 128, 256, 512], "layer_type": "basic",
-                              "out_features": ["stage2", "stage3", "stage4"], "downsample_in_bottleneck": False})
+_RT_R18 = (
+    "rt_detr_resnet",
+    {
+        "depths": [2, 2, 2, 2],
+        "hidden_sizes": [64, 128, 256, 512],
+        "layer_type": "basic",
+        "out_features": ["stage2", "stage3", "stage4"],
+        "downsample_in_bottleneck": False,
+    },
+)
 _RT_R50 = ("rt_detr_resnet", {"out_features": ["stage2", "stage3", "stage4"]})
 _HGNET = ("hgnet_v2", {"out_features": ["stage2", "stage3", "stage4"]})
 _VIT = {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 768}
-_SWIN = {"embed_dim": 48, "depths": [2, 2, 2, 2], "num_heads": [2, 4, 8, 16], "window_size": 4, "image_size": 128}
+_SWIN = {
+    "embed_dim": 48,
+    "depths": [2, 2, 2, 2],
+    "num_heads": [2, 4, 8, 16],
+    "window_size": 4,
+    "image_size": 128,
+}
 
 # By name: how to build it, and the side of its square images.
 ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -99,15 +118,18 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
                       encoder_in_channels=[512, 1024, 2048], **_RT), 128),
     "hf/detr": (_hf("detr", "DetrForObjectDetection", _resnet("stage4"), **_STEPS), 128),
     "hf/conditional": (_hf("conditional_detr", "ConditionalDetrForObjectDetection", _resnet("stage4"), **_STEPS), 128),
-    "hf/dab": (_hf("dab-detr", "DabDetrForObjectDetection", _resnet("stage4"), **_STEPS), 128),
     "hf/deformable": (_hf("deformable_detr", "DeformableDetrForObjectDetection",
                           _resnet("stage2", "stage3", "stage4"), **_STEPS), 128),
     "hf/table": (_hf("table-transformer", "TableTransformerForObjectDetection", _resnet("stage4"), **_STEPS), 128),
     "hf/detr-swin": (_hf("detr", "DetrForObjectDetection", ("swin", {**_SWIN, "out_features": ["stage4"]}), **_STEPS), 128),
     "hf/detr-convnextv2": (_hf("detr", "DetrForObjectDetection", ("convnextv2", {
         "hidden_sizes": [40, 80, 160, 320], "depths": [2, 2, 4, 2], "out_features": ["stage4"]}), **_STEPS), 128),
-    "hf/rfdetr": (_hf("rf_detr", "RfDetrForObjectDetection", decoder_layers=2, num_queries=QUERIES), 128),
-    "hf/lwdetr": (_hf("lw_detr", "LwDetrForObjectDetection", decoder_layers=2, num_queries=QUERIES), 128),
+    "hf/rfdetr": (_hf("rf_detr", "RfDetrForObjectDetection", ("rf_detr_dinov2", {
+        **_VIT, "patch_size": 14, "image_size": 112, "num_windows": 2, "out_features": ["stage2", "stage4"]}),
+        decoder_layers=2, num_queries=QUERIES), 112),
+    "hf/lwdetr": (_hf("lw_detr", "LwDetrForObjectDetection", ("lw_detr_vit", {
+        **_VIT, "image_size": 128, "pretrain_image_size": 128, "num_windows": 4, "window_block_indices": [0, 2],
+        "out_features": ["stage2", "stage4"]}), decoder_layers=2, num_queries=QUERIES), 128),
     "hf/yolos": (_hf("yolos", "YolosForObjectDetection", image_size=[64, 64], num_detection_tokens=QUERIES, **_VIT), 64),
     "hf/vit": (_hf("vit", "ViTForImageClassification", image_size=64, **_VIT), 64),
     "hf/swin": (_hf("swin", "SwinForImageClassification", **_SWIN), 128),
@@ -120,10 +142,9 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "ul/yolo12n": (_ultralytics("yolo12n.yaml"), 64),
     "ul/yolo26n": (_ultralytics("yolo26n.yaml"), 64),
     "ul/rtdetr-l": (_ultralytics("rtdetr-l.yaml", "RTDETRDetectionModel"), 128),
-    "libre/dfine-n": (_libreyolo("dfine", "LibreDFINEModel", config="n", nb_classes=5, eval_spatial_size=(128, 128),
-                                 train_from_scratch=True), 128),
-    "libre/rtdetrv4-s": (_libreyolo("rtdetrv4", "LibreRTDETRv4Model", config="s", nb_classes=5), 128),
-    "libre/ec-s": (_libreyolo("ec", "LibreECModel", config="s", nb_classes=5), 128),
+    "libre/dfine-n": (_libreyolo("dfine", "LibreDFINEModel", config="n", nb_classes=5, eval_spatial_size=(256, 256),
+                                 train_from_scratch=True), 256),
+    "libre/ec-s": (_libreyolo("ec", "LibreECModel", config="s", nb_classes=5, eval_spatial_size=(256, 256)), 256),
     "libre/yolox-n": (_libreyolo("yolox", "LibreYOLOXModel", config="n", nb_classes=5), 64),
     "libre/rtmdet-t": (_libreyolo("rtmdet", "LibreRTMDetModel", size="t", nc=5), 64),
 }  # fmt: skip

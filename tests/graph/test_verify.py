@@ -5,8 +5,9 @@ import torch
 from torch.nn import functional as F
 
 from autoprune.graph import analyze
+from autoprune.graph.culprits import find_culprits
 from autoprune.graph.labels import Step
-from autoprune.graph.verify import _common_steps, _widths_behind, find_culprits
+from autoprune.graph.verify import _common_steps, _widths_behind
 
 from .conftest import Between
 
