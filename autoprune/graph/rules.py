@@ -61,6 +61,7 @@ def _table() -> dict[str, Rule]:
         (shape.take_slice, "slice"),
         (shape.select, "select unbind"),
         (shape.index, "index"),
+        (shape.gather, "gather"),
         (shape.index_put, "index_put"),
         (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),

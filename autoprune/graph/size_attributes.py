@@ -72,6 +72,11 @@ class Attempts:
             del self.active[number]
         return bool(broken)
 
+    def give_up(self, size: SizeAttribute) -> None:
+        """Leaves the calls that a use of an attribute was for to themselves."""
+        for key in [key for key, active in self.active.items() if active is size]:
+            del self.active[key]
+
     def shared(self) -> list[tuple[SizeAttribute, SizeAttribute]]:
         """Pairs of uses of one attribute, for axes of different labels."""
         first: dict[tuple[str, str], SizeAttribute] = {}

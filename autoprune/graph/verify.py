@@ -68,7 +68,7 @@ def verified(
                 named = find_culprits(problem_of, near) if near else []
                 named = named or find_culprits(problem_of, groups)
         elif attempts is not None and (apart := _untied(traced, attempts)):
-            _tie(traced, apart)
+            _tie(traced, attempts, apart)
         elif problem is not None:
             named = find_culprits(problem_of, groups)
             if not named:
@@ -94,13 +94,16 @@ def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, Size
     ]
 
 
-def _tie(traced: Trace, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]) -> None:
+def _tie(
+    traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]
+) -> None:
     """Makes axes that follow one attribute lose channels together; where their lengths differ, they stay."""
     equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
     for one, other in equal:
         traced.constraints.tie(np.stack([one.axis, other.axis], axis=1))
     for _, other in [] if equal else pairs:  # ties may have settled them
         traced.constraints.freeze(other.axis, f"has a length that comes from `{other.name}`, as others have")
+        attempts.give_up(other)
 
 
 def _blamed(
