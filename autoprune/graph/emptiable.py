@@ -8,7 +8,8 @@ from autoprune.errors import ModelError
 from autoprune.graph.culprits import failed_in, find_culprits, inside
 from autoprune.graph.empty_calls import EmptyCalls
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.trace import Trace, run_again
+from autoprune.graph.replays import run_again
+from autoprune.graph.trace import Trace
 from autoprune.graph.workbench import Workbench
 
 
@@ -75,7 +76,7 @@ class _Trial:
     def problem_of(
         self, groups: Sequence[ChannelGroup], failures: list[tuple[frozenset[str], Exception]] | None = None
     ) -> str | None:
-        """Why the code does not run without the groups; calls that fail go into ``failures`` if that is given."""
+        """Why the code does not run without the groups; with ``failures``, calls that fail go there."""
         self._failed_in = []
         made = {
             group.name: {

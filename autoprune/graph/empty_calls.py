@@ -15,15 +15,15 @@ Names = frozenset[str]
 
 
 class EmptyCalls(TorchFunctionMode):
-    """Notes calls that fail as groups are emptied, and returns what they would for channels: one run finds them all.
+    """Notes calls that fail on emptied groups, and returns what they would for channels: one run finds all.
 
     Args:
         model: the pruned model; it is changed, and discarded after the run.
-        groups_of: the emptied groups that a tensor of the state dict makes or scales channels of, by its name.
+        groups_of: by name of a tensor, the emptied groups that it makes or scales channels of.
 
     Attributes:
-        failures: the groups whose emptied tensors such a call got, and its error; several groups where they met
-            in one tensor.
+        failures: the groups whose emptied tensors such a call got, and its error; several groups where they
+            met in one tensor.
     """
 
     def __init__(self, model: nn.Module, groups_of: Callable[[str], Collection[str]]) -> None:

@@ -187,6 +187,10 @@ class TraceConstraints:
         if axis is not None and self._first("frozen", axis):
             self.frozen.append((axis, reason))
 
+    def fixed(self, axis: Axis) -> bool:
+        """Whether an axis has no channels, or such as can't be removed for sure."""
+        return axis is None or ("frozen", id(axis)) in self._stated
+
     def freeze_if_used(self, axis: Axis, reason: str, results: Sequence[torch.Tensor]) -> None:
         """States that the channels on ``axis`` can't be removed if anything ever reads one of ``results``."""
         if axis is not None:

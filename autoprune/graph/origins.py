@@ -1,9 +1,10 @@
 """Which rows of a weight a tensor is made of, through views only, and whether anything else reads them.
 
-An attention without a scale divides by the square root of its width. A pruned one divides by a smaller number,
-which a factor in the rows that make the queries undoes, exactly, if they make nothing but queries.
+An attention without a scale divides by the square root of its width, a pruned one by a smaller number. A
+factor in the rows that make the queries undoes that exactly, if they make nothing but queries.
 """
 
+# ruff: noqa: SIM905 (names of ops read best as words)
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,8 +17,8 @@ from autoprune.graph.rules_product import ATTENTIONS, scale_of
 
 _ATTRIBUTE = "_autoprune_origin"
 _MOVES = set(
-    "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand select unbind slice split "  # noqa: SIM905
-    "split_with_sizes chunk alias detach clone contiguous _to_copy".split()
+    "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand select unbind "
+    "slice split split_with_sizes chunk alias detach clone contiguous _to_copy".split()
 )
 _VIEWS = {"view", "_unsafe_view", "reshape", "_reshape_alias"}
 _COPIES = {"alias", "detach", "clone", "contiguous", "_to_copy"}
@@ -87,7 +88,12 @@ class Origins:
         self._weights.add(id(tensor))
 
     def op(
-        self, func: Any, name: str, args: Sequence[Any], tensors: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]
+        self,
+        func: Any,
+        name: str,
+        args: Sequence[Any],
+        tensors: Sequence[torch.Tensor],
+        outputs: Sequence[torch.Tensor],
     ) -> None:
         """Records an op after it ran."""
         if name in _MOVES and tensors and tensors[0] is args[0]:
@@ -141,7 +147,7 @@ class Origins:
         return node if isinstance(node, _Node) and node.owner is self else None
 
     def settle(self) -> list[tuple[Atoms, list[Atoms]]]:
-        """The label of each width that sets a scale, with the rows to scale; freezes it where there are none."""
+        """The label of each width that sets a scale, with the rows to scale; freezes those without."""
         sites = [(axis, node.atoms()) for node, axis in self.queries]
         if not sites:
             return []

@@ -139,7 +139,9 @@ def matmul(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
     # A removed row needs zeros in a, a removed column zeros in b.
     row = a_axes[-2] if a.dim() > 1 else None
     column = b_axes[-1] if b.dim() > 1 else None
-    zero = (row is None or constraints.zero(a)) and (column is None or constraints.zero(b))
+    zero = (constraints.fixed(row) or constraints.zero(a)) and (
+        constraints.fixed(column) or constraints.zero(b)
+    )
     axes = [*batch, *outer]
     if added is not None:
         added_axes = constraints.axes(added)

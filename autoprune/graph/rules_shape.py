@@ -186,7 +186,7 @@ def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def gather(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`gather`: picks along one axis; channels on the others stay in place where all of them take the same pick."""
+    """`gather`: picks along one axis; channels on others stay in place where all take the same pick."""
     x, dim, picks = args[:3]
     source = constraints.labels(x)
     if source is None:

@@ -1,7 +1,7 @@
 """Follows the calls that give tensors a shape, in the dense model and in pruned ones.
 
 A literal in the model's code, `view(n, 8, 32)`, is an error in a pruned copy, or gives another shape than the
-labels predict. The call is noted and gets the predicted shape, so that the run goes on to the next one: a single
+labels predict. The call is noted and gets the predicted shape, so that the run goes on to the next one: one
 run finds them all.
 """
 
@@ -32,7 +32,7 @@ class Misfit:
         key: which call.
         call: the same call of the dense model.
         text: torch's own error; `None` where the call returned another shape.
-        changed: the axes of its results that should have lost channels, and the lengths that they should have.
+        changed: the axes of its results that should have lost channels, and how long they should be.
         modules: the modules whose code made the call, the innermost first.
     """
 
@@ -49,7 +49,7 @@ def is_shaping(func: Any) -> bool:
 
 
 class CallKeys:
-    """Numbers the calls of each function by each module: what a module computes once and keeps moves no other's.
+    """Numbers the calls of each function by each module: what one keeps from run to run moves no other's.
 
     Args:
         names: the names of modules, by id.
@@ -60,6 +60,7 @@ class CallKeys:
         self._counts: Counter[tuple[str, Any]] = Counter()
 
     def __call__(self, func: Any) -> CallKey:
+        """The key of a call that is about to run."""
         module = next(_modules_on_stack(), None)
         place = self._names.get(id(module), ""), func
         self._counts[place] += 1

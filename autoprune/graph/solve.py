@@ -7,7 +7,17 @@ import numpy.typing as npt
 from torch import nn
 
 from autoprune.cost.counts import Constant, CostModel, Terms
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Length, Member, Role, ScaleRule, SizeRule
+from autoprune.graph.components import connected, hashed
+from autoprune.graph.groups import (
+    ChannelGraph,
+    ChannelGroup,
+    Index,
+    Length,
+    Member,
+    Role,
+    ScaleRule,
+    SizeRule,
+)
 from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.layers import in_axis
 from autoprune.graph.solve_paths import signal_paths
@@ -15,30 +25,6 @@ from autoprune.graph.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
 _NO_CONSUMER = "has no consumer: no layer reads its channels"
-
-
-def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | None = None) -> Atoms:
-    """Smallest element of each element's connected component, [size], by pointer jumping.
-
-    Args:
-        size: number of elements.
-        pairs: arrays of elements to connect position by position.
-        start: an earlier result, whose components stay connected.
-    """
-    root: Atoms = np.arange(size, dtype=np.int64) if start is None else start.copy()
-    if not pairs:
-        return root
-    a, b = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
-    while True:
-        root_a, root_b = root[a], root[b]
-        apart = root_a != root_b
-        if not apart.any():
-            return root
-        if not apart.all():
-            a, b, root_a, root_b = a[apart], b[apart], root_a[apart], root_b[apart]
-        np.minimum.at(root, np.maximum(root_a, root_b), np.minimum(root_a, root_b))
-        while not np.array_equal(jumped := root[root], root):
-            root = jumped
 
 
 def solve(traced: Trace) -> ChannelGraph:
@@ -132,11 +118,11 @@ class _Solver:
         self.entry_axis = np.repeat(axes, [len(axis) for axis in self.axes])
         self.entry_root = self.unit[np.concatenate(self.axes)] if self.axes else self.slot_of
         keys = np.zeros(size, dtype=np.uint64)
-        np.add.at(keys, self.entry_root, _hash(axes + 1)[self.entry_axis])
+        np.add.at(keys, self.entry_root, hashed(axes + 1)[self.entry_axis])
         # A channel is counted at its root, which is in a slot if any of its atoms is, as slots come first.
         roots = np.flatnonzero(self.channel[:count] == np.arange(count))
         channels = np.bincount(self.unit[roots], minlength=size)
-        keys ^= _hash(-1 - 2 * channels - (self.reason < _NEVER))
+        keys ^= hashed(-1 - 2 * channels - (self.reason < _NEVER))
 
         present = np.zeros(size, dtype=bool)
         present[self.unit[:count]] = True
@@ -328,11 +314,3 @@ class _Solver:
         group, number = self.group_of[self.unit[axis]], self.number[self.channel[axis]]
         parts = [(groups[g].name, np.where(group == g, number, -1)) for g in np.unique(group[group >= 0])]
         return Length(len(axis), tuple(parts))
-
-
-def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash (the finalizer of splitmix64), so that sums of them identify sets of numbers."""
-    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))

@@ -1,8 +1,7 @@
 """Runs a model once, eagerly, and applies the op rules to every aten op."""
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.graph.layers import LayerRecord, layers_recorded
+from autoprune.graph.module_sizes import follows
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
 from autoprune.graph.origins import Origins
 from autoprune.graph.rules import PRODUCTS, RULES
@@ -23,7 +23,6 @@ from autoprune.graph.run_modes import eval_then_restore, set_training, threshold
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
 from autoprune.graph.size_attributes import SizeAttribute
-from autoprune.graph.surgery import follows
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.graph.validate import failure
 from autoprune.graph.value_reads import SCALAR_READ, ValueReads
@@ -60,7 +59,7 @@ class Trace:
             tensor that it returned.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
-        scales: the label of each width that sets the scale of an attention, with the rows that make up for it.
+        scales: the label of each width that sets an attention's scale, with the rows that make up for it.
         sizes: attributes of modules that follow the widths.
         may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
@@ -171,11 +170,11 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
         ModelError: the model fails on the inputs; its own error is in the message.
     """
     with eval_then_restore(model):
-        result = _run(model, example_inputs)
+        result = run_once(model, example_inputs)
         if _hides_layers(result):
             plain = result.constraints
             with thresholds_lowered(model):
-                result = _run(model, example_inputs, first_free=plain.size)
+                result = run_once(model, example_inputs, first_free=plain.size)
             for axis in result.constraints.empty if _hides_layers(result) else ():
                 result.constraints.freeze(axis, "has no elements here; give an input that reaches all layers")
             result.lowered = True
@@ -200,7 +199,7 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
     unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
-        _run_under_rules(model, example_inputs, result)
+        run_under_rules(model, example_inputs, result)
         result.training = True
     except Exception:
         reason = "may feed `{}`, which met no op; remove that, or give inputs that training mode accepts too"
@@ -217,66 +216,6 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
             constraints.freeze(axis, "is made in training mode only")
 
 
-def replay(
-    model: nn.Module,
-    example_inputs: Sequence[Any],
-    traced: Trace,
-    mended: AbstractContextManager[Any] | None = None,
-) -> tuple[list[Step[Shape]], Exception | None]:
-    """Runs a pruned model as `trace` ran the dense one, inside ``mended`` if that is given.
-
-    Returns:
-        Its ops, up to the error if there was one.
-    """
-    steps: list[Step[Shape]] = []
-
-    def record(func: Any, entry: OpEntry, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in((out,))]
-        steps.append(Step(func, numbers_of(entry.name, args), shapes))
-
-    @contextmanager
-    def recorded() -> Iterator[None]:
-        with mended or nullcontext(), OpDispatch(record):
-            yield
-
-    return steps, run_again(model, example_inputs, traced, recorded())
-
-
-def run_again(
-    model: nn.Module,
-    example_inputs: Sequence[Any],
-    traced: Trace,
-    inside: AbstractContextManager[Any] | None = None,
-) -> Exception | None:
-    """Runs a pruned model as `trace` ran the dense one, inside the context given; returns its error, if any."""
-    with eval_then_restore(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        try:
-            with inside or nullcontext():
-                with thresholds_lowered(model) if traced.lowered else nullcontext():
-                    model(*example_inputs)
-                if traced.training:
-                    set_training(model)
-                    model(*example_inputs)
-        except Exception as error:
-            return error
-    return None
-
-
-def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace, first_free: int = 0) -> Trace:
-    """Traces another model in the same way as ``traced`` was.
-
-    Parameters have the same atoms in both, all others are ``first_free`` or above.
-    """
-    with eval_then_restore(model):
-        with thresholds_lowered(model) if traced.lowered else nullcontext():
-            result = _run(model, example_inputs, first_free)
-        if traced.training:
-            set_training(model)
-            _run_under_rules(model, example_inputs, result)
-    result.scales = result.origins.settle()
-    return result
-
-
 def _hides_layers(traced: Trace) -> bool:
     """Whether some parameters may have met no op because tensors were empty."""
     return bool(traced.constraints.empty) and bool(_unseen(traced))
@@ -291,7 +230,8 @@ def _unseen(traced: Trace) -> list[Leaf]:
     ]
 
 
-def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
+def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
+    """Labels all tensors of a model and runs it once; other atoms than theirs are ``first_free`` or above."""
     result = Trace()
     constraints = result.constraints
     seen: set[int] = set()
@@ -306,13 +246,13 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
     with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
         try:
-            _run_under_rules(model, example_inputs, result)
+            run_under_rules(model, example_inputs, result)
         except Exception as error:
             raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
-def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
+def run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
     """One forward pass under the op rules; channels of its results are frozen."""
     constraints = traced.constraints
     sources = traced.signal.of(tensors_within(example_inputs))

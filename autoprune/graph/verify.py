@@ -7,7 +7,7 @@ lengths that the labels predict and the same factors, contains neither.
 Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,14 +15,16 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.graph.components import connected
 from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
+from autoprune.graph.replays import replay, retrace
 from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit
 from autoprune.graph.size_attributes import Attempts, SizeAttribute
-from autoprune.graph.solve import connected, solve
+from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
-from autoprune.graph.trace import Shape, Trace, replay, retrace
+from autoprune.graph.trace import Shape, Trace
 from autoprune.graph.workbench import Workbench
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
@@ -94,9 +96,7 @@ def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, Size
     ]
 
 
-def _tie(
-    traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]
-) -> None:
+def _tie(traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]) -> None:
     """Makes axes that follow one attribute lose channels together; where their lengths differ, they stay."""
     equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
     for one, other in equal:
@@ -244,7 +244,7 @@ class _Lengths:
     def __call__(self, axis: Axis, n: int) -> int:
         if axis is None:
             return n
-        return n - np.count_nonzero(self._removed[axis]) if self._of_leaf[axis].any() else FREE
+        return n - int(np.count_nonzero(self._removed[axis])) if self._of_leaf[axis].any() else FREE
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:

@@ -1,4 +1,4 @@
-"""Tries many policies on one copy of a model, each undone afterwards: copying a model takes longer than running it."""
+"""Tries many policies on one copy of a model, each undone afterwards: copying takes longer than running."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.surgery import adapt, copied, may_have_sizes, sliced_tensors
+from autoprune.graph.module_sizes import may_have_sizes
+from autoprune.graph.surgery import adapt, copied, sliced_tensors
 
 
 class Workbench:

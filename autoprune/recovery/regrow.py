@@ -95,7 +95,9 @@ def scatter_into_dense(
         if name in factors:  # the dense attention has another scale
             axis, factor = factors[name]
             factor = factor[index[axis]].view(-1, *[1] * (tensor.dim() - 1 - axis))
-            tensor[torch.meshgrid(*index, indexing="ij")] = (smaller[name] / factor.to(smaller[name])).to(tensor)
+            tensor[torch.meshgrid(*index, indexing="ij")] = (smaller[name] / factor.to(smaller[name])).to(
+                tensor
+            )
         elif index:
             tensor[torch.meshgrid(*index, indexing="ij")] = smaller[name].to(tensor.device)
         else:

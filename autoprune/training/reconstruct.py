@@ -122,8 +122,8 @@ class Reconstructor:
         and the layers that read what it is added to are solved, too.
         All images go through the detector at once, without gradients. Skipped are layers with groups or with
         a forward method of their own, layers whose positions are no positions of the image (behind RoI
-        pooling, where the dense detector sees other regions), layers that read their own output, and queries that
-        are scaled as their attention lost width.
+        pooling, where the dense detector sees other regions), layers that read their own output, and those of
+        queries that are scaled as their attention lost width.
 
         Args:
             pruned: what `prune` made of the dense detector; not changed.

@@ -4,11 +4,12 @@ Each detector runs in a process of its own, one thread, with limits on time and 
 
     python scripts/bench/prunable.py --detectors hf/rtdetr-r18 ul/yolo11n
 
-`share` is the multiply-adds that go at a pruning ratio of 0.93 in every prunable group, over those that would go
-if the inputs and outputs of every layer could lose as much: a convolution or linear layer would keep 0.07 of
-both, an attention product 0.07 of its heads' channels. `off` is max|pruned - masked| / max|masked| over the
-outputs in double precision, at a random policy. Below each detector, the share of the multiply-adds that stays
-behind on account of each reason; `whole units` is what small groups keep as they keep one unit at least.
+`share` is the multiply-adds that go at a pruning ratio of 0.93 in every prunable group, over those that would
+go if the inputs and outputs of every layer could lose as much: a convolution or linear layer would keep 0.07
+of both, an attention product 0.07 of its heads' channels. `off` is max|pruned - masked| / max|masked| over
+the outputs in double precision, at a random policy. Below each detector, the share of the multiply-adds that
+stays on account of each reason; `whole units` is what small groups keep as they keep one unit at least. Times
+are those of the processor.
 """
 
 import argparse
@@ -57,9 +58,9 @@ class Shares:
 
         solver = _Solver(traced)
         ideals: list[float] = []
-        with eval_then_restore(model), torch.no_grad():
-            with OpDispatch(lambda _f, entry, args, _k, _o: ideals.extend(ideal(entry.name, args))):
-                model(*inputs)
+        dispatch = OpDispatch(lambda _f, entry, args, _k, _o: ideals.extend(ideal(entry.name, args)))
+        with eval_then_restore(model), torch.no_grad(), dispatch:
+            model(*inputs)
         costs = traced.constraints.costs
         assert len(ideals) == len(costs), (len(ideals), len(costs))
         kept = np.ones(traced.constraints.size)  # of each atom, by its unit
@@ -167,16 +168,16 @@ def main() -> None:
                 raise
             print_result({"works": False, "error": first_line(error)})
         return
-    print(
-        f"{'detector':20}{'MMACs':>8}{'groups':>7}{'share':>7}{'off':>8}{'forward':>9}{'analysis':>9}{'/ fwd':>7}"
-    )
+    head = f"{'detector':20}{'MMACs':>8}{'groups':>7}{'share':>7}{'off':>8}"
+    print(f"{head}{'forward':>9}{'analysis':>9}{'/ fwd':>7}")
     for name in options.detectors or ZOO:
         r = run_isolated([sys.executable, __file__, "--work", name], SECONDS)
         if "share" not in r:
             print(f"{name:20}  fails: {r['error']}", flush=True)
             continue
-        print(f"{name:20}{r['mmacs']:>8.0f}{r['groups']:>7}{r['share']:>7.2f}{r['off']:>8.0e}{r['forward']:>8.3f}s"
-              f"{r['analysis']:>8.2f}s{r['analysis'] / r['forward']:>7.0f}{'' if r['works'] else '  WRONG'}")  # fmt: skip
+        line = f"{name:20}{r['mmacs']:>8.0f}{r['groups']:>7}{r['share']:>7.2f}{r['off']:>8.0e}"
+        line += f"{r['forward']:>8.3f}s{r['analysis']:>8.2f}s{r['analysis'] / r['forward']:>7.0f}"
+        print(line if r["works"] else f"{line}  WRONG")
         for reason, lost in r["reasons"].items():
             text = reason if options.long else re.sub(r"\s+", " ", reason)[:100]
             print(f"    {lost:>6.1%}  {text}", flush=True)

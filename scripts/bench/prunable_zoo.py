@@ -105,6 +105,7 @@ _SWIN = {
     "image_size": 128,
 }
 
+# ruff: noqa: E501 (a table)
 # By name: how to build it, and the side of its square images.
 ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "hf/rtdetr-r18": (_hf("rt_detr", "RTDetrForObjectDetection", _RT_R18,

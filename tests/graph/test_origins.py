@@ -1,4 +1,4 @@
-"""Attentions whose scale follows their width: the queries' rows make up for it, where nothing else reads them."""
+"""Attentions whose scale follows their width: rows of the queries make up for it, if they make no more."""
 
 import pytest
 import torch

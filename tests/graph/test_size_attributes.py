@@ -48,9 +48,7 @@ class Split(nn.Module):
 
 
 @pytest.mark.parametrize("fraction", [0.5, 0])
-@pytest.mark.parametrize(
-    "build", [Attention, lambda: Attention(0.3), lambda: Attention(out="whole"), Split]
-)
+@pytest.mark.parametrize("build", [Attention, lambda: Attention(0.3), lambda: Attention(out="whole"), Split])
 def test_attributes_follow_the_widths_exactly(build, fraction, randomize, keep_sets, counted, costed):
     torch.manual_seed(0)
     model = randomize(build().double())
