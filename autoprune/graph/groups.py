@@ -45,12 +45,11 @@ class Length(NamedTuple):
     dense: int
     parts: tuple[tuple[str, Index], ...]
 
-    def kept(self, keep: Mapping[str, Sequence[int]]) -> int:
+    def kept(self, keep: Mapping[str, Sequence[int] | Index]) -> int:
         """The length once the groups keep these channels; those not named keep all."""
         parts = ((index, keep[name]) for name, index in self.parts if name in keep)
-        return self.dense - sum(
-            np.count_nonzero((index >= 0) & ~np.isin(index, kept)) for index, kept in parts
-        )
+        gone = [(index >= 0) & ~np.isin(index, kept) for index, kept in parts]
+        return self.dense - sum(int(np.count_nonzero(flags)) for flags in gone)
 
 
 class SizeRule(NamedTuple):

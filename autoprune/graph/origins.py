@@ -65,8 +65,9 @@ class _Node:
         numbers = self.parent._numbers()
         if self.func is None:
             return numbers
-        out = self.func(numbers, *self.args)
-        return out if self.part is None else out[self.part]
+        out: Any = self.func(numbers, *self.args)
+        result: torch.Tensor = out if self.part is None else out[self.part]
+        return result
 
 
 @dataclass(eq=False)

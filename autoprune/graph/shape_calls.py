@@ -21,7 +21,7 @@ FREE = -1
 """In place of a predicted length: nothing is known of it."""
 _T = torch.Tensor
 _SHAPING = {_T.view, _T.reshape, torch.reshape, _T.unflatten, torch.unflatten, _T.expand}
-_SPLITTING = {_T.split, torch.split, _T.split_with_sizes, torch.split_with_sizes}
+_SPLITTING: set[Any] = {_T.split, torch.split, _T.split_with_sizes, torch.split_with_sizes}
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def sliced_tensors(
 
 
 def row_factors(
-    graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+    graph: ChannelGraph, keep: Mapping[str, Sequence[int] | Index]
 ) -> dict[str, tuple[int, torch.Tensor]]:
     """What `prune` multiplies weights with, so that attentions keep their scale.
 
