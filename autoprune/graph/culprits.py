@@ -44,7 +44,7 @@ def failed_in(model: nn.Module, error: Exception) -> list[str]:
     """The names of the modules whose code raised the error, the innermost first."""
     names = {id(module): name for name, module in model.named_modules()}
     owners = [id(frame.f_locals.get("self")) for frame, _ in traceback.walk_tb(error.__traceback__)]
-    return [names[owner] for owner in reversed(owners) if names.get(owner)]
+    return list(dict.fromkeys(names[owner] for owner in reversed(owners) if names.get(owner)))
 
 
 def inside(groups: Sequence[ChannelGroup], modules: Iterable[str]) -> list[ChannelGroup]:

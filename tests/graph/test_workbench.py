@@ -48,21 +48,21 @@ def test_each_policy_gives_what_prune_gives_and_leaves_nothing_behind(model):
         torch.testing.assert_close(same(X), model(X))
 
 
-class Stop(Exception):
+class StopError(Exception):
     pass
 
 
 def broken(bench, graph):
     with bench.pruned(graph, {"enter": [0]}) as pruned:
         pruned.extra = 1
-        raise Stop
+        raise StopError
 
 
 def test_a_policy_that_fails_is_undone(model):
     graph, bench = analyze(model, (X,)), Workbench(model)
     with pytest.raises(PolicyError), bench.pruned(graph, {"enter": [99]}):
         pass
-    with pytest.raises(Stop):
+    with pytest.raises(StopError):
         broken(bench, graph)
     with bench.pruned(graph, {}) as same:
         assert not hasattr(same, "extra")
