@@ -8,7 +8,7 @@ run finds them all.
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -163,3 +163,25 @@ def _modules_on_stack() -> Iterator[nn.Module]:
             seen.add(id(owner))
             yield owner
         frame = frame.f_back  # type: ignore[assignment]
+
+
+def with_siblings(
+    modules: Mapping[str, nn.Module], calls: Mapping[CallKey, ShapeCall], misfits: Sequence[Misfit]
+) -> list[Misfit]:
+    """The calls, and the same ones of other modules of their class: its code is the same in all of them."""
+    known = {misfit.key for misfit in misfits}
+    found = list(misfits)
+    for misfit in misfits:
+        changed = {id(axis) for axis, _ in misfit.changed}
+        places = [[id(axis) in changed for axis, _ in axes] for axes in misfit.call.outputs]
+        for name, module in modules.items():
+            key = (name, *misfit.key[1:])
+            if not misfit.modules or key in known or type(module) is not type(misfit.modules[0]):
+                continue
+            call = calls.get(key)
+            if call is not None and [len(axes) for axes in call.outputs] == [len(flags) for flags in places]:
+                pairs = zip(call.outputs, places, strict=True)
+                axes = [pair for axes, flags in pairs for pair, flag in zip(axes, flags, strict=True) if flag]
+                known.add(key)
+                found.append(replace(misfit, key=key, call=call, changed=tuple(axes)))
+    return found

@@ -5,7 +5,7 @@ where its number comes from. It is set to what the call would need; the next run
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -43,6 +43,7 @@ class Attempts:
     def __init__(self, names: Mapping[int, str]) -> None:
         self.active: dict[CallKey, SizeAttribute] = {}
         self._names = names
+        self._failed: set[tuple[tuple[Any, ...], str]] = set()  # where an attribute was not it
         self._options: dict[CallKey, list[SizeAttribute]] = {}
 
     @property
@@ -56,7 +57,9 @@ class Attempts:
         for misfit in misfits:
             if misfit.key not in self._options:
                 self._options[misfit.key] = self._candidates(misfit)
-            self.active.pop(misfit.key, None)
+            given_up = self.active.pop(misfit.key, None)
+            if given_up is not None:
+                self._failed.add((_place(misfit), given_up.name))
             options = self._options[misfit.key]
             if options:
                 self.active[misfit.key] = options.pop(0)
@@ -96,4 +99,11 @@ class Attempts:
                         ranked.append(
                             (value != len(axis), depth, SizeAttribute(name, attribute, value, axis))
                         )
-        return [size for *_, size in sorted(ranked, key=lambda entry: entry[:2])]
+        place = _place(misfit)
+        ordered = [size for *_, size in sorted(ranked, key=lambda entry: entry[:2])]
+        return [size for size in ordered if (place, size.name) not in self._failed]
+
+
+def _place(misfit: Misfit) -> tuple[Any, ...]:
+    """The call in the code, whichever module of its class makes it."""
+    return (type(misfit.modules[0]) if misfit.modules else None, *misfit.key[1:])

@@ -20,7 +20,7 @@ from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
 from autoprune.graph.replays import replay, retrace
-from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit
+from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit, with_siblings
 from autoprune.graph.size_attributes import Attempts, SizeAttribute
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
@@ -58,7 +58,9 @@ def verified(
         if misfits:
             share = _SHARE  # an attribute must follow any width
             attempts = attempts or Attempts(workbench.names())
-            exhausted = attempts.next(misfits)
+            exhausted = with_siblings(
+                workbench.modules(), traced.constraints.shape_calls, attempts.next(misfits)
+            )
             named = _blamed(traced, groups, exhausted)
             unblamed = [misfit for misfit in exhausted if not _blamed(traced, groups, [misfit])]
             dropped = [attempts.drop(misfit.modules) for misfit in unblamed]

@@ -25,6 +25,10 @@ class Workbench:
         self._model = model
         self._copy: nn.Module | None = None
 
+    def modules(self) -> dict[str, nn.Module]:
+        """The modules of the copy by name."""
+        return dict(self._copied().named_modules())
+
     def names(self) -> dict[int, str]:
         """The name of each module of the copy, by its id."""
         return {id(module): name for name, module in self._copied().named_modules()}
