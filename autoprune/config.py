@@ -12,6 +12,7 @@ from autoprune.fields import (
     DeviceText,
     DistinctLabels,
     FolderOrSplits,
+    Fraction,
     InputSizes,
     LabelNumbers,
     LatencyBudget,
@@ -78,7 +79,7 @@ class Config(Strict):
         "ultralytics:best.pt, or package.module:function",
     )
     model_arguments: Annotated[dict[str, Any], _DETECTOR] = Field(
-        {}, description="keyword arguments of the detector's builder"
+        {}, description="keyword arguments of the detector's builder, such as min_size and max_size"
     )
     num_classes: Annotated[int | None, _DETECTOR] = Field(
         None, ge=2, description="classes, background included; default: from the data"
@@ -100,12 +101,12 @@ class Config(Strict):
         Path("data/coco"),
         description="folder of COCO, YOLO or Pascal VOC data, YOLO's data.yaml, or one COCO JSON file",
     )
-    val_fraction: Annotated[float | None, _DATA_PART] = Field(
+    val_fraction: Annotated[float | None, Fraction, _DATA_PART] = Field(
         None,
         gt=0,
         lt=1,
         description="fraction of the images to validate on where the data has no validation split, such as "
-        "0.2; a hash of the file names chooses them, the same ones each time",
+        "0.2 or 20%; a hash of the file names chooses them, the same ones each time",
     )
     labels: Annotated[dict[str, int] | None, LabelNumbers, DistinctLabels, _DATA_PART] = Field(
         None,

@@ -1,5 +1,7 @@
 """The types of the settings: literals, specifications, and how their texts are read."""
 
+import difflib
+import math
 import os
 import re
 from collections.abc import Mapping
@@ -37,16 +39,34 @@ VENDORS: dict[str, str] = {
 """Other libraries whose detectors can be named, by the names of their extras, with an example each."""
 
 
+HUB_ID = re.compile(r"[\w.\-]+/[\w.\-]+")
+"""The form of a model's id on the hub of Transformers."""
+
+
 def is_vendor(name: str) -> bool:
     """Whether a detector's name is ``LIBRARY:SOURCE``, the library one of `VENDORS`."""
     library, colon, _ = name.partition(":")
     return bool(colon) and library in VENDORS
 
 
+def near_vendor(name: str) -> str | None:
+    """What ``LIBRARY:SOURCE`` may have meant, where the library is none of `VENDORS` but almost one."""
+    library, colon, source = name.partition(":")
+    near = difflib.get_close_matches(library.lower(), VENDORS, n=1, cutoff=0.75)
+    return f"{near[0]}:{source}" if colon and near and library not in VENDORS else None
+
+
 def weights_of_vendor(name: str) -> str | None:
-    """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none."""
-    source = Path(name.partition(":")[2]).expanduser()
-    holds = any(source.glob("*.safetensors")) if source.is_dir() else source.is_file()
+    """The file or folder with weights that ``LIBRARY:SOURCE`` names; ``None`` where it names none.
+
+    What is no folder may be the id of a model in a local cache, which has weights too.
+    """
+    library, _, text = name.partition(":")
+    source = Path(text).expanduser()
+    if library == "transformers" and not source.exists() and HUB_ID.fullmatch(text):
+        return text
+    inside = (path for kind in ("*.safetensors", "pytorch_model*.bin") for path in source.glob(kind))
+    holds = any(inside) if source.is_dir() else source.is_file()
     return str(source) if is_vendor(name) and holds and source.suffix not in (".yaml", ".yml") else None
 
 
@@ -153,6 +173,20 @@ def _time_or_percentage(value: str | None) -> str | None:
     return value
 
 
+def _fraction(value: Any) -> Any:
+    """Takes ``20%`` for 0.2."""
+    if isinstance(value, str) and value.strip().endswith("%"):
+        number = value.strip().removesuffix("%").strip()
+        value = float(number) / 100 if BUDGET_NUMBER.fullmatch(number) else None
+    try:
+        read = float(value)
+    except (TypeError, ValueError, OverflowError):
+        read = math.nan
+    if not 0 < read < 1:
+        raise ValueError("must be a fraction between 0 and 1 such as 0.2, or a percentage such as 20%")
+    return read
+
+
 def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
     """Checks fractions of the detector's own input size, and sorts them, the largest first."""
     if not all(0 < value <= 1 for value in values):
@@ -187,6 +221,7 @@ def _distinct_labels(values: dict[str, int] | None) -> dict[str, int] | None:
 
 
 # Of several on one field, pydantic runs the validators before parsing from right to left.
+Fraction = BeforeValidator(lambda value: None if value is None else _fraction(value))
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
 PasswordText = PlainSerializer(masked, return_type=str, when_used="json-unless-none")

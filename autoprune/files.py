@@ -34,8 +34,9 @@ def replacing(path: Path) -> Iterator[Path]:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
         os.close(handle)
         temporary = Path(name)
-        os.chmod(temporary, 0o644)
+        mode = _usual_mode(temporary)
         yield temporary
+        os.chmod(temporary, mode)  # last, as a library may put a file of its own mode in its place
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
         temporary.replace(target)
@@ -44,6 +45,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def _usual_mode(temporary: Path) -> int:
+    """The mode that the user's umask gives to a new file; `mkstemp` gives another, for secrets."""
+    temporary.unlink()
+    os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+    return stat.S_IMODE(temporary.stat().st_mode)
 
 
 def replaceable(path: Path) -> Path:
@@ -145,7 +153,7 @@ def read_yaml(path: Path) -> Any:
         loader = _LOADER(path.read_text(encoding="utf-8"))
         try:
             document = loader.get_single_node()
-            _refuse_duplicate_keys(document, path)
+            _refuse_duplicate_keys(document, path, loader)
             return None if document is None else loader.construct_document(document)
         finally:
             loader.dispose()
@@ -156,8 +164,10 @@ def read_yaml(path: Path) -> Any:
         raise ConfigError(f"{path} is not valid YAML: {problem}; fix it there") from error
 
 
-def _refuse_duplicate_keys(document: yaml.Node | None, path: Path) -> None:
+def _refuse_duplicate_keys(document: yaml.Node | None, path: Path, loader: Any) -> None:
     """YAML itself forbids them; the loader would take the last one.
+
+    Keys are the same where they are written alike, and where YAML reads the same value: yes, true.
 
     Raises:
         ConfigError: names the key and both lines.
@@ -171,16 +181,20 @@ def _refuse_duplicate_keys(document: yaml.Node | None, path: Path) -> None:
         if isinstance(node, yaml.SequenceNode):
             nodes += node.value
             continue
-        lines: dict[tuple[str, str], int] = {}
+        seen_keys: dict[Any, tuple[str, int]] = {}
         for key, value in node.value:
             nodes.append(value)
             if not isinstance(key, yaml.ScalarNode):
                 continue
-            name, line = (key.tag, key.value), key.start_mark.line + 1
-            if name in lines:
-                twice = f"`{key.value}` is given twice, first in line {lines[name]}"
+            line = key.start_mark.line + 1
+            same: set[Any] = {("written", key.value)}
+            if not key.tag.endswith(":merge"):
+                same.add(("read", loader.construct_object(key)))
+            for first, first_line in (seen_keys[each] for each in same if each in seen_keys):
+                written = "" if first == key.value else f" as `{first}`, which YAML reads as the same"
+                twice = f"`{key.value}` is given twice, first in line {first_line}{written}"
                 raise ConfigError(f"{path}, line {line}: {twice}; keep one")
-            lines[name] = line
+            seen_keys.update(dict.fromkeys(same, (key.value, line)))
 
 
 def refuse_dangling(path: Path) -> None:

@@ -15,6 +15,13 @@ VARIABLE = "AUTOPRUNE_STORAGE"
 _SECRET_KEY = re.compile(r"pass(?!file)|pwd|secret|token|api_?key|credential", re.IGNORECASE)
 _SECRET_VALUE = re.compile(r"(password|passwd|pwd|secret|token)\s*=", re.IGNORECASE)
 _ASSIGNED = re.compile(r"\b((?:password|passwd|pwd)\s*=\s*)[^\s;&'\"]+", re.IGNORECASE)
+_ENTRY = re.compile(  # of a mapping as Python or JSON writes it
+    r"""(['"]\w*(?:pass(?!file)|pwd|secret|token|api_?key|credential)\w*['"]\s*:\s*)"""
+    r"""('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^\s,}{\[\]]+)""",
+    re.IGNORECASE,
+)
+_USERINFO = re.compile(r"""(?<![\w/\\])([\w.+-]+):([^\s'"()/\\][^\s'"()]*)@(?=[\w.\[-])""")
+"""Of a URL without its scheme: ``me:secret@host/db``."""
 _URL = re.compile(r"[\w+.-]+://[^\s'\"<>`|]+")
 
 _known: dict[str, str] = {}  # by place, the URLs that this process was given with their passwords
@@ -52,7 +59,7 @@ def with_password(url: str) -> str:
 
 
 def hide(text: str, url: str | None = None) -> str:
-    """A text without passwords: those in URLs that it quotes are masked, those of ``url`` wherever they are.
+    """A text without passwords: of URLs and mappings that it quotes, and those of ``url`` wherever they are.
 
     Args:
         text: such as the message of a driver.
@@ -61,6 +68,8 @@ def hide(text: str, url: str | None = None) -> str:
     if url is not None:
         text = text.replace(url, masked(url))
     text = _URL.sub(lambda match: masked(match[0]), text)
+    text = _USERINFO.sub(rf"\1:{MASK}@", text)
+    text = _ENTRY.sub(rf"\1'{MASK}'", text)
     text = _ASSIGNED.sub(rf"\1{MASK}", text)
     for secret in sorted(_secrets(url or ""), key=len, reverse=True):
         text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", MASK, text)

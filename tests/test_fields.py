@@ -47,6 +47,19 @@ def test_any_other_budget_on_latency_is_refused(text):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("given", [0.2, "0.2", "20%", " 20 % ", "2e1%", ".2"])
+def test_a_fraction_may_be_a_percentage(given):
+    assert make_config(val_fraction=given).val_fraction == pytest.approx(0.2, abs=1e-15)
+
+
+@pytest.mark.parametrize(
+    "given", [20, "20", "0%", "100%", "-20%", "1", 0, "%", "20%%", "a fifth", [0.2], "nan"]
+)
+def test_any_other_fraction_is_refused_with_the_form_to_type(given):
+    with pytest.raises(ConfigError, match=r"`val_fraction`: .* such as 0\.2, or a percentage such as 20%"):
+        make_config(val_fraction=given)
+
+
 @pytest.mark.parametrize("text", ["7", "7.", ".5", "+1.25", "1e3", "2E-1"])
 def test_a_budget_number_is_one_that_python_reads(text):
     assert BUDGET_NUMBER.fullmatch(text)

@@ -4,6 +4,9 @@ import stat
 from pathlib import Path
 
 import pytest
+import torch
+import yaml
+from safetensors.torch import save_file
 
 from autoprune.errors import ConfigError, RunError
 from autoprune.files import (
@@ -72,6 +75,53 @@ def test_a_key_given_twice_is_refused_with_both_lines(tmp_path, text, key, lines
     first, line = lines
     with pytest.raises(ConfigError, match=f"line {line}: `{key}` is given twice, first in line {first};"):
         read_yaml(path)
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [("yes", "true"), ("on", "Yes"), ("1", "1.0"), ("1", '"1"'), ("16", "0x10"), ("~", "null"), ("true", "1"),
+     ("'true'", "true"), ("2001-01-01", "'2001-01-01'"), ("1", "!!str 1"), ("010", "8")],
+)  # fmt: skip
+@pytest.mark.parametrize("text", ["{}: a\n{}: b\n", "x:\n- {{{}: a,\n  {}: b}}\n"])
+def test_keys_that_yaml_reads_as_one_are_refused_with_both_lines(tmp_path, first, second, text):
+    path = tmp_path / "typed.yaml"
+    path.write_text(text.format(first, second))
+    one, other = (yaml.safe_load(key) for key in (first, second))
+    assert one == other or str(yaml.load(first, yaml.BaseLoader)) == str(yaml.load(second, yaml.BaseLoader))
+    start = text.count("\n") - 1
+    with pytest.raises(
+        ConfigError, match=rf"line {start + 1}: `.*` is given twice, first in line {start}"
+    ) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_keys_that_differ_are_what_the_plain_loader_reads(tmp_path):
+    text = "1: a\n2: b\n1.5: c\nfalse: d\n'no!': e\n2001-01-01: {yes: 1, no: 2, ~: 3}\n"
+    path = tmp_path / "typed.yaml"
+    path.write_text(text)
+    assert read_yaml(path) == yaml.safe_load(text)
+    path.write_text("!odd x: 1\n")
+    with pytest.raises(ConfigError, match="is not valid YAML"):
+        read_yaml(path)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o002, 0o077])
+def test_every_file_has_the_mode_that_the_umask_gives(tmp_path, umask):
+    before = os.umask(umask)
+    try:
+        (tmp_path / "plain").touch()
+        write_text(tmp_path / "x.yaml", "a: 1")
+        with replacing(tmp_path / "x.safetensors") as temporary:
+            save_file({"a": torch.ones(2)}, temporary)
+        with replacing(tmp_path / "x.private") as temporary:
+            temporary.unlink()
+            temporary.touch(0o600)
+    finally:
+        os.umask(before)
+    modes = {file.name: file.stat().st_mode & 0o777 for file in tmp_path.iterdir()}
+    assert modes == dict.fromkeys(modes, 0o666 & ~umask)
+    assert len(modes) == 4
 
 
 def test_aliases_and_merged_keys_are_no_duplicates(tmp_path):

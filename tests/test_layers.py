@@ -59,9 +59,13 @@ FENCES = {
     "onnxruntime": {"runtimes"},
     "openvino": {"runtimes"},
     # The package of a vendor belongs in the adapter of its detectors.
-    "ultralytics": {"vendors.ultralytics"},
-    "transformers": {"vendors.transformers"},
-    "libreyolo": {"vendors.libreyolo"},
+    "ultralytics": {"vendors.ultralytics_library"},
+    "transformers": {
+        "vendors.transformers",
+        "vendors.transformers_families",
+        "vendors.transformers_transform",
+    },
+    "libreyolo": {"vendors.libreyolo", "vendors.libreyolo_detector"},
     "timm": {"vendors.timm"},
 }
 

@@ -96,3 +96,34 @@ def test_the_password_comes_from_the_command_the_environment_or_what_was_given_b
     assert with_password(own) == own
     monkeypatch.setenv(VARIABLE, "postgresql://me:two@other/db")
     assert with_password(stored) == own
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("(got {'url': 'x', 'password': 's3cr3t-pw'})", "(got {'url': 'x', 'password': '***'})"),
+        ('{"db_password": "s3cr3t\\"-pw", "n": 1}', '{"db_password": \'***\', "n": 1}'),
+        ("{'api_key': 123, 'b': 2}", "{'api_key': '***', 'b': 2}"),
+        (
+            "unexpected extra argument(s) (me:s3cr3t-pw@h/db); see",
+            "unexpected extra argument(s) (me:***@h/db); see",
+        ),
+        ("me:a@s3cr3t-pw@host:5432/db", "me:***@host:5432/db"),
+    ],
+)
+def test_passwords_in_mappings_and_in_urls_without_a_scheme(text, expected):
+    assert hide(text) == expected
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "/data/a:b@c/study.db",
+        "C:\\data\\x@2x.jpg",
+        "labels/a.txt:3: its box lies outside",
+        "{'passfile': 'x'}",
+        "write me at a@b.c: it works",
+    ],
+)
+def test_what_holds_no_password_is_shown_as_it_is(text):
+    assert hide(text) == text

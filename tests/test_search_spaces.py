@@ -2,15 +2,18 @@
 
 import fnmatch
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
 from autoprune.cost.counts import CostModel
 from autoprune.detectors import build, detector_inputs
+from autoprune.fields import is_vendor
 from autoprune.graph import analyze
 from autoprune.space.file import SpaceFile, ready_space
 from autoprune.space.one_shot import warm_starts, widths_of
@@ -26,16 +29,31 @@ def test_the_documented_ones_exist() -> None:
         "retinanet_resnet50_fpn_v2_coco",
         "retinanet_resnet18_fpn",
         "fcos_resnet50_fpn_coco",
+        "ultralytics_yolo11n",
+        "ultralytics_yolo11s",
+        "ultralytics_yolo26n",
+        "transformers_rtdetr_r18vd",
+        "transformers_rtdetr_r50vd",
+        "transformers_dfine-small-coco",
+        "transformers_rf-detr-nano",
     }
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def marked(path: Path) -> Any:
+    """The file as a parameter; to analyze a detector of Transformers takes a minute."""
+    marks = [pytest.mark.slow] if path.stem.startswith("transformers_") else []
+    return pytest.param(path, id=path.stem, marks=marks)
+
+
+@pytest.mark.parametrize("path", [marked(path) for path in FILES])
 def test_a_ready_space_fits_its_detector(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = SpaceFile.load(path)
+    if is_vendor(file.model):
+        pytest.importorskip(file.model.partition(":")[0])
     assert ready_space(file.model) == path
     # At a quarter of the input size: fractions of the GFLOPs are the same, but the pass takes a sixteenth.
     size = (file.input_size[0] // 4, file.input_size[1] // 4)
-    model = build(ModelSpec(name=file.model, arguments=file.model_arguments, num_classes=91))
+    model = small(file, size)
     graph = analyze(model, detector_inputs(size, torch.device("cpu")))
     random = np.random.default_rng(0)
     importance = {name: random.exponential(1, group.width) for name, group in graph.prunable.items()}
@@ -75,6 +93,18 @@ def test_a_ready_space_fits_its_detector(path: Path, monkeypatch: pytest.MonkeyP
             widths = space.project_to_budget(random.random(len(space.variables)), budgets)
             assert 0.98 < space.budget_usage(widths, budgets) <= 1
         assert len(calls) < 10 * 50, "a projection asks the cost model for little"
+
+
+def small(file: SpaceFile, size: tuple[int, int]) -> nn.Module:
+    """The detector of a file; one of Transformers at that size, with as much fewer queries as positions."""
+    arguments = file.model_arguments
+    if is_vendor(file.model):
+        pytest.importorskip(file.model.partition(":")[0])
+    if "config" in arguments:
+        queries = arguments["config"].get("num_queries", 300) // 16
+        config = {**arguments["config"], "num_queries": queries}
+        arguments = {**arguments, "config": config, "size": list(size)}
+    return build(ModelSpec(name=file.model, arguments=arguments, num_classes=91))
 
 
 GRANULARITIES = ("layer", "block", "stage")

@@ -3,8 +3,11 @@
 import json
 import pickle
 import re
+import stat
 import warnings
 import zipfile
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +48,7 @@ _OTHERS: tuple[tuple[tuple[bytes, ...], str, str], ...] = (
 """Kinds of files by their first bytes, in lower case where they are text: what they are, and what to do."""
 
 
-def read_checkpoint(path: Path, device: str = "cpu") -> Any:
+def read_checkpoint(path: Path, device: str = "cpu", more: Sequence[tuple[type, str]] = ()) -> Any:
     """What a file holds: a tree of dicts, lists, tensors, numbers and `stand_ins`.
 
     A file of `torch.save` or safetensors is known by its first bytes.
@@ -53,12 +56,20 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
     Args:
         path: the file.
         device: of the tensors in a file of `torch.save`; ``"meta"`` holds none of their values.
+        more: further stand-ins, each with the full name that it replaces; it must run nothing.
 
     Raises:
         ModelError: the file can't be read, is of another kind, or would need code of its writer.
     """
     try:
-        size = path.stat().st_size
+        status = path.stat()
+        if not (
+            stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+        ):  # a pipe would wait for a writer
+            raise ModelError(
+                f"cannot read weights {path}: it is a pipe or device, not a file; check --weights"
+            )
+        size = status.st_size
         with path.open("rb") as file:
             head = file.read(_HEAD)
     except OSError as error:
@@ -72,15 +83,40 @@ def read_checkpoint(path: Path, device: str = "cpu") -> Any:
                 return parse_safetensors(path.read_bytes())
             with (
                 warnings.catch_warnings(action="ignore"),
-                torch.serialization.safe_globals(STAND_INS),
+                torch.serialization.safe_globals([*STAND_INS, *more]),
                 path.open("rb") as file,  # of a path, torch would believe the suffix
             ):
+                if device != "meta":
+                    _check_sums(path)
                 return torch.load(file, map_location=device, weights_only=True)
     except ModelError:
         raise
     except Exception as error:  # a damaged file can raise anything
         problem = _cut_off(path, head, size, error) or _foreign(path, error)
         raise ModelError(f"{path} holds no weights that can be read safely: {problem}") from error
+
+
+def _check_sums(path: Path) -> None:
+    """Compares the parts of a zip archive with their check sums, which torch does not do for tensors.
+
+    Raises:
+        ModelError: a part has another one than when it was saved.
+    """
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        for part in archive.infolist():
+            if part.CRC == 0 or part.compress_type != zipfile.ZIP_STORED:  # torch can be told to write none
+                continue
+            try:
+                with archive.open(part) as file:
+                    while file.read(2**20):
+                        pass
+            except (zipfile.BadZipFile, zlib.error) as error:
+                raise ModelError(
+                    f"{path} holds no weights that can be read safely: it is damaged, `{part.filename}` "
+                    f"in it is not what was saved; {_AGAIN}"
+                ) from error
 
 
 def _is_safetensors(head: bytes) -> bool:
@@ -152,7 +188,7 @@ def _foreign(path: Path, error: Exception) -> str:
     if "magic number" in text:
         return f"it is a pickle that torch.save did not write; {_SAVE}"
     if "Unsupported operand" in text:
-        return "it has another pickle protocol than torch.save's own; save it without pickle_protocol"
+        return f"it is a pickle that torch.save did not write, or of another pickle protocol; {_SAVE}"
     reason = re.search(r"WeightsUnpickler error: ([^\n]+)", text)
     shown = " ".join((reason[1] if reason else text or type(error).__name__).split())[:120]
     if isinstance(error, pickle.UnpicklingError):

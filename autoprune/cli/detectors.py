@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 from autoprune.cli.settings import refuse_useless
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
-from autoprune.fields import is_vendor
+from autoprune.fields import is_vendor, near_vendor
 from autoprune.progress import say
-from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER
+from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER, WEIGHTS_FILE
 from autoprune.trust import consent
 
 if TYPE_CHECKING:
@@ -65,13 +65,17 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
     from autoprune.policy import Policy
 
     path = Path(argument) if argument is not None and not is_vendor(argument) else None
+    if path is not None and not path.exists() and near_vendor(str(argument)):
+        path = None  # a misspelled library; whoever builds the detector says so
     if path is not None and (path.exists() or path.suffix in (".yaml", ".yml") or "/" in str(argument)):
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path
         if folder and not file.is_file():
+            weights = folder / WEIGHTS_FILE
+            dense = f"; for the dense detector in it, --weights {weights}" if weights.is_file() else ""
             raise ConfigError(
                 f"{path} holds no {POLICY_FILE}; give a policy file, or a folder that `autoprune recover`, "
-                "`export` or `apply` wrote"
+                f"`export` or `apply` wrote{dense}"
             )
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
@@ -116,20 +120,37 @@ def resolve_all(arguments: Sequence[str], config: Config, flags: Iterable[str]) 
     ]
 
 
-def build_dense(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec]":
+def build_dense(
+    detector: NamedDetector, config: Config, fresh_head: bool = False
+) -> "tuple[nn.Module, ModelSpec]":
     """Builds the dense version of ``detector``, with the weights of ``config`` where it has any.
 
+    Args:
+        detector: the detector.
+        config: its weights, and what else decides a detector without a policy.
+        fresh_head: whether it will be trained, so that its class head need not be that of the weights.
+
     Raises:
-        ModelError: it can't be built, or the weights are of another architecture.
+        ModelError: it can't be built, or the weights are of another architecture or number of classes.
     """
     from autoprune.detectors import load_dense
 
     weights, key = config.weights, config.weights_key
     if detector.policy is not None:  # a policy decides the whole architecture
         spec = detector.policy.model
-        return load_dense(spec.name, spec.arguments, spec.num_classes, spec.norm, weights, weights_key=key)
+        return load_dense(
+            spec.name,
+            spec.arguments,
+            spec.num_classes,
+            spec.norm,
+            weights,
+            weights_key=key,
+            fresh_head=fresh_head,
+        )
     name, arguments, num_classes = detector.spec.name, config.model_arguments, config.num_classes
-    return load_dense(name, arguments, num_classes, config.norm_kind, weights, weights_key=key)
+    return load_dense(
+        name, arguments, num_classes, config.norm_kind, weights, weights_key=key, fresh_head=fresh_head
+    )
 
 
 def input_size_of(detector: NamedDetector, model: "nn.Module", config: Config) -> tuple[int, int]:

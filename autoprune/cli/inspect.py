@@ -1,7 +1,7 @@
 """`autoprune inspect`: the channel groups of a detector, their cost, and their widths under a policy."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -42,13 +42,10 @@ def inspect(
 ) -> None:
     """Show the channel groups of a detector: width, fraction of the cost, what is frozen and why."""
     if names:
-        from autoprune import detectors
-
         refuse_useless(flags, flags - {"names", "as_json", "detector"}, "with --list; omit one of them")
         if detector is not None:
             raise ConfigError(f"--list names all detectors, and {detector} is one; omit one of them")
-        known = detectors.names()
-        print(json.dumps(known, indent=2) if as_json else "\n".join(known))
+        _list(as_json)
         return
     with working(quiet=as_json) as console:
         report = _report(config, flags, detector, policy)
@@ -56,6 +53,22 @@ def inspect(
             _show(console, report)
     if as_json:
         print(json.dumps(report, indent=2))
+
+
+def _list(as_json: bool) -> None:
+    """Prints the names of all detectors, and the libraries whose detectors can be named, too."""
+    from autoprune import detectors, vendors
+
+    known, libraries = detectors.names(), vendors.libraries()
+    if as_json:
+        print(json.dumps({"detectors": known, "libraries": [asdict(each) for each in libraries]}, indent=2))
+        return
+    width = max(len(each.example) for each in libraries)
+    lines = [
+        f"{each.example:{width}}  {'installed' if each.installed else each.install}" for each in libraries
+    ]
+    heading = "Of other libraries, LIBRARY:SOURCE, such as"
+    print("\n".join([*known, "", heading, *lines, "", "Your own: package.module:function"]))
 
 
 def _report(

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console
-from rich.segment import Segments
+from rich.segment import Segment, Segments
 from rich.table import Table
 
 from autoprune import progress
@@ -52,7 +52,14 @@ def tell(console: Console, line: str) -> None:
 def show_table(console: Console, table: Table) -> None:
     """Prints a table; a terminal narrower than `TABLE_WIDTH` wraps its lines."""
     options = console.options.update(width=max(console.width, TABLE_WIDTH))
-    console.print(Segments(console.render(table, options)), soft_wrap=True)
+    segments: list[Segment] = []
+    for line in console.render_lines(table, options, pad=False):
+        while line and not line[-1].text.strip(" "):  # padding of the last column
+            line.pop()
+        if line:
+            line[-1] = line[-1]._replace(text=line[-1].text.rstrip(" "))
+        segments += [*line, Segment.line()]
+    console.print(Segments(segments), soft_wrap=True)
 
 
 class StoppedError(Exception):

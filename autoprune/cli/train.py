@@ -67,7 +67,7 @@ def train(config: Config) -> None:
         say_own(config, resumed, config.out)
         config = resumed
         detector = resolve(None, config)
-        model, spec = build_dense(detector, config)
+        model, spec = build_dense(detector, config, fresh_head=True)
         training = open_split(config, "train", model)
         validation = open_split(config, "val", model, training.categories)
         check_same_classes(training, validation)
@@ -79,7 +79,7 @@ def train(config: Config) -> None:
         if config.num_classes is None and training.num_classes != spec.num_classes:
             # the heads get the data's classes; weights, if any are given, fill all but those heads
             sized = config.model_copy(update={"num_classes": training.num_classes})
-            model, spec = build_dense(detector, sized)
+            model, spec = build_dense(detector, sized, fresh_head=True)
         console.print(training.labels_line, highlight=False, markup=False)
         height, width = training.most_common_size
         warn_enlarged(training, resize_rule(model), spec.arguments)

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -12,12 +13,13 @@ from pycocotools.coco import COCO
 
 from autoprune.errors import DataError
 from autoprune.images.decode import UPRIGHT, View
-from autoprune.images.locate import ImageFile, Others, locate
+from autoprune.images.locate import ImageFile, Others, find_images, locate
 from autoprune.layouts.find import convert, stamp
-from autoprune.layouts.holdout import take_part
-from autoprune.layouts.source import HINT, Source
+from autoprune.layouts.holdout import in_part
+from autoprune.layouts.image_folder import image_folders
+from autoprune.layouts.source import HINT, Part, Source
 from autoprune.records.clean import AnnotationReader, ImageList, Notes, read_categories
-from autoprune.records.fields import printable
+from autoprune.records.fields import printable, shown
 from autoprune.records.json_file import read_json
 
 
@@ -66,49 +68,48 @@ def silence() -> Iterator[None]:
 
 @lru_cache(maxsize=3)  # a run opens its splits several times; COCO's take half a minute each
 def _read(source: Source, _stamp: Any) -> Annotations:
-    content = _content(source)
-    return clean(content, source.file, content.get("folders", source.folders), source)
+    return _clean(_content(source), source)
 
 
-def clean(
-    content: Mapping[str, Any], file: Path, folders: tuple[Path, ...], source: Source | None = None
-) -> Annotations:
+def _clean(content: Mapping[str, Any], source: Source) -> Annotations:
     """Reduces the content of an annotation file to what can be used, and reads the header of every image.
 
     Args:
         content: ``images``, ``annotations`` and ``categories`` as in COCO's files, and what else a layout
             adds (see `layouts.source.Content`); not changed.
-        file: where it is from, for messages.
-        folders: where the images may be.
-        source: the split, where it is a part of a set, or one of several that are decided on together.
+        source: the split.
 
     Raises:
         DataError: a part is missing, its categories or ids are ambiguous, or none of its images can be used.
     """
+    file = source.file
     for part in ("images", "annotations", "categories"):
         if not isinstance(content.get(part), list):
             raise DataError(f"{file} is not in COCO format: it has no list `{part}`; {HINT}")
     categories, category_ids = read_categories(file, content["categories"])
-    if source is not None and source.part is not None:
-        content = take_part(content, source.part)
     skipped: list[str] = list(content.get("skipped", ()))
     notes: list[str] = list(content.get("notes", ()))
     listed = ImageList(content["images"], skipped)
-    whole = tuple if source is None else partial(_whole, source)
-    images, files, first_of = _images(listed.records, folders, skipped, notes, whole)
+    folders, lines = _folders(source, content, listed.records)
+    notes += lines
+    records, others = _part(listed.records, folders, source.part)
+    images, files, first_of = _images(records, folders, skipped, notes, partial(_whole, source))
     if not images:
-        reason = (
-            f"none of its {len(content['images'])} images can be used ({skipped[0]})"
-            if skipped
-            else "no images"
-        )
-        raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}")
+        count = f"{len(content['images'])} images" if content["images"] else "images"
+        reason = f"none of its {count} can be used ({skipped[0]})" if skipped else "no images"
+        below = f", and no folder below {source.roots[-1]} holds all of them; {HINT}" if source.roots else ""
+        raise DataError(f"{file}: {reason}; images are looked for in {', '.join(map(str, folders))}{below}")
     merged = {number: images[first] for number, first in first_of.items()}
     reader = AnnotationReader(images | merged, listed.ids, category_ids)
     twice = {first_of.get(number, number): names for number, names in listed.twice.items()}
     annotations: list[dict[str, Any]] = []
     for place, record in enumerate(content["annotations"]):
-        cleaned = reader.read(record, place)
+        try:
+            if others and isinstance(record, dict) and listed.ids.number(record.get("image_id")) in others:
+                continue
+            cleaned = reader.read(record, place)
+        except DataError as error:
+            raise DataError(f"{file}: annotations[{place}]: {error}") from error
         if cleaned is None:
             continue
         if isinstance(cleaned, str):
@@ -120,8 +121,9 @@ def clean(
                 "give each image its own id in the file"
             )
         annotations.append({"id": len(annotations) + 1, **cleaned})  # COCOeval treats id 0 as no annotation
-    if source is None or source.kind == "coco":
+    if source.kind == "coco":
         reader.convention.refuse(file)
+    _refuse_same_names(file, categories, {thing["category_id"] for thing in annotations})
     index = COCO()
     index.dataset = {
         "images": list(images.values()),
@@ -133,13 +135,45 @@ def clean(
     paths = {number: image.path for number, image in files.items()}
     sizes = {number: image.size for number, image in files.items()}
     views = {number: image.view for number, image in files.items() if image.view != UPRIGHT}
-    lines = (*notes, *reader.notes.lines())
-    return Annotations(index, paths, sizes, tuple(skipped), views, lines)
+    return Annotations(index, paths, sizes, tuple(skipped), views, (*notes, *reader.notes.lines()))
+
+
+def _refuse_same_names(file: Path, categories: Mapping[int, Mapping[str, Any]], used: set[int]) -> None:
+    """Refuses two categories of one name that both have boxes: they may be one class, or two.
+
+    Raises:
+        DataError: names them.
+    """
+    first_of: dict[str, int] = {}
+    for number in sorted(used):
+        name = str(categories[number]["name"]).strip()
+        if (first := first_of.setdefault(name, number)) != number:
+            raise DataError(
+                f"{file}: the categories {first} and {number} are both named {shown(name)} and both have "
+                "boxes; rename one, or give all boxes to one"
+            )
 
 
 def _content(source: Source) -> Mapping[str, Any]:
     """A split's annotations as they are, as COCO's content."""
     return _load(source.file) if source.kind == "coco" else convert(source)
+
+
+def _part(
+    records: Mapping[int, Mapping[str, Any]], folders: tuple[Path, ...], part: Part | None
+) -> tuple[Mapping[int, Mapping[str, Any]], set[int]]:
+    """The image records of a part, by number, and the numbers of the other part's."""
+    if part is None:
+        return records, set()
+    names = [str(record["file_name"]) for record in records.values()]
+    paths = find_images(list(records.values()), folders)
+    # a link and its target are one image
+    files = [
+        name if path is None else os.path.realpath(path) for name, (path, _) in zip(names, paths, strict=True)
+    ]
+    chosen = dict(zip(records, in_part(list(zip(names, files, strict=True)), part), strict=True))
+    kept = {number: record for number, record in records.items() if chosen[number]}
+    return kept, {number for number in records if not chosen[number]}
 
 
 def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, ...]]]:
@@ -148,7 +182,14 @@ def _whole(source: Source) -> Iterator[tuple[list[dict[str, Any]], tuple[Path, .
         content = _content(split)
         records = content.get("images")
         listed = ImageList(records if isinstance(records, list) else [], []).records
-        yield list(listed.values()), content.get("folders", split.folders)
+        yield list(listed.values()), _folders(split, content, listed)[0]
+
+
+def _folders(
+    source: Source, content: Mapping[str, Any], records: Mapping[int, Mapping[str, Any]]
+) -> tuple[tuple[Path, ...], list[str]]:
+    """Where a split's images are, and what is to be said of it."""
+    return (content["folders"], []) if "folders" in content else image_folders(source, list(records.values()))
 
 
 def _load(file: Path) -> Mapping[str, Any]:

@@ -86,6 +86,7 @@ def check_labels(
     best: CategoryIds = own
     best_map = 0.0
     highest = float(np.mean(list(before.values())))
+    highest_with: CategoryIds = own
     for other in candidates:
         after = _per_class(other, split, chosen, detections)
         changed = [name for number, name in _changed(own, other, split) if name in after]
@@ -93,20 +94,23 @@ def check_labels(
             continue
         old, new = (float(np.mean([each[name] for name in changed])) for each in (before, after))
         mean = float(np.mean(list(after.values())))
-        highest = max(highest, mean)
+        if mean > highest:
+            highest, highest_with = mean, other
         if new >= LEAST_FACTOR * old + LEAST_GAIN and mean > best_map:
             best, best_map = other, mean
+    names = {number: split.categories[label] for label, number in own.items()}
     if highest < LEAST_MAP:
         height, width = split.most_common_size
+        mapping = {label: names[number] for label, number in highest_with.items()}
         say(
             f"the detector is poor with every mapping of labels on {len(chosen)} images of {split.name} "
-            f"(mAP {100 * highest:.1f} at best, at {height}x{width} pixels): its input size, weights or data "
-            "may be others than it was trained on (--model-arguments, --weights, --data)"
+            f"(mAP {100 * highest:.1f} at best, with {describe(mapping)}, at {height}x{width} pixels): "
+            "its input size, weights or data may be others than it was trained on (--model-arguments, "
+            "--weights, --data)"
         )
         return
     if best is own:
         return
-    names = {number: split.categories[label] for label, number in own.items()}
     better = {label: names[number] for label, number in best.items()}
     text = (
         f"the labels do not fit the detector: on {len(chosen)} images of {split.name} its mAP is "

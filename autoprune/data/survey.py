@@ -1,18 +1,25 @@
 """What a data set holds: its layout, the images, boxes and classes of its splits, and what is odd."""
 
+import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import file_digest
 from pathlib import Path
 
+import numpy as np
+
 from autoprune.config import DataPaths
 from autoprune.data.coco import SHOWN, Split, absent_classes, open_data
 from autoprune.errors import DataError
-from autoprune.images.decode import image_files
+from autoprune.images.decode import UPRIGHT, decode, image_files, threads
 from autoprune.layouts.find import find_layout
 from autoprune.layouts.source import UNDIVIDED
 
+DECODED = 256
+"""Images of a split, at most and evenly spread, that are decoded to see whether they are whole."""
+TINY = (8, 8)
 ORDER = {name: place for place, name in enumerate(("train", "val", "test"))}
 
 
@@ -32,7 +39,7 @@ class Survey:
 
 
 def survey(data: Path | DataPaths, val_fraction: float | None = None) -> Survey:
-    """Reads every split of a data set, without decoding its images.
+    """Reads every split of a data set, and decodes up to `DECODED` images of each.
 
     Raises:
         DataError: it has no known layout, or several, or no split that can be read.
@@ -63,30 +70,56 @@ def box_counts(split: Split) -> dict[str, int]:
 
 
 def _odd(splits: Mapping[str, Split]) -> Iterator[str]:
+    said: dict[str, list[str]] = {}  # of several splits, the same line once
     for name, split in splits.items():
-        if split.skipped:
-            first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
-            yield f"{name}: left out as unusable, {len(split.skipped)} in all: {first}"
-        for note in split.notes:
-            yield f"{name}: {note}"
-        things = split.coco.anns.values()
-        if crowds := sum(thing["iscrowd"] for thing in things):
-            yield f"{name}: crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
-        if absent := absent_classes(split):
-            yield f"{name}: no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
-        empty = sum(not split.coco.imgToAnns.get(number) for number in split.image_ids)
-        if empty:
-            yield f"{name}: no boxes in {empty} of {len(split)} images"
+        for line in _odd_in(split):
+            said.setdefault(line, []).append(name)
+    for line, names in said.items():
+        yield line if names == [UNDIVIDED] else f"{', '.join(names)}: {line}"
     one = next(iter(splits))
     for name, split in splits.items():
         if split.categories != splits[one].categories:
             yield f"{name} and {one} have different classes"
     yield from _twice(splits)
-    named = {file for split in splits.values() for file in split.files}
-    folders = {file.parent for file in named}
-    unnamed = sorted({file for folder in folders for file in image_files(folder)} - named)
+    named = {Path(os.path.realpath(file)) for split in splits.values() for file in split.files}
+    folders = {os.path.realpath(file.parent) for split in splits.values() for file in split.files}
+    beside = [file for folder in sorted(folders) for file in image_files(Path(folder))]
+    unnamed = [file for file in beside if Path(os.path.realpath(file)) not in named]
     if unnamed:
         yield f"in no split, but beside its images: {len(unnamed)}, such as {unnamed[0]}"
+
+
+def _odd_in(split: Split) -> Iterator[str]:
+    if split.skipped:
+        first = "; ".join(split.skipped[:SHOWN]) + ("; …" if len(split.skipped) > SHOWN else "")
+        yield f"left out as unusable, {len(split.skipped)} in all: {first}"
+    yield from split.notes
+    things = split.coco.anns.values()
+    if crowds := sum(thing["iscrowd"] for thing in things):
+        yield f"crowds, {crowds} of {len(things)} boxes: not trained on, and neither hit nor miss"
+    if absent := absent_classes(split):
+        yield f"no box of {', '.join(absent[:SHOWN])}{', …' if len(absent) > SHOWN else ''}"
+    yield from _damaged(split)
+    if empty := sum(not split.coco.imgToAnns.get(number) for number in split.image_ids):
+        yield f"no boxes in {empty} of {len(split)} images"
+
+
+def _damaged(split: Split) -> Iterator[str]:
+    """Images that open and cannot be decoded, such as those that are cut off."""
+    chosen = sorted({round(place) for place in np.linspace(0, len(split) - 1, min(DECODED, len(split)))})
+
+    def problem(index: int) -> str | None:
+        try:
+            decode(split.files[index], TINY, split.views.get(index, UPRIGHT))
+        except DataError as error:
+            return str(error)
+        return None
+
+    with ThreadPoolExecutor(threads()) as pool:
+        problems = [each for each in pool.map(problem, chosen) if each is not None]
+    if problems:
+        looked_at = f"{len(split)} images" if len(chosen) == len(split) else f"{len(chosen)} images looked at"
+        yield f"damaged: {len(problems)} of {looked_at}, first: {problems[0]}"
 
 
 def _twice(splits: Mapping[str, Split]) -> Iterator[str]:
@@ -108,4 +141,5 @@ def _twice(splits: Mapping[str, Split]) -> Iterator[str]:
                 shared[earlier, name].append((original, file))
     for (one, other), pairs in shared.items():
         original, file = pairs[0]
-        yield f"the same images in {one} and {other}: {len(pairs)}, such as {original.name} and {file.name}"
+        shown = original.name if original.name == file.name else f"{original.name} and {file.name}"
+        yield f"the same images in {one} and {other}: {len(pairs)}, such as {shown}"

@@ -21,16 +21,18 @@ from torchvision.ops import FrozenBatchNorm2d
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
 from autoprune.errors import ModelError
-from autoprune.fields import is_vendor
+from autoprune.fields import VENDORS, NormKind, is_vendor, near_vendor
 from autoprune.process import stdout_to_stderr
 from autoprune.progress import say
 from autoprune.seeding import scoped
 from autoprune.trust import is_factory, require_consent
 from autoprune.validation import check_kind
-from autoprune.vendors import vendor_of
+from autoprune.vendors import VendorDetector, vendor_of
 
 RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
 """Arguments of builders that are settings of their own."""
+FROZEN = {"weight", "bias", "running_mean", "running_var"}
+"""Buffers of a frozen norm."""
 SEEDS = 2**32
 """Seeds are below it, as in `Config`."""
 
@@ -40,12 +42,13 @@ def names() -> list[str]:
     return sorted({*list_models(module=detection), *OWN})
 
 
-def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
+def build(spec: ModelSpec, seed: int = 0, as_made: bool = False) -> nn.Module:
     """Builds a detector on the CPU with fresh weights, without a download.
 
     Args:
         spec: the architecture.
         seed: of the fresh weights.
+        as_made: keeps the kind of norms that the builder chose, whatever the specification says.
 
     Raises:
         ModelError: the name, an argument or the seed is invalid, or the user's factory failed.
@@ -74,7 +77,19 @@ def build(spec: ModelSpec, seed: int = 0) -> nn.Module:
         raise ModelError(f"{spec.name} returned a {type(model).__name__}; it must return a torch.nn.Module")
     if ":" not in spec.name:
         _refuse_ignored_arguments(spec, model)
-    return _set_norm(_as_float32(spec.name, model), spec.norm)
+    model = _as_float32(spec.name, model)
+    return model if as_made else _set_norm(model, spec.norm)
+
+
+def norm_of(model: nn.Module) -> NormKind:
+    """``frozen`` where a detector has norms that do not train."""
+    return "frozen" if any(map(is_frozen_norm, model.modules())) else "batch"
+
+
+def is_frozen_norm(module: nn.Module) -> bool:
+    """Whether a module is a frozen norm of any library: by its four buffers, and no parameter."""
+    held = dict(module.named_buffers())
+    return held.keys() == FROZEN and not list(module.parameters()) and held["weight"].dim() == 1
 
 
 def with_tensors(tensors: Iterable[str], arguments: Mapping[str, Any]) -> list[str]:
@@ -128,6 +143,7 @@ def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
         arguments |= {"weights": None, "weights_backbone": None}
         return partial(get_model, spec.name)
     near = difflib.get_close_matches(spec.name, names(), n=3)
+    near += [VENDORS[each] for each in difflib.get_close_matches(spec.name, VENDORS, n=1)]
     hint = f"did you mean {', '.join(near)}? " if near else ""
     raise ModelError(
         f"unknown model {spec.name!r}; {hint}`autoprune inspect --list` shows all, and "
@@ -152,7 +168,11 @@ def _user_factory(name: str) -> Callable[..., Any]:
         raise
     except BaseException as error:  # importing runs foreign code, such as a script that ends with sys.exit
         if isinstance(error, ModuleNotFoundError) and f"{module_name}.".startswith(f"{error.name}."):
-            problem = f"there is no module {error.name!r}; run from the folder that holds it, or install it"
+            near = near_vendor(name)
+            meant = f"did you mean {near}? Else " if near else ""
+            problem = (
+                f"there is no module {error.name!r}; {meant}run from the folder that holds it, or install it"
+            )
         else:
             problem = " ".join(f"importing it failed with {type(error).__name__}: {error}".split())
         raise ModelError(f"model {name}: {problem}") from error
@@ -186,23 +206,43 @@ def _as_float32(name: str, model: nn.Module) -> nn.Module:
 
 
 def _set_norm(model: nn.Module, norm: str) -> nn.Module:
-    """Replaces the backbone's norms in place."""
+    """Replaces the backbone's norms in place.
+
+    A vendor's detector that has frozen norms has frozen those that it means to: the others stay.
+    """
+    if norm == "frozen" and isinstance(model, VendorDetector) and norm_of(model) == "frozen":
+        return model
     root = getattr(model, "backbone", model)
-    source = nn.BatchNorm2d if norm == "frozen" else FrozenBatchNorm2d
     for parent in list(root.modules()):
         for name, old in list(parent.named_children()):
-            if type(old) is not source or old.running_mean is None:
-                continue
-            new = _like(old, FrozenBatchNorm2d if norm == "frozen" else nn.BatchNorm2d)
-            setattr(parent, name, new)
+            if norm == "frozen" and type(old) is nn.BatchNorm2d and old.running_mean is not None:
+                setattr(parent, name, _like(old, FrozenBatchNorm2d))
+            elif norm != "frozen" and is_frozen_norm(old):
+                setattr(parent, name, _like(old, nn.BatchNorm2d))
     return model
 
 
 def _like(old: Any, kind: Any) -> nn.Module:
-    new: nn.Module = kind(len(old.running_mean), eps=old.eps).to(old.running_mean)  # device and dtype
+    new: nn.Module = kind(len(old.running_mean), eps=_eps(old)).to(old.running_mean)  # device and dtype
     state = {name: value for name, value in old.state_dict().items() if name != "num_batches_tracked"}
     with torch.no_grad():
         for name, target in [*new.named_parameters(), *new.named_buffers()]:
             if name in state:
                 target.copy_(state[name])
     return new.train(old.training)
+
+
+def _eps(norm: nn.Module) -> float:
+    """What a norm adds to its variances; a class that holds no ``eps`` is measured, as it may be a literal.
+
+    Of the input √v a norm of variance v, no mean, and neither scale nor shift, gives √(v / (v + ε)).
+    """
+    if isinstance(eps := getattr(norm, "eps", None), float):
+        return eps
+    variance = 2.0**-13
+    probe = deepcopy(norm).double().cpu()
+    for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", variance)):
+        getattr(probe, name).fill_(value)
+    with torch.no_grad():
+        out = probe(torch.full((1, len(probe.running_var), 1, 1), variance**0.5, dtype=torch.float64))  # type: ignore[arg-type]
+    return float(f"{variance / float(out.flatten()[0]) ** 2 - variance:.6g}")

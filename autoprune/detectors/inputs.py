@@ -1,7 +1,11 @@
-"""The inputs of a detector: an example for one forward pass."""
+"""The inputs of a detector: an example for one forward pass, and what its ``transform`` makes of images."""
+
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
 
 from autoprune.errors import ConfigError, out_of_memory
 
@@ -16,3 +20,38 @@ def detector_inputs(input_size: tuple[int, int], device: torch.device | str = "c
     with out_of_memory(f"for one image of {height}x{width} pixels", "give a smaller input size", ConfigError):
         noise = torch.rand((3, height, width), generator=torch.Generator().manual_seed(0))
         return ([noise.to(device)],)
+
+
+def prepared(
+    model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]] | None = None
+) -> tuple[ImageList, list[dict[str, Any]] | None] | None:
+    """The batch that a detector's child ``transform`` makes of images, as torchvision's and vendors' have it.
+
+    Args:
+        model: the detector.
+        images: of each, [3, h, w] in [0, 1].
+        targets: of each, ``boxes`` [k, 4] in its pixels.
+
+    Returns:
+        The batch, and the targets with boxes in pixels of the batch; ``None`` without such a child.
+    """
+    transform = getattr(model, "transform", None)
+    return transform(images, targets) if isinstance(transform, nn.Module) else None
+
+
+def stride(model: nn.Module) -> int | None:
+    """What the detector pads its input to a multiple of; ``None`` where it does not say."""
+    multiple = getattr(getattr(model, "transform", None), "size_divisible", 1)
+    return int(multiple) if multiple > 1 else None
+
+
+def smallest_anchor(model: nn.Module) -> float:
+    """Pixels of the smallest anchor's side; 0 for a detector without anchors in pixels."""
+    sizes = [
+        size
+        for module in model.modules()
+        if isinstance(module, AnchorGenerator)
+        for level in module.sizes
+        for size in level
+    ]
+    return float(min(sizes, default=0))

@@ -2,15 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 from torch import nn
 from torchvision.models import resnet
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.backbone_utils import BackboneWithFPN
-from torchvision.models.detection.fcos import FCOS
-from torchvision.models.detection.retinanet import RetinaNet, RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
+
+from autoprune.vendors.one_stage import AnchorSizes, one_stage_detector
 
 
 def resnet_detector(
@@ -21,7 +20,7 @@ def resnet_detector(
     max_size: int = 1333,
     fpn_channels: int = 256,
     returned_layers: Sequence[int] = (2, 3, 4),
-    anchor_sizes: Sequence[float | Sequence[float]] | None = None,
+    anchor_sizes: AnchorSizes | None = None,
     base_width: int = 64,
     **detector_arguments: Any,
 ) -> nn.Module:
@@ -56,26 +55,9 @@ def resnet_detector(
     backbone = BackboneWithFPN(body, outputs, widths, fpn_channels, extra_blocks=extra)
 
     strides = [2 ** (layers[0] + 1 + level) for level in range(len(layers) + 2)]
-    scale, ratios = (1, (1.0,)) if family == "fcos" else (4, (0.5, 1.0, 2.0))
-    bases = [scale * stride for stride in strides] if anchor_sizes is None else list(anchor_sizes)
-    if len(bases) != len(strides):
-        raise ValueError(f"anchor_sizes needs {len(strides)} entries, one per level, not {len(bases)}")
-    octaves = (0,) if family == "fcos" else (0, 1, 2)
-    sizes = tuple(
-        tuple(base) if isinstance(base, Sequence) else tuple(int(base * 2 ** (o / 3)) for o in octaves)
-        for base in bases
+    return one_stage_detector(
+        family, backbone, num_classes, strides, min_size, max_size, anchor_sizes, **detector_arguments
     )
-    anchors = AnchorGenerator(sizes, (ratios,) * len(sizes))
-    given = {"min_size": min_size, "max_size": max_size, "anchor_generator": anchors, **detector_arguments}
-    if family == "fcos":
-        return cast(nn.Module, FCOS(backbone, num_classes, **given))
-    if family == "retinanet":
-        return cast(nn.Module, RetinaNet(backbone, num_classes, **given))
-    head = RetinaNetHead(
-        fpn_channels, len(sizes[0]) * len(ratios), num_classes, norm_layer=partial(nn.GroupNorm, 32)
-    )
-    head.regression_head._loss_type = "giou"
-    return cast(nn.Module, RetinaNet(backbone, num_classes, head=head, **given))
 
 
 def _scale_width(body: nn.Module, base_width: int) -> None:

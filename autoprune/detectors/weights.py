@@ -1,9 +1,9 @@
 """Loads and saves weights: files, torchvision's weight names, class heads for other data sets."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os.path import exists  # which takes a name that is too long for one of no file
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
@@ -15,7 +15,9 @@ from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.config import ModelSpec
-from autoprune.detectors.factories import build, with_norm, with_tensors
+from autoprune.detectors.class_heads import class_axes, head_classes, refuse_other_heads
+from autoprune.detectors.factories import build, norm_of, with_norm, with_tensors
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
 from autoprune.files import replacing
@@ -40,6 +42,7 @@ def load_dense(
     weights: str | Path | None = None,
     seed: int = 0,
     weights_key: str | None = None,
+    fresh_head: bool = True,
 ) -> tuple[nn.Module, ModelSpec]:
     """Builds a detector and loads its weights.
 
@@ -52,6 +55,7 @@ def load_dense(
         weights: a checkpoint (see `state_for`), or a torchvision weight name; ``None`` keeps fresh weights.
         seed: of fresh weights; a class head keeps them if its number of classes differs from the weights'.
         weights_key: of a checkpoint with several sets of weights, the one to take, such as ``model_ema``.
+        fresh_head: whether a class head may stay fresh where ``num_classes`` is not that of the weights.
 
     Returns:
         The detector, in eval mode on the CPU, and the specification from which `build` makes it.
@@ -70,12 +74,12 @@ def load_dense(
         )
     arguments = {} if arguments is None else arguments
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    given_classes = num_classes
     if isinstance(name, str) and is_vendor(name):
         vendor, source = vendor_of(name)
         description = vendor.describe(source, arguments)
         name, arguments = f"{name.partition(':')[0]}:{Path(source).name}", description.arguments
         num_classes = description.num_classes if num_classes is None else num_classes
-        norm = "batch" if norm == "auto" else norm
     try:
         spec = ModelSpec(
             name=name,
@@ -85,24 +89,36 @@ def load_dense(
         )
     except ValidationError as error:
         raise ModelError(first_problem(error, ModelSpec, "load_dense")) from error
-    model = build(spec, seed)
-    if content is None:
+    if is_vendor(spec.name) and norm == "auto":  # as the vendor makes them, whatever its weights hold
+        model = build(spec, seed, as_made=True)
+        norm = norm_of(model)
+        spec = spec.model_copy(update={"norm": norm})
+    else:
+        model = build(spec, seed)
+    if weights is None:
         return model.eval(), spec
-    state = _state_of(model, content, str(weights), weights_key)
+    state = state_of(model, content, str(weights), weights_key)
     if entry is not None and str(entry) in ZERO_EPS_WEIGHTS:
         state = _absorb_zero_eps(state)
     if norm == "auto" and _norm_of(state) == "frozen":
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
-    if num_classes is None and (inferred := _classes_of(spec, model, state)) != spec.num_classes:
+    heads = _heads(spec, model, state, str(weights))
+    inferred = min(heads.values(), default=spec.num_classes)
+    if given_classes is None and inferred != spec.num_classes:
         spec = spec.model_copy(update={"num_classes": inferred})
         with show(None):  # it was said before what `build` says
             model = build(spec, seed)
-    _fill(model, spec, state, str(weights))
+    if given_classes is None or not fresh_head:
+        refuse_other_heads(heads, model.state_dict(), state, str(weights), spec.num_classes)
+    _fill(model, spec, state, str(weights), heads)
     return model.eval(), spec
 
 
-def _state_of(model: nn.Module, content: Any, where: str, key: str | None) -> State:
-    """The weights in ``content`` by the model's names; a vendor's files hold the names of its own module."""
+def state_of(model: nn.Module, content: Any, where: str, key: str | None = None) -> State:
+    """The weights in ``content`` by the model's names; a vendor's files hold the names of its own module.
+
+    See `state_for`.
+    """
     prefix = PREFIX if isinstance(model, VendorDetector) else ""
     own = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
     return {prefix + name: tensor for name, tensor in state_for(own, content, where, key).items()}
@@ -244,59 +260,44 @@ def _norm_of(state: State) -> NormKind:
     return "frozen" if means and not counted else "batch"
 
 
-class ClassAxis(NamedTuple):
-    """The axis of a tensor whose size is ``without + per_class · classes``."""
+def _heads(spec: ModelSpec, model: nn.Module, state: State, where: str) -> dict[str, int]:
+    """The classes of `head_classes`; empty where all shapes fit.
 
-    axis: int
-    per_class: int
-    without: int
-
-
-def _class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, ClassAxis]:
-    """For each tensor whose shape depends on the number of classes: axis, size per class, rest."""
-    with show(None):  # it was said before what `build` says
-        more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
-    axes: dict[str, ClassAxis] = {}
-    for name, tensor in model.state_dict().items():
-        sizes = zip(tensor.shape, more[name].shape, strict=True) if name in more else ()
-        for axis, (size, larger) in enumerate(sizes):
-            if size != larger:
-                axes[name] = ClassAxis(axis, larger - size, size - (larger - size) * spec.num_classes)
-    return axes
+    Raises:
+        ModelError: see there; or the weights differ in more than the class head.
+    """
+    expected = model.state_dict()
+    if all(state[name].shape == tensor.shape for name, tensor in expected.items() if name in state):
+        return {}
+    axes = class_axes(spec, model)
+    _refuse_differing(spec, expected, state, where, axes.keys())
+    return head_classes(axes, expected, state, where)
 
 
-def depends_on_classes(spec: ModelSpec, model: nn.Module) -> bool:
-    """Whether the number of classes decides a shape: a factory may have one of its own."""
-    return bool(_class_axes(spec, model))
-
-
-def _classes_of(spec: ModelSpec, model: nn.Module, state: State) -> int:
-    """The number of classes that the shapes in ``state`` imply."""
-    if all(state[name].shape == tensor.shape for name, tensor in model.state_dict().items() if name in state):
-        return spec.num_classes
-    for name, axis in _class_axes(spec, model).items():
-        if name in state and state[name].dim() > axis.axis:
-            classes = (state[name].shape[axis.axis] - axis.without) // axis.per_class
-            if classes > 1:
-                return classes
-    return spec.num_classes
-
-
-def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str) -> None:
-    """Copies ``state`` into ``model``; a class head of another size stays fresh."""
-    fresh = model.state_dict()
-    other_shapes = [n for n in fresh if n in state and fresh[n].shape != state[n].shape]
-    sized_by_classes = _class_axes(spec, model) if other_shapes else {}
-    resized = [n for n in other_shapes if n in sized_by_classes]
-    ignored = {name for name in {*fresh, *state} if is_counter(name)} | {*resized}
-    compared, expected = ({n: each[n] for n in each if n not in ignored} for each in (state, fresh))
-    if differing := differences(compared, expected):
+def _refuse_differing(
+    spec: ModelSpec, expected: State, state: State, where: str, ignored: Collection[str]
+) -> None:
+    """Refuses weights that differ from the model's in other tensors than the ``ignored``, and counters."""
+    compared, own = (
+        {name: tensor for name, tensor in each.items() if name not in ignored and not is_counter(name)}
+        for each in (state, expected)
+    )
+    if differing := differences(compared, own):
         known = " or ".join(each for each in with_tensors(state, spec.arguments) if each != spec.name)
         fit = f"their keys are those of {known}, so give --model" if known else "check model"
         raise ModelError(
             f"weights {where} are not for {spec.name}: {differing}; {fit}, model_arguments and weights"
         )
-    refuse_not_finite(compared, expected, where)
+
+
+def _fill(model: nn.Module, spec: ModelSpec, state: State, where: str, heads: Collection[str]) -> None:
+    """Copies ``state`` into ``model``; a class head of another size, of tensors in ``heads``, stays fresh."""
+    fresh = model.state_dict()
+    resized = [n for n in fresh if n in heads and fresh[n].shape != state[n].shape]
+    _refuse_differing(spec, fresh, state, where, resized)
+    compared = {n: tensor for n, tensor in state.items() if n not in resized and not is_counter(n)}
+    refuse_not_finite(compared, fresh, where)
+    refuse_bad_variances(model, compared, where)
     if resized:
         say(f"class head: {', '.join(resized)} do not fit {spec.num_classes} classes and start fresh")
     model.load_state_dict({n: state[n] if n in state and n not in resized else fresh[n] for n in fresh})

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.cost.budget import figures
-from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, WHOLE_ONNX
+from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, VENDOR_PT, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
 from autoprune.run.documents import LATENCIES, METRICS, Document
@@ -26,6 +26,7 @@ SCORES = {
 OTHER_FILES = {
     WHOLE_ONNX: "ONNX, all of it: `image` [3, height, width] in [0, 1] → `boxes`, `scores`, `labels`",
     RAW_HEADS_ONNX: "ONNX, fixed input, dense outputs; `autoprune/runtimes/decode_raw_heads.py` decodes them",
+    VENDOR_PT: "for `YOLO(…)` of Ultralytics, a pickle: load it only where you trust its source",
     RAW_HEADS_PT2: "torch.export, the same network as `raw_heads.onnx`: `torch.export.load(…).module()`",
 }
 

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from autoprune.detectors import build, detector_inputs, load_state, save_state
+from autoprune.checkpoints.read import read_checkpoint
+from autoprune.checkpoints.state_dicts import plain_state
+from autoprune.detectors import build, detector_inputs, save_state
 from autoprune.detectors.class_names import header_of
-from autoprune.detectors.weights import differences, refuse_not_finite
+from autoprune.detectors.variances import refuse_bad_variances
+from autoprune.detectors.weights import differences, refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
 from autoprune.validation import as_path
+from autoprune.vendors import VendorDetector
 
 
 def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
@@ -60,17 +64,23 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
             f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
         )
     policy = Policy.load(policy_file)
-    state = load_state(weights_file)
+    content = read_checkpoint(weights_file)
+    state = plain_state(content, str(weights_file))
     dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
+    if isinstance(pruned, VendorDetector):  # its own trainer saves it by other names, and shared tensors once
+        state = state_of(pruned, pruned.own_names(content, str(weights_file)), str(weights_file))
     if wrong := differences(state, pruned.state_dict()):
         raise ModelError(
             f"{weights_file} does not fit {policy_file.name}: {wrong}; take both files from one folder"
         )
     refuse_not_finite(state, pruned.state_dict(), str(weights_file))
+    refuse_bad_variances(pruned, state, str(weights_file))
     pruned.load_state_dict(state)
+    if isinstance(pruned, VendorDetector) and policy.labels:
+        pruned.name_classes(policy.labels)
     return pruned.eval(), policy
 
 

@@ -1,21 +1,26 @@
 """Writes a detector for other runtimes, and keeps the file only where it has the detector's detections."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from torch import nn
 
 from autoprune.data.coco import Split
+from autoprune.errors import ConfigError, ExportError
 from autoprune.export import parity
+from autoprune.export.folder import largest_difference
 from autoprune.export.parity import Detect, Parity, Pictures
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.runtimes.sessions import open_session
 from autoprune.runtimes.torch_export import write_program
+from autoprune.vendors import VendorDetector
 
 WHOLE_ONNX = "model.onnx"
 RAW_HEADS_ONNX = "raw_heads.onnx"
 RAW_HEADS_PT2 = "raw_heads.pt2"
+VENDOR_PT = "model.pt"
 
 Images = Split | Pictures
 
@@ -40,6 +45,35 @@ def write_onnx(detector: nn.Module, folder: Path, images: Images, count: int) ->
     names = write_whole(detector, example, path)
     session = open_session(path, "onnxruntime")
     return path, _checked(path, parity.whole(detector), parity.whole_file(session, names), images, count)
+
+
+def write_vendor(
+    detector: nn.Module, folder: Path, library: str, labels: Mapping[int, str], input_size: tuple[int, int]
+) -> Path:
+    """Writes a detector of another library as that library's own file, and reads it back.
+
+    Args:
+        detector: in eval mode, on the CPU.
+        folder: where the file goes.
+        library: whose file it is to be, one of `VENDORS`.
+        labels: the name of each label, for the file; empty to keep those that the detector has.
+        input_size: height and width of the image that both are compared on.
+
+    Raises:
+        ConfigError: the detector is not of this library, or the library has no such file.
+        ModelError: it can't be expressed there.
+        ExportError: what was read back has other outputs.
+    """
+    if not isinstance(detector, VendorDetector) or detector.library != library:
+        raise ConfigError(
+            f"--format {library} is for detectors of {library}, and this is no such one; give --format onnx"
+        )
+    path = folder / VENDOR_PT
+    read_back = detector.write(path, labels)
+    if (difference := largest_difference(detector, read_back, input_size)) != 0:
+        path.unlink(missing_ok=True)
+        raise ExportError(f"{path.name} has other outputs than the detector: they differ by {difference:.3g}")
+    return path
 
 
 def write_raw(

@@ -115,13 +115,17 @@ class ChannelGraph:
     Attributes:
         groups: all groups by name, in order of execution; frozen ones say why.
         cost: the cost model over the prunable groups.
-        features: for each direct child of the model, the group and the channel index of every position on
-            the channel axis of each 4-D tensor that it returns.
+        features: for each direct child of the model, and each module that its attribute ``features`` names,
+            the group and the channel index of every position on the channel axis of each 4-D tensor that it
+            returns.
         shapes: dense shape of every labeled parameter and buffer.
         paths: where the input's signal flows, which decides what can be emptied.
         norms: by layer, the norm that alone reads its output.
         scales: weights that make up for the scale of attentions.
         sizes: attributes of modules, other than torch's own layers', that `prune` sets.
+        head: the smallest module that gets feature maps and holds all prediction layers, those whose outputs
+            no layer reads; empty where none does.
+        head_inputs: as in ``features``, of the 4-D tensors that the head gets.
     """
 
     groups: dict[str, ChannelGroup]
@@ -132,6 +136,8 @@ class ChannelGraph:
     norms: Mapping[str, str] = field(default_factory=dict, repr=False)
     scales: tuple[ScaleRule, ...] = ()
     sizes: tuple[SizeRule, ...] = ()
+    head: str = ""
+    head_inputs: list[tuple[str | None, Index]] = field(default_factory=list, repr=False)
 
     @cached_property
     def prunable(self) -> dict[str, ChannelGroup]:

@@ -1,6 +1,7 @@
 """Solves the constraints of a trace into channel groups, and derives their cost model."""
 
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -87,6 +88,8 @@ class _Solver:
     def graph(self) -> ChannelGraph:
         self._sort_units()
         groups = self._groups()
+        head = self._head(groups)
+        read = self.traced.read.get(head, ())
         return ChannelGraph(
             groups={group.name: group for group in groups},
             cost=self._cost_model(groups),
@@ -95,6 +98,8 @@ class _Solver:
                 for name, maps in self.traced.features.items()
             },
             shapes={leaf.name: tuple(leaf.tensor.shape) for leaf in self.traced.leaves},
+            head=head,
+            head_inputs=[self._feature(groups, axis, length) for axis, length in read],
             paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
             norms=self.traced.layers.norms,
             scales=tuple(
@@ -291,6 +296,16 @@ class _Solver:
             length = number[-1] if outputs is None else number[outputs]
             constants.append(Constant(number[inputs], change, length))
         return tuple(constants)
+
+    def _head(self, groups: Sequence[ChannelGroup]) -> str:
+        """The smallest module that gets feature maps and holds all layers whose outputs no layer reads."""
+        unread = [group for group in groups if (group.reason or "").startswith(_NO_CONSUMER)]
+        parents = [m.tensor.split(".")[:-2] for group in unread for m in group.members if m.axis == 0]
+        levels = zip(*parents, strict=False)
+        shared = [level[0] for level in takewhile(lambda level: len(set(level)) == 1, levels)]
+        while shared and not self.traced.read.get(".".join(shared)):
+            shared.pop()
+        return ".".join(shared)
 
     def _feature(self, groups: Sequence[ChannelGroup], axis: Axis, length: int) -> tuple[str | None, Index]:
         """The group of most channels on a feature map's axis, and the channel at each position [length]."""

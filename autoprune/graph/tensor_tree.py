@@ -20,3 +20,20 @@ def tensors_within(value: Any, seen: set[int] | None = None) -> Iterator[torch.T
     slots = [getattr(value, name, None) for name in getattr(type(value), "__slots__", ())]
     for part in (*parts, *slots, *getattr(value, "__dict__", {}).values()):
         yield from tensors_within(part, seen)
+
+
+def feature_maps(output: Any) -> list[torch.Tensor]:
+    """The 4-D tensors of a module's output (a tensor, or a dict or sequence of them), in order."""
+    if isinstance(output, torch.Tensor):
+        return [output] if output.ndim == 4 else []
+    if isinstance(output, Mapping):
+        output = list(output.values())
+    parts = output if isinstance(output, list | tuple) else ()
+    return [tensor for part in parts for tensor in feature_maps(part)]
+
+
+def feature_names(model: nn.Module) -> tuple[str, ...]:
+    """The modules that a detector's attribute ``features`` names; other models have a child of that name."""
+    names = getattr(model, "features", ())
+    is_named = isinstance(names, list | tuple) and all(isinstance(name, str) for name in names)
+    return tuple(names) if is_named else ()

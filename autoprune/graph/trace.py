@@ -1,6 +1,6 @@
 """Runs a model once, eagerly, and applies the op rules to every aten op."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -23,7 +23,7 @@ from autoprune.graph.run_modes import eval_then_restore, set_training, threshold
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
 from autoprune.graph.size_attributes import SizeAttribute
-from autoprune.graph.tensor_tree import tensors_within
+from autoprune.graph.tensor_tree import feature_names, tensors_within
 from autoprune.graph.validate import failure
 from autoprune.graph.value_reads import SCALAR_READ, ValueReads
 
@@ -55,8 +55,9 @@ class Trace:
         unit: for each atom, the one that represents its unit; set once the constraints are solved.
         lowered: whether detection thresholds had to be lowered to reach all layers.
         training: whether the model was run in training mode too, as eval mode did not use all parameters.
-        features: for each direct child of the model, label and length of the channel axis of every 4-D
-            tensor that it returned.
+        features: for each direct child of the model, and each module that its attribute ``features`` names,
+            label and length of the channel axis of every 4-D tensor that it returned.
+        read: the same of every 4-D tensor that a module with children got.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
         scales: the label of each width that sets an attention's scale, with the rows that make up for it.
@@ -70,6 +71,7 @@ class Trace:
     lowered: bool = False
     training: bool = False
     features: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
+    read: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
     signal: SignalRecord = field(default_factory=SignalRecord)
     layers: LayerRecord = field(default_factory=LayerRecord)
     scales: list[tuple[Atoms, list[Atoms]]] = field(default_factory=list)
@@ -270,17 +272,26 @@ def run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Tra
 
 @contextmanager
 def _features_recorded(model: nn.Module, result: Trace) -> Iterator[None]:
-    """Records the channels of what the model's direct children return."""
+    """Records the channels of feature maps: see `Trace.features` and `Trace.read`."""
 
-    def record(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-            maps = [x for x in tree_leaves(output) if isinstance(x, torch.Tensor) and x.dim() == 4]
-            with torch._C.DisableTorchFunction():  # not a shape read of the model's code
-                result.features.setdefault(name, [(result.constraints.axes(x)[1], x.shape[1]) for x in maps])
+    def record(into: dict[str, list[tuple[Axis, int]]], name: str, tensors: Any) -> None:
+        maps = [x for x in tree_leaves(tensors) if isinstance(x, torch.Tensor) and x.dim() == 4]
+        with torch._C.DisableTorchFunction():  # not a shape read of the model's code
+            into.setdefault(name, [(result.constraints.axes(x)[1], x.shape[1]) for x in maps])
 
-        return hook
+    def returned(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
+        record(result.features, name, output)
 
+    def received(name: str, module: nn.Module, inputs: Any, named: Any) -> None:
+        record(result.read, name, (inputs, named))
+
+    named = dict.fromkeys((*dict(model.named_children()), *feature_names(model)))
     with ExitStack() as stack:
-        for name, child in model.named_children():
-            stack.callback(child.register_forward_hook(record(name)).remove)
+        for name in named:
+            hook = model.get_submodule(name).register_forward_hook(partial(returned, name))
+            stack.callback(hook.remove)
+        for name, module in model.named_modules():
+            if name and any(module.children()):
+                hook = module.register_forward_pre_hook(partial(received, name), with_kwargs=True)
+                stack.callback(hook.remove)
         yield

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -14,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoprune.errors import DataError
-from autoprune.images.pixels import UNREADABLE, Levels, is_deep, to_rgb, undecodable
+from autoprune.images.pixels import UNREADABLE, Levels, is_deep, is_deep_color, to_rgb, undecodable
 
 EXIF_ORIENTATION = 0x0112
 _T = Image.Transpose
@@ -83,12 +84,14 @@ class Header:
         stored: height and width of the stored pixels.
         orientation: EXIF's number, 1 (upright as stored) to 8.
         deep: whether it holds gray values of more than 8 bits.
+        deep_color: whether it holds colors of 16 bits each.
     """
 
     size: tuple[int, int]
     stored: tuple[int, int]
     orientation: int
     deep: bool
+    deep_color: bool
 
 
 class View(NamedTuple):
@@ -115,6 +118,10 @@ def read_header(path: Path) -> Header:
     try:
         stat = path.stat()
         return _header(path, stat.st_mtime_ns, stat.st_size)
+    except Image.DecompressionBombError as error:
+        count = re.search(r"\d+", str(error))
+        pixels = f"{int(count[0]):,} pixels" if count else "too many pixels"
+        raise DataError(f"{path} has {pixels}, more than are read; save it smaller") from error
     except UNREADABLE as error:
         raise DataError(f"{path} is not a readable image; replace it") from error
 
@@ -122,10 +129,11 @@ def read_header(path: Path) -> Header:
 @lru_cache(maxsize=2**18)
 def _header(path: Path, _stamp: int, _bytes: int) -> Header:
     with Image.open(path) as image:
+        deep_color = is_deep_color(image)
         orientation, size = _orientation(image), (image.height, image.width)
         turned = (size[1], size[0]) if orientation >= 5 else size
         upright, stored = (size, turned) if _loads_upright(image) else (turned, size)
-        return Header(upright, stored, orientation, is_deep(image.mode))
+        return Header(upright, stored, orientation, is_deep(image.mode), deep_color)
 
 
 def header_size(path: Path) -> tuple[int, int]:

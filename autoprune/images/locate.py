@@ -1,6 +1,5 @@
 """Finds the file of each image record, and decides how all of them are to be seen: orientation and levels."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 from autoprune.errors import DataError
 from autoprune.images.decode import Header, View, read_header, threads
 from autoprune.images.file_names import readings
-from autoprune.images.pixels import measure_levels
+from autoprune.images.pixels import check_colors, measure_levels
 
 Size = tuple[int, int]
 Records = Sequence[Mapping[str, Any]]
@@ -56,12 +55,12 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
     the whole set that tell decide, and where none does it is upright, as annotation tools show it.
 
     Args:
-        records: each with a ``file_name``.
+        records: of `records.clean.ImageList`.
         folders: where images are looked for, in this order.
         others: see `Others`; asked only where the set as a whole decides.
 
     Raises:
-        DataError: an image whose values tell the set's range can't be decoded.
+        DataError: an image whose values tell the set's range can't be decoded, or 16-bit colors use fewer.
     """
     opened = _open_all(records, folders)
     turned = [entry for entry in opened if isinstance(entry, _Open) and entry.header.orientation > 1]
@@ -81,6 +80,11 @@ def locate(records: Records, folders: tuple[Path, ...], others: Others = tuple) 
             f"grays of more than 8 bits in {len(deep)} of {len(records)} images: {low} is read as black and "
             f"{high} as white, from the values of the set"
         )
+    if colors := {entry.path for entry in opened if isinstance(entry, _Open) and entry.header.deep_color}:
+        whole = [entry for other in others() for entry in _open_all(*other)]
+        of_all = {entry.path for entry in whole if isinstance(entry, _Open) and entry.header.deep_color}
+        check_colors(sorted(of_all or colors))
+        notes.append(f"colors of 16 bits in {len(colors)} of {len(records)} images: the upper 8 are read")
     files: list[ImageFile | str] = []
     for entry in opened:
         if isinstance(entry, str):
@@ -123,8 +127,8 @@ def _misfit(entry: _Open) -> str:
 
 
 def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
+    paths = find_images(records, folders)
     with ThreadPoolExecutor(threads()) as pool:
-        paths = list(pool.map(lambda record: find_image(str(record["file_name"]), folders), records))
         claims: dict[Path, set[str]] = {}
         for record, (path, exact) in zip(records, paths, strict=True):
             if path is not None and not exact:
@@ -136,11 +140,22 @@ def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
             if len(names := sorted(claims.get(path, ()))) > 1:
                 return f"{path} could be {names[0]} or {names[1]}; put the images in such folders"
             try:
-                return _Open(path, read_header(path), listed_size(record))
+                return _Open(path, read_header(path), _listed_size(record))
             except DataError as error:
                 return str(error)
 
         return list(pool.map(open_one, records, [path for path, _ in paths]))
+
+
+def _listed_size(record: Mapping[str, Any]) -> Size | None:
+    """Height and width of a record of `records.clean.ImageList`, which holds whole numbers or none."""
+    return (record["height"], record["width"]) if {"height", "width"} <= record.keys() else None
+
+
+def find_images(records: Records, folders: Sequence[Path]) -> list[tuple[Path | None, bool]]:
+    """What `find_image` finds for each record."""
+    with ThreadPoolExecutor(threads()) as pool:
+        return list(pool.map(lambda record: find_image(str(record["file_name"]), folders), records))
 
 
 def find_image(name: str, folders: Sequence[Path]) -> tuple[Path | None, bool]:
@@ -160,14 +175,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):  # too long, or with a null character
         return False
-
-
-def listed_size(record: Mapping[str, Any]) -> Size | None:
-    """Height and width that an image record gives, as numbers or texts; ``None`` where it gives none."""
-    try:
-        height, width = (float(record[side]) for side in ("height", "width"))
-    except (KeyError, TypeError, ValueError, OverflowError):
-        return None
-    if not (math.isfinite(height) and math.isfinite(width) and height > 0 and width > 0):
-        return None
-    return int(height), int(width)

@@ -32,6 +32,39 @@ def is_deep(mode: str) -> bool:
     return mode in ("I", "F") or mode.startswith("I;16")
 
 
+def is_deep_color(image: Any) -> bool:
+    """Whether an image that is open and not yet loaded stores 16 bits of each color, or of gray and alpha.
+
+    Of these Pillow keeps the upper 8.
+    """
+    tiles = getattr(image, "tile", None) or ()
+    return not is_deep(image.mode) and any(";16" in str(tile[3]) for tile in tiles)
+
+
+def check_colors(files: Sequence[Path]) -> None:
+    """Refuses a set of deep colors that use fewer than 16 bits: of 12 bits in 16, Pillow keeps 4.
+
+    Args:
+        files: images of the set with deep colors; `SAMPLED` of them, evenly spread, are decoded.
+
+    Raises:
+        DataError: a file can't be decoded, or the values of all use fewer bits.
+    """
+    highest = 0
+    for file in _sample(files):
+        try:
+            with Image.open(file) as image:
+                highest = max(highest, int(np.asarray(image.convert("RGB")).max()))
+        except UNREADABLE as error:
+            raise undecodable(file, error) from error
+        if highest >= 128:
+            return
+    raise DataError(
+        f"{files[0]} stores 16 bits of each color, and the {len(files)} such images here use fewer: the "
+        f"highest value is below {256 * (highest + 1)} of 65536; save them with 8 bits of each color"
+    )
+
+
 def measure_levels(files: Sequence[Path]) -> Levels:
     """The levels of a set: from 0 to the smallest power of two that no value exceeds.
 
@@ -44,8 +77,11 @@ def measure_levels(files: Sequence[Path]) -> Levels:
     Raises:
         DataError: a file can't be decoded.
     """
-    chosen = [files[index] for index in np.linspace(0, len(files) - 1, min(SAMPLED, len(files))).astype(int)]
-    return _levels([_values(file) for file in chosen])
+    return _levels([_values(file) for file in _sample(files)])
+
+
+def _sample(files: Sequence[Path]) -> list[Path]:
+    return [files[index] for index in np.linspace(0, len(files) - 1, min(SAMPLED, len(files))).astype(int)]
 
 
 def _values(file: Path) -> NDArray[np.float64]:

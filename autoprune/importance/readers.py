@@ -164,7 +164,7 @@ def observe(model: nn.Module, readers: Mapping[str, Reader], batches: Batches, s
     for reader in readers.values():
         reader.layer.weight.requires_grad_()
     with scoped(seed):
-        for batch, targets in track(loaded, "importance"):
+        for batch, targets in track(loaded, "importance by OBS, its inputs"):
             for image, target in zip(batch, targets, strict=True):
                 on_device = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()}
                 areas = object_areas(model, [image.to(device)], [{"boxes": torch.zeros(0, 4), **on_device}])

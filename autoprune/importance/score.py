@@ -1,7 +1,7 @@
 """Scores the channels of a detector by criteria that are chosen by name."""
 
 import difflib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from torch import nn
@@ -44,7 +44,12 @@ def score(
 
 
 def score_together(
-    criteria: Sequence[str], model: nn.Module, graph: ChannelGraph, batches: Batches, seed: int = 0
+    criteria: Sequence[str],
+    model: nn.Module,
+    graph: ChannelGraph,
+    batches: Batches,
+    seed: int = 0,
+    keep: Callable[[str, Importance], None] | None = None,
 ) -> dict[str, Importance]:
     """Scores by several criteria; those that rest on gate gradients share one pass over the images.
 
@@ -54,6 +59,7 @@ def score_together(
         graph: its channel groups.
         batches: see `score`.
         seed: see `score`.
+        keep: takes the scores of each criterion once they are finished.
 
     Returns:
         {criterion: {group: float64 [width]}}, each what `score` gives for it.
@@ -64,12 +70,14 @@ def score_together(
     records = {criterion: CRITERIA[criterion] for criterion in criteria}
     rules = {name: record.from_gates for name, record in records.items() if record.from_gates is not None}
     by_gates = score_by_gates(rules, model, graph, batches, seed) if rules else {}
-    for criterion, importance in by_gates.items():
-        _check_finite(criterion, importance)
-    return {
-        name: by_gates[name] if name in by_gates else score(name, model, graph, batches, seed)
-        for name in criteria
-    }
+    scores: dict[str, Importance] = {}
+    for name in (*by_gates, *(each for each in criteria if each not in by_gates)):
+        if name in by_gates:
+            _check_finite(name, by_gates[name])
+        scores[name] = by_gates[name] if name in by_gates else score(name, model, graph, batches, seed)
+        if keep is not None:
+            keep(name, scores[name])
+    return {name: scores[name] for name in criteria}
 
 
 def _check_finite(criterion: str, importance: Importance) -> None:

@@ -1,14 +1,17 @@
 """Finds COCO JSON files in the layouts of COCO itself, Roboflow, CVAT, Label Studio and FiftyOne."""
 
+import filecmp
 import json
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
 from autoprune.errors import DataError
-from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, split_of
+from autoprune.layouts.image_folder import folders_below
+from autoprune.layouts.source import UNDIVIDED, Layout, Source, evidence_of, files_in, in_any_case, split_of
 
 YEAR = re.compile(r"(.+?)(2017|2014)")
 NAMES = {
@@ -17,6 +20,9 @@ NAMES = {
     "labels.json": "FiftyOne COCO",
 }
 """The file that a tool writes into the folder of a split, or of the whole set."""
+
+OF_ANNOTATIONS = ("annotation", "annotations", "label", "labels")
+"""Folders for annotation files alone, in lower case: images are beside them."""
 
 
 def find_coco(folder: Path) -> list[Layout]:
@@ -31,23 +37,33 @@ def find_coco(folder: Path) -> list[Layout]:
 
 def single_file(file: Path) -> Layout:
     """A COCO JSON file that is given itself."""
-    return Layout("COCO JSON file", file, {UNDIVIDED: Source(file, _beside(file.parent))})
+    return Layout("COCO JSON file", file, {UNDIVIDED: _source(file)})
 
 
-def find_single(folder: Path) -> list[Layout]:
+def find_single(folder: Path, anywhere: bool = False) -> list[Layout]:
     """The reading of a folder without a known layout by its one COCO JSON file of any name, beside images.
+
+    Args:
+        folder: holds it, or has a folder of annotations that does.
+        anywhere: its images may be in any folder below.
 
     Raises:
         DataError: several files are in COCO format.
     """
+    places = [folder, folder / "annotations"]
+    if anywhere:
+        inner = [path for path in sorted(folder.iterdir()) if path.is_dir()]
+        places = [folder, *(path for path in inner if path.name.casefold() in OF_ANNOTATIONS)]
     files = [
         file
-        for place in (folder, folder / "annotations")
-        for file in (sorted(place.iterdir()) if place.is_dir() else ())
-        if file.suffix.lower() == ".json" and file.is_file() and _is_coco(file, file.stat().st_mtime_ns)
+        for place in places
+        for file in files_in(place, ".json")
+        if _is_coco(file, file.stat().st_mtime_ns)
     ]
-    places = {place for file in files for place in _beside(file.parent)}
-    if not any(place.name == "images" or _holds_images(place) for place in places):
+    beside = {place for file in files for place in _beside(file.parent)}
+    if anywhere and files:
+        beside.update(folders_below(folder))
+    if not any(place.name == "images" or _holds_images(place) for place in beside):
         return []
     if len(files) > 1:
         raise DataError(
@@ -75,7 +91,7 @@ def _is_coco(file: Path, _stamp: int) -> bool:
 def _by_split(folder: Path, place: Path) -> Layout | None:
     """Files named after their split: ``instances_train.json``, ``train.json``."""
     files: dict[str, dict[str, Path]] = {}
-    for file in sorted(place.glob("*.json")):
+    for file in files_in(place, ".json"):
         name = file.stem.removeprefix("instances_")
         plain = split_of(name)
         if plain is None and not file.stem.startswith("instances_"):
@@ -92,13 +108,27 @@ def _by_split(folder: Path, place: Path) -> Layout | None:
     splits = {}
     for key, group in files.items():
         file = next(group[suffix] for suffix in ("", "2017", "2014") if suffix in group)
+        _refuse_other_year(folder, key, group)
         images = _image_folders(folder, file.stem.removeprefix("instances_"))
-        splits[key] = Source(file, images if place != folder else (*images, folder))
+        splits[key] = Source(file, images if place != folder else (*images, folder), roots=(folder,))
     first = evidence_of(splits).file
     if len(splits) == 1 and next(iter(splits)) not in ("train", "val", "test"):
         name = "CVAT COCO" if first.stem == "instances_default" else "COCO JSON file"
         return Layout(name, first, {UNDIVIDED: next(iter(splits.values()))})
     return Layout("COCO", first, splits)
+
+
+def _refuse_other_year(folder: Path, split: str, group: Mapping[str, Path]) -> None:
+    """Refuses a file without a year beside another one with a year; a copy of it, under both names, is none.
+
+    Raises:
+        DataError: names both.
+    """
+    for suffix in ("2017", "2014"):
+        if "" in group and suffix in group and not filecmp.cmp(group[""], group[suffix], shallow=False):
+            raise DataError(
+                f"{folder}: {group['']} and {group[suffix]} are both for {split}; move one of them away"
+            )
 
 
 def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:
@@ -113,21 +143,29 @@ def _by_folder(folder: Path) -> list[Layout]:
     by_layout: dict[str, dict[str, Source]] = {}
     for place in sorted(path for path in folder.iterdir() if path.is_dir() and split_of(path.name)):
         for file_name, layout in NAMES.items():
-            if not (file := place / file_name).is_file():
+            if not (file := in_any_case(place / file_name)).is_file():
                 continue
             split, splits = str(split_of(place.name)), by_layout.setdefault(layout, {})
             if split in splits:
                 raise DataError(
                     f"{folder}: {splits[split].file} and {file} are both for {split}; move one of them away"
                 )
-            splits[split] = Source(file, _beside(place))
+            splits[split] = _source(file, folder)
     layouts = [Layout(name, evidence_of(splits).file, splits) for name, splits in by_layout.items()]
     layouts += [
-        Layout(layout, folder / name, {UNDIVIDED: Source(folder / name, _beside(folder))})
+        Layout(layout, file, {UNDIVIDED: _source(file)})
         for name, layout in NAMES.items()
-        if (folder / name).is_file()
+        if (file := in_any_case(folder / name)).is_file()
     ]
     return layouts
+
+
+def _source(file: Path, folder: Path | None = None) -> Source:
+    """A JSON file with its images around it, or else somewhere in the folder of the data set."""
+    place = file.parent
+    if folder is None and place.name.casefold() in OF_ANNOTATIONS:
+        folder = place.parent
+    return Source(file, _beside(place), roots=(place,) if folder is None else (place, folder))
 
 
 def _beside(folder: Path) -> tuple[Path, ...]:

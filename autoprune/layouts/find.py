@@ -2,13 +2,14 @@
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from autoprune.config import DataPaths
 from autoprune.errors import DataError
 from autoprune.layouts.coco import find_coco, find_single, single_file
-from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source
+from autoprune.layouts.source import HINT, UNDIVIDED, Content, Layout, Part, Source, files_in, in_any_case
 from autoprune.layouts.voc import find_voc, read_voc
 from autoprune.layouts.voc import label_files as voc_files
 from autoprune.layouts.yolo import find_yolo, read_yolo
@@ -40,12 +41,15 @@ def find_layout(data: Path) -> Layout:
         readings = readings or [
             layout for path in inner for layout in _readings(path)
         ]  # as archives are unpacked
+        readings = readings or find_single(data, anywhere=True)
     except OSError as error:
         raise DataError(
             f"cannot read {error.filename}: {error.strerror}; check --data (YAML: data)"
         ) from error
     if not readings:
         unnamed = "; its labels/ need data.yaml or classes.txt" if (data / "labels").is_dir() else ""
+        if (file := in_any_case(data / "data.yaml")).is_file():
+            unnamed = f"; {file.name} has none of the keys train and val, which it needs beside names"
         raise DataError(
             f"{data} has no annotations/instances_val.json, and no other layout of COCO, YOLO or Pascal "
             f"VOC{unnamed}; {HINT}"
@@ -60,7 +64,9 @@ def find_layout(data: Path) -> Layout:
 
 
 def _readings(folder: Path) -> list[Layout]:
-    if folder.name == "annotations" and any(folder.glob("instances_*.json")):
+    if folder.name == "annotations" and any(
+        file.stem.startswith("instances_") for file in files_in(folder, ".json")
+    ):
         return [layout for layout in find_coco(folder.parent) if layout.evidence.parent == folder]
     return [layout for look in LAYOUTS for layout in look(folder)] or find_single(folder)
 
@@ -94,11 +100,7 @@ def find_source(data: Path | DataPaths, split: str, val_fraction: float | None =
         source = splits[split]
     else:
         raise DataError(_missing(data, layout, split))
-    if not source.folders:
-        raise DataError(
-            f"{data} has neither images/ nor {source.file.stem.removeprefix('instances_')}/; {HINT}"
-        )
-    return Source(source.file, source.folders, source.kind, source.listing, part, whole)
+    return replace(source, part=part, whole=whole)
 
 
 def _missing(data: Path, layout: Layout, split: str) -> str:

@@ -1,12 +1,11 @@
 """Divides a data set without a validation split, always alike: by a hash of the images' file names."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from hashlib import sha256
-from typing import Any
 
 from autoprune.errors import DataError
-from autoprune.layouts.source import Content, Part
+from autoprune.layouts.source import Part
 
 AUGMENTED = re.compile(r"\.rf\.[0-9A-Za-z]+(?=\.\w+$)")
 """What Roboflow adds to the name of each augmented copy: copies of one image stay in one part."""
@@ -15,38 +14,34 @@ ELSEWHERE = re.compile(r"/|\.\./|[A-Za-z]:/|\w+://")
 """How an absolute path starts, or one that leads out of the data set's folder."""
 
 
-def take_part(content: Mapping[str, Any], part: Part) -> Content:
-    """The images of one part, with their annotations.
+def in_part(images: Sequence[tuple[str, Hashable]], part: Part) -> list[bool]:
+    """Which images belong to one part.
 
     An image is validated on where the hash of its name, as a fraction of the largest, is below
-    ``part.fraction``. So it stays where it is when others are added. Of a set so small that one part would be
-    empty, the image with the lowest (or the highest) hash makes up that part.
+    ``part.fraction``. So it stays where it is when others are added. Of a file that is listed under several
+    names, the lowest hash decides for all. Of a set so small that one part would be empty, the image with the
+    lowest (or the highest) hash makes up that part.
+
+    Args:
+        images: each by its name and its file; where that is not known, what else only this image has.
+        part: which of the two.
 
     Raises:
         DataError: there are fewer than two images with different names.
     """
-    images = [image for image in content["images"] if isinstance(image, dict)]
-    hashes = [name_hash(str(image.get("file_name"))) for image in images]
+    lowest: dict[Hashable, float] = {}
+    for name, file in images:
+        lowest[file] = min(name_hash(name), lowest.get(file, 1.0))
+    hashes = [lowest[file] for _, file in images]
     val = held_out(hashes, part.fraction)
-    chosen = (
-        [value in val for value in hashes] if part.name == "val" else [value not in val for value in hashes]
-    )
-    kept = [image for image, is_chosen in zip(images, chosen, strict=True) if is_chosen]
-    others = {_key(image.get("id")) for image, is_chosen in zip(images, chosen, strict=True) if not is_chosen}
-    others -= {_key(image.get("id")) for image in kept}
-    annotations = [
-        record
-        for record in content["annotations"]
-        if not (isinstance(record, dict) and _key(record.get("image_id")) in others)
-    ]
-    return {**content, "images": kept, "annotations": annotations}
+    return [(value in val) == (part.name == "val") for value in hashes]
 
 
 def held_out(hashes: Sequence[float], fraction: float) -> set[float]:
     """The hashes of the images to validate on.
 
     Raises:
-        DataError: see `take_part`.
+        DataError: see `in_part`.
     """
     different = sorted(set(hashes))
     if len(different) < 2:
@@ -66,8 +61,3 @@ def name_hash(file_name: str) -> float:
     if ELSEWHERE.match(name):
         name = name.rsplit("/", 1)[-1]
     return int.from_bytes(sha256(name.encode("utf-8", "surrogatepass")).digest()[:7], "big") / 2**56
-
-
-def _key(number: Any) -> str:
-    """An image's id, as some tools write 7 as 7.0 or as a text in one place only."""
-    return str(int(number) if isinstance(number, float) and number.is_integer() else number)

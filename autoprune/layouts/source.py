@@ -1,6 +1,7 @@
 """What a layout gives: the splits of a data set, and for each where its annotations and images are."""
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -27,17 +28,19 @@ Content = dict[str, Any]
 """
 
 
-def read_lines(file: Path) -> list[str]:
-    """The lines of a UTF-8 text file that are not blank, without blanks at their ends and without a BOM.
+def files_in(folder: Path, suffix: str) -> list[Path]:
+    """The files in a folder with a suffix, such as ``.txt``, in small letters or capitals; sorted."""
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() == suffix and path.is_file())
 
-    Raises:
-        DataError: it can't be read.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8-sig", errors="replace").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read {file}: {error.strerror}; check --data (YAML: data)") from error
-    return [text for line in lines if (text := line.strip())]
+
+def in_any_case(file: Path) -> Path:
+    """A file as it is there: where there is none, its suffix may be in capitals, as in ``a.TXT``."""
+    for suffix in (file.suffix, file.suffix.upper(), file.suffix.title()):
+        if os.path.isfile(other := file.with_suffix(suffix)):  # which takes a name that is too long
+            return other
+    return file
 
 
 class Part(NamedTuple):
@@ -57,6 +60,7 @@ class Source:
         kind: how ``file`` is read.
         listing: the text file that names the split's images, where Pascal VOC has one.
         part: which part of it, where a hash divides it.
+        roots: where else to look for the folder of the images, in this order, where ``folders`` hold none.
         whole: all splits that are trained or validated on, of which the set's own properties are found.
     """
 
@@ -65,6 +69,7 @@ class Source:
     kind: Literal["coco", "yolo", "voc"] = "coco"
     listing: Path | None = None
     part: Part | None = None
+    roots: tuple[Path, ...] = ()
     whole: tuple["Source", ...] = field(default=(), repr=False)
 
 
@@ -80,6 +85,25 @@ class Layout(NamedTuple):
     name: str
     evidence: Path
     splits: Mapping[str, Source]
+
+
+def each_once(sources: Iterable[tuple[str, str, Source]], folder: Path) -> dict[str, Source]:
+    """The splits by their names.
+
+    Args:
+        sources: the name of each, the file, folder or key that stands for it, and where it is.
+        folder: of the data set, or its YAML file, for the message.
+
+    Raises:
+        DataError: two stand for the same split, so it is open which one is meant.
+    """
+    splits: dict[str, Source] = {}
+    named: dict[str, str] = {}
+    for split, what, source in sources:
+        if (first := named.setdefault(split, what)) != what:
+            raise DataError(f"{folder}: {first} and {what} are both for {split}; move one of them away")
+        splits[split] = source
+    return splits
 
 
 def evidence_of(splits: Mapping[str, Source]) -> Source:

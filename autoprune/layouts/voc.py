@@ -1,46 +1,62 @@
 """Finds and reads Pascal VOC data: one XML file for each image, and lists of their names for the splits."""
 
-import math
 import re
-from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
-from xml.etree import ElementTree
+from typing import Any
 from xml.parsers import expat
 
 from PIL import Image
 
 from autoprune.errors import DataError
 from autoprune.images.decode import threads
-from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, evidence_of, read_lines, split_of
+from autoprune.images.locate import find_image
+from autoprune.layouts.source import (
+    UNDIVIDED,
+    Content,
+    Layout,
+    Source,
+    each_once,
+    evidence_of,
+    files_in,
+    in_any_case,
+    split_of,
+)
+from autoprune.layouts.text_files import numbered, read_lines
+from autoprune.layouts.voc_xml import Record, parse, parse_xml
+from autoprune.records.convention import CORNERS, Convention
+from autoprune.records.fields import shown
 
 NAME_FILES = ("labelmap.txt", "classes.txt")
 """Where the order of the classes may be; else it is that of the alphabet, as in VOC's own list."""
-CORNERS = ("xmin", "ymin", "xmax", "ymax")
+SHOWN = 3
+"""Names of classes that a message shows."""
+PROBED = 50
+"""XML files of a folder that are looked at to tell whether they are of VOC."""
 
 
 def find_voc(folder: Path) -> list[Layout]:
     """The readings of a folder as Pascal VOC: VOC's own folders, folders of splits, or XML beside images."""
     xml = folder / "Annotations"
-    if any(xml.glob("*.xml")):
+    if files_in(xml, ".xml"):
         images = tuple(path for path in (folder / "JPEGImages", folder / "images", xml) if path.is_dir())
-        lists = {
-            split: Source(xml, images, "voc", listing)
-            for listing in sorted((folder / "ImageSets/Main").glob("*.txt"))
+        listed = [
+            (split, str(listing), Source(xml, images, "voc", listing))
+            for listing in files_in(folder / "ImageSets/Main", ".txt")
             if (split := split_of(listing.stem))
-        }
-        both = folder / "ImageSets/Main/trainval.txt"
+        ]
+        lists = each_once(listed, folder)
+        both = in_any_case(folder / "ImageSets/Main/trainval.txt")
         if "train" not in lists and both.is_file():
             lists["train"] = Source(xml, images, "voc", both)
         return [Layout("Pascal VOC", xml, lists or {UNDIVIDED: Source(xml, images, "voc")})]
-    splits = {
-        split: Source(path, (path,), "voc")
+    inner = [
+        (split, str(path), Source(path, (path,), "voc"))
         for path in sorted(folder.iterdir())
         if path.is_dir() and (split := split_of(path.name)) and _holds_voc(path)
-    }
-    if splits:
+    ]
+    if splits := each_once(inner, folder):
         return [Layout("Pascal VOC", evidence_of(splits).file, splits)]
     if _holds_voc(folder):
         beside = tuple(path for path in (folder, folder / "images") if path.is_dir())
@@ -64,12 +80,16 @@ def read_voc(source: Source) -> Content:
     own = _chosen(source)
     skipped, annotations, images = [], [], []
     records = [record for record in whole.values() if not isinstance(record, str)]
-    from_zero = any(
-        thing.box[0] < 1 or thing.box[1] < 1 for record in records for thing in record.things if thing.box
-    )
+    if (first := next(iter(parsed.values()), None)) and all(
+        isinstance(each, str) for each in parsed.values()
+    ):
+        raise DataError(f"{source.file}: none of its {len(parsed)} XML files can be read ({first})")
+    corners = [thing.box[:2] for record in records for thing in record.things if thing.box]
+    from_zero = any(0 <= corner < 1 for pair in corners for corner in pair)  # below 0, a box is not clipped
     offset = 0 if from_zero else 1
+    _check_convention(source, parsed)
     every = [record for record in parsed.values() if not isinstance(record, str)]
-    names = list(dict.fromkeys((*_class_names(source, records), *_class_names(source, every))))
+    names, lacking = _class_names(source, records, every)
     numbers = {name: number for number, name in enumerate(names, 1)}
     difficult = 0
     for number, file in enumerate(own, 1):
@@ -88,6 +108,9 @@ def read_voc(source: Source) -> Content:
             where = f"{file}, object {place}"
             if thing.box is None or thing.name not in numbers:
                 skipped.append(f"{where}: it has no name, or no bndbox with four numbers")
+                continue
+            if thing.difficult is None:
+                skipped.append(f"{where}: its `difficult` is neither 0 nor 1")
                 continue
             x1, y1, x2, y2 = thing.box
             difficult += thing.difficult
@@ -110,6 +133,10 @@ def read_voc(source: Source) -> Content:
         notes.append(
             f"classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: {order}"
         )
+    if lacking:
+        notes.append(f"classes that {_name_file(source)} lacks come last: {_first(lacking)}")
+    if orphans := _without_image(parsed, source):
+        notes.append(f"{len(orphans)} XML files have no image, first {orphans[0]}")
     if difficult:
         notes.append(
             f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"
@@ -123,10 +150,27 @@ def read_voc(source: Source) -> Content:
     }
 
 
+def _check_convention(source: Source, parsed: Mapping[Path, Record | str]) -> None:
+    """Refuses corners that are written in another way; the sizes of images are those that the files give.
+
+    Raises:
+        DataError: names the first such object.
+    """
+    convention = Convention(CORNERS, ("bndbox looks", "Pascal VOC"))
+    for file, record in parsed.items():
+        if isinstance(record, str) or record.size is None:
+            continue
+        image = {"height": record.size[0], "width": record.size[1]}
+        for place, thing in enumerate(record.things, 1):
+            if thing.box is not None:
+                convention.add(thing.box, image, f"{file}, object {place}")
+    convention.refuse(source.file)
+
+
 def label_files(source: Source) -> Iterator[Path]:
     """What a set is read from: every XML file, as the classes are those of all, and the lists."""
     for place in dict.fromkeys(split.file for split in (*source.whole, source)):
-        yield from sorted(place.glob("*.xml"))
+        yield from files_in(place, ".xml")
     yield from filter(None, (source.listing, _name_file(source)))
 
 
@@ -136,31 +180,70 @@ def label_files(source: Source) -> Iterator[Path]:
 def _chosen(source: Source) -> list[Path]:
     """The XML files of a split; those that a list names may not exist."""
     if source.listing is None:
-        return sorted(source.file.glob("*.xml"))
-    stems = []
+        return files_in(source.file, ".xml")
+    files = []
     for text in read_lines(source.listing):
-        if not (source.file / f"{text}.xml").is_file():
+        if not (file := in_any_case(source.file / f"{text}.xml")).is_file():
             text = re.sub(r"\s+(-1|0|1)$", "", text)  # the lists of one class say whether the image shows it
-            text = text if (source.file / f"{text}.xml").is_file() else Path(text).stem
-        stems.append(text)
-    if not stems:
+            file = in_any_case(source.file / f"{text}.xml")
+        files.append(file if file.is_file() else in_any_case(source.file / f"{Path(text).stem}.xml"))
+    if not files:
         raise DataError(f"{source.listing} names no image; write one name a line, without a suffix")
-    return [source.file / f"{stem}.xml" for stem in dict.fromkeys(stems)]
+    return list(dict.fromkeys(files))
 
 
-def _class_names(source: Source, records: Sequence["_Record"]) -> list[str]:
-    used = Counter(thing.name for record in records for thing in record.things if thing.name)
-    if (file := _name_file(source)) is not None:
-        lines = [line.split(":")[0].strip() for line in read_lines(file)]
-        listed = [line for line in lines if line and not line.startswith("#") and line != "background"]
-        return [*dict.fromkeys(listed), *sorted({*used} - {*listed})]
-    if not used:
+def _class_names(
+    source: Source, records: Sequence[Record], every: Sequence[Record]
+) -> tuple[list[str], list[str]]:
+    """The classes in the order of their numbers, and those of them that the list of names lacks.
+
+    Args:
+        source: the split.
+        records: of the splits that are trained or validated on.
+        every: these, and the split's own.
+
+    Raises:
+        DataError: there are none, or the list of names has others than the boxes.
+    """
+    used, used_anywhere = _used(records), _used(every)
+    if not used_anywhere:
         raise DataError(f"{source.file}: no XML file has an object with a name; there is nothing to detect")
-    return sorted(used)
+    unordered = list(dict.fromkeys((*used, *used_anywhere)))
+    if (file := _name_file(source)) is None:
+        return unordered, []
+    listed = _listed_names(file)
+    lacking = [name for name in unordered if name not in listed]
+    unused = [name for name in listed if name not in used_anywhere]
+    if lacking and unused:
+        raise DataError(
+            f"{file} lists {_first(unused)}, which no box has, and boxes have {_first(lacking)}, which it "
+            "does not list; write the names of the boxes there, one a line"
+        )
+    return [*listed, *lacking], lacking
+
+
+def _used(records: Sequence[Record]) -> list[str]:
+    return sorted({thing.name for record in records for thing in record.things if thing.name})
+
+
+def _first(names: Sequence[str]) -> str:
+    return ", ".join(map(shown, names[:SHOWN])) + (", …" if names[SHOWN:] else "")
+
+
+def _listed_names(file: Path) -> list[str]:
+    """The names in a list: one a line, numbered or not, or with a color and more after colons."""
+    lines = [line for line in read_lines(file) if not line.startswith("#")]
+    if (by_number := numbered(lines)) is not None:
+        names = [by_number[number] for number in sorted(by_number)]
+    else:
+        names = [line.split(":")[0].strip() for line in lines]
+    return [name for name in dict.fromkeys(names) if name and name != "background"]
 
 
 def _name_file(source: Source) -> Path | None:
-    candidates = (place / name for place in (source.file, source.file.parent) for name in NAME_FILES)
+    candidates = (
+        in_any_case(place / name) for place in (source.file, source.file.parent) for name in NAME_FILES
+    )
     return next((file for file in candidates if file.is_file()), None)
 
 
@@ -174,104 +257,40 @@ def _image_name(file: Path, listed: str, folders: Sequence[Path]) -> str:
     return listed or f"{file.stem}.jpg"
 
 
-# one XML file
-
-
-class _Thing(NamedTuple):
-    """An object: its class, its corners (x1, y1, x2, y2) as written, and whether it is marked difficult."""
-
-    name: str
-    box: tuple[float, float, float, float] | None
-    difficult: bool
-
-
-class _Record(NamedTuple):
-    """An XML file: the image's name and (height, width), where it gives them, and the objects."""
-
-    file_name: str
-    size: tuple[int, int] | None
-    things: list[_Thing]
-
-
-def _parse_all(splits: Sequence[Source]) -> dict[Path, "_Record | str"]:
-    files = [
+def _without_image(parsed: Mapping[Path, Record | str], source: Source) -> list[Path]:
+    """The XML files in a split's folder that no image has the name of, nor the name that they give."""
+    suffixes = Image.registered_extensions()
+    stems = {
+        path.stem for place in source.folders for path in place.iterdir() if path.suffix.lower() in suffixes
+    }
+    return [
         file
-        for place in dict.fromkeys(split.file for split in splits)
-        for file in sorted(place.glob("*.xml"))
+        for file, record in parsed.items()
+        if file.parent == source.file
+        and file.stem not in stems
+        and not isinstance(record, str)
+        and find_image(record.file_name or file.stem, source.folders)[0] is None
+    ]
+
+
+def _parse_all(splits: Sequence[Source]) -> dict[Path, Record | str]:
+    files = [
+        file for place in dict.fromkeys(split.file for split in splits) for file in files_in(place, ".xml")
     ]
     with ThreadPoolExecutor(threads()) as pool:
-        return dict(zip(files, pool.map(_parse, files), strict=True))
-
-
-def _parse(file: Path) -> _Record | str:
-    """What a file says, or what is wrong with it."""
-    try:
-        root = parse_xml(file.read_bytes())
-    except (OSError, ValueError, LookupError, expat.ExpatError) as error:
-        return f"{file} is not readable XML ({error}); fix it"
-    things_of = root.findall("object")
-    apart = len([*root.iter("bndbox")]) - sum(len([*element.iter("bndbox")]) for element in things_of)
-    if apart:
-        return f"{file} has bndbox elements, {apart} in all, that are in no object of its annotation; fix it"
-    if twice := [place for place, element in enumerate(things_of, 1) if len(element.findall("bndbox")) > 1]:
-        return f"{file}: object {twice[0]} has more than one bndbox; write an object for each"
-    size = root.find("size")
-    height, width = (_number(size, side) if size is not None else None for side in ("height", "width"))
-    known = height is not None and width is not None and height >= 1 and width >= 1
-    things = []
-    for element in things_of:
-        corners = element.find("bndbox")
-        values = [None if corners is None else _number(corners, corner) for corner in CORNERS]
-        x1, y1, x2, y2 = values
-        box = None if x1 is None or y1 is None or x2 is None or y2 is None else (x1, y1, x2, y2)
-        difficult = (element.findtext("difficult") or "0").strip().casefold() not in ("", "0", "false")
-        things.append(_Thing((element.findtext("name") or "").strip(), box, difficult))
-    name = (root.findtext("filename") or "").strip()
-    return _Record(name, (int(height or 0), int(width or 0)) if known else None, things)
-
-
-def parse_xml(data: bytes) -> ElementTree.Element:
-    """Parses XML that declares no entities, which could expand to gigabytes or name other files.
-
-    Names of elements are in lower case and without a prefix: `<Object>` and `<voc:object>` are `object`.
-
-    Raises:
-        ValueError: it declares one.
-        ExpatError: it is not well formed.
-    """
-    builder = ElementTree.TreeBuilder()
-    parser = expat.ParserCreate()
-    parser.StartElementHandler = lambda name, fields: builder.start(_plain(name), fields)
-    parser.EndElementHandler = lambda name: builder.end(_plain(name))
-    parser.CharacterDataHandler = builder.data
-
-    def refuse(*declaration: object) -> None:
-        raise ValueError(f"it declares the entity {declaration[0]}")
-
-    parser.EntityDeclHandler = refuse
-    parser.Parse(data, True)
-    return builder.close()
-
-
-def _plain(name: str) -> str:
-    return name.rpartition(":")[2].lower()
-
-
-def _number(element: ElementTree.Element, name: str) -> float | None:
-    try:
-        value = float((element.findtext(name) or "").strip())
-    except ValueError:
-        return None
-    return value if math.isfinite(value) else None
+        return dict(zip(files, pool.map(parse, files), strict=True))
 
 
 def _holds_voc(folder: Path) -> bool:
-    """Whether the first XML file of a folder is one of VOC."""
-    file = next(iter(sorted(folder.glob("*.xml"))), None)
-    if file is None:
-        return False
-    try:
-        root = parse_xml(file.read_bytes())
-    except (OSError, ValueError, LookupError, expat.ExpatError):
-        return False
-    return root.tag == "annotation" and (root.find("object") is not None or root.find("size") is not None)
+    """Whether an XML file of a folder is one of VOC, or all are broken and one has an image beside it."""
+    files = files_in(folder, ".xml")[:PROBED]
+    broken = []
+    for file in files:
+        try:
+            root = parse_xml(file.read_bytes())
+        except (OSError, ValueError, LookupError, expat.ExpatError):
+            broken.append(file)
+            continue
+        if root.tag == "annotation" and (root.find("object") is not None or root.find("size") is not None):
+            return True
+    return broken == files and any((folder / _image_name(file, "", (folder,))).is_file() for file in files)

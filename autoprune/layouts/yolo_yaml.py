@@ -9,7 +9,8 @@ from urllib.parse import unquote
 
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import read_yaml
-from autoprune.layouts.source import Layout, Source, read_lines, split_of
+from autoprune.layouts.source import Layout, Source, each_once, split_of
+from autoprune.layouts.text_files import read_class_list
 from autoprune.records.fields import shown, whole
 
 YAML = (".yaml", ".yml")
@@ -28,11 +29,11 @@ def is_data(file: Path) -> bool:
     try:
         content = read_yaml(file)
     except ConfigError:
-        if file.name == "data.yaml":
+        if file.name.lower() == "data.yaml":
             raise
         return False
     keys = {*content} if isinstance(content, dict) else set()
-    return bool({"names", "nc"} & keys or file.name == "data.yaml") and bool({"train", "val"} & keys)
+    return bool({"names", "nc"} & keys or file.name.lower() == "data.yaml") and bool({"train", "val"} & keys)
 
 
 def read_data(file: Path) -> dict[str, Any]:
@@ -61,13 +62,15 @@ def yaml_layout(file: Path) -> Layout:
     """
     content = read_data(file)
     root = _root(file, content)
-    splits: dict[str, Source] = {}
+    sources: list[tuple[str, str, Source]] = []
     for key, value in content.items():
         split = split_of(key) if isinstance(key, str) else None
         if split is None or not value:
             continue
         paths = [_text(path, file, key) for path in (value if isinstance(value, list) else [value])]
-        splits[split] = Source(file, tuple(_resolve(root, path, file, key) for path in paths), "yolo")
+        source = Source(file, tuple(_resolve(root, path, file, key) for path in paths), "yolo")
+        sources.append((split, f"`{key}`", source))
+    splits = each_once(sources, file)
     if not splits:
         raise DataError(f"{file} has none of the keys train, val and test; add them, with folders of images")
     return Layout("YOLO", file, splits)
@@ -83,9 +86,8 @@ def plain_path(text: str) -> str:
 
 def _text(value: Any, file: Path, key: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
-        raise DataError(
-            f"{file}: `{key}` must be a path, or a list of paths, and has {_short(value)}; fix it"
-        )
+        several = "" if key == "path" else ", or a list of paths"
+        raise DataError(f"{file}: `{key}` must be a path{several}, and has {_short(value)}; fix it")
     return str(value)
 
 
@@ -130,7 +132,7 @@ def read_names(file: Path) -> dict[int, str]:
         DataError: they are no names, two are the same, or `nc` is not how many there are.
     """
     if file.suffix.lower() not in YAML:
-        return _all_different(file, enumerate(read_lines(file)))
+        return _all_different(file, enumerate(read_class_list(file)))
     content = read_data(file)
     given, names = content.get("nc"), content.get("names")
     count = whole(given)
@@ -168,7 +170,9 @@ def _name(name: Any, key: Any, file: Path) -> str:
     if isinstance(name, list | dict):
         raise DataError(f"{place} must be a text, and is {_short(name)}; write one name for each class")
     if isinstance(name, bool) or not isinstance(name, str | int | float):
-        raise DataError(f"{place} is no text to YAML, but {_short(name)}; quote it, as in 'true' or 'null'")
+        raise DataError(
+            f"{place} is no text to YAML, but {_short(name)}; quote it, as in 'yes' or '2020-01-01'"
+        )
     if not str(name).strip():
         raise DataError(f"{place} is blank; write a name")
     return str(name)

@@ -7,8 +7,6 @@ from typing import Any
 from autoprune.errors import DataError
 from autoprune.records.convention import Convention
 from autoprune.records.fields import (
-    LARGEST_WHOLE,
-    LONGEST_NUMBER,
     Identity,
     box,
     flag,
@@ -20,6 +18,7 @@ from autoprune.records.fields import (
     shown,
     whole,
 )
+from autoprune.records.ids import Ids
 from autoprune.records.segmentation import box_around
 
 Record = dict[str, Any]
@@ -31,44 +30,9 @@ LARGEST_AREA = 1e10
 """Square pixels; COCOeval ignores boxes of larger area."""
 
 
-class Ids:
-    """The number of each id of a list: itself where all are whole numbers, else its place, from 1.
-
-    Attributes:
-        renumbered: whether the places are the numbers.
-    """
-
-    def __init__(self, ids: Iterable[Identity]) -> None:
-        known = list(dict.fromkeys(ids))
-        self.renumbered = not all(isinstance(each, int) and abs(each) <= LARGEST_WHOLE for each in known)
-        self._numbers: dict[Identity, int] = {
-            each: place if self.renumbered else int(each) for place, each in enumerate(known, 1)
-        }
-        # an id such as 000139 may be a text in one list and a number in another
-        self._padded = {
-            int(each): number
-            for each, number in self._numbers.items()
-            if isinstance(each, str)
-            if _digits(each)
-        }
-
-    def number(self, value: Any) -> int | None:
-        """The number of an id as a record writes it; ``None`` for one that is not in the list."""
-        key = identity(value)
-        if key is None or key in self._numbers:
-            return None if key is None else self._numbers[key]
-        if isinstance(key, str):
-            return self._numbers.get(int(key)) if _digits(key) else None
-        return self._padded.get(key)
-
-
 def _place(identity_: Any) -> str:
     """An annotation's id for a message; of a converted layout it names the file and the line, in full."""
     return printable(identity_) if isinstance(identity_, str) else shown(identity_)
-
-
-def _digits(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and len(text) <= LONGEST_NUMBER
 
 
 class Notes:
@@ -110,7 +74,7 @@ def read_categories(file: Path, records: Iterable[Any]) -> tuple[dict[int, Recor
         listed[key] = {**record, "name": name}
     if not listed:
         raise DataError(f"{file} lists no categories; there is nothing to detect")
-    ids = Ids(listed)
+    ids = Ids(listed, [(record["name"], key) for key, record in listed.items()], "categories")
     categories: dict[int, Record] = {}
     for key, record in listed.items():
         number_ = ids.number(key)
@@ -144,7 +108,10 @@ class ImageList:
                 skipped.append(cleaned)
             else:
                 listed.append(cleaned)
-        self.ids = Ids(key for key, _ in listed)
+        names: dict[str, Identity] = {}  # several records of one name are one image
+        for key, record in listed:
+            names.setdefault(record["file_name"], key)
+        self.ids = Ids((key for key, _ in listed), names.items(), "images")
         self.records: dict[int, Record] = {}
         self.twice: dict[int, tuple[str, str]] = {}
         for key, record in listed:
@@ -203,6 +170,9 @@ class AnnotationReader:
         Args:
             record: as in the file.
             place: its index there.
+
+        Raises:
+            DataError: one of its ids is the name of several records.
         """
         if not isinstance(record, dict):
             return f"annotations[{place}]: {shown(record)} is no annotation"
@@ -224,6 +194,9 @@ class AnnotationReader:
                 if missing
                 else f"its category {shown(record['category_id'])} is unknown"
             )
+        for field, ids in (("image_id", self._image_ids), ("category_id", self._category_ids)):
+            if ids.is_name(record[field]):
+                self.notes.add(f"{field} is the name of one of the {ids.kind}, and is read as that", where)
         crowd = flag(record.get("iscrowd"))
         if crowd is None:
             return f"{where}: its iscrowd {shown(record['iscrowd'])} is neither 0 nor 1"

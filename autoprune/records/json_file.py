@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import DataError
-from autoprune.records.fields import printable
+from autoprune.records.fields import printable, shown
 
 PACKED = {
     b"\x1f\x8b": "gzip",
@@ -27,7 +27,7 @@ def read_json(file: Path) -> Any:
     """The content of a JSON file, in UTF-8, UTF-16 or UTF-32, with or without a byte order mark.
 
     Raises:
-        DataError: it can't be read, or is compressed, cut off, in another encoding, or not JSON.
+        DataError: it can't be read, is compressed, cut off, in another encoding, not JSON, or repeats a key.
     """
     try:
         data = file.read_bytes()
@@ -44,9 +44,31 @@ def read_json(file: Path) -> Any:
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not in COCO format: {_undecoded(data, error)}") from error
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_each_key_once)
+    except _TwiceError as error:
+        raise DataError(
+            f"{file}: a mapping has a key twice, {error}; remove one of the two in the file"
+        ) from error
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is not in COCO format{_problem(text, error)}") from error
+
+
+class _TwiceError(Exception):
+    """A mapping has a key twice, which JSON's reader would take the last of."""
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    mapping = dict(pairs)
+    if len(mapping) < len(pairs):
+        seen: set[str] = set()
+        for key, _ in pairs:
+            if key in seen:
+                break
+            seen.add(key)
+        first = next(iter(mapping))
+        place = "" if first == key else f", in that with {shown(first)}: {shown(mapping[first])}"
+        raise _TwiceError(f"{shown(key)}{place}")
+    return mapping
 
 
 def _undecoded(data: bytes, error: UnicodeDecodeError) -> str:

@@ -53,7 +53,7 @@ def locked(folder: Path, name: str) -> Iterator[None]:
 def _acquire(file: Path) -> int:
     """A descriptor that holds the lock; raises `BlockingIOError` where another process holds it."""
     while True:
-        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between open and flock its last owner may have removed the file: then try again.

@@ -15,6 +15,7 @@ from autoprune.files import replacing
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.vendors import VendorDetector
 
 OPSET = 17
 FRAME_KEY = "autoprune.frame"
@@ -25,7 +26,8 @@ def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, 
     """Writes a whole detector: resizing, network, non-maximum suppression.
 
     The file takes one ``image``, float32 [3, height, width] of any size in [0, 1], and returns ``boxes``
-    [n, 4], ``scores`` [n] and ``labels`` [n], with masks or keypoints where the detector has them.
+    [n, 4], ``scores`` [n] and ``labels`` [n], with masks or keypoints where the detector has them. That of
+    another library's detector takes images of the example's size alone, as its resizing is traced for it.
 
     Args:
         detector: in eval mode, on the CPU.
@@ -48,7 +50,7 @@ def write_whole(detector: nn.Module, example: Tensor, path: Path) -> tuple[str, 
         inputs=["image"],
         outputs=list(names),
         dynamic_axes={
-            "image": {1: "height", 2: "width"},
+            **({} if isinstance(detector, VendorDetector) else {"image": {1: "height", 2: "width"}}),
             **{name: {0: "detections"} for name in names},
         },
         metadata={},

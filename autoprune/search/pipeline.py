@@ -36,7 +36,7 @@ from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
 from autoprune.study.storage import check_storage, shown
 from autoprune.study.trials import LedgerSettings
-from autoprune.task.checks import check_batch_size, refuse_missing, with_space
+from autoprune.task.checks import check_batch_size, refuse_missing, trained_on, with_space
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import PruningTask, load_task
 from autoprune.task.scoring import copy_scores, score_several
@@ -149,6 +149,8 @@ def _prepare(
     evaluator = PolicyEvaluator(task, plan.space, importance, dense_ms)
     evaluator.check_latency()
     _say_absent_classes(task)
+    if (line := trained_on(config, len(task.train))) is not None:
+        say(line)
 
     # write what the run is; open the study that holds its trials
     run.write_config(config, _versions(task))

@@ -123,7 +123,8 @@ class Session:
             dense["latency_ms"] = evaluator.latency_ms(task.model) if measured is None else measured
         evaluator.dense_map = scores.map
         self.ledger.note("dense", dense)
-        say(f"dense: mAP {100 * scores.map:.1f}, {dense['gflops']:.2f} GFLOPs")
+        images = min(self.config.proxy_images or len(task.val), len(task.val))
+        say(f"dense: mAP {100 * scores.map:.1f} on {images} images of val, {dense['gflops']:.2f} GFLOPs")
 
     def _run_trials(self) -> None:
         """Has the engine run trials until the ledger has no more."""

@@ -1,5 +1,6 @@
 """The search space as users write it: `space.yaml`, with globs that match channel groups."""
 
+import re
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -87,7 +88,11 @@ class SpaceFile(Strict):
 
 
 def ready_space(model_name: str) -> Path | None:
-    """The ready search space of a detector, or ``None``: in the installed package, or in a checkout."""
+    """The ready search space of a detector, or ``None``: in the installed package, or in a checkout.
+
+    The file of ``LIBRARY:SOURCE`` has an underscore for the colon; a checkpoint has that of its architecture.
+    """
+    model_name = re.sub(r"\.(pt|ya?ml)$", "", model_name).replace(":", "_")
     package = Path(__file__).resolve().parent.parent
     for folder in (package / "search_spaces", package.parent / "search_spaces"):
         for path in (folder / f"{model_name}_coco.yaml", folder / f"{model_name}.yaml"):

@@ -109,7 +109,7 @@ class Journal(BaseJournalBackend):
             RunError: the disk is full.
         """
         left = "".join(f"{json.dumps(log, separators=(',', ':'))}\n" for log in logs).encode()
-        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+        handle = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
         try:
             size = os.fstat(handle).st_size
             try:

@@ -176,3 +176,14 @@ def _data_paths(config: Config) -> list[Path]:
         splits = (config.data.train, config.data.val)  # the others are not read unless asked for
         return [path for split in splits for path in (split.annotations, split.images)]
     return [config.data]
+
+
+def trained_on(config: Config, images: int) -> str | None:
+    """One line where the training of a trial sees fewer images than the training split has."""
+    steps = config.rungs[-1]
+    if not steps or (seen := steps * config.batch_size) >= images:
+        return None
+    return (
+        f"each trial trains on {seen} of {images} training images at most, {steps} steps of "
+        f"{config.batch_size}; the last of --rungs (YAML: rungs) says how many"
+    )

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from torch import nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 
 from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
+from autoprune.detectors.inputs import smallest_anchor, stride
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.images.decode import resized_size
@@ -59,20 +59,20 @@ def smaller_rules(model: nn.Module, input_sizes: Sequence[float], name: str) -> 
             f"input_sizes: {name} has no input size that can be set: it needs a `transform` with `min_size` "
             "and `max_size`, or with `fixed_size`, as torchvision's detectors have; omit --input-sizes"
         )
-    stride = _stride(model)
-    anchor = _smallest_anchor(model)
+    step = stride(model) or STRIDE
+    anchor = smallest_anchor(model)
     rules: dict[int, float] = {own.pixels: 1.0}
     result = []
     for fraction in fractions:
-        rule = _scaled(own, fraction, stride)
+        rule = _scaled(own, fraction, step)
         pixels = rule.pixels or 0
         problem = None
-        if pixels < stride:
-            problem = f"below the stride, {stride}"
+        if pixels < step:
+            problem = f"below the stride, {step}"
         elif pixels < anchor:
             problem = f"below the smallest anchor, {anchor:g}"
         elif pixels in rules:
-            problem = f"{pixels} pixels, as {rules[pixels]:g} is (sizes are multiples of {stride})"
+            problem = f"{pixels} pixels, as {rules[pixels]:g} is (sizes are multiples of {step})"
         if problem is not None:
             raise ConfigError(
                 f"input_sizes: {fraction:g} of the {own.pixels} pixels of {name} is {problem}; give another "
@@ -125,9 +125,9 @@ def trace_sizes(
     return sizes
 
 
-def _scaled(own: Resize, fraction: float, stride: int) -> Resize:
+def _scaled(own: Resize, fraction: float, step: int) -> Resize:
     def rounded(side: int) -> int:
-        return math.floor(fraction * side / stride + 0.5) * stride
+        return math.floor(fraction * side / step + 0.5) * step
 
     if own.fixed is not None:
         return Resize(fixed=(rounded(own.fixed[0]), rounded(own.fixed[1])))
@@ -135,24 +135,6 @@ def _scaled(own: Resize, fraction: float, stride: int) -> Resize:
     assert own.max_size is not None
     shorter = rounded(own.min_size)
     return Resize(shorter, round(own.max_size * shorter / own.min_size))
-
-
-def _stride(model: nn.Module) -> int:
-    """What the detector pads its input to a multiple of; `STRIDE` where it does not say."""
-    multiple = getattr(getattr(model, "transform", None), "size_divisible", 1)
-    return int(multiple) if multiple > 1 else STRIDE
-
-
-def _smallest_anchor(model: nn.Module) -> float:
-    """Pixels of the smallest anchor's side; 0 for a detector without anchors in pixels."""
-    sizes = [
-        size
-        for module in model.modules()
-        if isinstance(module, AnchorGenerator)
-        for level in module.sizes
-        for size in level
-    ]
-    return float(min(sizes, default=0))
 
 
 def _same_groups(one: ChannelGraph, other: ChannelGraph) -> bool:

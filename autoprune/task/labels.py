@@ -11,8 +11,8 @@ from autoprune.data.coco import Split
 from autoprune.data.labels import Categories, as_option, default_labels, describe, find_root
 from autoprune.data.train_labels import TRAIN
 from autoprune.detectors import load_dense
+from autoprune.detectors.class_heads import depends_on_classes
 from autoprune.detectors.class_names import class_names
-from autoprune.detectors.weights import depends_on_classes
 from autoprune.errors import ConfigError, DataError
 from autoprune.layouts.find import find_source
 from autoprune.progress import say

@@ -16,7 +16,7 @@ from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
-from autoprune.training.capture import CHILD, feature_maps, has_features
+from autoprune.training.capture import Tap
 from autoprune.training.distill import correlation_distance
 
 IMAGES = 32
@@ -52,15 +52,14 @@ class Probe:
 
         Returns:
             ``loss``, the detection loss, where the detector gives one; ``features``, the distance of the
-            backbone's outputs to the dense detector's (see `training.distill.correlation_distance`, summed
-            over the outputs), where it has a backbone. Means over the batches.
+            feature maps to the dense detector's (see `training.distill.correlation_distance`, summed over
+            the maps), where they are known. Means over the batches.
         """
-        if self._dense is None and has_features(self._task.model):
+        parts = self._task.parts
+        if self._dense is None and parts is not None:
             passes = self._passes(self._task.model)
             self._dense = [[output.half() for output in features] for _, features in passes]
-        kept = [
-            kept_positions(group, index, keep) for group, index in self._task.graph.features.get(CHILD, ())
-        ]
+        kept = [kept_positions(group, index, keep) for group, index in (parts.features if parts else ())]
         losses: list[float] = []
         distances: list[float] = []
         for batch, (loss, features) in enumerate(self._passes(model)):
@@ -82,15 +81,12 @@ class Probe:
     def _passes(self, model: nn.Module) -> Iterator[tuple[float | None, list[Tensor]]]:
         """Loss and features of each batch; a detector gives its losses in training mode only."""
         model = loss_mode_copy(model).to(memory_format=torch.channels_last)
-        outputs: list[list[Tensor]] = []
-        if has_features(model):
-            backbone: nn.Module = getattr(model, CHILD)
-            backbone.register_forward_hook(lambda _module, _args, maps: outputs.append(feature_maps(maps)))
-        for indices in self._batches:
-            images, targets = self._task.val.batch(indices, self._task.device)
-            with scoped(self._seed):  # two-stage detectors sample
-                losses: Any = model(images, targets)
-            loss = None
-            if isinstance(losses, Mapping) and losses:
-                loss = float(sum(float(torch.as_tensor(value).sum()) for value in losses.values()))
-            yield loss, outputs.pop() if outputs else []
+        with Tap(model, self._task.parts) as tap:
+            for indices in self._batches:
+                images, targets = self._task.val.batch(indices, self._task.device)
+                with scoped(self._seed):  # two-stage detectors sample
+                    losses: Any = model(images, targets)
+                loss = None
+                if isinstance(losses, Mapping) and losses:
+                    loss = float(sum(float(torch.as_tensor(value).sum()) for value in losses.values()))
+                yield loss, tap.take().features if self._task.parts is not None else []

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.data.label_check import check_labels
 from autoprune.detectors import Resize, detector_inputs, resize_rule, resized
+from autoprune.detectors.parts import Parts, find_parts
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.latency.machine import LatencySetup
@@ -24,7 +26,6 @@ from autoprune.task.checks import (
 )
 from autoprune.task.input_sizes import smaller_rules, trace_sizes
 from autoprune.task.labels import load_labeled
-from autoprune.training.capture import has_head
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,11 @@ class PruningTask:
     weights_sha256: str
     resize: Resize | None = None
     smaller: Mapping[int, "PruningTask"] = field(default_factory=dict, repr=False, compare=False)
+
+    @cached_property
+    def parts(self) -> Parts | None:
+        """Where the detector makes its feature maps and predictions, where that is known."""
+        return find_parts(self.model, self.graph)
 
     def at(self, pixels: int | None) -> "PruningTask":
         """The task at one of the search's input sizes, given by the pixels of the shorter side.
@@ -177,8 +183,6 @@ def load_task(config: Config) -> PruningTask:
     refuse_missing(config)
     train = _open(config, "train")
     model, spec, labels = load_labeled(config, train)
-    if config.distill_logits and not has_head(model):
-        say(f"distill_logits does nothing: {config.model} has no one-stage head that gives class logits")
     rules = smaller_rules(model, config.input_sizes, spec.name)
     rule = resize_rule(model)
     train = train.relabeled(labels).resized(rule)
@@ -187,6 +191,9 @@ def load_task(config: Config) -> PruningTask:
     check_reconstruction(config.reconstruct_images, len(train))
     input_size = config.input_size or val.most_common_size
     graph = analyze(model, detector_inputs(input_size))
+    parts = find_parts(model, graph)
+    if config.distill_logits and not (parts and parts.logits):
+        say(f"distill_logits does nothing: of {config.model} no class logits are known")
     height, width = input_size
     say(
         f"{spec.name} at {height}x{width} (height x width): {graph.gflops():.2f} GFLOPs; {len(train)} "

@@ -66,11 +66,12 @@ def score_several(
     scores = _read(path, keys, task.graph)
     if missing := [criterion for criterion in criteria if criterion not in scores]:
         batches = SingleImages(task, chosen)
-        computed = score_together(missing, task.model, task.graph, lambda: batches, seed)
-        if path is not None:
-            for criterion, importance in computed.items():
+
+        def keep(criterion: str, importance: Importance) -> None:
+            if path is not None:  # at once, so that an interrupt during the next one loses nothing of it
                 save(path, criterion, keys[criterion], importance)
-        scores |= computed
+
+        scores |= score_together(missing, task.model, task.graph, lambda: batches, seed, keep)
     return {criterion: scores[criterion] for criterion in criteria}
 
 

@@ -7,7 +7,6 @@ from torch import nn
 from autoprune.importance import Importance
 from autoprune.task.pruning_task import PruningTask
 from autoprune.training import Reconstructor, Teacher, recalibrate
-from autoprune.training.capture import has_features, has_head
 
 
 def reinitialize(
@@ -65,9 +64,8 @@ def make_teacher(
         importance: {group: [width]} that may weight the channels; ``None`` weights all equally.
     """
     config = task.config
-    with_head = has_head(task.model)
-    logits, head = bool(config.distill_logits) and with_head, bool(config.distill and config.distill_head)
-    if not has_features(task.model) or not (config.distill or logits):
+    if task.parts is None or not (config.distill or (config.distill_logits and task.parts.logits)):
         return None
     weights = importance if config.distill_weighting == "importance" else None
-    return Teacher(task.model, task.graph, keep, weights, logits, head and with_head)
+    logits, head = bool(config.distill_logits), bool(config.distill and config.distill_head)
+    return Teacher(task.model, task.graph, keep, weights, logits, head)

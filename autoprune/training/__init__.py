@@ -1,6 +1,5 @@
 """One training loop for baselines, proxies and recovery."""
 
-from autoprune.training.capture import has_features
 from autoprune.training.distill import Teacher
 from autoprune.training.loop import TrainResult, train
 from autoprune.training.recalibrate import recalibrate
@@ -12,7 +11,6 @@ __all__ = [
     "Teacher",
     "TrainResult",
     "TrainSettings",
-    "has_features",
     "recalibrate",
     "train",
 ]

@@ -7,7 +7,6 @@ matched. Logits as binary problems, as in BCKD (Yang et al., "Bridging Cross-tas
 Distillation in Dense Object Detection", ICCV 2023): a one-stage head scores each class by itself.
 """
 
-import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,17 +18,7 @@ from torch.nn import functional as F
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.groups import Index, kept_positions
-from autoprune.training.capture import (
-    CHILD,
-    HEAD,
-    Captured,
-    Tap,
-    class_logits,
-    feature_maps,
-    has_features,
-    prediction_inputs,
-    recording_inputs,
-)
+from autoprune.training.capture import Captured, Tap
 
 EPSILON = 1e-6
 
@@ -83,19 +72,19 @@ class Teacher:
     """What the dense detector computes, reduced to the channels that a policy keeps.
 
     Args:
-        dense: dense detector; not changed. It must have a ``backbone`` child.
+        dense: dense detector; not changed. Its feature maps must be known; see `detectors.parts`.
         graph: channel graph of ``dense``.
         keep: kept channels of each pruned group.
         weights: importance of each channel of a group [width], to weight the channels of the loss with;
             ``None`` weights all channels equally.
-        logits: whether to distill the class logits of the head too; see `capture.has_head`.
-        head: whether to distill what the head's prediction layers read; see `capture.prediction_inputs`.
+        logits: whether to distill the class logits too.
+        head: whether to distill what the head's prediction layers read; see `parts.prediction_inputs`.
 
     Attributes:
         layers: those prediction layers.
 
     Raises:
-        ModelError: the detector has no ``backbone``, or the graph has no feature maps of it.
+        ModelError: no feature maps of the detector are known, or its class logits are not.
     """
 
     def __init__(
@@ -107,26 +96,27 @@ class Teacher:
         logits: bool = False,
         head: bool = False,
     ) -> None:
-        if not has_features(dense) or not graph.features.get(CHILD):
+        from autoprune.detectors.parts import find_parts, prediction_inputs  # slow: torchvision
+
+        parts = find_parts(dense, graph)
+        if parts is None:
             raise ModelError(
-                f"distillation needs a detector with a `{CHILD}` child that gives feature maps, "
-                f"{type(dense).__name__} has none; set distill to 0"
+                f"distillation needs feature maps, and none of {type(dense).__name__} are known; name the "
+                "modules that return them in its attribute `features`, or set distill to 0"
             )
         self.weighted = weights is not None
-        self.logits = logits
-        read = prediction_inputs(graph) if head else {}
+        self.logits = logits and bool(parts.logits)
+        self._parts = parts
+        read = prediction_inputs(graph, parts) if head else {}
         self._kept_inputs = {
             layer: kept_positions(group, index, keep)
             for layer, (group, index) in read.items()
             if len(keep.get(group, index))  # an emptied group leaves no channel to compare
         }
         self.layers = tuple(self._kept_inputs)
-        self._layers = nn.ModuleDict({CHILD: getattr(dense, CHILD)})
-        if logits or self.layers:
-            self._layers[HEAD] = getattr(dense, HEAD)
-        self._layers = copy.deepcopy(self._layers).eval().requires_grad_(False)
-        self._layers.to(memory_format=torch.channels_last)  # a third less time on a CPU
-        outputs = graph.features[CHILD]
+        self._dense = parts.layers(dense, head=self.logits or bool(self.layers)).requires_grad_(False)
+        self._dense.to(memory_format=torch.channels_last)  # a third less time on a CPU
+        outputs = parts.features
         self._kept = [kept_positions(group, index, keep) for group, index in outputs]
         self._weights = [
             None if weights is None else _channel_weights(group, index[kept], weights)
@@ -135,7 +125,7 @@ class Teacher:
 
     def tap(self, student: nn.Module) -> Tap:
         """What captures all that `loss` needs of a student."""
-        return Tap(student, features=True, logits=self.logits, layers=self.layers)
+        return Tap(student, self._parts, self.logits, self.layers)
 
     def loss(self, captured: Captured) -> dict[str, Tensor]:
         """The student's distance from the dense detector on the same images.
@@ -149,15 +139,20 @@ class Teacher:
             last two where they are distilled.
 
         Raises:
-            ModelError: the detector's head gives no class logits.
+            ModelError: the feature maps differ in size, or the detector's head gives no class logits.
         """
-        images = captured.images
-        if next(self._layers.parameters()).device != images.device:
-            self._layers.to(images.device)
-            self._weights = [None if w is None else w.to(images.device) for w in self._weights]
-        theirs = self._forward(images)
+        device = captured.features[0].device
+        if next(self._dense.parameters()).device != device:
+            self._dense.to(device)
+            self._weights = [None if w is None else w.to(device) for w in self._weights]
+        theirs = self._forward(captured.batch)
         kept_maps = zip(theirs.features, self._kept, strict=True)
         targets = [_select(maps, kept) for maps, kept in kept_maps]
+        if [m.shape for m in targets] != [m.shape for m in captured.features]:
+            raise ModelError(
+                "distillation needs the same feature maps of the same images twice, and in training mode the "
+                "detector resizes in another way or makes others; set distill to 0"
+            )
         pairs = zip(captured.features, targets, self._weights, strict=True)
         parts = {"features": torch.stack([correlation_distance(*pair) for pair in pairs]).sum()}
         if self.layers:
@@ -169,21 +164,19 @@ class Teacher:
                 ]
             ).sum()
         if self.logits:
-            assert captured.logits is not None
-            assert theirs.logits is not None
-            parts["logits"] = logit_distance(captured.logits, theirs.logits)
+            parts["logits"] = logit_distance(_flat(captured.logits), _flat(theirs.logits))
         return parts
 
     @torch.no_grad()
-    def _forward(self, images: Tensor) -> Captured:
-        """What the dense detector computes of these images [n, 3, h, w]."""
-        features = feature_maps(self._layers[CHILD](images))
-        if HEAD not in self._layers:
-            return Captured(images, features)
-        inputs: dict[str, list[Tensor]] = {}
-        with recording_inputs(self._layers[HEAD], self.layers, inputs):
-            output = self._layers[HEAD](features)
-        return Captured(images, features, class_logits(output) if self.logits else None, inputs)
+    def _forward(self, batch: Any) -> Captured:
+        """What the dense detector computes of the same batch."""
+        with Tap(self._dense, self._parts, self.logits, self.layers, batch=False) as tap:
+            self._parts.run(self._dense, batch)
+            return tap.take()
+
+
+def _flat(logits: Sequence[Tensor]) -> Tensor:
+    return torch.cat([each.flatten() for each in logits])
 
 
 def _select(maps: Tensor, kept: Index) -> Tensor:

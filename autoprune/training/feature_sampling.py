@@ -84,8 +84,10 @@ class ObjectAreas(NamedTuple):
 
 def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> ObjectAreas:
     """Each image's boxes and area, as fractions of the batch that the detector makes of the images."""
-    if isinstance(getattr(model, "transform", None), nn.Module):
-        batch, targets = model.transform(images, targets)  # type: ignore[operator]
+    from autoprune.detectors.inputs import prepared  # slow: torchvision
+
+    if (given := prepared(model, images, targets)) is not None:
+        batch, targets = given[0], given[1] or []
         sizes, (height, width) = batch.image_sizes, batch.tensors.shape[-2:]
     else:
         sizes = [tuple(image.shape[-2:]) for image in images]

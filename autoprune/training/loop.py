@@ -69,6 +69,7 @@ def train(
             images in a batch, or no weights to train.
         ModelError: the model does not return losses in training mode.
         RunError: the checkpoint is of another run, or can't be written.
+        KeyboardInterrupt: stopped by Ctrl-C or SIGTERM; with a checkpoint, it says what is kept.
     """
     device = torch.device(device)
     model = distributed.broadcast_model(model, device)
@@ -104,13 +105,12 @@ def train(
 
 @contextmanager
 def _saying_what_is_kept(what: str, checkpoint: Path | None, steps: Callable[[], int]) -> Iterator[None]:
-    """Says at an interrupt how many steps the checkpoint holds."""
+    """Makes an interrupt say how many steps the checkpoint holds."""
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint is not None:
-            kept = (
-                f"{steps()} steps of it are kept in {checkpoint}" if steps() else "nothing of it is kept yet"
-            )
-            progress.say(f"{what} stopped: {kept}")
-        raise
+        if checkpoint is None:
+            raise
+        kept = f"{steps()} steps of it are kept in {checkpoint}, and the same command resumes it"
+        nothing = "nothing of it is kept yet; the same command starts it again"
+        raise KeyboardInterrupt(f"{what} stopped: {kept if steps() else nothing}") from None

@@ -103,9 +103,15 @@ def _shortest_forward(model: nn.Module, norms: list[_BatchNorm]) -> Callable[[li
 
     It saves the heads and their post-processing, which is more than half of a RetinaNet.
     """
-    transform, backbone = getattr(model, "transform", None), getattr(model, "backbone", None)
-    if isinstance(transform, nn.Module) and isinstance(backbone, nn.Module):
-        inside = set(backbone.modules())
-        if all(norm in inside for norm in norms):
-            return lambda images: backbone(transform(images)[0].tensors)
-    return model
+    from autoprune.detectors.inputs import prepared  # slow: torchvision
+    from autoprune.detectors.parts import BACKBONE
+
+    backbone = getattr(model, BACKBONE, None)
+    if not isinstance(backbone, nn.Module) or not set(norms) <= set(backbone.modules()):
+        return model
+
+    def forward(images: list[Tensor]) -> Any:
+        given = prepared(model, images)
+        return model(images) if given is None else backbone(given[0].tensors)
+
+    return forward

@@ -5,14 +5,16 @@ or a name that the library knows.
 """
 
 from autoprune.vendors.detector import PREFIX, VendorDetector
-from autoprune.vendors.table import Description, Vendor, vendor_of
+from autoprune.vendors.table import Description, Library, Vendor, libraries, vendor_of
 from autoprune.vendors.transform import DetectorTransform
 
 __all__ = [
     "PREFIX",
     "Description",
     "DetectorTransform",
+    "Library",
     "Vendor",
     "VendorDetector",
+    "libraries",
     "vendor_of",
 ]

@@ -1,11 +1,13 @@
 """A vendor's model as a detector of torchvision's convention."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
+from autoprune.errors import ConfigError
 from autoprune.vendors.transform import DetectorTransform
 
 PREFIX = "vendor."
@@ -27,7 +29,10 @@ class VendorDetector(nn.Module):
 
     Attributes:
         features: those names, behind `PREFIX`.
+        library: name of the library, as in ``LIBRARY:SOURCE``.
     """
+
+    library: ClassVar[str] = ""
 
     def __init__(self, vendor: nn.Module, transform: DetectorTransform, features: Sequence[str] = ()) -> None:
         super().__init__()
@@ -51,8 +56,8 @@ class VendorDetector(nn.Module):
         batch, placed = self.transform(images, None if targets is None else list(targets))
         if self.training:
             return self.raw(batch) if placed is None else self.losses(batch, placed)
-        found = self.detections(self.raw(batch), batch)
-        return self.transform.postprocess(found, batch.image_sizes, sizes)
+        selected = self.detections(self.raw(batch), batch)
+        return self.transform.postprocess(selected, batch.image_sizes, sizes)
 
     def raw(self, batch: ImageList) -> Any:
         """The vendor's outputs for a batch as `transform` returns it, before they become detections."""
@@ -65,6 +70,36 @@ class VendorDetector(nn.Module):
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
         raise NotImplementedError
+
+    def own_names(self, tensors: Any, where: str) -> Any:
+        """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.
+
+        Args:
+            tensors: see `checkpoints.read.read_checkpoint`.
+            where: the file, for messages.
+
+        Raises:
+            ModelError: they are not those of this detector.
+        """
+        return tensors
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Gives the vendor's module the name of each label, where it carries names."""
+
+    def write(self, path: Path, names: Mapping[int, str]) -> "VendorDetector":
+        """Writes the vendor's own file of the detector.
+
+        Args:
+            path: the file.
+            names: the name of each label; empty to keep those that it has.
+
+        Returns:
+            The detector that the vendor reads from the file.
+
+        Raises:
+            ConfigError: the vendor has no file that holds a pruned detector.
+        """
+        raise ConfigError(f"{type(self).__name__} has no file of its own format; give --format onnx")
 
     def unwrap(self) -> nn.Module:
         """The vendor's own module, for its trainer and its exporter; shared, not copied."""

@@ -1,6 +1,7 @@
 """The libraries whose detectors autoprune takes, and what each module of them gives."""
 
 import importlib
+import importlib.util
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ class Description:
 
 
 class Vendor(Protocol):
-    """What the module of a library gives. It imports the library inside of these functions only."""
+    """What the module of a library gives. The library is imported with it, when a detector is named."""
 
     def describe(self, source: str, arguments: Mapping[str, Any]) -> Description:
         """Reads a source, which is what a user wrote behind the colon.
@@ -65,6 +66,35 @@ class Vendor(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Library:
+    """A library whose detectors can be named.
+
+    Attributes:
+        library: its name, which is that of its extra, too.
+        example: a detector of it.
+        installed: whether it can be imported.
+        install: the command that installs it.
+    """
+
+    library: str
+    example: str
+    installed: bool
+    install: str
+
+
+def libraries() -> list[Library]:
+    """The libraries of `VENDORS`; none is imported."""
+    return [
+        Library(name, example, importlib.util.find_spec(name) is not None, _install(name))
+        for name, example in VENDORS.items()
+    ]
+
+
+def _install(library: str) -> str:
+    return f"pip install 'autoprune[{library}]'"
+
+
 def vendor_of(name: str) -> tuple[Vendor, str]:
     """The module of a library and the source that a model's name holds.
 
@@ -75,10 +105,8 @@ def vendor_of(name: str) -> tuple[Vendor, str]:
     if not source:
         raise ModelError(f"model {name!r} names no detector; give one such as {VENDORS[library]}")
     try:
-        importlib.import_module(library)
+        module = importlib.import_module(f"autoprune.vendors.{library}")
     except ImportError as error:
         missing = f" ({error})" if not isinstance(error, ModuleNotFoundError) or error.name != library else ""
-        raise ModelError(
-            f"model {name}: {library} is not installed{missing}; pip install 'autoprune[{library}]'"
-        ) from error
-    return cast(Vendor, importlib.import_module(f"autoprune.vendors.{library}")), source
+        raise ModelError(f"model {name}: {library} is not installed{missing}; {_install(library)}") from error
+    return cast(Vendor, module), source

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection.image_list import ImageList
 
+from autoprune.vendors.opencv_resize import resize_as_opencv
+
 Size = tuple[int, int]
 
 
@@ -29,7 +31,8 @@ class DetectorTransform(nn.Module):
         fill_normalized: whether ``fill`` is a value behind the normalization.
         placement: where an image lies in a larger batch.
         antialias: whether an image is smoothed where it becomes smaller: PIL and torchvision do, OpenCV not.
-        rounded: whether pixels are rounded to 1/255 after resizing, as where images are resized in 8 bits.
+        rounded: whether pixels are rounded to 1/255 after resizing, as where images are resized in 8 bits;
+            without ``antialias`` as OpenCV rounds them.
     """
 
     def __init__(
@@ -74,11 +77,15 @@ class DetectorTransform(nn.Module):
         resized = [self._resize(image) for image in images]
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in resized]
         height, width = self._padded(sizes)
-        fill = self.fill if self.fill_normalized else (self.fill - mean) / std
-        batch = images[0].new_ones((len(images), 3, height, width)) * fill
-        for place, image, size in zip(batch, resized, sizes, strict=True):
+        padded = []  # and not written into a batch, which exporters lose
+        for image, size in zip(resized, sizes, strict=True):
             top, left = self._offset(size, (height, width))
-            place[:, top : top + size[0], left : left + size[1]] = (image - mean) / std
+            sides = (left, width - size[1] - left, top, height - size[0] - top)
+            if self.fill_normalized:
+                padded.append(F.pad((image - mean) / std, sides, value=self.fill))
+            else:
+                padded.append((F.pad(image, sides, value=self.fill) - mean) / std)
+        batch = torch.stack(padded)
         placed = None
         if targets is not None:
             placed = [
@@ -98,21 +105,23 @@ class DetectorTransform(nn.Module):
             original_sizes: height and width of each image itself.
         """
         batch = self._padded(image_sizes)
-        found = []
+        results = []
         for detections, size, original in zip(result, image_sizes, original_sizes, strict=True):
             top, left = self._offset(size, batch)
             boxes = detections["boxes"] - detections["boxes"].new_tensor([left, top, left, top])
-            boxes = boxes * boxes.new_tensor(_ratios(size, original))
+            boxes = boxes / boxes.new_tensor(self._scale(original, size))
             height, width = original
             limits = boxes.new_tensor([width, height, width, height])
-            found.append({**detections, "boxes": boxes.clamp(min=0).minimum(limits)})
-        return found
+            results.append({**detections, "boxes": boxes.clamp(min=0).minimum(limits)})
+        return results
 
     def _resize(self, image: Tensor) -> Tensor:
-        height, width = image.shape[-2:]
+        height, width = map(int, image.shape[-2:])  # an exporter that traces has tensors there
         size = self._size(height, width)
         if size == (height, width):
             return image
+        if self.rounded and not self.antialias:
+            return resize_as_opencv(image, size)
         resized: Tensor = F.interpolate(
             image[None], size, mode="bilinear", align_corners=False, antialias=self.antialias
         )[0]
@@ -142,11 +151,10 @@ class DetectorTransform(nn.Module):
 
     def _placed(self, boxes: Tensor, original: Sequence[int], size: Size, batch: Size) -> Tensor:
         top, left = self._offset(size, batch)
-        scale = boxes.new_tensor(_ratios((original[0], original[1]), size))
+        scale = boxes.new_tensor(self._scale((original[0], original[1]), size))
         return boxes * scale + boxes.new_tensor([left, top, left, top])
 
-
-def _ratios(old: Size, new: Size) -> list[float]:
-    """By what x1, y1, x2 and y2 are multiplied where (height, width) changes."""
-    vertical, horizontal = new[0] / old[0], new[1] / old[1]
-    return [horizontal, vertical, horizontal, vertical]
+    def _scale(self, original: Size, size: Size) -> list[float]:
+        """By what x1, y1, x2 and y2 are multiplied where an image of a size becomes ``size``."""
+        vertical, horizontal = size[0] / original[0], size[1] / original[1]
+        return [horizontal, vertical, horizontal, vertical]

@@ -64,7 +64,7 @@ NOT_WEIGHTS = {
     "cut legacy": (saved(STATE, _use_new_zipfile_serialization=False)[:-20], "cut off", "download it again"),
     "script": (zipped(net__code__a="", net__constants=""), "TorchScript archive", "eager model"),
     "archive": (zipped(readme="hello"), "zip archive that torch.save did not write", "unpack it"),
-    "protocol": (saved(STATE, pickle_protocol=4), "pickle protocol", "without pickle_protocol"),
+    "protocol": (saved(STATE, pickle_protocol=4), "another pickle protocol", "model.state_dict()"),
     "plain pickle": (
         pickle.dumps({"a": [1]}, protocol=2),
         "a pickle that torch.save did not write",
@@ -227,3 +227,26 @@ def test_harmless_classes_beside_the_weights_are_read(tmp_path, name, legacy):
     read = read_checkpoint(path)
     assert list(read) == ["model", name, "last"]
     assert all(torch.equal(read["model"][key], tensor) for key, tensor in STATE.items())
+
+
+def test_a_damaged_tensor_in_an_archive_is_refused(tmp_path):
+    path = tmp_path / "w.pt"
+    data = bytearray(saved(STATE))
+    place = data.index(STATE["weight"].numpy().tobytes())
+    data[place + 5] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ModelError, match=r"it is damaged, `.*/data/\d` in it is not what was saved; copy"):
+        read_checkpoint(path)
+    torch.serialization.set_crc32_options(False)
+    try:
+        path.write_bytes(saved(STATE))
+    finally:
+        torch.serialization.set_crc32_options(True)
+    assert torch.equal(read_checkpoint(path)["weight"], STATE["weight"])
+
+
+def test_a_pipe_is_refused_and_not_waited_for(tmp_path):
+    path = tmp_path / "w.pt"
+    os.mkfifo(path)
+    with pytest.raises(ModelError, match="it is a pipe or device, not a file; check --weights"):
+        read_checkpoint(path)

@@ -163,5 +163,6 @@ def test_a_device_that_does_not_exist(autoprune: Run, tiny: list[str]) -> None:
     assert autoprune("eval", *tiny, "--device", "cuda:99").is_refusal("cuda:99", "autoprune doctor")
 
 
-def test_data_with_more_classes_than_the_detector_is_refused(autoprune: Run, tiny: list[str]) -> None:
-    assert autoprune("eval", *tiny, "--num-classes", "3").is_refusal("3 is too few", "need 6", "--data")
+def test_another_number_of_classes_than_the_weights_have_is_refused(autoprune: Run, tiny: list[str]) -> None:
+    refused = autoprune("eval", *tiny, "--num-classes", "3")
+    assert refused.is_refusal("has 6 classes with the background, not 3; omit --num-classes")

@@ -164,6 +164,27 @@ def test_names_are_listed_one_a_line(autoprune: Run) -> None:
     assert {"retinanet_resnet50_fpn", "retinanet_resnet18_fpn", "fcos_resnet50_fpn"} <= set(names)
 
 
+def test_the_list_says_what_an_extra_would_bring(autoprune: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    present = {"ultralytics", "timm"}
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if name in present else None)
+    lines = autoprune("inspect", "--list").out.split("\n")
+    assert any(line.split() == ["timm:resnet18", "installed"] for line in lines)
+    assert any(line.split()[1:] == ["pip", "install", "'autoprune[libreyolo]'"] for line in lines)
+    listed = json.loads(autoprune("inspect", "--list", "--json").out)
+    assert "retinanet_resnet18_fpn" in listed["detectors"]
+    assert {each["library"]: each["installed"] for each in listed["libraries"]} == {
+        "ultralytics": True,
+        "transformers": False,
+        "libreyolo": False,
+        "timm": True,
+    }
+
+
+@pytest.mark.parametrize("source", ["yolo11n.yaml", "runs/best.pt"])
+def test_a_misspelled_library_is_refused_with_the_near_one(autoprune: Run, source: str) -> None:
+    assert autoprune("inspect", f"ultralitics:{source}").is_refusal(f"did you mean ultralytics:{source}")
+
+
 FACTORY = """
 import os
 import torch
@@ -217,8 +238,8 @@ def test_a_detector_that_states_no_size_is_counted_at_640_and_that_is_said(
 
 
 def test_the_names_of_all_detectors_are_a_list_or_json(autoprune: Run) -> None:
-    assert json.loads(autoprune("inspect", "--list", "--json").out) == names()
-    assert autoprune("inspect", "--list").out.splitlines() == names()
+    assert json.loads(autoprune("inspect", "--list", "--json").out)["detectors"] == names()
+    assert autoprune("inspect", "--list").out.splitlines()[: len(names())] == names()
 
 
 def test_what_can_be_emptied_is_shown_with_what_it_saves(autoprune: Run, tiny_model: list[str]) -> None:

@@ -1,6 +1,7 @@
 """Lines stay whole and unchanged whatever the width; what a program reads has nothing else in it."""
 
 import pytest
+from rich import box
 from rich.table import Table
 
 from autoprune.cli.terminal import (
@@ -68,6 +69,19 @@ def test_otherwise_progress_is_on_standard_output(capsys: pytest.CaptureFixture[
     captured = capsys.readouterr()
     assert captured.out == "from the command\nfrom the work\n"
     assert captured.err == ""
+
+
+def test_no_line_of_a_table_ends_in_blanks(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name", "classes", box=box.SIMPLE_HEAD, title="a title", title_justify="left")
+    table.add_row("train", "cat 1")
+    table.add_row("val", "")
+    console = output()
+    show_table(console, table)
+    printed = capsys.readouterr().out.splitlines()
+    console.print(table)
+    padded = capsys.readouterr().out.splitlines()
+    assert printed == [line.rstrip() for line in padded]
+    assert printed != padded
 
 
 @pytest.mark.parametrize("columns", ["0", "20", "40"])

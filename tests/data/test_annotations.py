@@ -1,5 +1,7 @@
 """Where annotation files are looked for, and what can be used of them."""
 
+import json
+
 import pytest
 from PIL import Image
 
@@ -8,7 +10,7 @@ from autoprune.data.coco import open_data
 from autoprune.errors import DataError
 from autoprune.fields import DataPaths, SplitPaths
 
-from .conftest import box, drawing, edit, one_line, save_turned, write_set
+from .conftest import ONE, box, drawing, edit, one_line, save_turned, write_set
 
 CAT, OTHER = '{"id": 1, "name": "a"}', '{"id": 1, "name": "b"}'
 
@@ -209,11 +211,13 @@ def test_json_that_is_not_coco_is_refused_in_one_line(tmp_path, content, message
 def test_missing_folders_name_flag_field_and_demo(tmp_path):
     (tmp_path / "empty").mkdir()
     (tmp_path / "half/annotations").mkdir(parents=True)
-    (tmp_path / "half/annotations/instances_val.json").write_text("{}")
+    (tmp_path / "half/annotations/instances_val.json").write_text(
+        json.dumps({"images": [{"id": 1, "file_name": "a.png"}], "annotations": [], "categories": ONE})
+    )
     for name, message in (
         ("lost", "no data folder"),
         ("empty", "no annotations/instances_val.json"),
-        ("half", "neither images/"),
+        ("half", "no folder below"),
     ):
         with pytest.raises(DataError) as error:
             open_data(tmp_path / name, "val")
@@ -233,3 +237,13 @@ def test_a_changed_annotation_file_is_read_again(tmp_path):
     assert read_annotations(file, (folder / "images",)) is first
     edit(folder, lambda content: content["annotations"].clear())
     assert read_annotations(file, (folder / "images",)).coco.anns == {}
+
+
+def test_two_categories_of_one_name_with_boxes_are_refused(tmp_path):
+    two = [{"id": 1, "name": "thing"}, {"id": 4, "name": "thing "}]
+    folder = write_set(tmp_path, [box(1, 1), box(2, 2)], categories=two)
+    assert len(open_data(folder, "val").coco.anns) == 2
+    write_set(tmp_path, [box(1, 1), box(2, 2, category=4)], categories=two)
+    with pytest.raises(DataError) as error:
+        open_data(folder, "val")
+    assert 'the categories 1 and 4 are both named "thing" and both have boxes' in one_line(error)

@@ -227,16 +227,14 @@ def test_the_bccd_detector_finds_blood_cells():
     assert metrics.per_class["WBC"] > 0.6
 
 
-def test_classes_of_the_same_name_are_kept_apart(shapes):
+def test_classes_of_the_same_name_with_boxes_are_refused(shapes):
     file = shapes / "annotations/instances_val.json"
     content = json.loads(file.read_text())
     for category in content["categories"]:
         category["name"] = "shape"
     file.write_text(json.dumps(content))
-    split = open_data(shapes, "val")
-    present = {int(label) for index in range(10) for label in split.get(index)[1]["labels"]}
-    metrics = evaluate(Oracle([truth(split, index) for index in range(10)]), split)
-    assert len(metrics.per_class) == len(present)
+    with pytest.raises(DataError, match='both named "shape"'):
+        open_data(shapes, "val")
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from torch import nn
 from autoprune import progress
 from autoprune.data.coco import open_data
 from autoprune.data.label_check import check_labels
+from autoprune.data.labels import describe
 from autoprune.errors import ConfigError, ModelError
 
 from .conftest import box, write_set
@@ -178,5 +179,6 @@ def test_a_detector_that_is_poor_with_every_mapping_tells_nothing_about_labels(s
     text = said(Shrunk(split, range(len(split)), mapping), split, 4, given=given, must_find=True)
     assert "the detector is poor with every mapping of labels on 12 images of val (mAP " in text
     height, width = split.sizes[0]
+    assert f" at best, with {describe({mapping[k]: v for k, v in split.categories.items()})}, at" in text
     assert f"at {height}x{width} pixels): its input size, weights or data may be others" in text
     assert "--labels" not in text

@@ -1,12 +1,14 @@
 """What is said of a data set before anything is run on it."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
 from autoprune.data.survey import box_counts, survey
 from autoprune.errors import DataError
 
+from ..layouts.conftest import picture, voc_xml
 from .conftest import box, edit, write_set
 
 TWO = [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}]
@@ -64,3 +66,56 @@ def test_a_fraction_is_a_split(tmp_path):
     overview = survey(tmp_path, 0.5)
     assert list(overview.splits) == ["train", "val"]
     assert sum(map(len, overview.splits.values())) == 6
+
+
+def test_what_holds_for_several_splits_is_said_once(tmp_path):
+    """Of Pascal VOC, whose classes are those of all splits; a set that is not divided names no split."""
+    (tmp_path / "Annotations").mkdir()
+    for number in range(4):
+        picture(tmp_path / "JPEGImages", f"{number}.png", (3, 4, 10, 10))
+        text = voc_xml(
+            f"{number}.png", (3, 4, 10, 10), "dog", more="<difficult>1</difficult>" * (number == 3)
+        )
+        (tmp_path / f"Annotations/{number}.xml").write_text(text)
+    text = "classes in the order of the alphabet, as no labelmap.txt or classes.txt gives one: 1 dog"
+    assert text in survey(tmp_path).odd
+    assert not [line for line in survey(tmp_path).odd if line.startswith("all")]
+    (tmp_path / "ImageSets/Main").mkdir(parents=True)
+    for split, names in (("train", "0 1"), ("val", "2 3")):
+        (tmp_path / f"ImageSets/Main/{split}.txt").write_text(names.replace(" ", "\n"))
+    odd = survey(tmp_path).odd
+    assert [line for line in odd if text in line] == [f"train, val: {text}"]
+    assert len([line for line in odd if line.startswith("val: crowds, 1 of 2")]) == 1
+
+
+def test_damaged_images_are_named(tmp_path):
+    write_set(tmp_path, [box(1, 1)], "train", tuple(f"{number}.png" for number in range(4)))
+    file = tmp_path / "images/2.png"
+    file.write_bytes(file.read_bytes()[:-900])
+    (line,) = [line for line in survey(tmp_path).odd if "damaged" in line]
+    assert line.startswith(f"train: damaged: 1 of 4 images, first: cannot decode {file}: ")
+
+
+def test_images_are_the_same_by_whatever_path_they_are_named(tmp_path, monkeypatch):
+    names = tuple(f"{number}.png" for number in range(4))
+    write_set(tmp_path / "set", [box(1, 1)], "val", names)
+    forms = (str(tmp_path / "set/images/0.png"), "C:\\mine\\1.png", "https://host/a/2.png", "../images/3.png")
+
+    def rename(content):
+        for record, form in zip(content["images"], forms, strict=True):
+            record["file_name"] = form
+
+    edit(tmp_path / "set", rename)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(tmp_path / "set")
+    for folder in ("set", "link"):
+        overview = survey(Path(folder))
+        assert len(overview.splits["val"]) == 4
+        assert not [line for line in overview.odd if "beside its images" in line]
+
+
+def test_one_name_is_shown_once(tmp_path):
+    for split in ("train", "val"):
+        write_set(tmp_path, [box(1, 1)], split)
+    odd = survey(tmp_path).odd
+    assert "the same images in train and val: 2, such as a.png" in odd

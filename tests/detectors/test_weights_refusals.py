@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 import torch
 from torch import nn
+from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune import detectors
+from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 
 from .conftest import SMALL, one_line
@@ -112,3 +114,36 @@ def test_an_argument_that_cannot_be_used_is_named(arguments, message):
     with pytest.raises(ModelError, match=message) as error:
         detectors.load_dense(**{"name": "retinanet_resnet18_fpn", "arguments": SMALL, **arguments})
     one_line(error)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.parametrize(("epsilon", "variance"), [(1e-5, -0.1), (1e-5, -1e-9), (0.0, 0.0), (0.0, -1.0)])
+def test_a_variance_that_no_data_has_is_refused_by_the_name_of_the_tensor(norm, epsilon, variance):
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), norm(4, eps=epsilon))
+    state = model.state_dict()
+    refuse_bad_variances(model, state, "w.pt")
+    state["1.running_var"][2] = variance
+    model.load_state_dict(state)
+    output = model.eval()(torch.rand(1, 3, 2, 2))
+    assert variance == -1e-9 or not output.isfinite().all(), "the reference: torch's own forward pass"
+    with pytest.raises(ModelError, match=r"w\.pt: `1\.running_var` holds the variance"):
+        refuse_bad_variances(model, state, "w.pt")
+
+
+def test_a_channel_that_never_varied_is_taken():
+    model = nn.BatchNorm2d(4)
+    model.running_var.zero_()
+    refuse_bad_variances(model, model.state_dict(), "w.pt")
+    assert model.eval()(torch.rand(1, 4, 2, 2)).isfinite().all()
+
+
+def test_weights_with_such_a_variance_are_not_loaded(my_package):
+    (my_package / "mydetector.py").write_text(
+        "from torch import nn\n"
+        "def normed():\n    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))\n"
+    )
+    state = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)).state_dict()
+    torch.save({**state, "1.running_var": -torch.ones(4)}, "w.pt")
+    with pytest.raises(ModelError, match=r"w\.pt: `1\.running_var` holds the variance -1") as error:
+        detectors.load_dense("mydetector:normed", {}, 2, "auto", "w.pt")
+    assert one_line(error)

@@ -105,3 +105,10 @@ def test_the_images_of_a_folder_are_sorted_and_of_pillows_suffixes(tmp_path):
         with pytest.raises(DataError, match=message) as error:
             decode.image_files(tmp_path / name)
         assert "--images" in one_line(error)
+
+
+def test_a_picture_of_too_many_pixels_is_named_with_their_number(tmp_path, monkeypatch):
+    Image.new("L", (300, 100)).save(tmp_path / "a.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 10_000)
+    with pytest.raises(DataError, match=r"a\.png has 30,000 pixels, more than are read; save it smaller"):
+        decode.header_size(tmp_path / "a.png")

@@ -4,7 +4,6 @@ import pytest
 
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
-from autoprune.images.locate import listed_size
 
 from ..data.conftest import BOX, box, drawing, edit, one_line, save_turned, shown, turned, write_set
 
@@ -101,16 +100,6 @@ def test_a_size_of_neither_kind_is_named(tmp_path):
     edit(folder, lambda content: content["images"][0].update(height=31))
     with pytest.raises(DataError, match="it is 40x30 pixels, the annotations say 40x31"):
         open_data(folder, "val")
-
-
-@pytest.mark.parametrize(
-    ("height", "width", "expected"),
-    [(30, 40, (30, 40)), ("30", "40.0", (30, 40)), (-1, -1, None), (None, 40, None), ("", 4, None),
-     (0, 4, None), (float("nan"), 4, None), ([3], 4, None)],
-)  # fmt: skip
-def test_sizes_of_records(height, width, expected):
-    assert listed_size({"height": height, "width": width}) == expected
-    assert listed_size({}) is None
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,8 @@
 """Every mode of Pillow as 8-bit RGB, and the range of grays of more than 8 bits."""
 
+import struct
+import zlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -105,6 +108,67 @@ def test_a_set_of_12_bits_is_read_as_its_8_bit_version_and_says_so(tmp_path):
     (note,) = twelve.notes
     assert "grays of more than 8 bits in 2 of 2 images: 0 is read as black and 4096 as white" in note
     assert eight.fingerprint != twelve.fingerprint
+
+
+def save_deep(file, values, kind):
+    """Writes 16-bit colors, which Pillow itself can't: a PNG by its specification, or a TIFF by libtiff."""
+    height, width, channels = values.shape
+    if kind == "tiff":
+        header = struct.pack("<2sHI", b"II", 42, 8 + values.nbytes)
+        bits = 8 + values.nbytes + 2 + 10 * 12 + 4
+        entries = [
+            (256, 3, 1, width), (257, 3, 1, height), (258, 3, channels, bits), (259, 3, 1, 1), (262, 3, 1, 2),
+            (273, 4, 1, 8), (277, 3, 1, channels), (278, 3, 1, height), (279, 4, 1, values.nbytes),
+            (284, 3, 1, 1),
+        ]  # fmt: skip
+        fields = b"".join(struct.pack("<HHII", *entry) for entry in entries)
+        body = values.astype("<u2").tobytes() + struct.pack("<H", len(entries)) + fields + bytes(4)
+        file.write_bytes(header + body + struct.pack(f"<{channels}H", *[16] * channels))
+        return
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    color = {2: 4, 3: 2, 4: 6}[channels]
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", width, height, 16, color, 0, 0, 0)),
+        (b"IDAT", zlib.compress(rows)),
+        (b"IEND", b""),
+    )
+    file.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+            for kind, data in chunks
+        )
+    )
+
+
+@pytest.mark.parametrize(("channels", "kind"), [(2, "png"), (3, "png"), (4, "png"), (3, "tiff")])
+def test_colors_of_16_bits_are_their_upper_8(tmp_path, channels, kind):
+    values = np.random.default_rng(0).integers(0, 2**16, (30, 40, channels)).astype(np.uint16)
+    folder = write_set(tmp_path, [box(1, 1)], names=("a.png", "b.png"))
+    save_deep(folder / "images/a.deep", values, kind)
+    save_deep(folder / "images/b.deep", values >> 9, kind)  # dark, in a set that is not
+    edit(
+        folder,
+        lambda content: [
+            image.update(file_name=image["file_name"][0] + ".deep") for image in content["images"]
+        ],
+    )
+    split = open_data(folder, "val", strict=True)
+    expected = (values >> 8).astype(np.uint8).transpose(2, 0, 1)
+    assert np.array_equal(split.get(0)[0].numpy(), expected[[0, 0, 0]] if channels == 2 else expected[:3])
+    assert split.notes == ["colors of 16 bits in 2 of 2 images: the upper 8 are read"]
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 15])
+@pytest.mark.parametrize("kind", ["png", "tiff"])
+def test_colors_of_fewer_bits_in_16_are_refused_by_name(tmp_path, bits, kind):
+    values = np.random.default_rng(0).integers(0, 2**bits, (30, 40, 3)).astype(np.uint16)
+    folder = write_set(tmp_path, [box(1, 1)], names=("a.png", "b.png"))
+    save_deep(folder / "images/b.png", values, kind)
+    with pytest.raises(DataError) as error:
+        open_data(folder, "val")
+    assert f"{folder}/images/b.png stores 16 bits of each color" in str(error.value)
+    assert f"the highest value is below {2**bits} of 65536; save them with 8 bits" in str(error.value)
 
 
 def test_both_splits_have_the_range_of_the_set(tmp_path):

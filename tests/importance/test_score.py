@@ -54,6 +54,24 @@ def test_gradient_criteria_share_one_pass_over_the_images(toy, toy_batches) -> N
     assert len(passes) == 1
 
 
+def test_scores_that_are_finished_are_kept_before_the_next_criterion_begins(toy, toy_batches) -> None:
+    kept: dict[str, dict[str, np.ndarray]] = {}
+    model = toy()
+    graph = toy_graph(model)
+
+    def batches():
+        assert len(kept) in (0, 2)  # the gradient ones take the first pass, and are kept before the second
+        if kept:
+            raise KeyboardInterrupt
+        return toy_batches()()
+
+    with pytest.raises(KeyboardInterrupt):
+        score_together(("obs", "taylor", "fisher"), model, graph, batches, keep=kept.__setitem__)
+    assert {*kept} == {"taylor", "fisher"}
+    single = score("taylor", model, graph, toy_batches())
+    assert all((kept["taylor"][name] == scores).all() for name, scores in single.items())
+
+
 def test_an_unknown_criterion_names_the_nearest(toy) -> None:
     model = toy()
     with pytest.raises(ConfigError, match="no criterion `tailor`; choose taylor"):

@@ -97,10 +97,17 @@ def test_several_readings_are_named(tmp_path):
 def test_years_are_tried_in_their_order(tmp_path):
     for suffix in ("", "2014", "2017"):
         content = make(tmp_path, f"images/val{suffix}")
+        content["info"] = suffix
         write_json(tmp_path / f"annotations/instances_val{suffix}.json", content)
-    assert open_data(tmp_path, "val").files[0].parent.name == "val"
+    message = refused(tmp_path)
+    assert "annotations/instances_val.json and " in message
+    assert message.endswith("instances_val2017.json are both for val; move one of them away")
     (tmp_path / "annotations/instances_val.json").unlink()
     assert open_data(tmp_path, "val").files[0].parent.name == "val2017"
+    (tmp_path / "annotations/instances_val2014.json").unlink()
+    copy = (tmp_path / "annotations/instances_val2017.json").read_bytes()
+    (tmp_path / "annotations/instances_val.json").write_bytes(copy)  # the same under another name
+    assert open_data(tmp_path, "val").files[0].parent.name == "val"
 
 
 @pytest.mark.parametrize("name", ["annotations.json", "annotations/mine.JSON", "my set.json"])
@@ -133,3 +140,18 @@ def test_the_file_of_the_training_split_shows_the_layout(tmp_path, where):
     assert find_layout(tmp_path).evidence == tmp_path / where.format("train")
     (tmp_path / where.format("train")).unlink()
     assert find_layout(tmp_path).evidence == tmp_path / where.format("val")
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("annotations/instances_{}.JSON", "images/{}"),
+        ("{}.Json", "{}"),
+        ("{}/_annotations.coco.JSON", "{}"),
+        ("{}/labels.JSON", "{}/data"),
+    ],
+)
+def test_suffixes_in_capitals(tmp_path, annotations, images):
+    for split in ("train", "val"):
+        write_json(tmp_path / annotations.format(split), make(tmp_path, images.format(split)))
+    check(open_data(tmp_path, "val", strict=True), 3)

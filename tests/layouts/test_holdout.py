@@ -6,7 +6,7 @@ import pytest
 
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
-from autoprune.layouts.holdout import held_out, name_hash, take_part
+from autoprune.layouts.holdout import held_out, in_part, name_hash
 from autoprune.layouts.source import Part
 
 from .conftest import coco, names_of, picture, refused, some_boxes, write_json
@@ -16,13 +16,14 @@ def content_of(names):
     return coco(names, some_boxes(len(names)))
 
 
-def names_in(content, part, fraction):
-    return {image["file_name"] for image in take_part(content, Part(part, fraction))["images"]}
+def names_in(names, part, fraction):
+    chosen = in_part([(name, name) for name in names], Part(part, fraction))
+    return {name for name, is_chosen in zip(names, chosen, strict=True) if is_chosen}
 
 
 def test_an_image_stays_where_it_is_when_others_come_or_the_fraction_grows():
     names = [f"img_{number}.jpg" for number in range(400)]
-    few, many = content_of(names[:200]), content_of(names)
+    few, many = names[:200], names
     val = names_in(few, "val", 0.2)
     assert 20 < len(val) < 60  # 40 expected
     assert names_in(many, "val", 0.2) & {*names[:200]} == val
@@ -33,16 +34,50 @@ def test_an_image_stays_where_it_is_when_others_come_or_the_fraction_grows():
     }
 
 
-def test_annotations_go_with_their_image_and_strays_with_both_parts():
-    content = content_of([f"{number}.jpg" for number in range(30)])
-    content["images"][3]["id"] = 4.0
-    content["annotations"].append({"id": 99, "image_id": 1000})
-    parts = [take_part(content, Part(name, 0.5)) for name in ("train", "val")]
+@pytest.mark.parametrize("write", [int, float, str, lambda number: f"{number:06d}"])
+def test_annotations_go_with_their_image_and_strays_with_both_parts(tmp_path, write):
+    names = [f"{number}.png" for number in range(12)]
+    content = content_of(names)
+    for name in names:
+        picture(tmp_path / "images", name, (2, 3, 10, 10))
+    for record in content["annotations"]:
+        record["image_id"] = write(record["image_id"])
+    content["annotations"].append({"id": 99, "image_id": 1000, "category_id": 1, "bbox": [1, 1, 5, 5]})
+    content["annotations"].append({"id": 100, "category_id": 1, "bbox": [1, 1, 5, 5]})
+    file = write_json(tmp_path / "set.json", content)
+    parts = [open_data(file, name, val_fraction=0.5) for name in ("train", "val")]
     for part in parts:
-        ids = {image["id"] for image in part["images"]}
-        assert {record["image_id"] for record in part["annotations"]} == ids | {1000}
-    assert sum(len(part["images"]) for part in parts) == 30
-    assert len(content["images"]) == 30, "the content that is divided does not change"
+        assert {thing["image_id"] for thing in part.coco.anns.values()} == {*part.image_ids}
+        assert [line.split(":")[0] for line in part.skipped] == [
+            "annotation 99 (no image)",
+            "annotation 100 (no image)",
+        ]
+    assert sorted(names_of(parts[0]) + names_of(parts[1])) == sorted(names)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_an_image_of_several_names_is_in_one_part(tmp_path, reverse):
+    """Every picture is listed by its own name, by two longer ones, and by that of a link to it."""
+    names = [f"{number}.png" for number in range(16)]
+    for name in names:
+        picture(tmp_path / "images", name, (2, 3, 10, 10))
+        (tmp_path / "images" / f"link_{name}").symlink_to(name)
+    spelled = [form.format(name) for name in names for form in ("{}", "images/{}", "/mnt/a/{}", "link_{}")]
+    content = content_of(spelled[::-1] if reverse else spelled)
+    file = write_json(tmp_path / "set.json", content)
+    train, val = (open_data(file, name, val_fraction=0.4) for name in ("train", "val"))
+    files = [{path.resolve() for path in part.files} for part in (train, val)]
+    assert not files[0] & files[1]
+    assert len(files[0] | files[1]) == 16
+    assert {path.name for path in files[1]} == {
+        name
+        for name in names
+        if min(
+            int(sha256(form.encode()).hexdigest()[:14], 16) / 2**56
+            for form in (name, f"images/{name}", f"link_{name}")
+        )
+        < 0.4
+    }
 
 
 @pytest.mark.parametrize(

@@ -1,21 +1,22 @@
 import pytest
 
-from autoprune.errors import DataError
-from autoprune.layouts.source import read_lines, split_of
-
-
-def test_lines_of_any_editor(tmp_path):
-    file = tmp_path / "names.txt"
-    for text in ("cat\ndög\n", "\n cat \r\n\r\ndög\r\n", "cat\ndög"):
-        for encoding in ("utf-8", "utf-8-sig"):
-            file.write_bytes(text.encode(encoding))
-            assert read_lines(file) == ["cat", "dög"]
-    file.write_bytes(b"\xff\xfe\x00")
-    assert len(read_lines(file)) == 1
-    with pytest.raises(DataError, match=r"cannot read .*lost\.txt: No such file"):
-        read_lines(tmp_path / "lost.txt")
+from autoprune.layouts.source import files_in, in_any_case, split_of
 
 
 def test_what_tools_call_the_splits():
     names = ("Train", "training", "VALID", "validation", "val", "Test", "other")
     assert [split_of(name) for name in names] == ["train", "train", "val", "val", "val", "test", None]
+
+
+@pytest.mark.parametrize("name", ["a.txt", "a.TXT", "a.Txt"])
+def test_a_suffix_may_be_in_capitals(tmp_path, name):
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / "a.txt"
+    (tmp_path / name).touch()
+    (tmp_path / "a.txt.bak").touch()
+    (tmp_path / "folder.txt").mkdir()
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / name
+    assert files_in(tmp_path, ".txt") == [tmp_path / name]
+    assert files_in(tmp_path / "none", ".txt") == []
+    (tmp_path / "a.txt").touch()
+    assert in_any_case(tmp_path / "a.txt") == tmp_path / "a.txt"
+    assert in_any_case(tmp_path / ("a" * 300 + ".txt")) == tmp_path / ("a" * 300 + ".txt")

@@ -7,7 +7,6 @@ from pycocotools.cocoeval import COCOeval
 
 from autoprune.data.annotations import silence
 from autoprune.data.coco import open_data
-from autoprune.layouts.voc import parse_xml
 
 from .conftest import CLASSES, check, names_of, picture, refused, some_boxes, voc_xml
 
@@ -135,14 +134,6 @@ def test_a_file_that_is_no_safe_xml_is_left_out_with_its_reason(tmp_path, text, 
     assert "002.xml" in refused(tmp_path, strict=True)
 
 
-def test_entities_do_not_expand():
-    bomb = '<!DOCTYPE a [<!ENTITY b "' + "x" * 100 + '"><!ENTITY c "' + "&b;" * 100 + '">]><a>&c;</a>'
-    with pytest.raises(ValueError, match="it declares the entity b"):
-        parse_xml(bomb.encode())
-    root = parse_xml(b'<?xml version="1.0"?><!DOCTYPE annotation><a t="1">x &amp; <b>y</b></a>')
-    assert (root.text, root.findtext("b")) == ("x & ", "y")
-
-
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [
@@ -229,3 +220,25 @@ def test_numbers_that_are_not_finite_are_none(tmp_path):
     check(open_data(tmp_path, "val", strict=True), 1)
     file.write_text(re.sub("<xmin>.*</xmin>", "<xmin>nan</xmin>", file.read_text()))
     assert "no bndbox with four numbers" in open_data(tmp_path, "val").skipped[0]
+
+
+def test_suffixes_in_capitals(tmp_path):
+    make(tmp_path)
+    write_lists(tmp_path, train="000\n", val="001.xml\n002 1\n")
+    for suffix in ("xml", "txt", "png"):
+        for file in tmp_path.rglob(f"*.{suffix}"):
+            file.rename(file.with_suffix(f".{suffix.upper()}"))
+    split = open_data(tmp_path, "val", strict=True)
+    check(split, 2)
+    assert names_of(split) == ["001.PNG", "002.PNG"]
+
+
+def test_xml_files_without_an_image_are_counted_whatever_lists_name_them(tmp_path):
+    make(tmp_path)
+    write_lists(tmp_path, train="000\n", val="001\n002\n")
+    (tmp_path / "JPEGImages/002.png").unlink()
+    (tmp_path / "Annotations/other.xml").write_text(voc_xml("lost.png", (4, 4, 9, 9), "dog"))
+    (tmp_path / "Annotations/named.xml").write_text(voc_xml("000.png", (4, 4, 9, 9), "dog"))
+    for name in ("train", "val"):
+        notes = open_data(tmp_path, name).notes
+        assert f"2 XML files have no image, first {tmp_path}/Annotations/002.xml" in notes

@@ -249,3 +249,31 @@ def test_a_listed_name_as_long_as_systems_allow(tmp_path):
     split = open_data(tmp_path, "val")
     assert names_of(split) == ["2.png"]
     assert len(split.skipped) == 2
+
+
+def test_suffixes_in_capitals(tmp_path):
+    both(tmp_path)
+    (tmp_path / "CLASSES.TXT").write_text("cat\ndog\n")
+    for file in [*tmp_path.rglob("*.txt"), tmp_path / "CLASSES.TXT"]:
+        file.rename(file.with_name("classes.TXT") if file.stem == "CLASSES" else file.with_suffix(".TXT"))
+    for file in tmp_path.rglob("*.png"):
+        file.rename(file.with_suffix(".PNG"))
+    for split in ("train", "val"):
+        check(open_data(tmp_path, split, strict=True), 3)
+    assert open_data(tmp_path, "val").categories == {1: "cat", 2: "dog"}
+
+
+def test_label_files_without_an_image_are_counted(tmp_path):
+    both(tmp_path)
+    (tmp_path / "classes.txt").write_text("cat\ndog\n")
+    for name in ("x.txt", "y.TXT"):
+        (tmp_path / "labels/val" / name).write_text(yolo_line(0, (3, 4, 10, 10)))
+    (tmp_path / "labels/val/1.TXT").write_text(yolo_line(0, (3, 4, 10, 10)))
+    split = open_data(tmp_path, "val")
+    assert len(split) == 3
+    twice, first, second = split.skipped
+    assert twice.endswith("labels/val/1.TXT: 1.txt is read instead, in another case; remove one of the two")
+    for line, name in ((first, "x"), (second, "y")):
+        assert f"there is no image {name}.* for it in {tmp_path}/images/val" in line
+    assert split.notes == [f"2 label files have no image, first {tmp_path}/labels/val/x.txt"]
+    assert open_data(tmp_path, "train").notes == []

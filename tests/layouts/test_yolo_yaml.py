@@ -63,7 +63,6 @@ def names_of(folder, text):
         ("names: [null, a]", "class 0 in `names` is no text to YAML, but null; quote it"),
         ("names: [2024-01-01]", "class 0 in `names` is no text to YAML"),
         ("names: [a, '  ']", "class 1 in `names` is blank"),
-        ("names: {0: a, '0': b}", 'class 0 has two names, "a" and "b"'),
         ("names: {0.5: a}", "has the key 0.5"),
         ("names: {-1: a}", "has the key -1"),
         ("names: {true: a}", "has the key true"),

@@ -10,29 +10,9 @@ from torchvision.models.detection.backbone_utils import resnet_fpn_backbone
 from autoprune.data.coco import open_data
 from autoprune.detectors import Resize
 from autoprune.errors import DataError
-from autoprune.records.clean import LARGEST_AREA, Ids, ImageList, Notes, read_categories
+from autoprune.records.clean import LARGEST_AREA, ImageList, Notes, read_categories
 
 from ..data.conftest import box, edit, one_line, write_set
-
-
-def test_ids_that_are_whole_numbers_are_the_numbers():
-    ids = Ids([3, 1, 900])
-    assert not ids.renumbered
-    assert [ids.number(each) for each in (3, 3.0, "3", "900", 4, None, [3], "x", True)] == [
-        3, 3, 3, 900, None, None, None, None, None,
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize("ids", [["b-2", "a-1"], ["b-2", 7], [2**60, 2**60 + 1], ["007", "7"]])
-def test_other_ids_are_numbered_in_order(ids):
-    numbers = Ids(ids)
-    assert numbers.renumbered
-    assert [numbers.number(each) for each in ids] == [1, 2]
-
-
-def test_padded_numbers_are_matched_with_numbers():
-    assert Ids(["000139", "000140"]).number(140) == 2
-    assert Ids([139, 140]).number("000140") == 140
 
 
 def test_notes_count_and_name_the_first():

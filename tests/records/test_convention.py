@@ -7,7 +7,7 @@ import pytest
 
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
-from autoprune.records.convention import Convention
+from autoprune.records.convention import CENTER, CORNERS, TOP_LEFT, Convention
 
 from ..data.conftest import box, one_line, write_set
 
@@ -34,8 +34,12 @@ def corners(x, y, width, height):
     return x, y, x + width, y + height
 
 
-def check(made, image=IMAGE):
-    convention = Convention()
+def center(x, y, width, height):
+    return x + width / 2, y + height / 2, width, height
+
+
+def check(made, image=IMAGE, own=TOP_LEFT):
+    convention = Convention(own)
     for number, each in enumerate(made):
         convention.add(tuple(map(float, each)), image, f"annotation {number}")
     convention.refuse(Path("f.json"))
@@ -87,3 +91,39 @@ def test_files(tmp_path, write, message):
     assert "(a.png)" in one_line(error)
     write_set(tmp_path, [box(7 + number, 1, each) for number, each in enumerate(boxes(12))])
     assert open_data(folder, "val", strict=True).notes == []
+
+
+WRITINGS = {TOP_LEFT: lambda *each: each, CORNERS: corners, CENTER: center}
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("own", WRITINGS)
+def test_each_form_is_told_from_the_others(own, seed):
+    made = boxes(300, seed)
+    for form, write in WRITINGS.items():
+        written = [write(*each) for each in made]
+        if form is own:
+            check(written, own=own)
+            continue
+        with pytest.raises(DataError) as error:
+            check(written, own=own)
+        assert f"like {form.words} (annotation " in one_line(error)
+
+
+def test_right_boxes_that_touch_or_cross_one_side_are_no_centers():
+    draw = random.Random(1)
+    made = [(draw.uniform(20, 36), draw.uniform(0, 20), 8, 8) for _ in range(100)]  # not clipped at the right
+    check([*made, *[(0, draw.uniform(0, 20), 8, 8) for _ in range(3)]])
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("own", WRITINGS)
+def test_right_boxes_at_one_border_that_are_not_clipped_are_taken(own, seed):
+    draw = random.Random(seed)
+    x, y, spread = draw.choice([0.1, 0.9]), draw.choice([0.1, 0.5, 0.9]), draw.uniform(0.02, 0.1)
+    made = []
+    for _ in range(draw.choice([20, 200])):
+        width, height = (draw.uniform(0.02, 0.4) * side for side in (WIDTH, HEIGHT))
+        left, top = draw.gauss(x, spread) * WIDTH - width / 2, draw.gauss(y, spread) * HEIGHT - height / 2
+        made.append(WRITINGS[own](left, top, width, height))
+    check(made, own=own)

@@ -102,3 +102,21 @@ def test_endless_numbers_and_nesting(tmp_path):
     assert "a whole number has 5000 digits at character 8; fix it in the file" in refused(tmp_path / "a.json")
     (tmp_path / "b.json").write_text("[" * 200_000)
     assert "nested too deeply" in refused(tmp_path / "b.json")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"images": [], "annotations": [1], "annotations": []}', '"annotations", in that with "images": []'),
+        ('{"a": [{"id": 7, "bbox": [1], "bbox": [2]}]}', '"bbox", in that with "id": 7'),
+        ('{"a": 1, "a": 1}', '"a"'),
+    ],
+)
+def test_a_key_that_is_given_twice_is_refused(tmp_path, text, message):
+    file = tmp_path / "a.json"
+    file.write_text(text)
+    with pytest.raises(DataError) as error:
+        read_json(file)
+    assert (
+        str(error.value) == f"{file}: a mapping has a key twice, {message}; remove one of the two in the file"
+    )

@@ -19,9 +19,11 @@ from autoprune.task.checks import (
     input_files,
     pick_device,
     refuse_missing,
+    trained_on,
     warn_enlarged,
     with_space,
 )
+from autoprune.training.batches import draw_batch
 
 SPACE = SpaceFile(
     model="retinanet_resnet18_fpn",
@@ -169,3 +171,17 @@ def test_a_space_of_something_else_is_refused():
         with_space(make_config(model="fcos_resnet18_fpn"), SPACE)
     with pytest.raises(ConfigError, match="ranks channels by taylor, not l2; change `criterion` there"):
         with_space(make_config(criterion="l2"), SPACE)
+
+
+def test_a_trial_that_trains_on_fewer_images_than_there_are_says_how_many():
+    """The reference are the batches themselves."""
+    config = make_config(rungs=[0, 3, 5], batch_size=4)
+    for images in (16, 20, 21, 100):
+        drawn = {index for step in range(5) for index in draw_batch(images, 4, step, 0).indices}
+        line = trained_on(config, images)
+        assert (line is None) == (len(drawn) == images)
+        if line is not None:
+            assert line.startswith(
+                f"each trial trains on {len(drawn)} of {images} training images at most, 5 steps of 4;"
+            )
+    assert trained_on(make_config(rungs=[0]), 100) is None

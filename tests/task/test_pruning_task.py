@@ -89,10 +89,10 @@ def test_what_is_loaded_is_said_and_a_setting_without_effect(demo_settings, monk
             f"{task.spec.name} at 128x128 (height x width): {task.graph.gflops():.2f} GFLOPs; 8 training and"
         )
         assert lines.getvalue() == f"{said} 6 validation images\n"
-        monkeypatch.setattr(pruning_task, "has_head", lambda model: False)
+        monkeypatch.setattr(pruning_task, "find_parts", lambda model, graph: None)
         load_task(make_config(**demo_settings, distill_logits=1.0))
     assert (
         lines.getvalue()
         .splitlines()[1]
-        .startswith("distill_logits does nothing: retinanet_resnet18_fpn has no one-stage")
+        .startswith("distill_logits does nothing: of retinanet_resnet18_fpn no class logits")
     )

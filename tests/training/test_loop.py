@@ -146,16 +146,21 @@ def test_out_of_memory_names_the_setting_to_lower(toy: nn.Module, split: Any, er
 
 
 @pytest.mark.parametrize(
-    ("interval_s", "said"), [(0, "2 steps of it are kept in {}"), (1e9, "nothing of it is kept yet")]
+    ("interval_s", "said"),
+    [
+        (0, "2 steps of it are kept in {}, and the same command resumes it"),
+        (1e9, "nothing of it is kept yet; the same command starts it again"),
+    ],
 )
-def test_an_interrupt_says_what_is_kept(
+def test_an_interrupt_says_what_is_kept_and_prints_nothing(
     toy: nn.Module, split: Any, tmp_path: Path, interval_s: float, said: str
 ) -> None:
     file, lines = tmp_path / "c.safetensors", io.StringIO()
     dying, settings = DyingSplit(split, 2, KeyboardInterrupt), TrainSettings(5, batch_size=4)
-    with progress.show(Console(file=lines, width=400)), pytest.raises(KeyboardInterrupt):
+    with progress.show(Console(file=lines, width=400)), pytest.raises(KeyboardInterrupt) as interrupt:
         train(toy, dying, settings, CPU, checkpoint=file, checkpoint_interval_s=interval_s)
-    assert lines.getvalue() == f"recovery stopped: {said.format(file)}\n"
+    assert str(interrupt.value) == f"recovery stopped: {said.format(file)}"
+    assert lines.getvalue() == ""
     assert file.exists() is (interval_s == 0)
 
 

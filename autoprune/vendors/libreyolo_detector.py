@@ -1,0 +1,256 @@
+"""LibreYOLO's networks in torchvision's convention: how they see images, their losses, their selection."""
+
+from collections.abc import Callable, Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from libreyolo.postprocess.yolox import decode_outputs
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import batched_nms, box_convert
+
+from autoprune.vendors.detector import VendorDetector
+from autoprune.vendors.transform import DetectorTransform, Size
+
+STRIDE = 32
+"""Of the coarsest feature maps: what the sides of a batch are multiples of."""
+MOST_CANDIDATES = 30_000
+"""Boxes of an image (of RTMDet: of one of its levels) that go into the non-maximum suppression, at most."""
+
+Candidates = tuple[Tensor, Tensor, Tensor]
+"""``boxes`` [n, 4] in pixels of the batch, ``scores`` [n] and class indices [n] of one image."""
+
+
+class LetterboxedImages(ImageList):
+    """A batch of `Letterbox`.
+
+    Attributes:
+        areas: x1, y1, x2 and y2 of each image in the batch, before its sides became whole numbers.
+    """
+
+    def __init__(self, batch: ImageList, areas: list[list[float]]) -> None:
+        super().__init__(batch.tensors, batch.image_sizes)
+        self.areas = areas
+
+
+class Letterbox(DetectorTransform):
+    """The longer side becomes ``max_size``; the image lies in a gray square.
+
+    One factor serves both axes, although the sides of the resized image are whole: so LibreYOLO does.
+    """
+
+    def forward(
+        self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
+    ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
+        """As of `DetectorTransform`; the batch is of `LetterboxedImages`."""
+        batch, placed = super().forward(images, targets)
+        areas = []
+        for image, size in zip(images, batch.image_sizes, strict=True):
+            top, left = self._offset(size, self._padded([size]))
+            height, width = (side * self._ratio(image.shape[-2:]) for side in image.shape[-2:])
+            areas.append([left, top, left + width, top + height])
+        return LetterboxedImages(batch, areas), placed
+
+    def _size(self, height: int, width: int) -> Size:
+        ratio = self._ratio((height, width))
+        return max(1, int(height * ratio)), max(1, int(width * ratio))
+
+    def _scale(self, original: Size, size: Size) -> list[float]:
+        return [self._ratio(original)] * 4
+
+    def _padded(self, sizes: Sequence[Size]) -> Size:
+        assert self.max_size is not None
+        side = -(-self.max_size // STRIDE) * STRIDE
+        return side, side
+
+    def _ratio(self, size: Sequence[int]) -> float:
+        assert self.max_size is not None
+        return min(self.max_size / size[0], self.max_size / size[1])
+
+
+class LibreDetector(VendorDetector):
+    """A network of LibreYOLO.
+
+    Args:
+        vendor: the network.
+        transform: `Letterbox` for those with non-maximum suppression.
+        features: see `VendorDetector`.
+        family: LibreYOLO's name of the kind, one of `CANDIDATES`.
+        num_classes: without a background.
+        trainer: LibreYOLO's class that trains it: its loss is the loss.
+        min_score: of detections.
+        nms_thresh: overlap above which the weaker of two detections of a class goes.
+        detections_per_img: the best ones are kept.
+    """
+
+    def __init__(
+        self,
+        vendor: nn.Module,
+        transform: DetectorTransform,
+        features: Sequence[str],
+        family: str,
+        num_classes: int,
+        trainer: type,
+        min_score: float,
+        nms_thresh: float,
+        detections_per_img: int,
+    ) -> None:
+        super().__init__(vendor, transform, features)
+        self.family, self.num_classes, self.trainer = family, num_classes, trainer
+        self.min_score, self.nms_thresh = min_score, nms_thresh
+        self.detections_per_img = detections_per_img
+
+    def raw(self, batch: ImageList) -> Any:
+        """What the network gives for images in its own order of colors."""
+        return self.vendor(self._images(batch))
+
+    def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """What LibreYOLO's trainer adds up, by its names."""
+        images = self._images(batch)
+        trainer: Any = object.__new__(self.trainer)  # its constructor would set up a whole training
+        trainer.model, trainer.device = self.vendor, images.device
+        trainer.config = SimpleNamespace(num_classes=self.num_classes)
+        if hasattr(trainer, "build_criterion"):
+            trainer.criterion = trainer._loss_fn = trainer.build_criterion()
+        values = trainer.on_forward(images, _rows(targets, images, self.family in CORNERS))
+        _forget(self.vendor)
+        return {
+            name: value
+            for name, value in values.items()
+            if "loss" in name and name != "total_loss" and isinstance(value, Tensor)
+        }
+
+    def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
+        """The best of each image, without overlapping ones of the same class where the kind has them."""
+        results = []
+        for index, size in enumerate(batch.image_sizes):
+            boxes, scores, classes = CANDIDATES[self.family](_only(raw, index), self.min_score)
+            if isinstance(batch, LetterboxedImages):
+                boxes, scores, classes = self._suppressed(boxes, scores, classes, batch.areas[index])
+            else:
+                boxes = boxes * boxes.new_tensor([size[1], size[0], size[1], size[0]])
+            best = scores.topk(min(self.detections_per_img, len(scores))).indices
+            best = best[scores[best] > self.min_score]
+            results.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
+        return results
+
+    def _suppressed(
+        self, boxes: Tensor, scores: Tensor, classes: Tensor, area: Sequence[float]
+    ) -> Candidates:
+        """Cut to the area of the image, and without those that a better one of their class overlaps."""
+        corner, opposite = (boxes.new_tensor(point).repeat(2) for point in (area[:2], area[2:]))
+        boxes = boxes.maximum(corner).minimum(opposite)
+        kept = ((boxes[:, 2:] > boxes[:, :2]).all(1) & scores.isfinite()).nonzero()[:, 0]
+        boxes, scores, classes = boxes[kept], scores[kept], classes[kept]
+        kept = batched_nms(boxes, scores, classes, self.nms_thresh)
+        return boxes[kept], scores[kept], classes[kept]
+
+    def _images(self, batch: ImageList) -> Tensor:
+        _forget(self.vendor)
+        tensors: Tensor = batch.tensors
+        return tensors.flip(1) if self.family in BLUE_FIRST else tensors
+
+
+BLUE_FIRST = ("yolox", "rtmdet")
+"""Kinds that read blue, green, red."""
+CORNERS = ("yolo9", "rtdetr")
+"""Kinds whose trainer takes corners of boxes as fractions of the image, not centers and sizes in pixels."""
+
+
+def _yolox(raw: Any, min_score: float) -> Candidates:
+    """The best class of each cell: objectness times probability."""
+    decoded = decode_outputs(raw)[0]
+    scores, classes = (decoded[:, 4:5] * decoded[:, 5:]).max(1)
+    kept = (scores > min_score).nonzero()[:, 0]
+    return box_convert(decoded[kept, :4], "cxcywh", "xyxy"), scores[kept], classes[kept]
+
+
+def _yolo9(raw: Any, min_score: float) -> Candidates:
+    """Each class of each cell."""
+    predictions = raw["predictions"][0].T
+    return _each_class(predictions[:, :4], predictions[:, 4:], min_score)
+
+
+def _rtmdet(raw: Any, min_score: float) -> Candidates:
+    """Each class of each cell, level by level; boxes are distances from the corner of the cell."""
+    levels = []
+    for level, (logits, distances) in enumerate(zip(*raw, strict=True)):
+        _, _, height, width = logits.shape
+        stride = 8 * 2**level
+        down, right = (torch.arange(n, device=logits.device) * stride for n in (height, width))
+        points = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1).reshape(-1, 2)
+        sides = distances[0].flatten(1).T
+        boxes = torch.cat((points - sides[:, :2], points + sides[:, 2:]), 1)
+        canvas = boxes.new_tensor([width * stride, height * stride]).repeat(2)
+        boxes = boxes.clamp(min=0).minimum(canvas)
+        levels.append(_each_class(boxes, logits[0].flatten(1).T.sigmoid(), min_score))
+    boxes, scores, classes = (torch.cat(parts) for parts in zip(*levels, strict=True))
+    return boxes, scores, classes
+
+
+def _queries(raw: Any, min_score: float) -> Candidates:
+    """Each class of each query; boxes are fractions of the image."""
+    scores = raw["pred_logits"][0].sigmoid()
+    boxes = box_convert(raw["pred_boxes"][0], "cxcywh", "xyxy")
+    count, classes = scores.shape
+    each = torch.arange(count * classes, device=scores.device)
+    return boxes[each // classes], scores.flatten(), each % classes
+
+
+CANDIDATES: dict[str, Callable[[Any, float], Candidates]] = {
+    "yolox": _yolox,
+    "yolo9": _yolo9,
+    "rtmdet": _rtmdet,
+    "rtdetr": _queries,
+    "dfine": _queries,
+    "deim": _queries,
+}
+"""For each kind, what the outputs for one image propose above a score."""
+
+
+def _each_class(boxes: Tensor, scores: Tensor, min_score: float) -> Candidates:
+    cells, classes = (scores > min_score).nonzero(as_tuple=True)
+    values = scores[cells, classes]
+    if len(values) > MOST_CANDIDATES:
+        best = values.topk(MOST_CANDIDATES).indices
+        cells, values, classes = cells[best], values[best], classes[best]
+    return boxes[cells], values, classes
+
+
+def _only(outputs: Any, index: int) -> Any:
+    """The outputs for one image of a batch, as a batch of one, in single precision."""
+    if isinstance(outputs, Tensor):
+        one = outputs[index : index + 1]
+        return one.float() if one.is_floating_point() else one
+    if isinstance(outputs, Mapping):
+        return {name: _only(value, index) for name, value in outputs.items()}
+    return [_only(value, index) for value in outputs]
+
+
+def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool) -> Tensor:
+    """Class and box of each object, [n, most objects of an image, 5], filled up with zeros.
+
+    Boxes are corners as fractions of the batch, or else centers and sizes in its pixels.
+    """
+    height, width = images.shape[-2:]
+    rows = images.new_zeros((len(targets), max([1, *(len(target["boxes"]) for target in targets)]), 5))
+    for place, target in zip(rows, targets, strict=True):
+        boxes = target["boxes"].to(images)
+        if corners:
+            boxes = boxes / boxes.new_tensor([width, height, width, height])
+        else:
+            boxes = box_convert(boxes, "xyxy", "cxcywh")
+        place[: len(boxes), 0] = target["labels"] - 1
+        place[: len(boxes), 1:] = boxes
+    return rows
+
+
+def _forget(vendor: Any) -> None:
+    """Drops what heads keep between calls, which may be of another device, or of `torch.inference_mode`."""
+    head: Any = getattr(vendor, "head", None)
+    if hasattr(head, "grids"):
+        head.grids = [torch.zeros(1)] * len(head.grids)
+    if hasattr(head, "_loss_fn"):
+        head._loss_fn, head.shape = None, None
+        head.anchors = head.strides = torch.empty(0)

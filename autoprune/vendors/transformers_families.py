@@ -1,0 +1,224 @@
+"""The kinds of detectors of Transformers that autoprune takes, and their architectures from plain values."""
+
+import importlib.util
+import json
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import transformers
+from transformers.utils import logging
+
+from autoprune.errors import ModelError
+from autoprune.vendors.transformers_detector import Grid, Select, best, by_softmax
+
+
+@dataclass(frozen=True)
+class Family:
+    """What the detectors of one ``model_type`` have in common.
+
+    Attributes:
+        model: name of their class.
+        processor: name of the image processor that they were trained with.
+        select: makes detections of logits and boxes, as the processor does.
+        features: modules whose outputs the encoder or the decoder reads; ``*`` stands for each of a list.
+        masked: whether they take a mask of the padding.
+    """
+
+    model: str
+    processor: str
+    select: Select
+    features: tuple[str, ...]
+    masked: bool = True
+
+
+_RT = ("model.decoder_input_proj.*",)
+FAMILIES: dict[str, Family] = {
+    "detr": Family("DetrForObjectDetection", "DetrImageProcessor", by_softmax, ("model.input_projection",)),
+    "conditional_detr": Family(
+        "ConditionalDetrForObjectDetection",
+        "ConditionalDetrImageProcessor",
+        partial(best, count=100),
+        ("model.input_projection",),
+    ),
+    "deformable_detr": Family(
+        "DeformableDetrForObjectDetection",
+        "DeformableDetrImageProcessor",
+        partial(best, count=100),
+        ("model.input_proj.*",),
+    ),
+    "rt_detr": Family("RTDetrForObjectDetection", "RTDetrImageProcessor", best, _RT),
+    "rt_detr_v2": Family("RTDetrV2ForObjectDetection", "RTDetrImageProcessor", best, _RT),
+    "d_fine": Family("DFineForObjectDetection", "RTDetrImageProcessor", best, _RT),
+    "rf_detr": Family(
+        "RfDetrForObjectDetection", "RfDetrImageProcessor", best, ("model.backbone.projector",)
+    ),
+    "yolos": Family("YolosForObjectDetection", "YolosImageProcessor", by_softmax, (), masked=False),
+}
+TESTED = "5.24"
+"""Version of Transformers that has all of them."""
+_LEFT_OUT = frozenset(
+    {
+        "_attn_implementation",
+        "_attn_implementation_autoset",
+        "_attn_implementation_internal",
+        "_name_or_path",
+        "attn_implementation",
+        "auto_map",
+        "dtype",
+        "experts_implementation",
+        "label2id",
+        "quantization_config",
+        "torch_dtype",
+        "transformers_version",
+        "use_pretrained_backbone",
+    }
+)
+"""Entries that decide nothing here, or that could fetch weights or kernels, or run code of others."""
+_PLAIN_NAME = re.compile(r"[\w.\-]+")
+
+
+def family_of(config: Mapping[str, Any], where: str) -> Family:
+    """The family of a config.
+
+    Raises:
+        ModelError: it is none of `FAMILIES`, is for another task, or the installed version lacks it.
+    """
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        raise ModelError(
+            f"{where} describes no detector that is known here: `model_type` is {kind!r}, and must be one of "
+            f"{', '.join(FAMILIES)}"
+        )
+    family = FAMILIES[kind]
+    classes = config.get("architectures") or [family.model]
+    if family.model not in classes:
+        raise ModelError(f"{where} is for a {classes[0]}, which is of another task; give a {family.model}")
+    if not hasattr(transformers, family.model):
+        raise ModelError(
+            f"transformers {transformers.__version__} has no {family.model}; {TESTED} does: "
+            "pip install --upgrade transformers"
+        )
+    return family
+
+
+def configuration(config: Mapping[str, Any], where: str) -> Any:
+    """The vendor's config of a dict, such as that of a ``config.json``; nothing is fetched or run.
+
+    Args:
+        config: it; what it does not say gets the vendor's defaults.
+        where: its file, for messages.
+
+    Raises:
+        ModelError: it is of no known family, holds wrong values, or has a backbone that can't be built.
+    """
+    family = family_of(config, where)
+    plain = _cleaned(config)
+    _check_backbone(plain, where)
+    kind = getattr(transformers, family.model).config_class
+    try:
+        with quiet():
+            made = kind.from_dict(plain)
+    except Exception as error:  # the vendor's checks raise errors of many kinds
+        problem = " ".join(f"{error}".split())[:200]
+        raise ModelError(f"{where} is no valid {kind.__name__}: {problem}") from error
+    backbone: Any = getattr(made, "backbone_config", None)
+    if getattr(backbone, "model_type", None) == "timm_backbone":
+        _check_timm(str(backbone.backbone), where)
+    return made
+
+
+def plain_values(config: Any) -> dict[str, Any]:
+    """A vendor's config as plain values for YAML, complete, so that later defaults change nothing."""
+    values: dict[str, Any] = _cleaned(json.loads(config.to_json_string(use_diff=False)))
+    values["id2label"] = {int(index): str(name) for index, name in config.id2label.items()}
+    return values
+
+
+def names_of(config: Any) -> dict[int, str]:
+    """The names of the labels, which are one more than the vendor's indices; empty where it has none."""
+    names = {int(index): str(name) for index, name in config.id2label.items()}
+    if all(name == f"LABEL_{index}" for index, name in names.items()):
+        return {}
+    return {index + 1: name for index, name in names.items()}
+
+
+def feature_names(family: Family, names: Sequence[str]) -> list[str]:
+    """Those of the modules' names that a family's patterns match."""
+    patterns = [re.compile(re.escape(each).replace(r"\*", r"\d+")) for each in family.features]
+    return [name for name in names if any(pattern.fullmatch(name) for pattern in patterns)]
+
+
+def grid_of(config: Any) -> Grid | None:
+    """What a detector asks of the size of its input; ``None`` where any size will do."""
+    kind = config.model_type
+    if kind in ("rt_detr", "rt_detr_v2", "d_fine"):
+        strides = [*config.feat_strides]
+        while len(strides) < config.num_feature_levels:
+            strides.append(strides[-1] * 2)
+        return Grid(max(config.feat_strides), tuple(strides), config.num_queries)
+    if kind == "rf_detr":
+        patch = config.backbone_config.patch_size
+        windows = getattr(config.backbone_config, "num_windows", 1)
+        return Grid(patch * windows, (patch,), config.num_queries) if isinstance(patch, int) else None
+    if kind == "deformable_detr" and config.two_stage:
+        levels = config.num_feature_levels
+        strides = [8 * 2**level for level in range(levels)] if levels > 1 else [32]
+        return Grid(1, tuple(strides), config.two_stage_num_proposals)
+    return None
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Silences the library's own notes, warnings and progress bars; what matters becomes an error here."""
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"transformers\.")
+            yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()
+
+
+def _cleaned(value: Any) -> Any:
+    """The same values without those of `_LEFT_OUT`, at any depth."""
+    if isinstance(value, Mapping):
+        return {key: _cleaned(each) for key, each in value.items() if key not in _LEFT_OUT}
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ModelError(f"a config holds the number {value}; give finite ones")
+    return [_cleaned(each) for each in value] if isinstance(value, list | tuple) else value
+
+
+def _check_backbone(config: Mapping[str, Any], where: str) -> None:
+    """Refuses a backbone that is only named, as that of another repository would be fetched."""
+    named, described = config.get("backbone"), config.get("backbone_config")
+    if described is not None and not isinstance(described, Mapping):
+        raise ModelError(f"{where}: `backbone_config` must be a mapping, not {described!r}")
+    if described or named is None:
+        return
+    timm = config.get("use_timm_backbone", True) and "detr" in str(config["model_type"])
+    if not timm or config.get("backbone_kwargs") or not _PLAIN_NAME.fullmatch(str(named)):
+        raise ModelError(
+            f"{where} names its backbone {named!r} and does not describe it, and nothing is fetched here; "
+            "load and save it once with the vendor's from_pretrained and save_pretrained, which write its "
+            "`backbone_config`"
+        )
+
+
+def _check_timm(name: str, where: str) -> None:
+    """Refuses a backbone of timm where timm is not installed, and names that timm would fetch."""
+    if not _PLAIN_NAME.fullmatch(name):
+        raise ModelError(f"{where}: the backbone {name!r} is no model of timm's own; nothing is fetched here")
+    if importlib.util.find_spec("timm") is None:
+        raise ModelError(
+            f"{where}: its backbone {name} is one of timm, which is not installed; pip install timm"
+        )

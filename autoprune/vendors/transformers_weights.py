@@ -1,0 +1,59 @@
+"""The tensors of files by the names of the installed version: the vendor saves some under earlier names."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from autoprune.errors import ModelError
+from autoprune.vendors.transformers_families import quiet
+
+SHOWN = 3
+
+
+def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The state dict of a model of the class ``kind``, from a file's tensors.
+
+    Raises:
+        ModelError: some are missing, unknown or of other shapes.
+    """
+    with quiet(), torch.random.fork_rng():
+        model, report = kind.from_pretrained(
+            None,
+            config=config,
+            state_dict=dict(tensors),
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            dtype=torch.float32,
+        )
+    problems = [
+        *(f"{name} is missing" for name in sorted(report["missing_keys"])),
+        *(f"{name} is not in the model" for name in sorted(report["unexpected_keys"])),
+        *(
+            f"{name} is {list(own)}, the model's {list(wanted)}"
+            for name, own, wanted in report["mismatched_keys"]
+        ),
+        *map(str, report["error_msgs"]),
+    ]
+    if problems:
+        more = f"; {len(problems) - SHOWN} more like that" if problems[SHOWN:] else ""
+        raise ModelError(
+            f"the weights in {where}: {len(problems)} keys differ: {'; '.join(problems[:SHOWN])}{more}; take "
+            "all files from one folder"
+        )
+    state: dict[str, Tensor] = model.state_dict()
+    return state
+
+
+def translated_for(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The same for a model as it is, perhaps pruned: of a config alone the vendor builds dense shapes."""
+    made = vars(copy.deepcopy(model))
+    kind: Any = type(model)
+
+    def take(self: Any, *_: Any, **__: Any) -> None:
+        vars(self).update(made)
+
+    stand_in = type(kind.__name__, (kind,), {"__init__": take, "__module__": kind.__module__})
+    return translated(stand_in, made["config"], tensors, where)

@@ -1,0 +1,236 @@
+"""A model of Ultralytics as a detector: its own head, selection of boxes and losses, called, not copied."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection.image_list import ImageList
+
+from autoprune.errors import ModelError
+from autoprune.vendors.detector import VendorDetector
+from autoprune.vendors.transform import DetectorTransform
+from autoprune.vendors.ultralytics_library import (
+    DEFAULT_CFG_DICT,
+    get_cfg,
+    heads,
+    non_max_suppression,
+    quiet,
+    tasks,
+    xywh2xyxy,
+    xywhr2xyxyxyxy,
+)
+from autoprune.vendors.ultralytics_tools import follow_widths, save
+
+FILL = 114 / 255
+"""Gray around images, as in Ultralytics' `LetterBox`."""
+_GRIDS = ("shape", "shapes", "anchors", "strides", "valid_mask")
+"""What a prediction layer caches; its class has what they are without."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """How boxes are selected; names and values as in Ultralytics' own settings.
+
+    Attributes:
+        conf: lowest score. 0.001 as in its validation; its `predict` shows those above 0.25.
+        iou: overlap from which the lower of two boxes goes.
+        max_det: boxes of an image.
+        nms: whether overlapping boxes are suppressed; false uses the head without, where there is one.
+    """
+
+    conf: float = 0.001
+    iou: float = 0.7
+    max_det: int = 300
+    nms: bool = True
+
+
+class UltralyticsDetector(VendorDetector):
+    """A YOLO or RT-DETR of Ultralytics; of segmentation, pose and oriented boxes, the boxes alone.
+
+    In evaluation mode only that of two heads runs which selects the boxes, as in what Ultralytics deploys.
+
+    Args:
+        vendor: its model.
+        imgsz: pixels of the longer side; of both sides for RT-DETR, which stretches images.
+        selection: of boxes.
+
+    Attributes:
+        selection: the same.
+    """
+
+    library = "ultralytics"
+
+    def __init__(self, vendor: Any, imgsz: int, selection: Selection) -> None:
+        head = vendor.model[-1]
+        stretched = _is_rtdetr(head)
+        transform = DetectorTransform(
+            min_size=None if stretched else imgsz,
+            max_size=None if stretched else imgsz,
+            fixed_size=(imgsz, imgsz) if stretched else None,
+            size_divisible=int(max(vendor.stride)),
+            fill=FILL,
+            placement="center",
+            antialias=False,
+        )
+        super().__init__(vendor, transform, [f"model.{index}" for index in head.f])
+        self.selection = selection
+
+    @property
+    def head(self) -> Any:
+        """The prediction layer."""
+        model: Any = self.vendor.model
+        return model[-1]
+
+    @property
+    def imgsz(self) -> int:
+        """Pixels of the longer side, which a policy can change."""
+        size = self.transform.max_size if self.transform.fixed_size is None else self.transform.fixed_size[0]
+        assert size is not None
+        return int(size)
+
+    def raw(self, batch: ImageList) -> Any:
+        """What Ultralytics' model returns; in evaluation mode first its decoded boxes, then the rest.
+
+        In training mode without the feature maps, which are no outputs of the detector.
+        """
+        if self.training:
+            return _without_features(self._run(batch.tensors))
+        with _one_branch(self.head, self.selection.nms):
+            return self._run(batch.tensors)
+
+    def _run(self, images: Tensor) -> Any:
+        with _own_grids(self.head):
+            return self.vendor(images)
+
+    def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+        """Ultralytics' own losses, weighted by its gains, as a mean over the images.
+
+        Raises:
+            ModelError: the task needs more than boxes.
+        """
+        vendor: Any = self.vendor
+        if vendor.task != "detect":
+            raise ModelError(
+                f"a model of task {vendor.task} can't be trained here, as data with boxes alone gives it no "
+                "losses: score channels by --criterion l2, and train in Ultralytics' own trainer"
+            )
+        content = _own_batch(batch.tensors, targets)
+        if _is_rtdetr(self.head):
+            with _own_grids(self.head):
+                total, _ = vendor.loss(content)  # decodes with the boxes: noisy ones are queries too
+            del vendor.criterion
+            return {"loss": total}
+        # A criterion of its own each time: it would keep the device, and not survive a copy.
+        parts, named = vendor.init_criterion()(self._run(batch.tensors), content)
+        return {name: part / len(batch.tensors) for name, part in zip(named, parts, strict=True)}
+
+    def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
+        """Boxes as `predict` of Ultralytics selects them; oriented ones as the upright boxes around them."""
+        height, width = batch.tensors.shape[-2:]
+        chosen = self.selection
+        if _is_rtdetr(self.head):
+            scale = raw[0].new_tensor([width, height, width, height])
+            rows = [each[each[:, 4] > chosen.conf][: chosen.max_det] for each in raw[0]]
+            return [_named(xywh2xyxy(each[:, :4]) * scale, each) for each in rows]
+        vendor: Any = self.vendor
+        rotated = vendor.task == "obb"
+        rows = non_max_suppression(
+            raw[0],
+            chosen.conf,
+            chosen.iou,
+            max_det=chosen.max_det,
+            nc=self.head.nc,
+            max_time_img=math.inf,  # it would drop the boxes of later images
+            rotated=rotated,
+            end2end=_is_without_nms(self.head, chosen.nms),
+        )
+        return [_named(_upright(each) if rotated else each[:, :4], each) for each in rows]
+
+    def write(self, path: Path, names: Mapping[int, str]) -> "UltralyticsDetector":
+        """See `VendorDetector.write`."""
+        save(self, path, names or None)
+        with quiet():
+            model, _ = tasks.load_checkpoint(path)  # of this process: it holds what was written above
+        model.args = get_cfg(DEFAULT_CFG_DICT, model.args)
+        return UltralyticsDetector(model, self.imgsz, self.selection).eval()
+
+    def unwrap(self) -> nn.Module:
+        """Ultralytics' own model, for ``YOLO(…).model``; shared, not copied."""
+        vendor: Any = self.vendor
+        vendor.args.imgsz = self.imgsz
+        follow_widths(vendor)
+        return self.vendor
+
+    def name_classes(self, names: Mapping[int, str]) -> None:
+        """Gives Ultralytics' model the names of its classes, which count from 0, by label."""
+        vendor: Any = self.vendor
+        vendor.names = {n: names.get(n + 1, str(n)) for n in range(vendor.nc)}
+
+
+def _without_features(outputs: Any) -> Any:
+    if not isinstance(outputs, dict):
+        return outputs
+    return {name: _without_features(value) for name, value in outputs.items() if name != "feats"}
+
+
+def _named(boxes: Tensor, rows: Tensor) -> dict[str, Tensor]:
+    return {"boxes": boxes, "scores": rows[:, 4], "labels": rows[:, 5].long() + 1}
+
+
+def _upright(rows: Tensor) -> Tensor:
+    corners = xywhr2xyxyxyxy(torch.cat([rows[:, :4], rows[:, -1:]], dim=1))  # [k, 4, 2]
+    return torch.cat([corners.amin(dim=1), corners.amax(dim=1)], dim=1)
+
+
+def _own_batch(images: Tensor, targets: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """A batch as Ultralytics' losses take it: centers and sizes as fractions of the batch's own."""
+    height, width = images.shape[-2:]
+    boxes = torch.cat([target["boxes"] for target in targets]).to(images)
+    corners = boxes / boxes.new_tensor([width, height, width, height])
+    first, second = corners[:, :2], corners[:, 2:]
+    counts = torch.tensor([len(target["boxes"]) for target in targets], device=images.device)
+    labels = torch.cat([target["labels"] for target in targets]).to(images)
+    return {
+        "img": images,
+        "batch_idx": torch.repeat_interleave(counts).to(images),
+        "cls": (labels - 1)[:, None],
+        "bboxes": torch.cat([(first + second) / 2, second - first], dim=1),
+    }
+
+
+def _is_rtdetr(head: Any) -> bool:
+    return isinstance(head, heads.RTDETRDecoder)
+
+
+def _is_without_nms(head: Any, nms: bool) -> bool:
+    return not nms and getattr(head, "one2one_cv2", None) is not None
+
+
+@contextmanager
+def _own_grids(head: Any) -> Iterator[None]:
+    """Keeps no grids from one pass to the next: those of inference mode or of a trace can't serve others."""
+    try:
+        for name in _GRIDS:
+            vars(head).pop(name, None)
+        yield
+    finally:
+        for name in _GRIDS:
+            vars(head).pop(name, None)
+
+
+@contextmanager
+def _one_branch(head: Any, nms: bool) -> Iterator[None]:
+    """Hides the branch of a head with two that does not select boxes, as fusing drops it."""
+    second = [name for name in head._modules if name.startswith("one2one_")]
+    hidden = [name.removeprefix("one2one_") for name in second] if _is_without_nms(head, nms) else second
+    modules = {name: head._modules[name] for name in hidden if name in head._modules}
+    try:
+        head._modules.update(dict.fromkeys(modules))
+        yield
+    finally:
+        head._modules.update(modules)

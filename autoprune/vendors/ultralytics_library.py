@@ -1,0 +1,86 @@
+"""Ultralytics itself: imported without a trace elsewhere, and the names of it that the other modules use."""
+
+import copy
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from autoprune.errors import ModelError
+
+OLDEST = (8, 4, 150)
+TESTED = "8.4.150 and 8.4.190"
+_OFF = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
+"""What keeps the import from looking for a network, from installing packages and from printing."""
+
+
+@contextmanager
+def _leaving_no_trace() -> Iterator[None]:
+    """Environment, warning filters and print options stay as they are: the import sets its own of all."""
+    environment, save, open_image = dict(os.environ), torch.save, Image.open
+    torch_options, numpy_options = copy.copy(torch._tensor_str.PRINT_OPTS), np.get_printoptions()
+    try:
+        with warnings.catch_warnings():
+            os.environ.update(_OFF)
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        torch._tensor_str.PRINT_OPTS, torch.save, Image.open = torch_options, save, open_image
+        np.set_printoptions(**numpy_options)
+
+
+with _leaving_no_trace():
+    import ultralytics
+
+    VERSION: str = ultralytics.__version__
+    if tuple(int(part) for part in VERSION.split(".")[:3] if part.isdecimal()) < OLDEST:
+        raise ModelError(
+            f"ultralytics {VERSION} is too old: tested with {TESTED}; pip install -U 'autoprune[ultralytics]'"
+        )
+    try:
+        from ultralytics.cfg import get_cfg
+        from ultralytics.models import rtdetr, yolo
+        from ultralytics.nn import tasks
+        from ultralytics.nn.modules import head as heads
+        from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, YAML
+        from ultralytics.utils.nms import non_max_suppression
+        from ultralytics.utils.ops import xywh2xyxy, xywhr2xyxyxyxy
+    except ImportError as error:
+        raise ModelError(
+            f"ultralytics {VERSION} is unknown ({error}): tested with {TESTED}; install one of these"
+        ) from error
+
+__all__ = [
+    "DEFAULT_CFG_DICT",
+    "ROOT",
+    "VERSION",
+    "YAML",
+    "get_cfg",
+    "heads",
+    "non_max_suppression",
+    "quiet",
+    "rtdetr",
+    "tasks",
+    "xywh2xyxy",
+    "xywhr2xyxyxyxy",
+    "yolo",
+]
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the library's log lines below errors."""
+    logger: Any = LOGGER
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

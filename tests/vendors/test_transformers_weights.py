@@ -1,0 +1,34 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+pytest.importorskip("transformers")
+
+from safetensors.torch import load_file
+
+from autoprune.errors import ModelError
+from autoprune.vendors.transformers_weights import translated_for
+
+from .transformers_models import write_folder
+
+
+def test_tensors_get_the_names_of_the_model(tmp_path: Path) -> None:
+    model = write_folder(tmp_path, "yolos")
+    saved = load_file(tmp_path / "model.safetensors")
+    wanted = model.state_dict()
+    read = translated_for(model, saved, "the file")
+    assert read.keys() == wanted.keys() != saved.keys()
+    assert all(torch.equal(read[name], wanted[name]) for name in wanted)
+
+
+def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
+    model = write_folder(tmp_path, "yolos")
+    saved = load_file(tmp_path / "model.safetensors")
+    first = next(name for name, tensor in saved.items() if tensor.dim() == 2)
+    lost = next(name for name in saved if name != first)
+    other = {name: tensor[:-1] if name == first else tensor for name, tensor in saved.items() if name != lost}
+    with pytest.raises(
+        ModelError, match=r"the weights in the file: 2 keys differ: .* is missing; .* the model's"
+    ):
+        translated_for(model, other, "the file")

@@ -1,0 +1,115 @@
+"""Architectures are data: what would run code or call functions is refused."""
+
+import copy
+
+import pytest
+
+from autoprune.errors import ModelError
+from tests.vendors.ultralytics_models import make_lively  # noqa: F401  skips where there is no Ultralytics
+
+ultralytics = pytest.importorskip("ultralytics")
+from autoprune.vendors import ultralytics_architectures as architectures  # noqa: E402
+
+
+def test_a_name_and_a_file_give_what_ultralytics_reads(tmp_path, monkeypatch):
+    from ultralytics.nn.tasks import yaml_model_load
+
+    own = yaml_model_load("yolo11s.yaml")
+    assert architectures.find("yolo11s.yaml") == own
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text(
+        "nc: 2\nbackbone: [[-1, 1, Conv, [8, 3, 2]]]\nhead: [[[0], 1, Detect, [nc]]]\n"
+    )
+    selected = architectures.find("mine.yaml")
+    assert architectures.task_of(selected, "mine.yaml") == "detect"
+    assert architectures.build(selected, 2).stride.tolist() == [2]
+
+
+@pytest.mark.parametrize(
+    "source", ["yolo11q.yaml", "yolo99n.yaml", "../yolo11n.yaml", "https://x.org/yolo11n.yaml"]
+)
+def test_an_unknown_name_answers_with_the_nearest(source):
+    with pytest.raises(ModelError, match=r"no architecture of Ultralytics .*; did you mean yolo.*\.yaml"):
+        architectures.find(source)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "nc: 3", "nc: [", "nc: 3\nbackbone: 1\nhead: 2"])
+def test_a_file_of_another_kind_is_refused(tmp_path, content):
+    path = tmp_path / "x.yaml"
+    path.write_text(content)
+    with pytest.raises(ModelError, match=r"x\.yaml"):
+        architectures.task_of(architectures.find(str(path)), str(path))
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "__import__('os').mkdir('made')",
+        "nn.SiLU() if 1 else 2",
+        "nn.Module.__init__",
+        "nn.ReLU(open('made', 'w'))",
+        3,
+        "torch.hub.load('a', 'b')",
+        "nn.functional.relu(1)",
+    ],
+)
+def test_an_activation_that_is_no_layer_is_refused(activation, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    content = {**architectures.find("yolov8n.yaml"), "activation": activation}
+    with pytest.raises(ModelError, match=r"is no layer such as nn\.SiLU"):
+        architectures.task_of(content, "x.yaml")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "activation", ["nn.SiLU()", "torch.nn.LeakyReLU(0.1)", "nn.Hardtanh(-1, max_val=6.0)"]
+)
+def test_layers_of_torch_are_activations(activation):
+    content = {**architectures.find("yolov8n.yaml"), "activation": activation}
+    assert architectures.task_of(content, "x.yaml") == "detect"
+    assert type(architectures.build(content, 2).model[0].act).__name__ in activation
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "torch_load",
+        "DetectionModel",
+        "nn.functional",
+        "nn.init",
+        "TorchVision",
+        "os",
+        "torchvision.ops.nms",
+        "Conv.forward",
+    ],
+)
+def test_what_is_no_layer_is_refused(module):
+    content = copy.deepcopy(architectures.find("yolov8n.yaml"))
+    content["backbone"][0][2] = module
+    with pytest.raises(ModelError, match=f"names '{module}', which is no layer"):
+        architectures.task_of(content, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "yolo11n-cls.yaml",
+        "yolov8s-world.yaml",
+        "yoloe-11-seg.yaml",
+        "yolo26n-depth.yaml",
+        "yolo26n-sem.yaml",
+    ],
+)
+def test_models_of_other_tasks_are_refused(name):
+    with pytest.raises(
+        ModelError, match=r"does not predict boxes of fixed classes; models that do end in Detect"
+    ):
+        architectures.task_of(architectures.find(name), name)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [("nc", "3"), ("nc", 0), ("channels", 4), ("scales", {"n": [1e9, 1, 1]})]
+)
+def test_numbers_out_of_range_are_refused(key, value):
+    with pytest.raises(ModelError, match=r"^x.yaml"):
+        architectures.task_of({**architectures.find("yolov8n.yaml"), key: value}, "x.yaml")

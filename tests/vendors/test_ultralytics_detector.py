@@ -1,0 +1,211 @@
+"""Detections and losses against Ultralytics' own predictor and criterion."""
+
+import copy
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+from autoprune.errors import ModelError
+from autoprune.vendors import DetectorTransform
+from tests.vendors.ultralytics_models import as_tensor, make_lively, pictures
+
+ultralytics = pytest.importorskip("ultralytics")
+from autoprune.vendors import ultralytics as adapter  # noqa: E402
+
+CLASSES = 3
+KINDS = {
+    "yolov8n": {},
+    "yolov9t": {},
+    "yolov10n": {},
+    "yolo11n": {},
+    "yolo12n": {},
+    "yolo26n": {},
+    "yolo26n without": {"nms": False},
+    "rtdetr-l": {},
+}
+
+
+def make(kind, imgsz=96, **changes):
+    arguments = {"imgsz": imgsz, "conf": 0.05, **KINDS.get(kind, {}), **changes}
+    source = f"{kind.split()[0]}.yaml"
+    torch.manual_seed(0)
+    description = adapter.describe(source, arguments)
+    return make_lively(adapter.build(description.arguments, CLASSES + 1))
+
+
+def own_predictions(detector, images, **settings):
+    """By `YOLO(…).predict`, image by image."""
+    is_rtdetr = type(detector.head).__name__ == "RTDETRDecoder"
+    wrapper = (ultralytics.RTDETR if is_rtdetr else ultralytics.YOLO)(detector.vendor.yaml["yaml_file"])
+    wrapper.model = detector.unwrap()
+    chosen = detector.selection
+    settings = {"conf": chosen.conf, "iou": chosen.iou, "max_det": chosen.max_det, **settings}
+    if not chosen.nms:
+        settings["nms"] = False
+    return [
+        wrapper.predict(image[..., ::-1].copy(), imgsz=detector.imgsz, verbose=False, save=False, **settings)[
+            0
+        ]
+        for image in images
+    ]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_detections_are_those_of_predict(kind):
+    detector, images = make(kind), pictures(4 if kind == "rtdetr-l" else 16)
+    with torch.inference_mode():
+        ours = [detector([as_tensor(image)])[0] for image in images]
+    theirs = own_predictions(detector, images)
+    assert sum(len(each["scores"]) for each in ours) > 10 * len(images)
+    assert len(np.unique(np.concatenate([each["labels"] for each in ours]))) > 1
+    assert all(selected["scores"].diff().le(0).all() for selected in ours)
+    compare(ours, [result.boxes.xyxy for result in theirs], [result.boxes for result in theirs], images)
+
+
+def compare(ours, boxes, theirs, images):
+    """99% of the detections are the same: of boxes nearly suppressed, round-off decides."""
+    matched = total = 0
+    for selected, corners, expected, image in zip(ours, boxes, theirs, images, strict=True):
+        corners = corners.clamp(min=0).minimum(torch.tensor([*image.shape[1::-1]] * 2))
+        same = (
+            ((selected["boxes"][:, None] - corners).abs().amax(-1) <= 0.5)
+            & ((selected["scores"][:, None] - expected.conf).abs() <= 1e-3)
+            & (selected["labels"][:, None] == expected.cls.long() + 1)
+        )
+        matched += min(int(same.any(0).sum()), int(same.any(1).sum()))
+        total += max(same.shape)
+    assert matched >= 0.99 * total > 0, f"{matched} of {total}"
+
+
+@pytest.mark.parametrize("size", [64, 96, 160])
+def test_images_are_placed_as_by_letterbox(size):
+    from ultralytics.data.augment import LetterBox
+
+    transform = make("yolov8n", imgsz=size).transform
+    for image in pictures(4):
+        batch, _ = transform([as_tensor(image)])
+        expected = LetterBox(size, auto=True, stride=32)(image=image)
+        assert torch.equal(
+            (batch.tensors[0] * 255).round().byte(), torch.from_numpy(expected).permute(2, 0, 1)
+        )
+
+
+def batch_for(detector):
+    generator = torch.Generator().manual_seed(1)
+    images = [torch.rand(3, 90, 96, generator=generator) for _ in range(3)]
+    boxes = [
+        torch.tensor([[10.0, 12, 60, 70], [30, 5, 90, 50]]),
+        torch.zeros(0, 4),
+        torch.tensor([[3.0, 3, 40, 88]]),
+    ]
+    labels = [torch.tensor([1, 3]), torch.zeros(0, dtype=torch.int64), torch.tensor([2])]
+    targets = [{"boxes": b, "labels": n} for b, n in zip(boxes, labels, strict=True)]
+    # By hand: 90x96 pixels lie in the middle of 96x96, 3 pixels down.
+    own = {"img": torch.full((3, 3, 96, 96), 114 / 255), "batch_idx": torch.tensor([0.0, 0, 2])}
+    for place, image in zip(own["img"], images, strict=True):
+        place[:, 3:93] = image
+    moved = torch.cat(boxes) + torch.tensor([0.0, 3, 0, 3])
+    own["bboxes"] = (
+        torch.stack(
+            [
+                (moved[:, 0] + moved[:, 2]) / 2,
+                (moved[:, 1] + moved[:, 3]) / 2,
+                moved[:, 2] - moved[:, 0],
+                moved[:, 3] - moved[:, 1],
+            ],
+            1,
+        )
+        / 96
+    )
+    own["cls"] = torch.tensor([[0.0], [2], [1]])
+    return images, targets, own
+
+
+@pytest.mark.parametrize("kind", ["yolov8n", "yolov10n", "yolo11n", "yolo26n"])
+def test_the_loss_is_that_of_ultralytics(kind):
+    detector = make(kind).train()
+    images, targets, own = batch_for(detector)
+    reference = copy.deepcopy(detector.vendor)
+    losses = detector(images, targets)
+    parts, items = reference.loss(own)
+    assert [*losses] == [*items]
+    torch.testing.assert_close(sum(losses.values()), parts.sum() / 3, rtol=1e-5, atol=1e-5)
+    sum(losses.values()).backward()
+    parts.sum().backward()
+    gradients = {n: p.grad for n, p in reference.named_parameters()}
+    for name, parameter in detector.vendor.named_parameters():
+        if gradients[name] is not None:
+            torch.testing.assert_close(parameter.grad * 3, gradients[name], rtol=1e-3, atol=1e-3)
+
+
+def test_the_loss_of_rtdetr_is_that_of_ultralytics():
+    detector = make("rtdetr-l").train()
+    images, targets, own = batch_for(detector)
+    own["img"] = torch.stack([detector.transform([image])[0].tensors[0] for image in images])
+    own["bboxes"] = own["bboxes"].clone()
+    boxes = torch.cat([target["boxes"] for target in targets]) / torch.tensor([96.0, 90, 96, 90])
+    own["bboxes"] = torch.cat([(boxes[:, :2] + boxes[:, 2:]) / 2, boxes[:, 2:] - boxes[:, :2]], 1)
+    reference = copy.deepcopy(detector.vendor)
+    torch.manual_seed(3)
+    (loss,) = detector(images, targets).values()
+    torch.manual_seed(3)  # of the noisy queries
+    torch.testing.assert_close(loss, reference.loss(own)[0], rtol=1e-5, atol=1e-5)
+
+
+def test_losses_follow_an_evaluation_of_the_same_size():
+    detector = make("rtdetr-l")
+    images, targets, _ = batch_for(detector)
+    with torch.inference_mode():
+        detector(images)
+    sum(detector.train()(images, targets).values()).backward()
+    copied = pickle.loads(pickle.dumps(copy.deepcopy(detector))).eval()
+    with torch.inference_mode():
+        first, second = detector.eval()(images), copied(images)
+    assert all(torch.equal(a["boxes"], b["boxes"]) for a, b in zip(first, second, strict=True))
+
+
+def test_in_evaluation_only_one_of_two_heads_runs():
+    detector = make("yolo26n")
+    ran = []
+    for name, module in detector.head.named_children():
+        module.register_forward_hook(lambda *_, name=name: ran.append(name))
+    for branch in (*detector.head.cv2, *detector.head.one2one_cv2):
+        branch.register_forward_hook(lambda module, *_: ran.append(id(module)))
+    with torch.inference_mode():
+        detector([torch.rand(3, 96, 96)])
+    assert {id(branch) for branch in detector.head.cv2} <= {*ran}
+    assert not {id(branch) for branch in detector.head.one2one_cv2} & {*ran}
+    assert detector.head.one2one_cv2 is not None, "it is there again"
+
+
+@pytest.mark.parametrize("task", ["seg", "pose", "obb"])
+def test_other_tasks_give_boxes_and_refuse_training(task):
+    detector = make(f"yolo11n-{task}", imgsz=64)
+    image = pictures(1)[0]
+    with torch.inference_mode():
+        selected = detector([as_tensor(image)])[0]
+    result = own_predictions(detector, [image])[0]
+    corners = result.boxes.xyxy if task != "obb" else result.obb.xyxyxyxy
+    if task == "obb":
+        corners = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    compare([selected], [corners], [result.boxes if task != "obb" else result.obb], [image])
+    with pytest.raises(ModelError, match="can't be trained here"):
+        detector.train()([as_tensor(image)], [{"boxes": torch.ones(1, 4), "labels": torch.ones(1).long()}])
+
+
+def test_the_features_are_what_the_head_reads():
+    detector = make("yolo11n", imgsz=64)
+    read, seen = [], []
+    modules = dict(detector.named_modules())
+    handles = [
+        modules[name].register_forward_hook(lambda module, inputs, output: seen.append(output))
+        for name in detector.features
+    ]
+    handles.append(detector.head.register_forward_pre_hook(lambda module, inputs: read.extend(inputs[0])))
+    with torch.inference_mode():
+        detector([torch.rand(3, 64, 64)])
+    assert [tensor.data_ptr() for tensor in read] == [tensor.data_ptr() for tensor in seen]
+    assert all(tensor.dim() == 4 for tensor in seen)
+    assert isinstance(detector.transform, DetectorTransform)

@@ -1,0 +1,160 @@
+"""A pruned detector in Ultralytics' own tools: predict, val, export, train, and its file."""
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from autoprune.detectors import detector_inputs
+from autoprune.errors import ConfigError, ModelError
+from autoprune.export.formats import write_vendor
+from autoprune.graph import analyze, prune
+from tests.vendors.ultralytics_models import as_tensor, make_lively, pictures
+
+ultralytics = pytest.importorskip("ultralytics")
+from autoprune.vendors import ultralytics as adapter  # noqa: E402
+
+SIZE, CONF = 64, 0.005
+NAMES = {1: "red", 2: "white", 3: "platelet"}
+
+
+def make(kind="yolo11n"):
+    described = adapter.describe(f"{kind}.yaml", {"imgsz": SIZE, "conf": CONF})
+    detector = make_lively(adapter.build(described.arguments, 4))
+    graph = analyze(detector, detector_inputs((SIZE, SIZE)))
+    keep = {
+        name: group.units[: max(1, len(group.units) * 3 // 4)].ravel().tolist()
+        for name, group in graph.prunable.items()
+    }
+    return prune(detector, graph, keep).eval()
+
+
+@pytest.fixture(scope="module")
+def pruned():
+    return make()
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Four images with two boxes each, as Ultralytics reads them."""
+    folder = tmp_path_factory.mktemp("cells")
+    for kind in ("images", "labels"):
+        (folder / kind).mkdir()
+    for n, picture in enumerate(pictures(4)):
+        Image.fromarray(picture).save(folder / "images" / f"{n}.png")
+        (folder / "labels" / f"{n}.txt").write_text("0 0.5 0.5 0.3 0.4\n2 0.3 0.3 0.2 0.2\n")
+    names = "".join(f"  {label - 1}: {name}\n" for label, name in NAMES.items())
+    file = folder / "cells.yaml"
+    file.write_text(f"path: {folder}\ntrain: images\nval: images\nnames:\n{names}")
+    return file
+
+
+def shapes(model):
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
+def settings(data, folder):
+    return {
+        "data": str(data), "imgsz": SIZE, "batch": 2, "workers": 0, "device": "cpu", "plots": False,
+        "project": str(folder), "name": "run", "exist_ok": True, "verbose": False,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", ["yolo11n", "yolov9t", "yolo11n-seg", "yolo11n-pose", "yolo11n-obb"])
+def test_its_file_is_what_yolo_loads(kind, tmp_path, pruned):
+    detector = pruned if kind == "yolo11n" else make(kind)
+    path = tmp_path / "pruned.pt"
+    adapter.save(detector, path, NAMES)
+    loaded = ultralytics.YOLO(path)
+    assert loaded.names == {0: "red", 1: "white", 2: "platelet"}
+    assert loaded.overrides["imgsz"] == SIZE
+    assert shapes(loaded.model) == shapes(detector.unwrap())
+    image = pictures(1)[0]
+    result = loaded.predict(image[..., ::-1].copy(), conf=CONF, verbose=False)[0]
+    with torch.inference_mode():
+        selected = detector([as_tensor(image)])[0]
+    boxes = result.boxes if result.obb is None else result.obb
+    count = min(len(boxes.conf), len(selected["scores"]))
+    assert max(len(boxes.conf), len(selected["scores"])) - 1 <= count > 10  # round-off at the threshold
+    torch.testing.assert_close(boxes.conf[:count], selected["scores"][:count], rtol=0, atol=1e-3)
+    with pytest.raises(ModelError, match="holds a pruned model given as dense"):
+        adapter.describe(str(path), {})
+
+
+def test_export_writes_it_and_compares(tmp_path, pruned):
+    write_vendor(pruned, tmp_path, "ultralytics", NAMES, (SIZE, SIZE))
+    assert ultralytics.YOLO(tmp_path / "model.pt").names[2] == "platelet"
+    with pytest.raises(ConfigError, match="--format ultralytics is for detectors of ultralytics"):
+        write_vendor(torch.nn.Linear(1, 1), tmp_path, "ultralytics", NAMES, (SIZE, SIZE))
+
+
+def test_a_model_with_emptied_groups_has_no_file(tmp_path):
+    described = adapter.describe("yolov8n.yaml", {"imgsz": SIZE})
+    detector = adapter.build(described.arguments, 4).eval()
+    graph = analyze(detector, detector_inputs((SIZE, SIZE)))
+    (name,) = [name for name in graph.prunable if name.endswith("model.4.m.0.cv1.conv")]
+    with pytest.raises(ModelError, match="empties whole groups"):
+        adapter.save(prune(detector, graph, {name: []}), tmp_path / "x.pt")
+    assert not (tmp_path / "x.pt").exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # its exporters warn of their own ways
+def test_it_is_validated_and_exported_by_ultralytics(tmp_path, pruned, data):
+    yolo = ultralytics.YOLO("yolo11n.yaml")
+    yolo.model = copy.deepcopy(pruned.unwrap())
+    metrics = yolo.val(**settings(data, tmp_path))
+    assert 0 <= metrics.box.map <= 1
+    for name, runtime in (("onnx", "onnxruntime"), ("openvino", "openvino")):
+        pytest.importorskip(runtime)
+        adapter.save(pruned, tmp_path / "pruned.pt")
+        options = {"simplify": False} if name == "onnx" else {}  # that needs one more package
+        exported = ultralytics.YOLO(tmp_path / "pruned.pt").export(format=name, imgsz=SIZE, **options)
+        image = np.ascontiguousarray(np.array(Image.fromarray(pictures(1)[0]).resize((SIZE, SIZE))))
+        first, second = (
+            ultralytics.YOLO(path, task="detect")
+            .predict(image, conf=CONF, imgsz=SIZE, verbose=False)[0]
+            .boxes
+            for path in (tmp_path / "pruned.pt", exported)
+        )
+        assert len(first) > 10
+        torch.testing.assert_close(first.conf, second.conf, rtol=0, atol=1e-3)
+        torch.testing.assert_close(first.xyxy, second.xyxy, rtol=0, atol=0.5)
+
+
+@pytest.mark.filterwarnings("ignore:.*get_trial_id:UserWarning")  # of Ray, which Ultralytics asks
+@pytest.mark.parametrize("start", ["detector", "file"])
+def test_training_goes_on_without_a_rebuilt_architecture(start, tmp_path, pruned, data):
+    adapter.save(pruned, tmp_path / "pruned.pt", NAMES)
+    if start == "file":
+        yolo, trainer = ultralytics.YOLO(tmp_path / "pruned.pt"), adapter.trainer()
+    else:
+        yolo, trainer = ultralytics.YOLO("yolo11n.yaml"), adapter.trainer(pruned)
+    before = copy.deepcopy(pruned.unwrap().state_dict())
+    yolo.train(trainer=trainer, epochs=1, lr0=0.01, warmup_epochs=0, **settings(data, tmp_path))
+    assert shapes(yolo.model) == shapes(pruned.unwrap())
+    again = ultralytics.YOLO(tmp_path / "run" / "weights" / "last.pt")
+    assert shapes(again.model) == shapes(pruned.unwrap())
+    moved = [
+        name
+        for name, value in again.model.state_dict().items()
+        if not torch.equal(value, before[name].float())
+    ]
+    assert any(name.endswith("conv.weight") for name in moved)
+    assert all(torch.equal(value, before[name]) for name, value in pruned.unwrap().state_dict().items())
+
+
+def test_data_of_other_classes_is_refused(tmp_path, pruned, data):
+    other = tmp_path / "two.yaml"
+    other.write_text(data.read_text().replace("  2: platelet\n", "  2: platelet\n  3: more\n"))
+    with pytest.raises(ModelError, match="detects 3 classes and the data has 4"):
+        ultralytics.YOLO("yolo11n.yaml").train(
+            trainer=adapter.trainer(pruned), epochs=1, **settings(other, tmp_path)
+        )
+    with pytest.raises(ModelError, match="there is no model to go on with"):
+        ultralytics.YOLO("yolo11n.yaml").train(
+            trainer=adapter.trainer(), epochs=1, **settings(data, tmp_path)
+        )
+    with pytest.raises(ModelError, match="is no model of Ultralytics"):
+        adapter.trainer(torch.nn.Linear(1, 1))
