@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch.utils._pytree import tree_leaves
 
 import autoprune
 from autoprune.config import ModelSpec
@@ -32,7 +33,16 @@ def half(graph):
 
 
 @pytest.mark.parametrize(
-    "kind", ["yolov8n", "yolov9t", "yolo11n", "yolo26n", "yolo11n-seg", "yolo11n-pose", "yolo11n-obb"]
+    "kind",
+    [
+        "yolov8n",
+        "yolov9t",
+        "yolo11n",
+        pytest.param("yolo26n", marks=pytest.mark.slow),
+        "yolo11n-seg",
+        "yolo11n-pose",
+        "yolo11n-obb",
+    ],
 )
 def test_a_pruned_detector_is_the_masked_one_and_survives_its_folder(kind, tmp_path):
     detector, spec = make(kind)
@@ -41,9 +51,10 @@ def test_a_pruned_detector_is_the_masked_one_and_survives_its_folder(kind, tmp_p
     pruned, masked = (make_it(detector, graph, keep).double() for make_it in (prune, mask))
     image = torch.rand(1, 3, 64, 64, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        first, second = (model.vendor(image)[0] for model in (pruned, masked))
-    assert first.shape == second.shape
-    assert (first - second).abs().max() <= 1e-9 * second.abs().max()
+        outputs = [tree_leaves(model.vendor(image)[0]) for model in (pruned, masked)]  # with masks, keypoints
+    for first, second in zip(*outputs, strict=True):
+        assert first.shape == second.shape
+        assert (first - second).abs().max() <= 1e-9 * second.abs().max()
     policy = Policy(
         spec, hash_weights(detector.state_dict()), "l2", (64, 64), {n: graph.groups[n].width for n in keep},
         {n: tuple(k) for n, k in keep.items()}, labels={1: "a", 2: "b", 3: "c"},
@@ -56,12 +67,13 @@ def test_a_pruned_detector_is_the_masked_one_and_survives_its_folder(kind, tmp_p
     assert graph.gflops({n: len(k) for n, k in keep.items()}) < 0.5 * graph.gflops()
 
 
+@pytest.mark.slow
 def test_gflops_are_those_that_ultralytics_deploys():
     """Its YAML files and its `info` count 2 FLOPs a multiply-add, of the fused network; here one counts."""
     for kind, published in {"yolov8n": 8.7, "yolo11n": 6.5, "yolo26n": 5.4}.items():
-        detector, _ = make(kind, imgsz=640, classes=80)
-        graph = analyze(detector, detector_inputs((640, 640)))
-        assert graph.gflops() * 2 == pytest.approx(published, rel=0.02)
+        detector, _ = make(kind, classes=80)
+        graph = analyze(detector, detector_inputs((64, 64)))  # a hundredth of the pixels
+        assert graph.gflops() * 100 * 2 == pytest.approx(published, rel=0.02)
 
 
 def test_nothing_but_the_arguments_is_needed_again():
@@ -91,6 +103,7 @@ def test_wrong_arguments_are_named(arguments, problem):
         vendor.build(vendor.describe(source, arguments).arguments, 4)
 
 
+@pytest.mark.slow
 def test_the_head_without_suppression_can_be_the_one_that_counts():
     with_nms, without = (
         analyze(make("yolo26n", nms=nms)[0], detector_inputs((64, 64))) for nms in (True, False)

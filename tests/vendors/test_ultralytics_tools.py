@@ -119,8 +119,10 @@ def test_it_is_validated_and_exported_by_ultralytics(tmp_path, pruned, data):
             for path in (tmp_path / "pruned.pt", exported)
         )
         assert len(first) > 10
-        torch.testing.assert_close(first.conf, second.conf, rtol=0, atol=1e-3)
-        torch.testing.assert_close(first.xyxy, second.xyxy, rtol=0, atol=0.5)
+        rounded = name == "openvino"  # to bfloat16, where the CPU has it
+        torch.testing.assert_close(first.conf, second.conf, rtol=0, atol=0.02 if rounded else 1e-5)
+        if not rounded:
+            torch.testing.assert_close(first.xyxy, second.xyxy, rtol=0, atol=0.01)
 
 
 @pytest.mark.filterwarnings("ignore:.*get_trial_id:UserWarning")  # of Ray, which Ultralytics asks
