@@ -29,8 +29,8 @@ def find_culprits(
         return [(groups[0], problem)]
     first = likely(groups)
     if 0 < len(first) < len(groups) and (named := find_culprits(problem_of, first, likely)):
-        found = {id(group) for group, _ in named}
-        rest = [group for group in groups if id(group) not in found]
+        settled = {id(group) for group, _ in named}
+        rest = [group for group in groups if id(group) not in settled]
         return [*named, *(find_culprits(problem_of, rest, likely) if rest else [])]
     half = len(groups) // 2
     named = [
@@ -50,7 +50,7 @@ def failed_in(model: nn.Module, error: Exception) -> list[str]:
 def inside(groups: Sequence[ChannelGroup], modules: Iterable[str]) -> list[ChannelGroup]:
     """The groups that have channels in the first of these modules that has any."""
     for name in modules:
-        found = [group for group in groups if any(m.tensor.startswith(f"{name}.") for m in group.members)]
-        if found:
-            return found
+        near = [group for group in groups if any(m.tensor.startswith(f"{name}.") for m in group.members)]
+        if near:
+            return near
     return []

@@ -60,17 +60,17 @@ class _Trial:
         failing: dict[str, tuple[ChannelGroup, str]] = {}
         for names, error in failures:
             met = [group for group in groups if group.name in names]
-            found = (
+            culprits = (
                 [(met[0], _needed(error))]
                 if len(met) == 1
                 else find_culprits(self.problem_of, met)
                 if met
                 else []
             )
-            failing |= {group.name: (group, text) for group, text in found}
+            failing |= {group.name: (group, text) for group, text in culprits}
         if problem is not None and not failing:
-            found = find_culprits(self.problem_of, groups, lambda some: inside(some, self._failed_in))
-            failing |= {group.name: (group, text) for group, text in found}
+            culprits = find_culprits(self.problem_of, groups, lambda some: inside(some, self._failed_in))
+            failing |= {group.name: (group, text) for group, text in culprits}
         return list(failing.values())
 
     def problem_of(

@@ -51,7 +51,7 @@ class EmptyCalls(TorchFunctionMode):
             out = func(*args, **kwargs)
         except Exception as error:
             self.failures.append((names, error))
-            out = _mended(func, args, kwargs, empty)
+            out = _as_if_full(func, args, kwargs, empty)
             if out is None:
                 raise
         if names:
@@ -72,7 +72,7 @@ def _tag(tensor: torch.Tensor, names: Names) -> None:
     tensor.__dict__[_ATTRIBUTE] = names
 
 
-def _mended(func: Any, args: Any, kwargs: Any, empty: list[torch.Tensor]) -> torch.Tensor | None:
+def _as_if_full(func: Any, args: Any, kwargs: Any, empty: list[torch.Tensor]) -> torch.Tensor | None:
     """What the call would return for a tensor without channels, if it keeps the number of axes."""
     if len(empty) != 1:
         return None

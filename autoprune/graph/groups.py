@@ -58,7 +58,7 @@ class SizeRule(NamedTuple):
     Attributes:
         module, name: which.
         value: what it is in the dense model.
-        length: of the axis; the attribute is ``value`` times the share of it that remains.
+        length: of the axis; the attribute is ``value`` times the fraction of it that remains.
     """
 
     module: str
@@ -71,7 +71,7 @@ class ScaleRule(NamedTuple):
     """Rows of weights that make the queries of an attention which divides by the square root of its width.
 
     Attributes:
-        length: the width; the rows are multiplied by the square root of the share of it that remains.
+        length: the width; the rows are multiplied by the square root of the fraction of it that remains.
         rows: by name of a tensor and axis, the positions.
     """
 

@@ -18,9 +18,9 @@ def replay(
     model: nn.Module,
     example_inputs: Sequence[Any],
     traced: Trace,
-    mended: AbstractContextManager[Any] | None = None,
+    corrected: AbstractContextManager[Any] | None = None,
 ) -> tuple[list[Step[Shape]], Exception | None]:
-    """Runs a pruned model as `trace` ran the dense one, inside ``mended`` if that is given.
+    """Runs a pruned model as `trace` ran the dense one, inside ``corrected`` if that is given.
 
     Returns:
         Its ops, up to the error if there was one.
@@ -33,7 +33,7 @@ def replay(
 
     @contextmanager
     def recorded() -> Iterator[None]:
-        with mended or nullcontext(), OpDispatch(record):
+        with corrected or nullcontext(), OpDispatch(record):
             yield
 
     return steps, run_again(model, example_inputs, traced, recorded())

@@ -67,7 +67,7 @@ class CallKeys:
         return (*place, self._counts[place])
 
 
-class MendedShapes(TorchFunctionMode):
+class CorrectedShapes(TorchFunctionMode):
     """Gives the calls in a pruned model the shapes that the labels predict.
 
     Args:
@@ -108,8 +108,8 @@ class MendedShapes(TorchFunctionMode):
         wanted = [tuple(self._length(axis, n) for axis, n in axes) for axes in call.outputs]
         if error is None and _fits(call, out, wanted):
             return out
-        mended = _mended(func, args, kwargs, wanted)
-        if mended is None:
+        corrected = _corrected(func, args, kwargs, wanted)
+        if corrected is None:
             if error is not None:
                 raise error
             return out
@@ -119,7 +119,7 @@ class MendedShapes(TorchFunctionMode):
             for (axis, n), length in zip(axes, shape, strict=True) if length not in (n, FREE)
         )  # fmt: skip
         self.misfits.append(Misfit(key, call, text, changed, tuple(_modules_on_stack())))
-        return mended
+        return corrected
 
 
 def _fits(call: ShapeCall, out: Any, wanted: Sequence[tuple[int, ...]]) -> bool:
@@ -134,7 +134,7 @@ def _fits(call: ShapeCall, out: Any, wanted: Sequence[tuple[int, ...]]) -> bool:
     )
 
 
-def _mended(
+def _corrected(
     func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], wanted: Sequence[tuple[int, ...]]
 ) -> Any:
     """The result of the call in the wanted shape, by the same op; `None` if that can't be."""
@@ -170,7 +170,7 @@ def with_siblings(
 ) -> list[Misfit]:
     """The calls, and the same ones of other modules of their class: its code is the same in all of them."""
     known = {misfit.key for misfit in misfits}
-    found = list(misfits)
+    all_of_them = list(misfits)
     for misfit in misfits:
         changed = {id(axis) for axis, _ in misfit.changed}
         places = [[id(axis) in changed for axis, _ in axes] for axes in misfit.call.outputs]
@@ -183,5 +183,5 @@ def with_siblings(
                 pairs = zip(call.outputs, places, strict=True)
                 axes = [pair for axes, flags in pairs for pair, flag in zip(axes, flags, strict=True) if flag]
                 known.add(key)
-                found.append(replace(misfit, key=key, call=call, changed=tuple(axes)))
-    return found
+                all_of_them.append(replace(misfit, key=key, call=call, changed=tuple(axes)))
+    return all_of_them

@@ -21,7 +21,7 @@ class SizeAttribute(NamedTuple):
     Attributes:
         module, name: which.
         value: what it is in the dense model.
-        axis: the label of the axis; the attribute is ``value`` times the share of it that remains.
+        axis: the label of the axis; the attribute is ``value`` times the fraction of it that remains.
     """
 
     module: str

@@ -5,9 +5,7 @@ from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from autoprune.cost.counts import Constant, CostModel, Terms
 from autoprune.graph.components import connected, hashed
 from autoprune.graph.groups import (
     ChannelGraph,
@@ -20,7 +18,7 @@ from autoprune.graph.groups import (
     SizeRule,
 )
 from autoprune.graph.labels import Atoms, Axis
-from autoprune.graph.layers import in_axis
+from autoprune.graph.solve_costs import cost_model
 from autoprune.graph.solve_paths import signal_paths
 from autoprune.graph.trace import Trace
 
@@ -92,7 +90,7 @@ class _Solver:
         read = self.traced.read.get(head, ())
         return ChannelGraph(
             groups={group.name: group for group in groups},
-            cost=self._cost_model(groups),
+            cost=cost_model(self.traced, groups, self.axes, self.example),
             features={
                 name: [self._feature(groups, axis, length) for axis, length in maps]
                 for name, maps in self.traced.features.items()
@@ -235,67 +233,6 @@ class _Solver:
         if slot < len(self.slots):
             return np.array([slot])
         return np.unique(self.slot_of[atoms[atoms < len(self.slot_of)]])
-
-    def _cost_model(self, groups: Sequence[ChannelGroup]) -> CostModel:
-        prunable = [k for k, group in enumerate(groups) if group.prunable]
-        # How many channels one unit of each group has on each axis.
-        column = np.full(self.constraints.size, -1)
-        column[self.example[prunable]] = np.arange(len(prunable))
-        entry_column = column[self.entry_root]
-        counted = entry_column >= 0
-        counts = np.zeros((len(self.axes) + 1, len(prunable)))
-        np.add.at(counts, (self.entry_axis[counted], entry_column[counted]), 1)
-        lengths = np.array([*(len(axis) for axis in self.axes), 1])
-        units = np.array([len(groups[k].units) for k in prunable])
-        rows = np.column_stack([counts, lengths - counts @ units])
-        distinct: dict[bytes, int] = {}
-        number = [distinct.setdefault(row.tobytes(), len(distinct)) for row in rows]
-        forms = np.stack([np.frombuffer(row) for row in distinct])
-        fixed = {f: int(row[-1]) for f, row in enumerate(forms) if not row[:-1].any()}
-
-        def term(constant: int, axes: Sequence[Atoms]) -> tuple[int, tuple[int, ...]]:
-            factors = [number[self.axis_of[id(axis)]] for axis in axes]
-            for factor in factors:
-                constant *= fixed.get(factor, 1)
-            return constant, tuple(f for f in factors if f not in fixed)
-
-        def terms(parts: Sequence[tuple[int, tuple[Atoms, ...]]]) -> Terms:
-            return Terms.collect([term(*part) for part in parts], one=number[-1])
-
-        parameters = []
-        for leaf in self.traced.leaves:
-            if isinstance(leaf.tensor, nn.Parameter):
-                constant = 1
-                for n, axis in zip(leaf.tensor.shape, leaf.axes, strict=True):
-                    constant *= n if axis is None else 1
-                parameters.append((constant, tuple(axis for axis in leaf.axes if axis is not None)))
-        return CostModel(
-            names=tuple(groups[k].name for k in prunable),
-            dense=np.array([groups[k].width for k in prunable], dtype=np.int64),
-            unit=np.array([groups[k].unit for k in prunable], dtype=np.int64),
-            forms=forms,
-            flop_terms=terms(self.constraints.costs),
-            param_terms=terms(parameters),
-            activation_terms=terms(self.constraints.activations),
-            constants=self._constants(number),
-        )
-
-    def _constants(self, number: Sequence[int]) -> tuple[Constant, ...]:
-        """What each layer has as parameters once it has no inputs; see `emptied.without_empty`."""
-        parameters = {leaf.name for leaf in self.traced.leaves if isinstance(leaf.tensor, nn.Parameter)}
-        slot = {(leaf.name, d): s for s, (leaf, d) in enumerate(self.slots)}
-        constants = []
-        for name, layer in self.traced.layers.layers.items():
-            weight, axis = f"{name}.weight".removeprefix("."), in_axis(layer)
-            inputs, outputs = slot.get((weight, axis)), slot.get((weight, 1 - axis))
-            if inputs is None or getattr(layer, "groups", 1) > 1:
-                continue
-            norm = self.traced.layers.norms.get(name)
-            folded = sum(f"{norm}.{part}" in parameters for part in ("weight", "bias"))
-            change = (layer.bias is None) - (0 if norm is None else folded)
-            length = number[-1] if outputs is None else number[outputs]
-            constants.append(Constant(number[inputs], change, length))
-        return tuple(constants)
 
     def _head(self, groups: Sequence[ChannelGroup]) -> str:
         """The smallest module that gets feature maps and holds all layers whose outputs no layer reads."""

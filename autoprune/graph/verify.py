@@ -20,7 +20,7 @@ from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
 from autoprune.graph.replays import replay, retrace
-from autoprune.graph.shape_calls import FREE, MendedShapes, Misfit, with_siblings
+from autoprune.graph.shape_calls import FREE, CorrectedShapes, Misfit, with_siblings
 from autoprune.graph.size_attributes import Attempts, SizeAttribute
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
@@ -28,7 +28,7 @@ from autoprune.graph.trace import Shape, Trace
 from autoprune.graph.workbench import Workbench
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
-_SHARE = 0.5
+_FRACTION = 0.5
 _FIXED = "a fixed length in the model's code"
 _STAYS = "a length in the model's code that does not follow it, at"
 
@@ -50,13 +50,13 @@ def verified(
         return _problem(model, workbench, example_inputs, traced, graph, subset)
 
     attempts: Attempts | None = None
-    share = 0.0
+    fraction = 0.0
     while groups:
         misfits: list[Misfit] = []
-        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, share)
+        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, fraction)
         named: list[tuple[ChannelGroup, str]] = []
         if misfits:
-            share = _SHARE  # an attribute must follow any width
+            fraction = _FRACTION  # an attribute must follow any width
             attempts = attempts or Attempts(workbench.names())
             exhausted = with_siblings(
                 workbench.modules(), traced.constraints.shape_calls, attempts.next(misfits)
@@ -157,23 +157,23 @@ def _problem(
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
     misfits: list[Misfit] | None = None,
-    share: float = 0,
+    fraction: float = 0,
 ) -> str | None:
     """Why the model fails or deviates once each of ``groups`` has lost its last unit.
 
-    With ``misfits``, calls that have fixed lengths go into it and are mended. With ``share``, as many of the
-    units are lost as that says.
+    With ``misfits``, calls that have fixed lengths go into it and are corrected. With ``fraction``, as many
+    of the units are lost as that says.
     """
-    lost = {group.name: group.units[min(-1, -int(share * len(group.units))) :] for group in groups}
+    lost = {group.name: group.units[min(-1, -int(fraction * len(group.units))) :] for group in groups}
     keep = {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
     length = _Lengths(traced, groups, lost)
-    mended = None
+    corrected = None
     if misfits is not None:
-        mended = MendedShapes(traced.constraints.shape_calls, bench.names(), length)
+        corrected = CorrectedShapes(traced.constraints.shape_calls, bench.names(), length)
     with bench.pruned(graph, keep) as pruned:
-        steps, error = replay(pruned, example_inputs, traced, mended)
-    if misfits is not None and mended is not None:
-        misfits += mended.misfits
+        steps, error = replay(pruned, example_inputs, traced, corrected)
+    if misfits is not None and corrected is not None:
+        misfits += corrected.misfits
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
         return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"

@@ -4,12 +4,12 @@ Each detector runs in a process of its own, one thread, with limits on time and 
 
     python scripts/bench/prunable.py --detectors hf/rtdetr-r18 ul/yolo11n
 
-`share` is the multiply-adds that go at a pruning ratio of 0.93 in every prunable group, over those that would
+`goes` is the multiply-adds that go at a pruning ratio of 0.93 in every prunable group, over those that would
 go if the inputs and outputs of every layer could lose as much: a convolution or linear layer would keep 0.07
 of both, an attention product 0.07 of its heads' channels. `off` is max|pruned - masked| / max|masked| over
-the outputs in double precision, at a random policy. Below each detector, the share of the multiply-adds that
-stays on account of each reason; `whole units` is what small groups keep as they keep one unit at least. Times
-are those of the processor.
+the outputs in double precision, at a random policy. Below each detector, the fraction of the multiply-adds
+that stays on account of each reason; `whole units` is what small groups keep as they keep one unit at least.
+Times are those of the processor.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import re
 import sys
 import time
 import warnings
-from collections import Counter
+from collections import defaultdict
 from typing import Any
 
 import numpy as np
@@ -30,7 +30,7 @@ SECONDS, GIBIBYTES, RATIO = 1200, 10, 0.93
 
 
 def ideal(name: str, args: tuple[Any, ...]) -> list[float]:
-    """Kept share of each cost of an op in a fully prunable network."""
+    """Kept fraction of each cost of an op in a fully prunable network."""
     kept = 1 - RATIO
     if name == "convolution":
         return [kept if args[-1] > 1 else kept**2]
@@ -43,7 +43,7 @@ def ideal(name: str, args: tuple[Any, ...]) -> list[float]:
     return [kept] if name in ("bmm", "baddbmm") else []
 
 
-class Shares:
+class Fractions:
     """What goes at the largest ratios, and why not more.
 
     Args:
@@ -76,36 +76,39 @@ class Shares:
             why[units] = len(texts)
             texts.append("whole units" if group.prunable else group.reason or "")
         total = goes = could = 0.0
-        reasons: Counter[str] = Counter()
+        reasons: defaultdict[str, float] = defaultdict(float)
         for (constant, axes), least in zip(costs, ideals, strict=True):
-            dense = stays = float(constant)
+            dense, stays = float(constant), float(constant)
             blamed: list[str] = []
             for axis in axes:
-                shares = kept[solver.unit[axis]]
+                fractions = kept[solver.unit[axis]]
                 dense *= len(axis)
-                stays *= shares.sum()
+                stays *= fractions.sum()
                 numbers, counts = np.unique(why[solver.unit[axis]], return_counts=True)
                 number = numbers[counts.argmax()]
-                if shares.mean() > 2 * (1 - RATIO) and number >= 0:
+                if fractions.mean() > 2 * (1 - RATIO) and number >= 0:
                     blamed.append(texts[number])
             total, goes, could = total + dense, goes + dense - stays, could + dense * (1 - least)
             lost = stays - dense * least
             for reason in blamed or ["fixed"]:
                 reasons[reason] += lost / len(blamed or [1])
-        self.total, self.share = total, goes / could
+        self.total, self.fraction = total, goes / could
         self.reasons = {
-            reason: lost / could for reason, lost in reasons.most_common() if abs(lost) > 0.005 * could
+            reason: lost / could
+            for reason, lost in sorted(reasons.items(), key=lambda item: -item[1])
+            if abs(lost) > 0.005 * could
         }
 
 
 def work(name: str) -> dict[str, Any]:
     """Runs one detector in this process."""
-    import autoprune.graph
+    from autoprune import graph as package
     from autoprune.graph import analyze, mask, prune
     from autoprune.graph.tensor_tree import tensors_within
 
     torch.set_num_threads(1)
-    model, inputs = build(name)
+    model, images = build(name)
+    inputs: tuple[Any, ...] = images
     randomize(model)
 
     @torch.no_grad()
@@ -115,15 +118,20 @@ def work(name: str) -> dict[str, Any]:
         return time.process_time() - start
 
     traces: list[Any] = []
-    traced_by = autoprune.graph.trace
-    autoprune.graph.trace = lambda *given: traces.append(traced_by(*given)) or traces[-1]  # type: ignore[assignment]
+    trace = vars(package)["trace"]
+
+    def kept_trace(*given: Any) -> Any:
+        traces.append(trace(*given))
+        return traces[-1]
+
+    vars(package)["trace"] = kept_trace  # that of `analyze` is not returned
     analyze(torch.nn.Conv2d(3, 2, 1), (torch.rand(1, 3, 4, 4),))  # imports what torch needs
     plain = min(forward() for _ in range(5))
     start = time.process_time()
     graph = analyze(model, inputs)
     analysis = time.process_time() - start
     plain = min(plain, *(forward() for _ in range(5)))
-    shares = Shares(model, inputs, graph, traces[-1])
+    fractions = Fractions(model, inputs, graph, traces[-1])
 
     rng = np.random.default_rng(1)
     keep = {}
@@ -141,13 +149,13 @@ def work(name: str) -> dict[str, Any]:
     return {
         "works": off <= 1e-9,
         "error": f"off by {off:.0e}",
-        "share": shares.share,
-        "mmacs": shares.total / 1e6,
+        "fraction": fractions.fraction,
+        "mmacs": fractions.total / 1e6,
         "groups": len(graph.prunable),
         "off": off,
         "forward": plain,
         "analysis": analysis,
-        "reasons": shares.reasons,
+        "reasons": fractions.reasons,
     }
 
 
@@ -168,14 +176,14 @@ def main() -> None:
                 raise
             print_result({"works": False, "error": first_line(error)})
         return
-    head = f"{'detector':20}{'MMACs':>8}{'groups':>7}{'share':>7}{'off':>8}"
+    head = f"{'detector':20}{'MMACs':>8}{'groups':>7}{'goes':>7}{'off':>8}"
     print(f"{head}{'forward':>9}{'analysis':>9}{'/ fwd':>7}")
     for name in options.detectors or ZOO:
         r = run_isolated([sys.executable, __file__, "--work", name], SECONDS)
-        if "share" not in r:
+        if "fraction" not in r:
             print(f"{name:20}  fails: {r['error']}", flush=True)
             continue
-        line = f"{name:20}{r['mmacs']:>8.0f}{r['groups']:>7}{r['share']:>7.2f}{r['off']:>8.0e}"
+        line = f"{name:20}{r['mmacs']:>8.0f}{r['groups']:>7}{r['fraction']:>7.2f}{r['off']:>8.0e}"
         line += f"{r['forward']:>8.3f}s{r['analysis']:>8.2f}s{r['analysis'] / r['forward']:>7.0f}"
         print(line if r["works"] else f"{line}  WRONG")
         for reason, lost in r["reasons"].items():

@@ -130,7 +130,8 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
         decoder_layers=2, num_queries=QUERIES), 112),
     "hf/lwdetr": (_hf("lw_detr", "LwDetrForObjectDetection", ("lw_detr_vit", {
         **_VIT, "image_size": 128, "pretrain_image_size": 128, "num_windows": 4, "window_block_indices": [0, 2],
-        "out_features": ["stage2", "stage4"]}), decoder_layers=2, num_queries=QUERIES), 128),
+        "out_features": ["stage2", "stage4"]}), decoder_layers=2, num_queries=QUERIES,
+        projector_scale_factors=[1.0]), 128),
     "hf/yolos": (_hf("yolos", "YolosForObjectDetection", image_size=[64, 64], num_detection_tokens=QUERIES, **_VIT), 64),
     "hf/vit": (_hf("vit", "ViTForImageClassification", image_size=64, **_VIT), 64),
     "hf/swin": (_hf("swin", "SwinForImageClassification", **_SWIN), 128),
@@ -144,6 +145,9 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
     "ul/yolo26n": (_ultralytics("yolo26n.yaml"), 64),
     "ul/rtdetr-l": (_ultralytics("rtdetr-l.yaml", "RTDETRDetectionModel"), 128),
     "libre/dfine-n": (_libreyolo("dfine", "LibreDFINEModel", config="n", nb_classes=5, eval_spatial_size=(256, 256),
+                                 train_from_scratch=True), 256),
+    # LibreYOLO's RT-DETRv4 is this network too.
+    "libre/dfine-s": (_libreyolo("dfine", "LibreDFINEModel", config="s", nb_classes=5, eval_spatial_size=(256, 256),
                                  train_from_scratch=True), 256),
     "libre/ec-s": (_libreyolo("ec", "LibreECModel", config="s", nb_classes=5, eval_spatial_size=(256, 256)), 256),
     "libre/yolox-n": (_libreyolo("yolox", "LibreYOLOXModel", config="n", nb_classes=5), 64),

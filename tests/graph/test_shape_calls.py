@@ -1,4 +1,4 @@
-"""Calls that give tensors a shape: what does not follow the labels is noted and mended."""
+"""Calls that give tensors a shape: what does not follow the labels is noted and corrected."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from autoprune.graph.labels import ShapeCall
-from autoprune.graph.shape_calls import FREE, CallKeys, MendedShapes, is_shaping
+from autoprune.graph.shape_calls import FREE, CallKeys, CorrectedShapes, is_shaping
 
 ATOMS = np.arange(8)
 CHANNELS = ((None, 2), (ATOMS, 8))
@@ -30,9 +30,9 @@ def run(code, func, shape, outputs, length=six):
     """The result of ``code`` on ``shape`` where the dense call ``func`` returned ``outputs``."""
     model = Code(code)
     calls = {("model", func, 1): ShapeCall(func, (None, ATOMS), outputs)}
-    with MendedShapes(calls, {id(model): "model"}, length) as mended:
+    with CorrectedShapes(calls, {id(model): "model"}, length) as corrected:
         out = model(torch.rand(shape))
-    return model, out, mended.misfits
+    return model, out, corrected.misfits
 
 
 @pytest.mark.parametrize(
