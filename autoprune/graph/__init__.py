@@ -11,6 +11,7 @@ from autoprune.graph.surgery import mask, prune
 from autoprune.graph.trace import trace
 from autoprune.graph.validate import check
 from autoprune.graph.verify import verified
+from autoprune.graph.workbench import Workbench
 
 __all__ = ["ChannelGraph", "ChannelGroup", "analyze", "mask", "prune"]
 
@@ -29,4 +30,5 @@ def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
     """
     check(model, example_inputs)
     traced = trace(model, example_inputs)
-    return with_emptiable(model, example_inputs, traced, verified(model, example_inputs, traced))
+    bench = Workbench(model)
+    return with_emptiable(bench, example_inputs, traced, verified(model, example_inputs, traced, bench))

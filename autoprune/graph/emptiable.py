@@ -4,17 +4,17 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from torch import nn
-
 from autoprune.errors import ModelError
+from autoprune.graph.culprits import failed_in, find_culprits, inside
+from autoprune.graph.empty_calls import EmptyCalls
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.surgery import prune
-from autoprune.graph.trace import Trace, replay
-from autoprune.graph.verify import find_culprits
+from autoprune.graph.replays import run_again
+from autoprune.graph.trace import Trace
+from autoprune.graph.workbench import Workbench
 
 
 def with_emptiable(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
+    bench: Workbench, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
 ) -> ChannelGraph:
     """The graph with `can_empty` and `empty_reason` of each group.
 
@@ -28,24 +28,80 @@ def with_emptiable(
     untried = list(graph.emptiable)
     while untried:
         together = largest_set(graph, untried)
-
-        def problem_of(groups: Sequence[ChannelGroup], graph: ChannelGraph = graph) -> str | None:
-            keep: dict[str, Sequence[int]] = {group.name: () for group in groups}
-            try:
-                pruned = prune(model, graph, keep)
-            except ModelError as refusal:
-                return f"can't be tried: {refusal}"
-            error = replay(pruned, example_inputs, traced)[1]
-            if error is None:
-                return None
-            lines = str(error).strip().splitlines() or [""]
-            return f"is needed by the model's code, which fails without: {type(error).__name__}: {lines[0]}"
-
-        failing = find_culprits(problem_of, [graph.groups[name] for name in together])
+        trial = _Trial(bench, example_inputs, traced, graph)
+        groups = [graph.groups[name] for name in together]
+        failing = trial.failing(groups)
+        if not failing:
+            untried = [name for name in untried if name not in together]
+            continue
         reasons |= {group.name: problem for group, problem in failing}
         graph = _marked(graph, reasons)
-        untried = [name for name in untried if name not in together]
+        untried = [name for name in untried if name in graph.emptiable]
     return graph
+
+
+class _Trial:
+    """Runs the pruned copy without groups.
+
+    Args:
+        bench, example_inputs, traced, graph: of the model.
+    """
+
+    def __init__(
+        self, bench: Workbench, example_inputs: Sequence[Any], traced: Trace, graph: ChannelGraph
+    ) -> None:
+        self._bench, self._example_inputs, self._traced, self._graph = bench, example_inputs, traced, graph
+        self._failed_in: list[str] = []
+
+    def failing(self, groups: Sequence[ChannelGroup]) -> list[tuple[ChannelGroup, str]]:
+        """Groups that the code needs, with the reason; none if it runs without all of them."""
+        failures: list[tuple[frozenset[str], Exception]] = []
+        problem = self.problem_of(groups, failures)
+        failing: dict[str, tuple[ChannelGroup, str]] = {}
+        for names, error in failures:
+            met = [group for group in groups if group.name in names]
+            culprits = (
+                [(met[0], _needed(error))]
+                if len(met) == 1
+                else find_culprits(self.problem_of, met)
+                if met
+                else []
+            )
+            failing |= {group.name: (group, text) for group, text in culprits}
+        if problem is not None and not failing:
+            culprits = find_culprits(self.problem_of, groups, lambda some: inside(some, self._failed_in))
+            failing |= {group.name: (group, text) for group, text in culprits}
+        return list(failing.values())
+
+    def problem_of(
+        self, groups: Sequence[ChannelGroup], failures: list[tuple[frozenset[str], Exception]] | None = None
+    ) -> str | None:
+        """Why the code does not run without the groups; with ``failures``, calls that fail go there."""
+        self._failed_in = []
+        made = {
+            group.name: {
+                m.tensor for m, role in zip(group.members, group.roles, strict=True) if role != "consumer"
+            }
+            for group in groups
+        }
+        try:
+            with self._bench.pruned(self._graph, {group.name: () for group in groups}) as pruned:
+                calls = None
+                if failures is not None:
+                    calls = EmptyCalls(pruned, lambda name: [g for g, names in made.items() if name in names])
+                error = run_again(pruned, self._example_inputs, self._traced, calls)
+                if calls is not None and failures is not None:
+                    failures += calls.failures
+                if error is not None:
+                    self._failed_in = failed_in(pruned, error)
+        except ModelError as refusal:
+            return f"can't be tried: {refusal}"
+        return None if error is None else _needed(error)
+
+
+def _needed(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [""]
+    return f"is needed by the model's code, which fails without: {type(error).__name__}: {lines[0]}"
 
 
 def largest_set(graph: ChannelGraph, names: Iterable[str]) -> list[str]:

@@ -34,6 +34,51 @@ class Member(NamedTuple):
     channels: Index
 
 
+class Length(NamedTuple):
+    """The length of an axis in terms of the channels that groups keep.
+
+    Attributes:
+        dense: the length in the dense model.
+        parts: by group, the channel at each position of the axis, -1 where it is not of the group.
+    """
+
+    dense: int
+    parts: tuple[tuple[str, Index], ...]
+
+    def kept(self, keep: Mapping[str, Sequence[int] | Index]) -> int:
+        """The length once the groups keep these channels; those not named keep all."""
+        parts = ((index, keep[name]) for name, index in self.parts if name in keep)
+        gone = [(index >= 0) & ~np.isin(index, kept) for index, kept in parts]
+        return self.dense - sum(int(np.count_nonzero(flags)) for flags in gone)
+
+
+class SizeRule(NamedTuple):
+    """An integer attribute of a module that follows the length of an axis.
+
+    Attributes:
+        module, name: which.
+        value: what it is in the dense model.
+        length: of the axis; the attribute is ``value`` times the fraction of it that remains.
+    """
+
+    module: str
+    name: str
+    value: int
+    length: Length
+
+
+class ScaleRule(NamedTuple):
+    """Rows of weights that make the queries of an attention which divides by the square root of its width.
+
+    Attributes:
+        length: the width; the rows are multiplied by the square root of the fraction of it that remains.
+        rows: by name of a tensor and axis, the positions.
+    """
+
+    length: Length
+    rows: tuple[tuple[str, int, Index], ...]
+
+
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
     """All parameter and buffer axes that lose the same channels together.
@@ -76,6 +121,8 @@ class ChannelGraph:
         shapes: dense shape of every labeled parameter and buffer.
         paths: where the input's signal flows, which decides what can be emptied.
         norms: by layer, the norm that alone reads its output.
+        scales: weights that make up for the scale of attentions.
+        sizes: attributes of modules, other than torch's own layers', that `prune` sets.
         head: the smallest module that gets feature maps and holds all prediction layers, those whose outputs
             no layer reads; empty where none does.
         head_inputs: as in ``features``, of the 4-D tensors that the head gets.
@@ -87,6 +134,8 @@ class ChannelGraph:
     shapes: dict[str, tuple[int, ...]]
     paths: SignalPaths = field(default_factory=SignalPaths, repr=False)
     norms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    scales: tuple[ScaleRule, ...] = ()
+    sizes: tuple[SizeRule, ...] = ()
     head: str = ""
     head_inputs: list[tuple[str | None, Index]] = field(default_factory=list, repr=False)
 

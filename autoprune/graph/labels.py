@@ -20,6 +20,7 @@ Args: TypeAlias = tuple[Any, ...]
 OutputT = TypeVar("OutputT")
 
 _DERIVED = "_autoprune_derived"
+_UNUSED = "_autoprune_unused"
 _ATTRIBUTE = "_autoprune_labels"
 
 
@@ -54,6 +55,24 @@ class Step(NamedTuple, Generic[OutputT]):
     outputs: list[OutputT]
 
 
+CallKey: TypeAlias = tuple[str, Any, int]
+"""A call by the name of the module that made it, the function, and which of its calls there it is, from 1."""
+
+
+class ShapeCall(NamedTuple):
+    """A call that gives a tensor a shape.
+
+    Attributes:
+        func: the function.
+        read: the labels of the tensor's axes.
+        outputs: for each tensor that it returned, the label and the length of every axis.
+    """
+
+    func: Any
+    read: tuple[Axis, ...]
+    outputs: tuple[tuple[tuple[Axis, int], ...], ...]
+
+
 @dataclass(eq=False)
 class TraceConstraints:
     """Everything that the op rules have stated about the atoms.
@@ -73,6 +92,7 @@ class TraceConstraints:
         steps: every op, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
+        shape_calls: the calls that gave a tensor a shape.
         read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
 
@@ -91,6 +111,7 @@ class TraceConstraints:
     steps: list[Step[tuple[Axis, ...]]] = field(default_factory=list)
     guesses: list[Atoms] = field(default_factory=list)
     follows: set[int] = field(default_factory=set)
+    shape_calls: dict[CallKey, ShapeCall] = field(default_factory=dict)
     read_at: int | None = None
     _leaves: dict[int, Labels] = field(default_factory=dict)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
@@ -166,6 +187,22 @@ class TraceConstraints:
         if axis is not None and self._first("frozen", axis):
             self.frozen.append((axis, reason))
 
+    def fixed(self, axis: Axis) -> bool:
+        """Whether an axis has no channels, or such as can't be removed for sure."""
+        return axis is None or ("frozen", id(axis)) in self._stated
+
+    def freeze_if_used(self, axis: Axis, reason: str, results: Sequence[torch.Tensor]) -> None:
+        """States that the channels on ``axis`` can't be removed if anything ever reads one of ``results``."""
+        if axis is not None:
+            for tensor in results:
+                tensor.__dict__.setdefault(_UNUSED, []).append((self, axis, reason))
+
+    def use(self, tensor: torch.Tensor) -> None:
+        """States that something reads ``tensor``."""
+        for owner, axis, reason in tensor.__dict__.get(_UNUSED, ()):
+            if owner is self:
+                self.freeze(axis, reason)
+
     def produce(self, axis: Axis) -> None:
         """States that the channels on ``axis`` are made here."""
         if axis is not None and self._first("produced", axis):
@@ -188,6 +225,7 @@ class TraceConstraints:
 
     def read(self, tensor: torch.Tensor, how: str) -> None:
         """States that code outside of torch reads the values of ``tensor``, for a use that can't be seen."""
+        self.use(tensor)
         for axis in self.axes(tensor):
             self.freeze(axis, f"has values that the model's code reads, by {how}")
         if self.read_at is None and self.derived(tensor) and id(tensor) not in self._leaves:

@@ -46,7 +46,7 @@ class OpDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        if kwargs and tensors_in(list(kwargs.values())):
+        if kwargs and (tensors_in(list(kwargs.values())) or "scale" in kwargs):
             args = _positional(func, args, kwargs)
         self._on_op(func, entry, args, kwargs, out)
         return out
@@ -62,7 +62,7 @@ def _entry(func: Any) -> OpEntry:
 
 
 def _positional(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """All arguments in the order of the op's schema, so that rules see tensors given by name."""
+    """All arguments in the order of the op's schema, so that rules see what is given by name."""
     rest = func._schema.arguments[len(args) :]
     return (*args, *(kwargs.get(argument.name, argument.default_value) for argument in rest))
 

@@ -31,9 +31,7 @@ def _table() -> dict[str, Rule]:
         (products.convolution, "convolution"),
         (products.deform_conv, "torchvision::deform_conv2d"),
         (products.matmul, "mm bmm mv dot addmm addmv baddbmm"),
-        (products.attention,
-         "_scaled_dot_product_flash_attention _scaled_dot_product_flash_attention_for_cpu "
-         "_scaled_dot_product_efficient_attention _scaled_dot_product_cudnn_attention"),
+        (products.attention, " ".join(products.ATTENTIONS)),
         (products.embedding, "embedding"),
         (layers.batch_norm,
          "native_batch_norm _native_batch_norm_legit _native_batch_norm_legit_no_training "
@@ -63,6 +61,7 @@ def _table() -> dict[str, Rule]:
         (shape.take_slice, "slice"),
         (shape.select, "select unbind"),
         (shape.index, "index"),
+        (shape.gather, "gather"),
         (shape.index_put, "index_put"),
         (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),

@@ -137,13 +137,14 @@ def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
     exact = (op == "sum" or ("norm" in op and isinstance(order, (int, float)) and order > 0)) and source.zero[
         0
     ]
+    parts = out if isinstance(out, tuple) else (out,)
     for d in reduced:
         axis = source.axes[d]
         if axis is not None and exact:
             constraints.consume(axis)
         else:
-            constraints.freeze(axis, f"is reduced by {op}")
-    for part in out if isinstance(out, tuple) else [out]:
+            constraints.freeze_if_used(axis, f"is reduced by {op}", parts)
+    for part in parts:
         keep = part.dim() == x.dim()
         axes = [
             None if d in reduced else axis for d, axis in enumerate(source.axes) if keep or d not in reduced

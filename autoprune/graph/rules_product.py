@@ -11,6 +11,15 @@ import torch
 
 from autoprune.graph.labels import Args, Axis, TraceConstraints
 
+# By op of attention, the place of the scale among its arguments.
+_SCALE_AT = {
+    "_scaled_dot_product_flash_attention_for_cpu": 6,
+    "_scaled_dot_product_flash_attention": 6,
+    "_scaled_dot_product_efficient_attention": 7,
+    "_scaled_dot_product_cudnn_attention": 8,
+}
+ATTENTIONS = tuple(_SCALE_AT)
+
 
 def convolution(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Plain, transposed, grouped and depthwise convolutions, of any number of dimensions."""
@@ -130,7 +139,9 @@ def matmul(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
     # A removed row needs zeros in a, a removed column zeros in b.
     row = a_axes[-2] if a.dim() > 1 else None
     column = b_axes[-1] if b.dim() > 1 else None
-    zero = (row is None or constraints.zero(a)) and (column is None or constraints.zero(b))
+    zero = (constraints.fixed(row) or constraints.zero(a)) and (
+        constraints.fixed(column) or constraints.zero(b)
+    )
     axes = [*batch, *outer]
     if added is not None:
         added_axes = constraints.axes(added)
@@ -145,8 +156,7 @@ def attention(constraints: TraceConstraints, op: str, args: Args, out: Any) -> N
     """Scaled dot products, [batch, heads, length, width] each: heads and value widths go through."""
     q, k, v = args[:3]
     q_axes, k_axes, v_axes = constraints.axes(q), constraints.axes(k), constraints.axes(v)
-    for axis in (q_axes[-1], k_axes[-1]):
-        constraints.freeze(axis, "sets the scale of attention")
+    _contract(constraints, op, q, q_axes[-1], k, k_axes[-1])  # for the scale see `Origins`
     for axis in (k_axes[-2], v_axes[-2]):
         constraints.freeze(axis, "is a softmax over positions")
     batch = [constraints.unify(constraints.unify(a, b, op), c, op)
@@ -166,6 +176,12 @@ def attention(constraints: TraceConstraints, op: str, args: Args, out: Any) -> N
     constraints.put(out[0], [*batch, q_axes[-2], v_axes[-1]], constraints.zero(v))
     if out[1].numel():  # log-sum-exp of the scores, kept for a backward pass
         constraints.put(out[1], [*batch, q_axes[-2] if out[1].shape[-1] == q.shape[-2] else None])
+
+
+def scale_of(op: str, args: Args) -> float | None:
+    """The scale that the code gives to an attention; without one it follows from the width."""
+    place = _SCALE_AT[op]
+    return args[place] if len(args) > place else None
 
 
 def embedding(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:

@@ -185,6 +185,25 @@ def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
         constraints.put(out, _after_index(constraints, args[0], args[1]), constraints.zero(args[0]))
 
 
+def gather(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
+    """`gather`: picks along one axis; channels on others stay in place where all take the same pick."""
+    x, dim, picks = args[:3]
+    source = constraints.labels(x)
+    if source is None:
+        return
+    axes: list[Axis] = [None] * out.dim()
+    for d, axis in enumerate(source.axes):
+        if d == dim % x.dim():
+            constraints.freeze(axis, "is picked from by an index")
+        elif axis is not None:
+            if out.shape[d] != x.shape[d] or not bool((picks == picks.narrow(d, 0, 1)).all()):
+                constraints.freeze(axis, "is picked from by an index of its own for each channel")
+            else:
+                constraints.guess(axis)  # the index is as long as there are channels
+                axes[d] = axis
+    constraints.put(out, axes, source.zero[0])
+
+
 def index_put(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices] = values`: the values label the axes that are not indexed."""
     target, indices, values = args[:3]

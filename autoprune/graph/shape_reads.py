@@ -5,25 +5,29 @@ it to the next view. So it counts as a guess, which `verify` tests.
 """
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from math import prod
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
 
-from autoprune.graph.labels import Axis, TraceConstraints
+from autoprune.graph.labels import Axis, ShapeCall, TraceConstraints
+from autoprune.graph.shape_calls import CallKeys, is_shaping
 
 _SHAPE = torch.Tensor.shape.__get__  # type: ignore[attr-defined]
 _NUMEL = (torch.Tensor.numel, torch.Tensor.nelement, torch.numel)
 
 
 class ShapeReads(TorchFunctionMode):
-    """States a guess in ``constraints`` for every labeled axis whose length code outside of torch reads."""
+    """States a guess in ``constraints`` for every labeled axis whose length code outside of torch reads.
 
-    def __init__(self, constraints: TraceConstraints) -> None:
+    Calls that give tensors a shape are noted there too. ``names`` are those of the model's modules, by id.
+    """
+
+    def __init__(self, constraints: TraceConstraints, names: Mapping[int, str] | None = None) -> None:
         super().__init__()
-        self._constraints = constraints
+        self._constraints, self._keys = constraints, CallKeys(names or {})
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -41,6 +45,11 @@ class ShapeReads(TorchFunctionMode):
             _guess(self._constraints, [axes[args[1] if len(args) > 1 else kwargs["dim"]]])
         elif func in _NUMEL or func is torch.Tensor.__len__:
             _guess(self._constraints, self._constraints.axes(args[0])[: None if func in _NUMEL else 1])
+        elif is_shaping(func):
+            results = out if isinstance(out, (tuple, list)) else (out,)
+            outputs = tuple(tuple(zip(self._constraints.axes(x), _SHAPE(x), strict=True)) for x in results)
+            call = ShapeCall(func, self._constraints.axes(args[0]), outputs)
+            self._constraints.shape_calls[self._keys(func)] = call
         return out
 
 

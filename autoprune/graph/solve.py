@@ -5,41 +5,25 @@ from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
-from torch import nn
 
-from autoprune.cost.counts import Constant, CostModel, Terms
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, Member, Role
+from autoprune.graph.components import connected, hashed
+from autoprune.graph.groups import (
+    ChannelGraph,
+    ChannelGroup,
+    Index,
+    Length,
+    Member,
+    Role,
+    ScaleRule,
+    SizeRule,
+)
 from autoprune.graph.labels import Atoms, Axis
-from autoprune.graph.layers import in_axis
+from autoprune.graph.solve_costs import cost_model
 from autoprune.graph.solve_paths import signal_paths
 from autoprune.graph.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
 _NO_CONSUMER = "has no consumer: no layer reads its channels"
-
-
-def connected(size: int, pairs: Sequence[tuple[Atoms, Atoms]], start: Atoms | None = None) -> Atoms:
-    """Smallest element of each element's connected component, [size], by pointer jumping.
-
-    Args:
-        size: number of elements.
-        pairs: arrays of elements to connect position by position.
-        start: an earlier result, whose components stay connected.
-    """
-    root: Atoms = np.arange(size, dtype=np.int64) if start is None else start.copy()
-    if not pairs:
-        return root
-    a, b = (np.concatenate([pair[k] for pair in pairs]) for k in (0, 1))
-    while True:
-        root_a, root_b = root[a], root[b]
-        apart = root_a != root_b
-        if not apart.any():
-            return root
-        if not apart.all():
-            a, b, root_a, root_b = a[apart], b[apart], root_a[apart], root_b[apart]
-        np.minimum.at(root, np.maximum(root_a, root_b), np.minimum(root_a, root_b))
-        while not np.array_equal(jumped := root[root], root):
-            root = jumped
 
 
 def solve(traced: Trace) -> ChannelGraph:
@@ -106,7 +90,7 @@ class _Solver:
         read = self.traced.read.get(head, ())
         return ChannelGraph(
             groups={group.name: group for group in groups},
-            cost=self._cost_model(groups),
+            cost=cost_model(self.traced, groups, self.axes, self.example),
             features={
                 name: [self._feature(groups, axis, length) for axis, length in maps]
                 for name, maps in self.traced.features.items()
@@ -116,6 +100,15 @@ class _Solver:
             head_inputs=[self._feature(groups, axis, length) for axis, length in read],
             paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
             norms=self.traced.layers.norms,
+            scales=tuple(
+                ScaleRule(self._length(groups, axis), tuple(map(self._rows, rows)))
+                for axis, rows in self.traced.scales
+            ),
+            sizes=tuple(
+                SizeRule(size.module, size.name, size.value, self._length(groups, size.axis))
+                for size in self.traced.sizes
+                if any(groups[g].prunable for g in np.unique(self.group_of[self.unit[size.axis]]) if g >= 0)
+            ),
         )
 
     def _sort_units(self) -> None:
@@ -128,11 +121,11 @@ class _Solver:
         self.entry_axis = np.repeat(axes, [len(axis) for axis in self.axes])
         self.entry_root = self.unit[np.concatenate(self.axes)] if self.axes else self.slot_of
         keys = np.zeros(size, dtype=np.uint64)
-        np.add.at(keys, self.entry_root, _hash(axes + 1)[self.entry_axis])
+        np.add.at(keys, self.entry_root, hashed(axes + 1)[self.entry_axis])
         # A channel is counted at its root, which is in a slot if any of its atoms is, as slots come first.
         roots = np.flatnonzero(self.channel[:count] == np.arange(count))
         channels = np.bincount(self.unit[roots], minlength=size)
-        keys ^= _hash(-1 - 2 * channels - (self.reason < _NEVER))
+        keys ^= hashed(-1 - 2 * channels - (self.reason < _NEVER))
 
         present = np.zeros(size, dtype=bool)
         present[self.unit[:count]] = True
@@ -241,67 +234,6 @@ class _Solver:
             return np.array([slot])
         return np.unique(self.slot_of[atoms[atoms < len(self.slot_of)]])
 
-    def _cost_model(self, groups: Sequence[ChannelGroup]) -> CostModel:
-        prunable = [k for k, group in enumerate(groups) if group.prunable]
-        # How many channels one unit of each group has on each axis.
-        column = np.full(self.constraints.size, -1)
-        column[self.example[prunable]] = np.arange(len(prunable))
-        entry_column = column[self.entry_root]
-        counted = entry_column >= 0
-        counts = np.zeros((len(self.axes) + 1, len(prunable)))
-        np.add.at(counts, (self.entry_axis[counted], entry_column[counted]), 1)
-        lengths = np.array([*(len(axis) for axis in self.axes), 1])
-        units = np.array([len(groups[k].units) for k in prunable])
-        rows = np.column_stack([counts, lengths - counts @ units])
-        distinct: dict[bytes, int] = {}
-        number = [distinct.setdefault(row.tobytes(), len(distinct)) for row in rows]
-        forms = np.stack([np.frombuffer(row) for row in distinct])
-        fixed = {f: int(row[-1]) for f, row in enumerate(forms) if not row[:-1].any()}
-
-        def term(constant: int, axes: Sequence[Atoms]) -> tuple[int, tuple[int, ...]]:
-            factors = [number[self.axis_of[id(axis)]] for axis in axes]
-            for factor in factors:
-                constant *= fixed.get(factor, 1)
-            return constant, tuple(f for f in factors if f not in fixed)
-
-        def terms(parts: Sequence[tuple[int, tuple[Atoms, ...]]]) -> Terms:
-            return Terms.collect([term(*part) for part in parts], one=number[-1])
-
-        parameters = []
-        for leaf in self.traced.leaves:
-            if isinstance(leaf.tensor, nn.Parameter):
-                constant = 1
-                for n, axis in zip(leaf.tensor.shape, leaf.axes, strict=True):
-                    constant *= n if axis is None else 1
-                parameters.append((constant, tuple(axis for axis in leaf.axes if axis is not None)))
-        return CostModel(
-            names=tuple(groups[k].name for k in prunable),
-            dense=np.array([groups[k].width for k in prunable], dtype=np.int64),
-            unit=np.array([groups[k].unit for k in prunable], dtype=np.int64),
-            forms=forms,
-            flop_terms=terms(self.constraints.costs),
-            param_terms=terms(parameters),
-            activation_terms=terms(self.constraints.activations),
-            constants=self._constants(number),
-        )
-
-    def _constants(self, number: Sequence[int]) -> tuple[Constant, ...]:
-        """What each layer has as parameters once it has no inputs; see `emptied.without_empty`."""
-        parameters = {leaf.name for leaf in self.traced.leaves if isinstance(leaf.tensor, nn.Parameter)}
-        slot = {(leaf.name, d): s for s, (leaf, d) in enumerate(self.slots)}
-        constants = []
-        for name, layer in self.traced.layers.layers.items():
-            weight, axis = f"{name}.weight".removeprefix("."), in_axis(layer)
-            inputs, outputs = slot.get((weight, axis)), slot.get((weight, 1 - axis))
-            if inputs is None or getattr(layer, "groups", 1) > 1:
-                continue
-            norm = self.traced.layers.norms.get(name)
-            folded = sum(f"{norm}.{part}" in parameters for part in ("weight", "bias"))
-            change = (layer.bias is None) - (0 if norm is None else folded)
-            length = number[-1] if outputs is None else number[outputs]
-            constants.append(Constant(number[inputs], change, length))
-        return tuple(constants)
-
     def _head(self, groups: Sequence[ChannelGroup]) -> str:
         """The smallest module that gets feature maps and holds all layers whose outputs no layer reads."""
         unread = [group for group in groups if (group.reason or "").startswith(_NO_CONSUMER)]
@@ -323,10 +255,14 @@ class _Solver:
         largest = int(np.bincount(group[group >= 0]).argmax())
         return groups[largest].name, np.where(group == largest, self.number[self.channel[axis]], -1)
 
+    def _rows(self, atoms: Atoms) -> tuple[str, int, Index]:
+        """The tensor, the axis and the positions of atoms of one axis."""
+        slot = int(self.slot_of[atoms[0]])
+        leaf, d = self.slots[slot]
+        return leaf.name, d, atoms - self.begin_of[slot]
 
-def _hash(numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
-    """A 64-bit hash (the finalizer of splitmix64), so that sums of them identify sets of numbers."""
-    x = numbers.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15)
-    x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return x ^ (x >> np.uint64(31))
+    def _length(self, groups: Sequence[ChannelGroup], axis: Atoms) -> Length:
+        """The length of an axis in terms of the groups' channels."""
+        group, number = self.group_of[self.unit[axis]], self.number[self.channel[axis]]
+        parts = [(groups[g].name, np.where(group == g, number, -1)) for g in np.unique(group[group >= 0])]
+        return Length(len(axis), tuple(parts))

@@ -1,19 +1,18 @@
 """Builds pruned copies of a model, and masked ones as their reference."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
-from torch.nn.utils.parametrize import is_parametrized
 
 from autoprune.errors import ModelError, PolicyError
-from autoprune.graph.attention import adapt_heads
 from autoprune.graph.emptied import without_empty
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
+from autoprune.graph.module_sizes import fix_sizes
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.validation import check_kind
 
@@ -32,19 +31,72 @@ def prune(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int
             emptied, alone or together.
         ModelError: the model can't be copied.
     """
-    kept, emptied = _checked(graph, keep)
-    rows = _rows(graph, {**kept, **emptied})
     # deepcopy takes tensors in the memo as they are: no full weight is copied only to be sliced.
-    memo: dict[int, Any] = {}
-    for name, tensor in _tensors(model, graph):
-        if name in rows:
-            memo[id(tensor)] = _sliced(tensor, rows[name])
-    pruned = _copied(model, memo)
-    for before, after in zip(model.modules(), pruned.modules(), strict=True):
-        _fix_sizes(before, after)
+    memo, kept = sliced_tensors(_tensors(model), graph, keep)
+    pruned = copied(model, memo)
+    adapt(zip(model.modules(), pruned.modules(), strict=True), pruned, graph, kept)
+    return pruned
+
+
+def sliced_tensors(
+    tensors: Mapping[str, torch.Tensor], graph: ChannelGraph, keep: Mapping[str, Sequence[int]]
+) -> tuple[dict[int, torch.Tensor], dict[str, Index]]:
+    """What each tensor that shrinks becomes, by its id, and the channels kept by group; as for `prune`.
+
+    ``tensors`` are the parameters and buffers of the model by name.
+    """
+    kept, emptied = _checked(graph, keep)
+    kept |= emptied
+    rows = _rows(graph, kept)
+    _check_shapes(tensors, graph)
+    factors = row_factors(graph, kept)
+    return {
+        id(tensors[name]): _sliced(tensors[name], of_tensor, factors.get(name))
+        for name, of_tensor in rows.items()
+    }, kept
+
+
+def row_factors(
+    graph: ChannelGraph, keep: Mapping[str, Sequence[int] | Index]
+) -> dict[str, tuple[int, torch.Tensor]]:
+    """What `prune` multiplies weights with, so that attentions keep their scale.
+
+    Returns:
+        By tensor, an axis and a factor for each of its dense positions, [length].
+    """
+    factors: dict[str, tuple[int, torch.Tensor]] = {}
+    for length, rows in graph.scales:
+        kept = length.kept(keep)
+        for name, axis, positions in rows if 0 < kept < length.dense else ():
+            if name not in factors:
+                factors[name] = axis, torch.ones(graph.shapes[name][axis], dtype=torch.float64)
+            factors[name][1][positions] = (kept / length.dense) ** 0.5
+    return factors
+
+
+def adapt(
+    modules: Iterable[tuple[nn.Module, nn.Module]],
+    pruned: nn.Module,
+    graph: ChannelGraph,
+    kept: Mapping[str, Index],
+) -> None:
+    """Makes the modules of a copy of a model fit its sliced tensors, in place.
+
+    Args:
+        modules: of the model and of its copy, in pairs.
+        pruned: the copy.
+        graph: its channel groups.
+        kept: the channels that each group keeps; none where it is emptied.
+    """
+    for before, after in modules:
+        fix_sizes(before, after)
+    for rule in graph.sizes:
+        length = rule.length.kept(kept)
+        if length != rule.length.dense:
+            setattr(pruned.get_submodule(rule.module), rule.name, rule.value * length // rule.length.dense)
+    emptied = [name for name, channels in kept.items() if not len(channels)]
     if emptied:
         without_empty(pruned, graph.norms, _norm_tensors(graph, emptied))
-    return pruned
 
 
 def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]]) -> nn.Module:
@@ -53,18 +105,25 @@ def mask(model: nn.Module, graph: ChannelGraph, keep: Mapping[str, Sequence[int]
     Arguments and errors are those of `prune`; the two results compute the same.
     """
     rows = _rows(graph, _checked(graph, keep)[0])
-    masked = _copied(model, {})
+    masked = copied(model, {})
     with torch.no_grad():
-        for name, tensor in _tensors(masked, graph):
-            for axis, kept in rows.get(name, {}).items():
+        tensors = _tensors(masked)
+        _check_shapes(tensors, graph)
+        for name, of_tensor in rows.items():
+            tensor = tensors[name]
+            for axis, kept in of_tensor.items():
                 removed = torch.ones(tensor.shape[axis], dtype=torch.bool)
                 removed[kept] = False
                 tensor.index_fill_(axis, removed.nonzero().ravel().to(tensor.device), 0)
     return masked
 
 
-def _copied(model: nn.Module, memo: dict[int, Any]) -> nn.Module:
-    """A deep copy; of stored activations, which deepcopy refuses, only the values."""
+def copied(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
+    """A deep copy in which ``tensors`` stand for those of these ids.
+
+    Of stored activations, which deepcopy refuses, it has only the values.
+    """
+    memo: dict[int, Any] = dict(tensors)
     try:
         return copy.deepcopy(model, dict(memo))
     except Exception:
@@ -178,10 +237,18 @@ def _norm_tensors(graph: ChannelGraph, names: Iterable[str]) -> set[str]:
     }
 
 
-def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch.Tensor]]:
-    """Parameters and buffers by the names that the graph has for them."""
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their first names."""
     check_kind("the model", model, nn.Module, "a torch.nn.Module", ModelError)
-    tensors = dict([*model.named_parameters(), *model.named_buffers()])
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
+def _check_shapes(tensors: Mapping[str, torch.Tensor], graph: ChannelGraph) -> None:
+    """Checks that the tensors are those that the graph was made from.
+
+    Raises:
+        PolicyError: one is missing or has another shape.
+    """
     for name, shape in graph.shapes.items():
         if name not in tensors:
             raise PolicyError(f"the channel graph is of another model: this one has no tensor `{name}`")
@@ -190,12 +257,17 @@ def _tensors(model: nn.Module, graph: ChannelGraph) -> Iterator[tuple[str, torch
                 f"the channel graph is of another model: `{name}` is {list(tensors[name].shape)} here, "
                 f"not {list(shape)}; analyze this model"
             )
-    return iter(tensors.items())
 
 
-def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Tensor:
-    """A copy of ``tensor`` with the kept rows of each axis."""
+def _sliced(
+    tensor: torch.Tensor, rows: Mapping[int, torch.Tensor], factors: tuple[int, torch.Tensor] | None
+) -> torch.Tensor:
+    """A copy of ``tensor`` with the kept rows of each axis, each multiplied by its factor on one of them."""
     data = tensor.detach()
+    if factors is not None:
+        axis, factor = factors
+        factor = factor.to(data.device, data.dtype).view(-1, *[1] * (data.dim() - 1 - axis))
+        data = data * factor
     for axis, kept in sorted(rows.items(), key=lambda item: len(item[1]) / tensor.shape[item[0]]):
         data = data.index_select(axis, kept.to(data.device))
     if tensor.dim() in (4, 5) and not tensor.is_contiguous():
@@ -207,62 +279,3 @@ def _sliced(tensor: torch.Tensor, rows: Mapping[int, torch.Tensor]) -> torch.Ten
         copied.__dict__.update(copy.deepcopy(tensor.__dict__))
         return copied
     return data
-
-
-def follows(module: nn.Module) -> bool:
-    """Whether `prune` adapts the module's number of groups to its weight."""
-    grouped = isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
-    return grouped and isinstance(module._parameters.get("weight"), nn.Parameter)
-
-
-def _fix_sizes(before: nn.Module, after: nn.Module) -> None:
-    """Sets a module's integer attributes to the sizes of its tensors, in place."""
-    if isinstance(after, nn.MultiheadAttention) and _lost_heads(before, after):
-        adapt_heads(after)
-    if isinstance(after, nn.TransformerEncoder) and _lost_heads(before, after):
-        after.use_nested_tensor = False  # only PyTorch's own attention accepts nested tensors
-    if isinstance(after, nn.RNNBase):
-        after.input_size = cast(torch.Tensor, after.weight_ih_l0).shape[1]
-    weight, old = _weight(after), _weight(before)
-    if not isinstance(weight, torch.Tensor) or not isinstance(old, torch.Tensor) or weight.shape == old.shape:
-        return
-    if isinstance(after, nn.modules.conv._ConvNd):
-        # The groups of a convolution keep their sizes, the number of groups changes.
-        if after.groups > 1:
-            after.groups = after.groups * weight.shape[0] // old.shape[0]
-        inner, outer = weight.shape[1] * after.groups, weight.shape[0]
-        after.in_channels, after.out_channels = (outer, inner) if after.transposed else (inner, outer)
-    elif isinstance(after, nn.Linear):
-        after.out_features, after.in_features = weight.shape
-    elif isinstance(after, nn.GroupNorm):
-        after.num_groups = after.num_groups * weight.shape[0] // old.shape[0]
-        after.num_channels = weight.shape[0]
-    elif isinstance(after, nn.modules.batchnorm._NormBase):
-        after.num_features = weight.shape[0]
-    elif isinstance(after, nn.Embedding):
-        after.num_embeddings, after.embedding_dim = weight.shape
-    elif isinstance(after, nn.PReLU):
-        after.num_parameters = weight.shape[0]
-
-
-def _weight(module: nn.Module) -> Any:
-    if not is_parametrized(module, "weight"):
-        return getattr(module, "weight", None)
-    # Some parametrizations update their state whenever they are computed in training mode.
-    parts = [(part, part.training) for part in cast(nn.Module, module.parametrizations).modules()]
-    try:
-        for part, _ in parts:
-            part.training = False
-        return module.weight
-    finally:
-        for part, training in parts:
-            part.training = training
-
-
-def _lost_heads(before: nn.Module, after: nn.Module) -> bool:
-    """Whether any attention inside has lost heads."""
-    return any(
-        old.out_proj.weight.shape != new.out_proj.weight.shape
-        for old, new in zip(before.modules(), after.modules(), strict=True)
-        if isinstance(old, nn.MultiheadAttention) and isinstance(new, nn.MultiheadAttention)
-    )

@@ -1,8 +1,7 @@
 """Runs a model once, eagerly, and applies the op rules to every aten op."""
 
-import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
@@ -14,13 +13,16 @@ from torch.utils._pytree import tree_leaves
 from autoprune.errors import ModelError
 from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.graph.layers import LayerRecord, layers_recorded
+from autoprune.graph.module_sizes import follows
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
+from autoprune.graph.origins import Origins
 from autoprune.graph.rules import PRODUCTS, RULES
 from autoprune.graph.rules_pointwise import elementwise
+from autoprune.graph.rules_product import ATTENTIONS, scale_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
-from autoprune.graph.surgery import follows
+from autoprune.graph.size_attributes import SizeAttribute
 from autoprune.graph.tensor_tree import feature_names, tensors_within
 from autoprune.graph.validate import failure
 from autoprune.graph.value_reads import SCALAR_READ, ValueReads
@@ -58,6 +60,8 @@ class Trace:
         read: the same of every 4-D tensor that a module with children got.
         signal: the ops that carry the input's signal.
         layers: the layers that can be replaced once they are empty.
+        scales: the label of each width that sets an attention's scale, with the rows that make up for it.
+        sizes: attributes of modules that follow the widths.
         may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
@@ -70,7 +74,14 @@ class Trace:
     read: dict[str, list[tuple[Axis, int]]] = field(default_factory=dict)
     signal: SignalRecord = field(default_factory=SignalRecord)
     layers: LayerRecord = field(default_factory=LayerRecord)
+    scales: list[tuple[Atoms, list[Atoms]]] = field(default_factory=list)
+    sizes: list[SizeAttribute] = field(default_factory=list)
     may_branch: bool = False
+
+    @cached_property
+    def origins(self) -> Origins:
+        """Where the queries of attentions come from."""
+        return Origins(self.constraints)
 
     @cached_property
     def axes(self) -> dict[tuple[str, int], Axis]:
@@ -90,6 +101,8 @@ def _apply_rule(
     tensors, outputs = tensors_in(args), tensors_in((out,))
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
+    for tensor in tensors:
+        constraints.use(tensor)
     constraints.seen.update(map(id, tensors))
     if op == SCALAR_READ:
         constraints.read(tensors[0], ".item()")
@@ -122,10 +135,14 @@ def _apply_rule(
     input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
     product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
     traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)
+    traced.origins.op(func, op, args, tensors, outputs)
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The scalars that an elementwise op computes with: they may depend on a width."""
+    """The scalars that an elementwise op or an attention computes with: they may depend on a width."""
+    if op in ATTENTIONS:
+        scale = scale_of(op, args)
+        return () if scale is None else (scale,)
     if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return ()
     return tuple(
@@ -155,11 +172,11 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
         ModelError: the model fails on the inputs; its own error is in the message.
     """
     with eval_then_restore(model):
-        result = _run(model, example_inputs)
+        result = run_once(model, example_inputs)
         if _hides_layers(result):
             plain = result.constraints
             with thresholds_lowered(model):
-                result = _run(model, example_inputs, first_free=plain.size)
+                result = run_once(model, example_inputs, first_free=plain.size)
             for axis in result.constraints.empty if _hides_layers(result) else ():
                 result.constraints.freeze(axis, "has no elements here; give an input that reaches all layers")
             result.lowered = True
@@ -167,6 +184,7 @@ def trace(model: nn.Module, example_inputs: Sequence[Any]) -> Trace:
             result.constraints.costs, result.constraints.activations = plain.costs, plain.activations
         if _unseen(result):
             _trace_training(model, example_inputs, result)
+    result.scales = result.origins.settle()
     return result
 
 
@@ -179,10 +197,11 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
     constraints, unseen = result.constraints, _unseen(result)
     costs, activations = list(constraints.costs), list(constraints.activations)
     produced, steps, ops = len(constraints.produced), len(constraints.steps), len(result.signal.ops)
+    calls = dict(constraints.shape_calls)
     unseen_axes = {id(axis) for leaf in unseen for axis in leaf.axes}
     set_training(model)
     try:
-        _run_under_rules(model, example_inputs, result)
+        run_under_rules(model, example_inputs, result)
         result.training = True
     except Exception:
         reason = "may feed `{}`, which met no op; remove that, or give inputs that training mode accepts too"
@@ -192,47 +211,11 @@ def _trace_training(model: nn.Module, example_inputs: Sequence[Any], result: Tra
             if axis is not None and len(axis) in reasons:
                 constraints.freeze(axis, reasons[len(axis)])
         del constraints.steps[steps:], result.signal.ops[ops:]
+        constraints.shape_calls = calls
     constraints.costs, constraints.activations = costs, activations
     for axis in constraints.produced[produced:]:
         if id(axis) in unseen_axes:
             constraints.freeze(axis, "is made in training mode only")
-
-
-def replay(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace
-) -> tuple[list[Step[Shape]], Exception | None]:
-    """Runs a pruned model as `trace` ran the dense one; returns its ops, up to the error if there was one."""
-    steps: list[Step[Shape]] = []
-
-    def record(func: Any, entry: OpEntry, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
-        shapes = [tuple(tensor.shape) for tensor in tensors_in((out,))]
-        steps.append(Step(func, numbers_of(entry.name, args), shapes))
-
-    with eval_then_restore(model), torch.no_grad(), warnings.catch_warnings(action="ignore"):
-        try:
-            with OpDispatch(record):
-                with thresholds_lowered(model) if traced.lowered else nullcontext():
-                    model(*example_inputs)
-                if traced.training:
-                    set_training(model)
-                    model(*example_inputs)
-        except Exception as error:
-            return steps, error
-    return steps, None
-
-
-def retrace(model: nn.Module, example_inputs: Sequence[Any], traced: Trace, first_free: int = 0) -> Trace:
-    """Traces another model in the same way as ``traced`` was.
-
-    Parameters have the same atoms in both, all others are ``first_free`` or above.
-    """
-    with eval_then_restore(model):
-        with thresholds_lowered(model) if traced.lowered else nullcontext():
-            result = _run(model, example_inputs, first_free)
-        if traced.training:
-            set_training(model)
-            _run_under_rules(model, example_inputs, result)
-    return result
 
 
 def _hides_layers(traced: Trace) -> bool:
@@ -249,7 +232,8 @@ def _unseen(traced: Trace) -> list[Leaf]:
     ]
 
 
-def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
+def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -> Trace:
+    """Labels all tensors of a model and runs it once; other atoms than theirs are ``first_free`` or above."""
     result = Trace()
     constraints = result.constraints
     seen: set[int] = set()
@@ -259,26 +243,29 @@ def _run(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 0) -
             axes = constraints.leaf(tensor).axes if tensor.is_floating_point() else (None,) * tensor.dim()
             result.leaves.append(Leaf(name, tensor, axes))
             result.signal.leaf(name, tensor)
+            result.origins.weight(tensor)
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
     with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
         try:
-            _run_under_rules(model, example_inputs, result)
+            run_under_rules(model, example_inputs, result)
         except Exception as error:
             raise ModelError(failure(model, example_inputs, error)) from error
     return result
 
 
-def _run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
+def run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
     """One forward pass under the op rules; channels of its results are frozen."""
     constraints = traced.constraints
     sources = traced.signal.of(tensors_within(example_inputs))
-    reads = (ShapeReads(constraints), ValueReads(constraints))
+    names = {id(module): name for name, module in model.named_modules()}
+    reads = (ShapeReads(constraints, names), ValueReads(constraints))
     with torch.no_grad(), sources, reads[0], reads[1], OpDispatch(partial(_apply_rule, traced)):
         output = model(*example_inputs)
     traced.may_branch |= constraints.may_branch
     for tensor in tensors_within(output):
         traced.signal.returned(tensor, constraints.axes(tensor))
+        constraints.use(tensor)
         for axis in constraints.axes(tensor):
             constraints.freeze(axis, "is an output of the model")
 

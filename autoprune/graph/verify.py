@@ -7,7 +7,7 @@ lengths that the labels predict and the same factors, contains neither.
 Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,117 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.graph.components import connected
+from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
-from autoprune.graph.labels import Atoms, Step
-from autoprune.graph.solve import connected, solve
-from autoprune.graph.surgery import mask, prune
-from autoprune.graph.trace import Shape, Trace, replay, retrace
+from autoprune.graph.labels import Atoms, Axis, Step
+from autoprune.graph.replays import replay, retrace
+from autoprune.graph.shape_calls import FREE, CorrectedShapes, Misfit, with_siblings
+from autoprune.graph.size_attributes import Attempts, SizeAttribute
+from autoprune.graph.solve import solve
+from autoprune.graph.surgery import mask
+from autoprune.graph.trace import Shape, Trace
+from autoprune.graph.workbench import Workbench
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
-_TOGETHER = "can't shrink together with other groups in the model's code"
+_FRACTION = 0.5
+_FIXED = "a fixed length in the model's code"
+_STAYS = "a length in the model's code that does not follow it, at"
 
 
-def verified(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> ChannelGraph:
-    """The graph of ``traced``, in which the groups that the model's code needs whole are frozen."""
+def verified(
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, bench: Workbench | None = None
+) -> ChannelGraph:
+    """The graph of ``traced``, in which the groups that the model's code needs whole are frozen.
+
+    ``bench`` is of the model.
+    """
+    workbench = bench or Workbench(model)
     graph = solve(traced)
     if traced.may_branch:
         graph = _with_other_branches(model, example_inputs, traced, graph)
     groups = suspects(traced, graph)
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
-        return _problem(model, example_inputs, traced, graph, subset)
+        return _problem(model, workbench, example_inputs, traced, graph, subset)
 
-    while groups and (named := find_culprits(problem_of, groups)):
-        for group, problem in named:
-            traced.constraints.freeze(atoms_of(traced, group), problem)
+    attempts: Attempts | None = None
+    fraction = 0.0
+    while groups:
+        misfits: list[Misfit] = []
+        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, fraction)
+        named: list[tuple[ChannelGroup, str]] = []
+        if misfits:
+            fraction = _FRACTION  # an attribute must follow any width
+            attempts = attempts or Attempts(workbench.names())
+            exhausted = with_siblings(
+                workbench.modules(), traced.constraints.shape_calls, attempts.next(misfits)
+            )
+            named = _blamed(traced, groups, exhausted)
+            unblamed = [misfit for misfit in exhausted if not _blamed(traced, groups, [misfit])]
+            dropped = [attempts.drop(misfit.modules) for misfit in unblamed]
+            if not named and exhausted and not any(dropped):
+                names = workbench.names()
+                near = inside(
+                    groups, [names[id(module)] for misfit in exhausted for module in misfit.modules]
+                )
+                named = find_culprits(problem_of, near) if near else []
+                named = named or find_culprits(problem_of, groups)
+        elif attempts is not None and (apart := _untied(traced, attempts)):
+            _tie(traced, attempts, apart)
+        elif problem is not None:
+            named = find_culprits(problem_of, groups)
+            if not named:
+                break
+        else:
+            break
+        for group, text in named:
+            traced.constraints.freeze(atoms_of(traced, group), text)
+        traced.sizes = attempts.sizes if attempts is not None else []
         graph = solve(traced)
-        groups = [group for group in groups if group.name in graph.prunable]
+        groups = [group for group in suspects(traced, graph) if group.prunable]
     return graph
+
+
+def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, SizeAttribute]]:
+    """Pairs of uses of one attribute for axes that may shrink differently."""
+    unit = traced.unit
+    assert unit is not None
+    return [
+        (one, other)
+        for one, other in attempts.shared()
+        if set(unit[one.axis].tolist()) != set(unit[other.axis].tolist())
+    ]
+
+
+def _tie(traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute, SizeAttribute]]) -> None:
+    """Makes axes that follow one attribute lose channels together; where their lengths differ, they stay."""
+    equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
+    for one, other in equal:
+        traced.constraints.tie(np.stack([one.axis, other.axis], axis=1))
+    for _, other in [] if equal else pairs:  # ties may have settled them
+        traced.constraints.freeze(other.axis, f"has a length that comes from `{other.name}`, as others have")
+        attempts.give_up(other)
+
+
+def _blamed(
+    traced: Trace, groups: Sequence[ChannelGroup], misfits: Sequence[Misfit]
+) -> list[tuple[ChannelGroup, str]]:
+    """The groups whose lengths the code does not follow, each with the first such call."""
+    unit = traced.unit
+    assert unit is not None
+    group_of = {int(root): group for group in groups for root in unit[atoms_of(traced, group, axes=1)]}
+    blamed: dict[str, tuple[ChannelGroup, str]] = {}
+    for misfit in misfits:
+        reason = (
+            f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
+        )
+        for axis, _ in misfit.changed:
+            for root in np.unique(unit[axis]) if axis is not None else ():
+                if int(root) in group_of:
+                    group = group_of[int(root)]
+                    blamed.setdefault(group.name, (group, reason))
+    return list(blamed.values())
 
 
 def _with_other_branches(
@@ -64,40 +149,41 @@ def _with_other_branches(
     return solve(traced)
 
 
-def find_culprits(
-    problem_of: Callable[[Sequence[ChannelGroup]], str | None], groups: Sequence[ChannelGroup]
-) -> list[tuple[ChannelGroup, str]]:
-    """Bisects ``groups`` to those that cause a problem, each with its own one."""
-    problem = problem_of(groups)
-    if problem is None:
-        return []
-    if len(groups) == 1:
-        return [(groups[0], problem)]
-    half = len(groups) // 2
-    named = [*find_culprits(problem_of, groups[:half]), *find_culprits(problem_of, groups[half:])]
-    return named or [(group, _TOGETHER) for group in groups]
-
-
 def _problem(
     model: nn.Module,
+    bench: Workbench,
     example_inputs: Sequence[Any],
     traced: Trace,
     graph: ChannelGraph,
     groups: Sequence[ChannelGroup],
+    misfits: list[Misfit] | None = None,
+    fraction: float = 0,
 ) -> str | None:
-    """Why the model fails or deviates once each of ``groups`` has lost its last unit."""
-    keep = {group.name: group.units[:-1].ravel().tolist() for group in groups}
-    steps, error = replay(prune(model, graph, keep), example_inputs, traced)
+    """Why the model fails or deviates once each of ``groups`` has lost its last unit.
+
+    With ``misfits``, calls that have fixed lengths go into it and are corrected. With ``fraction``, as many
+    of the units are lost as that says.
+    """
+    lost = {group.name: group.units[min(-1, -int(fraction * len(group.units))) :] for group in groups}
+    keep = {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
+    length = _Lengths(traced, groups, lost)
+    corrected = None
+    if misfits is not None:
+        corrected = CorrectedShapes(traced.constraints.shape_calls, bench.names(), length)
+    with bench.pruned(graph, keep) as pruned:
+        steps, error = replay(pruned, example_inputs, traced, corrected)
+    if misfits is not None and corrected is not None:
+        misfits += corrected.misfits
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
-        return f"has a fixed length in the model's code: {type(error).__name__}: {lines[0]}"
-    problem, common = _deviation(traced, groups, steps)
+        return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
+    problem, common = _deviation(traced, length, steps)
     if problem is None and common is None:
         return None
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
-    problem, common = _deviation(masked, groups, steps)
+    problem, common = _deviation(masked, _Lengths(masked, groups, lost), steps)
     if problem is not None or common is None:
         return problem
     branches = _common_steps(traced.constraints.steps, masked.constraints.steps) > common
@@ -116,37 +202,51 @@ def _common_steps(one: Sequence[Step[Any]], other: Sequence[Step[Any]]) -> int:
 
 
 def _deviation(
-    traced: Trace, groups: Sequence[ChannelGroup], steps: Sequence[Step[Shape]]
+    traced: Trace, length: "_Lengths", steps: Sequence[Step[Shape]]
 ) -> tuple[str | None, int | None]:
-    """How the ops of a pruned model differ from those of ``traced`` without the last unit of each group.
+    """How the ops of a pruned model differ from those of ``traced`` with lengths as predicted.
 
     Returns:
         The first deviation, and the number of ops before the two runs diverged, None if they never did.
     """
     constraints = traced.constraints
-    channel = connected(constraints.size, [*constraints.same, *constraints.joined])
-    removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
-    for group in groups:
-        removed[channel[atoms_of(traced, group, group.units[-1])]] = True
-    for leaf in traced.leaves:
-        for axis in leaf.axes:
-            if axis is not None:
-                of_leaf[channel[axis]] = True
-    removed, of_leaf = removed[channel], of_leaf[channel]
     common = _common_steps(constraints.steps, steps)
     for before, after in zip(constraints.steps[:common], steps[:common], strict=True):
         for old, new in zip(before.numbers, after.numbers, strict=False):
             if not np.isclose(old, new, rtol=1e-5, atol=0, equal_nan=True):
                 return f"sets a number in the model's code: {old:.6g} becomes {new:.6g} in {before.op}", None
         for axes, shape in zip(before.outputs, after.outputs, strict=True):
-            for axis, length in zip(axes, shape, strict=False):
-                if (
-                    axis is not None
-                    and length != len(axis) - np.count_nonzero(removed[axis])
-                    and of_leaf[axis].any()
-                ):
-                    return f"has a length in the model's code that does not follow it, at {before.op}", None
+            for axis, n in zip(axes, shape, strict=False):
+                if axis is not None and length(axis, len(axis)) not in (n, FREE):
+                    return f"has {_STAYS} {before.op}", None
     return None, None if common == len(steps) == len(constraints.steps) else common
+
+
+class _Lengths:
+    """Predicts lengths in a model that lost channels: from the label of an axis, and its dense length.
+
+    Args:
+        traced: the trace of the labels.
+        groups: those that lost channels.
+        lost: these channels, by group.
+    """
+
+    def __init__(self, traced: Trace, groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> None:
+        constraints = traced.constraints
+        channel = connected(constraints.size, [*constraints.same, *constraints.joined])
+        removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
+        for group in groups:
+            removed[channel[atoms_of(traced, group, lost[group.name])]] = True
+        for leaf in traced.leaves:
+            for axis in leaf.axes:
+                if axis is not None:
+                    of_leaf[channel[axis]] = True
+        self._removed, self._of_leaf = removed[channel], of_leaf[channel]
+
+    def __call__(self, axis: Axis, n: int) -> int:
+        if axis is None:
+            return n
+        return n - int(np.count_nonzero(self._removed[axis])) if self._of_leaf[axis].any() else FREE
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:

@@ -23,7 +23,7 @@ from torch import nn
 
 from autoprune.graph import ChannelGraph, ChannelGroup, prune
 from autoprune.graph.emptied import Constant
-from autoprune.graph.surgery import kept_rows
+from autoprune.graph.surgery import kept_rows, row_factors
 from autoprune.importance.gradients import gate_gradients
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
@@ -79,7 +79,7 @@ def scatter_into_dense(
     Where a layer without inputs and its norm became one constant, the dense norm's shift is moved, so that
     both give that constant.
     """
-    rows = kept_rows(graph, keep)
+    rows, factors = kept_rows(graph, keep), row_factors(graph, keep)
     model = copy.deepcopy(dense)
     smaller = pruned.state_dict()
     folded = {
@@ -92,7 +92,13 @@ def scatter_into_dense(
         index = [places.get(axis, torch.arange(shape[axis])) for axis in range(tensor.dim())]
         if name not in smaller or name.removesuffix(".bias") in folded:
             continue  # of a layer without inputs or outputs, or of a norm that was folded into one
-        if index:
+        if name in factors:  # the dense attention has another scale
+            axis, factor = factors[name]
+            factor = factor[index[axis]].view(-1, *[1] * (tensor.dim() - 1 - axis))
+            tensor[torch.meshgrid(*index, indexing="ij")] = (smaller[name] / factor.to(smaller[name])).to(
+                tensor
+            )
+        elif index:
             tensor[torch.meshgrid(*index, indexing="ij")] = smaller[name].to(tensor.device)
         else:
             tensor.copy_(smaller[name])

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
 from autoprune.graph import ChannelGraph
-from autoprune.graph.surgery import kept_rows
+from autoprune.graph.surgery import kept_rows, row_factors
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
@@ -122,7 +122,8 @@ class Reconstructor:
         and the layers that read what it is added to are solved, too.
         All images go through the detector at once, without gradients. Skipped are layers with groups or with
         a forward method of their own, layers whose positions are no positions of the image (behind RoI
-        pooling, where the dense detector sees other regions), and layers that read their own output.
+        pooling, where the dense detector sees other regions), layers that read their own output, and those of
+        queries that are scaled as their attention lost width.
 
         Args:
             pruned: what `prune` made of the dense detector; not changed.
@@ -135,7 +136,12 @@ class Reconstructor:
         rows = kept_rows(self._graph, keep)
         fit_constants(model, self._dense, rows, partial(self._dense, self._batch))
         lost = _lost_inputs(model, self._dense) | readers_of_constants(model, self._graph)
-        layers = {name: layer for name, layer in _solvable(lost).items() if name in self._calls}
+        scaled = row_factors(self._graph, keep)  # their outputs are no outputs of the dense detector
+        layers = {
+            name: layer
+            for name, layer in _solvable(lost).items()
+            if name in self._calls and f"{name}.weight" not in scaled
+        }
         calls = {name: _kept(self._calls[name], rows.get(f"{name}.weight", {}).get(0)) for name in layers}
         held_from = len(self._batch) - max(1, round(HELD_OUT * len(self._batch)))
         errors: dict[str, LayerErrors] = {}

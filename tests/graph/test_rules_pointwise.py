@@ -191,3 +191,18 @@ class Convolved(nn.Module):
 def test_sums_over_channels_are_exact(how, check_op):
     graph = check_op(Convolved(how), 8, fractions=(0.5, 0.2))
     assert list(graph.prunable) == ["enter", "function.conv"]
+
+
+def ignored_mean(x):
+    x.mean(1)
+    return x
+
+
+def viewed_mean(x):
+    x.mean(1).unsqueeze(1)
+    return x
+
+
+@pytest.mark.parametrize(("function", "reason"), [(ignored_mean, None), (viewed_mean, "is reduced by mean")])
+def test_a_reduction_that_nothing_reads_costs_no_channels(check_op, function, reason):
+    check_op(function, reason=reason)

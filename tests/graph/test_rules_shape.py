@@ -166,3 +166,28 @@ def test_what_is_written_labels_a_fresh_tensor(check_op):
     check_op(Scatter("channels"))
     check_op(Scatter("literal"), reason="in the model's code")
     check_op(Scatter("constant"), reason="fixed length")
+
+
+def rows(channels):
+    """The index of two rows, the same for every channel."""
+    return torch.tensor([3, 1]).view(1, 1, 2, 1).expand(2, channels, 2, 6)
+
+
+def own_rows(channels):
+    """An index that differs from channel to channel."""
+    return torch.arange(channels).remainder(6).view(1, channels, 1, 1).expand(2, channels, 2, 6)
+
+
+@pytest.mark.parametrize(
+    ("function", "reason"),
+    [
+        (lambda x: x.gather(2, rows(x.shape[1])), None),
+        (lambda x: x.gather(-2, rows(1).repeat(1, x.shape[1], 1, 1)), None),
+        (lambda x: total(x.gather(2, rows(x.shape[1]))), None),
+        (lambda x: x.gather(2, rows(12)), "fixed length"),
+        (lambda x: x.gather(2, own_rows(x.shape[1])), "of its own for each channel"),
+        (lambda x: x.gather(1, own_rows(12).expand(2, 12, 2, 6)), "picked from by an index"),
+    ],
+)
+def test_gathered_positions(check_op, function, reason):
+    check_op(function, reason=reason)

@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from autoprune.graph.components import connected
 from autoprune.graph.labels import TraceConstraints
 from autoprune.graph.rules import RULES
-from autoprune.graph.solve import connected
 
 
 @pytest.mark.parametrize(

@@ -29,25 +29,6 @@ def graph():
     return analyze(network(), (X,))
 
 
-def test_modules_say_their_true_sizes():
-    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 1, groups=8),
-                          nn.PReLU(8),
-                          nn.ConvTranspose2d(8, 10, 2), nn.InstanceNorm2d(10, affine=True),
-                          nn.Conv2d(10, 4, 1), nn.Flatten(), nn.Linear(4 * 25, 7),
-                          nn.Linear(7, 2))  # fmt: skip
-    graph = analyze(model, (X,))
-    pruned = prune(model, graph, {"0": [0, 1, 6, 7], "4": [9], "6": [1, 2], "8": [0, 6]})
-    assert (pruned[0].in_channels, pruned[0].out_channels) == (3, 4)
-    assert (pruned[1].num_groups, pruned[1].num_channels) == (2, 4)
-    assert (pruned[2].in_channels, pruned[2].out_channels, pruned[2].groups) == (4, 4, 4)
-    assert pruned[3].num_parameters == 4
-    assert (pruned[4].in_channels, pruned[4].out_channels) == (4, 1)
-    assert pruned[5].num_features == 1
-    assert (pruned[6].in_channels, pruned[6].out_channels) == (1, 2)
-    assert (pruned[8].in_features, pruned[8].out_features, pruned[9].in_features) == (2 * 25, 2, 2)
-    assert model[0].weight.shape == (8, 3, 3, 3)
-
-
 def test_kept_weights_are_the_dense_ones():
     model = network()
     pruned = prune(model, analyze(model, (X,)), {"5": [2, 7]})

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from autoprune.graph import analyze, mask, prune
-from autoprune.graph.trace import numbers_of, replay, trace
+from autoprune.graph.trace import numbers_of, trace
 
 IMAGES = torch.rand(2, 3, 8, 8)
 X = torch.rand(2, 3, 4, 4, dtype=torch.float64)
@@ -167,17 +167,6 @@ def test_features_are_the_maps_that_direct_children_return(residual):
     assert lengths == {"stem": [8], "norm": [8], "inner": [6], "outer": [8]}
     ((axis, _),) = traced.features["stem"]
     assert axis is traced.axes["stem.weight", 0]
-
-
-def test_a_replay_of_the_model_itself_takes_the_same_steps(residual):
-    model = residual()
-    traced = trace(model, (IMAGES,))
-    steps, error = replay(model, (IMAGES,), traced)
-    assert error is None
-    assert [step.op for step in steps] == [step.op for step in traced.constraints.steps]
-    steps, error = replay(model, (IMAGES[:, :2],), traced)
-    assert isinstance(error, RuntimeError)
-    assert len(steps) < len(traced.constraints.steps)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from autoprune.graph import analyze
 from autoprune.graph.labels import Step
-from autoprune.graph.verify import _common_steps, _widths_behind, find_culprits
+from autoprune.graph.verify import _common_steps, _widths_behind
 
 from .conftest import Between
 
@@ -70,20 +70,3 @@ def test_runs_diverge_at_another_op_or_number_of_outputs():
     assert _common_steps(steps, steps[:2]) == 2
     assert _common_steps(steps, [steps[0], Step("b", (), [()]), steps[2]]) == 1
     assert _common_steps(steps, [Step("x", (), [()]), *steps[1:]]) == 0
-
-
-@pytest.mark.parametrize("culprits", [set(), {3}, {0, 7}, {1, 2, 5}])
-def test_bisection_finds_each_group_that_fails_alone(culprits):
-    def problem_of(groups):
-        return f"fails with {min(culprits & set(groups))}" if culprits & set(groups) else None
-
-    assert find_culprits(problem_of, range(8)) == [(n, f"fails with {n}") for n in sorted(culprits)]
-
-
-def test_groups_that_only_fail_together_are_all_frozen():
-    def problem_of(groups):
-        return "fails" if {2, 6} <= set(groups) else None
-
-    named = find_culprits(problem_of, range(8))
-    assert [group for group, _ in named] == list(range(8))
-    assert {reason for _, reason in named} == {"can't shrink together with other groups in the model's code"}

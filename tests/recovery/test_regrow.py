@@ -211,3 +211,39 @@ def test_an_emptied_group_is_neither_opened_nor_made(monkeypatch):
     assert exchange(space, {"stem": range(16), "inner": ()}, values) == {"inner": ()}
     values["inner"] = np.full(16, 1e-9)
     assert len(exchange(space, {"stem": range(8), "inner": range(8)}, values)["inner"]) == 8
+
+
+class Attention(nn.Module):
+    """An attention whose scale follows its width."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.head = nn.Linear(6, 12), nn.Linear(12, 3)
+        self.query, self.key, self.value, self.out = (nn.Linear(12, 12) for _ in range(4))
+        self.heads, self.width = 2, 6
+
+    def forward(self, x):
+        x = self.stem(x)
+        q, k, v = (
+            layer(x).view(*x.shape[:2], self.heads, self.width).transpose(1, 2)
+            for layer in (self.query, self.key, self.value)
+        )
+        y = nn.functional.scaled_dot_product_attention(q, k, v).transpose(1, 2)
+        return self.head(x + self.out(y.reshape(*x.shape[:2], self.heads * self.width)))
+
+
+def test_queries_that_make_up_for_their_width_are_scaled_back():
+    torch.manual_seed(0)
+    dense, x = Attention().double(), torch.rand(2, 5, 6, dtype=torch.float64)
+    graph = analyze(dense, (x,))
+    units = graph.groups["query"].units
+    keep = {"query": units[[0, 3]].ravel().tolist()}
+    pruned = prune(dense, graph, keep)
+    assert not torch.equal(pruned.query.weight, dense.query.weight[: len(pruned.query.weight)])
+    for name, value in scatter_into_dense(pruned, dense, graph, keep).state_dict().items():
+        torch.testing.assert_close(value, dense.state_dict()[name], rtol=1e-12, atol=0)
+    with torch.no_grad():
+        for parameter in pruned.parameters():
+            parameter += 0.1 * torch.rand_like(parameter)
+    scattered = mask(scatter_into_dense(pruned, dense, graph, keep), graph, keep)
+    torch.testing.assert_close(scattered(x), pruned(x), rtol=1e-12, atol=1e-12)
