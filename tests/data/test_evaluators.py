@@ -89,10 +89,10 @@ def test_both_libraries_give_the_same_numbers(seed, ids, scores, many, some):
 def test_no_detections_and_those_of_unknown_classes_or_images(evaluator):
     box = {"id": 1, "image_id": 5, "category_id": 2, "bbox": [1, 1, 9, 9], "area": 81, "iscrowd": 0}
     truth = GroundTruth(truth_of([5, 6], [2, 4], [box]))
-    found = [5, 1, 1, 9, 9, 0.5, 2]
+    hit = [5, 1, 1, 9, 9, 0.5, 2]
     unknown = [[5, 1, 1, 9, 9, 0.9, 3], [7, 1, 1, 9, 9, 0.9, 2], [5, 1, 1, 9, 9, 0.9, -2]]
     assert run_cocoeval(truth, NONE, [5, 6], evaluator).stats[0] == 0
-    assert run_cocoeval(truth, np.array([found, *unknown], float), [5, 6], evaluator).stats[
+    assert run_cocoeval(truth, np.array([hit, *unknown], float), [5, 6], evaluator).stats[
         0
     ] == pytest.approx(1)
-    assert run_cocoeval(truth, np.array([found], float), [6], evaluator).stats[0] == -1
+    assert run_cocoeval(truth, np.array([hit], float), [6], evaluator).stats[0] == -1

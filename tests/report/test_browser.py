@@ -35,7 +35,7 @@ CHROMIUM = chromium()
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="no Chromium here; install one (Debian: apt-get install chromium)"
 )
-PATIENCE_MS = 120_000  # a busy machine is slow, and that is no error of the page
+PATIENCE_MS = 600_000  # a busy machine is slow, and that is no error of the page
 DESKTOP = {"viewport": {"width": 1200, "height": 900}}
 PHONE = {
     "viewport": {"width": 390, "height": 844},
