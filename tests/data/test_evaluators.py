@@ -92,7 +92,7 @@ def test_no_detections_and_those_of_unknown_classes_or_images(evaluator):
     hit = [5, 1, 1, 9, 9, 0.5, 2]
     unknown = [[5, 1, 1, 9, 9, 0.9, 3], [7, 1, 1, 9, 9, 0.9, 2], [5, 1, 1, 9, 9, 0.9, -2]]
     assert run_cocoeval(truth, NONE, [5, 6], evaluator).stats[0] == 0
-    assert run_cocoeval(truth, np.array([hit, *unknown], float), [5, 6], evaluator).stats[
-        0
-    ] == pytest.approx(1)
+    assert run_cocoeval(truth, np.array([hit, *unknown], float), [5, 6], evaluator).stats[0] == pytest.approx(
+        1
+    )
     assert run_cocoeval(truth, np.array([hit], float), [6], evaluator).stats[0] == -1

@@ -17,7 +17,7 @@ from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
 
 QUICK = ("yolox", "rtmdet")
-"""Kinds whose channel groups are boxes_of_theirs within seconds."""
+"""Kinds whose channel groups are there within seconds."""
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -57,15 +57,17 @@ def test_detections_are_those_of_its_predictor(pair, resized):
         else:
             (got,) = detector([as_tensor(image)])
         limits = torch.tensor([*image.size, *image.size])
-        boxes = boxes_of_theirs.xyxy.clamp(min=0).minimum(
-            limits
-        )  # its queries find boxes beyond the image, too
-        assert len(got["scores"]) == len(boxes_of_theirs.conf)
+        # its queries find boxes beyond the image, too
+        boxes = boxes_of_theirs.xyxy.clamp(min=0).minimum(limits)
+        clear = 0.05 + 1e-3  # below, one of them may have left a detection out
+        assert (got["scores"] > clear).sum() <= len(boxes_of_theirs.conf)
+        assert (boxes_of_theirs.conf > clear).sum() <= len(got["scores"])
         assert got["scores"].tolist() == sorted(got["scores"], reverse=True)
         apart = (boxes[:, None] - got["boxes"]).abs().amax(2) / 0.5
         apart = apart.maximum((boxes_of_theirs.conf[:, None] - got["scores"]).abs() / 1e-3)
         apart[boxes_of_theirs.cls[:, None] + 1 != got["labels"]] = torch.inf
-        assert not len(apart) or (apart.amin(1) <= 1).all()
+        assert (apart[boxes_of_theirs.conf > clear] <= 1).any(1).all()
+        assert (apart[:, got["scores"] > clear] <= 1).any(0).all()
         scores_seen += [round(float(score), 2) for score in boxes_of_theirs.conf]
     assert len(scores_seen) > 20
     assert len({*scores_seen}) > 5

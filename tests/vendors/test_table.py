@@ -1,4 +1,4 @@
-"""Tests of how the module of a library is by_name, and of what a name of its detectors stands for."""
+"""Tests of how the module of a library is looked up, and of what a name of its detectors stands for."""
 
 import importlib.util
 import re
