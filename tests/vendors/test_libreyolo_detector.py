@@ -49,7 +49,7 @@ def test_detections_are_those_of_its_predictor(pair, resized):
     """Whole on images of the network's size; on others with its own pixels, which are almost ours."""
     family, theirs, detector, _ = pair
     side, scores_seen = KINDS[family][1], []
-    for image in pictures(16 if resized else 4):
+    for image in pictures(16 if resized else 6):
         image = image if resized else image.resize((side, side))
         boxes_of_theirs = theirs.predict(image, conf=0.05, iou=0.5, imgsz=side).boxes
         if resized:
