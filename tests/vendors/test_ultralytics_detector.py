@@ -199,6 +199,10 @@ def test_other_tasks_give_boxes_and_refuse_training(task):
     corners = result.boxes.xyxy if task != "obb" else result.obb.xyxyxyxy
     if task == "obb":
         corners = torch.cat([corners.amin(1), corners.amax(1)], 1)
+    if task == "seg":  # its predictor drops detections whose mask is empty, which ours are without
+        near = (selected["boxes"][:, None] - corners).abs().amax(-1).amin(1) <= 0.5
+        selected = {name: values[near] for name, values in selected.items()}
+    assert len(corners) > 10
     compare([selected], [corners], [result.boxes if task != "obb" else result.obb], [image])
     with pytest.raises(ModelError, match="can't be trained here"):
         detector.train()([as_tensor(image)], [{"boxes": torch.ones(1, 4), "labels": torch.ones(1).long()}])

@@ -76,9 +76,13 @@ def test_its_file_is_what_yolo_loads(kind, tmp_path, pruned):
     with torch.inference_mode():
         selected = detector([as_tensor(image)])[0]
     boxes = result.boxes if result.obb is None else result.obb
-    count = min(len(boxes.conf), len(selected["scores"]))
-    assert max(len(boxes.conf), len(selected["scores"])) - 1 <= count > 10  # round-off at the threshold
-    torch.testing.assert_close(boxes.conf[:count], selected["scores"][:count], rtol=0, atol=1e-3)
+    scores = selected["scores"]
+    if kind == "yolo11n-seg":  # its predictor drops detections whose mask is empty, which ours are without
+        corners = selected["boxes"][:, None]
+        scores = scores[(corners - boxes.xyxy).abs().amax(-1).amin(1) <= 0.5]
+    count = min(len(boxes.conf), len(scores))
+    assert max(len(boxes.conf), len(scores)) - 1 <= count > 10  # round-off at the threshold
+    torch.testing.assert_close(boxes.conf[:count], scores[:count], rtol=0, atol=1e-3)
     with pytest.raises(ModelError, match="holds a pruned model given as dense"):
         adapter.describe(str(path), {})
 
