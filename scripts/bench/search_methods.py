@@ -214,7 +214,11 @@ def by_torch_pruning(importance: str) -> Callable[[Case], Choice]:
             "answer": str(answer),
         }
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        subprocess.run([case.given.peer_python, str(PEERS), json.dumps(request)], check=True, env=environment)
+        command = [case.given.peer_python, str(PEERS), json.dumps(request)]
+        ended = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            problem = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SystemExit(f"torch-pruning fails on {case.config.model}: {problem}")
         result = json.loads(answer.read_text(encoding="utf-8"))
         return Choice(result["keep"], notes={"pruning_ratio": result["pruning_ratio"]})
 
