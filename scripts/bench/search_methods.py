@@ -193,7 +193,7 @@ def size_below(case: Case) -> int:
     if own is None:
         raise SystemExit(f"{case.method}: {case.config.model} has no input size that can be set")
     highest = int(own * fraction**0.5) // STRIDE * STRIDE + STRIDE  # sides are rounded, so one more is tried
-    for pixels in range(min(highest, own - STRIDE), 0, -STRIDE):
+    for pixels in range(min(highest, (own - 1) // STRIDE * STRIDE), 0, -STRIDE):
         if case.at(pixels).graph.gflops() <= case.budget.limit:
             return pixels
     raise SystemExit(f"{case.method}: no input size meets {case.budget.limit:.4f} GFLOPs")

@@ -19,8 +19,8 @@ for both detectors: of --rates the best after --rate-steps, with seed 0; the oth
     python scripts/bench/siblings.py --pair yolo11 --data DATA --seeds 3 --out runs/bench-siblings \
         --peer-python PYTHON_WITH_TORCH_PRUNING
 
-Each part's result is a file in --out, so the same command goes on where it was stopped; a training goes on
-from its last checkpoint. `--rows ''` prints the table as it stands.
+Each part's result is a file in --out, so the same command resumes, a training from its last checkpoint.
+`--rows ''` prints the table as it stands.
 """
 
 import argparse
@@ -132,6 +132,8 @@ def timed(work: Callable[[], Result]) -> Result:
 
 def brief(result: Result) -> str:
     """A result in a few words."""
+    if "failed" in result:
+        return str(result["failed"])
     scores = ", ".join(f"{n} {100 * result[n]:.1f}" for n in ("val", "test") if result[n] is not None)
     return f"{scores}, {result['gflops']:.3f} GFLOPs, {result['seconds']:.0f} s"
 

@@ -18,7 +18,7 @@ from autoprune.cost.budget import Budget
 from autoprune.data.coco import Split, open_data
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.detectors import build, detector_inputs, resize_rule, save_state
-from autoprune.errors import DataError
+from autoprune.errors import ConfigError, DataError
 from autoprune.graph import analyze
 from autoprune.run.results import load_result
 from autoprune.space.one_shot import greedy
@@ -163,9 +163,9 @@ class Work:
         file = self.weights(name, steps, rate)
         result = train(model, split, settings, DEVICE, checkpoint=file.with_suffix(".checkpoint"), what=name)
         save_state(result.model, file)
-        costs = self.costs(result.model)
+        scores = {**self.score(result.model), **self.costs(result.model)}
         file.with_suffix(".checkpoint").unlink(missing_ok=True)
-        return {**self.score(result.model), **costs, "learning_rate": rate, "weights": str(file)}
+        return {**scores, "learning_rate": rate, "weights": str(file)}
 
     def weights(self, name: str, steps: int, rate: float) -> Path:
         """Where a trained detector is kept."""
@@ -232,23 +232,27 @@ class Work:
         given = argparse.Namespace(**{**vars(self.given), "out": self.folder})
         case = Case(self.task, given, row.policy)
         policy = once(self.folder / f"policy-{row.policy}.json", partial(choose, case))
+        if "failed" in policy:
+            return policy
         choice = Choice(policy["keep"], policy["pixels"])
         recovery = PLAIN if row.plain else {}
         task = replace(self.task, config=changed(self.task.config, **recovery))
         dense = partial(evaluate, self.task.model, self.task.val, DEVICE)
         result = recovered(Case(task, given, name), choice, dense)
-        return {**result, **{key: policy[key] for key in ("policy_s", "notes")}}
+        return {**result, "policy_s": policy["policy_s"], "notes": policy["notes"]}
 
 
 def choose(case: Case) -> Result:
-    """A method's policy and what it took.
+    """A method's policy and what it took, or why there is none.
 
     Where torch-pruning can't prune a detector, its ranking is repeated on autoprune's graph.
     """
-    method, notes = POLICIES[case.method], dict[str, Any]()
+    notes: Result = {}
     try:
-        choice = method.choose(case)
-    except SystemExit as error:
+        choice = POLICIES[case.method].choose(case)
+    except (SystemExit, ConfigError) as error:
+        if case.method == "lower":
+            return {"failed": str(error)}
         if case.method != "tp-taylor":
             raise
         notes["failed"] = str(error)
@@ -256,12 +260,8 @@ def choose(case: Case) -> Result:
     if case.method == "autoprune":
         notes["search_steps"] = search_steps(case)
     keep = {group: list(map(int, kept)) for group, kept in choice.keep.items()}
-    return {
-        "keep": keep,
-        "pixels": choice.pixels,
-        "notes": {**choice.notes, **notes},
-        "policy_s": choice.seconds,
-    }
+    notes = {**choice.notes, **notes}
+    return {"keep": keep, "pixels": choice.pixels, "notes": notes, "policy_s": choice.seconds}
 
 
 def search_steps(case: Case) -> int:

@@ -26,7 +26,8 @@ def show(folder: Path, steps: int) -> None:
         folder: one folder for each seed.
         steps: of all rows.
     """
-    scored = {name: read(folder, name) for name in ROWS}
+    rows = {name: read(folder, name) for name in ROWS}
+    scored = {name: {s: r for s, r in row.items() if "failed" not in r} for name, row in rows.items()}
     table = Table(
         "detector", "fraction of\nGFLOPs", "less the smaller\n± seeds, ± images",
         "autoprune less it\n± seeds, ± images", "mAP", "val", "test", "GFLOPs", "M param.", "seeds",
@@ -52,6 +53,9 @@ def show(folder: Path, steps: int) -> None:
         )
     console = Console(width=150)
     console.print(table)
+    for name in ROWS:
+        for reason in {result["failed"] for result in rows[name].values() if "failed" in result}:
+            console.print(f"{ROWS[name].label}: {reason}", markup=False)
     peers = [result["notes"].get("failed") for result in scored["tp-taylor-plain"].values()]
     if any(peers):
         console.print(f"torch-pruning's ranking is repeated on autoprune's graph: {peers[0]}", markup=False)
