@@ -52,7 +52,7 @@ TINY = {
     "taylor_images": 4,
     "seeds": 1,
 }
-FIRST = ("smaller", "autoprune", *(name for name in ROWS if name.endswith("-plain")), "larger")
+FIRST = ("smaller", *(name for name in ROWS if name.endswith("-plain")), "autoprune", "larger")
 FIRST += tuple(name for name in ROWS if name not in FIRST)
 """The rows in the order of the work: what the comparison can't do without comes first."""
 
