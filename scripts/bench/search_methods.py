@@ -193,7 +193,7 @@ def size_below(case: Case) -> int:
     if own is None:
         raise SystemExit(f"{case.method}: {case.config.model} has no input size that can be set")
     highest = int(own * fraction**0.5) // STRIDE * STRIDE + STRIDE  # sides are rounded, so one more is tried
-    for pixels in range(min(highest, own - STRIDE), 0, -STRIDE):
+    for pixels in range(min(highest, (own - 1) // STRIDE * STRIDE), 0, -STRIDE):
         if case.at(pixels).graph.gflops() <= case.budget.limit:
             return pixels
     raise SystemExit(f"{case.method}: no input size meets {case.budget.limit:.4f} GFLOPs")
@@ -214,7 +214,11 @@ def by_torch_pruning(importance: str) -> Callable[[Case], Choice]:
             "answer": str(answer),
         }
         environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}
-        subprocess.run([case.given.peer_python, str(PEERS), json.dumps(request)], check=True, env=environment)
+        command = [case.given.peer_python, str(PEERS), json.dumps(request)]
+        ended = subprocess.run(command, env=environment, stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            problem = (ended.stderr.strip().splitlines() or ["no message"])[-1]
+            raise SystemExit(f"torch-pruning fails on {case.config.model}: {problem}")
         result = json.loads(answer.read_text(encoding="utf-8"))
         return Choice(result["keep"], notes={"pruning_ratio": result["pruning_ratio"]})
 
