@@ -16,6 +16,7 @@ from autoprune.graph.layers import LayerRecord, layers_recorded
 from autoprune.graph.module_sizes import follows
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
 from autoprune.graph.origins import Origins
+from autoprune.graph.response_norm import ResponseForm, ResponseNorm
 from autoprune.graph.rules import PRODUCTS, RULES
 from autoprune.graph.rules_pointwise import elementwise
 from autoprune.graph.rules_product import ATTENTIONS, scale_of
@@ -62,6 +63,7 @@ class Trace:
         layers: the layers that can be replaced once they are empty.
         scales: the label of each width that sets an attention's scale, with the rows that make up for it.
         sizes: attributes of modules that follow the widths.
+        responses: the global response norms by name.
         may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
@@ -76,6 +78,7 @@ class Trace:
     layers: LayerRecord = field(default_factory=LayerRecord)
     scales: list[tuple[Atoms, list[Atoms]]] = field(default_factory=list)
     sizes: list[SizeAttribute] = field(default_factory=list)
+    responses: dict[str, ResponseForm] = field(default_factory=dict)
     may_branch: bool = False
 
     @cached_property
@@ -246,6 +249,11 @@ def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 
             result.origins.weight(tensor)
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
+    result.responses = {
+        name: module.response_form
+        for name, module in model.named_modules()
+        if isinstance(module, ResponseNorm)
+    }
     with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
         try:
             run_under_rules(model, example_inputs, result)
