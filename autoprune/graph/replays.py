@@ -10,8 +10,9 @@ from torch import nn
 
 from autoprune.graph.labels import Step
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
+from autoprune.graph.rules import numbers_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
-from autoprune.graph.trace import Shape, Trace, numbers_of, run_once, run_under_rules
+from autoprune.graph.trace import Shape, Trace, run_once, run_under_rules
 
 
 def replay(

@@ -15,7 +15,6 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.graph.components import connected
 from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
@@ -233,7 +232,7 @@ class _Lengths:
 
     def __init__(self, traced: Trace, groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> None:
         constraints = traced.constraints
-        channel = connected(constraints.size, [*constraints.same, *constraints.joined])
+        channel = traced.channels()
         removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
         for group in groups:
             removed[channel[atoms_of(traced, group, lost[group.name])]] = True
