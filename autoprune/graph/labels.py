@@ -89,7 +89,7 @@ class TraceConstraints:
         activations: bytes written by an op, in the same form.
         empty: arrays of atoms seen on a tensor without elements.
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
-        steps: every op, in order of execution.
+        steps: every op but copies, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
         shape_calls: the calls that gave a tensor a shape.

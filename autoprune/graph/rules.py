@@ -106,3 +106,13 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
         if (isinstance(a, (int, float)) and not isinstance(a, bool))
         or (isinstance(a, torch.Tensor) and a.dim() == 0 and not a.is_complex())
     )
+
+
+def compared(func: Any, name: str) -> Any:
+    """An op as it counts where two runs are compared, `None` for one that does not.
+
+    Whether `reshape` and `contiguous` copy depends on strides, and so on whether a length is 1.
+    """
+    if name == "clone":
+        return None
+    return torch.ops.aten.view.default if name == "_unsafe_view" else func

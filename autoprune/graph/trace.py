@@ -18,7 +18,7 @@ from autoprune.graph.module_sizes import follows
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
 from autoprune.graph.origins import Origins
 from autoprune.graph.response_norm import ResponseForm, ResponseNorm
-from autoprune.graph.rules import PRODUCTS, numbers_of
+from autoprune.graph.rules import PRODUCTS, compared, numbers_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
@@ -142,7 +142,8 @@ def _apply_rule(
     if not entry.aliases:
         for tensor, axes in zip(outputs, output_axes, strict=True):
             constraints.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
-    constraints.steps.append(Step(func, numbers, output_axes))
+    if (step := compared(func, op)) is not None:
+        constraints.steps.append(Step(step, numbers, output_axes))
     input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
     product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
     traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)

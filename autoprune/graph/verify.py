@@ -8,6 +8,7 @@ Code that branches on values may run other ops in a pruned model, so masked mode
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,7 @@ def verified(
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:
-            named = find_culprits(problem_of, groups)
+            named = find_culprits(problem_of, groups, partial(_sized, traced, attempts))
             if not named:
                 break
         else:
@@ -84,6 +85,15 @@ def verified(
         graph = solve(traced)
         groups = [group for group in suspects(traced, graph) if group.prunable]
     return graph
+
+
+def _sized(traced: Trace, attempts: Attempts | None, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """The groups that attributes follow: where the code computes with a width, it is often one of theirs."""
+    unit = traced.unit
+    if attempts is None or unit is None:
+        return []
+    followed = [root for size in attempts.sizes for root in np.unique(unit[size.axis])]
+    return [group for group in groups if np.isin(unit[atoms_of(traced, group, axes=1)], followed).any()]
 
 
 def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, SizeAttribute]]:
@@ -102,7 +112,7 @@ def _tie(traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute,
     equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
     for one, other in equal:
         traced.constraints.tie(np.stack([one.axis, other.axis], axis=1))
-    for _, other in [] if equal else pairs:  # ties may have settled them
+    for _, other in [] if equal else pairs:  # ties may settle them
         traced.constraints.freeze(other.axis, f"has a length that comes from `{other.name}`, as others have")
         attempts.give_up(other)
 
