@@ -236,6 +236,14 @@ class TraceConstraints:
         """Whether layers ran after code had read values: with others it may run other ops there."""
         return self.read_at is not None and len(self.costs) > self.read_at
 
+    @property
+    def by_values(self) -> bool:
+        """Whether numbers and lengths may depend on values: code read some, or an op picked by them."""
+        picks = (
+            torch.Tag.dynamic_output_shape in step.op.tags or "nms" in str(step.op) for step in self.steps
+        )
+        return self.read_at is not None or any(picks)
+
     def merge(self, other: "TraceConstraints") -> None:
         """Adds what a trace of the same parameters stated, whose other atoms begin at ``size``; no costs."""
         for name in ("same", "joined", "tied", "frozen", "produced", "consumed", "normalized", "guesses"):

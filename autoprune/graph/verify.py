@@ -187,8 +187,8 @@ def _problem(
         lines = str(error).strip().splitlines() or [""]
         return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
     problem, common = _deviation(traced, length, steps)
-    if problem is None and common is None:
-        return None
+    if common is None and (problem is None or not traced.constraints.by_values):
+        return problem
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
