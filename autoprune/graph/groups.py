@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from autoprune.cost.counts import CostModel
 from autoprune.errors import PolicyError
+from autoprune.graph.response_norm import ResponseForm
 from autoprune.graph.signal_paths import SignalPaths
 from autoprune.validation import check_kind
 
@@ -121,6 +122,7 @@ class ChannelGraph:
         shapes: dense shape of every labeled parameter and buffer.
         paths: where the input's signal flows, which decides what can be emptied.
         norms: by layer, the norm that alone reads its output.
+        responses: the global response norms, whose mean stays that over all dense channels.
         scales: weights that make up for the scale of attentions.
         sizes: attributes of modules, other than torch's own layers', that `prune` sets.
         head: the smallest module that gets feature maps and holds all prediction layers, those whose outputs
@@ -134,6 +136,7 @@ class ChannelGraph:
     shapes: dict[str, tuple[int, ...]]
     paths: SignalPaths = field(default_factory=SignalPaths, repr=False)
     norms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    responses: Mapping[str, ResponseForm] = field(default_factory=dict, repr=False)
     scales: tuple[ScaleRule, ...] = ()
     sizes: tuple[SizeRule, ...] = ()
     head: str = ""

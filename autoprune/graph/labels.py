@@ -89,7 +89,7 @@ class TraceConstraints:
         activations: bytes written by an op, in the same form.
         empty: arrays of atoms seen on a tensor without elements.
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
-        steps: every op, in order of execution.
+        steps: every op but copies, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
         follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
         shape_calls: the calls that gave a tensor a shape.
@@ -235,6 +235,14 @@ class TraceConstraints:
     def may_branch(self) -> bool:
         """Whether layers ran after code had read values: with others it may run other ops there."""
         return self.read_at is not None and len(self.costs) > self.read_at
+
+    @property
+    def by_values(self) -> bool:
+        """Whether numbers and lengths may depend on values: code read some, or an op picked by them."""
+        picks = (
+            torch.Tag.dynamic_output_shape in step.op.tags or "nms" in str(step.op) for step in self.steps
+        )
+        return self.read_at is not None or any(picks)
 
     def merge(self, other: "TraceConstraints") -> None:
         """Adds what a trace of the same parameters stated, whose other atoms begin at ``size``; no costs."""

@@ -10,8 +10,9 @@ from torch import nn
 
 from autoprune.graph.labels import Step
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
+from autoprune.graph.rules import compared, numbers_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
-from autoprune.graph.trace import Shape, Trace, numbers_of, run_once, run_under_rules
+from autoprune.graph.trace import Shape, Trace, run_once, run_under_rules
 
 
 def replay(
@@ -29,7 +30,8 @@ def replay(
 
     def record(func: Any, entry: OpEntry, args: tuple[Any, ...], kwargs: dict[str, Any], out: Any) -> None:
         shapes = [tuple(tensor.shape) for tensor in tensors_in((out,))]
-        steps.append(Step(func, numbers_of(entry.name, args), shapes))
+        if (step := compared(func, entry.name)) is not None:
+            steps.append(Step(step, numbers_of(entry.name, args), shapes))
 
     @contextmanager
     def recorded() -> Iterator[None]:

@@ -8,6 +8,8 @@ without the underscore of in-place variants.
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
+import torch
+
 from autoprune.graph import rules_layers as layers
 from autoprune.graph import rules_product as products
 from autoprune.graph import rules_shape as shape
@@ -89,3 +91,28 @@ ALWAYS = {
     *("convolution", "mm", "bmm", "addmm", "baddbmm"),
     *(name for name, rule in RULES.items() if rule in (shape.factory, products.attention)),
 }
+
+
+def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
+    """The scalars that an elementwise op or an attention computes with: they may depend on a width."""
+    if op in products.ATTENTIONS:
+        scale = products.scale_of(op, args)
+        return () if scale is None else (scale,)
+    if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
+        return ()
+    return tuple(
+        float(a)
+        for a in args
+        if (isinstance(a, (int, float)) and not isinstance(a, bool))
+        or (isinstance(a, torch.Tensor) and a.dim() == 0 and not a.is_complex())
+    )
+
+
+def compared(func: Any, name: str) -> Any:
+    """An op as it counts where two runs are compared, `None` for one that does not.
+
+    Whether `reshape` and `contiguous` copy depends on strides, and so on whether a length is 1.
+    """
+    if name == "clone":
+        return None
+    return torch.ops.aten.view.default if name == "_unsafe_view" else func

@@ -107,16 +107,17 @@ def _regroup_empty(
 
 
 def _merge(constraints: TraceConstraints, run: Sequence[tuple[int, Axis]]) -> Axis:
-    """The label of several axes flattened into one; expressible if only one of them is labeled."""
-    labeled = [k for k, (_, axis) in enumerate(run) if axis is not None]
+    """The label of several axes flattened into one: of the longest that may lose channels; others may not."""
     size = prod(n for n, _ in run)
-    if len(labeled) > 1 or size > _LONGEST:
+    if size > _LONGEST:
         for _, axis in run:
-            constraints.freeze(
-                axis, "is flattened with another axis of channels" if size <= _LONGEST else "is flattened"
-            )
+            constraints.freeze(axis, "is flattened")
         return None
-    k = labeled[0]
+    labeled = [k for k, (_, axis) in enumerate(run) if axis is not None]
+    k = max(labeled, key=lambda k: (not constraints.fixed(run[k][1]), run[k][0]))
+    for other in labeled:
+        if other != k:
+            constraints.freeze(run[other][1], "is flattened with another axis of channels")
     label = run[k][1]
     assert label is not None
     before, after = prod(n for n, _ in run[:k]), prod(n for n, _ in run[k + 1 :])

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from autoprune.graph.attention import heads_visible
+from autoprune.graph.response_norm import responses_visible
 
 # Proposals and detections let through when a model is run only to reach all its layers.
 _FEW = 16
@@ -48,7 +49,8 @@ def eval_then_restore(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     buffers = [(buffer, _version(buffer), buffer.clone()) for buffer in model.buffers()]
     fast_path = torch.backends.mha.get_fastpath_enabled()
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), heads_visible(model):
+    devices = range(torch.cuda.device_count())
+    with torch.random.fork_rng(devices=devices), heads_visible(model), responses_visible(model):
         try:
             torch.backends.mha.set_fastpath_enabled(False)
             model.eval()

@@ -100,6 +100,7 @@ class _Solver:
             head_inputs=[self._feature(groups, axis, length) for axis, length in read],
             paths=signal_paths(self.traced, groups, self.group_of[self.unit], self.unused[self.unit]),
             norms=self.traced.layers.norms,
+            responses=self.traced.responses,
             scales=tuple(
                 ScaleRule(self._length(groups, axis), tuple(map(self._rows, rows)))
                 for axis, rows in self.traced.scales

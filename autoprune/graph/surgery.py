@@ -13,6 +13,7 @@ from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.emptied import without_empty
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
 from autoprune.graph.module_sizes import fix_sizes
+from autoprune.graph.response_norm import adapt_response
 from autoprune.graph.tensor_tree import tensors_within
 from autoprune.validation import check_kind
 
@@ -90,6 +91,10 @@ def adapt(
     """
     for before, after in modules:
         fix_sizes(before, after)
+    for name, form in graph.responses.items():
+        norm = pruned.get_submodule(name)
+        if getattr(norm, form.weight).numel() < form.channels:
+            adapt_response(norm, form)
     for rule in graph.sizes:
         length = rule.length.kept(kept)
         if length != rule.length.dense:

@@ -11,14 +11,14 @@ from torch import nn
 from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
+from autoprune.graph.components import connected
 from autoprune.graph.labels import Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.graph.layers import LayerRecord, layers_recorded
 from autoprune.graph.module_sizes import follows
 from autoprune.graph.op_dispatch import OpDispatch, OpEntry, tensors_in
 from autoprune.graph.origins import Origins
-from autoprune.graph.rules import PRODUCTS, RULES
-from autoprune.graph.rules_pointwise import elementwise
-from autoprune.graph.rules_product import ATTENTIONS, scale_of
+from autoprune.graph.response_norm import ResponseForm, ResponseNorm
+from autoprune.graph.rules import PRODUCTS, compared, numbers_of
 from autoprune.graph.run_modes import eval_then_restore, set_training, thresholds_lowered
 from autoprune.graph.shape_reads import ShapeReads
 from autoprune.graph.signal_record import SignalRecord
@@ -62,6 +62,7 @@ class Trace:
         layers: the layers that can be replaced once they are empty.
         scales: the label of each width that sets an attention's scale, with the rows that make up for it.
         sizes: attributes of modules that follow the widths.
+        responses: the global response norms by name.
         may_branch: whether the model's code read values before it ran layers, on which these may depend.
     """
 
@@ -76,7 +77,17 @@ class Trace:
     layers: LayerRecord = field(default_factory=LayerRecord)
     scales: list[tuple[Atoms, list[Atoms]]] = field(default_factory=list)
     sizes: list[SizeAttribute] = field(default_factory=list)
+    responses: dict[str, ResponseForm] = field(default_factory=dict)
     may_branch: bool = False
+    _channels: dict[tuple[int, ...], Atoms] = field(default_factory=dict)
+
+    def channels(self) -> Atoms:
+        """The first atom of each atom's channel, [atoms]; those that a change of shape made one are one."""
+        stated = self.constraints
+        state = stated.size, len(stated.same), len(stated.joined)
+        if state not in self._channels:
+            self._channels = {state: connected(stated.size, [*stated.same, *stated.joined])}
+        return self._channels[state]
 
     @cached_property
     def origins(self) -> Origins:
@@ -131,26 +142,12 @@ def _apply_rule(
     if not entry.aliases:
         for tensor, axes in zip(outputs, output_axes, strict=True):
             constraints.activation(tensor.element_size(), *zip(tensor.shape, axes, strict=True))
-    constraints.steps.append(Step(func, numbers, output_axes))
+    if (step := compared(func, op)) is not None:
+        constraints.steps.append(Step(step, numbers, output_axes))
     input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
     product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
     traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)
     traced.origins.op(func, op, args, tensors, outputs)
-
-
-def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The scalars that an elementwise op or an attention computes with: they may depend on a width."""
-    if op in ATTENTIONS:
-        scale = scale_of(op, args)
-        return () if scale is None else (scale,)
-    if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
-        return ()
-    return tuple(
-        float(a)
-        for a in args
-        if (isinstance(a, (int, float)) and not isinstance(a, bool))
-        or (isinstance(a, torch.Tensor) and a.dim() == 0 and not a.is_complex())
-    )
 
 
 def _freeze_inputs(constraints: TraceConstraints, op: str, inputs: Sequence[Labels | None]) -> None:
@@ -246,6 +243,11 @@ def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 
             result.origins.weight(tensor)
     constraints.size = max(constraints.size, first_free)
     constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
+    result.responses = {
+        name: module.response_form
+        for name, module in model.named_modules()
+        if isinstance(module, ResponseNorm)
+    }
     with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
         try:
             run_under_rules(model, example_inputs, result)

@@ -8,6 +8,7 @@ Code that branches on values may run other ops in a pruned model, so masked mode
 """
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.graph.components import connected
 from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.labels import Atoms, Axis, Step
@@ -74,7 +74,7 @@ def verified(
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:
-            named = find_culprits(problem_of, groups)
+            named = find_culprits(problem_of, groups, partial(_sized, traced, attempts))
             if not named:
                 break
         else:
@@ -85,6 +85,15 @@ def verified(
         graph = solve(traced)
         groups = [group for group in suspects(traced, graph) if group.prunable]
     return graph
+
+
+def _sized(traced: Trace, attempts: Attempts | None, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
+    """The groups that attributes follow: where the code computes with a width, it is often one of theirs."""
+    unit = traced.unit
+    if attempts is None or unit is None:
+        return []
+    followed = [root for size in attempts.sizes for root in np.unique(unit[size.axis])]
+    return [group for group in groups if np.isin(unit[atoms_of(traced, group, axes=1)], followed).any()]
 
 
 def _untied(traced: Trace, attempts: Attempts) -> list[tuple[SizeAttribute, SizeAttribute]]:
@@ -103,7 +112,7 @@ def _tie(traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute,
     equal = [(one, other) for one, other in pairs if len(one.axis) == len(other.axis)]
     for one, other in equal:
         traced.constraints.tie(np.stack([one.axis, other.axis], axis=1))
-    for _, other in [] if equal else pairs:  # ties may have settled them
+    for _, other in [] if equal else pairs:  # ties may settle them
         traced.constraints.freeze(other.axis, f"has a length that comes from `{other.name}`, as others have")
         attempts.give_up(other)
 
@@ -178,8 +187,8 @@ def _problem(
         lines = str(error).strip().splitlines() or [""]
         return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
     problem, common = _deviation(traced, length, steps)
-    if problem is None and common is None:
-        return None
+    if common is None and (problem is None or not traced.constraints.by_values):
+        return problem
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
@@ -233,7 +242,7 @@ class _Lengths:
 
     def __init__(self, traced: Trace, groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> None:
         constraints = traced.constraints
-        channel = connected(constraints.size, [*constraints.same, *constraints.joined])
+        channel = traced.channels()
         removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
         for group in groups:
             removed[channel[atoms_of(traced, group, lost[group.name])]] = True

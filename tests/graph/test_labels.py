@@ -7,6 +7,9 @@ import pytest
 import torch
 
 from autoprune.graph.labels import TraceConstraints
+from autoprune.graph.trace import trace
+
+from .conftest import Between
 
 
 @pytest.fixture
@@ -110,3 +113,17 @@ def test_fixed_lengths_go_into_the_constant_of_a_cost(constraints):
     constraints.activation(4, (7, None))
     assert constraints.costs == [(2 * 7, (a, b))]
     assert constraints.activations == [(4 * 7, ())]
+
+
+@pytest.mark.parametrize(
+    ("function", "depends"),
+    [
+        (lambda x: x * 2, False),
+        (lambda x: x * x.shape[1] ** -0.5, False),
+        (lambda x: x[x > 0].sum() + x, True),
+        (lambda x: x * float(x.max()), True),
+        (lambda x: x * len(x.nonzero()), True),
+    ],
+)
+def test_numbers_may_depend_on_values_where_these_are_read_or_picked_by(function, depends):
+    assert trace(Between(function), (torch.rand(1, 3, 4, 4),)).constraints.by_values is depends

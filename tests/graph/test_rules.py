@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from autoprune.graph import analyze, prune
-from autoprune.graph.rules import ALWAYS, RULES
+from autoprune.graph.rules import ALWAYS, RULES, numbers_of
 
 
 class Split(nn.Module):
@@ -191,3 +191,18 @@ def test_an_op_used_as_its_rule_does_not_expect_freezes_what_goes_in(monkeypatch
 
     monkeypatch.setitem(RULES, "tanh", broken)
     check_op(lambda x: x.tanh(), reason="goes into tanh, which has no rule for it")
+
+
+@pytest.mark.parametrize(
+    ("op", "args", "numbers"),
+    [
+        ("mul", (torch.rand(3), 0.25), (0.25,)),
+        ("add", (torch.rand(3), torch.tensor(2.0)), (2.0,)),
+        ("div", (torch.rand(3), torch.rand(3)), ()),
+        ("mul", (torch.tensor(2.0), 0.25), ()),  # no tensor with axes takes part
+        ("masked_fill", (torch.rand(3), torch.rand(3) > 0.5, True), ()),
+        ("cat", ([torch.rand(3)], 0), ()),
+    ],
+)
+def test_scalars_of_elementwise_ops_are_recorded(op, args, numbers):
+    assert numbers_of(op, args) == numbers

@@ -115,13 +115,30 @@ def test_flattened_and_unflattened_channels_come_back(c, h, w, place):
 
 def test_a_tensor_without_elements_changes_shape_side_by_side():
     _, after, constraints = labels_after((0, 3, 4), "view", lambda x: x.view(0, 12), [0, 12])
-    assert [reason for _, reason in constraints.frozen] == ["is flattened with another axis of channels"] * 2
+    assert [reason for _, reason in constraints.frozen] == ["is flattened with another axis of channels"]
+    assert after[1].tolist() == [3, 4, 5, 6] * 3
     _, after, constraints = labels_after((2, 0, 4), "view", lambda x: x.view(2, 0, 2, 2), [2, 0, 2, 2])
     assert not constraints.frozen
     assert after[0].tolist() == [0, 1]
     _, after, constraints = labels_after((2, 0, 4), "view", lambda x: x.view(0, 3), [0, 3])
     assert after == [None, None]
     assert all("give an example input that reaches all layers" in reason for _, reason in constraints.frozen)
+
+
+def test_of_two_axes_flattened_into_one_the_longer_keeps_its_channels():
+    axes, after, constraints = labels_after((2, 3, 4), "view", lambda x: x.view(6, 4), [6, 4])
+    assert after[0].tolist() == axes[1].tolist() * 2
+    assert [frozen is axes[0] for frozen, _ in constraints.frozen] == [True]
+
+
+def test_of_two_axes_flattened_into_one_the_frozen_one_is_given_up():
+    constraints, tensor = TraceConstraints(), torch.rand(2, 3)
+    axes = constraints.leaf(tensor).axes
+    constraints.freeze(axes[1], "is an output of the model")
+    flat = tensor.flatten()
+    RULES["view"](constraints, "view", (tensor, [-1]), flat)
+    assert constraints.axes(flat)[0].tolist() == np.repeat(axes[0], 3).tolist()
+    assert {id(frozen) for frozen, _ in constraints.frozen} == {id(axes[1])}
 
 
 def test_very_long_labels_are_dropped():

@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from autoprune.graph import analyze, mask, prune
-from autoprune.graph.trace import numbers_of, trace
+from autoprune.graph.trace import trace
 
 IMAGES = torch.rand(2, 3, 8, 8)
 X = torch.rand(2, 3, 4, 4, dtype=torch.float64)
@@ -167,18 +167,3 @@ def test_features_are_the_maps_that_direct_children_return(residual):
     assert lengths == {"stem": [8], "norm": [8], "inner": [6], "outer": [8]}
     ((axis, _),) = traced.features["stem"]
     assert axis is traced.axes["stem.weight", 0]
-
-
-@pytest.mark.parametrize(
-    ("op", "args", "numbers"),
-    [
-        ("mul", (torch.rand(3), 0.25), (0.25,)),
-        ("add", (torch.rand(3), torch.tensor(2.0)), (2.0,)),
-        ("div", (torch.rand(3), torch.rand(3)), ()),
-        ("mul", (torch.tensor(2.0), 0.25), ()),  # no tensor with axes takes part
-        ("masked_fill", (torch.rand(3), torch.rand(3) > 0.5, True), ()),
-        ("cat", ([torch.rand(3)], 0), ()),
-    ],
-)
-def test_scalars_of_elementwise_ops_are_recorded(op, args, numbers):
-    assert numbers_of(op, args) == numbers

@@ -70,3 +70,26 @@ def test_runs_diverge_at_another_op_or_number_of_outputs():
     assert _common_steps(steps, steps[:2]) == 2
     assert _common_steps(steps, [steps[0], Step("b", (), [()]), steps[2]]) == 1
     assert _common_steps(steps, [Step("x", (), [()]), *steps[1:]]) == 0
+
+
+class TwoHeads(torch.nn.Module):
+    """Attention of two heads: once one is gone, `reshape` need not copy what `transpose` returned."""
+
+    def __init__(self):
+        super().__init__()
+        self.query, self.key, self.value = (torch.nn.Linear(6, 8) for _ in range(3))
+        self.leave = torch.nn.Linear(8, 3)
+
+    def forward(self, x):
+        q, k, v = (
+            layer(x).view(*x.shape[:2], -1, 4).transpose(1, 2) for layer in (self.query, self.key, self.value)
+        )
+        heads = (q @ k.transpose(2, 3) * 0.5).softmax(-1) @ v
+        return self.leave(heads.transpose(1, 2).reshape(*x.shape[:2], -1))
+
+
+def test_whether_a_reshape_copies_decides_nothing(compare):
+    model, inputs = TwoHeads(), (torch.rand(2, 5, 6),)
+    graph = analyze(model, inputs)
+    assert {name: group.width for name, group in graph.prunable.items()} == {"query": 2}
+    assert compare(model, graph, inputs, {"query": [1]})[1] <= 1e-5
