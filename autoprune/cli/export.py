@@ -86,9 +86,12 @@ def export(
     from autoprune.export.pretrained import write_pretrained
     from autoprune.files import new_folder, write_text
     from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
+    from autoprune.runtimes.sessions import need_runtime
     from autoprune.task.checks import pick_device
 
     pick_device(config)  # for --threads
+    if format == "onnx":
+        need_runtime("onnxruntime")
     raw_heads = raw_heads or format == "pt2"
     needs_images = format in ("onnx", "pt2")
     if raw_heads and not needs_images:

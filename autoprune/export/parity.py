@@ -82,7 +82,9 @@ class Parity:
         if self.matched < MATCHED * (self.detections + self.extra):
             raise ExportError(
                 f"{file} does not have the detector's detections: {self.matched} of {self.detections} "
-                f"match in {self.images} images, and it has {self.extra} others; the file was not kept"
+                f"match in {self.images} images, and it has {self.extra} others{self._maps()}; the file was "
+                "not kept. Of nearly equal scores, as before training, round-off decides which are kept: "
+                "export a detector that is trained, or with a higher threshold of the score"
             )
         if self.map_detector is not None and self.map_file is not None:
             difference = 100 * abs(self.map_detector - self.map_file)
@@ -98,9 +100,12 @@ class Parity:
             f"{self.matched} of {self.detections} detections in {self.images} images match, within "
             f"{self.box_pixels:.1g} pixels and {self.score:.1g} of the score"
         )
-        if self.map_detector is not None and self.map_file is not None:
-            text += f"; mAP {100 * self.map_file:.2f}, the detector's {100 * self.map_detector:.2f}"
-        return text
+        return text + self._maps()
+
+    def _maps(self) -> str:
+        if self.map_detector is None or self.map_file is None:
+            return ""
+        return f"; mAP {100 * self.map_file:.2f}, the detector's {100 * self.map_detector:.2f}"
 
 
 def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: int) -> Parity:

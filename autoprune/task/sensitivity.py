@@ -30,6 +30,8 @@ class _File(Strict):
 Measure = Callable[[Sequence[str]], Iterable[tuple[str, Curve]]]
 """Measures the curves of some groups, in any order."""
 
+MANY = 20
+"""More groups than these take long enough to say how to go without."""
 RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
 
 
@@ -49,6 +51,8 @@ def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Me
     key = _key(task, order)
     curves = _read(path, key, task.graph.prunable)
     if missing := [name for name in task.graph.prunable if name not in curves]:
+        if len(missing) > MANY:
+            say(f"sensitivity curves of {len(missing)} groups: --no-curves goes on without, by the criterion")
         for name, curve in track(measure(missing), "sensitivity curves", len(missing)):
             curves[name] = curve
             write_text(path, _File(key=key, curves=curves).model_dump_json() + "\n")

@@ -149,6 +149,9 @@ def test_training_goes_on_without_a_rebuilt_architecture(start, tmp_path, pruned
     ]
     assert any(name.endswith("conv.weight") for name in moved)
     assert all(torch.equal(value, before[name]) for name, value in pruned.unwrap().state_dict().items())
+    trained = copy.deepcopy(pruned)  # as the documentation takes it back
+    trained.vendor.load_state_dict(yolo.model.state_dict())
+    assert any(not torch.equal(trained.vendor.state_dict()[name], before[name]) for name in moved)
 
 
 def test_data_of_other_classes_is_refused(tmp_path, pruned, data):
