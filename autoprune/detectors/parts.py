@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.groups import Index
-from autoprune.graph.tensor_tree import feature_maps, feature_names
+from autoprune.modules.tensor_tree import feature_maps, feature_names
 from autoprune.vendors import VendorDetector
 
 BACKBONE = "backbone"

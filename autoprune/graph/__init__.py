@@ -8,10 +8,10 @@ from torch import nn
 from autoprune.graph.emptiable import with_emptiable
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.surgery import mask, prune
-from autoprune.graph.trace import trace
-from autoprune.graph.validate import check
 from autoprune.graph.verify import verified
 from autoprune.graph.workbench import Workbench
+from autoprune.modules.validate import check
+from autoprune.tracing.trace import trace
 
 __all__ = ["ChannelGraph", "ChannelGroup", "analyze", "mask", "prune"]
 

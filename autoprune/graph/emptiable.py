@@ -8,9 +8,9 @@ from autoprune.errors import ModelError
 from autoprune.graph.culprits import failed_in, find_culprits, inside
 from autoprune.graph.empty_calls import EmptyCalls
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
-from autoprune.graph.replays import run_again
-from autoprune.graph.trace import Trace
 from autoprune.graph.workbench import Workbench
+from autoprune.tracing.replays import run_again
+from autoprune.tracing.trace import Trace
 
 
 def with_emptiable(

@@ -11,8 +11,8 @@ from collections.abc import Collection, Mapping
 import torch
 from torch import Tensor, nn
 
-from autoprune.graph.attention import HeadAttention, adapt_heads
-from autoprune.graph.layers import Layer, in_axis, is_plain
+from autoprune.modules.attention import HeadAttention, adapt_heads
+from autoprune.tracing.layers import Layer, in_axis, is_plain
 
 
 class Nothing(nn.Module):

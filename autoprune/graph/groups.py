@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from autoprune.cost.counts import CostModel
 from autoprune.errors import PolicyError
-from autoprune.graph.response_norm import ResponseForm
 from autoprune.graph.signal_paths import SignalPaths
+from autoprune.modules.response_norm import ResponseForm
 from autoprune.validation import check_kind
 
 Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeAlias
 
-from autoprune.graph.signal_record import INPUT
+from autoprune.tracing.signal_record import INPUT
 
 Axes: TypeAlias = tuple[frozenset[str], ...]
 """The groups on each axis of a tensor that has channels of prunable groups only: emptied with all of them."""

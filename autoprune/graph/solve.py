@@ -6,7 +6,6 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
-from autoprune.graph.components import connected, hashed
 from autoprune.graph.groups import (
     ChannelGraph,
     ChannelGroup,
@@ -17,10 +16,11 @@ from autoprune.graph.groups import (
     ScaleRule,
     SizeRule,
 )
-from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.solve_costs import cost_model
 from autoprune.graph.solve_paths import signal_paths
-from autoprune.graph.trace import Trace
+from autoprune.ops.components import connected, hashed
+from autoprune.ops.labels import Atoms, Axis
+from autoprune.tracing.trace import Trace
 
 _NEVER = np.iinfo(np.int64).max
 _NO_CONSUMER = "has no consumer: no layer reads its channels"

@@ -7,9 +7,9 @@ from torch import nn
 
 from autoprune.cost.counts import Constant, CostModel, Terms
 from autoprune.graph.groups import ChannelGroup
-from autoprune.graph.labels import Atoms
-from autoprune.graph.layers import in_axis
-from autoprune.graph.trace import Trace
+from autoprune.ops.labels import Atoms
+from autoprune.tracing.layers import in_axis
+from autoprune.tracing.trace import Trace
 
 
 def cost_model(

@@ -6,10 +6,10 @@ import numpy as np
 import numpy.typing as npt
 
 from autoprune.graph.groups import ChannelGroup
-from autoprune.graph.labels import Atoms, Axis
 from autoprune.graph.signal_paths import Axes, PathOp, PathRead, SignalPaths
-from autoprune.graph.signal_record import Read, SignalOp
-from autoprune.graph.trace import Trace
+from autoprune.ops.labels import Atoms, Axis
+from autoprune.tracing.signal_record import Read, SignalOp
+from autoprune.tracing.trace import Trace
 
 
 def signal_paths(

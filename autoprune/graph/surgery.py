@@ -12,9 +12,9 @@ from torch import nn
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph.emptied import without_empty
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
-from autoprune.graph.module_sizes import fix_sizes
-from autoprune.graph.response_norm import adapt_response
-from autoprune.graph.tensor_tree import tensors_within
+from autoprune.modules.module_sizes import fix_sizes
+from autoprune.modules.response_norm import adapt_response
+from autoprune.modules.tensor_tree import tensors_within
 from autoprune.validation import check_kind
 
 

@@ -18,14 +18,14 @@ from torch import nn
 from autoprune.errors import ModelError
 from autoprune.graph.culprits import find_culprits, inside
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
-from autoprune.graph.labels import Atoms, Axis, Step
-from autoprune.graph.replays import replay, retrace
-from autoprune.graph.shape_calls import FREE, CorrectedShapes, Misfit, with_siblings
-from autoprune.graph.size_attributes import Attempts, SizeAttribute
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
-from autoprune.graph.trace import Shape, Trace
 from autoprune.graph.workbench import Workbench
+from autoprune.ops.labels import Atoms, Axis, Step
+from autoprune.ops.shape_calls import FREE, CorrectedShapes, Misfit, with_siblings
+from autoprune.tracing.replays import replay, retrace
+from autoprune.tracing.size_attributes import Attempts, SizeAttribute
+from autoprune.tracing.trace import Shape, Trace
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
 _FRACTION = 0.5

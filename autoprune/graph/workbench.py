@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from autoprune.graph.groups import ChannelGraph
-from autoprune.graph.module_sizes import may_have_sizes
 from autoprune.graph.surgery import adapt, copied, sliced_tensors
+from autoprune.modules.module_sizes import may_have_sizes
 
 
 class Workbench:

@@ -23,9 +23,9 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.graph.losses import losses_of
-from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.importance.reduce import Importance, add_at
+from autoprune.modules.losses import losses_of
+from autoprune.modules.run_modes import loss_mode_copy
 from autoprune.progress import track
 from autoprune.seeding import scoped
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.graph.run_modes import loss_mode_copy
 from autoprune.importance.gradients import Batches, convex_slopes, joint, score_by_gates
 from autoprune.importance.readers import Reader, consumers, find_readers, inputs_of, observe
 from autoprune.importance.reduce import Importance
+from autoprune.modules.run_modes import loss_mode_copy
 from autoprune.progress import track
 
 COMPACT = 0.2  # matrices are cut to what remains of them when this fraction is gone

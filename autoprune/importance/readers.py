@@ -13,8 +13,8 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.graph.losses import losses_of
 from autoprune.importance.gradients import Batches
+from autoprune.modules.losses import losses_of
 from autoprune.progress import track
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive

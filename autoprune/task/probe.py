@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.graph.groups import kept_positions
-from autoprune.graph.run_modes import loss_mode_copy
+from autoprune.modules.run_modes import loss_mode_copy
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask

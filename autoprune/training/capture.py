@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError
-from autoprune.graph.tensor_tree import feature_maps
+from autoprune.modules.tensor_tree import feature_maps
 
 if TYPE_CHECKING:
     from autoprune.detectors.parts import Parts

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
-from autoprune.graph.losses import losses_of
+from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed

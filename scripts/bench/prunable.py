@@ -52,9 +52,9 @@ class Fractions:
     """
 
     def __init__(self, model: torch.nn.Module, inputs: tuple[Any, ...], graph: Any, traced: Any) -> None:
-        from autoprune.graph.op_dispatch import OpDispatch
-        from autoprune.graph.run_modes import eval_then_restore
         from autoprune.graph.solve import _Solver
+        from autoprune.modules.run_modes import eval_then_restore
+        from autoprune.ops.op_dispatch import OpDispatch
 
         solver = _Solver(traced)
         ideals: list[float] = []
@@ -104,7 +104,7 @@ def work(name: str) -> dict[str, Any]:
     """Runs one detector in this process."""
     from autoprune import graph as package
     from autoprune.graph import analyze, mask, prune
-    from autoprune.graph.tensor_tree import tensors_within
+    from autoprune.modules.tensor_tree import tensors_within
 
     torch.set_num_threads(1)
     model, images = build(name)

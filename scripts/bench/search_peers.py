@@ -17,8 +17,8 @@ import torch_pruning as tp
 from autoprune.config import make_config
 from autoprune.detectors import detector_inputs
 from autoprune.graph import ChannelGraph, prune
-from autoprune.graph.losses import losses_of
-from autoprune.graph.run_modes import loss_mode_copy
+from autoprune.modules.losses import losses_of
+from autoprune.modules.run_modes import loss_mode_copy
 from autoprune.task.pruning_task import PruningTask, load_task
 
 PRECISION = 0.005  # how near to the budget the pruning ratio is tuned, as a fraction of it

@@ -165,7 +165,7 @@ def work(name: str) -> dict[str, Any]:
     import torch
 
     from autoprune.graph import analyze, mask, prune
-    from autoprune.graph.attention import flop_counter
+    from autoprune.modules.attention import flop_counter
 
     torch.set_num_threads(1)
     torch.manual_seed(0)

@@ -11,7 +11,7 @@ from autoprune.detectors import build, detector_inputs
 from autoprune.detectors.parts import find_parts, prediction_inputs
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
-from autoprune.graph.tensor_tree import feature_maps
+from autoprune.modules.tensor_tree import feature_maps
 from autoprune.training import Teacher
 
 SMALL = {"min_size": 64, "max_size": 64}

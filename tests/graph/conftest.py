@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.graph import ChannelGraph, analyze, mask, prune
-from autoprune.graph.attention import flop_counter
+from autoprune.modules.attention import flop_counter
 
 Keep = dict[str, list[int]]
 

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from autoprune.graph.signal_paths import PathOp, PathRead, SignalPaths
-from autoprune.graph.signal_record import INPUT
+from autoprune.tracing.signal_record import INPUT
 
 
 def network(seed):

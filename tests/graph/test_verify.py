@@ -5,8 +5,8 @@ import torch
 from torch.nn import functional as F
 
 from autoprune.graph import analyze
-from autoprune.graph.labels import Step
 from autoprune.graph.verify import _common_steps, _widths_behind
+from autoprune.ops.labels import Step
 
 from .conftest import Between
 

@@ -12,7 +12,7 @@ from autoprune.config import ModelSpec
 from autoprune.cost.budget import Budget
 from autoprune.errors import ConfigError
 from autoprune.graph import analyze, prune
-from autoprune.graph.attention import flop_counter
+from autoprune.modules.attention import flop_counter
 from autoprune.space.derive import derive_space
 from autoprune.space.file import GroupRule
 from autoprune.space.one_shot import warm_starts

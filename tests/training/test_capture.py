@@ -9,7 +9,7 @@ from autoprune.config import ModelSpec
 from autoprune.detectors import build, detector_inputs
 from autoprune.detectors.parts import find_parts
 from autoprune.graph import analyze
-from autoprune.graph.tensor_tree import feature_maps
+from autoprune.modules.tensor_tree import feature_maps
 from autoprune.training.capture import Tap
 
 SMALL = {"min_size": 64, "max_size": 64}

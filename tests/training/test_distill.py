@@ -13,7 +13,7 @@ from autoprune.config import ModelSpec
 from autoprune.detectors import build, detector_inputs
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
-from autoprune.graph.tensor_tree import feature_maps
+from autoprune.modules.tensor_tree import feature_maps
 from autoprune.training import Teacher, TrainSettings, train
 from autoprune.training.capture import Captured
 from autoprune.training.distill import correlation_distance, logit_distance

@@ -1,0 +1,1 @@
+"""What is known of torch's modules: attention, norms, sizes in attributes, training and evaluation modes."""
