@@ -47,10 +47,15 @@ class Letterbox(DetectorTransform):
         batch, placed = super().forward(images, targets)
         areas = []
         for image, size in zip(images, batch.image_sizes, strict=True):
-            top, left = self._offset(size, self._padded([size]))
+            top, left = self.offset(size, self.padded_size([size]))
             height, width = (side * self._ratio(image.shape[-2:]) for side in image.shape[-2:])
             areas.append([left, top, left + width, top + height])
         return LetterboxedImages(batch, areas), placed
+
+    @property
+    def only_size(self) -> Size:
+        """The square."""
+        return self.padded_size([])
 
     def _size(self, height: int, width: int) -> Size:
         ratio = self._ratio((height, width))
@@ -59,7 +64,7 @@ class Letterbox(DetectorTransform):
     def _scale(self, original: Size, size: Size) -> list[float]:
         return [self._ratio(original)] * 4
 
-    def _padded(self, sizes: Sequence[Size]) -> Size:
+    def padded_size(self, sizes: Sequence[Size]) -> Size:
         assert self.max_size is not None
         side = -(-self.max_size // STRIDE) * STRIDE
         return side, side

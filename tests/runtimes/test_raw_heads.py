@@ -7,7 +7,7 @@ import torch
 from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.errors import ModelError
-from autoprune.runtimes.raw_heads import RawHeads, detect_padded, is_one_stage
+from autoprune.runtimes.raw_heads import RawHeads, detect_padded, has_raw_heads
 
 
 def noise(size, seed=1):
@@ -70,7 +70,7 @@ def test_the_input_size_is_rounded_up_to_the_padding():
 def test_a_detector_of_two_stages_is_refused():
     spec = ModelSpec(name="fasterrcnn_mobilenet_v3_large_320_fpn", num_classes=2)
     detector = build(spec).eval()
-    assert not is_one_stage(detector)
+    assert not has_raw_heads(detector)
     with pytest.raises(
         ModelError, match=r"one-stage detector .* FasterRCNN; export it whole, without --raw-heads"
     ):
