@@ -70,8 +70,11 @@ class RawHeads(nn.Module):
 
     def __init__(self, detector: nn.Module, input_size: Size) -> None:
         super().__init__()
-        kind = _VendorHeads if isinstance(detector, VendorDetector) else _OneStageHeads
-        self.heads = kind(detector, input_size)
+        self.heads: _VendorHeads | _OneStageHeads
+        if isinstance(detector, VendorDetector):
+            self.heads = _VendorHeads(detector, input_size)
+        else:
+            self.heads = _OneStageHeads(detector, input_size)
         self.frame = self.heads.frame
         self.eval()
 
@@ -102,19 +105,19 @@ class _VendorHeads(nn.Module):
         except ModelError as error:
             raise ModelError(f"no raw heads: {error}; export it whole, without --raw-heads") from error
         with torch.no_grad():
-            anchors = self(torch.zeros(1, 3, height, width))[0].shape[1]
+            anchors = int(self(torch.zeros(1, 3, height, width))[0].shape[1])
         self.frame = Frame(
             height=height,
             width=width,
             stretch=transform.fixed_size is not None,
             padding=transform.color,  # type: ignore[arg-type]
-            levels=rule.levels or (int(anchors),),
+            levels=rule.levels or (anchors,),
             per_class=False,
             first_label=0,
             score_threshold=rule.score_threshold,
-            most_candidates=rule.most_candidates,
+            most_candidates=rule.most_candidates or anchors,
             iou_threshold=rule.iou_threshold,
-            most_detections=rule.most_detections,
+            most_detections=rule.most_detections or anchors,
             label_of_first=1,
             best_class=rule.best_class,
             enlarged_to=transform.max_size or 0,
@@ -130,7 +133,7 @@ class _VendorHeads(nn.Module):
 
 
 class _OneStageHeads(nn.Module):
-    """Backbone and head of a one-stage detector of torchvision; the backbone runs once, to find the anchors."""
+    """Backbone and head of torchvision's one-stage detectors; the backbone runs once, to find the anchors."""
 
     mean: Tensor
     std: Tensor

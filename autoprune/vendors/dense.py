@@ -9,8 +9,9 @@ class DenseRule:
 
     Attributes:
         score_threshold: detections score above it.
-        most_candidates: pairs of a box and a class, the best of each level, that are looked at.
-        most_detections: detections of an image, at most.
+        most_candidates: pairs of a box and a class, the best of each level, that are looked at; ``None`` for
+            as many as there are boxes.
+        most_detections: detections of an image, at most; ``None`` for as many as there are boxes.
         iou_threshold: the lower of two detections of a class that overlap more goes; 1 where none goes.
         best_class: whether a box is a candidate for its best class alone.
         clip_last: whether boxes are cut to the image after overlapping ones went, not before.
@@ -19,8 +20,8 @@ class DenseRule:
     """
 
     score_threshold: float
-    most_candidates: int
-    most_detections: int
+    most_candidates: int | None = None
+    most_detections: int | None = None
     iou_threshold: float = 1.0
     best_class: bool = False
     clip_last: bool = False
