@@ -75,7 +75,7 @@ def in_file(
     folder: Path,
     clock: Clock = time.perf_counter,
 ) -> Run:
-    """A detector in ONNX Runtime or OpenVINO: its raw heads, or the whole of it where it has two stages.
+    """A detector in ONNX Runtime or OpenVINO: its raw heads, or the whole of it where it has none.
 
     Args:
         model: in eval mode, on the CPU.

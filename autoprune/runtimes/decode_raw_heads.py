@@ -41,7 +41,7 @@ class Frame:
         padding: color of the padding, RGB in [0, 1]; 0 after the model's own normalization.
         levels: number of anchors of each level, A in all.
         per_class: whether ``most_candidates`` applies to each label, or to each level over all labels.
-        first_label: the first column of ``scores`` that is one of objects; 1 where column 0 is the background.
+        first_label: the first column of ``scores`` of objects; 1 where column 0 is the background.
         score_threshold: detections score above it.
         most_candidates: candidates that enter the non-maximum suppression, at most.
         iou_threshold: of two detections of one label that overlap more, the one with the lower score is
@@ -196,7 +196,7 @@ def suppress(
         high = np.minimum(boxes[first, 2:], boxes[rest, 2:])
         overlap = np.prod(np.clip(high - low, 0, None), axis=1)
         union = areas[first] + areas[rest] - overlap
-        # as a product: there is no division by 0; boxes without an area, or turned inside out, overlap nothing
+        # as a product: no division by 0; boxes without an area, or turned inside out, overlap nothing
         apart = (overlap <= iou_threshold * union) | (union <= 0)
         rest = rest[apart | (labels[rest] != labels[first])]
     return order[kept]
