@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
-from autoprune.errors import ConfigError
 import torch
 
 from autoprune.detectors import detector_inputs
+from autoprune.errors import ConfigError
 from autoprune.export import load
 
 from .conftest import best_recovered, recovered_maps
