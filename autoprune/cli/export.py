@@ -52,8 +52,8 @@ def export(
         bool,
         typer.Option(
             "--raw-heads",
-            help="For detectors of one stage, and those of other libraries: a fixed input size and dense "
-            "outputs, which every runtime supports; decode_raw_heads.py, in autoprune/runtimes, decodes them.",
+            help="For one-stage detectors and most of other libraries: a fixed input size and dense outputs, "
+            "which every runtime supports; decode_raw_heads.py, in autoprune/runtimes, decodes them.",
         ),
     ] = False,
     size: Annotated[
