@@ -38,7 +38,7 @@ class Frame:
         height: rows of the input.
         width: columns of the input.
         stretch: whether images are stretched to the input; else they keep their aspect ratio and are padded.
-        padding: color of the padding, RGB in [0, 1]; 0 after the model's own normalization.
+        padding: color of the padding, RGB in [0, 1].
         levels: number of anchors of each level, A in all.
         per_class: whether ``most_candidates`` applies to each label, or to each level over all labels.
         first_label: the first column of ``scores`` of objects; 1 where column 0 is the background.

@@ -10,29 +10,31 @@ from torch.nn import functional as F
 from torch.onnx import symbolic_helper, symbolic_opset9
 
 OPSET = 17
+_onnx: Any = torch.onnx  # without types
+_helper: Any = symbolic_helper
 
 
 @contextmanager
 def more_operators() -> Iterator[None]:
     """The exporter knows `OPERATORS` within."""
     for name, write in OPERATORS.items():
-        torch.onnx.register_custom_op_symbolic(name, write, OPSET)
+        _onnx.register_custom_op_symbolic(name, write, OPSET)
     try:
         yield
     finally:
         for name in OPERATORS:
-            torch.onnx.unregister_custom_op_symbolic(name, OPSET)
+            _onnx.unregister_custom_op_symbolic(name, OPSET)
 
 
 def _smoothed(mode: str) -> Callable[..., Any]:
     """Resizing with antialiasing, which ONNX has from opset 18: a product of two matrices for fixed sizes."""
 
     def write(graph: Any, image: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
-        old = symbolic_helper._get_tensor_sizes(image)
-        new = symbolic_helper._get_tensor_sizes(graph.original_node.output())
+        old = _helper._get_tensor_sizes(image)
+        new = _helper._get_tensor_sizes(graph.original_node.output())
         if old is None or new is None or None in (*old[-2:], *new[-2:]):
             raise ValueError(f"{mode} resizing with antialiasing needs images of one size")
-        aligned = bool(symbolic_helper._get_const(align_corners, "i", "align_corners"))
+        aligned = bool(_helper._get_const(align_corners, "i", "align_corners"))
         rows, columns = (_weights(*sides, mode, aligned) for sides in zip(old[-2:], new[-2:], strict=True))
         first, second = (graph.op("Constant", value_t=each.contiguous()) for each in (rows, columns.T))
         return graph.op("MatMul", graph.op("MatMul", first, image), second)
@@ -49,10 +51,10 @@ def _weights(old: int, new: int, mode: str, align_corners: bool) -> Tensor:
 def _linspace(graph: Any, start: Any, end: Any, steps: Any, dtype: Any, *options: Any) -> Any:
     """In its own type: the exporter leaves it in that of its ends, which are of 64 bits."""
     values = symbolic_opset9.linspace(graph, start, end, steps, dtype, *options)
-    kind = symbolic_helper._get_const(dtype, "i", "dtype")
+    kind = _helper._get_const(dtype, "i", "dtype")
     if kind is None:
         return values
-    return graph.op("Cast", values, to_i=torch.onnx.JitScalarType(kind).onnx_type())
+    return graph.op("Cast", values, to_i=_onnx.JitScalarType(kind).onnx_type())
 
 
 OPERATORS: dict[str, Callable[..., Any]] = {

@@ -1,6 +1,7 @@
 """LibreYOLO's networks in torchvision's convention: how they see images, their losses, their selection."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,8 +22,6 @@ MOST_CANDIDATES = 30_000
 
 STRIDES = (8, 16, 32)
 """Pixels between the cells of each level, of the kinds with non-maximum suppression."""
-Dense = tuple[Tensor, Tensor]
-"""Boxes [n, A, 4] in pixels of the batch, and scores [n, A, K]."""
 Candidates = tuple[Tensor, Tensor, Tensor]
 """``boxes`` [n, 4] in pixels of the batch, ``scores`` [n] and class indices [n] of one image."""
 
@@ -114,7 +113,9 @@ class LibreDetector(VendorDetector):
 
     def raw(self, batch: ImageList) -> Any:
         """What the network gives for images in its own order of colors."""
-        return self.vendor(self._images(batch))
+        outputs = self.vendor(self._images(batch))
+        _forget(self.vendor)
+        return outputs
 
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What LibreYOLO's trainer adds up, by its names."""
@@ -134,13 +135,14 @@ class LibreDetector(VendorDetector):
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """The best of each image, without overlapping ones of the same class where the kind has them."""
-        rule = self.dense_rule((int(batch.tensors.shape[-2]), int(batch.tensors.shape[-1])))
+        height, width = (int(side) for side in batch.tensors.shape[-2:])
+        rule = self.dense_rule((height, width))
         results = []
         for index, (all_boxes, all_scores) in enumerate(zip(*self.dense(_single(raw), batch), strict=True)):
             boxes, scores, classes = _candidates(all_boxes, all_scores, rule)
             if isinstance(batch, LetterboxedImages):
                 boxes, scores, classes = self._suppressed(boxes, scores, classes, batch.areas[index])
-            best = scores.topk(min(self.detections_per_img, len(scores))).indices
+            best = scores.argsort(descending=True)[: self.detections_per_img]  # topk's number would be traced
             results.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
         return results
 
@@ -148,16 +150,13 @@ class LibreDetector(VendorDetector):
         """See `VendorDetector.dense_rule`."""
         if not isinstance(self.transform, Letterbox):
             return DenseRule(self.min_score, self.detections_per_img, self.detections_per_img)
-        cells = tuple((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
-        return DenseRule(
-            self.min_score,
-            None if self.family == "yolox" else MOST_CANDIDATES,
-            self.detections_per_img,
-            self.nms_thresh,
-            best_class=self.family == "yolox",
-            drop_empty=True,
-            levels=cells if self.family == "rtmdet" else (),
+        rule = DenseRule(
+            self.min_score, MOST_CANDIDATES, self.detections_per_img, self.nms_thresh, drop_empty=True
         )
+        if self.family == "yolox":
+            return replace(rule, most_candidates=None, best_class=True)
+        cells = tuple((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
+        return replace(rule, levels=cells) if self.family == "rtmdet" else rule
 
     def dense(self, raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
         """See `VendorDetector.dense`."""
@@ -168,15 +167,11 @@ class LibreDetector(VendorDetector):
         batch = super().placed(pixels, sizes)
         if not isinstance(self.transform, Letterbox):
             return batch
-        whole = (int(pixels.shape[-2]), int(pixels.shape[-1]))
-        corners = [self.transform.offset(size, whole) for size in sizes]
-        return LetterboxedImages(
-            batch,
-            [
-                [left, top, left + width, top + height]
-                for (top, left), (height, width) in zip(corners, sizes, strict=True)
-            ],
-        )
+        whole, areas = self.transform.only_size, []
+        for height, width in sizes:
+            top, left = self.transform.offset((height, width), whole)
+            areas.append([float(side) for side in (left, top, left + width, top + height)])
+        return LetterboxedImages(batch, areas)
 
     def _suppressed(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, area: Sequence[float]
@@ -201,40 +196,39 @@ CORNERS = ("yolo9", "rtdetr")
 """Kinds whose trainer takes corners of boxes as fractions of the image, not centers and sizes in pixels."""
 
 
-def _yolox(raw: Any, batch: ImageList) -> Dense:
+def _yolox(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
     """Objectness times probability."""
     decoded = decode_outputs(raw)
     return box_convert(decoded[..., :4], "cxcywh", "xyxy"), decoded[..., 4:5] * decoded[..., 5:]
 
 
-def _yolo9(raw: Any, batch: ImageList) -> Dense:
+def _yolo9(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
     predictions = raw["predictions"].transpose(1, 2)
     return predictions[..., :4], predictions[..., 4:]
 
 
-def _rtmdet(raw: Any, batch: ImageList) -> Dense:
+def _rtmdet(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
     """Boxes are distances from the corner of the cell."""
     boxes, scores = [], []
     for stride, logits, distances in zip(STRIDES, *raw, strict=True):
-        height, width = (int(side) for side in logits.shape[-2:])
-        down, right = (torch.arange(n, device=logits.device) * stride for n in (height, width))
+        height, width = (int(side) * stride for side in logits.shape[-2:])
+        down, right = (torch.arange(0, n, stride, device=logits.device) for n in (height, width))
         points = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1).reshape(-1, 2)
         sides = distances.flatten(2).transpose(1, 2)
         corners = torch.cat((points - sides[..., :2], points + sides[..., 2:]), -1)
-        canvas = corners.new_tensor([width * stride, height * stride]).repeat(2)
-        boxes.append(corners.clamp(min=0).minimum(canvas))
+        boxes.append(corners.clamp(min=0).minimum(corners.new_tensor([width, height] * 2)))
         scores.append(logits.flatten(2).transpose(1, 2).sigmoid())
     return torch.cat(boxes, 1), torch.cat(scores, 1)
 
 
-def _queries(raw: Any, batch: ImageList) -> Dense:
+def _queries(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
     """Boxes are fractions of the image."""
     boxes = box_convert(raw["pred_boxes"], "cxcywh", "xyxy")
     height, width = (int(side) for side in batch.tensors.shape[-2:])
-    return boxes * boxes.new_tensor([width, height]).repeat(2), raw["pred_logits"].sigmoid()
+    return boxes * boxes.new_tensor([width, height] * 2), raw["pred_logits"].sigmoid()
 
 
-DENSE: dict[str, Callable[[Any, ImageList], Dense]] = {
+DENSE: dict[str, Callable[[Any, ImageList], tuple[Tensor, Tensor]]] = {
     "yolox": _yolox,
     "yolo9": _yolo9,
     "rtmdet": _rtmdet,
@@ -255,18 +249,18 @@ def _candidates(boxes: Tensor, scores: Tensor, rule: DenseRule) -> Candidates:
         else:
             cells, classes = (values > rule.score_threshold).nonzero(as_tuple=True)
             best = values[cells, classes]
-        kept = best.topk(min(rule.most_candidates or len(best), len(best))).indices
+        kept = best.argsort(descending=True)[: rule.most_candidates]
         kept = kept[best[kept] > rule.score_threshold]
         chosen.append((boxes[start + cells[kept]], best[kept], classes[kept]))
         start += len(values)
-    boxes, scores, classes = (torch.cat(parts) for parts in zip(*chosen, strict=True))
-    return boxes, scores, classes
+    first, second, third = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    return first, second, third
 
 
 def _single(outputs: Any) -> Any:
     """The same outputs in single precision."""
     if isinstance(outputs, Tensor):
-        return outputs.float() if outputs.is_floating_point() else outputs
+        return outputs.float()
     if isinstance(outputs, Mapping):
         return {name: _single(value) for name, value in outputs.items()}
     return [_single(value) for value in outputs]
@@ -290,11 +284,15 @@ def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool
     return rows
 
 
+_NOTHING = torch.zeros(1)
+"""Always the same, as torch.export refuses modules that hold another tensor after a call than before it."""
+
+
 def _forget(vendor: Any) -> None:
-    """Drops what heads keep between calls, which may be of another device, or of `torch.inference_mode`."""
+    """Drops what heads keep between calls: it may be of another device, of inference mode, or of a trace."""
     head: Any = getattr(vendor, "head", None)
     if hasattr(head, "grids"):
-        head.grids = [torch.zeros(1)] * len(head.grids)
+        head.grids = [_NOTHING] * len(head.grids)
     if hasattr(head, "_loss_fn"):
         head._loss_fn, head.shape = None, None
-        head.anchors = head.strides = torch.empty(0)
+        head.anchors = head.strides = _NOTHING

@@ -157,7 +157,8 @@ class UltralyticsDetector(VendorDetector):
 
     def dense_rule(self, size: Size) -> DenseRule:
         """See `VendorDetector.dense_rule`."""
-        chosen, head, vendor = self.selection, self.head, self.vendor
+        chosen, head = self.selection, self.head
+        vendor: Any = self.vendor
         if vendor.task == "obb":
             raise ModelError("oriented boxes suppress each other by more than their upright corners")
         if _is_rtdetr(head):
