@@ -66,7 +66,7 @@ def test_resizing_with_antialiasing_needs_one_size(tmp_path):
 def test_the_exporter_is_afterwards_as_before(tmp_path):
     with more_operators():
         pass
-    with pytest.raises(torch.onnx.errors.UnsupportedOperatorError):
+    with pytest.raises((torch.onnx.errors.UnsupportedOperatorError, ValueError)):  # torch 2.15: the latter
         write(shrink, noise(1, 3, 8, 8), tmp_path / "file.onnx")
 
 
