@@ -30,8 +30,10 @@ def _smoothed(mode: str) -> Callable[..., Any]:
     """Resizing with antialiasing, which ONNX has from opset 18: a product of two matrices for fixed sizes."""
 
     def write(graph: Any, image: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
-        old = _helper._get_tensor_sizes(image)
-        new = _helper._get_tensor_sizes(graph.original_node.output())
+        traced = next(graph.original_node.inputs()), graph.original_node.output()
+        old, new = (_helper._get_tensor_sizes(each) for each in traced)
+        if (known := _helper._get_tensor_sizes(image)) is not None:  # where a side may vary, it is None
+            old = known
         if old is None or new is None or None in (*old[-2:], *new[-2:]):
             raise ValueError(f"{mode} resizing with antialiasing needs images of one size")
         aligned = bool(_helper._get_const(align_corners, "i", "align_corners"))
