@@ -203,4 +203,4 @@ def test_raw_heads_are_decoded_to_its_detections(pair):
 def test_a_file_of_raw_heads_computes_the_same(pair, tmp_path):
     raw = RawHeads(pair[2], (96, 96))
     write_raw_heads(raw, tmp_path / "raw.onnx")
-    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1))
+    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), as_tensor(pictures(1)[0]))

@@ -190,12 +190,12 @@ def test_raw_heads_are_decoded_to_its_detections(stretched: tuple[str, Any]) -> 
 
 def test_files_of_raw_heads_compute_the_same(stretched: tuple[str, Any], tmp_path: Path) -> None:
     family, detector = stretched
-    raw = RawHeads(detector, (64, 64))
+    raw, image = RawHeads(detector, (64, 64)), pictures(1)[0].float() / 255
     write_raw_heads(raw, tmp_path / "raw.onnx")
-    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1))
+    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
     if family == "rt_detr":
         write_program(raw, tmp_path / "raw.pt2")
-        check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1))
+        check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
 
 
 def test_raw_heads_are_refused_where_the_model_must_know_the_padding(pair: tuple[str, Any, Any]) -> None:

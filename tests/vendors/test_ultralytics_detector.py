@@ -227,11 +227,11 @@ def test_raw_heads_are_decoded_to_its_detections(kind):
 
 @pytest.mark.parametrize("kind", ["yolov8n", "yolo26n without"])
 def test_files_of_raw_heads_compute_the_same(kind, tmp_path):
-    raw = RawHeads(make(kind), (64, 96))
+    raw, image = RawHeads(make(kind), (64, 96)), as_tensor(pictures(1)[0])
     write_raw_heads(raw, tmp_path / "raw.onnx")
-    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1))
+    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
     write_program(raw, tmp_path / "raw.pt2")
-    check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1))
+    check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
 
 
 def test_raw_heads_of_oriented_boxes_are_refused():
