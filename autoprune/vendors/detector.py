@@ -109,12 +109,12 @@ class VendorDetector(nn.Module):
             As of `forward`, with boxes in pixels of the image without its padding, and within it.
         """
         batch = self.placed(pixels, [size])
-        (found,) = self.detections(self.raw(batch), batch)
+        (selected,) = self.detections(self.raw(batch), batch)
         height, width = size
         top, left = self.transform.offset(size, (int(pixels.shape[-2]), int(pixels.shape[-1])))
-        boxes = found["boxes"] - found["boxes"].new_tensor([left, top, left, top])
+        boxes = selected["boxes"] - selected["boxes"].new_tensor([left, top, left, top])
         limits = boxes.new_tensor([width, height, width, height])
-        return {**found, "boxes": boxes.clamp(min=0).minimum(limits)}
+        return {**selected, "boxes": boxes.clamp(min=0).minimum(limits)}
 
     def own_names(self, tensors: Any, where: str) -> Any:
         """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.

@@ -158,5 +158,5 @@ def test_boxes_without_an_area_in_the_image_may_be_dropped():
 def test_without_suppression_the_best_are_kept_however_they_overlap():
     boxes = np.tile(np.array([0, 0, 50, 50], np.float32), (15, 1))
     scores = np.linspace(0.1, 0.8, 15, dtype=np.float32)[:, None]
-    found = changed(iou_threshold=1.0, levels=(15,)).detections(boxes, scores, (64, 96))
-    assert found.scores == pytest.approx(scores[:-6:-1, 0])
+    detections = changed(iou_threshold=1.0, levels=(15,)).detections(boxes, scores, (64, 96))
+    assert detections.scores == pytest.approx(scores[:-6:-1, 0])

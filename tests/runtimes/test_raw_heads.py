@@ -164,10 +164,10 @@ def test_dense_outputs_of_another_library_are_decoded_as_by_its_own_code(kind):
         assert kind == "queries" or max(fitted) == 96
         with torch.inference_mode():
             boxes, scores = raw(torch.from_numpy(pixels))
-        found = raw.frame.detections(boxes[0].numpy(), scores[0].numpy(), fitted)
+        detections = raw.frame.detections(boxes[0].numpy(), scores[0].numpy(), fitted)
         expected = detect_padded(detector, torch.from_numpy(pixels), fitted)
-        assert matched(found, expected) == 1
-        assert found.labels.min() >= 1
+        assert matched(detections, expected) == 1
+        assert detections.labels.min() >= 1
 
 
 @pytest.mark.parametrize("kind", VENDORS)

@@ -7,11 +7,11 @@ from autoprune.runtimes.decode_raw_heads import Detections
 from autoprune.runtimes.raw_heads import RawHeads, detect_padded, resize_and_pad
 
 
-def check_same(expected, found, pixels, score):
+def check_same(expected, detections, pixels, score):
     """Both find the same, but for one in a hundred, where round-off decides."""
-    apart = np.abs(expected.boxes[:, None] - found.boxes).max(-1, initial=0) / pixels
-    apart = np.maximum(apart, np.abs(expected.scores[:, None] - found.scores) / score)
-    apart[expected.labels[:, None] != found.labels] = np.inf
+    apart = np.abs(expected.boxes[:, None] - detections.boxes).max(-1, initial=0) / pixels
+    apart = np.maximum(apart, np.abs(expected.scores[:, None] - detections.scores) / score)
+    apart[expected.labels[:, None] != detections.labels] = np.inf
     both = min((apart <= 1).any(axis).sum() for axis in (0, 1)) if apart.size else 0
     assert both >= 0.99 * max(apart.shape) > 0, f"{both} of {apart.shape}"
 
@@ -30,9 +30,9 @@ def check_decoding(detector, images, input_size):
         expected = Detections(*(own[name].numpy() for name in Detections._fields))
         dense = raw(torch.from_numpy(pixels))
         assert dense[0].shape == (1, sum(raw.frame.levels), 4)
-        found = decoded(raw.frame, *dense, size)
-        check_same(expected, found, 0.01, 1e-5)
-        scores.extend(found.scores.round(3))
+        detections = decoded(raw.frame, *dense, size)
+        check_same(expected, detections, 0.01, 1e-5)
+        scores.extend(detections.scores.round(3))
     assert len({*scores}) > 2 * len(images)
     return raw
 
