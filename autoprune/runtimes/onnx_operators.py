@@ -30,12 +30,10 @@ def _smoothed(mode: str) -> Callable[..., Any]:
     """Resizing with antialiasing, which ONNX has from opset 18: a product of two matrices for fixed sizes."""
 
     def write(graph: Any, image: Any, size: Any, align_corners: Any, *scales: Any) -> Any:
-        traced = next(graph.original_node.inputs()), graph.original_node.output()
-        old, new = (_helper._get_tensor_sizes(each) for each in traced)
-        if (known := _helper._get_tensor_sizes(image)) is not None:  # where a side may vary, it is None
-            old = known
+        old = _helper._get_tensor_sizes(image)
+        new = _helper._get_tensor_sizes(graph.original_node.output())
         if old is None or new is None or None in (*old[-2:], *new[-2:]):
-            raise ValueError(f"{mode} resizing with antialiasing needs images of one size")
+            raise ValueError(f"{mode} resizing with antialiasing of unknown sizes; raw heads in pt2 have it")
         aligned = bool(_helper._get_const(align_corners, "i", "align_corners"))
         rows, columns = (_weights(*sides, mode, aligned) for sides in zip(old[-2:], new[-2:], strict=True))
         first, second = (graph.op("Constant", value_t=each.contiguous()) for each in (rows, columns.T))
