@@ -52,8 +52,8 @@ def export(
         bool,
         typer.Option(
             "--raw-heads",
-            help="For one-stage detectors: a fixed input size and dense outputs, which every runtime "
-            "supports; decode_raw_heads.py, in autoprune/runtimes, decodes them.",
+            help="For one-stage detectors and most of other libraries: a fixed input size and dense outputs, "
+            "which every runtime supports; decode_raw_heads.py, in autoprune/runtimes, decodes them.",
         ),
     ] = False,
     size: Annotated[
@@ -111,6 +111,7 @@ def export(
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
     model, policy = load_with_policy(folder)
+    input_size = policy.input_size if size is None else _given_size(size, model)
     render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
         pictures = _images(folder, model, config, images, policy.labels) if needs_images else None
@@ -120,7 +121,6 @@ def export(
             if format in VENDORS and format != PRETRAINED:
                 file = write_vendor(model, new, format, policy.labels, policy.input_size)
             if pictures is not None:
-                input_size = parse_size(size, "--size") if size is not None else policy.input_size
                 if raw_heads:
                     file, parity = write_raw(model, new, pictures, parity_images, input_size, format)
                 else:
@@ -155,6 +155,21 @@ def refuse_existing(folder: Path) -> None:
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise RunError(f"{folder} already exists; choose another --to")
+
+
+def _given_size(size: str, model: "nn.Module") -> tuple[int, int]:
+    """Height and width that --size gives.
+
+    Raises:
+        ConfigError: it is no size, or the detector takes another one alone.
+    """
+    from autoprune.runtimes.raw_heads import has_raw_heads, only_input
+
+    given = parse_size(size, "--size")
+    only = only_input(model) if has_raw_heads(model) else None
+    if only is not None and only != given:
+        raise ConfigError(f"--size {size}: this detector takes {only[0]}x{only[1]} pixels alone; omit --size")
+    return given
 
 
 def _images(

@@ -44,7 +44,7 @@ def latency(
         Runtime,
         typer.Option(
             "--runtime",
-            help="Where the network runs. All but torch time the raw heads of a one-stage detector, as ONNX.",
+            help="Where the network runs. All but torch time a detector's raw heads, if it has any, as ONNX.",
         ),
     ] = "torch",
     batch: Annotated[int, typer.Option("--batch", min=1, max=65_536, help="Images per forward pass.")] = 1,

@@ -79,7 +79,7 @@ def write_vendor(
 def write_raw(
     detector: nn.Module, folder: Path, images: Images, count: int, input_size: tuple[int, int], format: str
 ) -> tuple[Path, Parity]:
-    """Writes the raw heads of a one-stage detector, as ONNX or as a program of torch.export.
+    """Writes the raw heads of a detector, as ONNX or as a program of torch.export.
 
     Args:
         detector: in eval mode, on the CPU.
@@ -91,7 +91,7 @@ def write_raw(
 
     Raises:
         ConfigError: onnx or onnxruntime is not installed.
-        ModelError: the detector has two stages, or the exporter can't express it.
+        ModelError: the detector has no raw heads, or the exporter can't express them.
         ExportError: the file has other detections than the detector.
     """
     model = RawHeads(detector, input_size)

@@ -168,7 +168,7 @@ def whole_file(session: Session, names: Sequence[str]) -> Detect:
 
 
 def padded(detector: nn.Module, frame: Frame) -> Detect:
-    """A detector on images as its raw heads see them, decoded by torchvision's own code."""
+    """A detector on images as its raw heads see them, decoded by its own code."""
 
     def detect(image: Tensor) -> Detections:
         pixels, size = resize_and_pad(image, frame)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.latency.machine import LatencySetup
 from autoprune.runtimes.extras import need
-from autoprune.runtimes.onnx import OPSET
+from autoprune.runtimes.onnx_operators import OPSET
 from autoprune.runtimes.sessions import open_session
 
 Pass = Callable[[], object]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ConfigError
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
-from autoprune.runtimes.raw_heads import RawHeads, is_one_stage, resize_and_pad
+from autoprune.runtimes.raw_heads import RawHeads, has_raw_heads, resize_and_pad
 from autoprune.runtimes.sessions import open_session
 
 Run = Callable[[], dict[str, float]]
@@ -75,7 +75,7 @@ def in_file(
     folder: Path,
     clock: Clock = time.perf_counter,
 ) -> Run:
-    """A detector in ONNX Runtime or OpenVINO: its raw heads, or the whole of it where it has two stages.
+    """A detector in ONNX Runtime or OpenVINO: its raw heads, or the whole of it where it has none.
 
     Args:
         model: in eval mode, on the CPU.
@@ -93,7 +93,7 @@ def in_file(
         ModelError: the detector can't be expressed in ONNX.
     """
     path = folder / "latency.onnx"
-    if not is_one_stage(model):
+    if not has_raw_heads(model):
         if len(images) > 1:
             raise ConfigError(
                 f"{type(model).__name__} in {runtime} takes one image at a time; give --batch 1, or "

@@ -1,4 +1,4 @@
-"""ONNX files: a whole detector with its non-maximum suppression, or the raw heads of a one-stage detector."""
+"""ONNX files: a whole detector with its non-maximum suppression, or its raw heads."""
 
 import logging
 import warnings
@@ -14,10 +14,10 @@ from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.files import replacing
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
+from autoprune.runtimes.onnx_operators import OPSET, more_operators
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.vendors import VendorDetector
 
-OPSET = 17
 FRAME_KEY = "autoprune.frame"
 DETECTIONS = ("boxes", "scores", "labels", "masks", "keypoints", "keypoints_scores")
 
@@ -122,7 +122,7 @@ def _export(
     onnx = need("onnx")
     with replacing(path) as temporary:
         try:
-            with _quiet(), torch.no_grad():
+            with _quiet(), more_operators(), torch.no_grad():
                 torch.onnx.export(
                     model.eval(),
                     (example,),

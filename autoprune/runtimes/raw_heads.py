@@ -1,4 +1,4 @@
-"""A one-stage detector as a plain network: fixed input, dense outputs, no data-dependent operation."""
+"""A detector as a plain network: fixed input, dense outputs, no data-dependent operation."""
 
 import copy
 from collections import OrderedDict
@@ -17,7 +17,9 @@ from torchvision.models.detection.ssd import SSD
 
 from autoprune.errors import ModelError
 from autoprune.runtimes.decode_raw_heads import Frame
+from autoprune.vendors import VendorDetector
 
+Size = tuple[int, int]
 Outputs = dict[str, Tensor]
 
 SCORES: dict[type[nn.Module], Callable[[Outputs], Tensor]] = {
@@ -25,33 +27,119 @@ SCORES: dict[type[nn.Module], Callable[[Outputs], Tensor]] = {
     FCOS: lambda outputs: (outputs["cls_logits"].sigmoid() * outputs["bbox_ctrness"].sigmoid()).sqrt(),
     SSD: lambda outputs: outputs["cls_logits"].softmax(-1),
 }
-"""For each kind of one-stage detector, the scores [N, A, K] from the outputs of its head."""
+"""For each kind of torchvision's one-stage detectors, the scores [N, A, K] from the outputs of its head."""
 
 
-def is_one_stage(detector: nn.Module) -> bool:
+def has_raw_heads(detector: nn.Module) -> bool:
     """Whether `RawHeads` supports the detector."""
-    return isinstance(detector, tuple(SCORES))
+    if not isinstance(detector, VendorDetector):
+        return isinstance(detector, tuple(SCORES))
+    try:
+        detector.dense_rule(detector.transform.only_size or (1, 1))
+    except ModelError:
+        return False
+    return True
+
+
+def only_input(detector: nn.Module) -> Size | None:
+    """Height and width of the one input that a detector's raw heads can have; ``None`` where any will do."""
+    transform: Any = detector.transform
+    if isinstance(detector, VendorDetector):
+        return detector.transform.only_size
+    if transform.fixed_size is None:
+        return None
+    return int(transform.fixed_size[1]), int(transform.fixed_size[0])  # torchvision has (width, height)
 
 
 class RawHeads(nn.Module):
-    """Backbone and head of a one-stage detector, from pixels in [0, 1] to boxes and scores of all anchors.
-
-    The backbone runs once, to find the anchors.
+    """A detector from pixels in [0, 1] to boxes and scores of all anchors, whose modules it shares.
 
     Args:
-        detector: torchvision's RetinaNet, FCOS or SSD, on the CPU; its modules are shared, not copied.
-        input_size: height and width; rounded up to the multiple that the detector pads to. SSD has a fixed
-            size, which is used instead.
+        detector: torchvision's RetinaNet, FCOS or SSD, or a `VendorDetector` with dense outputs, on the CPU.
+        input_size: height and width; rounded up to the multiple that the detector pads to. The one size of
+            SSD, and of vendors' detectors that stretch images, is used instead.
+
+    Attributes:
+        frame: the input, and how the outputs are to be read.
 
     Raises:
-        ModelError: the detector is of another kind.
+        ModelError: the detector is of another kind, or has no dense outputs.
     """
+
+    frame: Frame
+
+    def __init__(self, detector: nn.Module, input_size: Size) -> None:
+        super().__init__()
+        self.heads: _VendorHeads | _OneStageHeads
+        if isinstance(detector, VendorDetector):
+            self.heads = _VendorHeads(detector, input_size)
+        else:
+            self.heads = _OneStageHeads(detector, input_size)
+        self.frame = self.heads.frame
+        self.eval()
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        """Boxes and scores of all anchors.
+
+        Args:
+            image: float32 [N, 3, height, width] in [0, 1].
+
+        Returns:
+            ``boxes`` [N, A, 4], x1, y1, x2, y2 in pixels of the input, and ``scores`` [N, A, K].
+        """
+        outputs: tuple[Tensor, Tensor] = self.heads(image)
+        return outputs
+
+
+class _VendorHeads(nn.Module):
+    """The dense outputs of another library's detector; it runs once, to count them."""
+
+    def __init__(self, detector: VendorDetector, input_size: Size) -> None:
+        super().__init__()
+        self.detector = detector.eval()
+        transform = detector.transform
+        self.size = transform.padded_size([transform.only_size or input_size])
+        height, width = self.size
+        try:
+            rule = detector.dense_rule(self.size)
+        except ModelError as error:
+            raise ModelError(f"no raw heads: {error}; export it whole, without --raw-heads") from error
+        with torch.no_grad():
+            anchors = int(self(torch.zeros(1, 3, height, width))[0].shape[1])
+        self.frame = Frame(
+            height=height,
+            width=width,
+            stretch=transform.fixed_size is not None,
+            padding=transform.color,  # type: ignore[arg-type]
+            levels=rule.levels or (anchors,),
+            per_class=False,
+            first_label=0,
+            score_threshold=rule.score_threshold,
+            most_candidates=rule.most_candidates or anchors,
+            iou_threshold=rule.iou_threshold,
+            most_detections=rule.most_detections or anchors,
+            label_of_first=1,
+            best_class=rule.best_class,
+            enlarged_to=transform.max_size or 0,
+            smoothed=transform.antialias,
+            centered=transform.placement == "center",
+            clip_last=rule.clip_last,
+            drop_empty=rule.drop_empty,
+        )
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+        batch = self.detector.placed(image, [self.size] * int(image.shape[0]))
+        return self.detector.dense(self.detector.raw(batch), batch)
+
+
+class _OneStageHeads(nn.Module):
+    """Backbone and head of torchvision's one-stage detectors; the backbone runs once, to find the anchors."""
 
     mean: Tensor
     std: Tensor
     anchors: Tensor
 
-    def __init__(self, detector: nn.Module, input_size: tuple[int, int]) -> None:
+    def __init__(self, detector: nn.Module, input_size: Size) -> None:
         super().__init__()
         kind = next((kind for kind in SCORES if isinstance(detector, kind)), None)
         if kind is None:
@@ -66,7 +154,8 @@ class RawHeads(nn.Module):
         transform = untyped.transform
         self.register_buffer("mean", torch.tensor(transform.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1))
-        height, width = _whole_size(transform, input_size)
+        step = int(transform.size_divisible)
+        height, width = only_input(detector) or tuple(-(-side // step) * step for side in input_size)
         probe = torch.zeros(1, 3, height, width)
         with torch.no_grad():
             features = self._features(probe)
@@ -87,17 +176,8 @@ class RawHeads(nn.Module):
             iou_threshold=float(untyped.nms_thresh),
             most_detections=int(untyped.detections_per_img),
         )
-        self.eval()
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Boxes and scores of all anchors.
-
-        Args:
-            image: float32 [N, 3, height, width] in [0, 1].
-
-        Returns:
-            ``boxes`` [N, A, 4], x1, y1, x2, y2 in pixels of the input, and ``scores`` [N, A, K].
-        """
         outputs = self.head(self._features((image - self.mean) / self.std))
         offsets, anchors = outputs["bbox_regression"], self.anchors
         count = offsets.shape[0]
@@ -114,7 +194,7 @@ class RawHeads(nn.Module):
 
 
 def detect_padded(detector: nn.Module, padded: Tensor, size: tuple[int, int]) -> dict[str, Tensor]:
-    """The detections of torchvision's own code on an image that is already resized and padded.
+    """The detections of the detector's own code on an image that is already resized and padded.
 
     Args:
         detector: one that `RawHeads` supports, in eval mode.
@@ -122,8 +202,11 @@ def detect_padded(detector: nn.Module, padded: Tensor, size: tuple[int, int]) ->
         size: height and width of the image without the padding.
 
     Returns:
-        ``boxes`` [n, 4], ``scores`` [n] and ``labels`` [n] in pixels of ``padded``.
+        ``boxes`` [n, 4], ``scores`` [n] and ``labels`` [n] in pixels of the image without the padding.
     """
+    if isinstance(detector, VendorDetector):
+        with torch.inference_mode():
+            return detector.detect_placed(padded, size)
     same = copy.copy(detector)
     same._modules = OrderedDict(detector._modules)  # a copy, so that the detector keeps its own transform
     same.transform = _NormalizeOnly(detector.transform, size)
@@ -137,7 +220,8 @@ def resize_and_pad(image: Tensor, frame: Frame) -> tuple[NDArray[np.float32], tu
     old = (int(image.shape[-2]), int(image.shape[-1]))
     size = frame.fitted_size(*old)
     if size != old:
-        image = F.interpolate(image[None], size, mode="bilinear", align_corners=False, antialias=True)[0]
+        options: Any = {"mode": "bilinear", "align_corners": False, "antialias": frame.smoothed}
+        image = F.interpolate(image[None], size, **options)[0]
     return frame.pad(image.numpy()), size
 
 
@@ -154,12 +238,3 @@ class _NormalizeOnly(nn.Module):
 
     def postprocess(self, result: Any, *sizes: Any) -> Any:
         return result
-
-
-def _whole_size(transform: Any, input_size: tuple[int, int]) -> tuple[int, int]:
-    """The input's height and width: the detector's fixed one, or ``input_size`` rounded up to its padding."""
-    if transform.fixed_size is not None:  # torchvision has (width, height)
-        return int(transform.fixed_size[1]), int(transform.fixed_size[0])
-    step = int(transform.size_divisible)
-    height, width = (-(-side // step) * step for side in input_size)
-    return height, width

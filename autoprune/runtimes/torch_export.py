@@ -1,4 +1,4 @@
-"""Programs of torch.export: the raw heads of a one-stage detector, without the code of the detector."""
+"""Programs of torch.export: the raw heads of a detector, without its code."""
 
 from pathlib import Path
 

@@ -4,12 +4,14 @@ A detector is named ``LIBRARY:SOURCE``, such as ``ultralytics:yolo11n.yaml``; th
 or a name that the library knows.
 """
 
+from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import PREFIX, VendorDetector
 from autoprune.vendors.table import Description, Library, Vendor, libraries, vendor_of
 from autoprune.vendors.transform import DetectorTransform
 
 __all__ = [
     "PREFIX",
+    "DenseRule",
     "Description",
     "DetectorTransform",
     "Library",

@@ -7,8 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from autoprune.errors import ConfigError
-from autoprune.vendors.transform import DetectorTransform
+from autoprune.errors import ConfigError, ModelError
+from autoprune.vendors.dense import DenseRule
+from autoprune.vendors.transform import DetectorTransform, Size
 
 PREFIX = "vendor."
 """Before the names of the vendor's own tensors and modules."""
@@ -19,7 +20,8 @@ Target = Mapping[str, Tensor]
 class VendorDetector(nn.Module):
     """Images in [0, 1] and boxes in their own pixels go in, losses or detections come out, as in torchvision.
 
-    A vendor's module derives from it and gives `raw`, `losses` and `detections`.
+    A vendor's module derives from it and gives `raw`, `losses` and `detections`; for export as raw heads also
+    `dense_rule` and `dense`.
 
     Args:
         vendor: the vendor's own module; its names of tensors and modules stand behind `PREFIX` here.
@@ -70,6 +72,49 @@ class VendorDetector(nn.Module):
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """``boxes`` in pixels of the batch, ``scores`` and ``labels`` by image, selected as by the vendor."""
         raise NotImplementedError
+
+    def dense_rule(self, size: Size) -> DenseRule:
+        """How detections are selected from what `dense` returns for inputs of a height and width.
+
+        Raises:
+            ModelError: it has no such outputs, or an input of one size does not do for it; says why.
+        """
+        raise ModelError(f"{type(self).__name__} gives no dense boxes and scores")
+
+    def dense(self, raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+        """All boxes [n, A, 4], x1, y1, x2, y2 in pixels of the batch, and their scores [n, A, K] by class.
+
+        Its operations depend on no data, so that every exporter can express them.
+        """
+        raise NotImplementedError
+
+    def placed(self, pixels: Tensor, sizes: Sequence[Size]) -> ImageList:
+        """The batch of images that are resized and padded already.
+
+        Args:
+            pixels: [n, 3, height, width] in [0, 1].
+            sizes: height and width of each image without its padding.
+        """
+        mean, std = self.transform.statistics(pixels.device)
+        return ImageList((pixels - mean) / std, list(sizes))
+
+    def detect_placed(self, pixels: Tensor, size: Size) -> dict[str, Tensor]:
+        """The detections in an image that is resized and padded already.
+
+        Args:
+            pixels: [1, 3, height, width] in [0, 1].
+            size: height and width of the image without its padding.
+
+        Returns:
+            As of `forward`, with boxes in pixels of the image without its padding, and within it.
+        """
+        batch = self.placed(pixels, [size])
+        (selected,) = self.detections(self.raw(batch), batch)
+        height, width = size
+        top, left = self.transform.offset(size, (int(pixels.shape[-2]), int(pixels.shape[-1])))
+        boxes = selected["boxes"] - selected["boxes"].new_tensor([left, top, left, top])
+        limits = boxes.new_tensor([width, height, width, height])
+        return {**selected, "boxes": boxes.clamp(min=0).minimum(limits)}
 
     def own_names(self, tensors: Any, where: str) -> Any:
         """What a file holds that the vendor's trainer saved, by the names of the vendor's module here.

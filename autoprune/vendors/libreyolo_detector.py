@@ -1,6 +1,7 @@
 """LibreYOLO's networks in torchvision's convention: how they see images, their losses, their selection."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_convert
 
+from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import VendorDetector
 from autoprune.vendors.transform import DetectorTransform, Size
 
@@ -18,6 +20,8 @@ STRIDE = 32
 MOST_CANDIDATES = 30_000
 """Boxes of an image (of RTMDet: of one of its levels) that go into the non-maximum suppression, at most."""
 
+STRIDES = (8, 16, 32)
+"""Pixels between the cells of each level, of the kinds with non-maximum suppression."""
 Candidates = tuple[Tensor, Tensor, Tensor]
 """``boxes`` [n, 4] in pixels of the batch, ``scores`` [n] and class indices [n] of one image."""
 
@@ -47,10 +51,15 @@ class Letterbox(DetectorTransform):
         batch, placed = super().forward(images, targets)
         areas = []
         for image, size in zip(images, batch.image_sizes, strict=True):
-            top, left = self._offset(size, self._padded([size]))
+            top, left = self.offset(size, self.padded_size([size]))
             height, width = (side * self._ratio(image.shape[-2:]) for side in image.shape[-2:])
             areas.append([left, top, left + width, top + height])
         return LetterboxedImages(batch, areas), placed
+
+    @property
+    def only_size(self) -> Size:
+        """As of `padded_size`."""
+        return self.padded_size([])
 
     def _size(self, height: int, width: int) -> Size:
         ratio = self._ratio((height, width))
@@ -59,7 +68,8 @@ class Letterbox(DetectorTransform):
     def _scale(self, original: Size, size: Size) -> list[float]:
         return [self._ratio(original)] * 4
 
-    def _padded(self, sizes: Sequence[Size]) -> Size:
+    def padded_size(self, sizes: Sequence[Size]) -> Size:
+        """The square, whatever the images."""
         assert self.max_size is not None
         side = -(-self.max_size // STRIDE) * STRIDE
         return side, side
@@ -76,7 +86,7 @@ class LibreDetector(VendorDetector):
         vendor: the network.
         transform: `Letterbox` for those with non-maximum suppression.
         features: see `VendorDetector`.
-        family: LibreYOLO's name of the kind, one of `CANDIDATES`.
+        family: LibreYOLO's name of the kind, one of `DENSE`.
         num_classes: without a background.
         trainer: LibreYOLO's class that trains it: its loss is the loss.
         min_score: of detections.
@@ -103,7 +113,9 @@ class LibreDetector(VendorDetector):
 
     def raw(self, batch: ImageList) -> Any:
         """What the network gives for images in its own order of colors."""
-        return self.vendor(self._images(batch))
+        outputs = self.vendor(self._images(batch))
+        _forget(self.vendor)
+        return outputs
 
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """What LibreYOLO's trainer adds up, by its names."""
@@ -123,17 +135,43 @@ class LibreDetector(VendorDetector):
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:
         """The best of each image, without overlapping ones of the same class where the kind has them."""
+        height, width = (int(side) for side in batch.tensors.shape[-2:])
+        rule = self.dense_rule((height, width))
         results = []
-        for index, size in enumerate(batch.image_sizes):
-            boxes, scores, classes = CANDIDATES[self.family](_only(raw, index), self.min_score)
+        for index, (all_boxes, all_scores) in enumerate(zip(*self.dense(_single(raw), batch), strict=True)):
+            boxes, scores, classes = _candidates(all_boxes, all_scores, rule)
             if isinstance(batch, LetterboxedImages):
                 boxes, scores, classes = self._suppressed(boxes, scores, classes, batch.areas[index])
-            else:
-                boxes = boxes * boxes.new_tensor([size[1], size[0], size[1], size[0]])
-            best = scores.topk(min(self.detections_per_img, len(scores))).indices
-            best = best[scores[best] > self.min_score]
+            best = scores.argsort(descending=True)[: self.detections_per_img]  # topk's number would be traced
             results.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
         return results
+
+    def dense_rule(self, size: Size) -> DenseRule:
+        """See `VendorDetector.dense_rule`."""
+        if not isinstance(self.transform, Letterbox):
+            return DenseRule(self.min_score, self.detections_per_img, self.detections_per_img)
+        rule = DenseRule(
+            self.min_score, MOST_CANDIDATES, self.detections_per_img, self.nms_thresh, drop_empty=True
+        )
+        if self.family == "yolox":
+            return replace(rule, most_candidates=None, best_class=True)
+        cells = tuple((size[0] // stride) * (size[1] // stride) for stride in STRIDES)
+        return replace(rule, levels=cells) if self.family == "rtmdet" else rule
+
+    def dense(self, raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+        """See `VendorDetector.dense`."""
+        return DENSE[self.family](raw, batch)
+
+    def placed(self, pixels: Tensor, sizes: Sequence[Size]) -> ImageList:
+        """See `VendorDetector.placed`."""
+        batch = super().placed(pixels, sizes)
+        if not isinstance(self.transform, Letterbox):
+            return batch
+        whole, areas = self.transform.only_size, []
+        for height, width in sizes:
+            top, left = self.transform.offset((height, width), whole)
+            areas.append([float(side) for side in (left, top, left + width, top + height)])
+        return LetterboxedImages(batch, areas)
 
     def _suppressed(
         self, boxes: Tensor, scores: Tensor, classes: Tensor, area: Sequence[float]
@@ -158,47 +196,39 @@ CORNERS = ("yolo9", "rtdetr")
 """Kinds whose trainer takes corners of boxes as fractions of the image, not centers and sizes in pixels."""
 
 
-def _yolox(raw: Any, min_score: float) -> Candidates:
-    """The best class of each cell: objectness times probability."""
-    decoded = decode_outputs(raw)[0]
-    scores, classes = (decoded[:, 4:5] * decoded[:, 5:]).max(1)
-    kept = (scores > min_score).nonzero()[:, 0]
-    return box_convert(decoded[kept, :4], "cxcywh", "xyxy"), scores[kept], classes[kept]
+def _yolox(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+    """Objectness times probability."""
+    decoded = decode_outputs(raw)
+    return box_convert(decoded[..., :4], "cxcywh", "xyxy"), decoded[..., 4:5] * decoded[..., 5:]
 
 
-def _yolo9(raw: Any, min_score: float) -> Candidates:
-    """Each class of each cell."""
-    predictions = raw["predictions"][0].T
-    return _each_class(predictions[:, :4], predictions[:, 4:], min_score)
+def _yolo9(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+    predictions = raw["predictions"].transpose(1, 2)
+    return predictions[..., :4], predictions[..., 4:]
 
 
-def _rtmdet(raw: Any, min_score: float) -> Candidates:
-    """Each class of each cell, level by level; boxes are distances from the corner of the cell."""
-    levels = []
-    for level, (logits, distances) in enumerate(zip(*raw, strict=True)):
-        _, _, height, width = logits.shape
-        stride = 8 * 2**level
-        down, right = (torch.arange(n, device=logits.device) * stride for n in (height, width))
+def _rtmdet(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+    """Boxes are distances from the corner of the cell."""
+    boxes, scores = [], []
+    for stride, logits, distances in zip(STRIDES, *raw, strict=True):
+        height, width = (int(side) * stride for side in logits.shape[-2:])
+        down, right = (torch.arange(0, n, stride, device=logits.device) for n in (height, width))
         points = torch.stack(torch.meshgrid(right, down, indexing="xy"), -1).reshape(-1, 2)
-        sides = distances[0].flatten(1).T
-        boxes = torch.cat((points - sides[:, :2], points + sides[:, 2:]), 1)
-        canvas = boxes.new_tensor([width * stride, height * stride]).repeat(2)
-        boxes = boxes.clamp(min=0).minimum(canvas)
-        levels.append(_each_class(boxes, logits[0].flatten(1).T.sigmoid(), min_score))
-    boxes, scores, classes = (torch.cat(parts) for parts in zip(*levels, strict=True))
-    return boxes, scores, classes
+        sides = distances.flatten(2).transpose(1, 2)
+        corners = torch.cat((points - sides[..., :2], points + sides[..., 2:]), -1)
+        boxes.append(corners.clamp(min=0).minimum(corners.new_tensor([width, height] * 2)))
+        scores.append(logits.flatten(2).transpose(1, 2).sigmoid())
+    return torch.cat(boxes, 1), torch.cat(scores, 1)
 
 
-def _queries(raw: Any, min_score: float) -> Candidates:
-    """Each class of each query; boxes are fractions of the image."""
-    scores = raw["pred_logits"][0].sigmoid()
-    boxes = box_convert(raw["pred_boxes"][0], "cxcywh", "xyxy")
-    count, classes = scores.shape
-    each = torch.arange(count * classes, device=scores.device)
-    return boxes[each // classes], scores.flatten(), each % classes
+def _queries(raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+    """Boxes are fractions of the image."""
+    boxes = box_convert(raw["pred_boxes"], "cxcywh", "xyxy")
+    height, width = (int(side) for side in batch.tensors.shape[-2:])
+    return boxes * boxes.new_tensor([width, height] * 2), raw["pred_logits"].sigmoid()
 
 
-CANDIDATES: dict[str, Callable[[Any, float], Candidates]] = {
+DENSE: dict[str, Callable[[Any, ImageList], tuple[Tensor, Tensor]]] = {
     "yolox": _yolox,
     "yolo9": _yolo9,
     "rtmdet": _rtmdet,
@@ -206,26 +236,34 @@ CANDIDATES: dict[str, Callable[[Any, float], Candidates]] = {
     "dfine": _queries,
     "deim": _queries,
 }
-"""For each kind, what the outputs for one image propose above a score."""
+"""For each kind the boxes and scores of its outputs, see `VendorDetector.dense`."""
 
 
-def _each_class(boxes: Tensor, scores: Tensor, min_score: float) -> Candidates:
-    cells, classes = (scores > min_score).nonzero(as_tuple=True)
-    values = scores[cells, classes]
-    if len(values) > MOST_CANDIDATES:
-        best = values.topk(MOST_CANDIDATES).indices
-        cells, values, classes = cells[best], values[best], classes[best]
-    return boxes[cells], values, classes
+def _candidates(boxes: Tensor, scores: Tensor, rule: DenseRule) -> Candidates:
+    """The best pairs of a box and a class of each level, from boxes [A, 4] and scores [A, K]."""
+    levels, start, chosen = list(rule.levels or [len(boxes)]), 0, []
+    for values in torch.split(scores, levels):
+        if rule.best_class:
+            best, classes = values.max(1)
+            cells = torch.arange(len(values), device=values.device)
+        else:
+            cells, classes = (values > rule.score_threshold).nonzero(as_tuple=True)
+            best = values[cells, classes]
+        kept = best.argsort(descending=True)[: rule.most_candidates]
+        kept = kept[best[kept] > rule.score_threshold]
+        chosen.append((boxes[start + cells[kept]], best[kept], classes[kept]))
+        start += len(values)
+    first, second, third = (torch.cat(parts) for parts in zip(*chosen, strict=True))
+    return first, second, third
 
 
-def _only(outputs: Any, index: int) -> Any:
-    """The outputs for one image of a batch, as a batch of one, in single precision."""
+def _single(outputs: Any) -> Any:
+    """The same outputs in single precision."""
     if isinstance(outputs, Tensor):
-        one = outputs[index : index + 1]
-        return one.float() if one.is_floating_point() else one
+        return outputs.float()
     if isinstance(outputs, Mapping):
-        return {name: _only(value, index) for name, value in outputs.items()}
-    return [_only(value, index) for value in outputs]
+        return {name: _single(value) for name, value in outputs.items()}
+    return [_single(value) for value in outputs]
 
 
 def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool) -> Tensor:
@@ -246,11 +284,15 @@ def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool
     return rows
 
 
+_NOTHING = torch.zeros(1)
+"""Always the same, as torch.export refuses modules that hold another tensor after a call than before it."""
+
+
 def _forget(vendor: Any) -> None:
-    """Drops what heads keep between calls, which may be of another device, or of `torch.inference_mode`."""
+    """Drops what heads keep between calls: it may be of another device, of inference mode, or of a trace."""
     head: Any = getattr(vendor, "head", None)
     if hasattr(head, "grids"):
-        head.grids = [torch.zeros(1)] * len(head.grids)
+        head.grids = [_NOTHING] * len(head.grids)
     if hasattr(head, "_loss_fn"):
         head._loss_fn, head.shape = None, None
-        head.anchors = head.strides = torch.empty(0)
+        head.anchors = head.strides = _NOTHING

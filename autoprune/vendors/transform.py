@@ -67,6 +67,24 @@ class DetectorTransform(nn.Module):
         """An image of 8 bits, uint8 [3, h, w], at the size that it gets."""
         return (self._resize(image.float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)
 
+    @property
+    def only_size(self) -> Size | None:
+        """Height and width of every batch, whatever its images; ``None`` where that depends on them."""
+        return None if self.fixed_size is None else self.padded_size([self.resized_size((1, 1))])
+
+    @property
+    def color(self) -> tuple[float, ...]:
+        """Of the padding, RGB in [0, 1]."""
+        if not self.fill_normalized:
+            return (self.fill,) * len(self.image_mean)
+        return tuple(self.fill * s + m for m, s in zip(self.image_mean, self.image_std, strict=True))
+
+    def statistics(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation by channel, each [3, 1, 1]."""
+        both = (self.image_mean, self.image_std)
+        mean, std = (torch.tensor(each, device=device)[:, None, None] for each in both)
+        return mean, std
+
     def forward(
         self, images: Sequence[Tensor], targets: Sequence[Mapping[str, Tensor]] | None = None
     ) -> tuple[ImageList, list[dict[str, Tensor]] | None]:
@@ -80,14 +98,13 @@ class DetectorTransform(nn.Module):
             The batch [n, 3, height, width] with the size of each image in there, without its padding; and the
             targets, where some were given.
         """
-        statistics = (self.image_mean, self.image_std)
-        mean, std = (torch.tensor(each, device=images[0].device)[:, None, None] for each in statistics)
+        mean, std = self.statistics(images[0].device)
         resized = [self._resize(image) for image in images]
         sizes = [(int(image.shape[-2]), int(image.shape[-1])) for image in resized]
-        height, width = self._padded(sizes)
+        height, width = self.padded_size(sizes)
         padded = []  # and not written into a batch, which exporters lose
         for image, size in zip(resized, sizes, strict=True):
-            top, left = self._offset(size, (height, width))
+            top, left = self.offset(size, (height, width))
             sides = (left, width - size[1] - left, top, height - size[0] - top)
             if self.fill_normalized:
                 padded.append(F.pad((image - mean) / std, sides, value=self.fill))
@@ -112,10 +129,10 @@ class DetectorTransform(nn.Module):
             image_sizes: height and width of each image in the batch, as `forward` returned them.
             original_sizes: height and width of each image itself.
         """
-        batch = self._padded(image_sizes)
+        batch = self.padded_size(image_sizes)
         results = []
         for detections, size, original in zip(result, image_sizes, original_sizes, strict=True):
-            top, left = self._offset(size, batch)
+            top, left = self.offset(size, batch)
             boxes = detections["boxes"] - detections["boxes"].new_tensor([left, top, left, top])
             boxes = boxes / boxes.new_tensor(self._scale(original, size))
             height, width = original
@@ -144,13 +161,13 @@ class DetectorTransform(nn.Module):
         ratio = min(self.min_size / min(height, width), self.max_size / max(height, width))
         return max(1, round(height * ratio)), max(1, round(width * ratio))
 
-    def _padded(self, sizes: Sequence[Size]) -> Size:
+    def padded_size(self, sizes: Sequence[Size]) -> Size:
         """The height and width of a batch of images of these sizes."""
         step = self.size_divisible
         height, width = (-(-max(size[axis] for size in sizes) // step) * step for axis in (0, 1))
         return height, width
 
-    def _offset(self, size: Size, batch: Size) -> Size:
+    def offset(self, size: Size, batch: Size) -> Size:
         """Pixels above and left of an image in its batch."""
         if self.placement == "corner":
             return 0, 0
@@ -158,7 +175,7 @@ class DetectorTransform(nn.Module):
         return round(top - 0.1), round(left - 0.1)
 
     def _placed(self, boxes: Tensor, original: Sequence[int], size: Size, batch: Size) -> Tensor:
-        top, left = self._offset(size, batch)
+        top, left = self.offset(size, batch)
         scale = boxes.new_tensor(self._scale((original[0], original[1]), size))
         return boxes * scale + boxes.new_tensor([left, top, left, top])
 

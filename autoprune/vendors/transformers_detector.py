@@ -1,6 +1,6 @@
 """A detector of Transformers in torchvision's convention: labels, losses, detections."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,27 +10,40 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
 from autoprune.errors import ModelError
+from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import PREFIX, VendorDetector
-from autoprune.vendors.transform import DetectorTransform
-
-Select = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-"""Of logits [n, queries, classes] and boxes [n, queries, 4] the best scores, classes and boxes, [n, k]."""
+from autoprune.vendors.transform import DetectorTransform, Size
 
 
-def by_softmax(logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """One detection a query, of its likeliest class besides the last, which means no object."""
-    scores, classes = logits.softmax(-1)[..., :-1].max(-1)
-    scores, order = scores.topk(scores.shape[1], dim=1)
-    return scores, classes.gather(1, order), boxes.gather(1, order[..., None].expand(-1, -1, 4))
+@dataclass(frozen=True)
+class Select:
+    """How an image processor makes detections of logits.
 
+    Attributes:
+        softmax: one detection a query, of its likeliest class besides the last, which means no object; else
+            the best pairs of query and class.
+        count: pairs, at most; ``None`` for as many as there are queries.
+    """
 
-def best(logits: Tensor, boxes: Tensor, count: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
-    """The best pairs of query and class, ``count`` of them at most, or as many as there are queries."""
-    queries, classes = logits.shape[1:]
-    wanted = min(queries if count is None else count, queries * classes)
-    scores, pairs = logits.sigmoid().flatten(1).topk(wanted, dim=1)
-    query = torch.div(pairs, classes, rounding_mode="floor")
-    return scores, pairs % classes, boxes.gather(1, query[..., None].expand(-1, -1, 4))
+    softmax: bool = False
+    count: int | None = None
+
+    def scores(self, logits: Tensor) -> Tensor:
+        """Of logits [n, queries, classes]; without the class that means no object."""
+        return logits.softmax(-1)[..., :-1] if self.softmax else logits.sigmoid()
+
+    def __call__(self, logits: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of logits and boxes [n, queries, 4] the best scores, classes and boxes, [n, k]."""
+        scores = self.scores(logits)
+        if self.softmax:
+            scores, classes = scores.max(-1)
+            scores, order = scores.topk(scores.shape[1], dim=1)
+            return scores, classes.gather(1, order), boxes.gather(1, order[..., None].expand(-1, -1, 4))
+        queries, classes_of_each = logits.shape[1:]
+        wanted = min(queries if self.count is None else self.count, queries * classes_of_each)
+        scores, pairs = scores.flatten(1).topk(wanted, dim=1)
+        query = torch.div(pairs, classes_of_each, rounding_mode="floor")
+        return scores, pairs % classes_of_each, boxes.gather(1, query[..., None].expand(-1, -1, 4))
 
 
 @dataclass(frozen=True)
@@ -122,6 +135,22 @@ class TransformersDetector(VendorDetector):
             {"boxes": corners[n] * _scale(corners, size), "scores": scores[n], "labels": classes[n] + 1}
             for n, size in enumerate(batch.image_sizes)
         ]
+
+    def dense_rule(self, size: Size) -> DenseRule:
+        """See `VendorDetector.dense_rule`; a threshold of 0, as in `detections`."""
+        if self.transform.fixed_size is None:
+            raise ModelError(
+                f"this {type(self.vendor).__name__} keeps the ratio of an image's sides and has to know what "
+                "is padding, which an input of one size does not tell"
+            )
+        count = self.select.count
+        return DenseRule(0.0, count, count, best_class=self.select.softmax)
+
+    def dense(self, raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+        """See `VendorDetector.dense`."""
+        boxes = box_convert(raw["pred_boxes"], "cxcywh", "xyxy")
+        height, width = (int(side) for side in batch.tensors.shape[-2:])
+        return boxes * _scale(boxes, (height, width)), self.select.scores(raw["logits"])
 
     def name_classes(self, names: Mapping[int, str]) -> None:
         """Gives the model's config the name of each label."""

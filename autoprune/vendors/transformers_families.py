@@ -8,14 +8,13 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import transformers
 from transformers.utils import logging
 
 from autoprune.errors import ModelError
-from autoprune.vendors.transformers_detector import Grid, Select, best, by_softmax
+from autoprune.vendors.transformers_detector import Grid, Select
 
 
 @dataclass(frozen=True)
@@ -39,26 +38,28 @@ class Family:
 
 _RT = ("model.decoder_input_proj.*",)
 FAMILIES: dict[str, Family] = {
-    "detr": Family("DetrForObjectDetection", "DetrImageProcessor", by_softmax, ("model.input_projection",)),
+    "detr": Family(
+        "DetrForObjectDetection", "DetrImageProcessor", Select(softmax=True), ("model.input_projection",)
+    ),
     "conditional_detr": Family(
         "ConditionalDetrForObjectDetection",
         "ConditionalDetrImageProcessor",
-        partial(best, count=100),
+        Select(count=100),
         ("model.input_projection",),
     ),
     "deformable_detr": Family(
         "DeformableDetrForObjectDetection",
         "DeformableDetrImageProcessor",
-        partial(best, count=100),
+        Select(count=100),
         ("model.input_proj.*",),
     ),
-    "rt_detr": Family("RTDetrForObjectDetection", "RTDetrImageProcessor", best, _RT),
-    "rt_detr_v2": Family("RTDetrV2ForObjectDetection", "RTDetrImageProcessor", best, _RT),
-    "d_fine": Family("DFineForObjectDetection", "RTDetrImageProcessor", best, _RT),
+    "rt_detr": Family("RTDetrForObjectDetection", "RTDetrImageProcessor", Select(), _RT),
+    "rt_detr_v2": Family("RTDetrV2ForObjectDetection", "RTDetrImageProcessor", Select(), _RT),
+    "d_fine": Family("DFineForObjectDetection", "RTDetrImageProcessor", Select(), _RT),
     "rf_detr": Family(
-        "RfDetrForObjectDetection", "RfDetrImageProcessor", best, ("model.backbone.projector",)
+        "RfDetrForObjectDetection", "RfDetrImageProcessor", Select(), ("model.backbone.projector",)
     ),
-    "yolos": Family("YolosForObjectDetection", "YolosImageProcessor", by_softmax, (), masked=False),
+    "yolos": Family("YolosForObjectDetection", "YolosImageProcessor", Select(softmax=True), (), masked=False),
 }
 TESTED = "5.24"
 """Version of Transformers that has all of them."""

@@ -10,10 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
+from torchvision.ops import box_convert
 
 from autoprune.errors import ModelError
+from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import VendorDetector
-from autoprune.vendors.transform import DetectorTransform
+from autoprune.vendors.transform import DetectorTransform, Size
 from autoprune.vendors.ultralytics_library import (
     DEFAULT_CFG_DICT,
     get_cfg,
@@ -28,6 +30,8 @@ from autoprune.vendors.ultralytics_tools import follow_widths, save
 
 FILL = 114 / 255
 """Gray around images, as in Ultralytics' `LetterBox`."""
+_MOST_CANDIDATES = 30_000
+"""Boxes that go into Ultralytics' non-maximum suppression, at most: its default."""
 _GRIDS = ("shape", "shapes", "anchors", "strides", "valid_mask")
 """What a prediction layer caches; its class has what they are without."""
 
@@ -150,6 +154,36 @@ class UltralyticsDetector(VendorDetector):
             end2end=_is_without_nms(self.head, chosen.nms),
         )
         return [_named(_upright(each) if rotated else each[:, :4], each) for each in rows]
+
+    def dense_rule(self, size: Size) -> DenseRule:
+        """See `VendorDetector.dense_rule`."""
+        chosen, head = self.selection, self.head
+        vendor: Any = self.vendor
+        if vendor.task == "obb":
+            raise ModelError("oriented boxes suppress each other by more than their upright corners")
+        if _is_rtdetr(head):
+            return DenseRule(chosen.conf, head.num_queries, chosen.max_det)
+        if _is_without_nms(head, chosen.nms):
+            anchors = sum((size[0] // stride) * (size[1] // stride) for stride in map(int, vendor.stride))
+            return DenseRule(chosen.conf, min(head.max_det, anchors), chosen.max_det)
+        return DenseRule(
+            chosen.conf, _MOST_CANDIDATES, chosen.max_det, chosen.iou, best_class=True, clip_last=True
+        )
+
+    def dense(self, raw: Any, batch: ImageList) -> tuple[Tensor, Tensor]:
+        """See `VendorDetector.dense`."""
+        head = self.head
+        if _is_rtdetr(head):
+            corners = box_convert(raw[1][0].squeeze(0), "cxcywh", "xyxy")
+            height, width = (int(side) for side in batch.tensors.shape[-2:])
+            return corners * corners.new_tensor([width, height] * 2), raw[1][1].squeeze(0).sigmoid()
+        if without := _is_without_nms(head, self.selection.nms):
+            with _one_branch(head, nms=False), _own_grids(head):
+                rows = head._inference(raw[1]["one2one"])  # what its choice of the best ones is made from
+        else:
+            rows = raw[0]
+        boxes, scores = (part.transpose(1, 2) for part in rows[:, : 4 + head.nc].split([4, head.nc], 1))
+        return boxes if without else box_convert(boxes, "cxcywh", "xyxy"), scores
 
     def write(self, path: Path, names: Mapping[int, str]) -> "UltralyticsDetector":
         """See `VendorDetector.write`."""

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from autoprune.detectors import detector_inputs
+from autoprune.errors import ConfigError
 from autoprune.export import load
 
 from .conftest import best_recovered, recovered_maps
@@ -127,3 +128,14 @@ def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> N
     outcome = autoprune("export", tmp_path, "--to", tmp_path / "x")
     assert outcome.is_refusal(str(tmp_path), "not a run directory")
     assert not list(tmp_path.iterdir())
+
+
+def test_another_size_than_the_only_one_is_refused() -> None:
+    from autoprune.cli.export import _given_size
+    from autoprune.config import ModelSpec
+    from autoprune.detectors import build
+
+    ssd = build(ModelSpec(name="ssdlite320_mobilenet_v3_large", num_classes=2))
+    assert _given_size("320x320", ssd) == (320, 320)
+    with pytest.raises(ConfigError, match=r"--size 320x640: this detector takes 320x320 pixels alone"):
+        _given_size("320x640", ssd)

@@ -92,3 +92,12 @@ def test_a_module_without_parts_is_all_network():
             return [{} for _ in images]
 
     assert in_torch(Flat().eval(), [torch.rand(3, 8, 8)], clock)() == {PRE: 0.0, NETWORK: 3.0, POST: 0.0}
+
+
+def test_detectors_of_other_libraries_run_as_raw_heads_where_they_have_some(tmp_path):
+    pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
+    from tests.runtimes.test_raw_heads import VENDORS, Cells
+
+    detector, images = Cells(*VENDORS["best class"]).eval(), [torch.rand(3, 96, 64)] * 2
+    run = in_file(detector, images, (96, 64), "onnxruntime", "cpu", 1, tmp_path)
+    assert set(run()) == {PRE, NETWORK, POST}

@@ -7,7 +7,8 @@ from torch import nn
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
 from autoprune.graph.emptiable import largest_set
-from autoprune.runtimes.onnx import OPSET, read_frame, write_raw_heads, write_whole
+from autoprune.runtimes.onnx import read_frame, write_raw_heads, write_whole
+from autoprune.runtimes.onnx_operators import OPSET
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.runtimes.sessions import open_session
 

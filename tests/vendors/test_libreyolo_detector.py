@@ -13,8 +13,12 @@ from autoprune.export import load
 from autoprune.export.folder import save_detector
 from autoprune.graph import analyze, mask, prune
 from autoprune.policy import Policy, hash_weights
+from autoprune.runtimes.onnx import write_raw_heads
+from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.runtimes.sessions import open_session
 from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
+from tests.vendors.raw_heads_checks import check_decoding, check_file
 
 QUICK = ("yolox", "rtmdet")
 """Kinds whose channel groups are there within seconds."""
@@ -183,3 +187,22 @@ def test_a_pruned_network_equals_the_masked_one_and_needs_no_checkpoint(pair, tm
     assert len(compared) >= 2
     for a, b in compared:
         assert (a - b).abs().max() <= 1e-9 * b.abs().max()
+
+
+def test_raw_heads_are_decoded_to_its_detections(pair):
+    """The input is the square of LibreYOLO's, whatever was asked for."""
+    family, _, detector, _ = pair
+    side = KINDS[family][1]
+    raw = check_decoding(detector, [as_tensor(image) for image in pictures(3)], (32, 64))
+    assert (raw.frame.height, raw.frame.width) == (side, side)
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in KINDS],
+    indirect=True,
+)
+def test_a_file_of_raw_heads_computes_the_same(pair, tmp_path):
+    raw = RawHeads(pair[2], (96, 96))
+    write_raw_heads(raw, tmp_path / "raw.onnx")
+    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), as_tensor(pictures(1)[0]))

@@ -150,3 +150,19 @@ def test_data_is_resized_by_the_transform_of_the_detector(tmp_path):
         torch.testing.assert_close(target["boxes"], placed["boxes"])
         made.append(image)
     assert (made[0] - made[1]).abs().max() > 0.2
+
+
+def test_the_size_of_every_batch_is_known_where_images_are_stretched():
+    assert DetectorTransform(96, 128).only_size is None
+    stretching = DetectorTransform(fixed_size=(100, 64), size_divisible=32)
+    assert stretching.only_size == (64, 128) == tuple(stretching(pictures((48, 64)))[0].tensors.shape[-2:])
+
+
+@pytest.mark.parametrize("normalized", [False, True])
+def test_the_color_of_the_padding_is_that_before_normalization(normalized):
+    transform = DetectorTransform(
+        96, 96, size_divisible=128, image_mean=MEAN, image_std=STD, fill=0.3, fill_normalized=normalized
+    )
+    batch, _ = transform(pictures((48, 96)))
+    corner = batch.tensors[0, :, -1, -1] * torch.tensor(STD) + torch.tensor(MEAN)
+    assert transform.color == pytest.approx(corner.tolist())

@@ -11,9 +11,14 @@ pytest.importorskip("transformers")
 
 from autoprune.detectors import load_dense
 from autoprune.errors import ModelError
+from autoprune.runtimes.onnx import write_raw_heads
+from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.runtimes.sessions import open_session
+from autoprune.runtimes.torch_export import write_program
 from autoprune.vendors.transformers_detector import Grid
 from autoprune.vendors.transformers_families import FAMILIES
 
+from .raw_heads_checks import check_decoding, check_file
 from .transformers_models import processor_of, write_folder
 
 BCCD = Path(__file__).parents[3] / "shared" / "data" / "bccd"
@@ -165,3 +170,42 @@ def test_sizes_that_a_detector_can_not_run_at_are_refused(tmp_path: Path) -> Non
             detector.grid = Grid(32, (16, 32), 300)
         with pytest.raises(ModelError, match=message):
             detector([torch.rand(3, 64, 64)])
+
+
+@pytest.fixture(scope="module")
+def stretched(pair: tuple[str, Any, Any], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Any]:
+    """The family and its detector, set to stretch images to a square."""
+    family = pair[0]
+    folder = tmp_path_factory.mktemp(family)
+    write_folder(folder, family)
+    return family, load_dense(f"transformers:{folder}", {"size": SIDES[family]}, weights=folder)[0].eval()
+
+
+def test_raw_heads_are_decoded_to_its_detections(stretched: tuple[str, Any]) -> None:
+    family, detector = stretched
+    images = [image.float() / 255 for image in pictures(4)]
+    raw = check_decoding(detector, images, (32, 32))
+    assert (raw.frame.height, raw.frame.width) == (SIDES[family],) * 2
+
+
+def test_files_of_raw_heads_compute_the_same(stretched: tuple[str, Any], tmp_path: Path) -> None:
+    family, detector = stretched
+    raw, image = RawHeads(detector, (64, 64)), pictures(1)[0].float() / 255
+    if family == "rf_detr":
+        with pytest.raises(ModelError, match=r"bicubic resizing .* raw heads in pt2 have it"):
+            write_raw_heads(raw, tmp_path / "raw.onnx")
+    else:
+        write_raw_heads(raw, tmp_path / "raw.onnx")
+        check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
+    if family in ("rf_detr", "rt_detr"):
+        write_program(raw, tmp_path / "raw.pt2")
+        check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
+
+
+def test_raw_heads_are_refused_where_the_model_must_know_the_padding(pair: tuple[str, Any, Any]) -> None:
+    _, vendor, detector = pair
+    if detector.transform.fixed_size is not None:
+        assert RawHeads(detector, (64, 64)).frame.stretch
+        return
+    with pytest.raises(ModelError, match=rf"{type(vendor).__name__} keeps the ratio .* export it whole"):
+        RawHeads(detector, (64, 64))

@@ -8,7 +8,12 @@ import pytest
 import torch
 
 from autoprune.errors import ModelError
+from autoprune.runtimes.onnx import write_raw_heads
+from autoprune.runtimes.raw_heads import RawHeads, has_raw_heads
+from autoprune.runtimes.sessions import open_session
+from autoprune.runtimes.torch_export import write_program
 from autoprune.vendors import DetectorTransform
+from tests.vendors.raw_heads_checks import check_decoding, check_file
 from tests.vendors.ultralytics_models import as_tensor, make_lively, pictures
 
 ultralytics = pytest.importorskip("ultralytics")
@@ -222,3 +227,28 @@ def test_the_features_are_what_the_head_reads():
     assert [tensor.data_ptr() for tensor in read] == [tensor.data_ptr() for tensor in seen]
     assert all(tensor.dim() == 4 for tensor in seen)
     assert isinstance(detector.transform, DetectorTransform)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_raw_heads_are_decoded_to_its_detections(kind):
+    """In an input that its images do not fill; RT-DETR's are stretched to it."""
+    detector = make(kind)
+    raw = check_decoding(detector, [as_tensor(picture) for picture in pictures(3)], (96, 128))
+    assert raw.frame.stretch == (kind == "rtdetr-l")
+    assert (raw.frame.height, raw.frame.width) == (96, 96 if raw.frame.stretch else 128)
+
+
+@pytest.mark.parametrize("kind", ["yolov8n", "yolo26n without"])
+def test_files_of_raw_heads_compute_the_same(kind, tmp_path):
+    raw, image = RawHeads(make(kind), (64, 96)), as_tensor(pictures(1)[0])
+    write_raw_heads(raw, tmp_path / "raw.onnx")
+    check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
+    write_program(raw, tmp_path / "raw.pt2")
+    check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
+
+
+def test_raw_heads_of_oriented_boxes_are_refused():
+    detector = make("yolo11n-obb", imgsz=64)
+    assert not has_raw_heads(detector)
+    with pytest.raises(ModelError, match=r"oriented boxes .*; export it whole, without --raw-heads"):
+        RawHeads(detector, (64, 64))
