@@ -178,7 +178,7 @@ class UltralyticsDetector(VendorDetector):
             height, width = (int(side) for side in batch.tensors.shape[-2:])
             return corners * corners.new_tensor([width, height] * 2), raw[1][1].squeeze(0).sigmoid()
         if without := _is_without_nms(head, self.selection.nms):
-            with _one_branch(head, nms=False), _own_grids(head):
+            with _corners(head), _own_grids(head):
                 rows = head._inference(raw[1]["one2one"])  # what its choice of the best ones is made from
         else:
             rows = raw[0]
@@ -255,6 +255,18 @@ def _own_grids(head: Any) -> Iterator[None]:
     finally:
         for name in _GRIDS:
             vars(head).pop(name, None)
+
+
+@contextmanager
+def _corners(head: Any) -> Iterator[None]:
+    """The head decodes corners of boxes; under torch.export it does not notice a hidden branch by itself."""
+    own = {name: value for name, value in vars(head).items() if name == "xyxy"}
+    try:
+        head.xyxy = True
+        yield
+    finally:
+        del head.xyxy
+        vars(head).update(own)
 
 
 @contextmanager

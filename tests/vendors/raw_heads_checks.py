@@ -13,7 +13,7 @@ def check_same(expected, detections, pixels, score):
     apart = np.maximum(apart, np.abs(expected.scores[:, None] - detections.scores) / score)
     apart[expected.labels[:, None] != detections.labels] = np.inf
     both = min((apart <= 1).any(axis).sum() for axis in (0, 1)) if apart.size else 0
-    assert both >= 0.99 * max(apart.shape) > 0, f"{both} of {apart.shape}"
+    assert both >= 0.99 * max(apart.shape), f"{both} of {apart.shape}"
 
 
 def decoded(frame, boxes, scores, size):
@@ -33,7 +33,7 @@ def check_decoding(detector, images, input_size):
         detections = decoded(raw.frame, *dense, size)
         check_same(expected, detections, 0.01, 1e-5)
         scores.extend(detections.scores.round(3))
-    assert len({*scores}) > 2 * len(images)
+    assert len({*scores}) > len(images)
     return raw
 
 
@@ -46,4 +46,6 @@ def check_file(raw, session, image):
     pixels, size = resize_and_pad(image, raw.frame)
     got, expected = session(pixels), raw(torch.from_numpy(pixels))
     assert [each.shape for each in got] == [each.shape for each in expected]
-    check_same(decoded(raw.frame, *expected, size), decoded(raw.frame, *got, size), 0.1, 1e-3)
+    detections = decoded(raw.frame, *expected, size)
+    assert len(detections.scores)
+    check_same(detections, decoded(raw.frame, *got, size), 0.1, 1e-3)
