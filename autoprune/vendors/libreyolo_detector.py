@@ -142,7 +142,7 @@ class LibreDetector(VendorDetector):
             boxes, scores, classes = _candidates(all_boxes, all_scores, rule)
             if isinstance(batch, LetterboxedImages):
                 boxes, scores, classes = self._suppressed(boxes, scores, classes, batch.areas[index])
-            best = scores.argsort(descending=True)[: self.detections_per_img]  # topk's number would be traced
+            best = scores.argsort(descending=True, stable=True)[: self.detections_per_img]
             results.append({"boxes": boxes[best], "scores": scores[best], "labels": classes[best] + 1})
         return results
 
@@ -249,7 +249,7 @@ def _candidates(boxes: Tensor, scores: Tensor, rule: DenseRule) -> Candidates:
         else:
             cells, classes = (values > rule.score_threshold).nonzero(as_tuple=True)
             best = values[cells, classes]
-        kept = best.argsort(descending=True)[: rule.most_candidates]
+        kept = best.argsort(descending=True, stable=True)[: rule.most_candidates]
         kept = kept[best[kept] > rule.score_threshold]
         chosen.append((boxes[start + cells[kept]], best[kept], classes[kept]))
         start += len(values)
