@@ -173,9 +173,7 @@ class LibreDetector(VendorDetector):
             areas.append([float(side) for side in (left, top, left + width, top + height)])
         return LetterboxedImages(batch, areas)
 
-    def _suppressed(
-        self, boxes: Tensor, scores: Tensor, classes: Tensor, area: Sequence[float]
-    ) -> Candidates:
+    def _suppressed(self, boxes: Tensor, scores: Tensor, classes: Tensor, area: list[float]) -> Candidates:
         """Cut to the area of the image, and without those that a better one of their class overlaps."""
         corner, opposite = (boxes.new_tensor(point).repeat(2) for point in (area[:2], area[2:]))
         boxes = boxes.maximum(corner).minimum(opposite)
@@ -245,13 +243,15 @@ def _candidates(boxes: Tensor, scores: Tensor, rule: DenseRule) -> Candidates:
     for values in torch.split(scores, levels):
         if rule.best_class:
             best, classes = values.max(1)
-            cells = torch.arange(len(values), device=values.device)
+            cells = (best > rule.score_threshold).nonzero()[:, 0]
+            best, classes = best[cells], classes[cells]
         else:
             cells, classes = (values > rule.score_threshold).nonzero(as_tuple=True)
             best = values[cells, classes]
-        kept = best.argsort(descending=True, stable=True)[: rule.most_candidates]
-        kept = kept[best[kept] > rule.score_threshold]
-        chosen.append((boxes[start + cells[kept]], best[kept], classes[kept]))
+        if rule.most_candidates is not None and len(best) > rule.most_candidates:
+            order = best.argsort(descending=True)[: rule.most_candidates]
+            best, cells, classes = best[order], cells[order], classes[order]
+        chosen.append((boxes[start + cells], best, classes))
         start += len(values)
     first, second, third = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return first, second, third
