@@ -54,9 +54,20 @@ def server(password=None):
             open(os.devnull, "w") as nowhere,
             subprocess.Popen(command, cwd=folder, stdout=nowhere, stderr=nowhere, **user) as process,
         ):
-            wait_until((folder / ".s.PGSQL.5432").exists, process)
+            wait_until(lambda: answers(name), process)
             yield name
             process.send_signal(signal.SIGINT)  # SIGTERM would wait for clients, a killed driver's among them
+
+
+def answers(folder):
+    """Whether the server whose socket is in the folder takes connections, or asks for a password."""
+    import psycopg2
+
+    try:
+        psycopg2.connect(host=folder, user="tester", dbname="postgres").close()
+    except psycopg2.OperationalError as error:
+        return "password" in str(error)  # else it is starting up, or has no socket yet
+    return True
 
 
 @pytest.fixture

@@ -62,6 +62,7 @@ def test_what_the_exporter_fails_on_is_said_in_one_line_and_leaves_no_file(tmp_p
 
 
 def test_the_kernels_of_emptied_branches_are_gone(one_stage, tmp_path):
+    torch.manual_seed(0)
     graph = analyze(one_stage, ([torch.rand(3, 128, 128)],))
     pruned = prune(one_stage, graph, {name: [] for name in largest_set(graph, graph.emptiable)}).eval()
     raw, path = RawHeads(pruned, (128, 128)), tmp_path / "raw_heads.onnx"
@@ -82,5 +83,5 @@ def test_the_kernels_of_emptied_branches_are_gone(one_stage, tmp_path):
     gone = dense.count("Conv") - nodes.count("Conv")
     assert (gone >= 2) == bool(graph.emptiable)
     got = open_session(path, "onnxruntime", "cpu", 1)(image.numpy())
-    for ours, theirs in zip(got, expected, strict=True):
-        torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=1e-3, rtol=1e-4)
+    for ours, theirs, tolerance in zip(got, expected, (0.01, 1e-4), strict=True):  # pixels, scores
+        torch.testing.assert_close(torch.from_numpy(ours), theirs, atol=tolerance, rtol=1e-4)
