@@ -8,12 +8,12 @@ from autoprune.runtimes.raw_heads import RawHeads, detect_padded, resize_and_pad
 
 
 def check_same(expected, detections, pixels, score):
-    """Both find the same, but for one in a hundred, where round-off decides."""
+    """Both find the same, but for one in a hundred, or one of few, where round-off decides."""
     apart = np.abs(expected.boxes[:, None] - detections.boxes).max(-1, initial=0) / pixels
     apart = np.maximum(apart, np.abs(expected.scores[:, None] - detections.scores) / score)
     apart[expected.labels[:, None] != detections.labels] = np.inf
     both = min((apart <= 1).any(axis).sum() for axis in (0, 1)) if apart.size else 0
-    assert both >= 0.99 * max(apart.shape), f"{both} of {apart.shape}"
+    assert both >= min(0.99 * max(apart.shape), max(apart.shape) - 1), f"{both} of {apart.shape}"
 
 
 def decoded(frame, boxes, scores, size):
