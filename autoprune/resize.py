@@ -3,7 +3,7 @@
 import copy
 from collections import OrderedDict
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -48,6 +48,10 @@ class Resizer(Protocol):
         """The image, uint8 [3, h, w], at that size."""
 
 
+Resizing: TypeAlias = "Resize | Resizer | None"
+"""How images are resized for a detector; ``None`` keeps the stored size."""
+
+
 def checked(rule: Resize) -> Resize:
     """The same rule, as a file may give it.
 
@@ -74,7 +78,7 @@ def resize_rule(model: nn.Module) -> Resize | None:
     return Resize(int(shorter), int(max_size))
 
 
-def pixel_resizing(model: nn.Module) -> Resize | Resizer | None:
+def pixel_resizing(model: nn.Module) -> Resizing:
     """How images become what the detector sees: its transform, where that tells it, or else its rule."""
     transform = getattr(model, "transform", None)
     return transform if isinstance(transform, Resizer) else resize_rule(model)

@@ -22,10 +22,10 @@ from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
 from autoprune.fields import Evaluator
-from autoprune.images.decode import UPRIGHT, ResizeRule, decode, resized_size, threads
+from autoprune.images.decode import UPRIGHT, decode, resized_size, threads
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
-from autoprune.resize import Resizer
+from autoprune.resize import Resizing
 
 GIB = 2**30
 SHOWN = 5
@@ -37,7 +37,7 @@ Target = dict[str, Any]
 def open_data(
     data: Path | DataPaths,
     split: str,
-    resize: ResizeRule | Resizer | None = None,
+    resize: Resizing = None,
     cache_gib: float = 2.0,
     strict: bool = False,
     val_fraction: float | None = None,
@@ -138,7 +138,7 @@ class Split:
         self,
         name: str,
         annotations: Annotations,
-        resize: ResizeRule | Resizer | None,
+        resize: Resizing,
         cache_gib: float,
         labels: Mapping[int, str] | None = None,
         evaluator: Evaluator = "hotcoco",
@@ -159,9 +159,9 @@ class Split:
         self._memory = _Memory(int(cache_gib * GIB))
         self._cache: dict[int, Tensor] = {}
 
-    def _resize_by(self, resize: ResizeRule | Resizer | None) -> None:
+    def _resize_by(self, resize: Resizing) -> None:
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
-        self._resizer = resize if isinstance(resize, Resizer) else None
+        self._resize = resize
 
     def _set_labels(self, names: Mapping[int, str] | None) -> None:
         own = labels_of(self.coco, names)
@@ -183,7 +183,7 @@ class Split:
         same._set_labels(names)
         return same
 
-    def resized(self, resize: ResizeRule | Resizer | None) -> "Split":
+    def resized(self, resize: Resizing) -> "Split":
         """The same images and boxes at another size; both take the memory for images from one budget."""
         same = copy.copy(self)
         same._resize_by(resize)
@@ -290,7 +290,7 @@ class Split:
 
     def _decode(self, index: int) -> Tensor:
         view = self.views.get(index, UPRIGHT)
-        return decode(self.files[index], self.sizes[index], view, self._resizer)
+        return decode(self.files[index], self.sizes[index], view, self._resize)
 
     def _target(self, index: int) -> Target:
         number, (height, width) = self.image_ids[index], self.stored_sizes[index]

@@ -15,7 +15,6 @@ from autoprune.data.detections import detections_of
 from autoprune.data.evaluate import score_detections
 from autoprune.errors import ExportError
 from autoprune.images.decode import (
-    ResizeRule,
     View,
     decode,
     header_size,
@@ -25,7 +24,7 @@ from autoprune.images.decode import (
 )
 from autoprune.images.pixels import measure_levels
 from autoprune.progress import track
-from autoprune.resize import Resizer
+from autoprune.resize import Resizing
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.raw_heads import detect_padded, resize_and_pad
 from autoprune.runtimes.sessions import Session
@@ -201,7 +200,7 @@ class Pictures:
         DataError: the folder holds no images, or one that can't be read.
     """
 
-    def __init__(self, folder: Path, resize: ResizeRule | Resizer | None) -> None:
+    def __init__(self, folder: Path, resize: Resizing) -> None:
         self._files, self._resize = image_files(folder), resize
         deep = [file for file in self._files if read_header(file).deep]
         self._view = View(levels=measure_levels(deep) if deep else None)
@@ -214,8 +213,7 @@ class Pictures:
         """One image, float32 [3, height, width] in [0, 1]."""
         file = self._files[index]
         size = resized_size(header_size(file), self._resize)
-        resizer = self._resize if isinstance(self._resize, Resizer) else None
-        return decode(file, size, self._view, resizer).float() / 255
+        return decode(file, size, self._view, self._resize).float() / 255
 
     def __iter__(self) -> Iterator[Tensor]:
         """All images in turn."""

@@ -7,7 +7,7 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from autoprune.errors import DataError
 from autoprune.images.pixels import UNREADABLE, Levels, is_deep, is_deep_color, to_rgb, undecodable
-from autoprune.resize import Resizer
+from autoprune.resize import Resizer, Resizing
 
 EXIF_ORIENTATION = 0x0112
 _T = Image.Transpose
@@ -32,32 +32,16 @@ TURNS = {
 """What makes the stored pixels of an orientation upright, and what takes that back."""
 
 
-class ResizeRule(Protocol):
-    """How a detector resizes its input, such as `detectors.Resize`."""
-
-    @property
-    def min_size(self) -> int | None:
-        """Pixels of the shorter side."""
-
-    @property
-    def max_size(self) -> int | None:
-        """Limit on the pixels of the longer side."""
-
-    @property
-    def fixed(self) -> tuple[int, int] | None:
-        """Height and width of every image, instead of the two above."""
-
-
 def threads() -> int:
     """Threads for decoding: one per CPU that this process may use, at most eight."""
     affinity = getattr(os, "sched_getaffinity", None)
     return min(len(affinity(0)) if affinity else os.cpu_count() or 1, 8)
 
 
-def resized_size(size: tuple[int, int], rule: ResizeRule | Resizer | None) -> tuple[int, int]:
+def resized_size(size: tuple[int, int], rule: Resizing) -> tuple[int, int]:
     """Height and width to which the detector resizes an image; its own resizing then changes nothing.
 
-    Of a `ResizeRule`: with s = min(min_size / shorter side, max_size / longer side) a side of n pixels gets
+    Of a `Resize`: with s = min(min_size / shorter side, max_size / longer side) a side of n pixels gets
     ⌊n·s⌋, as in torchvision's `GeneralizedRCNNTransform`. Where rounding makes that one pixel short of its
     own fixed point, the rule is applied once more.
     """
@@ -174,14 +158,14 @@ def image_files(folder: Path) -> list[Path]:
     return files
 
 
-def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT, resizer: Resizer | None = None) -> Tensor:
+def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT, resize: Resizing = None) -> Tensor:
     """Reads an image and resizes it.
 
     Args:
         path: image file, of any format and mode that Pillow reads.
         size: height and width of the result.
         view: upright, unless it says otherwise.
-        resizer: resizes to ``size``; without one it is done bilinearly with antialiasing.
+        resize: a `Resizer` resizes to ``size`` itself; else it is done bilinearly with antialiasing.
 
     Returns:
         uint8 [3, height, width], RGB.
@@ -200,8 +184,9 @@ def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT, resizer: Res
     if orientation > 1 and loads_upright == view.stored:
         to_upright, to_stored = TURNS[orientation]
         picture = picture.transpose(to_stored if view.stored else to_upright)
+    own = resize if isinstance(resize, Resizer) else None
     resizes = (picture.height, picture.width) != size
-    if resizes and resizer is None:
+    if resizes and own is None:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
-    return pixels if resizer is None or not resizes else resizer.resize_pixels(pixels)
+    return pixels if own is None or not resizes else own.resize_pixels(pixels)

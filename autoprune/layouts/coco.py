@@ -135,12 +135,15 @@ def _of_one_year(folder: Path, split: str, group: Mapping[str, Path]) -> Path:
 
 def _own_images(folder: Path, file: Path) -> bool:
     """Whether there is a folder of images that is named after a file of annotations, its year included."""
-    name = file.stem.removeprefix("instances_")
-    return any((folder / path).is_dir() for path in (f"images/{name}", name))
+    return any(path.is_dir() for path in _named_after(folder, file.stem.removeprefix("instances_")))
+
+
+def _named_after(folder: Path, name: str) -> list[Path]:
+    return [folder / "images" / name, folder / name]
 
 
 def _image_folders(folder: Path, name: str) -> tuple[Path, ...]:
-    candidates = [folder / path for path in (f"images/{name}", name, "images")]
+    candidates = [*_named_after(folder, name), folder / "images"]
     if (year := YEAR.fullmatch(name)) is not None:
         candidates.insert(2, folder / "images" / year[1])
     return tuple(path for path in candidates if path.is_dir())

@@ -12,8 +12,8 @@ import torch
 from autoprune.config import Config, DataPaths
 from autoprune.data.coco import Split
 from autoprune.errors import ConfigError, DataError
-from autoprune.images.decode import ResizeRule
 from autoprune.progress import say
+from autoprune.resize import Resize
 from autoprune.space.file import SpaceFile
 from autoprune.training.reconstruct import LEAST_IMAGES
 
@@ -79,7 +79,7 @@ def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER
         )
 
 
-def warn_enlarged(images: Split, rule: ResizeRule | None, arguments: Mapping[str, Any]) -> None:
+def warn_enlarged(images: Split, rule: Resize | None, arguments: Mapping[str, Any]) -> None:
     """Says so where a detector enlarges the images so much that it may be set to another size than intended.
 
     Args:

@@ -16,15 +16,14 @@ import transformers
 import autoprune
 from autoprune.data.coco import open_data
 from autoprune.data.evaluate import evaluate
-from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ConfigError
 from autoprune.export.pretrained import write_pretrained
-from autoprune.graph import analyze, prune
-from autoprune.policy import Policy, hash_weights
+from autoprune.graph import prune
+from autoprune.policy import Policy
 from autoprune.resize import Resize, resize_rule, resized
 from autoprune.vendors.transformers_families import quiet
 
-from ..vendors.transformers_models import NAMES, write_folder
+from ..vendors.transformers_models import halved, write_folder
 
 FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "policy.yaml"}
 
@@ -33,17 +32,8 @@ FILES = {"config.json", "preprocessor_config.json", "model.safetensors", "policy
 def pruned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Policy]:
     folder = tmp_path_factory.mktemp("dense")
     write_folder(folder, "rt_detr")
-    dense, spec = load_dense(f"transformers:{folder}", weights=folder)
-    graph = analyze(dense, detector_inputs((64, 64)))
-    keep = {
-        name: tuple(sorted(group.units[::2].ravel().tolist()))
-        for name, group in graph.prunable.items()
-        if len(group.units) > 1
-    }
-    widths = {name: graph.groups[name].width for name in keep}
-    labels = {index + 1: name for index, name in NAMES.items()}
-    policy = Policy(spec, hash_weights(dense.state_dict()), "l2", (64, 64), widths, keep, labels=labels)
-    return prune(dense, graph, keep), policy
+    dense, _, graph, policy = halved(folder, 64)
+    return prune(dense, graph, policy.keep), policy
 
 
 def outputs(detector: Any) -> dict[str, torch.Tensor]:

@@ -31,6 +31,20 @@ class Between(nn.Module):
         return self.leave(self.how(self.middle(F.relu(self.enter(x)))))
 
 
+class Parts(nn.Module):
+    """Two convolutions concatenated, one of which a residual connection ties to a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
+        self.idle, self.leave = nn.Conv2d(5, 5, 1), nn.Conv2d(10, 2, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """The output of the last layer."""
+        b = self.b(x)
+        return self.leave(F.relu(torch.cat([self.a(x), b + self.c(b)], 1)))
+
+
 def _randomize(model: nn.Module, seed: int = 0) -> nn.Module:
     """Draws norms' scales, shifts and statistics, and biases, so that none is a silent 0 or 1."""
     generator = torch.Generator().manual_seed(seed)
@@ -284,3 +298,9 @@ def counted() -> Callable[..., tuple[int, int, int]]:
 @pytest.fixture(scope="session")
 def costed() -> Callable[..., tuple[int, int, int]]:
     return _costed
+
+
+@pytest.fixture(scope="module")
+def parts() -> ChannelGraph:
+    """The graph of `Parts`."""
+    return analyze(Parts(), (torch.rand(2, 3, 5, 5),))

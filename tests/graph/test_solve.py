@@ -1,29 +1,11 @@
 """From what the rules stated to groups, against brute force."""
 
-import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from autoprune.graph import analyze
 
-
-class Parts(nn.Module):
-    """Two convolutions concatenated, one of which a residual connection ties to a third."""
-
-    def __init__(self):
-        super().__init__()
-        self.a, self.b, self.c = nn.Conv2d(3, 4, 1), nn.Conv2d(3, 6, 1), nn.Conv2d(6, 6, 1)
-        self.idle, self.leave = nn.Conv2d(5, 5, 1), nn.Conv2d(10, 2, 1)
-
-    def forward(self, x):
-        b = self.b(x)
-        return self.leave(F.relu(torch.cat([self.a(x), b + self.c(b)], 1)))
-
-
-@pytest.fixture(scope="module")
-def parts():
-    return analyze(Parts(), (torch.rand(2, 3, 5, 5),))
+from .conftest import Parts
 
 
 def test_groups_are_named_after_their_first_producer_in_the_order_of_execution(parts):

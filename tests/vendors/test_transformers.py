@@ -14,18 +14,18 @@ pytest.importorskip("transformers")
 from safetensors.torch import load_file
 
 import autoprune
-from autoprune.detectors import detector_inputs, load_dense
+from autoprune.detectors import load_dense
 from autoprune.detectors.class_names import class_names
 from autoprune.errors import ModelError
 from autoprune.export import save_detector
 from autoprune.fields import ModelSpec
-from autoprune.graph import ChannelGraph, analyze, prune
+from autoprune.graph import ChannelGraph, prune
 from autoprune.graph.surgery import mask
-from autoprune.policy import Policy, hash_weights
+from autoprune.policy import Policy
 from autoprune.vendors.transformers_families import FAMILIES, quiet
 from autoprune.vendors.transformers_weights import translated_for
 
-from .transformers_models import NAMES, config_of, write_folder
+from .transformers_models import config_of, halved, write_folder
 
 SIDES = {family: 128 if family == "deformable_detr" else 64 for family in FAMILIES}
 
@@ -52,18 +52,8 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     family: str = request.param
     folder = tmp_path_factory.mktemp(family)
     write_folder(folder, family)
-    dense, spec = load_dense(f"transformers:{folder}", weights=folder)
-    side = SIDES[family]
-    graph = analyze(dense, detector_inputs((side, side)))
-    keep = {
-        name: tuple(sorted(group.units[::2].ravel().tolist()))
-        for name, group in graph.prunable.items()
-        if len(group.units) > 1
-    }
-    widths = {name: graph.groups[name].width for name in keep}
-    labels = {index + 1: name for index, name in NAMES.items()}
-    policy = Policy(spec, hash_weights(dense.state_dict()), "l2", (side, side), widths, keep, labels=labels)
-    return Case(family, dense, spec, graph, policy, prune(dense, graph, keep))
+    dense, spec, graph, policy = halved(folder, SIDES[family])
+    return Case(family, dense, spec, graph, policy, prune(dense, graph, policy.keep))
 
 
 def raw(detector: Any, image: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,6 +7,10 @@ import torch
 import transformers
 from torch import nn
 
+from autoprune.detectors import detector_inputs, load_dense
+from autoprune.fields import ModelSpec
+from autoprune.graph import ChannelGraph, analyze
+from autoprune.policy import Policy, hash_weights
 from autoprune.vendors.transformers_families import FAMILIES, quiet
 
 CLASSES = 3
@@ -168,3 +172,18 @@ def write_folder(folder: Path, family: str) -> nn.Module:
         model.save_pretrained(folder)
         processor_of(family).save_pretrained(folder)
     return model
+
+
+def halved(folder: Path, side: int) -> tuple[nn.Module, ModelSpec, ChannelGraph, Policy]:
+    """The detector of a folder, its graph at an input size, and a policy of half of each group's channels."""
+    dense, spec = load_dense(f"transformers:{folder}", weights=folder)
+    graph = analyze(dense, detector_inputs((side, side)))
+    keep = {
+        name: tuple(sorted(group.units[::2].ravel().tolist()))
+        for name, group in graph.prunable.items()
+        if len(group.units) > 1
+    }
+    widths = {name: graph.groups[name].width for name in keep}
+    labels = {index + 1: name for index, name in NAMES.items()}
+    policy = Policy(spec, hash_weights(dense.state_dict()), "l2", (side, side), widths, keep, labels=labels)
+    return dense, spec, graph, policy
