@@ -257,7 +257,8 @@ def _measure_start(
 ) -> tuple[Metrics, float | None, float]:
     """The scores before the training, the dense mAP where it is known, and the learning rate.
 
-    The rate follows from what was lost against the dense detector at the policy's own input size.
+    The rate follows from what was lost against the dense detector at the policy's own input size, and from
+    what that lost by the size.
     """
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
     before, rate = score(start, task.val), task.config.learning_rate
@@ -267,7 +268,7 @@ def _measure_start(
     if rate is None:
         assert dense_map is not None
         at_size = dense_map if task is full_size else score(task.model, task.val).map
-        rate = recovery_rate(before.map, at_size)
+        rate = recovery_rate(before.map, at_size, dense_map)
     return before, dense_map, distributed.broadcast_object(rate)  # devices may differ in the last digits
 
 

@@ -174,12 +174,13 @@ class PolicyEvaluator:
     def _learning_rate(self, model: nn.Module) -> float:
         """The configured rate, or the one that follows from the mAP before the training.
 
-        What was lost counts from the dense detector at the input size of ``model``.
+        What was cut counts from the dense detector at the input size of ``model``.
         """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
         scores = self._measured.get(model) or self._scores(model)
-        return recovery_rate(scores.map, self._dense_map_of(self._task_of(model)))
+        dense_map = self._dense_map_of(self._task_of(model))
+        return recovery_rate(scores.map, dense_map, self._dense_map_of(self.task))
 
     def _dense_map_of(self, task: PruningTask) -> float:
         """MAP of the dense detector at the input size of a task, measured once."""
