@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
 from autoprune.fields import Evaluator
+from autoprune.images.batch import Target, make_sample, to_batch
 from autoprune.images.decode import UPRIGHT, decode, resized_size, threads
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
@@ -30,8 +32,6 @@ from autoprune.resize import Resizing
 GIB = 2**30
 SHOWN = 5
 """Skipped images and annotations that a message names."""
-
-Target = dict[str, Any]
 
 
 def open_data(
@@ -104,6 +104,9 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
         if not thing["iscrowd"]
     }
     return [name for label, name in split.categories.items() if split.category_ids.get(label) not in seen]
+
+
+_KEEPING = Lock()  # images are loaded in several threads; of the module, so that a split can be pickled
 
 
 @dataclass
@@ -257,21 +260,9 @@ class Split:
         Returns:
             Images, float32 [3, height, width] in [0, 1], and targets as from `get`.
         """
-        images, targets = [], []
         mirrored = [False] * len(indices) if flip is None else flip
-        for index, image, mirror in zip(indices, self._images(indices), mirrored, strict=True):
-            pixels = image.to(device, non_blocking=True).float().div_(255)
-            target = self._target(index)
-            if mirror:
-                pixels = pixels.flip(-1)
-                x1, y1, x2, y2 = target["boxes"].unbind(1)
-                width = self.sizes[index][1]
-                target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], 1)
-            target["boxes"] = target["boxes"].to(device)
-            target["labels"] = target["labels"].to(device)
-            images.append(pixels)
-            targets.append(target)
-        return images, targets
+        images = zip(indices, self._images(indices), mirrored, strict=True)
+        return to_batch([make_sample(image, self._target(i), mirror) for i, image, mirror in images], device)
 
     def _images(self, indices: Sequence[int]) -> list[Tensor]:
         """Resized images from the cache, or decoded in threads."""
@@ -282,10 +273,11 @@ class Split:
         else:
             decoded = {index: self._decode(index) for index in absent}
         images = [self._cache[index] if index in self._cache else decoded[index] for index in indices]
-        for index, image in decoded.items():
-            if image.numel() <= self._memory.free_bytes:
-                self._memory.free_bytes -= image.numel()
-                self._cache[index] = image
+        with _KEEPING:
+            for index, image in decoded.items():
+                if index not in self._cache and image.numel() <= self._memory.free_bytes:
+                    self._memory.free_bytes -= image.numel()
+                    self._cache[index] = image
         return images
 
     def _decode(self, index: int) -> Tensor:
