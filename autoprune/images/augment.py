@@ -67,7 +67,7 @@ def change_boxes(target: dict[str, Any], size: tuple[int, ...], change: Change) 
     from torchvision import tv_tensors  # slow
     from torchvision.transforms.v2 import functional as F
 
-    before = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)  # type: ignore[call-overload]
+    before = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)
     part = (change.top, change.left, change.height, change.width)
     boxes = F.resized_crop(before, *part, size=list(size)).as_subclass(Tensor)
     scale = torch.tensor([size[1] / change.width, size[0] / change.height])
@@ -92,4 +92,5 @@ def change_pixels(pixels: Tensor, change: Change) -> Tensor:
     colored = F.adjust_brightness(pixels, change.brightness)
     colored = F.adjust_saturation(F.adjust_contrast(colored, change.contrast), change.saturation)
     part = (change.top, change.left, change.height, change.width)
-    return F.resized_crop(colored - GRAY, *part, size=list(pixels.shape[-2:])) + GRAY
+    shown: Tensor = F.resized_crop(colored - GRAY, *part, size=list(pixels.shape[-2:]))
+    return shown + GRAY

@@ -220,7 +220,8 @@ class Unlabelled:
     def batch(self, indices: Sequence[int], device: Any, flip: Any = None) -> Any:
         """Images and targets."""
         flips = [False] * len(indices) if flip is None else flip
-        return to_batch([make_sample(*self.get(i), m) for i, m in zip(indices, flips, strict=True)], device)
+        chosen = zip(map(self.get, indices), flips, strict=True)
+        return to_batch([make_sample(image, target, mirror) for (image, target), mirror in chosen], device)
 
 
 def unlabelled(case: Case) -> nn.Module:
