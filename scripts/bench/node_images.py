@@ -4,8 +4,8 @@ r"""What it saves that the workers of a node keep decoded images together: memor
     python scripts/bench/node_images.py --data DATA --min-size 600 --max-size 800
 
 Each of the workers, processes as those of a search with Ray on one node, takes all training images three
-times, once with images of its own and once with those of all. CPU seconds are sums over the workers; memory is
-what they have more after than before, where pages that several have count in parts (PSS).
+times, once with images of its own and once with those of all. CPU seconds are sums over the workers. Memory
+is what they have more after than before, where pages that several have count in parts (PSS).
 """
 
 import argparse

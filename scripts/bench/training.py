@@ -10,7 +10,7 @@ rounds, in each of which all versions run one after the other. Rows:
   on the same batches in plain torch; the two alternate in one process.
 - `slow decode / none`: seconds of a step, and of a batch of an evaluation, where each image takes --decode-ms
   to decode at each use, by those where all are in memory. Decoding, in --cores threads, and the detector,
-  --step-ms a batch, are sleeps: idle cores beside a GPU, and no figure of how busy the machine is.
+  --step-ms per batch, are sleeps: idle cores beside a GPU, and no figure of how busy the machine is.
 - `waits`: how often a step waits for the device, those within the detector aside.
 - `loader`: images decoded and resized a second, by --cores threads and by as many processes.
 """

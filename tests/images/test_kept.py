@@ -46,8 +46,8 @@ def test_two_sets_of_a_machine_decode_for_each_other_and_travel(tmp_path: Path) 
     assert values(first.take([1], decoders[0])) == [1]
     assert (sorted(decoders[0].calls), decoders[1].calls) == ([0, 2], [1])
     assert memory.free_bytes == 10**6
-    travelled = pickle.loads(pickle.dumps(second))
-    assert values(travelled.take([1], decoders[1])) == [1]
+    traveled = pickle.loads(pickle.dumps(second))
+    assert values(traveled.take([1], decoders[1])) == [1]
 
 
 def test_without_a_file_of_the_machine_each_keeps_its_own(tmp_path: Path) -> None:
