@@ -92,7 +92,7 @@ class TrainingState:
         fraction = total * (len(images) / settings.batch_size)  # detectors' losses are means over images
         torch.autograd.backward(fraction)
         summed, uses = distributed.sum_gradients(self.weights.values(), fraction.detach())
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm, foreach=True)
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm)  # foreach where it exists
         rate = settings.learning_rate_at(step)
         loss = self._checked(parts, summed, norm, uses, rate)
         for group in self.optimizer.param_groups:
