@@ -246,6 +246,11 @@ class Config(Strict):
         0.1, ge=0, le=1, description="fraction of the steps over which the learning rate warms up"
     )
     clip_norm: Annotated[float, _TRAINING] = Field(1.0, gt=0, description="gradient clipping: largest norm")
+    augment: Annotated[bool, _TRAINING] = Field(
+        False,
+        description="scale, crop and recolor training images at random, beside the flips, in baselines and "
+        "full recoveries; trials of a search do without",
+    )
     norm: Annotated[Norm, _TRAINING] = Field(
         "auto",
         description="normalization layers of the backbone in training: freeze keeps them fixed "

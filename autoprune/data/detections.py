@@ -1,7 +1,8 @@
 """The detections of a detector on images of a split, in the form of COCO's results files."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluators import NONE, Detections
 from autoprune.errors import ModelError
+from autoprune.images.batch import Sample, make_sample, pinned, to_batch
+from autoprune.images.decode import threads
+from autoprune.images.prefetch import prefetched
 from autoprune.progress import track
 
 
@@ -44,18 +48,28 @@ def detect(
     with (
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
+        prefetched(partial(_load, split, device), chosen, 2 * max(batch_size, threads())) as samples,
     ):
-        return _detect(model, split, chosen, device, batch_size)
+        return _detect(model, split, chosen, samples, device, batch_size)
+
+
+def _load(split: Split, device: torch.device, index: int) -> Sample:
+    return pinned(make_sample(*split.get(index)), device)
 
 
 def _detect(
-    model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
+    model: nn.Module,
+    split: Split,
+    chosen: Sequence[int],
+    samples: Iterator[Sample],
+    device: torch.device,
+    batch_size: int,
 ) -> Detections:
     detections = [NONE]
     starts = range(0, len(chosen), batch_size)
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
-        pictures, _ = split.batch(indices, device)
+        pictures, _ = to_batch([next(samples) for _ in indices], device)
         outputs = model(pictures)
         if not _has_torchvisions_form(outputs, len(pictures)):
             raise ModelError(

@@ -36,6 +36,7 @@ from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, distributed, train
+from autoprune.training.settings import EARLIER
 
 LATENCY_PASSES = 10
 UNRECORDED = ("training data", "validation data")  # in the folders of version 0.1.0
@@ -202,7 +203,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recov
     if not file.is_file():
         return None
     metrics = METRICS.read(file)
-    settings = metrics["settings"]
+    settings = {**EARLIER, **metrics["settings"]}
     differing = [name for name in identity if settings.get(name) != identity[name]]
     differing = [name for name in differing if name in settings or name not in UNRECORDED]
     if differing:

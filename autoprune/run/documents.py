@@ -23,6 +23,7 @@ from autoprune.validation import first_problem
 T = TypeVar("T")
 
 ADDED: dict[str, Any] = {
+    "augment": False,
     "curves": False,
     "distill_head": False,
     "empty_blocks": False,

@@ -160,7 +160,11 @@ class PolicyEvaluator:
         if self._steps[rung] == 0:
             return model
         settings = TrainSettings.from_config(
-            config, steps=self._steps[rung], seed=seed, learning_rate=self._learning_rate(model)
+            config,
+            steps=self._steps[rung],
+            seed=seed,
+            learning_rate=self._learning_rate(model),
+            augment=False,  # trials compare policies; in so few steps it costs more than it gives
         )
         teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="recovery of a trial").model
