@@ -11,6 +11,7 @@ from torch import nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluators import NONE, Detections
 from autoprune.errors import ModelError
+from autoprune.modules.float_outputs import float_outputs
 from autoprune.progress import track
 
 
@@ -44,6 +45,7 @@ def detect(
     with (
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
+        float_outputs(model),
     ):
         return _detect(model, split, chosen, device, batch_size)
 

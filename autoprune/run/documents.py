@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 ADDED: dict[str, Any] = {
     "curves": False,
+    "detection_precision": "float32",
     "distill_head": False,
     "empty_blocks": False,
     "evaluator": "hotcoco",

@@ -17,6 +17,7 @@ from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
+from autoprune.training.batch_fit import BatchFit
 from autoprune.training.batches import TrainSplit, draw_batch
 from autoprune.training.capture import Tap
 from autoprune.training.checkpoint import Checkpoint
@@ -68,6 +69,7 @@ class TrainingState:
         )
         self.step = 0
         self.losses: list[float] = []
+        self._fit = BatchFit()
 
     def advance(self, split: TrainSplit) -> float:
         """Takes one optimizer step and returns its loss.
@@ -78,11 +80,21 @@ class TrainingState:
         """
         settings, step, rank = self.settings, self.step, distributed.rank()
         scope = (step, rank) if rank else (step,)
-        torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
         indices, flips = draw_batch(len(split), settings.batch_size, step, settings.seed)
         mine = slice(rank, None, distributed.world_size())
         images, targets = split.batch(indices[mine], self.device, flip=flips[mine])
-        parts = self._losses(images, targets)
+
+        def backward(some: slice) -> dict[str, Tensor]:
+            parts = self._losses(images[some], targets[some])
+            fraction = len(images[some]) / len(indices)  # detectors' losses are means over images
+            torch.autograd.backward(torch.stack(list(parts.values())).sum() * fraction)
+            return {name: value.detach() * fraction for name, value in parts.items()}
+
+        def reset() -> None:
+            torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
+            self.optimizer.zero_grad()
+
+        parts = self._fit.sum(len(images), backward, reset)
         total = torch.stack(list(parts.values())).sum()
         loss = total.item()
         rate = settings.learning_rate_at(step)
@@ -91,10 +103,7 @@ class TrainingState:
             raise TrainingError(self._not_finite("loss", values, rate))
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        self.optimizer.zero_grad()
-        fraction = total * (len(images) / len(indices))  # detectors' losses are means over images
-        torch.autograd.backward(fraction)
-        loss = distributed.sum_gradients(self.weights.values(), fraction.detach()).item()
+        loss = distributed.sum_gradients(self.weights.values(), total).item()
         norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm).item()
         if not math.isfinite(norm):
             raise TrainingError(self._not_finite("gradient", f"loss {loss:.3g}", rate))
