@@ -9,6 +9,7 @@ from autoprune.cli.front import show_result
 from autoprune.cli.settings import PANELS, refuse_useless, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
+from autoprune.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,7 +71,8 @@ def search(
     if dry_run:
         _estimate(config, accept_data_change, as_json)
         return
-    refuse_useless(flags, {"as_json"}, "without --dry-run; `autoprune front --json` prints results")
+    if as_json:
+        raise ConfigError("--json prints the estimate of --dry-run; give both, or omit it")
     with working() as console:
         result = run(config, accept_data_change)
         if config.check_proxies and (check := load_check(result.run)) is not None:

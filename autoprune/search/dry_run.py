@@ -118,7 +118,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         if not scratch.space_file.exists():
             save_space(scratch.space_file, file, task.graph, next(iter(scores.values())))
         left = config.trials if begun or not run.config_file.exists() else _left(config, run)
-        before, after, harness_s = _rehearse(task, evaluator, plan, scratch, left, accept_data_change)
+        before, after, harness_s = rehearse(task, evaluator, plan, scratch, left, accept_data_change)
         megabytes = scratch.megabytes()
     new = [record for record in after if record.number not in before]
     repeats = sum(record.repeat_of is not None for record in new)
@@ -168,7 +168,7 @@ def _left(config: Config, run: RunDirectory) -> int:
     return max(1, config.trials - done)
 
 
-def _rehearse(
+def rehearse(
     task: PruningTask,
     evaluator: PolicyEvaluator,
     plan: SpacePlan,
