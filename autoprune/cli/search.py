@@ -85,7 +85,10 @@ def _estimate(config: Config, accept_data_change: bool, as_json: bool) -> None:
     from autoprune.search.dry_run import dry_run
 
     with working(quiet=as_json) as console:
-        estimate = dry_run(config, accept_data_change)
+        try:
+            estimate = dry_run(config, accept_data_change)
+        except KeyboardInterrupt:  # of the rehearsal, which says what it kept
+            raise KeyboardInterrupt("nothing was written, for it is a dry run") from None
         if not as_json:
             show_table(console, estimate_table(estimate))
             for line in estimate_lines(estimate):

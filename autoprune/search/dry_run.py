@@ -23,7 +23,7 @@ from autoprune.config import Config
 from autoprune.engines.table import ENGINES
 from autoprune.files import naming_paths
 from autoprune.run.directory import RunDirectory
-from autoprune.run.results import STUDY, load_result
+from autoprune.run.results import STUDY, load_result, recorded_notes
 from autoprune.search.checks import check, load_checked
 from autoprune.search.estimate import Estimate, Part, times
 from autoprune.search.make_plan import make_plan
@@ -87,7 +87,9 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         task = with_detection(task, DetectionPrecision("bfloat16"))  # as most detectors allow it
     config = task.config
     loading_s = time.perf_counter() - started
-    begun = run.config_file.exists() and config.storage is None and not accept_data_change
+    exists = run.config_file.exists()
+    same_data = not exists or _same_data(task, recorded_notes(config, run))
+    begun = exists and config.storage is None and same_data
     with TemporaryDirectory(prefix="autoprune-") as folder:
         scratch = RunDirectory(Path(folder) / "run")
         scratch.path.mkdir()
@@ -117,7 +119,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         )
         if not scratch.space_file.exists():
             save_space(scratch.space_file, file, task.graph, next(iter(scores.values())))
-        left = config.trials if begun or not run.config_file.exists() else _left(config, run)
+        left = _left(config, run) if exists and same_data and not begun else config.trials
         before, after, harness_s = rehearse(task, evaluator, plan, scratch, left, accept_data_change)
         megabytes = scratch.megabytes()
     new = [record for record in after if record.number not in before]
@@ -136,6 +138,10 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
             parts.append(proxy_check(task, new, costs))
             megabytes += config.check_proxies * 4 * task.graph.mparams()
     workers = ENGINES[config.engine].workers(config)
+    if not ENGINES[config.engine].in_driver:
+        parts.append(
+            Part("loading in workers", times(workers, workers * loading_s), workers * loading_s, "", True)
+        )
     return Estimate(
         parts=tuple(parts),
         rungs=tuple(
@@ -161,8 +167,14 @@ def _copy(run: RunDirectory, scratch: RunDirectory) -> None:
     scratch.repair_journal()
 
 
+def _same_data(task: PruningTask, notes: Mapping[str, Any]) -> bool:
+    """Whether a run was begun on the data that there is now; else its trials will be set aside."""
+    before = notes.get("identity", {})
+    return all(before.get(name, value) == value for name, value in task.data_identity.items())
+
+
 def _left(config: Config, run: RunDirectory) -> int:
-    """Trials to come of a run whose study can't be copied, or is set aside: it is in a database."""
+    """Trials to come of a run whose study can't be copied, as it is in a database."""
     records = load_result(run.path).records
     done = sum(record.counts and record.state != "running" for record in records)
     return max(1, config.trials - done)

@@ -243,3 +243,14 @@ def test_a_dry_run_as_json(autoprune: Run, settings: Path, tmp_path: Path, estim
     assert [part["name"] for part in content["parts"]] == ["importance", "training"]
     refused = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--json")
     assert refused.is_refusal("--json", "--dry-run")
+
+
+def test_an_interrupted_dry_run_says_that_nothing_was_written(
+    autoprune: Run, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt("3 of 9 trials are finished and kept in /tmp/autoprune-x")
+
+    monkeypatch.setattr("autoprune.search.dry_run.dry_run", interrupted)
+    outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run")
+    assert (outcome.code, outcome.err) == (130, "interrupted: nothing was written, for it is a dry run\n")

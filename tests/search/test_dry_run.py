@@ -1,8 +1,11 @@
 """A dry run counts what the search of the same settings does, writes nothing, and refuses what it refuses."""
 
+import json
 import re
+import shutil
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
@@ -100,6 +103,22 @@ def test_of_an_existing_run_it_estimates_what_is_left(demo_settings, copied_run,
     assert len(load_result(copied_run).records) == 9 + estimate.trials
 
 
+def test_on_changed_data_everything_is_to_do_again(demo_settings, copied_run, known_times, tmp_path):
+    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
+    file = data / "annotations" / "instances_val.json"
+    content = json.loads(file.read_text())
+    content["annotations"].pop()
+    file.write_text(json.dumps(content))
+    settings = {**demo_settings, "data": data, "trials": 9, "out": copied_run}
+    with pytest.raises(RunError, match="validation data"):
+        dry_run(settings)
+    before = contents(copied_run)
+    estimate = dry_run(settings, accept_data_change=True)
+    assert (estimate.trials, estimate.finished) == (9, 0)
+    assert {"importance", "dense detector"} <= seconds_of(estimate).keys()
+    assert contents(copied_run) == before
+
+
 def test_of_a_finished_run_nothing_is_left(demo_settings, copied_run, known_times):
     estimate = dry_run({**demo_settings, "trials": 9, "out": copied_run})
     assert (estimate.trials, estimate.repeats, estimate.rungs) == (0, 0, (0, 0))
@@ -123,6 +142,8 @@ def test_on_ray_it_contacts_nobody_and_divides_by_the_workers(
     side_by_side = sum(part.seconds for part in estimate.parts if part.parallel)
     assert {part.name for part in estimate.parts if part.parallel} >= {"training", "evaluation"}
     assert estimate.wall_s == pytest.approx(estimate.work_s - side_by_side + side_by_side / 3)
+    seconds = seconds_of(estimate)
+    assert seconds["loading in workers"] == pytest.approx(3 * seconds["loading and checks"])
     assert estimate.device_hours == pytest.approx(6 * estimate.wall_s / 3600)
 
 
