@@ -15,6 +15,7 @@ from autoprune.errors import ModelError
 from autoprune.images.batch import Sample, make_sample, pinned, to_batch
 from autoprune.images.decode import threads
 from autoprune.images.prefetch import prefetched
+from autoprune.modules.float_outputs import float_outputs
 from autoprune.progress import track
 
 
@@ -49,6 +50,7 @@ def detect(
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
         prefetched(partial(_load, split, device), chosen, 2 * max(batch_size, threads())) as samples,
+        float_outputs(model),
     ):
         return _detect(model, split, chosen, samples, device, batch_size)
 

@@ -25,6 +25,7 @@ T = TypeVar("T")
 ADDED: dict[str, Any] = {
     "augment": False,
     "curves": False,
+    "detection_precision": "float32",
     "distill_head": False,
     "empty_blocks": False,
     "evaluator": "hotcoco",

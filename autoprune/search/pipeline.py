@@ -2,31 +2,27 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from autoprune.config import Config, load_config, make_config
+from autoprune.config import Config
 from autoprune.data.coco import absent_classes
-from autoprune.data.evaluate import check_boxes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
-from autoprune.passwords import MASK, has_password
 from autoprune.process import sigterm_interrupts
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
-from autoprune.run.documents import warn_elsewhere
-from autoprune.run.origin import SETTINGS_NOTE, check_origin, check_settings, settings_to_note
+from autoprune.run.origin import SETTINGS_NOTE, settings_to_note
 from autoprune.run.results import SearchResult, recorded_notes, study_name
-from autoprune.run.resume import say_own, search_settings
-from autoprune.runtimes.sessions import need_runtime
+from autoprune.search.checks import check, load_checked
 from autoprune.search.curves import score_curves
-from autoprune.search.make_plan import LatencyModels, check_budgets, make_plan, say_prediction_error
+from autoprune.search.make_plan import LatencyModels, make_plan, say_prediction_error
 from autoprune.search.plan import SpacePlan, read_bounds, warm_criteria
 from autoprune.search.session import Session, cluster_of
 from autoprune.search.wall_time import WallTime
@@ -36,13 +32,13 @@ from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
 from autoprune.study.storage import check_storage, shown
 from autoprune.study.trials import LedgerSettings
-from autoprune.task.checks import check_batch_size, refuse_missing, trained_on, with_space
+from autoprune.task.checks import trained_on
+from autoprune.task.detection_precision import NOTE as DETECTION_NOTE
+from autoprune.task.detection_precision import check_detection, noted_detection, with_detection
 from autoprune.task.evaluator import PolicyEvaluator
-from autoprune.task.pruning_task import PruningTask, load_task
+from autoprune.task.pruning_task import PruningTask
 from autoprune.task.scoring import copy_scores, score_several
 from autoprune.task.sensitivity import copy_curves
-from autoprune.trust import consent
-from autoprune.validation import as_path
 
 __all__ = ["SearchResult", "search"]
 
@@ -74,20 +70,7 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after the finished trials were written.
     """
     wall_time = WallTime()
-    config = _as_config(config)
-    consent(config.model)
-    file = None if config.space is None else SpaceFile.load(config.space)
-    run = RunDirectory(config.out)
-    open_settings, given = with_space(config, file), config.model_fields_set
-    config = search_settings(open_settings, run, given)
-    run.check(config)
-    say_own(open_settings, config, run.path)
-    if run.config_file.is_file() and has_password(run.config().storage or ""):
-        say(f"{run.config_file} holds a password, which an earlier version wrote; replace it by {MASK}")
-    if config.storage is None:
-        run.check_study(run.has_journal())
-    refuse_missing(config)
-    need_runtime(config.latency_runtime)
+    config, run, file = check(config)
     ENGINES[config.engine].check(cluster_of(config))
     check_storage(config.storage)  # last, for it may make a database
     with sigterm_interrupts(), run.locked():
@@ -107,42 +90,17 @@ def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime, accept_data_change: bool
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
-    recorded_labels = run.config_file.exists() and config.labels is not None  # checked when it began
-    notes = recorded_notes(config, run) if run.config_file.exists() else {}
-    if notes:
-        check_settings(run, notes)
-    # load the detector and the data, find the channel groups
-    with wall_time.spend("loading"):
-        task = load_task(config)
-    if not run.config_file.exists():  # version 0.1.0 began runs with larger batches
-        check_batch_size(config.batch_size, len(task.train))
-    check_origin(run, notes, task, accept_data_change)
-    check_boxes(task.train)
-    check_boxes(task.val, config.proxy_images)
-    say(task.train.labels_line)
-    if not recorded_labels:
-        with wall_time.spend("dense_evaluation"):
-            task.check_labels(config.proxy_images, must_find=True)
-    if not run.config_file.exists():  # runs of version 0.1.0 go on without
-        config = config.model_copy(update={"labels": task.labels})
-        task = replace(task, config=config)
-    file = _space_of_run(run, file, config)
-    check_budgets(config, file, task)
+    task, file = load_checked(config, run, file, wall_time, accept_data_change)
+    config, notes = task.config, recorded_notes(config, run) if run.config_file.exists() else {}
+    with wall_time.spend("dense_evaluation"):
+        detection = noted_detection(notes) or check_detection(task)
+    task = with_detection(task, detection)
 
     # score the channels; where no space is given, derive one from the scores
     with wall_time.spend("importance"):
         scores = _score(task, run)
     importance, ranking = scores[config.criterion], next(iter(scores.values()))
-    if file is None:
-        file = derive_space(
-            task.graph,
-            ranking,
-            task.spec,
-            task.input_size,
-            config.criterion,
-            reach=_reach(config, task.graph),
-            empty=config.empty_blocks,
-        )
+    file = file or derived_space(task, ranking)
 
     # what trials may propose within the budgets, and what a trial does
     plan, latency = make_plan(task, file, scores, run)
@@ -154,7 +112,7 @@ def _prepare(
         say(line)
 
     # write what the run is; open the study that holds its trials
-    run.write_config(config, _versions(task))
+    run.write_config(config, {**_versions(task), "detection": detection.line})
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, ranking)
     ledger = _open_ledger(config, run, plan, task.data_identity if accept_data_change else ())
@@ -162,25 +120,25 @@ def _prepare(
         ledger.note("data", task.data_counts)
     if SETTINGS_NOTE not in ledger.notes:
         ledger.note(SETTINGS_NOTE, settings_to_note(run.config()))
+    if DETECTION_NOTE not in ledger.notes:
+        ledger.note(DETECTION_NOTE, asdict(detection))
     if len(ledger.finished()) < config.trials and (line := plan.only_warm_starts(config.trials)) is not None:
         say(line)
-    return Session(config, run, evaluator, ledger, wall_time), latency
+    return Session(task.config, run, evaluator, ledger, wall_time), latency
 
 
-def _space_of_run(run: RunDirectory, file: SpaceFile | None, config: Config) -> SpaceFile | None:
-    """The space that the run was begun with; that of the settings, if any, where it is new.
-
-    Raises:
-        RunError: the two differ in what the user's file holds.
-    """
-    if not (run.config_file.exists() and run.space_file.exists()):
-        if file is None and config.space is not None:  # the run's own settings name it
-            file = SpaceFile.load(config.space)
-        return None if file is None else file.model_copy(update={"criterion": config.criterion})
-    written = SpaceFile.load(run.space_file)
-    if file is not None and any(getattr(file, n) != getattr(written, n) for n in file.model_fields_set):
-        raise RunError(f"{run.space_file} differs from {config.space}; choose another --out")
-    return written
+def derived_space(task: PruningTask, ranking: Importance) -> SpaceFile:
+    """The space of a search that is given none: bounds from the importance, as the budgets need them."""
+    config = task.config
+    return derive_space(
+        task.graph,
+        ranking,
+        task.spec,
+        task.input_size,
+        config.criterion,
+        reach=_reach(config, task.graph),
+        empty=config.empty_blocks,
+    )
 
 
 def _reach(config: Config, graph: ChannelGraph) -> float:
@@ -195,12 +153,16 @@ def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
     """Importance by what ranks policies: curves, or the run's criterion; then, for warm starts, by others."""
     config = task.config
     copy_scores(config.space, run.importance_file)
-    criteria = warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
-    scores = score_several(task, criteria, run.importance_file)
+    scores = score_several(task, criteria_of(config), run.importance_file)
     if not config.curves:
         return scores
     copy_curves(config.space, run.curves_file)
     return {CURVES: score_curves(task, scores[config.criterion], run.curves_file), **scores}
+
+
+def criteria_of(config: Config) -> tuple[str, ...]:
+    """The criteria that a search scores channels by, the run's own first."""
+    return warm_criteria(config.criterion) if config.warm_starts else (config.criterion,)
 
 
 def _open_ledger(config: Config, run: RunDirectory, plan: SpacePlan, accepts: Collection[str]) -> Ledger:
@@ -271,17 +233,6 @@ def _is_installed(name: str) -> bool:
     except metadata.PackageNotFoundError:
         return False
     return True
-
-
-def _as_config(config: Config | Mapping[str, Any] | str | Path) -> Config:
-    if isinstance(config, Config):
-        return config
-    if isinstance(config, Mapping):
-        return make_config(**{str(key): value for key, value in config.items()})
-    file = as_path("config", config, "settings as a dict, or the path of a YAML file")
-    loaded = load_config(file)
-    warn_elsewhere(file, loaded.out)
-    return loaded
 
 
 @contextmanager

@@ -113,6 +113,7 @@ class Session:
                 task.device,
                 batch_size=self.config.batch_size,
                 images=self.config.proxy_images,
+                amp=task.amp,
                 error=True,
             )
         dense = {"map": scores.map, "map50": scores.map50, **task.costs({})}

@@ -200,5 +200,5 @@ class PolicyEvaluator:
         """The scores on the images that trials are measured on."""
         task, config = self._task_of(model), self.task.config
         return evaluate(
-            model, task.val, task.device, batch_size=config.batch_size, images=config.proxy_images
+            model, task.val, task.device, config.batch_size, config.proxy_images, amp=self.task.amp
         )

@@ -99,6 +99,11 @@ class PruningTask:
         return len(self.val) if images is None else min(images, len(self.val))
 
     @property
+    def amp(self) -> bool:
+        """Whether detectors are evaluated in bfloat16; `detection_precision` decides it."""
+        return self.config.detection_precision == "bfloat16"
+
+    @property
     def data_identity(self) -> dict[str, str]:
         """Hashes of what the splits hold, so that nothing is resumed on other data under the same path."""
         return {

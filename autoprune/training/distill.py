@@ -117,12 +117,13 @@ class Teacher:
         self._dense = parts.layers(dense, head=self.logits or bool(self.layers)).requires_grad_(False)
         self._dense.to(memory_format=torch.channels_last)  # a third less time on a CPU
         outputs = parts.features
-        kept_maps = [kept_positions(group, index, keep) for group, index in outputs]
+        positions = [kept_positions(group, index, keep) for group, index in outputs]
+        self._kept = [torch.as_tensor(kept) for kept in positions]
         self._weights = [
             None if weights is None else _channel_weights(group, index[kept], weights)
-            for (group, index), kept in zip(outputs, kept_maps, strict=True)
+            for (group, index), kept in zip(outputs, positions, strict=True)
         ]
-        self._kept = [torch.as_tensor(kept) for kept in kept_maps]
+        self._device: torch.device | None = None  # of what is compared, once that is known
 
     def tap(self, student: nn.Module) -> Tap:
         """What captures all that `loss` needs of a student."""
@@ -142,12 +143,7 @@ class Teacher:
         Raises:
             ModelError: the feature maps differ in size, or the detector's head gives no class logits.
         """
-        device = captured.features[0].device
-        if next(self._dense.parameters()).device != device:
-            self._dense.to(device)
-            self._weights = [None if w is None else w.to(device) for w in self._weights]
-            self._kept = [kept.to(device) for kept in self._kept]
-            self._kept_inputs = {layer: kept.to(device) for layer, kept in self._kept_inputs.items()}
+        self._move(captured.features[0].device)
         theirs = self._forward(captured.batch)
         kept_maps = zip(theirs.features, self._kept, strict=True)
         targets = [_select(maps, kept) for maps, kept in kept_maps]
@@ -169,6 +165,16 @@ class Teacher:
         if self.logits:
             parts["logits"] = logit_distance(_flat(captured.logits), _flat(theirs.logits))
         return parts
+
+    def _move(self, device: torch.device) -> None:
+        """Brings all that is compared to the device, once: a step copies nothing from the host."""
+        if self._device == device:
+            return
+        self._dense.to(device)
+        self._kept = [kept.to(device) for kept in self._kept]
+        self._kept_inputs = {layer: kept.to(device) for layer, kept in self._kept_inputs.items()}
+        self._weights = [None if weights is None else weights.to(device) for weights in self._weights]
+        self._device = device
 
     @torch.no_grad()
     def _forward(self, batch: Any) -> Captured:

@@ -17,6 +17,7 @@ from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
+from autoprune.training.batch_fit import BatchFit
 from autoprune.training.batches import TrainSplit
 from autoprune.training.capture import Tap
 from autoprune.training.checkpoint import Checkpoint
@@ -68,6 +69,7 @@ class TrainingState:
         )
         self.step = 0
         self.losses: list[float] = []
+        self._fit = BatchFit()
 
     def advance(self, images: list[Tensor], targets: list[dict[str, Any]]) -> float:
         """Takes one optimizer step and returns its loss.
@@ -85,13 +87,20 @@ class TrainingState:
         """
         settings, step, rank = self.settings, self.step, distributed.rank()
         scope = (step, rank) if rank else (step,)
-        torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
-        parts = self._losses(images, targets)
+
+        def backward(some: slice) -> dict[str, Tensor]:
+            parts = self._losses(images[some], targets[some])
+            fraction = len(images[some]) / settings.batch_size  # detectors' losses are means over images
+            torch.autograd.backward(torch.stack(list(parts.values())).sum() * fraction)
+            return {name: value.detach() * fraction for name, value in parts.items()}
+
+        def reset() -> None:
+            torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
+            self.optimizer.zero_grad()
+
+        parts = self._fit.sum(len(images), backward, reset)
         total = torch.stack(list(parts.values())).sum()
-        self.optimizer.zero_grad()
-        fraction = total * (len(images) / settings.batch_size)  # detectors' losses are means over images
-        torch.autograd.backward(fraction)
-        summed, uses = distributed.sum_gradients(self.weights.values(), fraction.detach())
+        summed, uses = distributed.sum_gradients(self.weights.values(), total)
         norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm)  # foreach where it exists
         rate = settings.learning_rate_at(step)
         loss = self._checked(parts, summed, norm, uses, rate)

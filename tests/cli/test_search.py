@@ -15,6 +15,7 @@ from autoprune.config import make_config
 from autoprune.errors import TrainingError
 from autoprune.recovery.proxy_check import load_check
 from autoprune.run.directory import RunDirectory
+from autoprune.search.estimate import Estimate, Part
 from autoprune.task.evaluator import PolicyEvaluator
 
 from .conftest import best_on_front, front_of
@@ -198,3 +199,58 @@ def test_input_sizes_that_cannot_be_are_refused_before_any_file(
     assert line.startswith("error: ")
     assert all(fragment in line for fragment in fragments), line
     assert not contents(to)
+
+
+@pytest.fixture
+def estimated(monkeypatch: pytest.MonkeyPatch) -> Estimate:
+    """What a dry run finds out, without timing anything."""
+    estimate = Estimate(
+        parts=(
+            Part("importance", "64 x 1 s", 64.0, "--importance-images"),
+            Part("training", "", 3536.0, "--rungs", True),
+        ),
+        rungs=(24, 12),
+        trials=24,
+        finished=3,
+        repeats=2,
+        workers=1,
+        device="cpu",
+        devices=2.0,
+        megabytes=1.25,
+        measuring_s=9.0,
+    )
+    monkeypatch.setattr("autoprune.search.dry_run.dry_run", lambda config, accept_data_change: estimate)
+    return estimate
+
+
+def test_a_dry_run_says_what_the_search_costs(
+    autoprune: Run, settings: Path, tmp_path: Path, estimated: Estimate
+) -> None:
+    outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run")
+    assert outcome.code == 0, outcome.err
+    lines = outcome.out.splitlines()
+    assert any(line.split() == ["training", "59", "min", "98%", "--rungs"] for line in lines)
+    assert "24 trials (3 are finished), 2 re-evaluations: 24 reach rung 0, 12 reach rung 1" in lines
+    assert "about 60 min on 1 worker, 2 core-hours, 1.2 MB of disk" in lines
+    assert "98% of the work is training; --rungs lowers it" in lines
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_as_json(autoprune: Run, settings: Path, tmp_path: Path, estimated: Estimate) -> None:
+    outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run", "--json")
+    content = json.loads(outcome.out)
+    assert (content["wall_s"], content["device_hours"], content["rungs"]) == (3600, 2, [24, 12])
+    assert [part["name"] for part in content["parts"]] == ["importance", "training"]
+    refused = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--json")
+    assert refused.is_refusal("--json", "--dry-run")
+
+
+def test_an_interrupted_dry_run_says_that_nothing_was_written(
+    autoprune: Run, settings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt("3 of 9 trials are finished and kept in /tmp/autoprune-x")
+
+    monkeypatch.setattr("autoprune.search.dry_run.dry_run", interrupted)
+    outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run")
+    assert (outcome.code, outcome.err) == (130, "interrupted: nothing was written, for it is a dry run\n")

@@ -11,7 +11,7 @@ import pytest
 from autoprune.config import load_config
 from autoprune.detectors import load_state, save_state
 from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, RunError
-from autoprune.search import pipeline
+from autoprune.search import checks, pipeline
 from autoprune.search.pipeline import search
 
 from .conftest import outcome
@@ -95,7 +95,7 @@ def test_data_that_cannot_be_read_is_named_not_the_run(demo_settings, tmp_path, 
     def refuse(config):
         raise PermissionError(13, "Permission denied", str(demo_settings["data"]))
 
-    monkeypatch.setattr(pipeline, "load_task", refuse)
+    monkeypatch.setattr(checks, "load_task", refuse)
     with pytest.raises(RunError, match=rf"cannot use {demo_settings['data']}: Permission denied; check"):
         search({**demo_settings, "out": tmp_path / "run"})
     assert list(tmp_path.iterdir()) == []
@@ -139,7 +139,7 @@ def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, finished_
 
 def test_a_cluster_that_is_not_there_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
     pytest.importorskip("autoprune.engines.ray", reason="pip install 'ray[tune]'")
-    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
+    monkeypatch.setattr(checks, "load_task", None)  # calling it would be another error
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = "127.0.0.1:{1}".format(*free.getsockname())
@@ -156,7 +156,7 @@ def test_a_cluster_that_is_not_there_is_told_before_any_work(demo_settings, tmp_
 
 def test_a_runtime_that_is_not_installed_is_told_before_any_work(demo_settings, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "openvino", None)
-    monkeypatch.setattr(pipeline, "load_task", None)  # calling it would be another error
+    monkeypatch.setattr(checks, "load_task", None)  # calling it would be another error
     settings = {**demo_settings, "latency_runtime": "openvino", "budget_latency_ms": "60%"}
     with pytest.raises(
         ConfigError, match=r"openvino can't be imported .* `pip install 'autoprune\[openvino\]'`"

@@ -252,3 +252,18 @@ def test_a_pruned_retinanet_meets_its_teacher_channel_by_channel() -> None:
     assert teacher.loss(Captured(images, features[:2] + dense_features[2:]))[
         "features"
     ].item() == pytest.approx(0, abs=1e-4)
+
+
+def test_all_that_is_compared_comes_to_the_device_that_the_detectors_are_on_already(toy: Any) -> None:
+    """As on a GPU, whose tensors meet none of the CPU; torch's `meta` device refuses them in the same way."""
+    with pytest.raises(RuntimeError, match="meta"):
+        torch.rand(2, device="meta") * torch.rand(2)
+    importance = {"a": np.array([1.0, 9.0, 3.0, 0.0, 2.0, 9.0])}
+    graph = graph_of(("a", list(range(WIDTH))), (None, [-1] * WIDTH))
+    toy.to("meta")
+    teacher = Teacher(toy, graph, {"a": [0, 2, 4]}, importance)
+    student = [torch.rand(2, channels, 16, 16, device="meta") for channels in (3, WIDTH)]
+    student[1] = student[1][:, :, :8, :8]
+    for _ in range(2):
+        loss = teacher.loss(Captured(torch.rand(2, 3, 16, 16, device="meta"), student))["features"]
+        assert loss.device.type == "meta"
