@@ -137,7 +137,7 @@ class GroundTruth:
         kept = np.isin(truth[:, IMAGE], chosen)
         truth, crowd = truth[kept], crowd[kept]
         known = np.isin(detections[:, IMAGE], chosen) & np.isin(detections[:, CATEGORY], categories)
-        found = detections[known]
+        detected = detections[known]
         parts = [
             Boxes(
                 np.searchsorted(chosen, rows[:, IMAGE]),
@@ -146,7 +146,7 @@ class GroundTruth:
                 rows[:, SCORE],
                 flags,
             )
-            for rows, flags in ((truth, crowd), (found, np.zeros(len(found), bool)))
+            for rows, flags in ((truth, crowd), (detected, np.zeros(len(detected), bool)))
         ]
         return Matches(len(chosen), RECALLS, match(*parts, len(chosen), len(categories), IOUS))
 

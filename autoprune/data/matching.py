@@ -54,19 +54,19 @@ class Boxes:
     crowd: Flags
 
 
-def match(truth: Boxes, found: Boxes, images: int, classes: int, ious: Floats) -> list[ClassMatches]:
+def match(truth: Boxes, detected: Boxes, images: int, classes: int, ious: Floats) -> list[ClassMatches]:
     """Matches the detections of all images and classes.
 
     Args:
         truth: the true boxes.
-        found: the detections; ``crowd`` is not read.
+        detected: the detections; ``crowd`` is not read.
         images: number of images.
         classes: number of classes.
         ious: the least IoU of a match [T].
     """
     ignored = truth.crowd | (truth.last < 0) | (truth.last > LARGEST)
-    taken = _best_of_each_image(found, classes)
-    image, category, corners = found.image[taken], found.category[taken], found.corners[taken]
+    taken = _best_of_each_image(detected, classes)
+    image, category, corners = detected.image[taken], detected.category[taken], detected.corners[taken]
     group, least = image * classes + category, np.minimum(ious, 1 - 1e-10)
     partner = _partners(truth, ignored, group, corners, classes, least)
     hit = partner >= 0
@@ -75,7 +75,7 @@ def match(truth: Boxes, found: Boxes, images: int, classes: int, ious: Floats) -
     beyond = (area < 0) | (area > LARGEST)
     true, false = hit & ~to_ignored, ~hit & ~beyond
     # as COCOeval: by score, of equal ones in the order of the images
-    order = np.lexsort((np.arange(len(taken)), image, -found.last[taken], category))
+    order = np.lexsort((np.arange(len(taken)), image, -detected.last[taken], category))
     bounds = np.searchsorted(category[order], np.arange(classes + 1))
     result = []
     for number in range(classes):
@@ -86,10 +86,10 @@ def match(truth: Boxes, found: Boxes, images: int, classes: int, ious: Floats) -
     return result
 
 
-def _best_of_each_image(found: Boxes, classes: int) -> Indices:
+def _best_of_each_image(detected: Boxes, classes: int) -> Indices:
     """Indices of the detections that count, grouped by image and class, each group best score first."""
-    group = found.image * classes + found.category
-    order = np.lexsort((np.arange(len(group)), -found.last, group))
+    group = detected.image * classes + detected.category
+    order = np.lexsort((np.arange(len(group)), -detected.last, group))
     return np.asarray(order[_place_in_group(group[order]) < MOST])
 
 
@@ -157,7 +157,7 @@ def class_matches(records: Sequence[tuple[int, dict[str, list[float]]]], images:
     boxes = np.zeros(images, dtype=np.int64)
     for index, record in records:
         boxes[index] = int(np.sum(np.asarray(record["gtIgnore"]) == 0))
-    scores = np.concatenate([record["dtScores"] for _, record in records] or [np.zeros(0)])
+    scores = np.concatenate([record["dtScores"] for _, record in records] or [[]])
     order = np.argsort(-scores, kind="mergesort")
     images_of = [np.full(len(record["dtScores"]), index) for index, record in records]
     image = np.concatenate([*images_of, np.zeros(0, np.int64)]).astype(np.int64)[order]

@@ -96,9 +96,9 @@ def _average_precision(
 ) -> NDArray[np.float64]:
     """COCO's average precision of a class in each resample [R]: 0 where it has no boxes there.
 
-    That is the mean over IoUs of the best precision at or above each of 101 recalls. Precision is best at true
-    positives, and recall rises there alone; so only their rows are computed, for all resamples at once. Each
-    counts as often as recalls are first reached with it.
+    That is the mean over IoUs of the best precision at or above each of 101 recalls. Precision is best at
+    true positives, and recall rises there alone; so only their rows are computed, for all resamples at once.
+    Each counts as often as recalls are first reached with it.
 
     Args:
         matches: of the class.
@@ -155,8 +155,8 @@ class _RecallsReached:
     def __init__(self, boxes: NDArray[np.float64], recalls: NDArray[np.float64]) -> None:
         percent = len(recalls) - 1
         self._scale, self._margin = (percent / boxes).astype(np.float32), (0.3 / boxes).astype(np.float32)
-        # Some of the recalls are an ulp above j / 100, so that j / 100 does not reach them. Where a number of true
-        # positives can give just that, the numbers that are reached are looked up.
+        # Some of the recalls are an ulp above j / 100, so that j / 100 does not reach them. Where a number of
+        # true positives can give just that, the numbers that are reached are looked up.
         beyond = np.flatnonzero(recalls > np.arange(percent + 1) / percent)
         self._tied = np.flatnonzero(((boxes[:, None] * beyond) % percent == 0).any(1))
         numbers, place = np.unique(boxes[self._tied].astype(np.int64), return_inverse=True)
