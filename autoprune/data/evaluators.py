@@ -138,7 +138,8 @@ class GroundTruth:
         truth, crowd = truth[kept], crowd[kept]
         known = np.isin(detections[:, IMAGE], chosen) & np.isin(detections[:, CATEGORY], categories)
         detected = detections[known]
-        parts = [
+        none = np.zeros(len(detected), bool)
+        true, ours = (
             Boxes(
                 np.searchsorted(chosen, rows[:, IMAGE]),
                 np.searchsorted(categories, rows[:, CATEGORY]),
@@ -146,9 +147,9 @@ class GroundTruth:
                 rows[:, SCORE],
                 flags,
             )
-            for rows, flags in ((truth, crowd), (detected, np.zeros(len(detected), bool)))
-        ]
-        return Matches(len(chosen), RECALLS, match(*parts, len(chosen), len(categories), IOUS))
+            for rows, flags in ((truth, crowd), (detected, none))
+        )
+        return Matches(len(chosen), RECALLS, match(true, ours, len(chosen), len(categories), IOUS))
 
     def _recorded_matches(self, detections: Detections, image_ids: Sequence[int]) -> Matches:
         result = self.cocoeval(detections, image_ids, "pycocotools")
