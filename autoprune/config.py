@@ -189,6 +189,11 @@ class Config(Strict):
     rung_keep: Annotated[float, _SEARCH] = Field(
         0.5, gt=0, le=1, description="fraction of the trials that is promoted from a rung to the next (1/η)"
     )
+    racing: Annotated[bool, _SEARCH] = Field(
+        False,
+        description="evaluate a trial on a part of the images only, where it is known from them that another "
+        "one of its budget is better and costs no more",
+    )
     proxy_images: Annotated[int | None, _SEARCH] = Field(
         None, ge=1, description="validation images for a proxy; default: all"
     )

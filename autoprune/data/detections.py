@@ -1,7 +1,7 @@
 """The detections of a detector on images of a split, in the form of COCO's results files."""
 
-import copy
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -44,9 +44,8 @@ def detect(
         ModelError: the model does not return what torchvision's detectors do.
     """
     device = torch.device(device)
-    # channels_last takes a third off the time of a convolutional detector on a CPU
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
     with (
+        _ready_to_detect(model),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
         prefetched(partial(_load, split, device), chosen, 2 * max(batch_size, threads())) as samples,
@@ -57,6 +56,26 @@ def detect(
 
 def _load(split: Split, device: torch.device, index: int) -> Sample:
     return pinned(make_sample(*split.get(index)), device)
+
+
+@contextmanager
+def _ready_to_detect(model: nn.Module) -> Iterator[None]:
+    """Eval mode and channels_last inside the block; modes and the tensors themselves are as before after it.
+
+    channels_last takes a third off the time of a convolutional detector on a CPU.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    kernels = [(tensor, tensor.data) for tensor in model.parameters() if tensor.dim() == 4]
+    try:
+        for tensor, values in kernels:
+            tensor.data = values.contiguous(memory_format=torch.channels_last)
+        model.eval()
+        yield
+    finally:
+        for tensor, values in kernels:
+            tensor.data = values
+        for module, training in modes:
+            module.training = training
 
 
 def _detect(

@@ -31,6 +31,7 @@ ADDED: dict[str, Any] = {
     "evaluator": "hotcoco",
     "input_sizes": (1.0,),
     "labels": None,
+    "racing": False,
     "val_fraction": None,
     "weights_key": None,
 }
