@@ -80,25 +80,13 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     """All figures of the version that is imported."""
     torch.set_num_threads(given.threads)
     task = load_task(config_of(given))
-    bare, ours, wall = step_costs(task, given.steps, given.batch_size)
-    task.train.batch(range(len(task.train)))
-    fast = walls(task, given)
-    with decoding(given.cores, given.decode_ms):
-        slow = walls(load_task(changed(task.config, image_cache_gib=0)), given)
-    return {
-        "step / bare, CPU": ours / bare,
-        "step / bare, wall": wall,
-        "step, slow decode / none": slow[0] / fast[0],
-        "evaluation, slow decode / none": slow[1] / fast[1],
-        "waits": waits(task, given.batch_size),
-        "bare step, CPU s": bare,
-        **loader(task, given.cores),
-    }
+    parts = {"step": step_costs, "decode": slow_decoding, "waits": waits, "loader": loader}
+    return {row: value for name in given.parts.split(",") for row, value in parts[name](task, given).items()}
 
 
-def step_costs(task: PruningTask, steps: int, batch_size: int) -> tuple[float, float, float]:
-    """CPU seconds of a bare step and of one of `train`, which alternate; the ratio of their wall times."""
-    settings = TrainSettings(steps + 2, batch_size, RATE)
+def step_costs(task: PruningTask, given: argparse.Namespace) -> dict[str, float]:
+    """A step of `train` by the bare one that follows it, in CPU and in wall time; medians over the steps."""
+    settings = TrainSettings(given.steps + 2, given.batch_size, RATE)
     step = bare_step(task, settings)
     spent: dict[str, list[float]] = {"bare": [], "bare wall": [], "all": [], "wall": []}
     clock = [time.process_time(), time.perf_counter()]
@@ -114,9 +102,12 @@ def step_costs(task: PruningTask, steps: int, batch_size: int) -> tuple[float, f
         clock[:] = time.process_time(), time.perf_counter()
 
     train(task.model, task.train, settings, CPU, after_step=after)
-    kept = {name: values[2:] for name, values in spent.items()}  # the first steps decode, and allocate
-    ours = [every - bare for every, bare in zip(kept["all"], kept["bare"], strict=True)]
-    return median(kept["bare"]), median(ours), median(kept["wall"]) / median(kept["bare wall"])
+    bare, bare_wall, every, wall = (values[2:] for values in spent.values())  # the first steps decode
+    return {
+        "step / bare, CPU": median((both - one) / one for both, one in zip(every, bare, strict=True)),
+        "step / bare, wall": median(ours / one for ours, one in zip(wall, bare_wall, strict=True)),
+        "bare step, CPU s": median(bare),
+    }
 
 
 def bare_step(task: PruningTask, settings: TrainSettings) -> Callable[[int], None]:
@@ -201,6 +192,16 @@ def walls(task: PruningTask, given: argparse.Namespace) -> tuple[float, float]:
     return (ends[-1] - ends[1]) / (len(ends) - 2), (time.perf_counter() - start) / batches
 
 
+def slow_decoding(task: PruningTask, given: argparse.Namespace) -> dict[str, float]:
+    """Steps and evaluations where images take long to decode, by those where all are in memory."""
+    task.train.batch(range(len(task.train)))
+    fast = walls(task, given)
+    with decoding(given.cores, given.decode_ms):
+        slow = walls(load_task(changed(task.config, image_cache_gib=0)), given)
+    names = ("step, slow decode / none", "evaluation, slow decode / none")
+    return {name: late / soon for name, late, soon in zip(names, slow, fast, strict=True)}
+
+
 class Waits(TorchFunctionMode):
     """Counts the calls that wait for the device, those within a detector aside."""
 
@@ -217,18 +218,18 @@ class Waits(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def waits(task: PruningTask, batch_size: int) -> float:
+def waits(task: PruningTask, given: argparse.Namespace) -> dict[str, float]:
     """Waits of a step: what a training of three steps has more than one of two."""
     counts = []
     for steps in (2, 3):
         model = copy.deepcopy(task.model)
         with Waits(model) as mode:
-            train(model, task.train, TrainSettings(steps, batch_size, RATE), CPU)
+            train(model, task.train, TrainSettings(steps, given.batch_size, RATE), CPU)
         counts.append(mode.count)
-    return float(counts[1] - counts[0])
+    return {"waits": float(counts[1] - counts[0])}
 
 
-def loader(task: PruningTask, cores: int) -> dict[str, float]:
+def loader(task: PruningTask, given: argparse.Namespace) -> dict[str, float]:
     """Images a second, decoded and resized."""
     split = task.train
     work = [(split.files[k], split.sizes[k]) for k in range(min(len(split), 200))]
@@ -241,8 +242,8 @@ def loader(task: PruningTask, cores: int) -> dict[str, float]:
         "processes": ProcessPoolExecutor,
     }
     for name, pool in pools.items():
-        with pool(cores) as workers:
-            list(workers.map(_decode, work[:cores]))  # they have begun
+        with pool(given.cores) as workers:
+            list(workers.map(_decode, work[: given.cores]))  # they have begun
             start = time.perf_counter()
             list(workers.map(_decode, work, chunksize=8))
             rows[f"loader: images per s, {name}"] = len(work) / (time.perf_counter() - start)
@@ -267,6 +268,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=4, help="that decode")
     parser.add_argument("--step-ms", type=float, default=500.0)
     parser.add_argument("--decode-ms", type=float, default=100.0)
+    parser.add_argument("--parts", default="step,decode,waits,loader")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(seed=0, distill=0.0, clip_norm=1.0)
