@@ -56,12 +56,12 @@ def keep_detections(given: argparse.Namespace) -> tuple[Config, Split, list[Kept
             state = None
             for rung, file in enumerate(files):
                 _, state = evaluator.evaluate(record.widths, rung, state)
-                rows = detect(state, task.val, range(len(task.val)), batch_size=16)
+                detected = detect(state, task.val, range(len(task.val)), batch_size=16)
                 with (part := file.with_suffix(".part")).open("wb") as stream:
-                    np.savez_compressed(stream, rows=rows)
+                    np.savez_compressed(stream, rows=detected)
                 part.rename(file)
-        rows = tuple(np.load(file)["rows"] for file in files)
-        kept.append(Kept(record.origin, record.metrics["gflops"], rows))
+        stored = tuple(np.load(file)["rows"] for file in files)
+        kept.append(Kept(record.origin, record.metrics["gflops"], stored))
     return config, task.val, kept
 
 

@@ -4,9 +4,11 @@ import contextlib
 import math
 import typing
 
+import numpy as np
 import pytest
 
 from autoprune.config import Config
+from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.engines import watchdog
 from autoprune.engines.cluster import Cluster
 from autoprune.engines.table import ENGINES
@@ -52,7 +54,8 @@ def by_hand(ledger, evaluator):
         rung, state = 0, None
         try:
             while True:
-                metrics, state = evaluator.evaluate(candidate.widths, rung, state, candidate.repeat)
+                rivals = candidate.rivals_at(rung)
+                metrics, state = evaluator.evaluate(candidate.widths, rung, state, candidate.repeat, rivals)
                 if not ledger.report(candidate.number, rung, metrics):
                     break
                 rung += 1
@@ -62,6 +65,33 @@ def by_hand(ledger, evaluator):
 
 def results(ledger):
     return [(r.origin, dict(r.widths), r.state, r.reason, list(r.rungs)) for r in ledger.finished()]
+
+
+def test_trials_race_those_that_they_must_beat(run, make_ledger, evaluator):
+    maps = encode_maps(np.full((1, 1 + RESAMPLES), 0.5))
+
+    class Racing(evaluator):
+        """Gives up where a rival that costs no more is better."""
+
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
+            metrics, state = super().evaluate(widths, rung, state, repeat)
+            for rival in rivals:
+                assert rival.maps == maps
+                if rival.map > metrics["map"] and rival.costs["gflops"] <= metrics["gflops"]:
+                    return {**metrics, "raced_images": 64}, state
+            return {**metrics, "maps": maps}, state
+
+    settings = {"trials": 12, "racing": True, "rungs": 1, "sampler": "random"}
+    expected, ledger = (make_ledger(name=name, **settings) for name in ("by-hand", "by-engine"))
+    by_hand(expected, Racing())
+    run(ledger, Racing, lambda number: None)
+    assert results(ledger) == results(expected)
+    raced = [record.raced for record in ledger.finished() if record.raced is not None]
+    assert set(raced) == {64}
+    on_front = {record.number for record in ledger.front()}
+    assert on_front == {r.number for r in ledger.front() if r.raced is None} != set()
+    complete = {record.number for record in ledger.finished() if record.state == "complete"}
+    assert len(complete) + len(raced) == 12
 
 
 def test_the_ledger_decides_the_evaluator_is_loaded_once_and_failures_are_kept(run, make_ledger, evaluator):
