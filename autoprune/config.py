@@ -189,6 +189,11 @@ class Config(Strict):
     rung_keep: Annotated[float, _SEARCH] = Field(
         0.5, gt=0, le=1, description="fraction of the trials that is promoted from a rung to the next (1/η)"
     )
+    racing: Annotated[bool, _SEARCH] = Field(
+        False,
+        description="evaluate a trial on a part of the images only, where it is known from them that another "
+        "one of its budget is better and costs no more",
+    )
     proxy_images: Annotated[int | None, _SEARCH] = Field(
         None, ge=1, description="validation images for a proxy; default: all"
     )
@@ -246,6 +251,11 @@ class Config(Strict):
         0.1, ge=0, le=1, description="fraction of the steps over which the learning rate warms up"
     )
     clip_norm: Annotated[float, _TRAINING] = Field(1.0, gt=0, description="gradient clipping: largest norm")
+    augment: Annotated[bool, _TRAINING] = Field(
+        False,
+        description="scale, crop and recolor training images at random, beside the flips, in baselines and "
+        "full recoveries; trials of a search do without",
+    )
     norm: Annotated[Norm, _TRAINING] = Field(
         "auto",
         description="normalization layers of the backbone in training: freeze keeps them fixed "

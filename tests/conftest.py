@@ -177,7 +177,7 @@ def evaluator():
             self.fails_above = fails_above
             self.evaluations = 0
 
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             from autoprune.errors import TrainingError
 
             assert rung == (state or 0), "rungs are climbed one by one, with the state of the one below"

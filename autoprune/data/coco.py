@@ -4,9 +4,7 @@ import copy
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,10 @@ from autoprune.data.labels import describe
 from autoprune.data.train_labels import TRAIN, labels_of, labels_of_train
 from autoprune.errors import DataError
 from autoprune.fields import Evaluator
-from autoprune.images.decode import UPRIGHT, decode, resized_size, threads
+from autoprune.images.batch import Target, make_sample, to_batch
+from autoprune.images.decode import UPRIGHT, decode, resized_size
+from autoprune.images.kept import KeptImages, Memory
+from autoprune.images.node_images import node_images
 from autoprune.layouts.find import find_source
 from autoprune.progress import say
 from autoprune.resize import Resizing
@@ -30,8 +31,6 @@ from autoprune.resize import Resizing
 GIB = 2**30
 SHOWN = 5
 """Skipped images and annotations that a message names."""
-
-Target = dict[str, Any]
 
 
 def open_data(
@@ -43,6 +42,7 @@ def open_data(
     val_fraction: float | None = None,
     labels: Mapping[int, str] | None = None,
     evaluator: Evaluator = "hotcoco",
+    scope: str | None = None,
 ) -> "Split":
     """Opens one split.
 
@@ -56,6 +56,8 @@ def open_data(
         val_fraction: fraction of the images to validate on, where the data has no validation split.
         labels: name of each label; ``None`` takes those of the split ``train``, so that all splits agree.
         evaluator: library that runs COCOeval.
+        scope: names the run whose processes keep decoded images together where they are on one machine (see
+            `images.node_images`); ``None`` keeps them in this process.
 
     Raises:
         DataError: the data is missing, has no layout or several, has boxes of a category without a label, or
@@ -75,7 +77,7 @@ def open_data(
     if labels is None and split != TRAIN:
         labels = labels_of_train(data, annotations, val_fraction)
     try:
-        return Split(split, annotations, resize, cache_gib, labels, evaluator)
+        return Split(split, annotations, resize, cache_gib, labels, evaluator, scope)
     except DataError as error:
         raise DataError(f"{file}: {error}") from error
 
@@ -104,13 +106,6 @@ def absent_classes(split: "Split", images: int | None = None) -> list[str]:
         if not thing["iscrowd"]
     }
     return [name for label, name in split.categories.items() if split.category_ids.get(label) not in seen]
-
-
-@dataclass
-class _Memory:
-    """What remains for decoded images; splits at several sizes share it."""
-
-    free_bytes: int
 
 
 class Split:
@@ -142,6 +137,7 @@ class Split:
         cache_gib: float,
         labels: Mapping[int, str] | None = None,
         evaluator: Evaluator = "hotcoco",
+        scope: str | None = None,
     ) -> None:
         self.name = name
         self.coco = annotations.coco
@@ -153,15 +149,18 @@ class Split:
         places = {number: index for index, number in enumerate(self.image_ids)}
         self.views = {places[number]: view for number, view in annotations.views.items()}
         self.stored_sizes = [annotations.sizes[number] for number in self.image_ids]
-        self._resize_by(resize)
         self.evaluator = evaluator
         self.truth = GroundTruth(self.coco)
-        self._memory = _Memory(int(cache_gib * GIB))
-        self._cache: dict[int, Tensor] = {}
+        self._scope, self._limit = scope, int(cache_gib * GIB)
+        self._memory = Memory(self._limit)
+        self._resize_by(resize)
 
     def _resize_by(self, resize: Resizing) -> None:
         self.sizes = [resized_size(size, resize) for size in self.stored_sizes]
         self._resize = resize
+        pixels = f"{self._scope} {self.files} {self.views} {self.sizes}"
+        node = None if self._scope is None else partial(node_images, pixels, self.sizes, self._limit)
+        self._kept = KeptImages(self._memory, node)
 
     def _set_labels(self, names: Mapping[int, str] | None) -> None:
         own = labels_of(self.coco, names)
@@ -187,7 +186,6 @@ class Split:
         """The same images and boxes at another size; both take the memory for images from one budget."""
         same = copy.copy(self)
         same._resize_by(resize)
-        same._cache = {}
         return same
 
     @property
@@ -238,7 +236,7 @@ class Split:
         Raises:
             DataError: the file can't be decoded.
         """
-        (image,) = self._images([index])
+        (image,) = self._kept.take([index], self._decode)
         return image, self._target(index)
 
     def batch(
@@ -257,36 +255,9 @@ class Split:
         Returns:
             Images, float32 [3, height, width] in [0, 1], and targets as from `get`.
         """
-        images, targets = [], []
         mirrored = [False] * len(indices) if flip is None else flip
-        for index, image, mirror in zip(indices, self._images(indices), mirrored, strict=True):
-            pixels = image.to(device, non_blocking=True).float().div_(255)
-            target = self._target(index)
-            if mirror:
-                pixels = pixels.flip(-1)
-                x1, y1, x2, y2 = target["boxes"].unbind(1)
-                width = self.sizes[index][1]
-                target["boxes"] = torch.stack([width - x2, y1, width - x1, y2], 1)
-            target["boxes"] = target["boxes"].to(device)
-            target["labels"] = target["labels"].to(device)
-            images.append(pixels)
-            targets.append(target)
-        return images, targets
-
-    def _images(self, indices: Sequence[int]) -> list[Tensor]:
-        """Resized images from the cache, or decoded in threads."""
-        absent = [index for index in dict.fromkeys(indices) if index not in self._cache]
-        if len(absent) > 1 and threads() > 1:
-            with ThreadPoolExecutor(min(threads(), len(absent))) as pool:
-                decoded = dict(zip(absent, pool.map(self._decode, absent), strict=True))
-        else:
-            decoded = {index: self._decode(index) for index in absent}
-        images = [self._cache[index] if index in self._cache else decoded[index] for index in indices]
-        for index, image in decoded.items():
-            if image.numel() <= self._memory.free_bytes:
-                self._memory.free_bytes -= image.numel()
-                self._cache[index] = image
-        return images
+        images = zip(indices, self._kept.take(indices, self._decode), mirrored, strict=True)
+        return to_batch([make_sample(image, self._target(i), mirror) for i, image, mirror in images], device)
 
     def _decode(self, index: int) -> Tensor:
         view = self.views.get(index, UPRIGHT)

@@ -1,7 +1,8 @@
 """The detections of a detector on images of a split, in the form of COCO's results files."""
 
-import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,9 @@ from torch import nn
 from autoprune.data.coco import Split
 from autoprune.data.evaluators import NONE, Detections
 from autoprune.errors import ModelError
+from autoprune.images.batch import Sample, make_sample, pinned, to_batch
+from autoprune.images.decode import threads
+from autoprune.images.prefetch import prefetched
 from autoprune.modules.float_outputs import float_outputs
 from autoprune.progress import track
 
@@ -40,24 +44,53 @@ def detect(
         ModelError: the model does not return what torchvision's detectors do.
     """
     device = torch.device(device)
-    # channels_last takes a third off the time of a convolutional detector on a CPU
-    model = copy.deepcopy(model).to(memory_format=torch.channels_last).eval()
     with (
+        _ready_to_detect(model),
         torch.no_grad(),
         torch.autocast(device.type, torch.bfloat16, enabled=amp and device.type == "cuda"),
+        prefetched(partial(_load, split, device), chosen, 2 * max(batch_size, threads())) as samples,
         float_outputs(model),
     ):
-        return _detect(model, split, chosen, device, batch_size)
+        return _detect(model, split, chosen, samples, device, batch_size)
+
+
+def _load(split: Split, device: torch.device, index: int) -> Sample:
+    return pinned(make_sample(*split.get(index)), device)
+
+
+@contextmanager
+def _ready_to_detect(model: nn.Module) -> Iterator[None]:
+    """Eval mode and channels_last inside the block; modes and the tensors themselves are as before after it.
+
+    channels_last takes a third off the time of a convolutional detector on a CPU.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    kernels = [(tensor, tensor.data) for tensor in model.parameters() if tensor.dim() == 4]
+    try:
+        for tensor, values in kernels:
+            tensor.data = values.contiguous(memory_format=torch.channels_last)
+        model.eval()
+        yield
+    finally:
+        for tensor, values in kernels:
+            tensor.data = values
+        for module, training in modes:
+            module.training = training
 
 
 def _detect(
-    model: nn.Module, split: Split, chosen: Sequence[int], device: torch.device, batch_size: int
+    model: nn.Module,
+    split: Split,
+    chosen: Sequence[int],
+    samples: Iterator[Sample],
+    device: torch.device,
+    batch_size: int,
 ) -> Detections:
     detections = [NONE]
     starts = range(0, len(chosen), batch_size)
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
-        pictures, _ = split.batch(indices, device)
+        pictures, _ = to_batch([next(samples) for _ in indices], device)
         outputs = model(pictures)
         if not _has_torchvisions_form(outputs, len(pictures)):
             raise ModelError(

@@ -1,7 +1,8 @@
 """COCOeval by either of two libraries: hotcoco, which is some fifty times as fast, or pycocotools itself."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import hotcoco
@@ -11,6 +12,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from autoprune.data.annotations import silence
+from autoprune.data.matching import Boxes, ClassMatches, class_matches, match
 from autoprune.fields import Evaluator
 
 Detections: TypeAlias = NDArray[np.float64]
@@ -22,6 +24,9 @@ IMAGE, SCORE, CATEGORY = 0, 5, 6
 """Columns of `Detections`; those of the box are `BOX`."""
 BOX = slice(1, 5)
 NONE: Detections = np.zeros((0, 7))
+IOUS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0, 1, 101)
+"""COCOeval's IoUs, and the recalls at which it reads the precision."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +53,12 @@ class Matches:
     Attributes:
         images: number of images.
         recalls: at which the precision is read.
-        by_class: for each category, the index of an image and COCOeval's record of it, where it has one.
+        by_class: of each category.
     """
 
     images: int
     recalls: NDArray[np.float64]
-    by_class: Sequence[Sequence[tuple[int, Mapping[str, Any]]]]
+    by_class: Sequence[ClassMatches]
 
 
 def run_cocoeval(
@@ -70,7 +75,7 @@ def run_cocoeval(
         detections: [n, 7]; see `Detections`.
         image_ids: of the evaluated images.
         evaluator: the library.
-        matches: tell which detections match, too; it takes longer.
+        matches: tell which detections match, too.
     """
     with silence():
         result = truth.cocoeval(detections, image_ids, evaluator)
@@ -81,7 +86,7 @@ def run_cocoeval(
             stats=np.asarray(result.stats, np.float64),
             precision=np.asarray(result.eval["precision"])[:, :, :, 0, -1],
             category_ids=truth.category_ids,
-            matches=_matches(truth, detections, image_ids, evaluator) if matches else None,
+            matches=truth.matches(detections, image_ids, evaluator) if matches else None,
         )
 
 
@@ -117,6 +122,55 @@ class GroundTruth:
         result = hotcoco.COCOeval(self._indexed, self._indexed.load_res(rows), "bbox")
         result.params.imgIds = np.searchsorted(self._image_ids, image_ids).tolist()
         return result
+
+    def matches(
+        self, detections: Detections, image_ids: Sequence[int], evaluator: Evaluator = "hotcoco"
+    ) -> Matches:
+        """Which detections on some images match which boxes; only pycocotools is asked for its own answer.
+
+        hotcoco hands its matches over as dictionaries, which takes twenty times as long as all it computes.
+        """
+        if evaluator == "pycocotools":
+            return self._recorded_matches(detections, image_ids)
+        chosen, categories = np.unique(np.asarray(image_ids)), np.asarray(self.category_ids)
+        truth, crowd = self._rows
+        kept = np.isin(truth[:, IMAGE], chosen)
+        truth, crowd = truth[kept], crowd[kept]
+        known = np.isin(detections[:, IMAGE], chosen) & np.isin(detections[:, CATEGORY], categories)
+        detected = detections[known]
+        none = np.zeros(len(detected), bool)
+        true, ours = (
+            Boxes(
+                np.searchsorted(chosen, rows[:, IMAGE]),
+                np.searchsorted(categories, rows[:, CATEGORY]),
+                rows[:, BOX],
+                rows[:, SCORE],
+                flags,
+            )
+            for rows, flags in ((truth, crowd), (detected, none))
+        )
+        return Matches(len(chosen), RECALLS, match(true, ours, len(chosen), len(categories), IOUS))
+
+    def _recorded_matches(self, detections: Detections, image_ids: Sequence[int]) -> Matches:
+        result = self.cocoeval(detections, image_ids, "pycocotools")
+        result.params.areaRng, result.params.areaRngLbl = [[0, 1e10]], ["all"]
+        result.evaluate()
+        images = {number: place for place, number in enumerate(sorted(result.params.imgIds))}
+        classes = {number: place for place, number in enumerate(sorted(result.params.catIds))}
+        by_class: list[list[tuple[int, dict[str, Any]]]] = [[] for _ in classes]
+        for record in result.evalImgs:
+            if record is not None:
+                by_class[classes[record["category_id"]]].append((images[record["image_id"]], record))
+        for records in by_class:
+            records.sort(key=lambda record: record[0])
+        return Matches(len(images), RECALLS, [class_matches(each, len(images)) for each in by_class])
+
+    @cached_property
+    def _rows(self) -> tuple[Detections, NDArray[np.bool_]]:
+        """The true boxes in the form of detections, with areas for scores, and which are crowds."""
+        things = self._coco.dataset["annotations"]
+        rows = [(each["image_id"], *each["bbox"], each["area"], each["category_id"]) for each in things]
+        return np.array(rows, np.float64).reshape(-1, 7), np.array([each["iscrowd"] for each in things], bool)
 
     def _places(self, image_ids: Any, category_ids: Any) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Ids as their places among all: hotcoco takes no negative ones."""
@@ -164,20 +218,3 @@ def _as_coco(truth: COCO, detections: Detections) -> COCO:
     }
     coco.createIndex()
     return coco
-
-
-def _matches(
-    truth: GroundTruth, detections: Detections, image_ids: Sequence[int], evaluator: Evaluator
-) -> Matches:
-    result = truth.cocoeval(detections, image_ids, evaluator)
-    result.params.areaRng, result.params.areaRngLbl = [[0, 1e10]], ["all"]
-    result.evaluate()
-    images = {number: place for place, number in enumerate(sorted(result.params.imgIds))}
-    classes = {number: place for place, number in enumerate(sorted(result.params.catIds))}
-    by_class: list[list[tuple[int, Mapping[str, Any]]]] = [[] for _ in classes]
-    for record in result.evalImgs:
-        if record is not None:
-            by_class[classes[record["category_id"]]].append((images[record["image_id"]], record))
-    for records in by_class:
-        records.sort(key=lambda record: record[0])
-    return Matches(len(images), np.asarray(result.params.recThrs), by_class)

@@ -5,15 +5,20 @@ boxes do not depend on other images, so COCOeval's are reused; only the precisio
 every image counted as often as it was drawn.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch.nn.functional import embedding_bag
 
 from autoprune.data.evaluators import Matches
+from autoprune.data.matching import ClassMatches
 
 RESAMPLES = 100
+BLOCK = 1000  # resamples that are computed at once
+Floats = NDArray[np.float32]
 
 
 def standard_error(maps: Sequence[float]) -> float:
@@ -56,58 +61,113 @@ def bootstrap_maps(matches: Matches, resamples: int = RESAMPLES, seed: int = 0) 
 def resampled_map(matches: Matches, counts: NDArray[np.int64]) -> NDArray[np.float64]:
     """The mAP [resamples] with each image counted ``counts`` times; NaN where no boxes are drawn.
 
+    The result has the precision of float32.
+
     Args:
         matches: of the detections.
         counts: how often each image was drawn, [resamples, images].
     """
-    total, classes = np.zeros(len(counts)), np.zeros(len(counts))
-    for records in matches.by_class:
-        of_class = _ClassMatches(records, matches.images)
-        boxes = counts @ of_class.boxes
-        for row in np.flatnonzero(boxes):
-            total[row] += of_class.average_precision(counts[row], boxes[row], matches.recalls)
-            classes[row] += 1
+    parts = [counts[start : start + BLOCK] for start in range(0, len(counts), BLOCK)]
+    return np.concatenate([np.zeros(0), *(_block_map(matches, part) for part in parts)])
+
+
+def _block_map(matches: Matches, counts: NDArray[np.int64]) -> NDArray[np.float64]:
+    weights = np.ascontiguousarray(counts.T, np.float32)
+    boxes = np.stack([each.boxes for each in matches.by_class]).astype(np.float64) @ counts.T.astype(
+        np.float64
+    )
+    most = max((int(each.true_positive.sum(1).max(initial=0)) for each in matches.by_class), default=0)
+    # memory that is kept: with new arrays, most of the time would go into the system's clearing of pages
+    buffers = [np.empty((most, len(counts)), np.float32) for _ in range(4)]
+    total = np.zeros(len(counts))
+    for each, drawn in zip(matches.by_class, boxes, strict=True):
+        total += _average_precision(each, weights, np.maximum(drawn, 1), matches.recalls, buffers)
+    classes = (boxes > 0).sum(0)
     undefined = np.full(len(counts), np.nan)
     return np.asarray(np.divide(total, classes, out=undefined, where=classes > 0))
 
 
-class _ClassMatches:
-    """The detections of one class, best score first.
+def _average_precision(
+    matches: ClassMatches,
+    weights: Floats,
+    boxes: NDArray[np.float64],
+    recalls: NDArray[np.float64],
+    buffers: list[Floats],
+) -> NDArray[np.float64]:
+    """COCO's average precision of a class in each resample [R]: 0 where it has no boxes there.
 
-    Attributes:
-        boxes: ground-truth boxes of each image [images].
-        image: index of each detection's image [D].
-        true_positive: whether a detection matches a ground-truth box, at each IoU [T, D].
-        false_positive: whether it matches none, at each IoU [T, D]; one that matches a crowd is neither.
+    That is the mean over IoUs of the best precision at or above each of 101 recalls. Precision is best at
+    true positives, and recall rises there alone; so only their rows are computed, for all resamples at once.
+    Each counts as often as recalls are first reached with it.
+
+    Args:
+        matches: of the class.
+        weights: how often each image was drawn, [images, R].
+        boxes: of the class in each resample, at least 1 [R].
+        recalls: at which the precision is read.
+        buffers: four arrays of R columns, and as many rows as there are true positives at an IoU.
+    """
+    result = np.zeros(len(boxes))
+    special = np.flatnonzero(matches.true_positive.any(0))
+    if not len(special):
+        return result
+    image, ignored = matches.image, ~(matches.true_positive | matches.false_positive)
+    # all detections down to each that is a true positive at some IoU
+    starts = torch.from_numpy(np.concatenate([[0], special[:-1] + 1]))
+    above = torch.from_numpy(image[: special[-1] + 1])
+    drawn = embedding_bag(above, torch.from_numpy(weights), starts, mode="sum").numpy()
+    _accumulate(np.add, drawn)
+    reached = _RecallsReached(boxes, recalls)
+    for row, is_ignored in zip(matches.true_positive, ignored, strict=True):
+        if not len(at := np.flatnonzero(row)):
+            continue
+        true, precision, level, gain = (each[: len(at)] for each in buffers)
+        np.take(weights, image[at], axis=0, out=true, mode="clip")
+        np.take(drawn, np.searchsorted(special, at), axis=0, out=precision, mode="clip")
+        if len(without := np.flatnonzero(is_ignored)):
+            removed = np.cumsum(weights[image[without]], axis=0)
+            before = np.searchsorted(without, at)
+            precision[before > 0] -= removed[before[before > 0] - 1]
+        _accumulate(np.add, true)
+        np.divide(true, np.maximum(precision, 1, out=precision), out=precision)
+        _accumulate(np.maximum, precision[::-1])
+        reached.count(true, level)
+        np.subtract(level[1:], level[:-1], out=gain[1:])
+        gain[1:] *= precision[1:]
+        result += precision[0] * level[0] + gain[1:].sum(0, dtype=np.float64)
+    return result / (len(recalls) * len(matches.true_positive))
+
+
+def _accumulate(operation: np.ufunc, rows: Floats) -> None:
+    """`operation.accumulate` down the rows, in place: ten times as fast, for whole rows lie together."""
+    for above, row in pairwise(rows):
+        operation(row, above, out=row)
+
+
+class _RecallsReached:
+    """How many of COCO's recalls so many true positives reach, in each resample.
+
+    Args:
+        boxes: of the class in each resample, at least 1 [R].
+        recalls: 0, 0.01, …, 1.
     """
 
-    def __init__(self, records: Sequence[tuple[int, Mapping[str, Any]]], images: int) -> None:
-        """Sorts the images' matches by score, as COCOeval does."""
-        self.boxes = np.zeros(images, dtype=np.int64)
-        for index, record in records:
-            self.boxes[index] = int(np.sum(np.asarray(record["gtIgnore"]) == 0))
-        scores = np.concatenate([record["dtScores"] for _, record in records] or [np.zeros(0)])
-        order = np.argsort(-scores, kind="mergesort")
-        images_of = [np.full(len(record["dtScores"]), index) for index, record in records]
-        self.image = np.concatenate([*images_of, np.zeros(0, np.int64)]).astype(np.int64)[order]
-        if not len(order):
-            self.true_positive = self.false_positive = np.zeros((1, 0), bool)
-            return
-        full = [record for _, record in records if len(record["dtScores"])]
-        matched, ignored = (
-            np.concatenate([np.asarray(record[name]) for record in full], axis=1)[:, order] != 0
-            for name in ("dtMatches", "dtIgnore")
-        )
-        self.true_positive, self.false_positive = matched & ~ignored, ~matched & ~ignored
+    def __init__(self, boxes: NDArray[np.float64], recalls: NDArray[np.float64]) -> None:
+        percent = len(recalls) - 1
+        self._scale, self._margin = (percent / boxes).astype(np.float32), (0.3 / boxes).astype(np.float32)
+        # Some of the recalls are an ulp above j / 100, so that j / 100 does not reach them. Where a number of
+        # true positives can give just that, the numbers that are reached are looked up.
+        beyond = np.flatnonzero(recalls > np.arange(percent + 1) / percent)
+        self._tied = np.flatnonzero(((boxes[:, None] * beyond) % percent == 0).any(1))
+        numbers, place = np.unique(boxes[self._tied].astype(np.int64), return_inverse=True)
+        self._starts = np.concatenate([[0], np.cumsum(numbers + 1)])[place]
+        tables = [np.searchsorted(recalls, np.arange(each + 1) / each, side="right") for each in numbers]
+        self._table = np.concatenate([np.zeros(0, np.int64), *tables]).astype(np.float32)
 
-    def average_precision(self, counts: NDArray[np.int64], boxes: int, recalls: NDArray[np.float64]) -> float:
-        """COCO's average precision: mean over IoUs of the best precision at or above each of 101 recalls."""
-        weight = counts[self.image].astype(np.float64)
-        both = (self.true_positive, self.false_positive)
-        true, false = (np.cumsum(kind * weight, axis=1) for kind in both)
-        recall = true / boxes
-        precision = true / (true + false + np.spacing(1))
-        best = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-        best = np.concatenate([best, np.zeros((len(best), 1))], axis=1)  # recalls that are never reached
-        positions = [np.searchsorted(row, recalls, side="left") for row in recall]
-        return float(np.mean([row[at] for row, at in zip(best, positions, strict=True)]))
+    def count(self, true: Floats, out: Floats) -> None:
+        """Writes the number for each count of true positives [P, R]."""
+        np.multiply(true, self._scale, out=out)
+        out += self._margin
+        np.floor(out, out=out)
+        out += 1
+        out[:, self._tied] = self._table[true[:, self._tied].astype(np.int64) + self._starts]

@@ -39,6 +39,18 @@ def prepared(
     return transform(images, targets) if isinstance(transform, nn.Module) else None
 
 
+def image_corner(model: nn.Module, size: tuple[int, int], batch: tuple[int, int]) -> tuple[int, int]:
+    """Pixels above and left of an image in the batch that a detector's ``transform`` makes of it.
+
+    Args:
+        model: the detector.
+        size: height and width of the image in there.
+        batch: those of the batch.
+    """
+    offset = getattr(getattr(model, "transform", None), "offset", None)  # torchvision's always begin at 0, 0
+    return (0, 0) if offset is None else offset(size, batch)
+
+
 def stride(model: nn.Module) -> int | None:
     """What the detector pads its input to a multiple of; ``None`` where it does not say."""
     multiple = getattr(getattr(model, "transform", None), "size_divisible", 1)

@@ -31,7 +31,9 @@ def _climb(ledger: Ledger, evaluator: Evaluator[Work], candidate: Candidate) -> 
     state: Work | None = None
     rung = 0
     while True:
-        metrics, state = evaluator.evaluate(candidate.widths, rung, state, candidate.repeat)
+        metrics, state = evaluator.evaluate(
+            candidate.widths, rung, state, candidate.repeat, candidate.rivals_at(rung)
+        )
         if not ledger.report(candidate.number, rung, metrics):
             return
         rung += 1

@@ -10,6 +10,7 @@ import json
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ray import tune
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from autoprune.data.rivals import Rival
 from autoprune.engines.cluster import Cluster, kill
 from autoprune.engines.dispatch import Dispatch, cause_of
 from autoprune.engines.ray_client import RemoteDispatch
@@ -85,7 +87,13 @@ class _LedgerSearcher(Searcher):  # type: ignore[misc, unused-ignore]
         if (candidate := self._dispatch.ask(trial_id)) is not None:
             # As text: Tune would read a mapping as a space to search.
             widths = json.dumps(dict(candidate.widths))
-            return {"number": candidate.number, "widths": widths, "repeat": candidate.repeat}
+            rivals = json.dumps([[asdict(rival) for rival in rung] for rung in candidate.rivals])
+            return {
+                "number": candidate.number,
+                "widths": widths,
+                "repeat": candidate.repeat,
+                "rivals": rivals,
+            }
         return str(Searcher.FINISHED) if self._dispatch.done else None
 
     def on_trial_complete(
@@ -177,6 +185,7 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
         def reset_config(self, new_config: dict[str, Any]) -> bool:
             self._widths = json.loads(new_config["widths"])
             self._repeat = int(new_config["repeat"])
+            self._rivals = [[Rival(**rival) for rival in rung] for rung in json.loads(new_config["rivals"])]
             self._rung, self._state = 0, None
             torch = sys.modules.get("torch")  # if nothing has loaded it, there is nothing to free
             if torch is not None and torch.cuda.is_initialized():
@@ -191,8 +200,9 @@ def _trainable(load: Callable[[], Evaluator[Any]]) -> type:
             if self._broken is not None:
                 return {"broken": self._broken, "node": socket.gethostname()}
             try:
+                rivals = self._rivals[self._rung] if self._rung < len(self._rivals) else ()
                 metrics, self._state = self._evaluator.evaluate(
-                    self._widths, self._rung, self._state, self._repeat
+                    self._widths, self._rung, self._state, self._repeat, rivals
                 )
             except TRIAL_ERRORS as error:
                 self._state = None

@@ -188,5 +188,6 @@ def decode(path: Path, size: tuple[int, int], view: View = UPRIGHT, resize: Resi
     resizes = (picture.height, picture.width) != size
     if resizes and own is None:
         picture = picture.resize((size[1], size[0]), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(picture)).permute(2, 0, 1).contiguous()
+    # by numpy, since torch would start its own threads in each that decodes
+    pixels = torch.from_numpy(np.ascontiguousarray(np.array(picture).transpose(2, 0, 1)))
     return pixels if own is None or not resizes else own.resize_pixels(pixels)

@@ -3,7 +3,7 @@
 from autoprune.importance.cache import check_readable, damaged, load, save, settings_hash
 from autoprune.importance.criteria import CRITERIA, Criterion, comparable, in_loss_units
 from autoprune.importance.curves import CURVES
-from autoprune.importance.gradients import Batches
+from autoprune.importance.gates import Batches
 from autoprune.importance.reduce import Importance, most_important, per_cost, per_unit
 from autoprune.importance.score import score, score_together
 

@@ -11,7 +11,8 @@ from torch import nn
 from autoprune.graph import ChannelGraph
 from autoprune.importance import gradients, weights
 from autoprune.importance.curves import CURVES
-from autoprune.importance.gradients import Batches, GateRule
+from autoprune.importance.gates import Batches
+from autoprune.importance.gradients import GateRule
 from autoprune.importance.obs import obs
 from autoprune.importance.reduce import Importance
 

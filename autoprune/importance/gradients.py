@@ -1,36 +1,19 @@
 """Criteria from gradients of the detection loss: how much would it change if a channel were removed?
 
-All rest on one number per image and channel, the gradient of the loss with respect to a gate m = 1 that
-multiplies the channel wherever the network reads it. Summed over every weight that reads the channel,
-
-    dL/dm = sum over consumers of  w * dL/dw        (w: the slice of the weight on that input channel),
-
-because a convolution is linear in both its input and its weight: this is exact, needs no gate in the model,
-adds up coupled layers and heads shared by several levels before anything is squared (as Group Fisher
-pruning does, Liu et al., ICML 2021), and is right whatever norm or frozen norm lies between the producing
-weight and its readers. Where only ReLUs lie between, it equals the gate after the norms that Molchanov et
-al. (CVPR 2019) found best, summed over the coupled producers. To first order, removing the channel changes
-the loss by -dL/dm.
+All rest on one number per image and channel, the gradient of the loss with respect to a gate: see `gates`.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple, TypeAlias
+from collections.abc import Callable, Mapping
+from typing import TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.importance.reduce import Importance, add_at
-from autoprune.modules.losses import losses_of
-from autoprune.modules.run_modes import loss_mode_copy
-from autoprune.progress import track
-from autoprune.seeding import scoped
-
-Batches = Callable[[], Iterable[tuple[list[torch.Tensor], list[dict[str, Any]]]]]
-
+from autoprune.importance.gates import Batches, gate_gradients
+from autoprune.importance.reduce import Importance
 
 # From the gate gradients [images, width] of a group to its scores [width].
 GateRule: TypeAlias = Callable[[NDArray[np.float64], ChannelGroup], NDArray[np.float64]]
@@ -127,106 +110,3 @@ def score_by_gates(
         criterion: {name: rule(by_group[name], group) for name, group in graph.prunable.items()}
         for criterion, rule in rules.items()
     }
-
-
-def gate_gradients(
-    model: nn.Module,
-    graph: ChannelGraph,
-    batches: Batches,
-    seed: int,
-    keep: Mapping[str, Sequence[int]] | None = None,
-) -> Iterator[Importance]:
-    """Yields dL/dm of one image at a time: {group: [width]}.
-
-    Works on a copy; see `loss_mode_copy`.
-
-    Args:
-        model: the detector.
-        graph: its channel groups.
-        batches: images and targets.
-        seed: of what the detector samples.
-        keep: kept channels of some groups. The gates of their other channels are 0, not 1, so that the copy
-            computes what a detector pruned by ``keep`` does; the gradients say what it would gain by them.
-
-    Raises:
-        ModelError: the model returns no losses in training mode.
-    """
-    model = loss_mode_copy(model).requires_grad_(False)
-    readers = _readers(model, graph)
-    device = readers[0].weight.device if readers else torch.device("cpu")
-    weights = [reader.weight for reader in readers]
-    whole = {weight: weight.detach().clone() if keep else weight.detach() for weight in weights}
-    for weight, axis, name, index in readers if keep else ():
-        closed = np.flatnonzero((index >= 0) & ~np.isin(index, (keep or {}).get(name, index)))
-        with torch.no_grad():
-            weight.index_fill_(axis, torch.from_numpy(closed).to(device), 0)
-    with scoped(seed):
-        for images, targets in track(batches(), "importance"):
-            for image, target in zip(images, targets, strict=True):
-                on_device = {k: v.to(device) if isinstance(v, torch.Tensor) else v for k, v in target.items()}
-                losses = losses_of(model, [image.to(device)], [on_device])
-                loss = torch.stack(list(losses.values())).sum()
-                gradients = torch.autograd.grad(loss, weights, allow_unused=True)
-                yield _gather(graph, readers, [whole[weight] for weight in weights], gradients)
-
-
-class _Reader(NamedTuple):
-    """A weight that reads a prunable group.
-
-    Attributes:
-        weight: the parameter, which asks for gradients.
-        axis: its input axis.
-        group: name of the group.
-        channels: group channel of each position on the axis; -1 where it is not of the group.
-    """
-
-    weight: torch.Tensor
-    axis: int
-    group: str
-    channels: NDArray[np.int64]
-
-
-def _readers(model: nn.Module, graph: ChannelGraph) -> list[_Reader]:
-    """Every weight that reads a prunable group.
-
-    Raises:
-        ModelError: no parameter reads a group, so that its channels would all look worthless.
-    """
-    parameters = dict(model.named_parameters(remove_duplicate=False))
-    readers = [
-        _Reader(parameters[tensor].requires_grad_(), axis, name, index)
-        for name, group in graph.prunable.items()
-        for (tensor, axis, index), role in zip(group.members, group.roles, strict=True)
-        if role == "consumer" and tensor in parameters
-    ]
-    read = {reader.group for reader in readers}
-    if unread := [name for name in graph.prunable if name not in read]:
-        raise ModelError(
-            f"no parameter reads the channels of group `{unread[0]}`, so gradients can't score it; "
-            "choose --criterion l2"
-        )
-    return readers
-
-
-def _gather(
-    graph: ChannelGraph,
-    readers: list[_Reader],
-    weights: list[torch.Tensor],
-    gradients: tuple[torch.Tensor | None, ...],
-) -> Importance:
-    """Adds w * dL/dw over each group's readers, w with all gates open: {group: [width]}."""
-    rows = [
-        None
-        if grad is None
-        else (weight * grad).movedim(reader.axis, 0).reshape(weight.shape[reader.axis], -1).sum(1)
-        for reader, weight, grad in zip(readers, weights, gradients, strict=True)
-    ]
-    gathered = torch.cat([row for row in rows if row is not None])  # so that an image takes one transfer
-    values = gathered.cpu().double().numpy()
-    scores = {name: np.zeros(group.width) for name, group in graph.prunable.items()}
-    start = 0
-    for (_, _, name, index), row in zip(readers, rows, strict=True):
-        if row is not None:
-            scores[name] += add_at(index, values[start : start + len(row)], len(scores[name]))
-            start += len(row)
-    return scores

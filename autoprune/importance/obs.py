@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.importance.gradients import Batches, convex_slopes, joint, score_by_gates
+from autoprune.importance.gates import Batches
+from autoprune.importance.gradients import convex_slopes, joint, score_by_gates
 from autoprune.importance.readers import Reader, consumers, find_readers, inputs_of, observe
 from autoprune.importance.reduce import Importance
 from autoprune.modules.run_modes import loss_mode_copy

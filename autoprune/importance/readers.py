@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.importance.gradients import Batches
+from autoprune.importance.gates import Batches
 from autoprune.modules.losses import losses_of
 from autoprune.progress import track
 from autoprune.seeding import scoped
@@ -160,7 +160,8 @@ def observe(model: nn.Module, readers: Mapping[str, Reader], batches: Batches, s
     device = next(model.parameters()).device
     images = 0
     loaded = batches()
-    each = max(1, POSITIONS // max(1, len(loaded))) if isinstance(loaded, Sized) else POSITIONS // FEW
+    expected = getattr(loaded, "images", len(loaded) if isinstance(loaded, Sized) else FEW)
+    each = max(1, POSITIONS // max(1, expected))
     for reader in readers.values():
         reader.layer.weight.requires_grad_()
     with scoped(seed):

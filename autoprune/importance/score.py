@@ -9,7 +9,8 @@ from torch import nn
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph
 from autoprune.importance.criteria import CRITERIA
-from autoprune.importance.gradients import Batches, score_by_gates
+from autoprune.importance.gates import Batches
+from autoprune.importance.gradients import score_by_gates
 from autoprune.importance.reduce import Importance
 
 

@@ -36,6 +36,7 @@ from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, distributed, train
+from autoprune.training.settings import EARLIER
 
 LATENCY_PASSES = 10
 UNRECORDED = ("training data", "validation data")  # in the folders of version 0.1.0
@@ -202,7 +203,7 @@ def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recov
     if not file.is_file():
         return None
     metrics = METRICS.read(file)
-    settings = metrics["settings"]
+    settings = {**EARLIER, **metrics["settings"]}
     differing = [name for name in identity if settings.get(name) != identity[name]]
     differing = [name for name in differing if name in settings or name not in UNRECORDED]
     if differing:
@@ -257,7 +258,8 @@ def _measure_start(
 ) -> tuple[Metrics, float | None, float]:
     """The scores before the training, the dense mAP where it is known, and the learning rate.
 
-    The rate follows from what was lost against the dense detector at the policy's own input size.
+    The rate follows from what was lost against the dense detector at the policy's own input size, and from
+    what that lost by the size.
     """
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
     before, rate = score(start, task.val), task.config.learning_rate
@@ -267,7 +269,7 @@ def _measure_start(
     if rate is None:
         assert dense_map is not None
         at_size = dense_map if task is full_size else score(task.model, task.val).map
-        rate = recovery_rate(before.map, at_size)
+        rate = recovery_rate(before.map, at_size, dense_map)
     return before, dense_map, distributed.broadcast_object(rate)  # devices may differ in the last digits
 
 

@@ -24,12 +24,12 @@ from torch import nn
 from autoprune.graph import ChannelGraph, ChannelGroup, prune
 from autoprune.graph.emptied import Constant
 from autoprune.graph.surgery import kept_rows, row_factors
-from autoprune.importance.gradients import gate_gradients
+from autoprune.importance.gates import gate_gradients
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
 from autoprune.task.pruning_task import PruningTask
-from autoprune.task.scoring import SingleImages
+from autoprune.task.scoring import ImageBatches
 from autoprune.task.training_start import reinitialize
 
 EXCHANGED = 0.05  # largest fraction of the kept units that is exchanged per round
@@ -53,7 +53,7 @@ def regrow(task: PruningTask, space: Space, keep: Mapping[str, Sequence[int]], r
     config, graph = task.config, task.graph
     seed = derive(config.seed, "regrowth")
     fixed = config.budget_latency_ms is not None or "latency_ms" in config.objectives
-    images = SingleImages(task, random_subset(len(task.train), config.importance_images, seed))
+    images = ImageBatches(task, random_subset(len(task.train), config.importance_images, seed))
     regrown = {name: tuple(kept) for name, kept in keep.items()}
     for _ in range(rounds):
         pruned = reinitialize(task, prune(task.model, graph, regrown), regrown, seed)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from autoprune.study.records import Record
 
 REASONS_SHOWN = 3
+RACED_SHOWN = 6
 ENDS = {
     "complete": "complete",
     "stopped": "stopped at a lower rung",
@@ -27,8 +28,11 @@ ENDS = {
 def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
     """The complete trials of a run, and its dense detector if that is measured, for tables and plots.
 
-    Trials that were stopped at a lower rung are omitted: their mAP is not comparable.
+    Trials that were stopped are omitted: their mAP is not comparable.
     """
+    from autoprune.study.compare import like_the_best
+
+    close = like_the_best(result.records)
     on_front = {point.trial for point in result.front}
     recovered = recovered_metrics(result.run)
     trials = [
@@ -38,6 +42,7 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             record.metrics,
             recovered_map=recovered_map(recovered.get(record.number)),
             on_front=record.number in on_front,
+            like_best=record.number in close,
             origin=origin_label(record.origin),
             pixels=record.pixels,
         )
@@ -94,16 +99,26 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         all_reasons: where the reasons are listed that are not shown here.
     """
     from autoprune.run.results import indistinct
+    from autoprune.study.compare import like_the_best
 
     counted = [record for record in result.records if record.counts]
     states = {state: [record for record in counted if record.state == state] for state in ENDS}
     lines = [_count_line({state: len(records) for state, records in states.items()})]
+    if raced := [record for record in states["stopped"] if record.raced is not None]:
+        worse = "it was known to be worse" if len(raced) == 1 else "they were known to be worse"
+        seen = ", ".join(f"trial {record.number} ({record.raced})" for record in raced[:RACED_SHOWN])
+        more = f" and {len(raced) - RACED_SHOWN} more" if len(raced) > RACED_SHOWN else ""
+        lines.append(
+            f"  {len(raced)} of the stopped by racing, once {worse}, after so many images: {seen}{more}"
+        )
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
+    if close := sorted(like_the_best(result.records)):
+        lines.append(f"≈ not to be told from the best of its budget on these images: {to_ranges(close)}")
     lines += _gain_lines(states["complete"])
     lines += _set_aside_lines(result)
     return lines if (warning := indistinct(result)) is None else [*lines, warning]

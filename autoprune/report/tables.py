@@ -26,6 +26,7 @@ class Entry:
         spread_ms: its 10th and 90th percentile.
         recovered_map: mAP after full recovery, as a fraction.
         on_front: no other trial beats it in all objectives.
+        like_best: it can't be told from the best of its budget by the images that both were measured on.
         origin: more precise than ``kind``, such as ``greedy taylor``; may be empty.
         pixels: shorter side that it resizes images to, where a search chose it.
     """
@@ -39,6 +40,7 @@ class Entry:
     spread_ms: tuple[float, float] | None = None
     recovered_map: float | None = None
     on_front: bool = False
+    like_best: bool = False
     origin: str = ""
     pixels: int | None = None
 
@@ -112,7 +114,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
         table.add_row(
             entry.name,
             entry.origin or entry.kind,
-            "●" if entry.on_front else "",
+            "●" * entry.on_front + "≈" * entry.like_best,
             *(["-" if entry.pixels is None else str(entry.pixels)] if with_sizes else []),
             points(entry.map),
             _cost_cell(entry.gflops, reference.gflops if reference else None),

@@ -23,6 +23,7 @@ from autoprune.validation import first_problem
 T = TypeVar("T")
 
 ADDED: dict[str, Any] = {
+    "augment": False,
     "curves": False,
     "detection_precision": "float32",
     "distill_head": False,
@@ -30,6 +31,7 @@ ADDED: dict[str, Any] = {
     "evaluator": "hotcoco",
     "input_sizes": (1.0,),
     "labels": None,
+    "racing": False,
     "val_fraction": None,
     "weights_key": None,
 }

@@ -20,6 +20,7 @@ from torch import nn
 
 from autoprune import progress
 from autoprune.config import Config
+from autoprune.data.rivals import Rival
 from autoprune.engines.table import ENGINES
 from autoprune.files import naming_paths
 from autoprune.run.directory import RunDirectory
@@ -55,8 +56,13 @@ class Rehearsed(PolicyEvaluator):
         self._plan, self._scale = plan, 0.0
 
     def evaluate(
-        self, widths: Mapping[str, int], rung: int, state: nn.Module | None, repeat: int = 0
-    ) -> tuple[dict[str, float], nn.Module]:
+        self,
+        widths: Mapping[str, int],
+        rung: int,
+        state: nn.Module | None,
+        repeat: int = 0,
+        rivals: Sequence[Rival] = (),
+    ) -> tuple[dict[str, float | str], nn.Module]:
         """Metrics of a rung; see `PolicyEvaluator.evaluate`."""
         removed = float(self._plan.removed([widths]).sum())
         self._scale = self._scale or removed or 1.0

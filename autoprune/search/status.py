@@ -53,7 +53,11 @@ def trial_line(record: Record, finished: Sequence[Record], trials: int, remainin
         outcome = f"mAP {100 * record.metrics['map']:.1f}, {record.metrics['gflops']:.2f} GFLOPs"
     if record.pixels is not None:
         outcome += f", {record.pixels} px"
-    if record.state == "stopped":
+    if record.raced is not None:
+        outcome += (
+            f" (estimated), stopped by racing at rung {len(record.rungs) - 1} after {record.raced} images"
+        )
+    elif record.state == "stopped":
         outcome += f", stopped at rung {len(record.rungs) - 1}"
     best = best_map(finished)
     leader = "none complete" if best is None else f"best {100 * best:.1f}"

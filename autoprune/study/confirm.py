@@ -3,19 +3,25 @@
 The best of many measurements is partly the luckiest (the winner's curse): in three searches of twelve trials,
 the winner's mAP fell by up to 1.3 points when it was recovered with another seed. So a trial leads on the
 mean of two evaluations or not at all. As in racing (Maron and Moore, "Hoeffding Races", NIPS 1993), only
-those that could still be the best are re-evaluated.
+those that could still be the best are re-evaluated: a leader that is clearly ahead of all others of its
+budget, by the paired error of the images and the seed variance of both, leads as it is; of several that can't
+be told apart, all are re-evaluated. Where no errors were kept, each leader is.
 """
 
 from collections.abc import Sequence
 
+from autoprune.study.compare import is_worse, paired
 from autoprune.study.pareto import front
 from autoprune.study.records import Record, directions, objective_values
 
+SEED_ERROR = 0.006 * 2**0.5  # of the difference of two trials: each varies by 0.6 points with its seed
+
 
 def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: int) -> Record | None:
-    """The trial to re-evaluate: of those on the front with one evaluation, the one with the highest mAP.
+    """The trial to re-evaluate: of those that could be the best, measured once, that of the highest mAP.
 
-    At a budget the front has one point, for candidates lie within a percent below it by chance.
+    These are on the front, or can't be told from one there of the same budget. At a budget the front has one
+    point, for candidates lie within a percent below it by chance.
 
     Args:
         records: all trials of the study; none that counts is running.
@@ -28,5 +34,15 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
     complete = [record for record in records if record.counts and record.state == "complete"]
     points = [objective_values(record.metrics, record.budget, objectives) for record in complete]
     leaders = [complete[index] for index in front(points, directions(objectives))]
-    once = [record for record in leaders if record.number not in repeated]
+    could_lead = [each for leader in leaders for each in _could_lead(leader, complete)]
+    once = [record for record in could_lead if record.number not in repeated]
     return max(once, key=lambda record: (record.metrics["map"], -record.number), default=None)
+
+
+def _could_lead(leader: Record, complete: Sequence[Record]) -> list[Record]:
+    """A leader and the trials of its budget that could be as good; none where it is clearly ahead of all."""
+    others = [each for each in complete if each.budget == leader.budget and each is not leader]
+    if any(paired(each, leader) is None for each in others) or leader.budget is None:
+        return [leader]
+    close = [each for each in others if not is_worse(each, leader, SEED_ERROR)]
+    return [leader, *close] if close or not others else []

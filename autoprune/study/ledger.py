@@ -8,9 +8,11 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.data.rivals import MAPS, RACED, Rival
 from autoprune.seeding import seed as derive
 from autoprune.study.confirm import next_to_confirm
 from autoprune.study.records import Record, directions, front_of, objective_values
+from autoprune.study.rivals import rivals
 from autoprune.study.rungs import is_promoted, score_of
 from autoprune.study.samplers import SamplerInputs, make_sampler
 from autoprune.study.store import TrialStore, waiting
@@ -87,27 +89,30 @@ class Ledger:
             is_repeat = attributes.repeat_of is not None
             earlier = trial.number if is_repeat else self._first.setdefault(_policy(widths), trial.number)
             if earlier == trial.number:
-                return Candidate(trial.number, attributes.origin, widths, repeat=int(is_repeat))
+                rivals = () if is_repeat else self._rivals(trial)
+                return Candidate(trial.number, attributes.origin, widths, int(is_repeat), rivals)
             self._store.copy_result(trial.number, earlier)
         self.exhausted = True
         return self.ask()
 
-    def report(self, number: int, rung: int, metrics: Metrics) -> bool:
+    def report(self, number: int, rung: int, metrics: Mapping[str, float | str]) -> bool:
         """Takes a trial's metrics at a rung and says whether it is promoted; else it is finished.
 
         Args:
             number: the trial.
             rung: 0, 1, …
-            metrics: all objectives; times end in ``_s``.
+            metrics: all objectives; times end in ``_s``. What is text is kept beside them.
         """
+        maps = metrics.get(MAPS)
+        numbers = {name: value for name, value in metrics.items() if not isinstance(value, str)}
         missing = [
-            name for name in self.settings.objectives if not math.isfinite(metrics.get(name, math.nan))
+            name for name in self.settings.objectives if not math.isfinite(numbers.get(name, math.nan))
         ]
         if missing:
             self.fail(number, f"{missing[0]} is not a number at rung {rung}")
             return False
         with self._store.batch():
-            return self._decide(number, rung, metrics)
+            return self._decide(number, rung, numbers, maps if isinstance(maps, str) else None)
 
     def fail(self, number: int, reason: str) -> None:
         """Ends a trial that can't be evaluated; it counts as one of the trials requested."""
@@ -214,15 +219,26 @@ class Ledger:
         attributes = encode(origin=start.origin, warm_start=index, widths=start.widths)
         self._store.enqueue(start.fractions, start.budget, attributes)
 
+    def _rivals(self, trial: FrozenTrial) -> tuple[tuple[Rival, ...], ...]:
+        """For each rung the trials that this one must beat, if trials race."""
+        if not self.settings.racing:
+            return ()
+        promoted = TrialAttributes(trial).warm_start is not None
+        budget = self.plan.budgets[budget_of(trial)]
+        return rivals(self._current(), budget, self.settings, promoted)
+
     def _widths(self, trial: FrozenTrial) -> dict[str, int]:
         widths = TrialAttributes(trial).widths
         return (
             self.plan.widths(fractions_of(trial, self.plan), budget_of(trial)) if widths is None else widths
         )
 
-    def _decide(self, number: int, rung: int, metrics: Metrics) -> bool:
+    def _decide(self, number: int, rung: int, metrics: Metrics, maps: str | None) -> bool:
         """Keeps the metrics; ends the trial at the top rung, and where too many others are better."""
-        self._store.write(number, encode_rung(rung, metrics))
+        self._store.write(number, encode_rung(rung, metrics, maps))
+        if RACED in metrics:
+            self._store.stop(number)
+            return False
         trial = self._store.trial(number)
         attributes, budget = TrialAttributes(trial), self.plan.budgets[budget_of(trial)]
         if rung + 1 == self.settings.rungs:
@@ -257,7 +273,9 @@ class Ledger:
             if trial.state != TrialState.RUNNING:
                 continue
             attributes = TrialAttributes(trial)
-            if len(attributes.rungs) >= self.settings.rungs:
+            if attributes.rungs and RACED in attributes.rungs[-1]:
+                self._store.stop(trial.number)
+            elif len(attributes.rungs) >= self.settings.rungs:
                 metrics = attributes.rungs[self.settings.rungs - 1]
                 self._store.complete(trial.number, self._values(metrics, self.plan.budgets[budget_of(trial)]))
             elif attributes.reason is not None:

@@ -136,6 +136,29 @@ def order(points: Points, directions: Sequence[Direction]) -> npt.NDArray[np.int
     return np.lexsort((-distance, rank))
 
 
+def merge(points: Points, directions: Sequence[Direction], tolerance: float) -> npt.NDArray[np.float64]:
+    """The same points, where costs that hardly differ are one.
+
+    A cost that is at most ``tolerance`` above another one, as a fraction of it, takes that value; then a
+    point that is better otherwise beats it, and one of two that hardly differ stays on the front.
+
+    Args:
+        points: [N, M] objective values.
+        directions: M directions; costs are what is minimized.
+        tolerance: fraction of a cost.
+    """
+    merged = np.array(points, np.float64).reshape(len(points), len(directions))
+    for column, direction in enumerate(directions):
+        if direction == "maximize":
+            continue
+        start = -np.inf
+        for row in np.argsort(merged[:, column], kind="stable"):
+            if merged[row, column] > start + abs(start) * tolerance or not np.isfinite(start):
+                start = merged[row, column]
+            merged[row, column] = start
+    return merged
+
+
 def front(points: Points, directions: Sequence[Direction]) -> list[int]:
     """Indices of the points that no other dominates, rising.
 

@@ -7,9 +7,10 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
+from autoprune.data.rivals import RACED, SAME_COST
 from autoprune.space.input_size import pixels_of
 from autoprune.study.earlier_data import earlier_trials
-from autoprune.study.pareto import Direction, front
+from autoprune.study.pareto import Direction, front, merge
 from autoprune.study.trial_attributes import TrialAttributes, budget_of
 from autoprune.study.trials import Metrics
 
@@ -32,6 +33,7 @@ class Record:
         budget: GFLOPs that it was projected onto, if any.
         widths: channels that each group keeps, and the input size where the search chooses it (`INPUT_SIZE`).
         rungs: metrics at each rung that it reached.
+        prefix_maps: at each of them, the mAP on prefixes of the images as text (`data.rivals`), if kept.
         ranked_by: the metric that it was compared by at each of them, ``None`` where it was not compared.
         reason: why it failed.
         same_as: trial that had the same policy; this one was not run.
@@ -47,6 +49,7 @@ class Record:
     widths: Mapping[str, int]
     rungs: tuple[Metrics, ...] = ()
     ranked_by: tuple[str | None, ...] = ()
+    prefix_maps: tuple[str | None, ...] = ()
     reason: str | None = None
     same_as: int | None = None
     repeat_of: int | None = None
@@ -57,6 +60,12 @@ class Record:
     def pixels(self) -> int | None:
         """The shorter side that the trial resizes to; ``None`` where the search has one input size."""
         return pixels_of(self.widths)
+
+    @property
+    def raced(self) -> int | None:
+        """Of how many images a race stopped it; its mAP is an estimate then. ``None`` where none did."""
+        images = self.rungs[-1].get(RACED) if self.rungs else None
+        return None if images is None else int(images)
 
     @property
     def counts(self) -> bool:
@@ -147,11 +156,15 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
 
 
 def front_of(records: Sequence[Record], objectives: Sequence[str]) -> list[Record]:
-    """The trials at the top rung that no other dominates, cheapest first."""
+    """The trials at the top rung that no other dominates, cheapest first.
+
+    Costs that differ by less than `SAME_COST` are the same; of trials that are equal then, the first stays.
+    """
     complete = [record for record in records if record.counts and record.state == "complete"]
     points = [[record.metrics[name] for name in objectives] for record in complete]
-    best = [complete[index] for index in front(points, directions(objectives))]
-    return sorted(best, key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
+    merged = merge(points, directions(objectives), SAME_COST)
+    best = {tuple(merged[index]): complete[index] for index in front(merged, directions(objectives))[::-1]}
+    return sorted(best.values(), key=lambda record: (record.metrics.get("gflops", 0.0), record.number))
 
 
 def _with_repeats(records: list[Record]) -> list[Record]:
@@ -179,6 +192,7 @@ def _record(
         widths=attributes.widths or {},
         rungs=attributes.rungs,
         ranked_by=attributes.ranked_by,
+        prefix_maps=attributes.maps,
         reason=attributes.reason,
         same_as=attributes.same_as,
         repeat_of=attributes.repeat_of,

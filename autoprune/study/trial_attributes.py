@@ -12,6 +12,7 @@ categorical ``budget``, an index. User attributes, as JSON:
 | `losses` | workers that were lost with this policy so far | as the trial is enqueued |
 | `widths` | channels that each group keeps, and `input size` if searched | as the trial starts, or earlier |
 | `rung_N` | metrics at rung N | as the rung is reported |
+| `maps_N` | mAP on prefixes of the images and resamples of them (`data.rivals`) | as the rung is reported |
 | `ranked_by_N` | metric that the trials were compared by at rung N | as the rung is reported |
 | `reason` | why the trial failed | as the trial ends |
 | `same_as` | number of the trial that had the same policy | as the trial ends |
@@ -70,6 +71,11 @@ class TrialAttributes:
         """Metrics at each rung that the trial reached."""
         names = takewhile(self._encoded.__contains__, (f"rung_{rung}" for rung in count()))
         return tuple(self._encoded[name] for name in names)
+
+    @property
+    def maps(self) -> tuple[str | None, ...]:
+        """For each rung that the trial reached, its mAP on prefixes of the images, if that was kept."""
+        return tuple(self._encoded.get(f"maps_{rung}") for rung in range(len(self.rungs)))
 
     @property
     def ranked_by(self) -> tuple[str | None, ...]:
@@ -134,9 +140,9 @@ def encode(
     return {name: value for name, value in given.items() if value is not None}
 
 
-def encode_rung(rung: int, metrics: Metrics) -> Encoded:
-    """The attribute that holds a trial's metrics at a rung."""
-    return {f"rung_{rung}": dict(metrics)}
+def encode_rung(rung: int, metrics: Metrics, maps: str | None = None) -> Encoded:
+    """The attributes that hold a trial's metrics at a rung, and its mAP on prefixes of the images."""
+    return {f"rung_{rung}": dict(metrics), **({} if maps is None else {f"maps_{rung}": maps})}
 
 
 def encode_ranking(rung: int, metric: str) -> Encoded:

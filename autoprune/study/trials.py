@@ -7,6 +7,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from autoprune.config import Config
+from autoprune.data.rivals import Rival
 from autoprune.space.warm_start import WarmStart
 
 Metrics = Mapping[str, float]
@@ -61,6 +62,7 @@ class LedgerSettings:
         rungs: number of rungs.
         confirm: repeats for each budget, at most.
         parallel: whether several trials run at once.
+        racing: whether candidates know the trials that they must beat.
     """
 
     trials: int
@@ -71,6 +73,7 @@ class LedgerSettings:
     seed: int
     confirm: int
     parallel: bool
+    racing: bool = False
 
     @classmethod
     def from_config(cls, config: Config, workers: int = 1) -> "LedgerSettings":
@@ -84,6 +87,7 @@ class LedgerSettings:
             seed=config.seed,
             confirm=config.confirm,
             parallel=workers > 1,
+            racing=config.racing,
         )
 
 
@@ -96,20 +100,31 @@ class Candidate:
         origin: the warm start's, or ``"sampler"``.
         widths: channels that each group has after pruning.
         repeat: 0, or 1 where another trial had this policy and it is recovered with another seed.
+        rivals: for each rung the trials that it must beat there, as far as they are known; see `Rival`.
     """
 
     number: int
     origin: str
     widths: Mapping[str, int]
     repeat: int = 0
+    rivals: tuple[tuple[Rival, ...], ...] = ()
+
+    def rivals_at(self, rung: int) -> tuple[Rival, ...]:
+        """The trials that it must beat at a rung."""
+        return self.rivals[rung] if rung < len(self.rivals) else ()
 
 
 class Evaluator(Protocol[Work]):
     """What engines run. A test's stand-in computes a formula."""
 
     def evaluate(
-        self, widths: Mapping[str, int], rung: int, state: Work | None, repeat: int = 0
-    ) -> tuple[dict[str, float], Work]:
+        self,
+        widths: Mapping[str, int],
+        rung: int,
+        state: Work | None,
+        repeat: int = 0,
+        rivals: Sequence[Rival] = (),
+    ) -> tuple[Mapping[str, float | str], Work]:
         """Takes a policy to a rung.
 
         Args:
@@ -117,9 +132,11 @@ class Evaluator(Protocol[Work]):
             rung: 0, 1, …; rungs are climbed one by one.
             state: what the rung below returned.
             repeat: numbers the evaluations of a policy; each has a seed of its own.
+            rivals: trials that it must beat at this rung, or else it may be evaluated in part.
 
         Returns:
-            The metrics at this rung (times end in ``_s``), and the state for the next.
+            The metrics at this rung (times end in ``_s``; `data.rivals` names two more), and the state for
+            the next.
 
         Raises:
             TrainingError: the policy can't be evaluated; the trial fails and the search continues.

@@ -1,14 +1,17 @@
 """What a trial does: prune, reconstruct, recover for a few steps, measure; one rung at a time."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from weakref import WeakKeyDictionary
 
+import numpy as np
 from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
 from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.data.racing import RaceOrder
+from autoprune.data.rivals import MAPS, RACED, Rival, encode_maps, rival_of
 from autoprune.detectors import resize_rule
 from autoprune.errors import BudgetError, TrainingError, out_of_memory
 from autoprune.graph import prune
@@ -20,6 +23,7 @@ from autoprune.space.space import Space
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
+from autoprune.task.race import Raced, evaluate_in_race
 from autoprune.task.training_start import make_reconstructor, make_teacher, reinitialize
 from autoprune.training import Reconstructor, TrainSettings, train
 
@@ -55,6 +59,10 @@ class PolicyEvaluator:
         self._smaller_maps: dict[int | None, float] = {}  # of the dense detector at smaller input sizes
         self._reconstructors: dict[int | None, Reconstructor] = {}
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
+        self._maps: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
+        config, available = task.config, len(task.val)
+        count = min(config.proxy_images or available, available)
+        self._order = RaceOrder.make(count, config.batch_size, config.seed) if config.racing else None
         self._latency_limit = self._read_latency_limit()
         self._steps = [rungs[0], *(high - low for low, high in pairwise(rungs))]
 
@@ -63,12 +71,18 @@ class PolicyEvaluator:
         return self.space.keep(self.space.as_array(widths))
 
     def evaluate(
-        self, widths: Mapping[str, int], rung: int, state: nn.Module | None, repeat: int = 0
-    ) -> tuple[dict[str, float], nn.Module]:
+        self,
+        widths: Mapping[str, int],
+        rung: int,
+        state: nn.Module | None,
+        repeat: int = 0,
+        rivals: Sequence[Rival] = (),
+    ) -> tuple[dict[str, float | str], nn.Module]:
         """Takes a policy to a rung; see `Evaluator`.
 
-        Where the training of a rung makes the detector worse, the detector before it is kept, as in a
-        recovery.
+        A trial that is known to be worse than one of its ``rivals`` that costs no more is not evaluated to
+        the end (`evaluate_in_race`): its metrics then hold `RACED`. Where the training of a rung makes the
+        detector worse, the detector before it is kept, as in a recovery.
         """
         task, config, start = self.task.at(pixels_of(widths)), self.task.config, time.perf_counter()
         keep = self.keep(widths)
@@ -78,17 +92,41 @@ class PolicyEvaluator:
             pruned = time.perf_counter()
             model = self._recover(model, keep, rung, repeat)
             recovered = time.perf_counter()
-            scores = self._scores(model)
-            if state is not None and (before := self._measured.get(state)) and before.map > scores.map:
-                model, scores = state, before
-            self._measured[model] = scores
-            top = rung + 1 == len(config.rungs)  # no trial is stopped there
-            distances = {} if top else self._distances(model, keep)
+            costs = {**task.costs(keep), **latency}
+            before = None if state is None else self._measured.get(state)
+            raced = self._race(model, None if repeat else rival_of(costs, rivals), before)
+            scores: dict[str, float | str] = {"map": raced.map}
+            if raced.scores is None:
+                scores[RACED] = raced.images
+            else:
+                kept = raced
+                if state is not None and before is not None and before.map > raced.map:
+                    model, kept = state, Raced(before.map, raced.images, before, self._maps.get(state))
+                assert kept.scores is not None
+                self._measured[model] = kept.scores
+                scores |= {"map": kept.map, "map50": kept.scores.map50}
+                if kept.maps is not None:
+                    self._maps[model] = scores[MAPS] = kept.maps
+                if rung + 1 < len(config.rungs):  # no trial is promoted from the top
+                    scores |= self._distances(model, keep)
             evaluated = time.perf_counter()
-        metrics = {"map": scores.map, "map50": scores.map50, **distances, **task.costs(keep), **latency}
+        metrics = {**scores, **costs}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
         metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
         return metrics, model
+
+    def _race(self, model: nn.Module, rival: Rival | None, before: Metrics | None) -> Raced:
+        """The evaluation of a trial, against a rival that what it was before does not beat already."""
+        if self._order is None:
+            scores = self._scores(model, error=True)
+            maps = encode_maps(np.array([[scores.map, *scores.bootstrap]])) if scores.bootstrap else None
+            return Raced(scores.map, scores.images, scores, maps)
+        if rival is not None and before is not None and before.map >= rival.map:
+            rival = None
+        task = self._task_of(model)
+        return evaluate_in_race(
+            model, task.val, self._order, rival, task.device, task.config.batch_size, self.task.amp
+        )
 
     @property
     def measures_latency(self) -> bool:
@@ -160,7 +198,11 @@ class PolicyEvaluator:
         if self._steps[rung] == 0:
             return model
         settings = TrainSettings.from_config(
-            config, steps=self._steps[rung], seed=seed, learning_rate=self._learning_rate(model)
+            config,
+            steps=self._steps[rung],
+            seed=seed,
+            learning_rate=self._learning_rate(model),
+            augment=False,  # trials compare policies; in so few steps it costs more than it gives
         )
         teacher = make_teacher(task, keep, self.importance)
         return train(model, task.train, settings, task.device, teacher, what="recovery of a trial").model
@@ -174,12 +216,13 @@ class PolicyEvaluator:
     def _learning_rate(self, model: nn.Module) -> float:
         """The configured rate, or the one that follows from the mAP before the training.
 
-        What was lost counts from the dense detector at the input size of ``model``.
+        What was cut counts from the dense detector at the input size of ``model``.
         """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
         scores = self._measured.get(model) or self._scores(model)
-        return recovery_rate(scores.map, self._dense_map_of(self._task_of(model)))
+        dense_map = self._dense_map_of(self._task_of(model))
+        return recovery_rate(scores.map, dense_map, self._dense_map_of(self.task))
 
     def _dense_map_of(self, task: PruningTask) -> float:
         """MAP of the dense detector at the input size of a task, measured once."""
@@ -191,9 +234,15 @@ class PolicyEvaluator:
             self._smaller_maps[task.pixels] = self._scores(task.model).map
         return self._smaller_maps[task.pixels]
 
-    def _scores(self, model: nn.Module) -> Metrics:
+    def _scores(self, model: nn.Module, error: bool = False) -> Metrics:
         """The scores on the images that trials are measured on."""
         task, config = self._task_of(model), self.task.config
         return evaluate(
-            model, task.val, task.device, config.batch_size, config.proxy_images, amp=self.task.amp
+            model,
+            task.val,
+            task.device,
+            batch_size=config.batch_size,
+            images=config.proxy_images,
+            amp=self.task.amp,
+            error=error,
         )

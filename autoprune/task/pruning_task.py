@@ -239,4 +239,6 @@ def _open(config: Config, split: str, labels: Mapping[int, str] | None = None) -
         config.val_fraction,
         labels,
         config.evaluator,
+        # on one node all workers decode for each other
+        scope=f"{config.out} {config.model} {config.model_arguments}" if config.engine == "ray" else None,
     )

@@ -1,5 +1,6 @@
 """Importance of a task's channels, computed once per criterion and settings, then read from a file."""
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def score_several(
     }
     scores = _read(path, keys, task.graph)
     if missing := [criterion for criterion in criteria if criterion not in scores]:
-        batches = SingleImages(task, chosen)
+        batches = ImageBatches(task, chosen)
 
         def keep(criterion: str, importance: Importance) -> None:
             if path is not None:  # at once, so that an interrupt during the next one loses nothing of it
@@ -95,19 +96,31 @@ def copy_scores(space: Path | None, path: Path) -> None:
 
 
 @dataclass(frozen=True)
-class SingleImages:
-    """Training images in batches of one; has a length, so that progress can tell the time left."""
+class ImageBatches:
+    """Training images in batches; has a length, so that progress can tell the time left.
+
+    Attributes:
+        task: holds the images, and the number of images of a batch.
+        indices: of the images.
+    """
 
     task: PruningTask
     indices: Sequence[int]
 
-    def __len__(self) -> int:
-        """Number of batches."""
+    @property
+    def images(self) -> int:
+        """Number of images."""
         return len(self.indices)
 
+    def __len__(self) -> int:
+        """Number of batches."""
+        return math.ceil(self.images / self.task.config.batch_size)
+
     def __iter__(self) -> Iterator[tuple[list[Tensor], list[dict[str, Any]]]]:
-        """One image, [3, h, w], and its target at a time."""
-        return (self.task.train.batch([index], self.task.device) for index in self.indices)
+        """Images, each [3, h, w], and their targets."""
+        size = self.task.config.batch_size
+        for start in range(0, self.images, size):
+            yield self.task.train.batch(self.indices[start : start + size], self.task.device)
 
 
 def _read(path: Path | None, keys: dict[str, str], graph: ChannelGraph) -> dict[str, Importance]:

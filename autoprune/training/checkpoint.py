@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 
 from autoprune.errors import RunError
 from autoprune.files import replacing
+from autoprune.training.settings import EARLIER
 
 UNRECORDED = ("training data",)  # in the checkpoints of version 0.1.0
 
@@ -64,16 +65,17 @@ class Checkpoint:
             return None
         with _opened(path) as (file, state):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        recorded = {**EARLIER, **state["run"]}
         expected = {
             key: value
             for key, value in json.loads(json.dumps(run)).items()
-            if key in state["run"] or key not in UNRECORDED
+            if key in recorded or key not in UNRECORDED
         }
-        differing = [key for key in expected if state["run"].get(key) != expected[key]]
+        differing = [key for key in expected if recorded.get(key) != expected[key]]
         if differing:
             key = differing[0]
             raise RunError(
-                f"the checkpoint {path} is of another run: {key} was {state['run'].get(key)!r}, now "
+                f"the checkpoint {path} is of another run: {key} was {recorded.get(key)!r}, now "
                 f"{expected[key]!r}; repeat the run's own settings, or delete the file"
             )
         return Checkpoint(state["run"], state["step"], state["losses"], tensors)
@@ -88,7 +90,7 @@ def recorded_run(path: Path) -> Mapping[str, Any]:
     if not path.exists():
         return {}
     with _opened(path) as (_, state):
-        return dict(state["run"])
+        return {**EARLIER, **state["run"]}
 
 
 @contextmanager

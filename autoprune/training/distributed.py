@@ -81,13 +81,16 @@ def broadcast_model(model: Module, device: torch.device) -> Module:
     return model
 
 
-def sum_gradients(weights: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
-    """Replaces gradients by their sums over all processes, and returns the sum of ``loss`` (a scalar).
+def sum_gradients(weights: Iterable[nn.Parameter], loss: Tensor) -> tuple[Tensor, Tensor | None]:
+    """Replaces gradients by their sums over all processes; a weight that lacks one gets zeros.
 
-    A weight that has a gradient on no process keeps none, as in one process.
+    Returns:
+        The sum of ``loss`` (a scalar), and on how many processes each weight had a gradient, [weights]: where
+        on none, it should have none, as in one process. ``None`` where there is one process. Neither is
+        waited for.
     """
     if world_size() == 1:
-        return loss
+        return loss, None
     parameters = list(weights)
     present = torch.tensor([weight.grad is not None for weight in parameters]).to(loss)
     gradients = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in parameters]
@@ -95,6 +98,6 @@ def sum_gradients(weights: Iterable[nn.Parameter], loss: Tensor) -> Tensor:
     dist.all_reduce(sums)
     sizes = [*(gradient.numel() for gradient in gradients), len(parameters), 1]
     *parts, counts, total = torch.split(sums, sizes)
-    for weight, gradient, part, count in zip(parameters, gradients, parts, counts.tolist(), strict=True):
-        weight.grad = gradient.copy_(part.view_as(gradient)) if count else None
-    return total.squeeze()
+    for weight, gradient, part in zip(parameters, gradients, parts, strict=True):
+        weight.grad = gradient.copy_(part.view_as(gradient))
+    return total.squeeze(), counts

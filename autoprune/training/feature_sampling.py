@@ -1,7 +1,7 @@
 """Which positions of a feature map are sampled: many in objects, some elsewhere."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -11,6 +11,9 @@ from autoprune.seeding import seed as derive
 
 COUNT = 2048  # of each feature map of all images together
 LEAST = 64  # of each feature map of an image
+
+
+Area: TypeAlias = tuple[float, float, float, float]
 
 
 class SampledPositions(NamedTuple):
@@ -26,7 +29,7 @@ class FeatureSampler:
 
     Args:
         boxes: the objects of each image, [k, 4] x1, y1, x2, y2 as fractions of what the detector sees.
-        areas: height and width of each image as fractions of that; beyond is padding.
+        areas: top, left, bottom and right of each image as fractions of that; beyond is padding.
         seed: decides which.
         device: of the result.
         count: of a map of one image; by default `COUNT` of all images, `LEAST` at least.
@@ -35,7 +38,7 @@ class FeatureSampler:
     def __init__(
         self,
         boxes: Sequence[np.ndarray[Any, Any]],
-        areas: Sequence[tuple[float, float]],
+        areas: Sequence[Area],
         seed: int,
         device: torch.device,
         count: int | None = None,
@@ -64,9 +67,10 @@ class FeatureSampler:
         y, x = (y + 0.5) / height, (x + 0.5) / width
         x1, y1, x2, y2 = self._boxes[image].reshape(-1, 4, 1).swapaxes(0, 1)
         inside = ((x > x1) & (x < x2) & (y > y1) & (y < y2)).any(axis=0)
-        bottom, right = self._areas[image]
+        top, left, bottom, right = self._areas[image]
+        own = (y > top) & (y < bottom) & (x > left) & (x < right)
         objects = random.permutation(np.flatnonzero(inside))[: count // 2]
-        others = np.setdiff1d(np.flatnonzero((y < bottom) & (x < right)), objects)
+        others = np.setdiff1d(np.flatnonzero(own), objects)
         return np.concatenate([objects, random.permutation(others)[: count - len(objects)]])
 
 
@@ -75,16 +79,16 @@ class ObjectAreas(NamedTuple):
 
     Attributes:
         boxes: of each image, [k, 4] x1, y1, x2, y2 as fractions of the batch.
-        areas: each image's own height and width as fractions of the batch.
+        areas: where each image itself is: top, left, bottom and right as fractions of the batch.
     """
 
     boxes: list[np.ndarray[Any, Any]]
-    areas: list[tuple[float, float]]
+    areas: list[Area]
 
 
 def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> ObjectAreas:
     """Each image's boxes and area, as fractions of the batch that the detector makes of the images."""
-    from autoprune.detectors.inputs import prepared  # slow: torchvision
+    from autoprune.detectors.inputs import image_corner, prepared  # slow: torchvision
 
     if (given := prepared(model, images, targets)) is not None:
         batch, targets = given[0], given[1] or []
@@ -93,4 +97,8 @@ def object_areas(model: nn.Module, images: list[Tensor], targets: list[dict[str,
         sizes = [tuple(image.shape[-2:]) for image in images]
         height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
     boxes = [target["boxes"].cpu().double().numpy() / [width, height, width, height] for target in targets]
-    return ObjectAreas(boxes, [(size[0] / height, size[1] / width) for size in sizes])
+    areas = []
+    for size in sizes:
+        top, left = image_corner(model, size, (height, width))
+        areas.append((top / height, left / width, (top + size[0]) / height, (left + size[1]) / width))
+    return ObjectAreas(boxes, areas)

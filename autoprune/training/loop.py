@@ -13,7 +13,7 @@ from autoprune import progress
 from autoprune.errors import out_of_memory
 from autoprune.seeding import scoped
 from autoprune.training import distributed
-from autoprune.training.batches import TrainSplit
+from autoprune.training.batches import TrainSplit, loaded_ahead
 from autoprune.training.checkpoint import Checkpoint
 from autoprune.training.distill import Teacher
 from autoprune.training.settings import TrainSettings
@@ -48,7 +48,8 @@ def train(
 ) -> TrainResult:
     """Trains a copy of a torchvision-style detector and returns the moving average of its weights.
 
-    AdamW without decay on norms and biases, warm-up and cosine, gradient clipping, flips. The model may
+    AdamW without decay on norms and biases, warm-up and cosine, gradient clipping, flips, and more
+    augmentation where it is set. Images are loaded ahead of the steps that need them. The model may
     hold BatchNorm2d (trained with batch statistics) or FrozenBatchNorm2d (unchanged). Under `torchrun` each
     process takes its fraction of a batch, and sums over images are those of one process; what a batch is
     normalized by (BatchNorm2d's statistics, the correlations of distillation) is that of each fraction.
@@ -86,9 +87,10 @@ def train(
         out_of_memory(at, "lower batch_size, or use smaller images"),
         state.tap,
         _saying_what_is_kept(what, checkpoint, lambda: kept),
+        loaded_ahead(split, settings, device, state.step) as batches,
     ):
         for step in progress.track(steps, what):
-            loss = state.advance(split)
+            loss = state.advance(*next(batches))
             if after_step is not None:
                 after_step(state)
             now = time.monotonic()

@@ -10,12 +10,16 @@ from autoprune.errors import ConfigError
 PRECISIONS: dict[str, bool | None] = {"auto": None, "float32": False, "bfloat16": True}
 """`Config.precision` → ``bf16``."""
 
+EARLIER: dict[str, Any] = {"augment": False}
+"""Fields that checkpoints and recoveries of version 0.1.0 lack, with what these did."""
+
 
 @dataclass(frozen=True)
 class TrainSettings:
     """How to train; see `Config` for the fields of the same names.
 
     Attributes:
+        augment: scale jitter, crop and color beside the flips; see `images.augment`.
         bf16: bfloat16 autocast; ``None`` on CUDA only, ``True`` on CPUs with AMX too, which halves the time.
             Elsewhere it is float32.
     """
@@ -30,6 +34,7 @@ class TrainSettings:
     distill: float = 1.0
     distill_logits: float = 0.0
     seed: int = 0
+    augment: bool = False
     bf16: bool | None = None
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
 from autoprune.training.batch_fit import BatchFit
-from autoprune.training.batches import TrainSplit, draw_batch
+from autoprune.training.batches import TrainSplit
 from autoprune.training.capture import Tap
 from autoprune.training.checkpoint import Checkpoint
 from autoprune.training.distill import Teacher
@@ -71,8 +71,15 @@ class TrainingState:
         self.losses: list[float] = []
         self._fit = BatchFit()
 
-    def advance(self, split: TrainSplit) -> float:
+    def advance(self, images: list[Tensor], targets: list[dict[str, Any]]) -> float:
         """Takes one optimizer step and returns its loss.
+
+        The device is waited for once, when all but the step itself has been queued: then loss and gradient
+        are known to be finite, and no weight or average ever takes part in a step that is not.
+
+        Args:
+            images: those of this process, out of ``batch_size``.
+            targets: of these images.
 
         Raises:
             TrainingError: the loss or its gradient is not finite.
@@ -80,13 +87,10 @@ class TrainingState:
         """
         settings, step, rank = self.settings, self.step, distributed.rank()
         scope = (step, rank) if rank else (step,)
-        indices, flips = draw_batch(len(split), settings.batch_size, step, settings.seed)
-        mine = slice(rank, None, distributed.world_size())
-        images, targets = split.batch(indices[mine], self.device, flip=flips[mine])
 
         def backward(some: slice) -> dict[str, Tensor]:
             parts = self._losses(images[some], targets[some])
-            fraction = len(images[some]) / len(indices)  # detectors' losses are means over images
+            fraction = len(images[some]) / settings.batch_size  # detectors' losses are means over images
             torch.autograd.backward(torch.stack(list(parts.values())).sum() * fraction)
             return {name: value.detach() * fraction for name, value in parts.items()}
 
@@ -96,17 +100,12 @@ class TrainingState:
 
         parts = self._fit.sum(len(images), backward, reset)
         total = torch.stack(list(parts.values())).sum()
-        loss = total.item()
+        summed, uses = distributed.sum_gradients(self.weights.values(), total)
+        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm)  # foreach where it exists
         rate = settings.learning_rate_at(step)
-        if not math.isfinite(loss):
-            values = ", ".join(f"{name} {value.item():.3g}" for name, value in parts.items())
-            raise TrainingError(self._not_finite("loss", values, rate))
+        loss = self._checked(parts, summed, norm, uses, rate)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        loss = distributed.sum_gradients(self.weights.values(), total).item()
-        norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm).item()
-        if not math.isfinite(norm):
-            raise TrainingError(self._not_finite("gradient", f"loss {loss:.3g}", rate))
         self.optimizer.step()
         with torch.no_grad():
             new = 1 - settings.ema_decay_at(step)
@@ -114,6 +113,35 @@ class TrainingState:
         self.step += 1
         self.losses.append(loss)
         return loss
+
+    def _checked(
+        self, parts: dict[str, Tensor], loss: Tensor, norm: Tensor, uses: Tensor | None, rate: float
+    ) -> float:
+        """The loss, once it and the norm of the gradient are known to be finite: one copy to the host.
+
+        Args:
+            parts: the losses that this process sums.
+            loss: their sum over all processes.
+            norm: of the gradient before it was clipped.
+            uses: on how many processes each weight has a gradient; a weight without any loses its zeros.
+            rate: the learning rate of the step.
+        """
+        values = [*parts.values(), loss, norm]
+        on_host = torch.cat([torch.stack(values).detach(), *([] if uses is None else [uses])]).tolist()
+        own, (total, length), counts = (
+            on_host[: len(parts)],
+            on_host[len(parts) : len(values)],
+            on_host[len(values) :],
+        )
+        if not math.isfinite(total):
+            shown = ", ".join(f"{name} {value:.3g}" for name, value in zip(parts, own, strict=True))
+            raise TrainingError(self._not_finite("loss", shown, rate))
+        if not math.isfinite(length):
+            raise TrainingError(self._not_finite("gradient", f"loss {total:.3g}", rate))
+        for weight, count in zip(self.weights.values(), counts, strict=False):
+            if not count:
+                weight.grad = None
+        return float(total)
 
     def _losses(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The detector's losses, and those of the distillation where there is a teacher; float32 scalars."""

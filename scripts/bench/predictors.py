@@ -107,7 +107,7 @@ def measure(
         row[f"mAP after {trained} steps"] = metrics["map"]
         if rung == 0:
             start = state
-            row["loss after the reconstruction"] = -metrics["loss"]
+            row["loss after the reconstruction"] = -float(metrics["loss"])
     assert start is not None
     untrained = row["mAP after 0 steps"]
     settings = TrainSettings.from_config(

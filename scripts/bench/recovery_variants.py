@@ -12,8 +12,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision import tv_tensors
-from torchvision.transforms import v2
 
 from autoprune.cost.budget import Budget, parse_budget
 from autoprune.data import demo_detector
@@ -21,6 +19,7 @@ from autoprune.data.coco import open_data
 from autoprune.data.shapes import make_shapes
 from autoprune.detectors import detector_inputs, pixel_resizing
 from autoprune.graph import analyze, prune
+from autoprune.images.batch import make_sample, to_batch
 from autoprune.importance import Importance
 from autoprune.space.one_shot import greedy
 from autoprune.space.space import Space
@@ -188,74 +187,41 @@ def kept_all(task: PruningTask, group: str) -> range:
     return range(task.graph.groups[group].width)
 
 
-class Augmented:
-    """Training images with other colors, at 0.7 to 1.4 of their size, cropped or padded.
+class Unlabelled:
+    """As many images again, whose boxes are the dense detector's; an epoch is twice as long.
 
     Args:
         split: the training images.
-    """
-
-    def __init__(self, split: Any) -> None:
-        self._split = split
-        self.fingerprint = split.fingerprint
-
-    def __len__(self) -> int:
-        """Number of images."""
-        return len(self._split)
-
-    def batch(self, indices: Sequence[int], device: Any, flip: Any = None) -> Any:
-        """Images and targets; random numbers are torch's, which a step seeds."""
-        images, targets = self._split.batch(indices, device, flip)
-        changed = [self._change(image, target) for image, target in zip(images, targets, strict=True)]
-        return [image for image, _ in changed], [target for _, target in changed]
-
-    def _change(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
-        size = image.shape[-2:]
-        boxes = tv_tensors.BoundingBoxes(target["boxes"], format="XYXY", canvas_size=size)
-        transform = v2.Compose(
-            [
-                v2.ColorJitter(0.3, 0.3, 0.3, 0.05),
-                v2.RandomAffine(0, translate=(0.1, 0.1), scale=(0.7, 1.4), fill=0.5),
-                v2.SanitizeBoundingBoxes(min_size=4),
-            ]
-        )
-        image, new = transform(tv_tensors.Image(image), {"boxes": boxes, "labels": target["labels"]})
-        return image.as_subclass(Tensor), {
-            **target,
-            "boxes": new["boxes"].as_subclass(Tensor),
-            "labels": new["labels"],
-        }
-
-
-def augmented(case: Case) -> nn.Module:
-    """Trains on augmented images."""
-    return run(case, case.start, case.settings, Augmented(case.task.train))
-
-
-class Unlabelled(Augmented):
-    """As many images again, whose boxes are the dense detector's.
-
-    Args:
-        split: the training images, half of a batch.
         dense: the dense detector.
         more: images whose boxes are not used.
     """
 
     def __init__(self, split: Any, dense: nn.Module, more: Any) -> None:
-        super().__init__(split)
-        self._dense, self._more = dense, more
+        self._split, self._dense, self._more = split, dense, more
+        self.fingerprint = split.fingerprint
+        self._boxes: dict[int, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return 2 * len(self._split)
+
+    def get(self, index: int) -> Any:
+        """An image and its target."""
+        if index < len(self._split):
+            return self._split.get(index)
+        image, target = self._more.get(index % len(self._more))
+        if index not in self._boxes:
+            with torch.no_grad():
+                (seen,) = self._dense([image / 255])
+            sure = seen["scores"] >= UNLABELLED
+            self._boxes[index] = {name: seen[name][sure] for name in ("boxes", "labels")}
+        return image, {**target, **self._boxes[index]}
 
     def batch(self, indices: Sequence[int], device: Any, flip: Any = None) -> Any:
-        """Images and targets, those of every other index from the unlabelled images."""
-        flips = [False] * len(indices) if flip is None else list(flip)
-        images, targets = self._split.batch(indices[::2], device, flips[::2])
-        more, _ = self._more.batch([index % len(self._more) for index in indices[1::2]], device, flips[1::2])
-        with torch.no_grad():
-            detections = self._dense(more)
-        for each in detections:
-            sure = each["scores"] >= UNLABELLED
-            targets.append({"boxes": each["boxes"][sure], "labels": each["labels"][sure]})
-        return images + more, targets
+        """Images and targets."""
+        flips = [False] * len(indices) if flip is None else flip
+        chosen = zip(map(self.get, indices), flips, strict=True)
+        return to_batch([make_sample(image, target, mirror) for (image, target), mirror in chosen], device)
 
 
 def unlabelled(case: Case) -> nn.Module:
@@ -279,7 +245,8 @@ VARIANTS: dict[str, Callable[[Case], nn.Module]] = {
     "features, logits, boxes": partial(imitating, boxes=1.0, logits=1.0),
     "features, stages of the backbone": partial(imitating, layers=STAGES, weight=1.0),
     "features, gradual cuts": gradual,
-    "features, augmented images": augmented,
+    "features, augmented images": partial(taught, augment=True),
+    "features, head, augmented images": partial(taught, head=True, augment=True),
     "features, unlabelled images": unlabelled,
     "features, weight decay 0.05": partial(taught, weight_decay=0.05),
 }

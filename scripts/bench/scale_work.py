@@ -55,7 +55,7 @@ def sleeper(seconds: float, log: Path | None = None, together: int = 0) -> Calla
                     time.sleep(0.2)
 
         def evaluate(
-            self, widths: Any, rung: int, state: Any, repeat: int = 0
+            self, widths: Any, rung: int, state: Any, repeat: int = 0, rivals: Any = ()
         ) -> tuple[dict[str, float], Any]:
             began = time.time()
             time.sleep(seconds / RUNGS)

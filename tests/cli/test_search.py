@@ -58,7 +58,7 @@ def test_a_failed_trial_does_not_stop_the_search_and_the_front_says_so(
 ) -> None:
     calls: list[int] = []
 
-    def evaluate(self: PolicyEvaluator, widths: Any, rung: int, state: Any, repeat: int = 0) -> Any:
+    def evaluate(self: PolicyEvaluator, widths: Any, rung: int, state: Any, *rest: Any) -> Any:
         calls.append(rung)
         if len(calls) == 1:
             raise TrainingError("the loss is not finite at step 3 of 5")

@@ -1,6 +1,7 @@
 """Images and boxes of a split, as torchvision's detectors take them."""
 
 import pickle
+import tempfile
 
 import numpy as np
 import pytest
@@ -151,6 +152,23 @@ def test_images_are_decoded_once_while_they_fit(tmp_path, monkeypatch):
             again = split.batch(range(4))[0]
             assert all(torch.equal(a.float() / 255, b) for a, b in zip(first, again, strict=True))
         assert [decoded.count(f"{k}.png") for k in range(4)] == expected
+
+
+def test_splits_of_one_run_decode_for_each_other_and_those_of_others_do_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    folder = write_set(tmp_path / "data", [box(1, 1)])
+    decoded: list[str] = []
+    real = coco.decode
+    monkeypatch.setattr(coco, "decode", lambda path, *how: decoded.append(path.name) or real(path, *how))
+    alone = open_data(folder, "val", Resize(15, 20))
+    one, two, other = (open_data(folder, "val", Resize(15, 20), scope=run) for run in ("x", "x", "y"))
+    counts = []
+    for split in (one, two, pickle.loads(pickle.dumps(one)), other, one.resized(Resize(12, 16))):
+        before = len(decoded)
+        split.batch([0, 1])
+        counts.append(len(decoded) - before)
+    assert counts == [2, 0, 0, 2, 2]
+    assert all(torch.equal(two.get(k)[0], alone.get(k)[0]) for k in range(2))
 
 
 def test_an_image_that_is_asked_for_twice_is_decoded_once(tmp_path, monkeypatch):

@@ -1,3 +1,4 @@
+import copy
 import json
 from pathlib import Path
 
@@ -9,11 +10,15 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import nn
 
+from autoprune.config import make_config
 from autoprune.data.coco import open_data
+from autoprune.data.detections import detect
 from autoprune.data.evaluate import NUMBERS, evaluate
+from autoprune.data.evaluators import IMAGE, SCORE
 from autoprune.data.shapes import make_shapes
 from autoprune.detectors import Resize, load_dense, resize_rule
 from autoprune.errors import DataError, ModelError
+from autoprune.task.pruning_task import load_task
 
 SHARED = Path(__file__).parents[3] / "shared"
 
@@ -261,3 +266,27 @@ def test_a_model_that_answers_otherwise_is_refused(shapes, wrong):
     ) as error:
         evaluate(Other(), open_data(shapes, "val"), batch_size=10)
     assert "\n" not in str(error.value)
+
+
+def test_a_detector_is_evaluated_as_it_is_and_left_as_it_was(demo_settings):
+    """Without a copy: modes, strides and the tensors' memory are those from before, after a failure too."""
+    task = load_task(make_config(**demo_settings))
+    model = task.model.train()
+    model.backbone.body.bn1.eval()
+    copied = copy.deepcopy(model).eval()
+
+    def state():
+        tensors = [(t.data_ptr(), t.stride(), t.sum().item()) for t in model.state_dict().values()]
+        return tensors, [module.training for module in model.modules()]
+
+    before = state()
+    rows = detect(model, task.val, range(4), batch_size=2)
+    assert state() == before
+    for index in range(4):
+        with torch.no_grad():
+            (output,) = copied(task.val.batch([index])[0])
+        ours = rows[rows[:, IMAGE] == task.val.image_ids[index]]
+        assert sorted(ours[:, SCORE]) == pytest.approx(sorted(output["scores"].tolist()), abs=1e-4)
+    with pytest.raises(IndexError):
+        detect(model, task.val, [10_000])
+    assert state() == before

@@ -82,7 +82,7 @@ def test_both_libraries_give_the_same_numbers(seed, ids, scores, many, some):
     assert fast.category_ids == reference.category_ids == sorted(categories)
     counts = np.random.default_rng(seed).multinomial(len(chosen), [1 / len(chosen)] * len(chosen), size=3)
     resampled = (resampled_map(each.matches, counts) for each in (fast, reference))
-    np.testing.assert_allclose(*resampled, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(*resampled, rtol=0, atol=1e-12)  # the same matches
 
 
 @pytest.mark.parametrize("evaluator", ["hotcoco", "pycocotools"])

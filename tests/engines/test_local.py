@@ -6,7 +6,7 @@ from autoprune.errors import RunError
 
 def test_an_error_that_is_not_the_trials_own_ends_the_search_and_loses_nothing(make_ledger, evaluator):
     class DiskFull(evaluator):
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             if self.evaluations == 3:
                 raise RunError("the disk is full")
             return super().evaluate(widths, rung, state, repeat)

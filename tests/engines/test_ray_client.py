@@ -85,7 +85,7 @@ def test_the_cluster_tries_what_the_local_engine_tries_even_where_it_loses_a_wor
     class Deadly(evaluator):
         """Kills its worker once."""
 
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             if self.evaluations == 2 and not os.path.exists(flag):
                 open(flag, "w").close()
                 os._exit(1)
@@ -162,7 +162,7 @@ DRIVER = """
         class Hanging:
             evaluations = 0
 
-            def evaluate(self, widths, rung, state, repeat=0):
+            def evaluate(self, widths, rung, state, repeat=0, rivals=()):
                 self.evaluations += 1
                 if self.evaluations > 4:
                     hangs.touch()

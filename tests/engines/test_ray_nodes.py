@@ -105,7 +105,7 @@ def test_a_node_that_joins_is_used_and_one_that_dies_loses_no_trial(
     class Logging(evaluator):
         """Logs its node; waits for the second one once that has joined, and on that one for its death."""
 
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             import ray
 
             here = ray.get_runtime_context().get_node_id()

@@ -28,7 +28,7 @@ def test_a_worker_that_hangs_is_killed_and_its_trial_is_run_again(engine, make_l
     class Hanging(evaluator):
         """Stops answering once, after some trials, as a frozen process does."""
 
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             import os
             import signal
 
@@ -72,7 +72,7 @@ def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
     monkeypatch.setattr("autoprune.study.ledger.MAX_LOSSES", 2)
 
     class Broken(evaluator):
-        def evaluate(self, widths, rung, state, repeat=0):
+        def evaluate(self, widths, rung, state, repeat=0, rivals=()):
             if widths["a"] == 50:  # the warm start's
                 raise ZeroDivisionError("no such kernel")
             return super().evaluate(widths, rung, state, repeat)

@@ -7,7 +7,8 @@ from torch import nn
 
 from autoprune.graph import analyze, mask
 from autoprune.importance import score
-from autoprune.importance.gradients import gate_gradients, joint_scores
+from autoprune.importance.gates import gate_gradients
+from autoprune.importance.gradients import joint_scores
 
 GROUP = "first"  # the toy's only prunable group
 
@@ -62,64 +63,6 @@ def test_a_small_gate_gives_the_same_by_finite_differences(toy, toy_batches) -> 
                 slopes.append((sides[1] - sides[0]) / (2 * e))
         assert taylor[channel] == pytest.approx(np.mean(np.abs(slopes)), rel=1e-3)
         assert fisher[channel] == pytest.approx(np.mean(np.square(slopes)), rel=1e-3)
-
-
-@pytest.mark.parametrize("norm", ["batch", "frozen", "group"])
-@pytest.mark.parametrize("half", [False, True])
-def test_gates_in_the_forward_pass_give_the_same(detector, detector_batches, norm: str, half: bool) -> None:
-    """The definition itself: activations times a gate of ones, at every module that reads a group.
-
-    With half of the gates at 0, their gradients are those of a pruned detector that could open them.
-    """
-    model = detector(norm)
-    graph = analyze(model, ([torch.rand(3, 64, 64)],))
-    keep = {name: range(0, group.width, 2) for name, group in graph.prunable.items()} if half else None
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    images = list(gate_gradients(model, graph, detector_batches, 0, keep))
-    gates_of = {name: np.stack([image[name] for image in images]) for name in graph.prunable}
-    scores_of = {
-        "taylor": {name: np.abs(gates).mean(0) for name, gates in gates_of.items()},
-        "fisher": {name: (gates**2).mean(0) for name, gates in gates_of.items()},
-    }
-    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    if not half:
-        for criterion, scores in scores_of.items():
-            for name, expected in score(criterion, model, graph, detector_batches).items():
-                np.testing.assert_allclose(scores[name], expected)
-    assert len(graph.prunable) >= 10
-
-    reference = copy.deepcopy(model).train()
-    for module in reference.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.eval()
-    modules = dict(reference.named_modules())
-    gates = {}
-    for name, group in graph.prunable.items():
-        gates[name] = torch.ones(group.width)
-        gates[name][1::2] = 0.0 if half else 1.0
-        gates[name].requires_grad_()
-    for name, group in graph.prunable.items():
-        for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
-            if role == "consumer":
-                assert index.tolist() == list(range(group.width))
-                modules[tensor.rpartition(".")[0]].register_forward_pre_hook(
-                    lambda _, x, gate=gates[name]: (x[0] * gate[:, None, None],)
-                )
-    rows = []
-    for images, targets in detector_batches():
-        for image, target in zip(images, targets, strict=True):
-            loss = sum(reference([image], [target]).values())
-            grads = torch.autograd.grad(loss, list(gates.values()), allow_unused=True)
-            rows.append([torch.zeros(1) if g is None else g for g in grads])
-    for place, name in enumerate(gates):
-        gate = torch.stack([row[place].expand(len(gates[name])) for row in rows]).double().numpy()
-        largest = np.abs(gate).max()
-        np.testing.assert_allclose(
-            scores_of["taylor"][name], np.abs(gate).mean(0), rtol=1e-3, atol=1e-5 * largest
-        )
-        np.testing.assert_allclose(
-            scores_of["fisher"][name], (gate**2).mean(0), rtol=2e-3, atol=1e-5 * largest**2
-        )
 
 
 def test_joint_scores_sum_up_what_channels_are_worth_together() -> None:
@@ -189,4 +132,4 @@ def test_the_batch_size_does_not_matter(detector, detector_batches) -> None:
     ]
     together, apart = (score("fisher", model, graph, b) for b in (detector_batches, lambda: singles))
     for name, scores in together.items():
-        assert scores.tolist() == apart[name].tolist()
+        np.testing.assert_allclose(scores, apart[name], rtol=1e-4, atol=1e-5 * scores.max())

@@ -37,9 +37,9 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
         "distill_head": False,
         "reconstruct_images": 2, "regrow_rounds": 1, "check_proxies": 5, "confirm": 1,
         "latency_runtime": "openvino", "track": ("mlflow",), "empty_blocks": True, "curves": False,
-        "detection_precision": "bfloat16",
+        "detection_precision": "bfloat16", "racing": True,
         "input_sizes": (1.0, 0.5), "weights_key": "ema", "val_fraction": 0.2, "labels": {"a": 1},
-        "evaluator": "pycocotools",
+        "evaluator": "pycocotools", "augment": True,
     }  # fmt: skip
     assert set(others) == set(type(config).model_fields)
     for name, value in others.items():

@@ -74,9 +74,16 @@ def test_the_front_holds_what_no_other_dominates_cheapest_first(points):
         (g, n)
         for n, (m, g) in enumerate(points)
         if not any(x >= m and y <= g and (x, y) != (m, g) for x, y in points)
+        and (m, g) not in points[:n]  # equal ones are one point
     ]
     front = front_of([*records, *others], ("map", "gflops"))
     assert [(r.metrics["gflops"], r.number) for r in front] == sorted(expected)
+
+
+def test_costs_that_differ_by_less_than_a_thousandth_are_one_point():
+    costs = {0: (0.50, 10.0), 1: (0.51, 10.005), 2: (0.53, 10.02), 3: (0.53, 10.021), 4: (0.52, 10.0201)}
+    records = [record(n, rungs=[{"map": m, "gflops": g}]) for n, (m, g) in costs.items()]
+    assert [each.number for each in front_of(records, ("map", "gflops"))] == [1, 2]
 
 
 EXCLUDED = ({"state": "stopped"}, {"state": "failed"}, {"same_as": 1}, {"repeat_of": 1})

@@ -4,7 +4,7 @@ from autoprune.config import make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.space.input_size import INPUT_SIZE
 from autoprune.task import evaluator as evaluator_module
-from autoprune.task.learning_rate import LEAST, MOST, PER_LOSS, recovery_rate
+from autoprune.task.learning_rate import LEAST, MOST, PER_LOSS, PER_RESIZING, recovery_rate
 from autoprune.task.pruning_task import load_task
 
 from .test_evaluator import make_evaluator
@@ -15,6 +15,12 @@ def test_it_is_proportional_to_the_fraction_that_was_lost_between_two_bounds():
     assert recovery_rate(0.03, 0.04) == recovery_rate(0.3, 0.4)  # a hard data set is no other matter
     assert recovery_rate(0.4, 0.4) == recovery_rate(0.5, 0.4) == LEAST
     assert recovery_rate(0.0, 0.4) == recovery_rate(0.0, 0.0) == MOST
+
+
+def test_what_an_input_size_costs_is_added_and_counts_less():
+    assert recovery_rate(0.3, 0.3, 0.4) == pytest.approx(PER_RESIZING / 4, rel=0.05)
+    assert recovery_rate(0.2, 0.3, 0.4) == pytest.approx(PER_LOSS / 3 + PER_RESIZING / 4, rel=0.05)
+    assert recovery_rate(0.3, 0.4, 0.4) == recovery_rate(0.3, 0.4, 0.35) == recovery_rate(0.3, 0.4)
 
 
 @pytest.mark.parametrize("rungs", [(0, 1, 2), (1, 2)])
@@ -43,7 +49,7 @@ def test_each_rung_of_a_trial_is_trained_at_the_rate_of_what_is_lost_before_it(
     assert len(rates) == 2
 
 
-def test_at_a_smaller_input_size_the_dense_detector_is_at_that_size_too(demo_settings, monkeypatch):
+def test_at_a_smaller_input_size_the_dense_detector_counts_at_both_sizes(demo_settings, monkeypatch):
     settings = {**demo_settings, "rungs": (1,), "criterion": "l2", "input_sizes": (1.0, 0.5)}
     task = load_task(make_config(**settings))
     small, rates = task.at(64), []
@@ -59,5 +65,6 @@ def test_at_a_smaller_input_size_the_dense_detector_is_at_that_size_too(demo_set
     work.evaluate({**{name: widths[name] for name in work.space.names}, INPUT_SIZE: 64}, 0, None)
     ((before, rate),) = rates
     dense = evaluate(small.model, small.val, batch_size=2).map
-    assert dense != evaluate(task.model, task.val, batch_size=2).map
-    assert rate == recovery_rate(before, dense)
+    full_size = evaluate(task.model, task.val, batch_size=2).map
+    assert dense != full_size
+    assert rate == recovery_rate(before, dense, full_size)

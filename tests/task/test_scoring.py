@@ -9,7 +9,7 @@ from autoprune.errors import RunError
 from autoprune.importance import load, save, score, score_together
 from autoprune.task import scoring as module
 from autoprune.task.pruning_task import load_task
-from autoprune.task.scoring import SingleImages, copy_scores, score_channels, score_several, scores_beside
+from autoprune.task.scoring import ImageBatches, copy_scores, score_channels, score_several, scores_beside
 
 
 @pytest.fixture(scope="module")
@@ -58,15 +58,18 @@ def test_scores_by_weights_are_those_of_the_weights(task):
     assert scores / scores.sum() == pytest.approx(expected / expected.sum(), rel=1e-5)
 
 
-def test_single_images_are_the_chosen_ones_one_at_a_time(task):
-    images = SingleImages(task, [5, 2])
-    assert len(images) == 2
-    for index, (batch, targets) in zip((5, 2), images, strict=True):
-        (image,), (target,) = task.train.batch([index], task.device)
-        assert len(batch) == len(targets) == 1
-        assert bool((batch[0] == image).all())
-        assert int(targets[0]["image_id"]) == int(target["image_id"])
-    assert len(list(images)) == 2, "a second pass gives them again"
+def test_batches_hold_the_chosen_images_in_order(task):
+    size = task.config.batch_size
+    chosen = [5, 2, *range(6, 6 + size)]
+    batches = ImageBatches(task, chosen)
+    assert batches.images == len(chosen)
+    assert [len(images) for images, _ in batches] == [size, 2]
+    assert len(batches) == 2, "a second pass gives them again"
+    seen = [pair for images, targets in batches for pair in zip(images, targets, strict=True)]
+    for index, (image, target) in zip(chosen, seen, strict=True):
+        (expected,), (of_it,) = task.train.batch([index], task.device)
+        assert bool((image == expected).all())
+        assert int(target["image_id"]) == int(of_it["image_id"])
 
 
 def test_scores_beside_a_space_file_start_a_run_but_do_not_replace_its_own(tmp_path):

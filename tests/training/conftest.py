@@ -60,11 +60,13 @@ class ToyDetector(nn.Module):
 
 
 class ToySplit:
-    """Random images, each with one box; records the calls of `batch`."""
+    """Random images, each with one box; records the calls of `batch`, which training does not use."""
 
     def __init__(self, count: int = 10, size: int = SIZE, seed: int = 0) -> None:
         random = np.random.default_rng(seed)
-        self.images = torch.from_numpy(random.random((count, 3, size, size), dtype=np.float32))
+        self.bytes = torch.from_numpy(random.integers(0, 256, (count, 3, size, size), dtype=np.uint8))
+        self.images = self.bytes / 255
+        self.left = size / 8
         self.calls: list[tuple[list[int], list[bool] | None]] = []
 
     def __len__(self) -> int:
@@ -79,17 +81,22 @@ class ToySplit:
     ) -> tuple[list[Tensor], list[dict[str, Any]]]:
         self.calls.append((list(indices), None if flip is None else list(flip)))
         flips = [False] * len(indices) if flip is None else flip
-        size = self.images.shape[-1]
         images, targets = [], []
         for index, flipped in zip(indices, flips, strict=True):
-            left = size / 8 if not flipped else size * 3 / 8
-            boxes = torch.tensor([[left, 2.0, left + size / 2, size - 2.0]])
-            image = self.images[index].flip(-1) if flipped else self.images[index]
-            images.append(image.to(device))
-            targets.append(
-                {"boxes": boxes.to(device), "labels": torch.tensor([index % 3 + 1], device=device)}
-            )
+            image, target = self.get(index)
+            if flipped:
+                x1, y1, x2, y2 = target["boxes"][0].tolist()
+                size = image.shape[-1]
+                target["boxes"] = torch.tensor([[size - x2, y1, size - x1, y2]])
+                image = image.flip(-1)
+            images.append((image / 255).to(device))
+            targets.append({name: value.to(device) for name, value in target.items()})
         return images, targets
+
+    def get(self, index: int) -> tuple[Tensor, dict[str, Any]]:
+        size = self.images.shape[-1]
+        boxes = torch.tensor([[self.left, 2.0, self.left + size / 2, size - 2.0]])
+        return self.bytes[index], {"boxes": boxes, "labels": torch.tensor([index % 3 + 1])}
 
 
 def make_retinanet(norm: type[nn.Module]) -> nn.Module:

@@ -15,6 +15,7 @@ from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
 from autoprune.modules.tensor_tree import feature_maps
 from autoprune.training import Teacher, TrainSettings, train
+from autoprune.training.batches import draw_batch
 from autoprune.training.capture import Captured
 from autoprune.training.distill import correlation_distance, logit_distance
 
@@ -170,7 +171,7 @@ def test_class_logits_are_taught(image_split: Any) -> None:
         settings = TrainSettings(1, batch_size=2, distill=distill, distill_logits=logits)
         teacher = Teacher(dense, graph, keep, logits=bool(logits))
         (steps[distill, logits],) = train(student, image_split, settings, CPU, teacher).losses
-    indices, flips = image_split.calls[0]
+    indices, flips = draw_batch(len(image_split), 2, 0, 0)
     images, _ = dense.transform(image_split.batch(indices, CPU, flips)[0])
     student.train()  # as in the step: a norm's batch statistics
     ours, theirs = (
@@ -202,7 +203,7 @@ def test_what_the_head_predicts_from_is_taught(image_split: Any) -> None:
         settings = TrainSettings(1, batch_size=2, distill=2.0)
         teacher = Teacher(dense, graph, keep, head=head)
         (steps[head],) = train(student, image_split, settings, CPU, teacher).losses
-    indices, flips = image_split.calls[0]
+    indices, flips = draw_batch(len(image_split), 2, 0, 0)
     images, _ = dense.transform(image_split.batch(indices, CPU, flips)[0])
     student.train()  # as in the step: a norm's batch statistics
     maps = [feature_maps(each.backbone(images.tensors)) for each in (student, dense)]

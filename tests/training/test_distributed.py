@@ -37,9 +37,10 @@ from torchvision.ops import FrozenBatchNorm2d
 from autoprune.training import TrainSettings, distributed, train
 
 class Counted(ToySplit):
-    def batch(self, indices, device, flip=None):
-        assert len(indices) == (2 if distributed.rank() == 0 else 1), indices
-        return super().batch(indices, device, flip)
+    used = 0
+    def get(self, index):
+        self.used += 1
+        return super().get(index)
 
 model = make_retinanet(FrozenBatchNorm2d)
 with distributed.process_group():
@@ -50,6 +51,7 @@ with distributed.process_group():
     file = Path(folder) / "checkpoint.safetensors"
     split = Counted(count=6, size=64)
     result = train(model, split, settings, "cpu", checkpoint=file, checkpoint_interval_s=0)
+    assert split.used == 4 * (2 if distributed.rank() == 0 else 1), split.used
     if distributed.rank() == 0:
         torch.save([dict(result.model.state_dict()), result.losses], Path(folder) / "result.pt")
 
@@ -59,10 +61,12 @@ with distributed.process_group():
     weights[0].grad = torch.full((2, 3), 1.0 + me)
     if me == 1:
         weights[1].grad = torch.arange(6.0).view(3, 2).T
-    assert distributed.sum_gradients(weights, torch.tensor(2.0 + me)) == 5
+    total, uses = distributed.sum_gradients(weights, torch.tensor(2.0 + me))
+    assert total == 5
+    assert uses.tolist() == [2, 1, 0]
     assert torch.equal(weights[0].grad, torch.full((2, 3), 3.0))
     assert torch.equal(weights[1].grad, torch.tensor([[0.0, 2, 4], [1, 3, 5]]))
-    assert weights[2].grad is None
+    assert torch.equal(weights[2].grad, torch.zeros(2, 3))
 """
 
 
@@ -99,7 +103,7 @@ def test_one_process_needs_no_group() -> None:
     loss = torch.tensor(3.0)
     with distributed.process_group():
         assert (distributed.rank(), distributed.world_size()) == (0, 1)
-        assert distributed.sum_gradients([weight], loss) is loss
+        assert distributed.sum_gradients([weight], loss) == (loss, None)
         distributed.barrier()
     model = nn.Linear(1, 1)
     assert distributed.broadcast_model(model, torch.device("cpu")) is model

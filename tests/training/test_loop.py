@@ -1,5 +1,4 @@
 import io
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,20 +29,27 @@ class KilledError(Exception):
 
 
 class DyingSplit:
-    """Hands out batches of another split until it dies."""
+    """Hands out so many batches of another split until it dies; images are taken in one thread, in order."""
 
-    def __init__(self, split: Any, lifetime: int, end: type[BaseException] = KilledError) -> None:
-        self.split, self.remaining, self.end = split, lifetime, end
+    def __init__(
+        self, split: Any, batches: int, batch_size: int, end: type[BaseException] = KilledError
+    ) -> None:
+        self.split, self.remaining, self.end = split, batches * batch_size, end
         self.fingerprint = split.fingerprint
 
     def __len__(self) -> int:
         return len(self.split)
 
-    def batch(self, indices: Sequence[int], device: torch.device, flip: Any = None) -> Any:
+    def get(self, index: int) -> Any:
         if self.remaining == 0:
             raise self.end
         self.remaining -= 1
-        return self.split.batch(indices, device, flip=flip)
+        return self.split.get(index)
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("autoprune.images.prefetch.threads", lambda: 1)
 
 
 def test_training_lowers_the_loss_and_leaves_the_input_alone(toy: nn.Module, split: Any) -> None:
@@ -99,32 +105,32 @@ def test_the_random_state_outside_is_left_alone(toy: nn.Module, split: Any) -> N
 
 @pytest.mark.parametrize("dies_at", [1, 6])
 def test_a_resumed_run_equals_an_uninterrupted_one(
-    toy: nn.Module, split: Any, tmp_path: Path, dies_at: int
+    toy: nn.Module, split: Any, tmp_path: Path, one_thread: None, dies_at: int
 ) -> None:
     settings = TrainSettings(9, batch_size=4, learning_rate=0.01, ema_decay=0.7)
     whole = train(toy, split, settings, CPU)
     file = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
-        train(toy, DyingSplit(split, dies_at), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
-    second = DyingSplit(split, 9 - dies_at)
+        train(toy, DyingSplit(split, dies_at, 4), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
+    second = DyingSplit(split, 9 - dies_at, 4)
     resumed = train(toy, second, settings, CPU, checkpoint=file)
     assert second.remaining == 0
     assert same(state(whole.model), state(resumed.model))
     assert whole.losses == resumed.losses
-    again = train(toy, DyingSplit(split, 0), settings, CPU, checkpoint=file)  # finished: takes no step
+    again = train(toy, DyingSplit(split, 0, 4), settings, CPU, checkpoint=file)  # finished: takes no step
     assert same(state(whole.model), state(again.model))
     assert [path.name for path in tmp_path.iterdir()] == [file.name]
 
 
 def test_a_resumed_retinanet_equals_an_uninterrupted_one(
-    tiny_retinanet: Any, image_split: Any, tmp_path: Path
+    tiny_retinanet: Any, image_split: Any, tmp_path: Path, one_thread: None
 ) -> None:
     model = tiny_retinanet(nn.BatchNorm2d)
     settings = TrainSettings(3, batch_size=2)
     whole = train(model, image_split, settings, CPU)
     file = tmp_path / "checkpoint.safetensors"
     with pytest.raises(KilledError):
-        train(model, DyingSplit(image_split, 2), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
+        train(model, DyingSplit(image_split, 2, 2), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
     resumed = train(model, image_split, settings, CPU, checkpoint=file)
     assert same(state(whole.model), state(resumed.model))
 
@@ -153,10 +159,10 @@ def test_out_of_memory_names_the_setting_to_lower(toy: nn.Module, split: Any, er
     ],
 )
 def test_an_interrupt_says_what_is_kept_and_prints_nothing(
-    toy: nn.Module, split: Any, tmp_path: Path, interval_s: float, said: str
+    toy: nn.Module, split: Any, tmp_path: Path, one_thread: None, interval_s: float, said: str
 ) -> None:
     file, lines = tmp_path / "c.safetensors", io.StringIO()
-    dying, settings = DyingSplit(split, 2, KeyboardInterrupt), TrainSettings(5, batch_size=4)
+    dying, settings = DyingSplit(split, 2, 4, KeyboardInterrupt), TrainSettings(5, batch_size=4)
     with progress.show(Console(file=lines, width=400)), pytest.raises(KeyboardInterrupt) as interrupt:
         train(toy, dying, settings, CPU, checkpoint=file, checkpoint_interval_s=interval_s)
     assert str(interrupt.value) == f"recovery stopped: {said.format(file)}"

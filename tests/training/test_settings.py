@@ -56,7 +56,8 @@ def test_settings_come_from_the_config() -> None:
         distill=0.6,
         distill_logits=0.7,
         seed=8,
+        augment=True,
         precision="bfloat16",
     )
-    expected = TrainSettings(7, 2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 8, True)
+    expected = TrainSettings(7, 2, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 8, True, True)
     assert TrainSettings.from_config(everything) == expected

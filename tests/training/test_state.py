@@ -2,15 +2,23 @@
 
 import copy
 import math
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision.ops import FrozenBatchNorm2d
 
+from autoprune.detectors import detector_inputs
 from autoprune.errors import TrainingError
-from autoprune.training import TrainSettings, train
+from autoprune.graph import analyze
+from autoprune.training import Teacher, TrainSettings, train
+from autoprune.training.batches import draw_batch, loaded_ahead
+from autoprune.training.checkpoint import Checkpoint
+from autoprune.training.state import TrainingState
 
 CPU = torch.device("cpu")
 
@@ -47,7 +55,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(toy: nn.Module, split: Any) -> 
     )
     trained = train(toy, split, settings, CPU).model
     manual = copy.deepcopy(toy).train()
-    indices, flips = split.calls[0]
+    indices, flips = draw_batch(len(split), 4, 0, settings.seed)
     sum(manual(*split.batch(indices, CPU, flips)).values()).backward()
     norm = torch.cat([p.grad.flatten() for p in manual.parameters()]).norm()
     assert norm > 1e-3
@@ -59,7 +67,7 @@ def test_a_step_is_adamw_on_the_clipped_gradient(toy: nn.Module, split: Any) -> 
 
 
 def test_a_loss_that_is_not_finite_names_the_step(toy: nn.Module, split: Any) -> None:
-    split.images[:] = torch.nan
+    split.left = math.nan
     with pytest.raises(TrainingError, match=r"loss is not finite at step 1 of 4 .*box nan.*learning_rate"):
         train(toy, split, TrainSettings(4, batch_size=2), CPU)
 
@@ -103,3 +111,121 @@ def test_bfloat16_is_used_only_where_the_cpu_has_it(
     assert losses[None, True] == losses[True, False] == losses[False, True]
     assert losses[True, True] != losses[None, True]
     assert losses[True, True] == pytest.approx(losses[None, True], rel=0.05)
+
+
+WAITS = {
+    "item",
+    "tolist",
+    "cpu",
+    "numpy",
+    "nonzero",
+    "__bool__",
+    "__float__",
+    "__int__",
+    "__index__",
+    "equal",
+}
+
+
+class Waits(TorchFunctionMode):
+    """Counts the calls by which the host would wait for a device, those within a detector aside."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls: list[str] = []
+        self.inside = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = getattr(func, "__name__", "")
+        if not self.inside and (name in WAITS or (name == "__getitem__" and chooses_by_mask(args[1]))):
+            self.calls.append(name)
+        return func(*args, **(kwargs or {}))
+
+    def ignore_in(self, model: nn.Module) -> None:
+        model.register_forward_pre_hook(lambda *_: setattr(self, "inside", self.inside + 1))
+        model.register_forward_hook(lambda *_: setattr(self, "inside", self.inside - 1))
+
+
+class Reads(TorchDispatchMode):
+    """Counts the ops that read a value or that have a shape which only the device knows."""
+
+    def __init__(self, waits: Waits) -> None:
+        super().__init__()
+        self.waits, self.ops = waits, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        masked = func is torch.ops.aten.index.Tensor and chooses_by_mask(args[1])
+        if not self.waits.inside and (masked or func in READING):
+            self.ops += 1
+        return func(*args, **(kwargs or {}))
+
+
+READING = {
+    torch.ops.aten._local_scalar_dense.default,
+    torch.ops.aten.nonzero.default,
+    torch.ops.aten.masked_select.default,
+}
+
+
+def chooses_by_mask(index: Any) -> bool:
+    indices = index if isinstance(index, list | tuple) else [index]
+    return any(isinstance(each, Tensor) and each.dtype in (torch.bool, torch.uint8) for each in indices)
+
+
+@pytest.mark.parametrize("augment", [False, True])
+def test_a_step_waits_for_the_device_once(tiny_retinanet: Any, image_split: Any, augment: bool) -> None:
+    """With a teacher and all that is distilled; torchvision's detector waits within its own code."""
+    model = tiny_retinanet(nn.BatchNorm2d)
+    graph = analyze(model, detector_inputs((64, 64)))
+    teacher = Teacher(model, graph, {}, logits=True, head=True)
+    settings = TrainSettings(4, batch_size=2, distill_logits=1.0, augment=augment)
+    waits = Waits()
+    reads = Reads(waits)
+    waits.ignore_in(model)  # a deep copy keeps the hooks
+    state = TrainingState(model, settings, CPU, teacher)
+    with state.tap, loaded_ahead(image_split, settings, CPU, 0) as batches:
+        for step in range(4):
+            with waits, reads:
+                state.advance(*next(batches))
+            assert waits.calls == ["tolist"] * (step + 1)
+            assert reads.ops == 0
+
+
+def test_the_count_of_waits_sees_each_kind_of_them() -> None:
+    """So that the test above can fail: what earlier steps did is counted."""
+    waits = Waits()
+    reads = Reads(waits)
+    loss, mask = torch.tensor(2.0), torch.tensor([True, False])
+    with waits, reads:
+        assert math.isfinite(loss.item())
+        assert float(loss) == 2
+        bool(loss > 1)
+        torch.arange(2)[mask]
+        mask.nonzero()
+    assert waits.calls == ["item", "__float__", "__bool__", "__getitem__", "nonzero"]
+    assert reads.ops == 5
+
+
+def test_no_bad_step_reaches_the_weights_their_average_or_a_checkpoint(
+    toy: nn.Module, split: Any, tmp_path: Path
+) -> None:
+    """A gradient that overflows at the third step leaves all as it was after the second."""
+    settings = TrainSettings(6, batch_size=2, learning_rate=0.01)
+    file = tmp_path / "c.safetensors"
+    seen: list[dict[str, Tensor]] = []
+
+    def overflow(module: nn.Module, *_: Any) -> Any:
+        return (torch.full((2, 6), torch.inf),) if len(seen) == 2 else None
+
+    def remember(state: TrainingState) -> None:
+        seen.append({name: value.clone() for name, value in state.checkpoint({}).tensors.items()})
+
+    toy.head.register_full_backward_hook(overflow)
+    with pytest.raises(TrainingError, match=r"gradient is not finite at step 3 of 6 .*loss \d"):
+        train(toy, split, settings, CPU, checkpoint=file, after_step=remember, checkpoint_interval_s=0)
+    identity = TrainingState(toy, settings, CPU, None).identity(toy, split)
+    saved = Checkpoint.load(file, identity)
+    assert saved is not None
+    assert (saved.step, len(saved.losses)) == (2, 2)
+    assert all(torch.equal(value, saved.tensors[name]) for name, value in seen[1].items())
+    assert all(value.isfinite().all() for value in saved.tensors.values())
