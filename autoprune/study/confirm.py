@@ -3,14 +3,14 @@
 The best of many measurements is partly the luckiest (the winner's curse): in three searches of twelve trials,
 the winner's mAP fell by up to 1.3 points when it was recovered with another seed. So a trial leads on the
 mean of two evaluations or not at all. As in racing (Maron and Moore, "Hoeffding Races", NIPS 1993), only
-those that could still be the best are re-evaluated: a leader that is clearly ahead of all others of its
-budget, by the paired error of the images and the seed variance of both, leads as it is; of several that can't
-be told apart, all are re-evaluated. Where no errors were kept, each leader is.
+those that could still be the best are re-evaluated: each leader, and the trials of its budget that can't be
+told from it, by the paired error of the images and the seed variance of both. Where no errors were kept, that
+is each leader.
 """
 
 from collections.abc import Sequence
 
-from autoprune.study.compare import is_worse, paired
+from autoprune.study.compare import is_worse
 from autoprune.study.pareto import front
 from autoprune.study.records import Record, directions, objective_values
 
@@ -40,9 +40,6 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
 
 
 def _could_lead(leader: Record, complete: Sequence[Record]) -> list[Record]:
-    """A leader and the trials of its budget that could be as good; none where it is clearly ahead of all."""
+    """A leader, and the trials of its budget that could be as good where the errors were kept."""
     others = [each for each in complete if each.budget == leader.budget and each is not leader]
-    if any(paired(each, leader) is None for each in others) or leader.budget is None:
-        return [leader]
-    close = [each for each in others if not is_worse(each, leader, SEED_ERROR)]
-    return [leader, *close] if close or not others else []
+    return [leader, *(each for each in others if not is_worse(each, leader, SEED_ERROR))]

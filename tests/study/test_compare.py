@@ -40,15 +40,20 @@ def test_what_can_not_be_told_from_the_best_of_its_budget():
     assert not is_worse(records[2], records[0], more=0.01)
 
 
+def repeat_of(number, value):
+    return dataclasses.replace(record(10 + number, value), repeat_of=number)
+
+
 def test_as_many_are_re_evaluated_as_can_not_be_told_apart():
     objectives = ("map", "gflops")
     clear = [record(1, 0.6), record(2, 0.5), record(3, 0.4)]
-    assert next_to_confirm(clear, objectives, most=4) is None
+    assert next_to_confirm(clear, objectives, most=4).number == 1
+    assert next_to_confirm([*clear, repeat_of(1, 0.6)], objectives, most=4) is None
     close = [record(1, 0.5), record(2, 0.499), record(3, 0.4)]
     order = []
     while (chosen := next_to_confirm(close, objectives, most=4)) is not None:
         order.append(chosen.number)
-        close.append(dataclasses.replace(record(10 + chosen.number, 0.5), repeat_of=chosen.number))
+        close.append(repeat_of(chosen.number, 0.5))
     assert order == [1, 2]
     assert next_to_confirm([record(1, 0.5), record(2, 0.499)], objectives, most=0) is None
     unknown = [dataclasses.replace(each, prefix_maps=(None,)) for each in clear]
