@@ -146,7 +146,7 @@ def time_trials(
             pruned, prune_s = timed(device, prune, task.model, task.graph, keep)
             start, start_s = timed(device, reinitialize, task, pruned, keep, seed, reconstructor)
             seconds = {"reconstruction": prune_s + start_s}
-            _, whole_s = timed(device, evaluate, start, *on_images, amp=task.amp)
+            _, whole_s = timed(device, evaluate, start, *on_images, amp=task.amp, error=True)
             seconds["image"] = whole_s / images
             if config.rungs[-1]:
                 seconds["training"], seconds["step"] = _time_training(task, start, keep, evaluator.importance)

@@ -96,10 +96,10 @@ class SensitivityProbe:
             images = task.config.reconstruct_images
             self._reconstructor = make_reconstructor(task, self.seed) if images else None
 
-    def __call__(self, name: str, ratios: tuple[float, ...] = RATIOS) -> Curve:
-        """The curve of a prunable group, at the widths of some pruning ratios."""
+    def __call__(self, name: str, ratios: tuple[float, ...] | None = None) -> Curve:
+        """The curve of a prunable group, at the widths of some pruning ratios; by default `RATIOS`."""
         task, group = self._task, self._task.graph.groups[name]
-        widths = ratios_to_widths(group, ratios)
+        widths = ratios_to_widths(group, RATIOS if ratios is None else ratios)
         rises = []
         for width in widths:
             keep = {name: most_important(self._order[name], group, width)}
