@@ -72,7 +72,8 @@ def time_importance(
         return task.train.batch(indices, *args, **kwargs)
 
     vars(split)["batch"] = batch
-    config = task.config.model_copy(update={"importance_images": few})
+    batch_size = max(1, few // 3)  # several batches, between which the time is taken
+    config = task.config.model_copy(update={"importance_images": few, "batch_size": batch_size})
     scores, seconds = timed(
         task.device,
         score_several,

@@ -89,10 +89,10 @@ def by_weights(model: nn.Module, graph: ChannelGraph, image, target) -> dict[str
     return gates
 
 
-def assert_same(found: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(gates: Mapping[str, np.ndarray], expected: Mapping[str, np.ndarray]) -> None:
+    assert gates.keys() == expected.keys()
     for name, values in expected.items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).max() + 1e-12)
+        np.testing.assert_allclose(gates[name], values, rtol=1e-4, atol=1e-5 * np.abs(values).max() + 1e-12)
 
 
 def count_calls(model: nn.Module) -> list[int]:
