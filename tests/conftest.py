@@ -147,6 +147,7 @@ def ledger_settings(**changes):
         "seed": 0,
         "confirm": 0,
         "parallel": False,
+        "racing": False,
     }
     return LedgerSettings(**{**settings, **changes})
 

@@ -73,7 +73,7 @@ class LedgerSettings:
     seed: int
     confirm: int
     parallel: bool
-    racing: bool = False
+    racing: bool
 
     @classmethod
     def from_config(cls, config: Config, workers: int = 1) -> "LedgerSettings":

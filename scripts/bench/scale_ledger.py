@@ -109,6 +109,7 @@ def _open(journal: Path, plan: SpacePlan, trials: int, sampler: str) -> Ledger:
         seed=0,
         confirm=0,
         parallel=True,
+        racing=False,
     )
     return Ledger(journal, "s", plan, settings)
 

@@ -177,6 +177,7 @@ def _ledger(folder: Path, trials: int, rungs: int = RUNGS, rung_keep: float = 0.
         seed=0,
         confirm=0,
         parallel=True,
+        racing=False,
     )
     return Ledger(folder / "study.journal", "s", Plan(), settings)
 

@@ -89,11 +89,11 @@ class Images:
     def batch(
         self, indices: Any, device: Any, flip: Any = None
     ) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-        images = [
-            torch.rand((3, 64, 64 - 8 * (index % 2)), generator=torch.Generator().manual_seed(index))
-            for index in indices
-        ]
-        return images, targets(len(images))
+        return [self.get(index)[0].float() / 255 for index in indices], targets(len(indices))
+
+    def get(self, index: int) -> tuple[Tensor, dict[str, Tensor]]:
+        size, generator = (3, 64, 64 - 8 * (index % 2)), torch.Generator().manual_seed(index)
+        return torch.randint(256, size, generator=generator, dtype=torch.uint8), targets(1)[0]
 
     def fingerprint(self) -> dict[str, Any]:
         return {}

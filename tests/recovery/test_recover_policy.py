@@ -167,11 +167,11 @@ DRIVER = """
 
     train, advance = recover_policy.train, TrainingState.advance
 
-    def waiting(self, split):
+    def waiting(self, *batch):
         if self.step == 2:
             print("waiting", flush=True)
             sys.stdin.read()
-        return advance(self, split)
+        return advance(self, *batch)
 
     TrainingState.advance = waiting
     recover_policy.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)

@@ -37,9 +37,9 @@ DRIVER = """
 
     evaluate, rungs = PolicyEvaluator.evaluate, int(sys.argv[2])
 
-    def counted(self, widths, rung, state, repeat=0):
+    def counted(self, *arguments, **options):
         global rungs
-        result = evaluate(self, widths, rung, state, repeat)
+        result = evaluate(self, *arguments, **options)
         rungs -= 1
         if rungs == 0:
             print("waiting", flush=True)

@@ -14,11 +14,11 @@ def test_what_a_user_can_set_has_its_default_in_the_settings_alone():
 def test_the_settings_of_a_run_are_its_configs():
     defaults = LedgerSettings.from_config(make_config())
     assert defaults.rungs == len(Config.model_fields["rungs"].default)
-    for name in ("trials", "objectives", "rung_keep", "sampler", "seed", "confirm"):
+    for name in ("trials", "objectives", "rung_keep", "sampler", "seed", "confirm", "racing"):
         assert getattr(defaults, name) == Config.model_fields[name].default
     changed = {
         "trials": 7, "objectives": ("map", "latency_ms"), "rung_keep": 0.25, "sampler": "gp", "seed": 3,
-        "confirm": 1,
+        "confirm": 1, "racing": True,
     }  # fmt: skip
     settings = LedgerSettings.from_config(make_config(**changed, rungs=(0, 10, 20)))
     assert settings == LedgerSettings(**changed, rungs=3, parallel=False)
