@@ -18,7 +18,7 @@ REASONS_SHOWN = 3
 RACED_SHOWN = 6
 ENDS = {
     "complete": "complete",
-    "stopped": "stopped at a lower rung",
+    "stopped": "stopped early",
     "failed": "failed",
     "running": "in flight",
 }
@@ -105,12 +105,9 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
     states = {state: [record for record in counted if record.state == state] for state in ENDS}
     lines = [_count_line({state: len(records) for state, records in states.items()})]
     if raced := [record for record in states["stopped"] if record.raced is not None]:
-        worse = "it was known to be worse" if len(raced) == 1 else "they were known to be worse"
         seen = ", ".join(f"trial {record.number} ({record.raced})" for record in raced[:RACED_SHOWN])
         more = f" and {len(raced) - RACED_SHOWN} more" if len(raced) > RACED_SHOWN else ""
-        lines.append(
-            f"  {len(raced)} of the stopped by racing, once {worse}, after so many images: {seen}{more}"
-        )
+        lines.append(f"  {len(raced)} by racing, known to be worse after so many images: {seen}{more}")
     lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
     if len(result.failed) > REASONS_SHOWN:
         lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
@@ -118,7 +115,8 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
     if close := sorted(like_the_best(result.records)):
-        lines.append(f"≈ not to be told from the best of its budget on these images: {to_ranges(close)}")
+        trials = "trial" if len(close) == 1 else "trials"
+        lines.append(f"≈ within two errors of the best of the budget: {trials} {to_ranges(close)}")
     lines += _gain_lines(states["complete"])
     lines += _set_aside_lines(result)
     return lines if (warning := indistinct(result)) is None else [*lines, warning]

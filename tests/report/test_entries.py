@@ -70,7 +70,7 @@ def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, m
         *(make_record(number, state="failed", reason=f"reason {number}") for number in range(6, 10)),
     ]
     lines = outcome_lines(make_summary(records).result, "see the table")
-    assert lines[0] == "10 trials: 5 complete, 1 stopped at a lower rung, 4 failed"
+    assert lines[0] == "10 trials: 5 complete, 1 stopped early, 4 failed"
     assert lines[1:5] == [
         *(f"  trial {n} failed: reason {n}" for n in (6, 7, 8)),
         "  and 1 more (see the table)",
@@ -84,7 +84,7 @@ def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, m
 def test_trials_that_a_killed_search_left_are_counted(make_summary, make_record):
     records = [make_record(0, state="running")]
     (line,) = outcome_lines(make_summary(records).result)
-    assert line == "1 trial: 0 complete, 0 stopped at a lower rung, 0 failed, 1 in flight"
+    assert line == "1 trial: 0 complete, 0 stopped early, 0 failed, 1 in flight"
 
 
 def test_a_trial_that_was_re_evaluated_shows_both_figures(make_summary, make_record):
@@ -119,7 +119,7 @@ def test_trials_on_other_data_are_counted_by_change_and_compared_with_none(make_
     ]
     result = replace(make_summary(records).result, notes={"earlier_data": changes})
     lines = outcome_lines(result)
-    assert lines[0] == "2 trials: 2 complete, 0 stopped at a lower rung, 0 failed"
+    assert lines[0] == "2 trials: 2 complete, 0 stopped early, 0 failed"
     assert "(+5.0 on uniform)" in lines[1]
     assert [line.partition(";")[0] for line in lines[-2:]] == [
         "set aside, neither counted nor ranked: 2 trials (0-1) measured on other data (8 images, 30 boxes), "
