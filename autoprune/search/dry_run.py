@@ -221,11 +221,14 @@ def rehearse(
 def _policies(
     records: Sequence[Record], evaluator: PolicyEvaluator
 ) -> list[tuple[float, dict[str, tuple[int, ...]]]]:
-    """The cheapest and the dearest policy at the detector's own input size; any where no trial has it."""
+    """The cheapest, the median and the dearest policy at the detector's own input size, else at any.
+
+    What a reconstruction takes depends on the widths, which differ at the same GFLOPs.
+    """
     own = [record for record in records if record.pixels in (None, evaluator.task.pixels)] or records
     ordered = sorted(own, key=lambda record: record.metrics["gflops"])
-    ends = {record.number: record for record in (ordered[0], ordered[-1])}
-    keeps = [evaluator.keep(record.widths) for record in ends.values()]
+    chosen = {each.number: each for each in (ordered[0], ordered[len(ordered) // 2], ordered[-1])}
+    keeps = [evaluator.keep(record.widths) for record in chosen.values()]
     return [(evaluator.task.graph.gflops({n: len(k) for n, k in keep.items()}), keep) for keep in keeps]
 
 

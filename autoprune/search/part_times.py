@@ -29,7 +29,7 @@ from autoprune.training.state import TrainingState
 T = TypeVar("T")
 P = ParamSpec("P")
 
-FEW = 6  # images that importance is timed on
+FEW = 8  # images that importance is timed on
 DECODED = 4  # images that are decoded to time it
 BATCHES = 4  # of validation images that a detector is timed on
 STEPS = 3  # of training, the first of which warms up
@@ -72,7 +72,7 @@ def time_importance(
         return task.train.batch(indices, *args, **kwargs)
 
     vars(split)["batch"] = batch
-    batch_size = max(1, few // 3)  # several batches, between which the time is taken
+    batch_size = max(1, few // 4)  # several batches, between which the time is taken
     config = task.config.model_copy(update={"importance_images": few, "batch_size": batch_size})
     scores, seconds = timed(
         task.device,
@@ -87,6 +87,8 @@ def time_importance(
 def per_image(calls: Sequence[tuple[float, Sequence[int]]]) -> float:
     """Seconds of one more image, summed over passes, by when the images of each batch were taken.
 
+    The first batch of a pass warms up, and chooses how to compute; it counts where there is no other.
+
     Args:
         calls: time and indices of each batch; each pass begins with the same image.
     """
@@ -94,6 +96,7 @@ def per_image(calls: Sequence[tuple[float, Sequence[int]]]) -> float:
     total = 0.0
     for start, end in zip(starts, [*starts[1:], len(calls)], strict=True):
         inside = calls[start:end]
+        inside = inside[1:] if len(inside) > 2 else inside
         images = sum(len(indices) for _, indices in inside[:-1])
         total += (inside[-1][0] - inside[0][0]) / images if images else 0.0
     return total

@@ -79,7 +79,8 @@ def test_policies_are_timed_at_the_costs_of_the_budgets(demo_settings, known_tim
     dry_run({**demo_settings, "budget_gflops": "70%,40%", "trials": 6, "rungs": (0,), "out": tmp_path / "r"})
     dense = 0.592  # GFLOPs of the demo's detector, as README shows it
     costs = sorted(gflops / dense for gflops, _ in known_times)
-    assert costs == [pytest.approx(0.4, abs=0.02), pytest.approx(0.7, abs=0.02)]
+    assert len(costs) == 3
+    assert (costs[0], costs[-1]) == (pytest.approx(0.4, abs=0.02), pytest.approx(0.7, abs=0.02))
 
 
 def test_repeats_are_apart_and_the_check_of_proxies_is_counted(demo_settings, known_times, tmp_path):
