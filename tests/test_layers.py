@@ -68,7 +68,7 @@ FENCES = {
         "vendors.transformers_families",
         "vendors.transformers_transform",
     },
-    "libreyolo": {"vendors.libreyolo", "vendors.libreyolo_detector"},
+    "libreyolo": {"vendors.libreyolo_files", "vendors.libreyolo_detector"},
     "timm": {"vendors.timm"},
 }
 

@@ -1,7 +1,8 @@
 """`autoprune apply`: prunes the dense weights by a policy, without recovery."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,9 @@ from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
 from autoprune.errors import ConfigError
 from autoprune.progress import command_line
+
+if TYPE_CHECKING:
+    from autoprune.policy import Policy
 
 
 @with_config("weights", "weights_key")
@@ -26,6 +30,7 @@ def apply(
     """
     from dataclasses import replace
 
+    from autoprune.data.labels import describe
     from autoprune.detectors import detector_inputs
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.files import new_folder
@@ -47,10 +52,27 @@ def apply(
     applied = hash_weights(dense.state_dict())
     # the policy's mAP was measured after a recovery, which these weights have not had
     costs = {name: value for name, value in checked.metrics.items() if name in ("gflops", "mparams")}
+    made = replace(checked, weights_sha256=applied, metrics=costs)
+    if applied != checked.weights_sha256:  # other weights may have the same classes in another order
+        made = replace(made, labels=_labels(made, config.weights))
     with new_folder(to) as folder:
-        save_detector(folder, pruned, replace(checked, weights_sha256=applied, metrics=costs))
+        save_detector(folder, pruned, made)
         difference = largest_difference(pruned, load(folder), detector.policy.input_size)
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")
+    if checked.labels and made.labels != checked.labels:
+        own, other = describe(made.labels), describe(checked.labels)
+        tell(console, f"labels: {own}, as {config.weights} names them; the policy is of {other}")
     tell(console, f"read back: outputs differ by {difference:.3g}")
     tell(console, f"next: {command_line('eval', to)}")
+
+
+def _labels(policy: "Policy", weights: str) -> Mapping[int, str]:
+    """The name of each label: those in the weights where the policy has others for the same labels."""
+    from autoprune.detectors.class_names import names_in
+
+    carried, stored = names_in(weights, policy.model.name, policy.model.num_classes), policy.labels
+    same = all(
+        carried.get(label, name).strip().lower() == name.strip().lower() for label, name in stored.items()
+    )
+    return carried if carried and not (same and stored) else stored

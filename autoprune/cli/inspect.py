@@ -76,6 +76,7 @@ def _report(
 ) -> dict[str, Any]:
     """The report, as plain values."""
     from autoprune.detectors import detector_inputs
+    from autoprune.detectors.inputs import network_size
     from autoprune.graph import analyze
     from autoprune.policy import Policy
 
@@ -104,6 +105,7 @@ def _report(
     return {
         "model": spec.model_dump(),
         "input_size": list(size),
+        "network_size": list(network_size(model.eval(), size)),
         "gflops": graph.gflops(),
         "mparams": graph.mparams(),
         "pruned": None
@@ -174,9 +176,12 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
 def _show(console: "Console", report: dict[str, Any]) -> None:
     spec, pruned = report["model"], report["pruned"]
     height, width = report["input_size"]
+    seen = ""
+    if report["network_size"] != report["input_size"]:
+        seen = ", which the detector itself makes {}x{} for its network".format(*report["network_size"])
     console.print(
         f"{spec['name']}, {spec['num_classes']} classes with the background, {spec['norm']} norms, "
-        f"counted at {height}x{width}"
+        f"counted at {height}x{width}{seen}"
     )
     after = {name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})" for name in pruned or ()}
     console.print(

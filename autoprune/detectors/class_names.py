@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from os.path import isfile  # which takes a name that is too long for one of no file
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ from autoprune.checkpoints.read import read_checkpoint
 from autoprune.detectors.weights import published_weights
 from autoprune.errors import ModelError
 from autoprune.fields import is_vendor
-from autoprune.vendors import vendor_of
+from autoprune.vendors import described
 
 LABELS = "labels"
 """Key of the header of a safetensors file: a JSON mapping of label to name."""
@@ -28,32 +29,49 @@ def class_names(
     """The name of each label; empty where the weights carry none that fit the number of classes.
 
     Args:
-        weights: a .safetensors or .pt file, or a torchvision weight name.
-        model_name: the detector that they are for.
+        weights: a .safetensors or .pt file, a vendor's file or folder, or a torchvision weight name.
+        model_name: the detector that they are for; a vendor's names count where the weights have none.
         num_classes: of its head, background included.
         arguments: of its builder.
     """
+    carried = {} if weights is None else names_in(weights, model_name, num_classes)
+    if carried or not is_vendor(model_name):
+        return carried
+    return _by_label(described(model_name, arguments or {})[1].names, num_classes)
+
+
+def names_in(weights: str, model_name: str, num_classes: int) -> dict[int, str]:
+    """As `class_names`, from the weights alone, whatever a vendor says of the detector."""
     if is_vendor(model_name):
-        vendor, source = vendor_of(model_name)
-        return _by_label(vendor.describe(source, arguments or {}).names, num_classes)
-    if weights is None:
-        return {}
+        return _of_vendor(weights, model_name, num_classes)
     if not isfile(weights):
         try:
             return _by_label(published_weights(weights, model_name).meta.get("categories"), num_classes)
         except ModelError:  # whoever loads them says what is wrong
             return {}
-    if weights.endswith(".safetensors"):
-        return _header(Path(weights), num_classes)
-    for names in _candidates(_checkpoint(Path(weights))):
-        if by_label := _by_label(names, num_classes):
-            return by_label
-    return {}
+    return _of_file(Path(weights), num_classes)
 
 
 def header_of(names: Mapping[int, str]) -> dict[str, str] | None:
     """The header of a safetensors file that carries these names."""
     return {LABELS: json.dumps({str(label): name for label, name in names.items()})} if names else None
+
+
+def _of_vendor(weights: str, model_name: str, num_classes: int) -> dict[int, str]:
+    """The names in a vendor's own file or folder, which only the vendor can read, or in any other file."""
+    if not weights.endswith(".safetensors"):
+        with suppress(ModelError):  # a file without its architecture
+            library = model_name.partition(":")[0]
+            if names := _by_label(described(f"{library}:{weights}", {})[1].names, num_classes):
+                return names
+    return _of_file(Path(weights), num_classes) if isfile(weights) else {}
+
+
+def _of_file(file: Path, num_classes: int) -> dict[int, str]:
+    if file.suffix == ".safetensors":
+        return _header(file, num_classes)
+    named = (_by_label(names, num_classes) for names in _candidates(_checkpoint(file)))
+    return next((names for names in named if names), {})
 
 
 def _header(file: Path, num_classes: int) -> dict[int, str]:

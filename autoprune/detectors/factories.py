@@ -27,7 +27,7 @@ from autoprune.progress import say
 from autoprune.seeding import scoped
 from autoprune.trust import is_factory, require_consent
 from autoprune.validation import check_kind
-from autoprune.vendors import VendorDetector, vendor_of
+from autoprune.vendors import VendorDetector, described
 
 RESERVED = ("num_classes", "norm", "weights", "weights_backbone")
 """Arguments of builders that are settings of their own."""
@@ -123,8 +123,7 @@ def with_norm(model: nn.Module, norm: str) -> nn.Module:
 def _factory(spec: ModelSpec, arguments: dict[str, Any]) -> Callable[..., Any]:
     """Finds the builder, and adds to ``arguments`` those that every detector of its kind gets."""
     if is_vendor(spec.name):
-        vendor, source = vendor_of(spec.name)
-        description = vendor.describe(source, spec.arguments)
+        vendor, description = described(spec.name, spec.arguments)
         arguments.clear()
         return partial(vendor.build, description.arguments, spec.num_classes)
     if ":" in spec.name:

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.transform import GeneralizedRCNNTransform
 
 from autoprune.errors import ConfigError, out_of_memory
+from autoprune.vendors import DetectorTransform
 
 
 def detector_inputs(input_size: tuple[int, int], device: torch.device | str = "cpu") -> tuple[list[Tensor]]:
@@ -37,6 +39,21 @@ def prepared(
     """
     transform = getattr(model, "transform", None)
     return transform(images, targets) if isinstance(transform, nn.Module) else None
+
+
+def network_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
+    """Height and width of what the network sees of an image: resized and padded, if its transform says so.
+
+    Args:
+        model: the detector.
+        size: height and width of the image.
+    """
+    if not isinstance(getattr(model, "transform", None), GeneralizedRCNNTransform | DetectorTransform):
+        return size
+    batch = prepared(model, list(detector_inputs(size)[0]))
+    assert batch is not None
+    height, width = batch[0].tensors.shape[-2:]
+    return int(height), int(width)
 
 
 def image_corner(model: nn.Module, size: tuple[int, int], batch: tuple[int, int]) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from autoprune.fields import NormKind, is_vendor
 from autoprune.files import replacing
 from autoprune.progress import say, show
 from autoprune.validation import as_path, check_kind, first_problem
-from autoprune.vendors import PREFIX, VendorDetector, vendor_of
+from autoprune.vendors import PREFIX, VendorDetector, described, vendor_of
 
 DEFAULT_CLASSES = 91
 """Classes of torchvision's weights: COCO's labels, background included."""
@@ -76,9 +76,9 @@ def load_dense(
     check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
     given_classes = num_classes
     if isinstance(name, str) and is_vendor(name):
-        vendor, source = vendor_of(name)
-        description = vendor.describe(source, arguments)
-        name, arguments = f"{name.partition(':')[0]}:{Path(source).name}", description.arguments
+        _, description = described(name, arguments)
+        library, _, source = name.partition(":")
+        name, arguments = f"{library}:{Path(source).name}", description.arguments
         num_classes = description.num_classes if num_classes is None else num_classes
     try:
         spec = ModelSpec(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from autoprune.fields import is_vendor
 from autoprune.runtimes.sessions import find_runtime
 
 CPUINFO = Path("/proc/cpuinfo")
@@ -57,8 +58,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions() -> str:
-    """Versions of what a detector is made with: ``autoprune 0.1.0, torch 2.8.0, torchvision 0.23.0``."""
+def versions(model: str = "") -> str:
+    """Versions of what a detector is made with: ``autoprune 0.1.0, torch 2.8.0, torchvision 0.23.0``.
+
+    Args:
+        model: name of the detector; that of a vendor adds the vendor's library.
+    """
     from autoprune import __version__
 
-    return f"autoprune {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}"
+    shown = f"autoprune {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}"
+    if not is_vendor(model):
+        return shown
+    library = model.partition(":")[0]
+    return f"{shown}, {library} {version(library)}"

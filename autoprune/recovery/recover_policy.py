@@ -150,7 +150,7 @@ def recover_policy(
         metrics = {
             **(notes or {}),
             "data": _data_name(task),
-            "versions": versions(),
+            "versions": versions(task.spec.name),
             "input_size": list(task.input_size),
             **better.scores.to_dict(),
             **costs,

@@ -9,7 +9,7 @@ from typing import Any
 
 from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
-from autoprune.fields import source_of_vendor
+from autoprune.fields import is_vendor, source_of_vendor
 from autoprune.files import naming_paths, write_text, write_yaml
 from autoprune.passwords import place_of
 from autoprune.policy import Policy
@@ -83,7 +83,7 @@ class RunDirectory:
         """Refuses to resume with settings of another search.
 
         Raises:
-            RunError: names the fields that differ.
+            RunError: names the fields that differ, or the file of the detector, which is not there.
         """
         self._check_kinds()
         if not self.config_file.is_file():
@@ -92,6 +92,7 @@ class RunDirectory:
             refuse_other_folder(self.path)
             return
         old, new = comparable(self.config()), comparable(config)
+        _refuse_missing_source(self.path, old["model"], config.model)
         if differing := [name for name in old if old[name] != new[name]]:
             was, now = (absolute(each).model_dump(mode="json") for each in (self.config(), config))
             shown = ", ".join(f"{name} was {was[name]!r}, now {now[name]!r}" for name in differing)
@@ -195,6 +196,25 @@ class RunDirectory:
         for path in self.policies.glob("trial-*.yaml"):
             if path not in current:
                 path.unlink()
+
+
+def _refuse_missing_source(run: Path, began: str, now: str) -> None:
+    """Refuses a detector's file that is not there, where the run began with a file of that name.
+
+    Args:
+        run: the run directory.
+        began: the name of the detector, ``LIBRARY:FILE``, that the run began with.
+        now: the one that is given now.
+
+    Raises:
+        RunError: says where the file was.
+    """
+    (library, _, before), (other, _, given) = began.partition(":"), now.partition(":")
+    same = is_vendor(now) and library == other and Path(before).name == Path(given).name
+    if not same or before == given or source_of_vendor(now) is not None:
+        return
+    where = "which is not there any more; restore it" if source_of_vendor(began) is None else "give that path"
+    raise RunError(f"there is no file {given} from here, and {run} was made with {before}, {where}")
 
 
 def refuse_other_folder(folder: Path, own: Sequence[str] = ()) -> None:

@@ -36,7 +36,12 @@ def search_settings(config: Config, run: RunDirectory, given: Collection[str] | 
     """
     if not run.config_file.is_file():
         return config
-    return _with_own(config, run.config(), DECIDING, config.model_fields_set if given is None else given)
+    own = run.config()
+    settings = _with_own(config, own, DECIDING, config.model_fields_set if given is None else given)
+    # a name of a file stands for the weights in it, whoever gave it
+    if settings.weights is None and own.weights is not None and own.model.partition(":")[2] == own.weights:
+        settings = settings.model_copy(update={"weights": own.weights})
+    return settings
 
 
 @naming_paths()

@@ -11,6 +11,7 @@ from autoprune.config import Config
 from autoprune.data.coco import absent_classes
 from autoprune.engines.table import ENGINES
 from autoprune.errors import InputError, RunError
+from autoprune.fields import is_vendor
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
@@ -210,7 +211,9 @@ def _say_absent_classes(task: PruningTask) -> None:
 
 def _versions(task: PruningTask) -> dict[str, Any]:
     """Versions and hashes for the head of `config.yaml`."""
-    versions = {name: metadata.version(name) for name in VERSIONED if _is_installed(name)}
+    library = task.spec.name.partition(":")[0]
+    listed = (*VERSIONED, library) if is_vendor(task.spec.name) else VERSIONED
+    versions = {name: metadata.version(name) for name in listed if _is_installed(name)}
     height, width = task.input_size
     return {
         "autoprune": metadata.version("autoprune") if _is_installed("autoprune") else "source",

@@ -6,7 +6,7 @@ or a name that the library knows.
 
 from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import PREFIX, VendorDetector
-from autoprune.vendors.table import Description, Library, Vendor, libraries, vendor_of
+from autoprune.vendors.table import Description, Library, Vendor, described, libraries, vendor_of
 from autoprune.vendors.transform import DetectorTransform
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "Library",
     "Vendor",
     "VendorDetector",
+    "described",
     "libraries",
     "vendor_of",
 ]

@@ -2,37 +2,23 @@
 
 import difflib
 import importlib
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from libreyolo import LibreDEIM, LibreDFINE, LibreRTDETR, LibreRTMDet, LibreYOLO9, LibreYOLOX
-from torch import Tensor, nn
+from torch import nn
 
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
 from autoprune.vendors.libreyolo_detector import STRIDE, Letterbox, LibreDetector
+from autoprune.vendors.libreyolo_files import FAMILIES, TOWERS, converted, described_in, listed, whole
 from autoprune.vendors.table import Description
 from autoprune.vendors.transform import DetectorTransform
 
-FAMILIES: dict[str, Any] = {
-    "yolox": LibreYOLOX,
-    "yolo9": LibreYOLO9,
-    "rtdetr": LibreRTDETR,
-    "dfine": LibreDFINE,
-    "deim": LibreDEIM,
-    "rtmdet": LibreRTMDet,
-}
-"""LibreYOLO's classes of the kinds that are supported, by its own names of them."""
 COCO_CLASSES = 80
-TOWERS = "head.cv3.0.0.conv.weight"
-"""Of YOLO9: the first layer of the class towers, whose width depends on the classes of the first training."""
 OWN = ("imgsz", "score_thresh", "nms_thresh", "detections_per_img")
 """Arguments of a user; those that a description adds are in `_checked`."""
-TRAINING_ONLY = re.compile(r"^(aux|aux_head|data_preprocessor)\.|^decoder\.(anchors|valid_mask)$")
-"""Tensors of checkpoints that a network does not have here: branches of trainings, tables it computes."""
 
 
 def describe(source: str, arguments: Mapping[str, Any]) -> Description:
@@ -47,14 +33,32 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         ModelError: there is no such file and no such name, or the file holds another kind or task.
     """
     if {"family", "size"} <= arguments.keys():  # an earlier description, which needs no source
+        if (known := _known_as(source)) is not None:
+            _refuse_other(known, arguments, source)
         return Description(_checked(arguments), COCO_CLASSES + 1)
     path = Path(source).expanduser()
     if path.is_file():
         content = read_checkpoint(path, device="meta")
-        described, classes, names = _described(content, path)
+        described, classes, names = described_in(content, path)
+        _refuse_other((described["family"], described["size"]), arguments, source)
         return Description(_checked({**described, **arguments}), classes + 1, names)
     family, size = _named(source)
+    _refuse_other((family, size), arguments, source)
     return Description(_checked({"family": family, "size": size, **arguments}), COCO_CLASSES + 1)
+
+
+def _refuse_other(named: tuple[str, str], arguments: Mapping[str, Any], source: str) -> None:
+    """Refuses a kind or a size among the arguments that is not the one that the model's name says.
+
+    Raises:
+        ModelError: says both.
+    """
+    for name, own in zip(("family", "size"), named, strict=True):
+        if (other := arguments.get(name, own)) != own:
+            raise ModelError(
+                f"model_arguments: {name} is {other!r}, and the model libreyolo:{source} has {own}; omit "
+                f"{name}, or give --model libreyolo:FAMILY-SIZE"
+            )
 
 
 def read_weights(path: Path) -> Any:
@@ -63,7 +67,7 @@ def read_weights(path: Path) -> Any:
     Raises:
         ModelError: it can't be read without running code of it.
     """
-    return _converted(read_checkpoint(path))
+    return converted(read_checkpoint(path))
 
 
 def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
@@ -169,11 +173,11 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     family, size = given["family"], given["size"]
     if family not in FAMILIES:
         raise ModelError(
-            f"libreyolo: the kind {family!r} is not supported; it must be one of {_list(FAMILIES)}"
+            f"libreyolo: the kind {family!r} is not supported; it must be one of {listed(FAMILIES)}"
         )
     sizes = FAMILIES[family].INPUT_SIZES
     if size not in sizes:
-        raise ModelError(f"libreyolo: {family} has no size {size!r}; it has {_list(sizes)}")
+        raise ModelError(f"libreyolo: {family} has no size {size!r}; it has {listed(sizes)}")
     own = {"family", "size", *OWN} | ({"class_width", "letterbox_pad"} if family == "yolo9" else set())
     if unknown := sorted(given.keys() - own):
         raise ModelError(f"model_arguments: libreyolo has no `{unknown[0]}`; valid: {', '.join(OWN)}")
@@ -182,12 +186,12 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
         if given.setdefault("letterbox_pad", "topleft") not in ("topleft", "center"):
             raise ModelError("model_arguments: letterbox_pad must be topleft or center")
     side = given.setdefault("imgsz", int(sizes[size]))
-    if not _whole(side) or side % STRIDE or not STRIDE <= side <= 2**16:
+    if not whole(side) or side % STRIDE or not STRIDE <= side <= 2**16:
         raise ModelError(
             f"model_arguments: imgsz is {side!r}; {family} needs a multiple of {STRIDE} such as {sizes[size]}"
         )
     for name, most in (("class_width", 4096), ("detections_per_img", 2**16)):
-        if name in given and not (_whole(given[name]) and 0 < given[name] <= most):
+        if name in given and not (whole(given[name]) and 0 < given[name] <= most):
             raise ModelError(f"model_arguments: {name} is {given[name]!r}; give a number from 1 to {most}")
     for name in ("score_thresh", "nms_thresh"):
         value = given.get(name, 0)
@@ -196,101 +200,29 @@ def _checked(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return given
 
 
-def _whole(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _list(names: Any) -> str:
-    return ", ".join(map(str, names))
-
-
 def _known() -> list[str]:
     return [f"{family}-{size}" for family, library in FAMILIES.items() for size in library.INPUT_SIZES]
 
 
+def _known_as(name: str) -> tuple[str, str] | None:
+    """The kind and the size of ``yolox-s``, however it is spelled; ``None`` for another name."""
+    plain = name.lower().removeprefix("libre").replace("-", "").replace("_", "")
+    known = (each.split("-", 1) for each in _known())
+    return next(((family, size) for family, size in known if family + size == plain), None)
+
+
 def _named(source: str) -> tuple[str, str]:
     """The kind and the size of ``yolox-s``, or of a file such as LibreYOLO downloads."""
-    known = {name.replace("-", ""): name for name in _known()}
-    plain = source.lower().removesuffix(".pt").removeprefix("libre").replace("-", "").replace("_", "")
+    known = _known_as(source.lower().removesuffix(".pt"))
     if Path(source).suffix or "/" in source:
-        fresh = f"; libreyolo:{known[plain]} has fresh weights" if plain in known else ""
+        fresh = f"; libreyolo:{'-'.join(known)} has fresh weights" if known else ""
         raise ModelError(
             f"libreyolo: there is no file {source}; files are not downloaded, give its path{fresh}"
         )
-    if plain in known:
-        family, _, size = known[plain].partition("-")
-        return family, size
+    if known:
+        return known
     near = difflib.get_close_matches(source.lower(), _known(), n=3)
     hint = f"did you mean {', '.join(f'libreyolo:{name}' for name in near)}? " if near else ""
     raise ModelError(
-        f"libreyolo: {source!r} is no file and no name; {hint}names are FAMILY-SIZE of {_list(FAMILIES)}"
+        f"libreyolo: {source!r} is no file and no name; {hint}names are FAMILY-SIZE of {listed(FAMILIES)}"
     )
-
-
-def _described(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[int, str]]:
-    """Arguments, number of classes and their names, from what LibreYOLO wrote beside the weights.
-
-    Raises:
-        ModelError: the file is of another task, kind or input, or says too little.
-    """
-    said: Mapping[str, Any] = content if isinstance(content, Mapping) else {}
-    states = list(_states(_converted(content)))
-    family = said.get("model_family") or next((kind for _, kind in states if kind), None)
-    if family == "dfine" and not said.get("model_family") and "deim" in path.name.lower():
-        family = "deim"  # with the same tensors
-    if family not in FAMILIES:
-        what = "holds no weights of" if family is None else f"holds a {family}, not"
-        raise ModelError(f"{path} {what} a kind of LibreYOLO that is supported: {_list(FAMILIES)}")
-    if (task := said.get("task", "detect")) != "detect":
-        raise ModelError(f"{path} is for the task {task}; give a checkpoint of a detector")
-    if said.get("quant") or said.get("input_profile"):
-        raise ModelError(
-            f"{path} is quantized, or not for RGB images; give the float checkpoint of a detector"
-        )
-    if said.get("imgsz_h", 0) != said.get("imgsz_w", 0):
-        shape = f"{said.get('imgsz_h')}x{said.get('imgsz_w')}"
-        raise ModelError(f"{path} is for images of {shape}; only squares are supported")
-    library = FAMILIES[family]
-    state = next((state for state, kind in states if kind), {})
-    size = said.get("size") or library.detect_size(state)
-    classes = said.get("nc") or library.detect_nb_classes(state)
-    if size is None or not _whole(classes) or classes < 1:
-        raise ModelError(
-            f"{path} does not say its size or its classes; save it with LibreYOLO, `model.save(path)`"
-        )
-    described = {"family": family, "size": size}
-    if _whole(side := said.get("imgsz")):
-        described["imgsz"] = side
-    if family == "yolo9":
-        described["letterbox_pad"] = said.get("letterbox_pad", "topleft")
-        if TOWERS in state:
-            described["class_width"] = len(state[TOWERS])
-    names = said.get("names") or {}
-    pairs = names.items() if isinstance(names, Mapping) else enumerate(names)
-    return described, classes, {int(key) + 1: str(name) for key, name in pairs if 0 <= int(key) < classes}
-
-
-def _states(content: Any) -> Iterator[tuple[dict[str, Tensor], str | None]]:
-    """Each dict of tensors in a tree, and the kind whose weights it holds."""
-    if isinstance(content, Mapping):
-        if tensors := _tensors(content):
-            yield tensors, next((name for name, each in FAMILIES.items() if each.can_load(tensors)), None)
-        for value in content.values():
-            yield from _states(value)
-
-
-def _converted(content: Any) -> Any:
-    """A tree whose dicts of tensors have LibreYOLO's own names, without those of `TRAINING_ONLY`."""
-    if not isinstance(content, Mapping):
-        return content
-    if not (tensors := _tensors(content)):
-        return {name: _converted(value) for name, value in content.items()}
-    tensors = {re.sub(r"^detect\.", "head.", name): tensor for name, tensor in tensors.items()}
-    remade = (each.convert_upstream_state_dict(tensors) for each in FAMILIES.values())
-    own = next((state for state in remade if state), tensors)
-    return {name: tensor for name, tensor in own.items() if not TRAINING_ONLY.search(name)}
-
-
-def _tensors(content: Mapping[Any, Any]) -> dict[str, Tensor]:
-    """The tensors of a state dict; empty for other dicts."""
-    return {k: v for k, v in content.items() if isinstance(k, str) and isinstance(v, Tensor)}

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
+from types import TracebackType
 from typing import Any, Protocol, cast
 
 from torch import nn
 
-from autoprune.errors import ModelError
+from autoprune.errors import AutopruneError, ModelError
 from autoprune.fields import VENDORS
 
 TESTED = {"ultralytics": "8.4", "transformers": "5.24", "libreyolo": "1.6", "timm": "1.0"}
@@ -103,22 +104,72 @@ def vendor_of(name: str) -> tuple[Vendor, str]:
     """The module of a library and the source that a model's name holds.
 
     Raises:
-        ModelError: the library is not installed, or the name holds no source.
+        ModelError: the library is not installed, can't be imported or has another API, or the name holds no
+            source.
     """
     library, _, source = name.partition(":")
     if not source:
         raise ModelError(f"model {name!r} names no detector; give one such as {VENDORS[library]}")
     try:
         module = importlib.import_module(f"autoprune.vendors.{library}")
-    except ModuleNotFoundError as error:
-        missing = "" if error.name == library else f" ({error})"
-        raise ModelError(f"model {name}: {library} is not installed{missing}; {_install(library)}") from error
-    except (ImportError, AttributeError) as error:  # a name is not where it was
-        raise ModelError(
-            f"model {name}: {library} {_version(library)} has another API than {TESTED[library]}, which is "
-            f"tested ({error}); pip install '{library}=={TESTED[library]}.*'"
-        ) from error
+    except (KeyboardInterrupt, AutopruneError):
+        raise
+    except BaseException as error:  # importing runs foreign code, which can raise anything
+        raise ModelError(f"model {name}: {_import_problem(library, error)}") from error
     return cast(Vendor, module), source
+
+
+def described(name: str, arguments: Mapping[str, Any]) -> tuple[Vendor, Description]:
+    """The module of a library, and what it says of the detector that a model's name holds.
+
+    Args:
+        name: ``LIBRARY:SOURCE``.
+        arguments: see `Vendor.describe`.
+
+    Raises:
+        ModelError: see `vendor_of` and `Vendor.describe`; or what they hold breaks the library's own code.
+    """
+    vendor, source = vendor_of(name)
+    try:
+        return vendor, vendor.describe(source, arguments)
+    except (KeyboardInterrupt, AutopruneError):
+        raise
+    except BaseException as error:  # of a library that reads or builds what a user's file holds
+        given = f" and model_arguments {', '.join(map(str, arguments))}" if arguments else ""
+        raise ModelError(f"model {name} can't be made: {_one_line(error)}; check {source}{given}") from error
+
+
+def _import_problem(library: str, error: BaseException) -> str:
+    """Whether a library is not there, is broken, or is another version than is tested; and what to do."""
+    if isinstance(error, ModuleNotFoundError) and importlib.util.find_spec(library) is None:
+        return f"{library} is not installed; {_install(library)}"
+    root = error
+    while root.__cause__ is not None:  # a library that imports its parts late wraps what went wrong
+        root = root.__cause__
+    missing = isinstance(root, ImportError) and f"{root.name}.".startswith(f"{library}.")
+    ours = isinstance(root, ImportError | AttributeError) and _raised_here(root.__traceback__)
+    if missing or ours:  # a name is not where it was
+        return (
+            f"{library} {_version(library)} has another API than {TESTED[library]}, which is tested "
+            f"({_one_line(root)}); pip install '{library}=={TESTED[library]}.*'"
+        )
+    return (
+        f"{library} {_version(library)} can't be imported ({_one_line(root)}); install what it lacks, or "
+        f"reinstall it: pip install --force-reinstall 'autoprune[{library}]'"
+    )
+
+
+def _raised_here(traceback: TracebackType | None) -> bool:
+    """Whether an error comes from a module of this folder, rather than from within a library."""
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    if traceback is None:
+        return False
+    return Path(traceback.tb_frame.f_code.co_filename).parent == Path(__file__).parent
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:300]
 
 
 def _version(library: str) -> str:

@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
+from timm import create_model, is_model, list_models
 from torch import Tensor, nn
 from torchvision.models.detection import FCOS, RetinaNet
 from torchvision.models.detection.transform import GeneralizedRCNNTransform
@@ -68,15 +68,20 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
     Raises:
         ModelError: timm has no such model.
     """
-    name = arguments.get("backbone", source)
+    name = source
+    if (other := arguments.get("backbone", name)) != name:
+        raise ModelError(
+            f"model_arguments: backbone is {other!r}, and the model is timm:{name}; omit backbone, or give "
+            f"--model timm:{other}"
+        )
     base, _, tag = name.partition(".")
-    if timm.is_model(base) and tag:
+    if is_model(base) and tag:
         raise ModelError(
             f"timm:{name} names pretrained weights, which are not fetched; give timm:{base}, and a "
             "checkpoint of the whole detector with --weights"
         )
-    if not timm.is_model(name):
-        near = difflib.get_close_matches(name.lower(), timm.list_models(), n=3)
+    if not is_model(name):
+        near = difflib.get_close_matches(name.lower(), list_models(), n=3)
         hint = f"did you mean {', '.join(f'timm:{each}' for each in near)}? " if near else ""
         raise ModelError(f"timm has no model {name!r}; {hint}timm.list_models() names all")
     return Description({"backbone": name, **arguments}, COCO_CLASSES)
@@ -148,9 +153,9 @@ def _body(name: str) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"):  # of deprecated names, and registrations
             try:
-                return timm.create_model(name, pretrained=False, features_only=True, strict_img_size=False)
+                return create_model(name, pretrained=False, features_only=True, strict_img_size=False)
             except TypeError:  # most models have no such argument, as they take any size
-                return timm.create_model(name, pretrained=False, features_only=True)
+                return create_model(name, pretrained=False, features_only=True)
     except Exception as error:  # models raise what they like
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(

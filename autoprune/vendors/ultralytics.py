@@ -42,8 +42,12 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         arguments: ``imgsz``, and the fields of `Selection`; those of an earlier description also hold
             ``yaml``, ``names`` and ``class_width``.
     """
-    complete = dict(arguments) if "yaml" in arguments else {**_read(source), **arguments}
-    _check(complete)
+    if "yaml" in arguments:  # an earlier description, which needs no source
+        where, complete = "model_arguments: yaml", dict(arguments)
+        _refuse_other_architecture(source, arguments["yaml"])
+    else:
+        where, complete = source, {**_read(source, "imgsz" not in arguments), **arguments}
+    _check(complete, where)
     names = complete.get("names", [])
     return Description(complete, complete["yaml"]["nc"] + 1, dict(enumerate(names, 1)))
 
@@ -55,7 +59,7 @@ def read_weights(path: Path) -> Any:
 
 def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
     """See `table.Vendor.build`."""
-    _check(arguments)
+    _check(arguments, "model_arguments: yaml")
     architecture, imgsz = arguments["yaml"], arguments.get("imgsz", IMGSZ)
     vendor = architectures.build(architecture, num_classes - 1, arguments.get("class_width"))
     if imgsz % (stride := int(max(vendor.stride))):
@@ -71,8 +75,30 @@ def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
     return detector
 
 
-def _read(source: str) -> dict[str, Any]:
+def _refuse_other_architecture(source: str, architecture: Any) -> None:
+    """Refuses an architecture beside a source that names another one.
+
+    A description of this source says the file that it is from. What a file of weights holds is not compared:
+    a policy keeps its name alone, and another file may have it by now.
+
+    Raises:
+        ModelError: says both.
+    """
+    if Path(source).suffix not in (".yaml", ".yml") or not isinstance(architecture, Mapping):
+        return
+    if (named := architecture.get("yaml_file")) != Path(source).name:
+        raise ModelError(
+            f"model_arguments: yaml is {named or 'of no file'}, and the model is named {Path(source).name}; "
+            "omit yaml, or write it into a file and give --model ultralytics:FILE.yaml"
+        )
+
+
+def _read(source: str, with_imgsz: bool) -> dict[str, Any]:
     """The arguments that a source gives.
+
+    Args:
+        source: see `describe`.
+        with_imgsz: whether nothing else says the input size.
 
     Raises:
         ModelError: there is none, or it is no dense model that `build` makes.
@@ -94,7 +120,7 @@ def _read(source: str) -> dict[str, Any]:
     files.refuse_other_shapes(path, shapes, {n: tuple(t.shape) for n, t in dense.state_dict().items()})
     return {
         "yaml": architecture,
-        "imgsz": held.imgsz or IMGSZ,
+        "imgsz": IMGSZ if held.imgsz is None or not with_imgsz else files.side_of(held.imgsz, path),
         **({"names": list(held.names)} if len(held.names) == architecture["nc"] else {}),
         **({} if width is None else {"class_width": width}),
     }
@@ -106,8 +132,12 @@ def _class_width(shapes: files.Shapes) -> int | None:
     return shapes[max(selected, key=lambda name: int(name.split(".")[-2]))][1] if selected else None
 
 
-def _check(arguments: Mapping[str, Any]) -> None:
+def _check(arguments: Mapping[str, Any], where: str) -> None:
     """Refuses unknown arguments and values out of range.
+
+    Args:
+        arguments: of a description.
+        where: what holds the architecture, for messages.
 
     Raises:
         ModelError: names the first.
@@ -133,4 +163,4 @@ def _check(arguments: Mapping[str, Any]) -> None:
         raise ModelError("model_arguments: names must be a list of the names of all classes, in order")
     if not isinstance(arguments.get("yaml"), Mapping):
         raise ModelError("model_arguments: yaml must be the architecture, as Ultralytics' YAML files hold it")
-    architectures.task_of(arguments["yaml"], "model_arguments: yaml")
+    architectures.task_of(arguments["yaml"], where)

@@ -15,6 +15,7 @@ from torch import nn
 
 from autoprune.errors import ConfigError, ModelError
 from autoprune.files import read_yaml
+from autoprune.progress import say
 from autoprune.vendors.ultralytics_library import DEFAULT_CFG_DICT, ROOT, VERSION, get_cfg, quiet, tasks
 
 TASKS = {
@@ -63,7 +64,15 @@ def find(source: str) -> dict[str, Any]:
         raise ModelError(str(error)) from error
     if not isinstance(content, dict):
         raise ModelError(f"{source} is no architecture of Ultralytics: it needs `nc`, `backbone` and `head`")
-    return {**content, "scale": tasks.guess_model_scale(path), "yaml_file": path.name}
+    scale = tasks.guess_model_scale(path)
+    scales = content.get("scales")
+    if not scale and isinstance(scales, Mapping) and len(scales) > 1:
+        first = next(iter(scales))
+        say(
+            f"{source} names no scale: {first} is built, the first of {', '.join(map(str, scales))}; a file "
+            f"name such as yolo11{first}-{path.stem}.yaml names one"
+        )
+    return {**content, "scale": scale, "yaml_file": path.name}
 
 
 def task_of(architecture: Mapping[str, Any], where: str) -> str:
@@ -90,13 +99,33 @@ def task_of(architecture: Mapping[str, Any], where: str) -> str:
     _check_activation(architecture.get("activation"), where)
     scales = architecture.get("scales")
     if large := [x for x in _numbers([rows, scales]) if not abs(x) <= _LARGEST]:
-        raise ModelError(f"{where}: no layer takes {large[0]:g}; at most {_LARGEST}")
+        raise ModelError(f"{where}: no layer takes {str(large[0])[:20]}; at most {_LARGEST}")
+    if scales:
+        _check_scales(scales, architecture.get("scale"), where)
+    if not modules:
+        raise ModelError(f"{where} has no layers in `backbone` and `head`; give the whole architecture")
     if modules[-1] not in TASKS:
         raise ModelError(
             f"{where} ends in {modules[-1]}, which does not predict boxes of fixed classes; models that do "
             f"end in {', '.join(TASKS)}"
         )
     return TASKS[modules[-1]]
+
+
+def _check_scales(scales: Any, scale: Any, where: str) -> None:
+    """Refuses another row than Ultralytics unpacks: depth, width and most channels, each above 0."""
+    if not isinstance(scales, Mapping):
+        raise ModelError(f"{where}: scales must be rows by letter, such as `n: [0.5, 0.25, 1024]`")
+    letter = scale or next(iter(scales))
+    if letter not in scales:
+        known = ", ".join(map(str, scales))
+        raise ModelError(f"{where}: scales has no {letter!r}, which the file's name says; it has {known}")
+    row = scales[letter] if isinstance(scales[letter], list | tuple) else []
+    if len(row) != 3 or not all(isinstance(x, int | float) and x > 0 for x in row):
+        raise ModelError(
+            f"{where}: scale {letter} must be depth, width and the most channels, such as "
+            f"[0.5, 0.25, 1024], not {str(scales[letter])[:60]}"
+        )
 
 
 def _check_layer(name: str, where: str) -> None:

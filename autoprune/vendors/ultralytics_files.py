@@ -16,7 +16,11 @@ from autoprune.errors import ModelError
 
 _HELD = re.compile(r"ultralytics(\.\w+)+|torch\.nn\.modules(\.\w+)+|builtins\.(getattr|set)")
 """Names that `Held` stands in for. Some of these files name a method of theirs, by `getattr`."""
+_SCORES = re.compile(r"cv3\.\d+\.\d+\.(weight|bias)$|(enc|dec)_score_head(\.\d+)?\.(weight|bias)$")
+"""Names of the tensors that give class scores, in heads of YOLO and of RT-DETR."""
 Shapes = Mapping[str, tuple[int, ...]]
+SIDES = range(32, 65_537)
+"""Pixels of a side that an input can have."""
 
 
 class Held:
@@ -48,13 +52,13 @@ class Checkpoint:
     Attributes:
         yaml: the architecture, as `parse_model` of Ultralytics takes it.
         names: of the classes, in order; empty where it has none.
-        imgsz: pixels of a side that it was trained at; ``None`` where it does not say.
+        imgsz: pixels of a side that it was trained at, as the file holds it; ``None`` where it does not say.
         state: tensors by the names of its model.
     """
 
     yaml: dict[str, Any]
     names: tuple[str, ...]
-    imgsz: int | None
+    imgsz: Any
     state: dict[str, Tensor]
 
 
@@ -103,8 +107,29 @@ def _checkpoint(path: Path, _stamp: int, _bytes: int) -> Checkpoint:
     return Checkpoint(
         dict(architecture),
         _names(model.content.get("names")),
-        imgsz if isinstance(imgsz, int) else None,
+        imgsz,
         dict(tensors_of(model)),
+    )
+
+
+def side_of(imgsz: Any, path: Path) -> int:
+    """The pixels of a side that a checkpoint's ``imgsz`` means: a whole number, or equal ones in a list.
+
+    Raises:
+        ModelError: it means none.
+    """
+    sides = imgsz if isinstance(imgsz, list | tuple) else [imgsz]
+    whole = [
+        int(each)
+        for each in sides
+        if (isinstance(each, int) and not isinstance(each, bool))
+        or (isinstance(each, float) and each.is_integer())
+    ]
+    if len(whole) == len(sides) and len(set(whole)) == 1 and whole[0] in SIDES:
+        return whole[0]
+    raise ModelError(
+        f"{path} says imgsz {repr(imgsz)[:60]} of its training, which is no size of a square; give one with "
+        """--model-arguments '{"imgsz": 640}' (YAML: model_arguments)"""
     )
 
 
@@ -150,6 +175,14 @@ def _names(names: Any) -> tuple[str, ...]:
     return tuple(map(str, names)) if isinstance(names, list | tuple) and None not in names else ()
 
 
+def _classes_alone(names: list[str], shapes: Shapes, built: Shapes) -> bool:
+    """Whether tensors are those of the scores, and differ by one number of classes."""
+    return (
+        all(_SCORES.search(name) and shapes[name][1:] == built[name][1:] for name in names)
+        and len({shapes[name][:1] for name in names}) == 1
+    )
+
+
 def refuse_other_shapes(path: Path, shapes: Shapes, built: Shapes) -> None:
     """Refuses tensors that the architecture in the same file does not have.
 
@@ -171,6 +204,13 @@ def refuse_other_shapes(path: Path, shapes: Shapes, built: Shapes) -> None:
         problem = (
             f"does not fit the architecture that it names: {kinds['missing']} tensors are missing and "
             f"{kinds['unknown']} unknown, such as {shown}; give a checkpoint of this version of Ultralytics"
+        )
+    elif different and _classes_alone(different, shapes, built):
+        name = different[0]
+        problem = (
+            f"has other classes than the architecture that it names: only the class layers differ, of "
+            f"{shapes[name][0]} classes where its yaml says nc {built[name][0]} (`{name}`); set nc to "
+            f"{shapes[name][0]} and save it again"
         )
     elif different:
         name = different[0]

@@ -3,6 +3,7 @@
 import copy
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,23 +40,18 @@ def _leaving_no_trace() -> Iterator[None]:
 with _leaving_no_trace():
     import ultralytics
 
-    VERSION: str = ultralytics.__version__
-    if tuple(int(part) for part in VERSION.split(".")[:3] if part.isdecimal()) < OLDEST:
+    VERSION = str(ultralytics.__version__)
+    if (numbers := tuple(map(int, re.findall(r"\d+", VERSION)[:3]))) and numbers < OLDEST:
         raise ModelError(
             f"ultralytics {VERSION} is too old: tested with {TESTED}; pip install -U 'autoprune[ultralytics]'"
         )
-    try:
-        from ultralytics.cfg import get_cfg
-        from ultralytics.models import rtdetr, yolo
-        from ultralytics.nn import tasks
-        from ultralytics.nn.modules import head as heads
-        from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, YAML
-        from ultralytics.utils.nms import non_max_suppression
-        from ultralytics.utils.ops import xywh2xyxy, xywhr2xyxyxyxy
-    except ImportError as error:
-        raise ModelError(
-            f"ultralytics {VERSION} is unknown ({error}): tested with {TESTED}; install one of these"
-        ) from error
+    from ultralytics.cfg import get_cfg
+    from ultralytics.models import rtdetr, yolo
+    from ultralytics.nn import tasks
+    from ultralytics.nn.modules import head as heads
+    from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, YAML
+    from ultralytics.utils.nms import non_max_suppression
+    from ultralytics.utils.ops import xywh2xyxy, xywhr2xyxyxyxy
 
 __all__ = [
     "DEFAULT_CFG_DICT",

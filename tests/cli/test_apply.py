@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
 from autoprune.data.coco import open_data
@@ -76,6 +77,44 @@ def test_a_policy_of_a_smaller_input_size_runs_at_it_in_every_command(
     assert autoprune("export", folder, "--to", exported).code == 0
     assert resize_rule(load(exported)) == resize_rule(expected)
     assert Policy.load(exported / "policy.yaml").metrics["gflops"] == gflops
+
+
+@pytest.mark.parametrize(
+    ("named", "expected"),
+    [
+        (["Platelets", "RBC", "WBC"], ["Platelets", "RBC", "WBC"]),
+        (["cat", "dog", "horse"], ["cat", "dog", "horse"]),
+        (["rbc", "wbc", "platelets"], ["RBC", "WBC", "Platelets"]),
+        (None, ["RBC", "WBC", "Platelets"]),
+    ],
+)
+def test_labels_are_those_that_other_weights_name(
+    autoprune: Run,
+    policy: Path,
+    demo_settings: dict[str, Any],
+    tmp_path: Path,
+    named: list[str] | None,
+    expected: list[str],
+) -> None:
+    content = yaml.safe_load(policy.read_text())
+    content["labels"] = {1: "RBC", 2: "WBC", 3: "Platelets"}
+    more = [f"class {label}" for label in range(4, content["model"]["num_classes"])]
+    labeled, other, folder = tmp_path / "labeled.yaml", tmp_path / "other.pt", tmp_path / "pruned"
+    labeled.write_text(yaml.safe_dump(content))
+    model, _ = load_dense(
+        demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
+    )
+    state = {name: t * 1.01 if name.endswith("conv1.weight") else t for name, t in model.state_dict().items()}
+    torch.save({"model": state, **({"names": named + more} if named else {})}, other)
+    outcome = autoprune("apply", labeled, "--weights", other, "--to", folder)
+    assert outcome.code == 0, outcome.err
+    changed = expected[0] != "RBC"
+    expected = expected + more if changed else expected
+    assert Policy.load(folder / "policy.yaml").labels == dict(enumerate(expected, 1))
+    with safe_open(folder / "model.safetensors", "pt") as file:
+        header = file.metadata() or {}
+    assert json.loads(header["labels"]) == {str(n): name for n, name in enumerate(expected, 1)}
+    assert ("the policy is of 1 RBC, 2 WBC, 3 Platelets" in outcome.out) == changed
 
 
 def test_a_policy_of_another_model_is_refused(

@@ -47,6 +47,23 @@ def test_totals_are_those_of_torch(autoprune: Run, tiny_model: list[str]) -> Non
     assert report["mparams"] == sum(p.numel() for p in model.parameters()) / 1e6
 
 
+@pytest.mark.parametrize("size", ["64x64", "50x64"])
+def test_the_size_that_the_network_sees_is_said_where_it_is_another(
+    autoprune: Run, tiny_model: list[str], size: str
+) -> None:
+    given = ["inspect", *tiny_model, "--num-classes", "6", "--input-size", size]
+    model, seen = build(TINY).eval(), []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].shape[-2:]))
+    height, width = map(int, size.split("x"))
+    with torch.no_grad():
+        model(*detector_inputs((height, width)))
+    assert json.loads(autoprune(*given, "--json").out)["network_size"] == seen
+    line = autoprune(*given).out.splitlines()[0]
+    other = "" if seen == [height, width] else ", which the detector itself makes {}x{}".format(*seen)
+    assert f"counted at {size}{other}" in line
+    assert ("itself" in line) == (size == "50x64")
+
+
 def test_members_are_the_axes_that_shrink(autoprune: Run, tiny_model: list[str]) -> None:
     report = json.loads(autoprune("inspect", *tiny_model, "--num-classes", "6", "--json").out)
     model = build(TINY)

@@ -54,3 +54,10 @@ def test_versions_are_those_of_what_makes_a_detector():
         f"torch {torch.__version__}",
         f"torchvision {version('torchvision')}",
     ]
+
+
+def test_a_vendors_detector_names_the_vendors_library(monkeypatch):
+    own = machine.version
+    monkeypatch.setattr(machine, "version", lambda name: "9.8.7" if name == "timm" else own(name))
+    assert versions("timm:resnet18") == f"{versions()}, timm 9.8.7"
+    assert versions("retinanet_resnet50_fpn") == versions("my.package:timm") == versions()

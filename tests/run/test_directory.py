@@ -51,6 +51,27 @@ def test_every_field_either_may_change_or_makes_another_configuration(tmp_path):
                 run.check(changed)
 
 
+def test_a_detectors_file_that_is_not_there_is_named_and_not_taken_for_another_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "best.pt").touch()
+    (tmp_path / "elsewhere").mkdir()
+    run = RunDirectory(tmp_path / "run")
+    run.write_config(make_config(out=run.path, model="ultralytics:best.pt"), {})
+    run.check(make_config(out=run.path, model="ultralytics:best.pt"))
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    missing = rf"no file best.pt from here, and \S+ was made with {tmp_path}/best.pt"
+    with pytest.raises(RunError, match=f"{missing}, give that path"):
+        run.check(make_config(out=run.path, model="ultralytics:best.pt"))
+    with pytest.raises(RunError, match="another configuration: model was"):
+        run.check(make_config(out=run.path, model="ultralytics:other.pt"))
+    (tmp_path / "best.pt").unlink()
+    with pytest.raises(RunError, match=f"{missing}, which is not there any more; restore it"):
+        run.check(make_config(out=run.path, model="ultralytics:best.pt"))
+    (tmp_path / "elsewhere" / "best.pt").touch()  # another file of the same name
+    with pytest.raises(RunError, match="another configuration: model was"):
+        run.check(make_config(out=run.path, model="ultralytics:best.pt"))
+
+
 def test_a_test_split_may_be_added_and_is_read_from_anywhere(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     splits = {name: {"annotations": f"{name}.json", "images": "images"} for name in ("train", "val", "test")}

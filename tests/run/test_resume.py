@@ -54,6 +54,23 @@ def test_what_something_else_filled_in_was_not_given(run):
     assert (settings.criterion, settings.input_size) == ("l2", (64, 96))
 
 
+def test_the_weights_are_those_of_the_runs_own_file_where_its_model_names_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("best.pt", "other.pt"):
+        (tmp_path / name).touch()
+    run = RunDirectory(tmp_path / "run")
+    run.write_config(make_config(out=run.path, model="ultralytics:best.pt"), {})
+    monkeypatch.chdir(run.path)
+    settings = search_settings(make_config(out=run.path), run)
+    assert settings.weights == str(tmp_path / "best.pt")
+    run.check(settings)
+    given = make_config(out=run.path, weights="../other.pt")
+    assert search_settings(given, run).weights == "../other.pt"
+    other = RunDirectory(tmp_path / "other")  # its weights are another file than its model names
+    other.write_config(make_config(out=other.path, model="ultralytics:../best.pt", weights="../other.pt"), {})
+    assert search_settings(make_config(out=other.path), other).weights is None
+
+
 def test_a_new_run_has_the_settings_of_the_command(tmp_path):
     config = make_config(out=tmp_path / "new")
     assert search_settings(config, RunDirectory(config.out)) is config

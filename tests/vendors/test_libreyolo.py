@@ -154,6 +154,9 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(key, yolox, tmp_p
         ("yolox-n", {"detections_per_img": 0}, "detections_per_img is 0; give a number from 1"),
         ("yolox-n", {"letterbox_pad": "center"}, "no `letterbox_pad`"),
         ("x", {"family": "yolox", "size": "q"}, "yolox has no size 'q'"),
+        ("yolox-n", {"size": "s"}, "size is 's', and the model libreyolo:yolox-n has n; omit size"),
+        ("yolox-n", {"family": "rtmdet", "size": "n"}, "family is 'rtmdet', and the model libreyolo:yolox-n"),
+        ("yolox-n", {"family": ["a"]}, "family is ['a'], and the model libreyolo:yolox-n has yolox"),
         ("x", {"family": "os.system", "size": "n"}, "'os.system' is not supported"),
     ],
 )

@@ -9,9 +9,10 @@ import pytest
 
 from autoprune import detectors, trust
 from autoprune.config import make_config
+from autoprune.detectors.class_names import class_names
 from autoprune.errors import ModelError
 from autoprune.fields import VENDORS, ModelSpec, is_vendor
-from autoprune.vendors import libraries, vendor_of
+from autoprune.vendors import libraries, table, vendor_of
 from autoprune.vendors.table import TESTED
 
 ROOT = Path(__file__).parents[2]
@@ -33,32 +34,84 @@ def test_a_library_that_is_not_installed_names_its_extra(library, monkeypatch):
         assert str(error.value) == expected
 
 
-def test_a_broken_installation_says_what_is_missing(tmp_path, monkeypatch):
-    (tmp_path / "timm.py").write_text("import libgl_of_nobody\n")
-    monkeypatch.syspath_prepend(tmp_path)
-    for module in ("timm", "autoprune.vendors.timm"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    with pytest.raises(ModelError, match=r"not installed \(No module named 'libgl_of_nobody'\); pip"):
-        vendor_of("timm:resnet18")
+BROKEN = {
+    "import libgl_of_nobody": "ModuleNotFoundError: No module named 'libgl_of_nobody'",
+    "raise ImportError('libGL.so.1: cannot open shared object file')": "ImportError: libGL.so.1: cannot open",
+    "raise RuntimeError('driver is\\nbroken')": "RuntimeError: driver is broken",
+    "raise OSError('x.so: undefined symbol: _ZN')": "OSError: x.so: undefined symbol: _ZN",
+    "raise ValueError('numpy.dtype size changed')": "ValueError: numpy.dtype size changed",
+    "raise SystemExit(3)": "SystemExit: 3",
+    "def": "SyntaxError: ",
+    "import torch; torch.nobody": "AttributeError: module 'torch' has no attribute 'nobody'",
+    "try: import cv_of_nobody\nexcept ImportError as e: raise RuntimeError('a part') from e": "cv_of_nobody",
+}
+"""What importing a library may raise, with the cause that is shown."""
 
 
 @pytest.mark.parametrize("library", VENDORS)
-@pytest.mark.parametrize("code", ["from torch import nobody\n", "import torch\ntorch.nobody\n"])
+@pytest.mark.parametrize("code", BROKEN)
+def test_a_broken_installation_says_what_is_wrong(library, code, tmp_path, monkeypatch):
+    stand_in(library, code, tmp_path, monkeypatch)
+    with pytest.raises(ModelError) as error:
+        vendor_of(f"{library}:x")
+    message = str(error.value)
+    assert f"model {library}:x: {library} 99.1 can't be imported (" in message
+    assert BROKEN[code] in message
+    assert message.endswith(f"reinstall it: pip install --force-reinstall 'autoprune[{library}]'")
+    assert "\n" not in message
+
+
+@pytest.mark.parametrize("library", VENDORS)
+@pytest.mark.parametrize("code", ["", "__version__ = '99.1'"])
 def test_another_version_is_told_from_the_tested_one(library, code, tmp_path, monkeypatch):
-    """A library whose names are elsewhere; its own module fails to import."""
-    for module in [each for each in sys.modules if within(each, (library, f"autoprune.vendors.{library}"))]:
-        monkeypatch.delitem(sys.modules, module)
-    (tmp_path / f"{library}.py").write_text(code)
-    information = tmp_path / f"{library}-99.1.dist-info"
-    information.mkdir()
-    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.1\n")
-    monkeypatch.syspath_prepend(tmp_path)
+    """A library whose names are elsewhere."""
+    stand_in(library, code, tmp_path, monkeypatch)
     with pytest.raises(ModelError) as error:
         vendor_of(f"{library}:x")
     message = str(error.value)
     assert f"model {library}:x: {library} 99.1 has another API than {TESTED[library]}" in message
-    assert "nobody" in message
     assert message.endswith(f"pip install '{library}=={TESTED[library]}.*'")
+
+
+def stand_in(library, code, folder, monkeypatch):
+    """A library of one module, version 99.1, that holds ``code``."""
+    for module in [each for each in sys.modules if within(each, (library, f"autoprune.vendors.{library}"))]:
+        monkeypatch.delitem(sys.modules, module)
+    (folder / f"{library}.py").write_text(f"{code}\n")
+    information = folder / f"{library}-99.1.dist-info"
+    information.mkdir()
+    (information / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {library}\nVersion: 99.1\n")
+    monkeypatch.syspath_prepend(folder)
+
+
+class Raises:
+    """A vendor whose library fails on what a file holds."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def describe(self, source, arguments):
+        raise self.error
+
+
+@pytest.mark.parametrize("error", [IndexError("list index\nout of range"), SystemExit(3), KeyError("n")])
+def test_what_a_library_raises_on_a_file_is_one_line_that_names_it(error, monkeypatch):
+    monkeypatch.setattr(table, "vendor_of", lambda name: (Raises(error), name.partition(":")[2]))
+    calls = (
+        lambda: detectors.load_dense("timm:some/file.pt", {"imgsz": 3}),
+        lambda: detectors.build(ModelSpec(name="timm:some/file.pt", arguments={"imgsz": 3}, num_classes=3)),
+        lambda: class_names(None, "timm:some/file.pt", 3, {"imgsz": 3}),
+    )
+    for call in calls:
+        with pytest.raises(ModelError) as caught:
+            call()
+        message = str(caught.value)
+        assert message.startswith(f"model timm:some/file.pt can't be made: {type(error).__name__}: ")
+        assert message.endswith("; check some/file.pt and model_arguments imgsz")
+        assert "\n" not in message
+    monkeypatch.setattr(table, "vendor_of", lambda name: (Raises(ModelError("as it is")), ""))
+    with pytest.raises(ModelError, match=r"^as it is$"):
+        table.described("timm:x", {})
 
 
 def within(module, parents):

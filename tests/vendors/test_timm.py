@@ -147,3 +147,12 @@ def test_a_wrong_argument_is_refused_in_one_line(arguments, said):
 
 def test_a_backbone_of_one_size_is_taken_at_it():
     make("maxvit_nano_rw_256", fixed_size=[256, 256])
+
+
+def test_another_backbone_among_the_arguments_is_refused():
+    arguments = {"backbone": "resnet10t", **SMALL}
+    with pytest.raises(ModelError) as error:
+        build(ModelSpec(name="timm:resnet18", arguments=arguments, num_classes=4))
+    assert "backbone is 'resnet10t', and the model is timm:resnet18; omit backbone" in str(error.value)
+    assert "\n" not in str(error.value)
+    build(ModelSpec(name="timm:resnet10t", arguments=arguments, num_classes=4))  # as a policy holds it

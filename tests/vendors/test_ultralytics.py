@@ -103,6 +103,16 @@ def test_wrong_arguments_are_named(arguments, problem):
         vendor.build(vendor.describe(source, arguments).arguments, 4)
 
 
+def test_an_architecture_beside_the_name_of_another_is_refused():
+    vendor, source = vendor_of("ultralytics:yolo11n.yaml")
+    stored = vendor.describe("yolov8n.yaml", {"imgsz": 96}).arguments
+    for yaml, said in ((stored["yaml"], "yaml is yolov8n.yaml"), ({"nc": 3}, "yaml is of no file")):
+        with pytest.raises(ModelError, match=f"{said}, and the model is named yolo11n.yaml; omit yaml"):
+            vendor.describe(source, {"yaml": yaml})
+    for name in ("yolov8n.yaml", "gone.pt"):  # as policies hold them
+        assert vendor.describe(name, stored).arguments == stored
+
+
 @pytest.mark.slow
 def test_the_head_without_suppression_can_be_the_one_that_counts():
     with_nms, without = (

@@ -1,14 +1,18 @@
 """Architectures are data: what would run code or call functions is refused."""
 
 import copy
+import io
 
 import pytest
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.errors import ModelError
 from tests.vendors.ultralytics_models import make_lively  # noqa: F401  skips where there is no Ultralytics
 
 ultralytics = pytest.importorskip("ultralytics")
 from autoprune.vendors import ultralytics_architectures as architectures  # noqa: E402
+from autoprune.vendors.ultralytics_library import YAML  # noqa: E402
 
 
 def test_a_name_and_a_file_give_what_ultralytics_reads(tmp_path, monkeypatch):
@@ -113,3 +117,49 @@ def test_models_of_other_tasks_are_refused(name):
 def test_numbers_out_of_range_are_refused(key, value):
     with pytest.raises(ModelError, match=r"^x.yaml"):
         architectures.task_of({**architectures.find("yolov8n.yaml"), key: value}, "x.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "scales", "said"),
+    [
+        ("custom.yaml", True, "custom.yaml names no scale: n is built, the first of n, s, m, l, x"),
+        ("yolo11z.yaml", True, "names no scale: n is built"),
+        ("yolo11s-custom.yaml", True, ""),
+        ("custom.yaml", False, ""),
+    ],
+)
+def test_a_file_that_names_no_scale_says_which_is_built(name, scales, said, tmp_path):
+    content = {**YAML.load(architectures.ROOT / "cfg" / "models" / "11" / "yolo11.yaml")}
+    if not scales:
+        del content["scales"]
+    YAML.save(tmp_path / name, content)
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=1000)):
+        selected = architectures.find(str(tmp_path / name))
+    assert len(lines.getvalue().splitlines()) == bool(said)
+    assert said in lines.getvalue()
+    if said:  # what Ultralytics itself builds of the file
+        theirs = ultralytics.nn.tasks.DetectionModel(str(tmp_path / name), nc=3, verbose=False)
+        named = ultralytics.nn.tasks.DetectionModel("yolo11n.yaml", nc=3, verbose=False)
+        ours = architectures.build(selected, 3)
+        shapes = [[each.shape for each in model.parameters()] for model in (theirs, named, ours)]
+        assert shapes[0] == shapes[1] == shapes[2]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"backbone": [], "head": []}, "has no layers in `backbone` and `head`"),
+        ({"scales": [1]}, "scales must be rows by letter"),
+        ({"scales": {"s": [1, 1, 512]}}, "scales has no 'n', which the file's name says; it has s"),
+        ({"scales": {"n": [0.5]}}, "scale n must be depth, width and the most channels"),
+        ({"scales": {"n": [0.5, 0.25, 0]}}, "scale n must be depth, width and the most channels"),
+        ({"scales": {"n": [0.5, 0.25, 10**400]}}, "no layer takes 1000000000"),
+    ],
+)
+def test_an_architecture_that_ultralytics_cannot_unpack_is_refused_in_one_line(changes, said):
+    with pytest.raises(ModelError) as error:
+        architectures.task_of({**architectures.find("yolo11n.yaml"), **changes}, "x.yaml")
+    assert said in str(error.value)
+    assert str(error.value).startswith("x.yaml")
+    assert "\n" not in str(error.value)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from autoprune.detectors import load_dense
+from autoprune.detectors import load_dense, save_state
+from autoprune.detectors.class_names import class_names, header_of, names_in
 from autoprune.errors import ModelError
 from tests.vendors.ultralytics_models import make_lively
 
@@ -56,6 +57,74 @@ def test_a_checkpoint_gives_architecture_names_size_and_weights(tmp_path, traine
     assert {n: v.shape for n, v in again.vendor.state_dict().items()} == {
         n: v.shape for n, v in state.items()
     }
+
+
+@pytest.mark.parametrize(
+    ("imgsz", "side"), [(128, 128), ([96, 96], 96), ((96.0, 96), 96), (96.0, 96), ([64], 64), (None, 640)]
+)
+def test_the_input_size_of_a_training_is_taken_where_it_is_clear(tmp_path, trained, imgsz, side):
+    path = write(tmp_path / "best.pt", trained, train_args={"imgsz": imgsz})
+    assert adapter.describe(str(path), {}).arguments["imgsz"] == side
+
+
+@pytest.mark.parametrize(
+    "imgsz", [0, -32, "96", True, 96.5, [96, 128], [], [96, True], float("nan"), 10**6, {"a": 1}]
+)
+def test_an_input_size_that_is_none_is_refused_and_can_be_given(tmp_path, trained, imgsz):
+    path = write(tmp_path / "best.pt", trained, train_args={"imgsz": imgsz})
+    with pytest.raises(ModelError) as error:
+        adapter.describe(str(path), {})
+    message = str(error.value)
+    assert message.startswith(f"{path} says imgsz {imgsz!r} of its training")
+    assert """--model-arguments '{"imgsz": 640}'""" in message
+    assert "\n" not in message
+    assert adapter.describe(str(path), {"imgsz": 64}).arguments["imgsz"] == 64
+
+
+def test_names_in_the_weights_come_before_those_of_the_named_detector(tmp_path, trained):
+    """Ultralytics and the header of our own file say the order of the classes in the weights."""
+    named = write(tmp_path / "best.pt", trained)
+    other = pickle.loads(pickle.dumps(trained))
+    other.vendor.names = {0: "white", 1: "platelet", 2: "red"}
+    weights = [write(tmp_path / "other.pt", other), tmp_path / "other.safetensors"]
+    expected = {1: "white", 2: "platelet", 3: "red"}
+    save_state(trained, weights[1], metadata=header_of(expected))
+    arguments = adapter.describe(str(named), {}).arguments
+    for path in weights:
+        for model, given in ((f"ultralytics:{named}", {}), ("ultralytics:best.pt", arguments)):
+            assert class_names(str(path), model, 4, given) == expected
+        assert class_names(str(path), "ultralytics:yolo11n.yaml", 4) == expected
+    bare = tmp_path / "bare.pt"
+    torch.save(trained.vendor.state_dict(), bare)
+    assert class_names(str(bare), f"ultralytics:{named}", 4) == {1: "red", 2: "white", 3: "platelet"}
+    assert names_in(str(bare), f"ultralytics:{named}", 4) == {}
+    assert class_names(str(bare), "ultralytics:yolo11n.yaml", 4) == {}
+
+
+def test_other_classes_than_the_architecture_says_are_named_as_such(tmp_path, trained):
+    other = pickle.loads(pickle.dumps(trained))
+    other.vendor.yaml["nc"] = 5
+    path = write(tmp_path / "best.pt", other)
+    with pytest.raises(
+        ModelError, match=r"only the class layers differ, of 3 classes where its yaml says nc 5"
+    ):
+        adapter.describe(str(path), {})
+
+
+@pytest.mark.parametrize(
+    "change", [{"args": ["x", 3, 2]}, {"args": [-64, 3, 2]}, {"from": 99}, {"repeats": "x"}]
+)
+def test_a_checkpoint_whose_architecture_cannot_be_built_is_named(tmp_path, trained, change):
+    other = pickle.loads(pickle.dumps(trained))
+    row = other.vendor.yaml["backbone"][1]
+    for name, value in change.items():
+        row[("from", "repeats", "module", "args").index(name)] = value
+    path = write(tmp_path / "best.pt", other)
+    with pytest.raises(ModelError) as error:
+        load_dense(f"ultralytics:{path}", weights=path)
+    assert str(error.value).startswith(f"model ultralytics:{path} can't be made: ")
+    assert str(error.value).endswith(f"check {path}")
+    assert "\n" not in str(error.value)
 
 
 def test_the_average_comes_first_as_in_ultralytics(tmp_path, trained):

@@ -34,7 +34,7 @@ def test_the_import_changes_nothing_prints_nothing_and_looks_for_no_network():
 
 OLD = """
 import sys, ultralytics
-ultralytics.__version__ = "8.3.10"
+ultralytics.__version__ = sys.argv[1]
 from autoprune.vendors import vendor_of
 from autoprune.errors import ModelError
 try:
@@ -44,6 +44,10 @@ except ModelError as error:
 """
 
 
-def test_an_old_version_is_refused():
-    result = subprocess.run([sys.executable, "-c", OLD], capture_output=True, text=True, check=False)
-    assert "ultralytics 8.3.10 is too old: tested with 8.4" in result.stdout, result.stderr
+@pytest.mark.parametrize("version", ["8.3.10", "8.4.149", "8.4.150rc1"])
+def test_an_old_version_is_refused_and_a_candidate_for_a_release_is_not(version):
+    code = [sys.executable, "-c", OLD, version]
+    result = subprocess.run(code, capture_output=True, text=True, check=False)
+    old = f"ultralytics {version} is too old: tested with 8.4"
+    assert (old in result.stdout) == (version != "8.4.150rc1"), result.stderr
+    assert result.returncode == 0, result.stderr
