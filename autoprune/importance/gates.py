@@ -72,7 +72,7 @@ def gate_gradients(
     with scoped(seed):
         for batch, annotated in track(batches(), "importance"):
             images = [image.to(device) for image in batch]
-            targets = [_moved(target, device) for target in annotated]
+            targets = [moved(target, device) for target in annotated]
             for image, target in zip(images, targets, strict=True):
                 if chosen is None and len(target.get("boxes", ())):
                     chosen = _choose(by_weights, _ByInputs.of(model, graph, keep or {}), image, target, seed)
@@ -81,7 +81,8 @@ def gate_gradients(
                 yield from gradients([images[at] for at in places], [targets[at] for at in places])
 
 
-def _moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+def moved(target: Mapping[str, Any], device: torch.device) -> dict[str, Any]:
+    """A target with its tensors on a device."""
     return {key: value.to(device) if isinstance(value, Tensor) else value for key, value in target.items()}
 
 
@@ -208,10 +209,16 @@ class _ByInputs:
         layers: by the name of each one's weight.
     """
 
-    def __init__(self, model: nn.Module, graph: ChannelGraph, readers: list[_Reader], keep: Keep) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        graph: ChannelGraph,
+        readers: list[_Reader],
+        layers: dict[str, Any],
+        keep: Keep,
+    ) -> None:
         self.model, self.graph, self.readers, self.keep = model, graph, readers, keep
-        modules = dict(model.named_modules(remove_duplicate=False))
-        self.layers = {reader.tensor: modules[reader.tensor.removesuffix(".weight")] for reader in readers}
+        self.layers = layers
         self.gates: dict[nn.Module, Tensor] = {}
         for layer in set(self.layers.values()):
             layer.register_forward_pre_hook(self._multiply)
@@ -222,18 +229,20 @@ class _ByInputs:
         copied = loss_mode_copy(model).requires_grad_(False)
         readers = _readers(graph, dict(copied.named_parameters(remove_duplicate=False)))
         modules = dict(copied.named_modules(remove_duplicate=False))
+        layers: dict[str, Any] = {}
         for reader in readers:
             layer = modules.get(reader.tensor.removesuffix(".weight"))
             if layer is None or _input_axis(layer) != reader.axis:
                 return None
-        return _ByInputs(copied, graph, readers, keep)
+            layers[reader.tensor] = layer
+        return _ByInputs(copied, graph, readers, layers, keep)
 
     def __call__(self, images: list[Tensor], targets: list[dict[str, Any]]) -> list[Importance]:
         """DL/dm of each image; see `_Gradients`. The loss must be the mean of the images' losses."""
         self.gates = {}
         for reader in self.readers:
             layer = self.layers[reader.tensor]
-            weight = layer.weight
+            weight: Tensor = layer.weight
             gate = self.gates.setdefault(layer, weight.new_ones(len(images), weight.shape[reader.axis]))
             gate[:, reader.closed(self.keep).to(gate.device)] = 0
         gates = [self.gates[self.layers[reader.tensor]].requires_grad_() for reader in self.readers]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import ModelError
 from autoprune.graph import ChannelGraph, ChannelGroup
-from autoprune.importance.gates import Batches
+from autoprune.importance.gates import Batches, moved
 from autoprune.modules.losses import losses_of
 from autoprune.progress import track
 from autoprune.seeding import scoped
@@ -167,7 +167,7 @@ def observe(model: nn.Module, readers: Mapping[str, Reader], batches: Batches, s
     with scoped(seed):
         for batch, targets in track(loaded, "importance by OBS, its inputs"):
             for image, target in zip(batch, targets, strict=True):
-                on_device = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in target.items()}
+                on_device = moved(target, device)
                 areas = object_areas(model, [image.to(device)], [{"boxes": torch.zeros(0, 4), **on_device}])
                 sampler = FeatureSampler(*areas, derive(seed, "obs", images), device, each)
                 with _watched(readers, sampler, each) as outputs:

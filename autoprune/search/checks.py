@@ -39,6 +39,20 @@ class Checked(NamedTuple):
     file: SpaceFile | None
 
 
+class Loaded(NamedTuple):
+    """What a search begins or resumes with, after all checks.
+
+    Attributes:
+        task: detector and data, whose settings name the labels.
+        file: the space of the run, if it has one.
+        notes: of its study, see `results.recorded_notes`; none of a new run.
+    """
+
+    task: PruningTask
+    file: SpaceFile | None
+    notes: Mapping[str, Any]
+
+
 def check(config: Config | Mapping[str, Any] | str | Path) -> Checked:
     """Refuses what can be refused before detector and data are loaded; see `search` for the errors."""
     config = _as_config(config)
@@ -60,12 +74,8 @@ def check(config: Config | Mapping[str, Any] | str | Path) -> Checked:
 
 def load_checked(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime, accept_data_change: bool
-) -> tuple[PruningTask, SpaceFile | None]:
-    """Loads detector and data and makes all checks that need them, before the first file of the run.
-
-    Returns:
-        The task, whose settings name the labels, and the space of the run, if it has one.
-    """
+) -> Loaded:
+    """Loads detector and data and makes all checks that need them, before the first file of the run."""
     recorded_labels = run.config_file.exists() and config.labels is not None  # checked when it began
     notes = recorded_notes(config, run) if run.config_file.exists() else {}
     if notes:
@@ -87,7 +97,7 @@ def load_checked(
         task = replace(task, config=config)
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
-    return task, file
+    return Loaded(task, file, notes)
 
 
 def _space_of_run(run: RunDirectory, file: SpaceFile | None, config: Config) -> SpaceFile | None:

@@ -24,7 +24,7 @@ from autoprune.data.rivals import Rival
 from autoprune.engines.table import ENGINES
 from autoprune.files import naming_paths
 from autoprune.run.directory import RunDirectory
-from autoprune.run.results import STUDY, load_result, recorded_notes
+from autoprune.run.results import STUDY, load_result
 from autoprune.search.checks import check, load_checked
 from autoprune.search.estimate import Estimate, Part, times
 from autoprune.search.make_plan import make_plan
@@ -36,6 +36,7 @@ from autoprune.search.session import Session
 from autoprune.search.wall_time import WallTime
 from autoprune.seeding import seed as derive
 from autoprune.space.render import save_space
+from autoprune.study.confirm import SEED_DEVIATION
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record
 from autoprune.study.trials import LedgerSettings
@@ -45,7 +46,6 @@ from autoprune.task.pruning_task import PruningTask
 from autoprune.task.scoring import score_several
 
 DENSE_MAP = 0.5  # of the rehearsal
-SEED_VARIANCE = 0.006  # standard deviation of a trial's mAP under another seed (CONTRIBUTING.md)
 
 
 class Rehearsed(PolicyEvaluator):
@@ -66,7 +66,9 @@ class Rehearsed(PolicyEvaluator):
         """Metrics of a rung; see `PolicyEvaluator.evaluate`."""
         removed = float(self._plan.removed([widths]).sum())
         self._scale = self._scale or removed or 1.0
-        noise = np.random.default_rng(derive(0, str(sorted(widths.items())), repeat)).normal(0, SEED_VARIANCE)
+        noise = np.random.default_rng(derive(0, str(sorted(widths.items())), repeat)).normal(
+            0, SEED_DEVIATION
+        )
         value = float(np.clip(DENSE_MAP * math.exp(-removed / self._scale / 10) + noise, 0.05, 1.0))
         costs = self.task.costs(self.keep(widths))
         latency = {"latency_ms": costs["gflops"]} if self.measures_latency else {}
@@ -88,13 +90,13 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
     """
     started = time.perf_counter()
     config, run, file = check(config)
-    task, file = load_checked(config, run, file, WallTime(), accept_data_change)
+    task, file, notes = load_checked(config, run, file, WallTime(), accept_data_change)
     if task.device.type == "cuda" and task.config.detection_precision == "auto":
         task = with_detection(task, DetectionPrecision("bfloat16"))  # as most detectors allow it
     config = task.config
     loading_s = time.perf_counter() - started
     exists = run.config_file.exists()
-    same_data = not exists or _same_data(task, recorded_notes(config, run))
+    same_data = _same_data(task, notes)
     begun = exists and config.storage is None and same_data
     with TemporaryDirectory(prefix="autoprune-") as folder:
         scratch = RunDirectory(Path(folder) / "run")
@@ -174,7 +176,7 @@ def _copy(run: RunDirectory, scratch: RunDirectory) -> None:
 
 
 def _same_data(task: PruningTask, notes: Mapping[str, Any]) -> bool:
-    """Whether a run was begun on the data that there is now; else its trials will be set aside."""
+    """Whether a run was begun on the data that there is now, if it was; else its trials will be set aside."""
     before = notes.get("identity", {})
     return all(before.get(name, value) == value for name, value in task.data_identity.items())
 
@@ -210,7 +212,7 @@ def rehearse(
     ledger = Ledger(scratch.journal_file, STUDY, plan, settings, accepts)
     before = {record.number for record in ledger.records() if record.state != "running"}
     if "dense" not in ledger.notes:
-        dense = {"map": DENSE_MAP, "map50": DENSE_MAP, "map_error": SEED_VARIANCE, **task.costs({})}
+        dense = {"map": DENSE_MAP, "map50": DENSE_MAP, "map_error": SEED_DEVIATION, **task.costs({})}
         ledger.note("dense", dense if not evaluator.measures_latency else {**dense, "latency_ms": 1.0})
     session = Session(config, scratch, evaluator, ledger, WallTime())
     with progress.show(None):

@@ -124,8 +124,7 @@ class Estimate:
     @property
     def wall_s(self) -> float:
         """Seconds that the user waits: what workers do side by side is divided among as many as have work."""
-        busy = max(1, min(self.workers, self.trials + self.repeats))
-        return sum(part.seconds / (busy if part.parallel else 1) for part in self.parts)
+        return sum(map(self._wall_s, self.parts))
 
     @property
     def device_hours(self) -> float:
@@ -135,8 +134,11 @@ class Estimate:
     @property
     def largest(self) -> Part:
         """The part that takes longest by the clock."""
+        return max(self.parts, key=self._wall_s)
+
+    def _wall_s(self, part: Part) -> float:
         busy = max(1, min(self.workers, self.trials + self.repeats))
-        return max(self.parts, key=lambda part: part.seconds / (busy if part.parallel else 1))
+        return part.seconds / (busy if part.parallel else 1)
 
     def advice(self) -> str:
         """One line: what dominates, and which flag lowers it."""

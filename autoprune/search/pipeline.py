@@ -20,7 +20,7 @@ from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
 from autoprune.run.origin import SETTINGS_NOTE, settings_to_note
-from autoprune.run.results import SearchResult, recorded_notes, study_name
+from autoprune.run.results import SearchResult, study_name
 from autoprune.search.checks import check, load_checked
 from autoprune.search.curves import score_curves
 from autoprune.search.make_plan import LatencyModels, make_plan, say_prediction_error
@@ -91,8 +91,8 @@ def _prepare(
     config: Config, run: RunDirectory, file: SpaceFile | None, wall_time: WallTime, accept_data_change: bool
 ) -> tuple[Session, LatencyModels]:
     """The steps before the first trial; all checks come before the first file of the run."""
-    task, file = load_checked(config, run, file, wall_time, accept_data_change)
-    config, notes = task.config, recorded_notes(config, run) if run.config_file.exists() else {}
+    task, file, notes = load_checked(config, run, file, wall_time, accept_data_change)
+    config = task.config
     with wall_time.spend("dense_evaluation"):
         detection = noted_detection(notes) or check_detection(task)
     task = with_detection(task, detection)

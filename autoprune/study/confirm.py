@@ -14,7 +14,8 @@ from autoprune.study.compare import is_worse
 from autoprune.study.pareto import front
 from autoprune.study.records import Record, directions, objective_values
 
-SEED_ERROR = 0.006 * 2**0.5  # of the difference of two trials: each varies by 0.6 points with its seed
+SEED_DEVIATION = 0.006
+"""Standard deviation of a trial's mAP under another seed, a fraction."""
 
 
 def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: int) -> Record | None:
@@ -42,4 +43,4 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
 def _could_lead(leader: Record, complete: Sequence[Record]) -> list[Record]:
     """A leader, and the trials of its budget that could be as good where the errors were kept."""
     others = [each for each in complete if each.budget == leader.budget and each is not leader]
-    return [leader, *(each for each in others if not is_worse(each, leader, SEED_ERROR))]
+    return [leader, *(each for each in others if not is_worse(each, leader, SEED_DEVIATION * 2**0.5))]

@@ -9,7 +9,9 @@ import numpy as np
 from torch import nn
 
 from autoprune.cost.budget import figures, parse_budget
+from autoprune.data.detections import detect
 from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.data.evaluators import Detections
 from autoprune.data.racing import RaceOrder
 from autoprune.data.rivals import MAPS, RACED, Rival, encode_maps, rival_of
 from autoprune.detectors import resize_rule
@@ -23,7 +25,7 @@ from autoprune.space.space import Space
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
-from autoprune.task.race import Raced, evaluate_in_race
+from autoprune.task.race import Raced, race
 from autoprune.task.training_start import make_reconstructor, make_teacher, reinitialize
 from autoprune.training import Reconstructor, TrainSettings, train
 
@@ -60,9 +62,9 @@ class PolicyEvaluator:
         self._reconstructors: dict[int | None, Reconstructor] = {}
         self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
         self._maps: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
-        config, available = task.config, len(task.val)
-        count = min(config.proxy_images or available, available)
-        self._order = RaceOrder.make(count, config.batch_size, config.seed) if config.racing else None
+        config = task.config
+        order = RaceOrder.make(task.proxy_images, config.batch_size, config.seed)
+        self._order = order if config.racing else None
         self._latency_limit = self._read_latency_limit()
         self._steps = [rungs[0], *(high - low for low, high in pairwise(rungs))]
 
@@ -81,7 +83,7 @@ class PolicyEvaluator:
         """Takes a policy to a rung; see `Evaluator`.
 
         A trial that is known to be worse than one of its ``rivals`` that costs no more is not evaluated to
-        the end (`evaluate_in_race`): its metrics then hold `RACED`. Where the training of a rung makes the
+        the end (`race`): its metrics then hold `RACED`. Where the training of a rung makes the
         detector worse, the detector before it is kept, as in a recovery.
         """
         task, config, start = self.task.at(pixels_of(widths)), self.task.config, time.perf_counter()
@@ -124,9 +126,11 @@ class PolicyEvaluator:
         if rival is not None and before is not None and before.map >= rival.map:
             rival = None
         task = self._task_of(model)
-        return evaluate_in_race(
-            model, task.val, self._order, rival, task.device, task.config.batch_size, self.task.amp
-        )
+
+        def detections_in(images: Sequence[int]) -> Detections:
+            return detect(model, task.val, images, task.device, task.config.batch_size, self.task.amp)
+
+        return race(detections_in, task.val, self._order, rival)
 
     @property
     def measures_latency(self) -> bool:

@@ -4,11 +4,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from autoprune.data.coco import Split
-from autoprune.data.detections import detect
 from autoprune.data.evaluate import Metrics, score_detections
 from autoprune.data.evaluators import NONE, Detections
 from autoprune.data.racing import RaceOrder, is_beaten, prefix_maps
@@ -32,42 +29,19 @@ class Raced:
     maps: str | None = None
 
 
-def evaluate_in_race(
-    model: nn.Module,
-    split: Split,
-    order: RaceOrder,
-    rival: Rival | None,
-    device: torch.device | str = "cpu",
-    batch_size: int = 8,
-    amp: bool = False,
-) -> Raced:
-    """Measures a detector on images of a split; see `evaluate`.
-
-    Args:
-        model: the detector.
-        split: images and boxes.
-        order: the images, and when the detector is compared.
-        rival: the detector to beat, if there is one.
-        device: device of the images.
-        batch_size: images per forward pass.
-        amp: bfloat16 autocast, on CUDA only.
-
-    Raises:
-        DataError, ModelError: as of `evaluate`.
-    """
-    return race(lambda part: detect(model, split, part, device, batch_size, amp), split, order, rival)
-
-
 def race(
     detections_in: Callable[[Sequence[int]], Detections], split: Split, order: RaceOrder, rival: Rival | None
 ) -> Raced:
-    """The same for whatever detects.
+    """Measures what detects on images of a split; see `evaluate`.
 
     Args:
         detections_in: gives the detections in the images of these indices.
         split: images and boxes.
         order: the images, and when the detector is compared.
         rival: the detector to beat, if there is one.
+
+    Raises:
+        DataError: as of `score_detections`.
     """
     parts: list[Detections] = []
     starts = (0, *order.looks[:-1])

@@ -1,6 +1,7 @@
 """An evaluation in a race: the numbers of a plain one, or an estimate and fewer images."""
 
 import dataclasses
+from functools import partial
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from autoprune.data.evaluators import IMAGE
 from autoprune.data.racing import RaceOrder
 from autoprune.data.rivals import Rival, decode_maps, encode_maps
 from autoprune.task.pruning_task import load_task
-from autoprune.task.race import evaluate_in_race, race
+from autoprune.task.race import race
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,13 @@ def order(task):
     return RaceOrder(tuple(order), (half, len(order)))
 
 
+def race_of(task, order, rival):
+    return race(partial(detect, task.model, task.val), task.val, order, rival)
+
+
 @pytest.fixture(scope="module")
 def alone(task, order):
-    return evaluate_in_race(task.model, task.val, order, None)
+    return race_of(task, order, None)
 
 
 def test_without_a_rival_it_is_the_plain_evaluation_and_keeps_its_maps(task, order, alone):
@@ -83,10 +88,10 @@ def test_one_that_is_beaten_stops_early_with_an_estimate(task, order, alone):
 
 
 def test_one_that_is_as_good_sees_all_images(task, order, alone):
-    raced = evaluate_in_race(task.model, task.val, order, Rival(0, alone.map, {}, alone.maps))
+    raced = race_of(task, order, Rival(0, alone.map, {}, alone.maps))
     assert raced == alone
     weaker = encode_maps(decode_maps(alone.maps) / 2)
-    better = evaluate_in_race(task.model, task.val, order, Rival(0, alone.map / 2, {}, weaker))
+    better = race_of(task, order, Rival(0, alone.map / 2, {}, weaker))
     assert dataclasses.replace(better, scores=None) == dataclasses.replace(alone, scores=None)
 
 
