@@ -58,16 +58,16 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def versions(model: str = "") -> str:
+def versions(model: str | None = None) -> str:
     """Versions of what a detector is made with: ``autoprune 0.1.0, torch 2.8.0, torchvision 0.23.0``.
 
     Args:
-        model: name of the detector; that of a vendor adds the vendor's library.
+        model: name of the detector, where that counts; one of a vendor adds the vendor's library.
     """
     from autoprune import __version__
 
     shown = f"autoprune {__version__}, torch {torch.__version__}, torchvision {version('torchvision')}"
-    if not is_vendor(model):
+    if model is None or not is_vendor(model):
         return shown
     library = model.partition(":")[0]
     return f"{shown}, {library} {version(library)}"
