@@ -15,6 +15,7 @@ from autoprune.errors import ModelError
 from autoprune.images.batch import Sample, make_sample, pinned, to_batch
 from autoprune.images.decode import threads
 from autoprune.images.prefetch import prefetched
+from autoprune.modules.batch_fit import BatchFit
 from autoprune.modules.float_outputs import float_outputs
 from autoprune.progress import track
 
@@ -86,12 +87,12 @@ def _detect(
     device: torch.device,
     batch_size: int,
 ) -> Detections:
-    detections = [NONE]
+    detections, fit = [NONE], BatchFit()
     starts = range(0, len(chosen), batch_size)
     for start in track(starts, "evaluation"):
         indices = chosen[start : start + batch_size]
         pictures, _ = to_batch([next(samples) for _ in indices], device)
-        outputs = model(pictures)
+        outputs = fit.run(len(pictures), partial(_outputs, model, pictures), "is evaluated in parts of {}")
         if not _has_torchvisions_form(outputs, len(pictures)):
             raise ModelError(
                 f"in eval mode {type(model).__name__} must return one {{boxes, scores, labels}} per image of "
@@ -101,6 +102,12 @@ def _detect(
         for index, output in zip(indices, outputs, strict=True):
             detections.append(detections_of(split, index, output))
     return np.concatenate(detections)
+
+
+def _outputs(model: nn.Module, pictures: list[torch.Tensor], parts: Sequence[slice]) -> Any:
+    if len(parts) == 1:
+        return model(pictures)
+    return [output for part in parts for output in model(pictures[part])]
 
 
 def _has_torchvisions_form(outputs: Any, count: int) -> bool:

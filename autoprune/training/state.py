@@ -13,11 +13,12 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
+from autoprune.modules.batch_fit import BatchFit
 from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
 from autoprune.training import distributed
-from autoprune.training.batch_fit import BatchFit
+from autoprune.training.batch_fit import sum_losses
 from autoprune.training.batches import TrainSplit
 from autoprune.training.capture import Tap
 from autoprune.training.checkpoint import Checkpoint
@@ -98,7 +99,7 @@ class TrainingState:
             torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
             self.optimizer.zero_grad()
 
-        parts = self._fit.sum(len(images), backward, reset)
+        parts = sum_losses(self._fit, len(images), backward, reset)
         total = torch.stack(list(parts.values())).sum()
         summed, uses = distributed.sum_gradients(self.weights.values(), total)
         norm = nn.utils.clip_grad_norm_(self.weights.values(), settings.clip_norm)  # foreach where it exists

@@ -8,7 +8,8 @@ Without --data it is the demo's detector on generated images.
 
 A row for each way: how much faster it is, CPU seconds of an image, and the largest difference to the first,
 as a fraction of the largest gradient of the group. Version 0.1.0 had only the first. Ways take
-turns, batch after batch, so that a busy machine slows them alike.
+turns, batch after batch, so that a busy machine slows them alike. The last row is what no exact way beats:
+the losses of the batch and their gradient with respect to the images, with no gradient of a weight or a gate.
 """
 
 import argparse
@@ -22,10 +23,15 @@ from learning_rates import config_of
 from parts import add_demo_or_data
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor, nn
 
 from autoprune.importance.gates import _ByInputs, _ByWeights
 from autoprune.importance.reduce import Importance
+from autoprune.modules.losses import losses_of
+from autoprune.modules.run_modes import loss_mode_copy
 from autoprune.task.pruning_task import load_task
+
+BARE = "bare backward, all at once"
 
 
 def main() -> None:
@@ -42,8 +48,9 @@ def main() -> None:
         "inputs": (by_inputs, 1),
         f"inputs, {size} at once": (by_inputs, size),
     }
-    seconds = dict.fromkeys(ways, 0.0)
+    seconds = dict.fromkeys([*ways, BARE], 0.0)
     results: dict[str, list[Importance]] = {name: [] for name in ways}
+    frozen = loss_mode_copy(task.model).requires_grad_(False)
     for start in range(0, given.images + size, size):  # the first batch warms up
         images, targets = task.train.batch(range(max(0, start - size), max(size, start)), task.device)
         for name, (way, count) in ways.items():
@@ -54,15 +61,23 @@ def main() -> None:
             if start:
                 seconds[name] += time.process_time() - before
                 results[name] += gates
+        before = time.process_time()
+        bare_backward(frozen, images, targets)
+        if start:
+            seconds[BARE] += time.process_time() - before
     table = Table(title=f"{given.images} images of {task.input_size[0]}x{task.input_size[1]}")
     for column in ("gates", "ratio", "CPU s an image", "max difference"):
         table.add_column(column, justify="left" if column == "gates" else "right")
-    for name in ways:
-        ratio, each = seconds["weights"] / seconds[name], seconds[name] / given.images
-        table.add_row(
-            name, f"{ratio:.2f}", f"{each:.3f}", f"{difference(results['weights'], results[name]):.1e}"
-        )
+    for name, spent in seconds.items():
+        differing = f"{difference(results['weights'], results[name]):.1e}" if name in ways else ""
+        table.add_row(name, f"{seconds['weights'] / spent:.2f}", f"{spent / given.images:.3f}", differing)
     Console().print(table)
+
+
+def bare_backward(model: nn.Module, images: list[Tensor], targets: list[dict[str, Any]]) -> None:
+    """The losses of a batch and their gradients with respect to its images."""
+    inputs = [image.clone().requires_grad_() for image in images]
+    torch.autograd.grad(torch.stack(list(losses_of(model, inputs, targets).values())).sum(), inputs)
 
 
 def difference(first: list[Importance], second: list[Importance]) -> float:

@@ -52,7 +52,7 @@ WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__")
 
 def main() -> None:
     """Measures this version, or all of them in a process each, and prints the table."""
-    given = arguments()
+    given = arguments(__doc__)
     if given.one:
         print(json.dumps(measure(given)))
         return
@@ -60,17 +60,17 @@ def main() -> None:
     results: dict[str, list[dict[str, float]]] = {name: [] for name in versions}
     for _ in range(given.rounds):
         for name, checkout in versions.items():
-            results[name].append(measure_in(checkout))
+            results[name].append(measure_in(checkout, Path(__file__)))
     table = Table(*("", *versions), title=f"medians of {given.rounds} rounds")
     for row in results["now"][0]:
         table.add_row(row, *(f"{median(each[row] for each in results[name]):.3f}" for name in versions))
     Console().print(table)
 
 
-def measure_in(checkout: Path) -> dict[str, float]:
-    """One round of the version in a checkout."""
+def measure_in(checkout: Path, script: Path) -> dict[str, float]:
+    """One round of a script's figures, by the version in a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout)}
-    command = [sys.executable, __file__, *sys.argv[1:], "--one"]
+    command = [sys.executable, str(script), *sys.argv[1:], "--one"]
     output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
     result: dict[str, float] = json.loads(output.splitlines()[-1])
     return result
@@ -254,10 +254,10 @@ def _decode(work: tuple[Path, tuple[int, int]]) -> Any:
     return decode(*work)
 
 
-def arguments() -> argparse.Namespace:
+def arguments(description: str | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     add_demo_or_data(parser)
     parser.add_argument("--before", type=Path, help="checkout of another version")

@@ -64,6 +64,24 @@ def shapes(tmp_path):
     return make_shapes(tmp_path / "set", 0, train=1, val=10, size=96)
 
 
+def test_batches_that_do_not_fit_into_memory_are_evaluated_in_parts(shapes):
+    """Memory is a stand-in that holds three images."""
+    split = open_data(shapes, "val", Resize(48, 64))
+    answers = [truth(split, index, score=0.9 - index / 20) for index in range(len(split))]
+
+    def refuse(module, args):
+        if len(args[0]) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    small, whole = Oracle(answers), Oracle(answers)
+    small.register_forward_pre_hook(refuse)
+    chosen = range(len(split))
+    expected = detect(whole, split, chosen, batch_size=8)
+    np.testing.assert_array_equal(detect(small, split, chosen, batch_size=8), expected)
+    assert [len(sizes) for sizes, *_ in whole.calls] == [8, 2]
+    assert [len(sizes) for sizes, *_ in small.calls] == [2, 2, 2, 2, 2]
+
+
 def test_all_numbers_are_those_of_pycocotools_on_a_results_file(shapes, tmp_path):
     """Noisy detections, written as a results file and scored by pycocotools from the files alone."""
     split = open_data(shapes, "val", Resize(48, 64))

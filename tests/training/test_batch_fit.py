@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.errors import ModelError, TrainingError
+from autoprune.modules.batch_fit import BatchFit
 from autoprune.training import TrainSettings, train
-from autoprune.training.batch_fit import BatchFit
+from autoprune.training.batch_fit import sum_losses
 
 CPU = torch.device("cpu")
 
@@ -76,7 +77,7 @@ def test_the_gradients_of_parts_add_up_to_those_of_the_batch(
         (sum(losses.values()) * fraction).backward()
         return {name: value.detach() * fraction for name, value in losses.items()}
 
-    fit.sum(6, backward, model.zero_grad)
+    sum_losses(fit, 6, backward, model.zero_grad)
     assert (fit.most, memory.sizes) == (2, [6, 3, 2, 2, 2])
     for name, weight in model.named_parameters():
         torch.testing.assert_close(weight.grad, expected[name], rtol=1e-9, atol=1e-12)
@@ -98,7 +99,7 @@ def test_a_failed_step_leaves_nothing_behind() -> None:
         weight.grad = None
 
     fit.most = 4
-    assert fit.sum(8, backward, reset) == {"loss": torch.tensor(8.0)}
+    assert sum_losses(fit, 8, backward, reset) == {"loss": torch.tensor(8.0)}
     assert fit.most == 2
     assert weight.grad is not None
     assert weight.grad.item() == 8
@@ -122,7 +123,7 @@ def test_the_size_that_fits_is_kept_and_said_once(
     toy: nn.Module, split: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lines: list[str] = []
-    monkeypatch.setattr("autoprune.training.batch_fit.say", lambda line, **_: lines.append(line))
+    monkeypatch.setattr("autoprune.modules.batch_fit.say", lambda line, **_: lines.append(line))
     memory = SmallMemory(2)
     train(memory.hold(toy), split, TrainSettings(3, batch_size=4), CPU)
     assert memory.sizes == [4, 2, 2, 2, 2, 2, 2]
