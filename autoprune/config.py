@@ -197,6 +197,11 @@ class Config(Strict):
     proxy_images: Annotated[int | None, _SEARCH] = Field(
         None, ge=1, description="validation images for a proxy; default: all"
     )
+    detection_precision: Annotated[Literal["auto", "float32", "bfloat16"], _SEARCH] = Field(
+        "auto",
+        description="precision in which trials are evaluated; auto: on CUDA bfloat16 where the dense mAP in "
+        "it is within 0.1 points of float32, which is checked once; elsewhere float32",
+    )
     confirm: Annotated[int, _SEARCH_LENGTH] = Field(
         4,
         ge=0,
@@ -306,11 +311,6 @@ class Config(Strict):
     device: Annotated[str, DeviceText, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")
     threads: Annotated[int | None, _HARDWARE] = Field(
         None, ge=1, le=1024, description="CPU threads; default: torch's own choice"
-    )
-    detection_precision: Annotated[Literal["auto", "float32", "bfloat16"], _MACHINE] = Field(
-        "auto",
-        description="precision in which trials are evaluated; auto: on CUDA bfloat16 where the dense mAP in "
-        "it is within 0.1 points of float32, which is checked once; elsewhere float32",
     )
     seed: Annotated[int, _MACHINE] = Field(
         0, ge=0, lt=2**32, description="master seed; the same seed repeats a CPU run"

@@ -1,7 +1,9 @@
 """The run directory: every file of one search, and whether it belongs to the search that is asked for."""
 
 import csv
+import errno
 import io
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 from autoprune.config import MAY_CHANGE, Config, DataPaths
 from autoprune.errors import RunError
 from autoprune.fields import is_vendor, source_of_vendor
-from autoprune.files import naming_paths, write_text, write_yaml
+from autoprune.files import naming_paths, refuse_dangling, unwritable, write_text, write_yaml
 from autoprune.passwords import place_of
 from autoprune.policy import Policy
 from autoprune.run import lock, names
@@ -215,6 +217,20 @@ def _refuse_missing_source(run: Path, began: str, now: str) -> None:
         return
     where = "which is not there any more; restore it" if source_of_vendor(began) is None else "give that path"
     raise RunError(f"there is no file {given} from here, and {run} was made with {before}, {where}")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuses a folder that can't be made or written, without making it.
+
+    Raises:
+        RunError: says why.
+    """
+    refuse_dangling(folder)
+    place = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not place.is_dir():
+        raise unwritable(folder, OSError(errno.ENOTDIR, f"{place} is not a folder"))
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise unwritable(folder, OSError(errno.EACCES, f"{place} can't be written"))
 
 
 def refuse_other_folder(folder: Path, own: Sequence[str] = ()) -> None:

@@ -151,6 +151,7 @@ def load_result(path: Path) -> SearchResult:
     study = load_study(config.storage or run.journal_file, study_name(config))
     notes = study.user_attrs
     records = read_records(study)
+    _check_objectives(run, config, records)
     points = [
         FrontPoint(record.number, record.origin, record.values, run.policy_file(record.number))
         for record in front_of(records, config.objectives)
@@ -163,6 +164,16 @@ def load_result(path: Path) -> SearchResult:
         notes.get("seconds", {}),
         notes,
     )
+
+
+def _check_objectives(run: RunDirectory, config: Config, records: Sequence[Record]) -> None:
+    for record in records:
+        missing = [name for name in config.objectives if name not in record.metrics]
+        if record.counts and record.state == "complete" and missing:
+            raise RunError(
+                f"{run.config_file} names the objective {missing[0]}, which was not measured (trial "
+                f"{record.number}); put back what the search was begun with"
+            )
 
 
 def recorded_notes(config: Config, run: RunDirectory) -> Mapping[str, Any]:

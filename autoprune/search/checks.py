@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.evaluate import check_boxes
+from autoprune.data.racing import LEAST, RaceOrder
 from autoprune.errors import RunError
 from autoprune.passwords import MASK, has_password
 from autoprune.progress import say
@@ -89,6 +90,11 @@ def load_checked(
     check_boxes(task.train)
     check_boxes(task.val, config.proxy_images)
     say(task.train.labels_line)
+    if config.racing and RaceOrder.make(task.proxy_images, config.batch_size, config.seed) is None:
+        say(
+            f"--racing stops no evaluation here: {task.proxy_images} images are too few, two parts of at "
+            f"least {LEAST} and of whole batches are needed"
+        )
     if not recorded_labels:
         with wall_time.spend("dense_evaluation"):
             task.check_labels(config.proxy_images, must_find=True)

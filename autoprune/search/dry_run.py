@@ -23,7 +23,7 @@ from autoprune.config import Config
 from autoprune.data.rivals import Rival
 from autoprune.engines.table import ENGINES
 from autoprune.files import naming_paths
-from autoprune.run.directory import RunDirectory
+from autoprune.run.directory import RunDirectory, check_writable
 from autoprune.run.results import STUDY, load_result
 from autoprune.search.checks import check, load_checked
 from autoprune.search.estimate import Estimate, Part, times
@@ -90,6 +90,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
     """
     started = time.perf_counter()
     config, run, file = check(config)
+    check_writable(run.path)
     task, file, notes = load_checked(config, run, file, WallTime(), accept_data_change)
     if task.device.type == "cuda" and task.config.detection_precision == "auto":
         task = with_detection(task, DetectionPrecision("bfloat16"))  # as most detectors allow it
@@ -132,7 +133,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         megabytes = scratch.megabytes()
     new = [record for record in after if record.number not in before]
     repeats = sum(record.repeat_of is not None for record in new)
-    if new:
+    if any(record.rungs for record in new):
         policies = _policies(new, evaluator)
         costs, dense_image_s = time_trials(task, evaluator, policies)
         if not begun:
@@ -155,7 +156,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         rungs=tuple(
             sum(len(record.rungs) > rung for record in new) if new else 0 for rung in range(len(config.rungs))
         ),
-        trials=len(new) - repeats,
+        trials=sum(record.counts for record in new),
         finished=sum(record.counts for record in after if record.number in before),
         repeats=repeats,
         workers=workers,
@@ -227,7 +228,8 @@ def _policies(
 
     What a reconstruction takes depends on the widths, which differ at the same GFLOPs.
     """
-    own = [record for record in records if record.pixels in (None, evaluator.task.pixels)] or records
+    measured = [record for record in records if record.rungs]  # the others repeat an earlier policy
+    own = [record for record in measured if record.pixels in (None, evaluator.task.pixels)] or measured
     ordered = sorted(own, key=lambda record: record.metrics["gflops"])
     chosen = {each.number: each for each in (ordered[0], ordered[len(ordered) // 2], ordered[-1])}
     keeps = [evaluator.keep(record.widths) for record in chosen.values()]

@@ -90,8 +90,11 @@ def per_image(calls: Sequence[tuple[float, Sequence[int]]]) -> float:
     The first batch of a pass warms up, and chooses how to compute; it counts where there is no other.
 
     Args:
-        calls: time and indices of each batch; each pass begins with the same image.
+        calls: time and indices of each batch; each pass begins with the same image. None where the
+            criteria read no images.
     """
+    if not calls:
+        return 0.0
     starts = [place for place, (_, indices) in enumerate(calls) if indices[0] == calls[0][1][0]]
     total = 0.0
     for start, end in zip(starts, [*starts[1:], len(calls)], strict=True):

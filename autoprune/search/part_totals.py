@@ -27,7 +27,7 @@ def trial_parts(task: PruningTask, records: Sequence[Record], costs: TrialCosts)
     steps = sum(config.rungs[len(record.rungs) - 1] for record in firsts)
     evaluated = images * sum(len(record.rungs) for record in firsts)
     first = times(len(firsts), trials["reconstruction"])
-    repeats = len(records) - len(firsts)
+    repeats = sum(record.repeat_of is not None for record in records)
     training, evaluation = trials.get("training", 0.0), trials.get("evaluation", 0.0)
     return [
         Part("reconstruction", first, trials["reconstruction"], "--reconstruct-images", True),
@@ -68,7 +68,7 @@ def _bytes(split: Split) -> float:
 def proxy_check(task: PruningTask, records: Sequence[Record], costs: TrialCosts) -> Part:
     """Recovering trials in full, one after the other."""
     config = task.config
-    gflops = float(np.mean([record.metrics["gflops"] for record in records]))
+    gflops = float(np.mean([record.metrics["gflops"] for record in records if record.rungs]))
     images = 2 * len(task.val)  # before the training and after it
     each = costs.training(gflops) + config.steps * costs.step(gflops) + images * costs.image(gflops)
     count = config.check_proxies

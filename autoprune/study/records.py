@@ -1,5 +1,6 @@
 """The trials of a study as records, which is what the rest of autoprune reads of them."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -7,7 +8,8 @@ from typing import Literal
 import optuna
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.data.rivals import RACED, SAME_COST
+from autoprune.data.rivals import RACED, SAME_COST, decode_maps
+from autoprune.errors import RunError
 from autoprune.space.input_size import pixels_of
 from autoprune.study.earlier_data import earlier_trials
 from autoprune.study.pareto import Direction, front, merge
@@ -137,6 +139,9 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
     Args:
         study: the study.
         finished: records of finished trials by number, which do not change; the missing ones are added.
+
+    Raises:
+        RunError: the study is damaged: a metric is no number, say.
     """
     budgets = study.user_attrs.get("budgets") or [None]
     finished = {} if finished is None else finished
@@ -148,7 +153,7 @@ def read_records(study: optuna.Study, finished: dict[int, Record] | None = None)
             attributes = TrialAttributes(trial)
             if trial.state == TrialState.WAITING or attributes.requeued:
                 continue
-            record = _record(trial, attributes, budgets, trial.number in set_aside)
+            record = _check(_record(trial, attributes, budgets, trial.number in set_aside))
             if trial.state.is_finished():
                 finished[trial.number] = record
         records.append(record)
@@ -179,6 +184,32 @@ def _with_repeats(records: list[Record]) -> list[Record]:
         replace(record, again=tuple(again[record.number])) if record.number in again else record
         for record in records
     ]
+
+
+def _check(record: Record) -> Record:
+    """Refuses what no search writes: a damaged or edited study, which would fail far from here.
+
+    Raises:
+        RunError: names the trial and what is wrong.
+    """
+    for rung, (metrics, maps) in enumerate(zip(record.rungs, record.prefix_maps, strict=True)):
+        wrong = [name for name, value in metrics.items() if not isinstance(value, int | float)]
+        wrong = wrong or [name for name in ("map", "gflops") if not math.isfinite(metrics.get(name, 0.0))]
+        if maps is not None and not _is_decoded(maps):
+            wrong.append("maps")
+        if wrong:
+            raise RunError(
+                f"the study is damaged: trial {record.number} has no valid {wrong[0]} at rung {rung}; "
+                "restore it (study.journal) from a copy, or choose another --out"
+            )
+    return record
+
+
+def _is_decoded(maps: str) -> bool:
+    try:
+        return len(decode_maps(maps)) > 0
+    except (TypeError, ValueError):
+        return False
 
 
 def _record(

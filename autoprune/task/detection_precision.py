@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.errors import ConfigError
 from autoprune.progress import say
 from autoprune.task.pruning_task import PruningTask
 
@@ -50,11 +51,19 @@ def check_detection(
         task: detector and data.
         evaluate: measures mAP, as `data.evaluate.evaluate`.
         device: type of the device; default: the task's.
+
+    Raises:
+        ConfigError: the settings give bfloat16, and the device is not CUDA.
     """
-    config = task.config
+    config, device = task.config, device or task.device.type
+    if config.detection_precision == "bfloat16" and device != "cuda":
+        raise ConfigError(
+            f"detection_precision bfloat16 does nothing on this device ({device}): only on CUDA is detection "
+            "done in it; omit it, or give float32"
+        )
     if config.detection_precision != "auto":
         return DetectionPrecision(config.detection_precision)
-    if (device or task.device.type) != "cuda":
+    if device != "cuda":
         return DetectionPrecision("float32")
     full, half = (
         evaluate(task.model, task.val, task.device, config.batch_size, config.proxy_images, amp=amp).map

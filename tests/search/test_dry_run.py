@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from autoprune.errors import AutopruneError, BudgetError, DataError, RunError
 from autoprune.run.results import load_result
@@ -163,6 +164,41 @@ def test_it_refuses_what_a_search_refuses_in_the_same_words(demo_settings, tmp_p
     with pytest.raises(error, match=f"^{re.escape(str(refusal.value))}$"):
         dry_run(settings)
     assert not (tmp_path / "run").exists()
+
+
+def test_a_policy_that_repeats_an_earlier_one_is_not_timed(demo_settings, known_times, tmp_path):
+    """A space of one group has so few policies that most trials repeat one, as they do in the search."""
+    space = tmp_path / "space.yaml"
+    content = {
+        "model": demo_settings["model"],
+        "model_arguments": demo_settings["model_arguments"],
+        "input_size": [128, 128],
+        "criterion": demo_settings["criterion"],
+        "groups": [{"match": "backbone.body.conv1", "max_ratio": 0.76}],
+    }
+    space.write_text(yaml.safe_dump(content))
+    settings = {**demo_settings, "space": space, "budget_gflops": "90%", "trials": 5, "confirm": 4}
+    estimate = dry_run({**settings, "out": tmp_path / "estimated"})
+    search({**settings, "out": tmp_path / "run"})
+    records = load_result(tmp_path / "run").records
+    assert any(record.same_as is not None for record in records)
+    assert estimate.trials == sum(record.counts for record in records)
+
+
+@pytest.mark.parametrize("place", ["a file", "a folder in a file", "a link to nothing"])
+def test_it_refuses_a_place_that_the_search_cannot_write(demo_settings, tmp_path, place):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    out = {"a file": "file", "a folder in a file": "file/run", "a link to nothing": "link"}[place]
+    for command in (search, dry_run):
+        with pytest.raises(RunError, match=r"file|link"):
+            command({**demo_settings, "out": tmp_path / out})
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "link"]
+
+
+def test_a_criterion_that_reads_no_images_is_estimated(demo_settings, known_times, tmp_path):
+    estimate = dry_run({**demo_settings, "criterion": "l2", "warm_starts": False, "out": tmp_path / "run"})
+    assert estimate.trials == demo_settings.get("trials", estimate.trials)
 
 
 def test_it_refuses_the_run_directory_of_another_search(demo_settings, copied_run):

@@ -36,6 +36,10 @@ def test_the_time_of_a_call_and_its_result(monkeypatch):
     assert timed(CPU, work, 2.0, factor=3) == ("done", 6.0)
 
 
+def test_criteria_that_read_no_image_cost_nothing_for_one():
+    assert per_image([]) == 0.0
+
+
 def test_importance_costs_a_constant_and_in_each_pass_so_much_an_image(monkeypatch, tmp_path):
     """Two passes, of 2 s and 3 s an image in batches of 2, and 5 s for whatever number of images."""
     clock, counts = Clock(), []

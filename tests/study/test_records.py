@@ -1,9 +1,11 @@
 """Records against what Optuna itself reads of a study; a study of the version before this one."""
 
 import csv
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import optuna
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from optuna.storages.journal import JournalFileBackend
 
+from autoprune.errors import RunError
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record, directions, front_of, objective_values, read_records
 from autoprune.study.storage import load_study
@@ -101,6 +104,28 @@ def test_finished_records_are_read_once(make_ledger):
     assert after[0] is before[0]
     assert (before[1].state, after[1].state) == ("running", "complete")
     assert after == read_records(ledger.study)
+
+
+DAMAGE = {
+    "no number": ({"rung_0": {"map": "x", "gflops": 1.0}}, "map"),
+    "null": ({"rung_0": {"map": 0.5, "gflops": None}}, "gflops"),
+    "NaN": ({"rung_0": {"map": math.nan, "gflops": 1.0}}, "map"),
+    "text of no maps": ({"maps_0": "!!!!"}, "maps"),
+    "a part of the maps": ({"maps_0": "AAAA"}, "maps"),
+    "maps that are a number": ({"maps_0": 5}, "maps"),
+}
+
+
+@pytest.mark.parametrize(("attributes", "name"), DAMAGE.values(), ids=DAMAGE)
+def test_a_damaged_study_is_refused_with_the_trial_and_the_metric(make_ledger, attributes, name):
+    ledger = make_ledger(trials=3, rungs=1)
+    for _ in range(2):
+        ledger.report(ledger.ask().number, 0, {"map": 0.5, "gflops": 1.0})
+    trials = ledger.study.get_trials()
+    trials[1].user_attrs = {**trials[1].user_attrs, **attributes}
+    study = SimpleNamespace(user_attrs=ledger.study.user_attrs, get_trials=lambda deepcopy: trials)
+    with pytest.raises(RunError, match=rf"trial 1 has no valid {name} at rung 0"):
+        read_records(study)
 
 
 # a study of the version before

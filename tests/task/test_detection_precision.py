@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from autoprune.config import make_config
+from autoprune.errors import ConfigError
 from autoprune.run.results import load_result
 from autoprune.search.pipeline import search
 from autoprune.task import detection_precision
@@ -51,6 +52,11 @@ def test_elsewhere_and_where_it_is_given_nothing_is_measured(setting, device, pr
     calls = []
     checked = check_detection(task_on(setting), measured({}, calls), device)
     assert (checked, calls) == (DetectionPrecision(precision), [])
+
+
+def test_bfloat16_is_refused_where_it_would_do_nothing():
+    with pytest.raises(ConfigError, match=r"bfloat16 does nothing on this device \(cpu\)"):
+        check_detection(task_on("bfloat16"), measured({}, []), "cpu")
 
 
 def test_a_search_checks_once_and_keeps_it_with_the_run(demo_settings, tmp_path, monkeypatch):
