@@ -111,9 +111,14 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         if begun:  # all that comes before the first trial is in the run directory
             scores = score_several(task, criteria_of(config), scratch.importance_file)
         else:
-            scores, importance_s = time_importance(task, criteria_of(config), scratch)
+            if "obs" in criteria_of(config):
+                progress.say("timing importance: the eliminations of `obs` are done in full")
+            scores, images_s, importance_s = time_importance(task, criteria_of(config), scratch)
             images = min(config.importance_images, len(task.train))
-            parts.append(Part("importance", times(images, importance_s), importance_s, "--importance-images"))
+            parts.append(
+                Part("images for importance", times(images, images_s), images_s, "--importance-images")
+            )
+            parts.append(Part("importance", "", importance_s, "--criterion taylor"))
             if config.curves:
                 point_s, points = time_curves(task, scores[config.criterion])
                 curves_s = points * point_s

@@ -14,6 +14,7 @@ from autoprune.errors import out_of_memory
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.importance.curves import ratios_to_widths
+from autoprune.progress import track
 from autoprune.run.directory import RunDirectory
 from autoprune.search.estimate import Line, TrialCosts
 from autoprune.seeding import seed as derive
@@ -56,8 +57,8 @@ def _wait(device: torch.device) -> None:
 
 def time_importance(
     task: PruningTask, criteria: Sequence[str], scratch: RunDirectory
-) -> tuple[dict[str, Importance], float]:
-    """Scores of a few images, and the seconds that those of all ``importance_images`` take.
+) -> tuple[dict[str, Importance], float, float]:
+    """Scores of a few images, the seconds that all ``importance_images`` take, and those of the rest.
 
     What an image costs is what passes between two of them. The rest, such as the eliminations of `obs`, does
     not depend on their number.
@@ -81,7 +82,8 @@ def time_importance(
         criteria,
         scratch.importance_file,
     )
-    return scores, seconds + per_image(calls) * (images - few)
+    of_images = min(seconds, per_image(calls) * few)
+    return scores, of_images * images / few, seconds - of_images
 
 
 def per_image(calls: Sequence[tuple[float, Sequence[int]]]) -> float:
@@ -111,7 +113,8 @@ def time_curves(task: PruningTask, order: Importance) -> tuple[float, int]:
     names = list(groups)
     places = {round(place * (len(names) - 1) / (GROUPS - 1)) for place in range(GROUPS)}
     probe, middle = SensitivityProbe(task, order), (RATIOS[len(RATIOS) // 2],)
-    seconds = [timed(task.device, probe, names[place], middle)[1] for place in sorted(places)]
+    timing = track(sorted(places), "timing sensitivity curves")
+    seconds = [timed(task.device, probe, names[place], middle)[1] for place in timing]
     points = sum(len(ratios_to_widths(group, RATIOS)) for group in groups.values())
     return sum(seconds) / len(seconds), points
 
@@ -194,7 +197,7 @@ def _time_training(
 
     def run() -> None:
         teacher = make_teacher(task, keep, importance)
-        train(model, task.train, settings, task.device, teacher, after_step=after_step)
+        train(model, task.train, settings, task.device, teacher, after_step=after_step, what="timed training")
 
     _, seconds = timed(task.device, run)
     step_s = (ends[-1] - ends[0]) / (len(ends) - 1)

@@ -97,18 +97,16 @@ class PolicyEvaluator:
             costs = {**task.costs(keep), **latency}
             before = None if state is None else self._measured.get(state)
             raced = self._race(model, None if repeat else rival_of(costs, rivals), before)
+            if state is not None and before is not None and before.map > raced.map:
+                model, raced = state, Raced(before.map, before.images, before, self._maps.get(state))
             scores: dict[str, float | str] = {"map": raced.map}
             if raced.scores is None:
                 scores[RACED] = raced.images
             else:
-                kept = raced
-                if state is not None and before is not None and before.map > raced.map:
-                    model, kept = state, Raced(before.map, raced.images, before, self._maps.get(state))
-                assert kept.scores is not None
-                self._measured[model] = kept.scores
-                scores |= {"map": kept.map, "map50": kept.scores.map50}
-                if kept.maps is not None:
-                    self._maps[model] = scores[MAPS] = kept.maps
+                self._measured[model] = raced.scores
+                scores["map50"] = raced.scores.map50
+                if raced.maps is not None:
+                    self._maps[model] = scores[MAPS] = raced.maps
                 if rung + 1 < len(config.rungs):  # no trial is promoted from the top
                     scores |= self._distances(model, keep)
             evaluated = time.perf_counter()

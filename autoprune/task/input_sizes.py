@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 from torch import nn
@@ -134,7 +135,8 @@ def _scaled(own: Resize, fraction: float, step: int) -> Resize:
     assert own.min_size is not None
     assert own.max_size is not None
     shorter = rounded(own.min_size)
-    return Resize(shorter, round(own.max_size * shorter / own.min_size))
+    # rounded up: a longest side that is cut would shorten the shorter one too
+    return Resize(shorter, math.ceil(Fraction(own.max_size * shorter, own.min_size)))
 
 
 def _same_groups(one: ChannelGraph, other: ChannelGraph) -> bool:

@@ -87,8 +87,8 @@ def _ratios(
         rises = max(by_size - dense, 0.0), max(by_channels - dense, 1e-12)
         ratios[pixels] = float(np.clip(rises[0] / rises[1], 1 / LARGEST_RATIO, LARGEST_RATIO))
         say(
-            f"at {pixels} pixels the dense detector's loss rises by {rises[0]:.3g}; by as many GFLOPs of "
-            f"channels by {max(by_channels - dense, 0.0):.3g}"
+            f"the dense detector's loss rises by {rises[0]:.3g} at {pixels} pixels, and by "
+            f"{max(by_channels - dense, 0.0):.3g} at its own size where channels of as many GFLOPs are pruned"
         )
     return ratios
 

@@ -211,6 +211,6 @@ def test_the_parts_are_timed_on_detectors_as_they_are(demo_settings, tmp_path):
     settings = {**demo_settings, "curves": True, "reconstruct_images": 2, "trials": 3}
     estimate = dry_run({**settings, "out": tmp_path / "run"})
     seconds = seconds_of(estimate)
-    worked = ("importance", "curves", "reconstruction", "training", "evaluation", "dense detector")
+    worked = ("images for importance", "curves", "reconstruction", "training", "evaluation", "dense detector")
     assert all(seconds[name] > 0 for name in worked)
     assert not (tmp_path / "run").exists()

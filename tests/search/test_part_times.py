@@ -59,8 +59,8 @@ def test_importance_costs_a_constant_and_in_each_pass_so_much_an_image(monkeypat
     monkeypatch.setattr(part_times, "replace", lambda task, config, train: Task(config, train))
     scratch = type("Scratch", (), {"importance_file": tmp_path / "scores"})
     task = Task(Settings(importance_images=100), Images())
-    scores, seconds = time_importance(task, ["obs"], scratch)
-    assert (scores, seconds) == ({"obs": {}}, 5 + (2 + 3) * 100)
+    scores, of_images, rest = time_importance(task, ["obs"], scratch)
+    assert (scores, of_images, rest) == ({"obs": {}}, (2 + 3) * 100, 5)
     assert counts[0] < 10, "a few images are enough"
 
 

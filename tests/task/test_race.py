@@ -116,3 +116,27 @@ def test_a_trial_races_where_the_settings_say_so(demo_settings, monkeypatch):
     assert "raced_images" not in evaluator.evaluate(poor, 0, None, rivals=[dearer])[0]
     assert "raced_images" not in evaluator.evaluate(poor, 0, None, 1, [rival])[0]  # a repeat
     assert "raced_images" not in plain.evaluate(poor, 0, None, rivals=[rival])[0]
+
+
+def test_a_training_that_loses_its_race_leaves_the_detector_before_it(demo_settings, monkeypatch):
+    """What a trial is scored does not depend on racing where its training made it worse."""
+    from .test_evaluator import make_evaluator
+
+    monkeypatch.setattr(racing, "LEAST", 2)
+    config = {**demo_settings, "criterion": "l2", "rungs": [0, 1], "reconstruct_images": 0, "batch_size": 2}
+    config |= {"recalibration_images": 0, "learning_rate": 0.03}
+    maps, lost = {}, []
+    monkeypatch.setattr("autoprune.task.evaluator.race", lambda *given: lost.append(race(*given)) or lost[-1])
+    for racing_is_on in (True, False):
+        evaluator = make_evaluator(load_task(make_config(**config, racing=racing_is_on)))
+        dense = {name: group.width for name, group in evaluator.task.graph.prunable.items()}
+        before, state = evaluator.evaluate(dense, 0, None)
+        rival = Rival(0, 1.0, {"gflops": 0.0}, encode_maps(np.ones_like(decode_maps(before["maps"]))))
+        after, kept = evaluator.evaluate(dense, 1, state, rivals=[rival])
+        assert kept is state
+        assert "raced_images" not in after
+        maps[racing_is_on] = after["map"]
+        assert after["map"] == before["map"]
+        assert after["maps"] == before["maps"]
+    assert lost[-1].scores is None, "the trained detector lost its race"
+    assert maps[True] == pytest.approx(maps[False], abs=1e-3)
