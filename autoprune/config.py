@@ -24,6 +24,7 @@ from autoprune.fields import (
     Objective,
     PasswordText,
     PathText,
+    Percentages,
     Pixels,
     Runtime,
     Setting,
@@ -160,7 +161,7 @@ class Config(Strict):
         None, description="search space YAML; default: derived from the importance"
     )
 
-    input_sizes: Annotated[tuple[float, ...], InputSizes, Several, _SEARCH] = Field(
+    input_sizes: Annotated[tuple[float, ...], InputSizes, Percentages, Several, _SEARCH] = Field(
         (1.0,),
         description="input sizes that trials may have: fractions of the detector's own one, rounded to its "
         "stride; of several, each trial has one, at which it is trained, evaluated and counted",

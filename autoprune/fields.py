@@ -183,13 +183,21 @@ def _time_or_percentage(value: str | None) -> str | None:
     return value
 
 
-def _fraction(value: Any) -> Any:
-    """Takes ``20%`` for 0.2."""
+def _percentage(value: Any) -> Any:
+    """``20%`` as 0.2; what is no percentage as it is."""
     if isinstance(value, str) and value.strip().endswith("%"):
         number = value.strip().removesuffix("%").strip()
-        value = float(number) / 100 if BUDGET_NUMBER.fullmatch(number) else None
+        return float(number) / 100 if BUDGET_NUMBER.fullmatch(number) else value
+    return value
+
+
+def _percentages(values: Any) -> Any:
+    return [_percentage(value) for value in values] if isinstance(values, list | tuple) else values
+
+
+def _fraction(value: Any) -> Any:
     try:
-        read = float(value)
+        read = float(_percentage(value))
     except (TypeError, ValueError, OverflowError):
         read = math.nan
     if not 0 < read < 1:
@@ -200,7 +208,9 @@ def _fraction(value: Any) -> Any:
 def _input_sizes(values: tuple[float, ...]) -> tuple[float, ...]:
     """Checks fractions of the detector's own input size, and sorts them, the largest first."""
     if not all(0 < value <= 1 for value in values):
-        raise ValueError("must be fractions of the detector's own input size, above 0 and at most 1")
+        raise ValueError(
+            "must be fractions of the detector's own input size, above 0 and at most 1 (0.75, or 75%)"
+        )
     if len(set(values)) < len(values):
         raise ValueError("must hold each fraction once")
     if 1 not in values:
@@ -234,6 +244,7 @@ def _distinct_labels(values: dict[str, int] | None) -> dict[str, int] | None:
 Fraction = BeforeValidator(lambda value: None if value is None else _fraction(value))
 DeviceText = BeforeValidator(_device_text)
 FolderOrSplits = BeforeValidator(_folder_or_splits)
+Percentages = BeforeValidator(_percentages)
 PasswordText = PlainSerializer(masked, return_type=str, when_used="json-unless-none")
 PathText = BeforeValidator(_path_text)
 Several = BeforeValidator(_several)

@@ -127,3 +127,10 @@ def test_data_is_a_folder_or_paths_of_splits():
     assert dict(config.data)["test"] == config.data.val
     assert Config.model_validate_json(config.model_dump_json()) == config
     assert str(make_config(data="a/folder").data) == "a/folder"
+
+
+@pytest.mark.parametrize("given", ["100%,75%,0.5", ["1", "75 %", 0.5], (1, 0.75, "50%")])
+def test_input_sizes_are_fractions_or_percentages(given):
+    assert make_config(input_sizes=given).input_sizes == (1.0, 0.75, 0.5)
+    with pytest.raises(ConfigError, match="input_sizes"):
+        make_config(input_sizes="100%,75%%")
