@@ -118,7 +118,8 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
             parts.append(
                 Part("images for importance", times(images, images_s), images_s, "--importance-images")
             )
-            parts.append(Part("importance", "", importance_s, "--criterion taylor"))
+            lower = "--criterion taylor" if config.criterion == "obs" else ""
+            parts.append(Part("importance", "", importance_s, lower))
             if config.curves:
                 point_s, points = time_curves(task, scores[config.criterion])
                 curves_s = points * point_s
