@@ -101,7 +101,7 @@ def test_work_that_says_what_an_interrupt_left_has_the_only_line(autoprune: Run,
 def test_help_that_nobody_reads_to_its_end_is_silent() -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "autoprune.cli.main", "recover", "--help"]
+    command = [sys.executable, "-m", "autoprune", "recover", "--help"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
