@@ -28,7 +28,7 @@ from autoprune.cli.terminal import StoppedError, problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError, is_out_of_memory
 from autoprune.passwords import hide
-from autoprune.process import lasting_streams, sigterm_interrupts
+from autoprune.process import lasting_streams, signals_interrupt
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -113,7 +113,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
 
     widen_columns()
-    with lasting_streams(report_loss), sigterm_interrupts():
+    with lasting_streams(report_loss), signals_interrupt():
         code = _run(arguments)
         sys.stdout.flush()
         if not losses or works:
