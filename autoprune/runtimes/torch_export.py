@@ -1,11 +1,12 @@
 """Programs of torch.export: the raw heads of a detector, without its code."""
 
+import io
 from pathlib import Path
 
 import torch
 
 from autoprune.errors import ModelError
-from autoprune.files import replacing
+from autoprune.files import write_bytes
 from autoprune.runtimes.raw_heads import RawHeads
 
 
@@ -27,5 +28,6 @@ def write_program(model: RawHeads, path: Path) -> None:
         raise ModelError(
             f"torch.export can't express this detector ({type(error).__name__}: {problem}); try --format onnx"
         ) from error
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={"frame.json": model.frame.to_json()})
+    file = io.BytesIO()  # torch's own writer ends the process where a disk is full
+    torch.export.save(program, file, extra_files={"frame.json": model.frame.to_json()})
+    write_bytes(path, file.getbuffer())
