@@ -160,6 +160,20 @@ def test_a_detector_that_calls_exit_is_a_failure(autoprune: Run, failing: Any) -
         (["report", "run", "--to="], ["--to", "empty"]),
         (["search", "--out", ""], ["--out", "empty"]),
         (["report", ""], ["empty"]),
+        *(
+            ([command, *flags, os.fsdecode(b"V\xe9")], [r"b'V\xe9'", "not UTF-8", "rename"])
+            for command, *flags in (
+                ("search", "--out"),
+                ("train", "--out"),
+                ("demo", "--out"),
+                ("doctor", "--out"),
+                ("space", "--to"),
+                ("apply", "p.yaml", "--to"),
+                ("export", "run", "--to"),
+                ("report", "run", "--to"),
+                ("recover",),
+            )
+        ),
         (["report", "a\0b"], [r"a\x00b", "NUL"]),
         (["report", "x" * 300], ["xxx", "too long", "check the path"]),
     ],
