@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.files import write_bytes
 from autoprune.runtimes.raw_heads import RawHeads
 
@@ -24,6 +24,8 @@ def write_program(model: RawHeads, path: Path) -> None:
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:  # the exporter raises whatever the detector's own code made it fail on
+        if is_out_of_memory(error):
+            raise
         problem = " ".join(str(error).split())[:300]
         raise ModelError(
             f"torch.export can't express this detector ({type(error).__name__}: {problem}); try --format onnx"
