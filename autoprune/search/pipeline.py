@@ -241,7 +241,14 @@ def _is_installed(name: str) -> bool:
 @contextmanager
 def _before_it_began(run: RunDirectory) -> Iterator[None]:
     """Removes what was written for a run that is refused before it began; says what an interrupt leaves."""
-    files = (run.config_file, run.space_file, run.importance_file, run.latency_file, run.journal_file)
+    files = (
+        run.config_file,
+        run.space_file,
+        run.importance_file,
+        run.curves_file,
+        run.latency_file,
+        run.journal_file,
+    )
     begun = run.config_file.exists()
     new = [file for file in files if not begun and not file.exists()]
     sized = run.latency_file_at(0).name.replace("0", "*")  # at sizes that are not known yet
