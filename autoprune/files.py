@@ -67,6 +67,26 @@ def replaceable(path: Path) -> Path:
     return target
 
 
+NO_FILE = "No such file or directory"
+
+
+def what_is_no_file(path: Path) -> str | None:
+    """What a path leads to that is no file to read, such as a link to nothing; ``None`` for a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "it is a link that leads back to itself"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return "it is a link to nothing" if os.path.islink(path) else NO_FILE
+        return f"it can't be read ({error.strerror})"
+    except ValueError:  # a name with a null character
+        return NO_FILE
+    if stat.S_ISREG(mode):
+        return None
+    return "it is a folder" if stat.S_ISDIR(mode) else "it is a device or pipe"
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder of the same name that becomes ``path`` when the block ends without an error.
