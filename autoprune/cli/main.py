@@ -169,6 +169,11 @@ def _report(error: BaseException, arguments: Sequence[str]) -> int:
     text = _one_line(str(error)) or "no message"
     if is_out_of_memory(error):
         return _stop("error: out of memory; take fewer images at once (--batch, --batch-size)", FAILURE)
+    if isinstance(error, ImportError):
+        return _stop(
+            f"error: a library can't be imported: {text}; `autoprune doctor` checks them, --debug shows it",
+            FAILURE,
+        )
     return _stop(f"error: {type(error).__name__}: {text}; run with --debug for the traceback", FAILURE)
 
 

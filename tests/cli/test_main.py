@@ -62,6 +62,16 @@ def test_an_unexpected_error_says_how_to_see_its_traceback(autoprune: Run, faili
     assert outcome.err == ("error: ZeroDivisionError: division by zero; run with --debug for the traceback\n")
 
 
+def test_a_library_that_cannot_be_imported_leads_to_the_doctor(autoprune: Run, failing: Any) -> None:
+    failing(raiser(ImportError("libfoo.so: cannot open shared object file")))
+    outcome = autoprune("boom")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: a library can't be imported: libfoo.so: cannot open shared object file; `autoprune doctor` "
+        "checks them, --debug shows it\n"
+    )
+
+
 @pytest.mark.parametrize("where", [0, 1])
 def test_debug_shows_the_traceback_wherever_it_stands(autoprune: Run, failing: Any, where: int) -> None:
     failing(raiser(DataError("no such folder")))
