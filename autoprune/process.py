@@ -122,7 +122,8 @@ def _flush(*streams: TextIO | None) -> None:
 def signals_interrupt() -> Iterator[None]:
     """Raises `KeyboardInterrupt` at SIGTERM inside the block: schedulers and `kill` do what Ctrl-C does.
 
-    Both wait for the end of an extension's import. It does nothing outside the main thread.
+    Both wait for the end of an extension's import, and come again where Python drops what they raise. It does
+    nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -139,16 +140,25 @@ def signals_interrupt() -> Iterator[None]:
 
     def send_again(number: int) -> None:
         time.sleep(AGAIN_S)
-        if signal.getsignal(number) is interrupt:
+        if callable(signal.getsignal(number)):  # else the block has ended
             os.kill(os.getpid(), number)
+
+    # What a handler raises (Ray's, SystemExit) in a callback of C, as after each fork, Python drops.
+    def on_dropped(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt | SystemExit):
+            _thread.start_new_thread(send_again, (signal.SIGTERM,))
+        else:
+            on_unraisable(dropped)
 
     numbers = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where Ctrl-C is ignored
         numbers.append(signal.SIGINT)
     old = {number: signal.signal(number, interrupt) for number in numbers}
+    on_unraisable, sys.unraisablehook = sys.unraisablehook, on_dropped
     try:
         yield
     finally:
+        sys.unraisablehook = on_unraisable
         for number, handler in old.items():
             signal.signal(number, handler)
 

@@ -107,3 +107,47 @@ def test_an_ignored_interrupt_stays_ignored():
             signal.raise_signal(signal.SIGINT)
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+# As Ray starts its processes: Python code runs after the fork, and what it raises is dropped.
+INTERRUPTED_FORK = """
+import os, signal
+from autoprune.process import signals_interrupt
+
+def after():
+    if not sent:
+        sent.append(True)
+        signal.raise_signal(NUMBER)
+
+def other(number, frame):
+    raise SystemExit(number)
+
+sent = []
+os.register_at_fork(after_in_parent=after)
+try:
+    with signals_interrupt():
+        if HANDLER:
+            signal.signal(NUMBER, other)
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        print("goes on", flush=True)
+        while True:
+            signal.pause()
+except (KeyboardInterrupt, SystemExit) as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "other", "raised"),
+    [
+        (signal.SIGINT, False, "KeyboardInterrupt"),
+        (signal.SIGTERM, False, "KeyboardInterrupt"),
+        (signal.SIGTERM, True, "SystemExit"),
+    ],
+)
+def test_a_signal_whose_exception_is_dropped_comes_again(number, other, raised):
+    script = INTERRUPTED_FORK.replace("NUMBER", str(int(number))).replace("HANDLER", str(other))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.split("\n"), done.stderr) == (["goes on", raised, ""], "")
