@@ -1,5 +1,6 @@
 """The errors that a user can see; each message says what is wrong, where, and what to do next."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -55,8 +56,13 @@ class ExportError(AutopruneError):
 # What a trial's own policy can cause. Any other error ends the search, and the trial is run again on resume.
 TRIAL_ERRORS = (TrainingError, PolicyError, ModelError)
 
-# Of the allocators of torch on the CPU and of ONNX Runtime, which raise no error of their own kind.
-_TEXTS = ("can't allocate memory", "Failed to allocate memory", "Storage size calculation overflowed")
+# Of the allocators of torch on the CPU, C++, ONNX Runtime and oneDNN, which raise no error of their own kind.
+# oneDNN's "could not create a primitive descriptor", though, is of layers that it does not compute.
+_TEXTS = re.compile(
+    r"can't allocate memory|Cannot allocate memory|not enough memory|out of memory|std::bad_alloc|"
+    r"Failed to allocate memory|Storage size calculation overflowed|CUBLAS_STATUS_ALLOC_FAILED|"
+    r"could not create a primitive(?! descriptor)"
+)
 
 
 @contextmanager
@@ -82,4 +88,4 @@ def out_of_memory(at: str, remedy: str, error: type[AutopruneError] = TrainingEr
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error of any library says that memory ran out."""
     by_class = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    return by_class or any(text in str(error) for text in _TEXTS)
+    return by_class or _TEXTS.search(str(error)) is not None

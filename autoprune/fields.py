@@ -163,7 +163,15 @@ def _folder_or_splits(value: Any) -> Any:
 
 
 def _path_text(value: Any) -> Any:
-    return os.fspath(value) if isinstance(value, os.PathLike) else value
+    text = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if isinstance(text, str) and not is_utf8(text):
+        raise ValueError("is not UTF-8, as the files of a run are; rename it")
+    return text
+
+
+def is_utf8(path: str) -> bool:
+    """Whether a path has no bytes but those of UTF-8: others could be written to YAML, and not read back."""
+    return not any("\ud800" <= character <= "\udfff" for character in path)
 
 
 def _device_text(value: Any) -> Any:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import AutopruneError, ConfigError, RunError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
 
@@ -67,6 +67,26 @@ def replaceable(path: Path) -> Path:
     return target
 
 
+NO_FILE = "No such file or directory"
+
+
+def what_is_no_file(path: Path) -> str | None:
+    """What a path leads to that is no file to read, such as a link to nothing; ``None`` for a file."""
+    try:
+        mode = os.stat(path).st_mode
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return "it is a link that leads back to itself"
+        if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+            return "it is a link to nothing" if os.path.islink(path) else NO_FILE
+        return f"it can't be read ({error.strerror})"
+    except ValueError:  # a name with a null character
+        return NO_FILE
+    if stat.S_ISREG(mode):
+        return None
+    return "it is a folder" if stat.S_ISDIR(mode) else "it is a device or pipe"
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yields a folder of the same name that becomes ``path`` when the block ends without an error.
@@ -75,7 +95,8 @@ def new_folder(path: Path) -> Iterator[Path]:
         path: a folder that does not exist, or is empty.
 
     Raises:
-        RunError: the disk is full, the folder is not writable, or ``path`` is a link to nothing.
+        RunError: the disk is full, the folder is not writable, ``path`` is a link to nothing, or another
+            process wrote it meanwhile.
     """
     temporary: Path | None = None
     refuse_dangling(path)
@@ -87,8 +108,12 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".tmp"))
             folder = temporary / path.name
             folder.mkdir()
-        yield folder
+        try:
+            yield folder
+        except AutopruneError as error:  # the user knows the folder by its own name alone
+            raise type(error)(str(error).replace(str(folder), str(path))) from error
         with _writing(path):
+            _refuse_filled(path, temporary)
             if exists:  # it may be where a shell is, or a mount, which nothing can replace
                 for entry in sorted(folder.iterdir()):
                     entry.replace(path / entry.name)
@@ -98,6 +123,18 @@ def new_folder(path: Path) -> Iterator[Path]:
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _refuse_filled(path: Path, own: Path) -> None:
+    """Refuses a folder that another process filled while this one worked.
+
+    Raises:
+        RunError: ``path`` holds something, apart from ``own`` and what others have not finished.
+    """
+    if path.is_dir() and any(entry != own and entry.suffix != ".tmp" for entry in path.iterdir()):
+        raise RunError(
+            f"{path} was written by another process meanwhile, and is left as it is; choose another folder"
+        )
 
 
 @contextmanager
@@ -131,6 +168,12 @@ def write_text(path: Path, text: str) -> None:
     """
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def write_bytes(path: Path, content: bytes | memoryview) -> None:
+    """Writes ``content`` atomically; errors as `write_text`."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def write_yaml(path: Path, content: Any, header: str = "") -> None:

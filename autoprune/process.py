@@ -1,5 +1,6 @@
-"""The process: its standard streams, whose loss does not end the work, and the signal that ends it."""
+"""The process: its standard streams, whose loss does not end the work, and the signals that end it."""
 
+import _thread
 import contextlib
 import ctypes
 import io
@@ -7,11 +8,17 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.machinery import ExtensionFileLoader
+from types import FrameType
 from typing import Any, TextIO
 
 STDOUT, STDERR = 1, 2
+AGAIN_S = 0.05
+"""Until a signal that came at a bad moment is sent again."""
+_EXTENSION_IMPORTS = (ExtensionFileLoader.create_module.__code__, ExtensionFileLoader.exec_module.__code__)
 
 
 class _Descriptor(io.FileIO):
@@ -112,20 +119,54 @@ def _flush(*streams: TextIO | None) -> None:
 
 
 @contextmanager
-def sigterm_interrupts() -> Iterator[None]:
+def signals_interrupt() -> Iterator[None]:
     """Raises `KeyboardInterrupt` at SIGTERM inside the block: schedulers and `kill` do what Ctrl-C does.
 
-    It does nothing outside the main thread.
+    Both wait for the end of an extension's import, and come again where Python drops what they raise. It does
+    nothing outside the main thread.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
 
-    def interrupt(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        # A library's C++ code may import Python modules while it is initialized. An exception that comes from
+        # there either ends the process by std::terminate, as in torch, or is dropped. So the signal is sent
+        # again until it arrives elsewhere. By a bare thread: a handler must not wait for a lock.
+        if _extension_is_imported(frame):
+            _thread.start_new_thread(send_again, (number,))
+        else:
+            raise KeyboardInterrupt
 
-    old = signal.signal(signal.SIGTERM, interrupt)
+    def send_again(number: int) -> None:
+        time.sleep(AGAIN_S)
+        if callable(signal.getsignal(number)):  # else the block has ended
+            os.kill(os.getpid(), number)
+
+    # What a handler raises (Ray's, SystemExit) in a callback of C, as after each fork, Python drops.
+    def on_dropped(dropped: Any) -> None:
+        if isinstance(dropped.exc_value, KeyboardInterrupt | SystemExit):
+            _thread.start_new_thread(send_again, (signal.SIGTERM,))
+        else:
+            on_unraisable(dropped)
+
+    numbers = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where Ctrl-C is ignored
+        numbers.append(signal.SIGINT)
+    old = {number: signal.signal(number, interrupt) for number in numbers}
+    on_unraisable, sys.unraisablehook = sys.unraisablehook, on_dropped
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, old)
+        sys.unraisablehook = on_unraisable
+        for number, handler in old.items():
+            signal.signal(number, handler)
+
+
+def _extension_is_imported(frame: FrameType | None) -> bool:
+    """Whether ``frame`` runs within the import of a module in C."""
+    while frame is not None:
+        if frame.f_code in _EXTENSION_IMPORTS:
+            return True
+        frame = frame.f_back
+    return False

@@ -127,7 +127,7 @@ def check_python(program: str, arguments: list[str]) -> None:
     if arguments[0] == "-m":
         module = arguments[1]
         assert importlib.util.find_spec(module) is not None
-        if module == "autoprune.cli.main":
+        if module == "autoprune":
             parse_autoprune(arguments[2:])
         return
     script = ROOT / arguments[0]

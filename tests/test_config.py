@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -313,6 +314,13 @@ def test_an_empty_value_is_never_the_same_as_none_given(name, empty):
             make_config(**{name: empty})
     with pytest.raises(ConfigError, match=f"`{name}`: is empty"):
         make_config(**{name: empty})
+
+
+@pytest.mark.parametrize("name", ["out", "data", "space", "weights"])
+def test_a_path_that_the_run_could_not_name_is_refused(name):
+    with pytest.raises(ConfigError, match=f"`{name}`: is not UTF-8"):
+        make_config(**{name: Path(os.fsdecode(b"V\xe9"))})
+    make_config(**{name: Path("Vé")})
 
 
 @pytest.mark.parametrize("value", [",", "50,", ",50", "50,,33"])

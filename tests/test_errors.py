@@ -35,10 +35,18 @@ def test_an_error_is_caught_by_its_base_and_says_its_message(kind):
 
 
 @pytest.mark.parametrize(
-    "text", ["[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", "x"]
+    ("text", "is_memory"),
+    [
+        ("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried", True),
+        ("[Errno 12] Cannot allocate memory", True),
+        ("could not create a primitive", True),  # oneDNN's
+        ("could not create a primitive descriptor for a convolution", False),  # what it does not compute
+        ("std::bad_alloc", True),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", True),
+        ("x", False),
+    ],
 )
-def test_a_failed_allocation_is_one_line_and_another_error_passes(text):
-    is_memory = "memory" in text
+def test_a_failed_allocation_is_one_line_and_another_error_passes(text, is_memory):
     refused = pytest.raises(errors.TrainingError if is_memory else RuntimeError)
     with refused as raised, errors.out_of_memory("at 8 images per step", "lower batch_size"):
         raise RuntimeError(text)

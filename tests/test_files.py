@@ -226,6 +226,36 @@ def test_a_new_folder_is_there_as_a_whole_or_not_at_all(tmp_path, name):
     assert path.stat().st_mode & 0o777 == (tmp_path / "empty").stat().st_mode & 0o777
 
 
+def test_what_fails_within_a_new_folder_names_the_folder_to_be(tmp_path):
+    path = tmp_path / "new"
+
+    def fill_disk(folder):
+        with replacing(folder / "file"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError) as caught, new_folder(path) as folder:
+        fill_disk(folder)
+    assert str(caught.value).startswith(f"the disk is full: {path}/file was not written; ")
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("exists", [False, True])
+def test_of_two_that_write_one_new_folder_the_later_is_refused(tmp_path, exists):
+    path = tmp_path / "new"
+    if exists:
+        path.mkdir()
+
+    def both():
+        with new_folder(path) as later, new_folder(path) as earlier:
+            (earlier / "file").write_text("earlier")
+            (later / "file").write_text("later")
+
+    with pytest.raises(RunError, match=f"^{path} was written by another process"):
+        both()
+    assert (path / "file").read_text() == "earlier"
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["new", "file"]
+
+
 def test_a_new_folder_that_cannot_be_is_one_line(tmp_path):
     (tmp_path / "file").write_text("1")
     refused = pytest.raises(RunError, match=r"^cannot write .*file/new: .*; choose another folder")

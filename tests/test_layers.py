@@ -39,6 +39,7 @@ LAYERS = (
     {"search"},
     {"report"},
     {"cli"},
+    {"__main__"},
 )
 
 # Which files may import a library, at their top or inside functions.
@@ -148,6 +149,7 @@ def test_no_file_is_deeper_than_one_folder() -> None:
 # Modules to import one after the other in one process, and what must not be imported by then.
 LIGHT = {
     "command line": [
+        ("autoprune.__main__", ["ray", "optuna", "torch", "numpy", "pydantic", "typer", "rich"]),
         ("autoprune", ["ray", "optuna", "torch"]),
         ("autoprune.space.warm_start", ["ray", "optuna", "torch"]),
         ("autoprune.cli.main", ["ray", "optuna", "torch"]),

@@ -1,9 +1,12 @@
 """What foreign code prints, by Python or by C, never reaches standard output; in a process of its own."""
 
+import signal
 import subprocess
 import sys
 
-from autoprune.process import stdout_to_stderr
+import pytest
+
+from autoprune.process import signals_interrupt, stdout_to_stderr
 
 SCRIPT = """
 import ctypes, logging, os, sys
@@ -49,3 +52,102 @@ def test_it_works_where_the_streams_are_replaced(capsys):
     with stdout_to_stderr():
         print("in a test or a notebook")
     assert capsys.readouterr() == ("", "in a test or a notebook\n")
+
+
+# `_decimal`, in C, imports `numbers` while it is initialized.
+INTERRUPTED_IMPORT = """
+import importlib.util, numbers, signal, sys
+from autoprune.process import signals_interrupt
+
+class Numbers:
+    def find_spec(name, path=None, target=None):
+        if name == "numbers":
+            return importlib.util.spec_from_loader(name, Numbers)
+    def create_module(spec):
+        pass
+    def exec_module(module):
+        module.__dict__.update(vars(numbers))
+        signal.raise_signal(NUMBER)
+        print("goes on")
+
+for name in ("_decimal", "decimal", "numbers"):
+    sys.modules.pop(name, None)
+sys.meta_path.insert(0, Numbers)
+try:
+    with signals_interrupt():
+        import _decimal
+        print("imported", flush=True)
+        while True:
+            signal.pause()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_for_the_end_of_an_extensions_import(number):
+    script = INTERRUPTED_IMPORT.replace("NUMBER", str(int(number)))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.split("\n"), done.stderr) == (["goes on", "imported", "interrupted", ""], "")
+
+
+def test_a_signal_elsewhere_interrupts_at_once_and_the_handlers_are_restored():
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number in before:
+        with pytest.raises(KeyboardInterrupt), signals_interrupt():
+            signal.raise_signal(number)
+    assert {number: signal.getsignal(number) for number in before} == before
+
+
+def test_an_ignored_interrupt_stays_ignored():
+    """As of a command in the background of a script, which Ctrl-C is not meant for."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with signals_interrupt():
+            signal.raise_signal(signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+# As Ray starts its processes: Python code runs after the fork, and what it raises is dropped.
+INTERRUPTED_FORK = """
+import os, signal
+from autoprune.process import signals_interrupt
+
+def after():
+    if not sent:
+        sent.append(True)
+        signal.raise_signal(NUMBER)
+
+def other(number, frame):
+    raise SystemExit(number)
+
+sent = []
+os.register_at_fork(after_in_parent=after)
+try:
+    with signals_interrupt():
+        if HANDLER:
+            signal.signal(NUMBER, other)
+        if (child := os.fork()) == 0:
+            os._exit(0)
+        os.waitpid(child, 0)
+        print("goes on", flush=True)
+        while True:
+            signal.pause()
+except (KeyboardInterrupt, SystemExit) as error:
+    print(type(error).__name__)
+"""
+
+
+@pytest.mark.parametrize(
+    ("number", "other", "raised"),
+    [
+        (signal.SIGINT, False, "KeyboardInterrupt"),
+        (signal.SIGTERM, False, "KeyboardInterrupt"),
+        (signal.SIGTERM, True, "SystemExit"),
+    ],
+)
+def test_a_signal_whose_exception_is_dropped_comes_again(number, other, raised):
+    script = INTERRUPTED_FORK.replace("NUMBER", str(int(number))).replace("HANDLER", str(other))
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert (done.stdout.split("\n"), done.stderr) == (["goes on", raised, ""], "")

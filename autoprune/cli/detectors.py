@@ -73,10 +73,7 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         if folder and not file.is_file():
             weights = folder / WEIGHTS_FILE
             dense = f"; for the dense detector in it, --weights {weights}" if weights.is_file() else ""
-            raise ConfigError(
-                f"{path} holds no {POLICY_FILE}; give a policy file, or a folder that `autoprune recover`, "
-                f"`export` or `apply` wrote{dense}"
-            )
+            raise ConfigError(no_policy(folder, "a policy file, or a folder") + dense)
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
         return NamedDetector(label, policy.model, policy, folder)
@@ -89,6 +86,13 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         norm="frozen" if config.norm == "freeze" else "batch",
     )
     return NamedDetector(name, spec)
+
+
+def no_policy(folder: Path, instead: str = "a folder") -> str:
+    """What is wrong with the folder of a detector that lacks its policy, and what to give."""
+    return (
+        f"{folder} holds no {POLICY_FILE}; give {instead} that `autoprune recover`, `export` or `apply` wrote"
+    )
 
 
 def resolve_all(arguments: Sequence[str], config: Config, flags: Iterable[str]) -> list[NamedDetector]:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -24,17 +25,20 @@ from autoprune.errors import AutopruneError
 if TYPE_CHECKING:
     from rich.console import Console
 
-PACKAGES = (
-    "torch",
-    "torchvision",
-    "numpy",
-    "optuna",
-    "ray",
-    "pycocotools",
-    "hotcoco",
-    "pydantic",
-    "safetensors",
-)
+PACKAGES = {
+    "torch": "torch",
+    "torchvision": "torchvision",
+    "numpy": "numpy",
+    "scipy": "scipy.optimize",
+    "optuna": "optuna",
+    "ray": "",
+    "pycocotools": "pycocotools.mask",
+    "hotcoco": "hotcoco",
+    "pillow": "PIL.Image",
+    "pydantic": "pydantic",
+    "safetensors": "safetensors.torch",
+}
+"""Of each package, the module that loads what it has of compiled code; Ray has its own check."""
 LEAST_DISK_GIB = 1.0
 LEAST_MEMORY_GIB = 3.0
 PAGE = "doctor.html"
@@ -76,7 +80,7 @@ def doctor(
         table.add_column(no_wrap=True)
         table.add_column(no_wrap=True)
         table.add_column(overflow="fold")
-        checks = [*(probe() for probe in _PROBES), _disk(out)]
+        checks = [*(_checked(probe) for probe in _PROBES), _disk(out)]
         for check in checks:
             table.add_row("FAIL" if check.remedy else "ok", check.name, check.result)
         show_table(console, table)
@@ -122,14 +126,36 @@ def _check_data(console: "Console", config: Config, page: Path) -> None:
 
 
 def _versions() -> Check:
-    installed, missing = [f"autoprune {__version__}", f"Python {platform.python_version()}"], []
-    for name in PACKAGES:
+    installed = [f"autoprune {__version__}", f"Python {platform.python_version()}"]
+    missing: list[str] = []
+    broken: dict[str, str] = {}
+    remedies = []
+    for name, module in PACKAGES.items():
         try:
             installed.append(f"{name} {version(name)}")
+            if module:
+                import_module(module)
         except PackageNotFoundError:
             missing.append(name)
-    remedy = f"pip install {' '.join(missing)}" if missing else ""
-    return Check("versions", ", ".join(installed), remedy)
+        except (ImportError, OSError) as error:  # of a library that it is linked with
+            broken[name] = " ".join(str(error).split())
+    installed += [f"{name} can't be imported: {problem}" for name, problem in broken.items()]
+    if missing:
+        remedies.append(f"pip install {' '.join(missing)}")
+    if broken:
+        remedies.append(f"pip install --force-reinstall {' '.join(broken)}")
+    if "hotcoco" in (*missing, *broken):
+        remedies.append("or work with --evaluator pycocotools")
+    return Check("versions", ", ".join(installed), ", ".join(remedies))
+
+
+def _checked(probe: Callable[[], Check]) -> Check:
+    """What a probe says, also where a library that it needs can't be imported."""
+    try:
+        return probe()
+    except (ImportError, OSError) as error:
+        name = probe.__name__.strip("_")
+        return Check(name, " ".join(str(error).split()), "install what can't be imported")
 
 
 def _devices() -> Check:

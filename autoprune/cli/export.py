@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from autoprune.cli.detectors import config_of_run, open_split, with_data_of
+from autoprune.cli.detectors import config_of_run, no_policy, open_split, with_data_of
 from autoprune.cli.settings import PANELS, parse_size, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
@@ -206,12 +206,16 @@ def _recovered(run: Path, trial: int | None) -> Path:
 
     Raises:
         RunError: the run has none, or not this one, or a file of its can't be read.
+        ConfigError: it is the folder of one detector, without its policy.
     """
     from autoprune.run.directory import RunDirectory
+    from autoprune.run.names import WEIGHTS_FILE
     from autoprune.run.results import recorded_notes
     from autoprune.study.earlier_data import earlier_trials
 
     directory = RunDirectory(run)
+    if (run / WEIGHTS_FILE).is_file() and not directory.config_file.is_file():
+        raise ConfigError(no_policy(run, "a run directory, or a folder"))
     config = directory.config()  # raises where this is no run
     scores = {number: recovered_map(metrics) for number, metrics in recovered_metrics(run).items()}
     if trial is None and len(scores) > 1:  # those measured on other data are not compared

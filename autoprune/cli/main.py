@@ -1,6 +1,7 @@
 """The program `autoprune`: runs a command, and turns every error into one line and an exit code."""
 
 import errno
+import os
 import sys
 import traceback
 import warnings
@@ -27,8 +28,9 @@ from autoprune.cli.space import space
 from autoprune.cli.terminal import StoppedError, problems, widen_columns
 from autoprune.cli.train import train
 from autoprune.errors import AutopruneError, ConfigError, is_out_of_memory
+from autoprune.fields import is_utf8
 from autoprune.passwords import hide
-from autoprune.process import lasting_streams, sigterm_interrupts
+from autoprune.process import lasting_streams, signals_interrupt
 
 USAGE_ERROR = 2
 FAILURE = 1
@@ -113,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
 
     widen_columns()
-    with lasting_streams(report_loss), sigterm_interrupts():
+    with lasting_streams(report_loss), signals_interrupt():
         code = _run(arguments)
         sys.stdout.flush()
         if not losses or works:
@@ -132,7 +134,7 @@ def _run(arguments: list[str]) -> int:
         if not debug:
             _quiet()
         try:
-            _refuse_empty(arguments)
+            _refuse_unusable(arguments)
             arguments = with_new_flags(arguments)
             code = typer.main.get_command(app).main(
                 arguments or ["--help"], prog_name="autoprune", standalone_mode=False
@@ -165,8 +167,13 @@ def _report(error: BaseException, arguments: Sequence[str]) -> int:
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH and error.filename is not None:
         return _stop(f"error: {error.filename}: {error.strerror}; give another path", USAGE_ERROR)
     text = _one_line(str(error)) or "no message"
-    if is_out_of_memory(error) or "out of memory" in text:
+    if is_out_of_memory(error):
         return _stop("error: out of memory; take fewer images at once (--batch, --batch-size)", FAILURE)
+    if isinstance(error, ImportError):
+        return _stop(
+            f"error: a library can't be imported: {text}; `autoprune doctor` checks them, --debug shows it",
+            FAILURE,
+        )
     return _stop(f"error: {type(error).__name__}: {text}; run with --debug for the traceback", FAILURE)
 
 
@@ -179,8 +186,10 @@ def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _refuse_empty(arguments: Sequence[str]) -> None:
-    """Refuses an empty argument, as of a variable that is not set: as a path it would be the current folder.
+def _refuse_unusable(arguments: Sequence[str]) -> None:
+    """Refuses what can be no path, or none that a file of a run can name.
+
+    An empty argument, as of a variable that is not set, would be the current folder.
 
     Raises:
         ConfigError: names the flag.
@@ -194,6 +203,8 @@ def _refuse_empty(arguments: Sequence[str]) -> None:
             raise ConfigError("an argument is empty; give a value, or omit it")
         if "\0" in argument:
             raise ConfigError(f"{argument!r} holds a NUL byte, which no path or name can; remove it")
+        if not is_utf8(argument):
+            raise ConfigError(f"{os.fsencode(argument)!r} is not UTF-8, as the files of a run are; rename it")
 
 
 def _is_command(arguments: Sequence[str]) -> bool:

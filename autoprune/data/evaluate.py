@@ -10,7 +10,7 @@ from torch import nn
 
 from autoprune.data.coco import Split
 from autoprune.data.detections import detect
-from autoprune.data.evaluators import Detections, run_cocoeval
+from autoprune.data.evaluators import Detections, check_evaluator, run_cocoeval
 from autoprune.data.standard_error import bootstrap_maps, standard_error
 from autoprune.errors import DataError
 
@@ -96,7 +96,7 @@ def evaluate(
 
 
 def check_boxes(split: Split, images: int | None = None) -> None:
-    """Refuses images without a box, on which nothing can be measured or learned.
+    """Refuses images without a box, on which nothing can be measured or learned, and a lack of COCOeval.
 
     Args:
         split: the images.
@@ -104,7 +104,9 @@ def check_boxes(split: Split, images: int | None = None) -> None:
 
     Raises:
         DataError: they have no boxes.
+        ConfigError: the library that is to run COCOeval can't be imported.
     """
+    check_evaluator(split.evaluator)
     with_boxes = (_has_boxes(split, number) for number in split.image_ids)
     least = next((count for count, has in enumerate(with_boxes, 1) if has), None)
     if least is not None:

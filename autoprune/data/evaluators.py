@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib import import_module
 from typing import Any, TypeAlias
 
-import hotcoco
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools.coco import COCO
@@ -13,6 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from autoprune.data.annotations import silence
 from autoprune.data.matching import Boxes, ClassMatches, class_matches, match
+from autoprune.errors import ConfigError
 from autoprune.fields import Evaluator
 
 Detections: TypeAlias = NDArray[np.float64]
@@ -61,6 +62,21 @@ class Matches:
     by_class: Sequence[ClassMatches]
 
 
+def check_evaluator(evaluator: Evaluator) -> Any:
+    """Imports the library that runs COCOeval.
+
+    Raises:
+        ConfigError: hotcoco, in Rust, can't be imported on this machine; pycocotools can take its place.
+    """
+    try:
+        return import_module(evaluator)
+    except ImportError as error:
+        raise ConfigError(
+            f"{evaluator} can't be imported ({error}); reinstall it with `pip install --force-reinstall "
+            f"{evaluator}`, or take --evaluator pycocotools (YAML: evaluator), which gives the same numbers"
+        ) from error
+
+
 def run_cocoeval(
     truth: "GroundTruth",
     detections: Detections,
@@ -102,7 +118,7 @@ class GroundTruth:
 
     def __init__(self, coco: COCO) -> None:
         self._coco = coco
-        self._indexed: hotcoco.COCO | None = None
+        self._indexed: Any = None  # hotcoco's index, once it is needed
         self._image_ids = sorted(coco.imgs)
         self.category_ids: list[int] = sorted(coco.cats)
 
@@ -112,8 +128,9 @@ class GroundTruth:
             result = COCOeval(self._coco, _as_coco(self._coco, detections), "bbox")
             result.params.imgIds = list(image_ids)
             return result
+        hotcoco = check_evaluator(evaluator)
         if self._indexed is None:
-            self._indexed = self._index()
+            self._indexed = self._index(hotcoco)
         known = np.isin(detections[:, IMAGE], self._image_ids) & np.isin(
             detections[:, CATEGORY], self.category_ids
         )
@@ -176,7 +193,7 @@ class GroundTruth:
         """Ids as their places among all: hotcoco takes no negative ones."""
         return np.searchsorted(self._image_ids, image_ids), np.searchsorted(self.category_ids, category_ids)
 
-    def _index(self) -> hotcoco.COCO:
+    def _index(self, hotcoco: Any) -> Any:
         things = self._coco.dataset["annotations"]
         images = (self._coco.imgs[number] for number in self._image_ids)
         image_places, category_places = self._places(

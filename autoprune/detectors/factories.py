@@ -20,7 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, out_of_memory
 from autoprune.fields import VENDORS, NormKind, is_vendor, near_vendor
 from autoprune.process import stdout_to_stderr
 from autoprune.progress import say
@@ -64,7 +64,11 @@ def build(spec: ModelSpec, seed: int = 0, as_made: bool = False) -> nn.Module:
         )
     factory = _factory(spec, arguments)
     try:
-        with scoped(seed), stdout_to_stderr() if ":" in spec.name else nullcontext():
+        with (
+            out_of_memory(f"while building {spec.name}", "free some, or give a smaller detector", ModelError),
+            scoped(seed),
+            stdout_to_stderr() if ":" in spec.name else nullcontext(),
+        ):
             model = factory(**arguments)
     except (KeyboardInterrupt, ModelError):
         raise

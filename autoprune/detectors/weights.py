@@ -7,20 +7,19 @@ from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors.torch import save as serialize
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
 from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
+from autoprune.checkpoints.write import write_tensors
 from autoprune.config import ModelSpec
 from autoprune.detectors.class_heads import class_axes, head_classes, refuse_other_heads
 from autoprune.detectors.factories import build, norm_of, with_norm, with_tensors
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
-from autoprune.files import replacing
 from autoprune.progress import say, show
 from autoprune.validation import as_path, check_kind, first_problem
 from autoprune.vendors import PREFIX, VendorDetector, described, vendor_of
@@ -155,8 +154,7 @@ def save_state(
         name: (tensor.detach().to("cpu", dtype if tensor.is_floating_point() else None)).clone().contiguous()
         for name, tensor in state.items()
     }
-    with replacing(path) as temporary:
-        temporary.write_bytes(serialize(tensors, dict(metadata) if metadata else None))
+    write_tensors(path, tensors, metadata)
 
 
 def _read_weights(weights: str, model_name: str) -> tuple[Any, Any]:

@@ -53,11 +53,19 @@ def environment(variables: Mapping[str, str]) -> Iterator[None]:
 
 @contextmanager
 def keep_sigterm() -> Iterator[None]:
-    """Restores the handler of SIGTERM that the block replaces; Ray's ends the process without a message."""
+    """Restores the handler of SIGTERM that the block replaces; Ray's ends the process without a message.
+
+    A SIGTERM that comes while Ray's is in force (it calls ``sys.exit``) gets to the restored one, too.
+    """
     main = threading.current_thread() is threading.main_thread()
     on_sigterm = signal.getsignal(signal.SIGTERM)
     try:
         yield
+    except SystemExit:
+        if main:
+            signal.signal(signal.SIGTERM, on_sigterm)
+            signal.raise_signal(signal.SIGTERM)
+        raise
     finally:
         if main:
             signal.signal(signal.SIGTERM, on_sigterm)

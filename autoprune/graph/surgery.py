@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
-from autoprune.errors import ModelError, PolicyError
+from autoprune.errors import ModelError, PolicyError, is_out_of_memory
 from autoprune.graph.emptied import without_empty
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index, check_prunable, find_group
 from autoprune.modules.module_sizes import fix_sizes
@@ -139,6 +139,8 @@ def copied(model: nn.Module, tensors: Mapping[int, torch.Tensor]) -> nn.Module:
     try:
         return copy.deepcopy(model, memo)
     except Exception as error:
+        if is_out_of_memory(error):
+            raise
         cause = f"{type(error).__name__}: {error}".splitlines()[0]
         raise ModelError(
             f"{type(model).__name__} can't be copied: {cause}; copy.deepcopy(model) must work"

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import stat
 import struct
 from dataclasses import dataclass
 from functools import lru_cache
@@ -15,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from autoprune.errors import DataError
+from autoprune.files import what_is_no_file
 from autoprune.images.pixels import UNREADABLE, Levels, is_deep, is_deep_color, to_rgb, undecodable
 from autoprune.resize import Resizer, Resizing
 
@@ -103,14 +105,18 @@ def read_header(path: Path) -> Header:
         DataError: the file is not an image.
     """
     try:
-        stat = path.stat()
-        return _header(path, stat.st_mtime_ns, stat.st_size)
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # opening a pipe would wait for a writer
+            raise DataError(f"{path} is no image: {what_is_no_file(path)}; replace it")
+        return _header(path, status.st_mtime_ns, status.st_size)
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
         pixels = f"{int(count[0]):,} pixels" if count else "too many pixels"
         raise DataError(f"{path} has {pixels}, more than are read; save it smaller") from error
     except UNREADABLE as error:
-        raise DataError(f"{path} is not a readable image; replace it") from error
+        problem = what_is_no_file(path)
+        what = "not a readable image" if problem is None else f"no image: {problem}"
+        raise DataError(f"{path} is {what}; replace it") from error
 
 
 @lru_cache(maxsize=2**18)

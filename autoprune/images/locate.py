@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from autoprune.errors import DataError
+from autoprune.files import NO_FILE, what_is_no_file
 from autoprune.images.decode import Header, View, read_header, threads
 from autoprune.images.file_names import readings
 from autoprune.images.pixels import check_colors, measure_levels
@@ -136,7 +137,7 @@ def _open_all(records: Records, folders: tuple[Path, ...]) -> list[_Open | str]:
 
         def open_one(record: Mapping[str, Any], path: Path | None) -> _Open | str:
             if path is None:
-                return f"there is no file {folders[-1] / str(record['file_name'])}"
+                return missing_image([folder / str(record["file_name"]) for folder in folders])
             if len(names := sorted(claims.get(path, ()))) > 1:
                 return f"{path} could be {names[0]} or {names[1]}; put the images in such folders"
             try:
@@ -168,6 +169,13 @@ def find_image(name: str, folders: Sequence[Path]) -> tuple[Path | None, bool]:
             if _is_file(folder / reading):
                 return folder / reading, reading == name
     return None, False
+
+
+def missing_image(places: Sequence[Path]) -> str:
+    """What is wrong with an image of which no place holds a file, such as that one holds a pipe."""
+    problems = [(place, what_is_no_file(place)) for place in places]
+    wrong = [f"{place} is no image: {problem}" for place, problem in problems if problem != NO_FILE]
+    return wrong[0] if wrong else f"there is no file {places[-1]}"
 
 
 def _is_file(path: Path) -> bool:

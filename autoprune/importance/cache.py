@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from autoprune.checkpoints.write import write_tensors
 from autoprune.errors import RunError
-from autoprune.files import replacing
 from autoprune.importance.reduce import Importance
 
 FORMAT = "1"  # raise it when a criterion's formula changes: older scores are then computed again
@@ -25,13 +24,16 @@ def settings_hash(**settings: Any) -> str:
 
 
 def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarray[Any, Any]]) -> None:
-    """Adds the scores of ``criterion`` to the file, replacing older ones of the same criterion."""
+    """Adds the scores of ``criterion`` to the file, replacing older ones of the same criterion.
+
+    Raises:
+        RunError: the file can't be written, or what it holds can't be read.
+    """
     tensors, metadata = _read(path) if path.exists() else ({}, {})
     tensors = {name: scores for name, scores in tensors.items() if name.partition("/")[0] != criterion}
     for group, scores in importance.items():
         tensors[f"{criterion}/{group}"] = torch.from_numpy(np.array(scores, dtype=np.float64))
-    with replacing(path) as temporary:
-        save_file(tensors, temporary, {**metadata, criterion: key})
+    write_tensors(path, tensors, {**metadata, criterion: key})
 
 
 def load(path: Path, criterion: str, key: str | None = None) -> Importance | None:

@@ -1,11 +1,11 @@
 """Reads the text files of a data set: lists of images, names of classes, boxes."""
 
 import codecs
-import os
 import re
 from pathlib import Path
 
 from autoprune.errors import DataError
+from autoprune.files import what_is_no_file
 
 MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -19,19 +19,7 @@ NUMBERED = re.compile(r"(\d{1,6})\s*:\s*([^:]*[^:\s])", re.ASCII)
 """A line ``1: name``."""
 COUNTED = re.compile(r"\d+\s*[,;\t].+|.+[,;\t]\s*\d+", re.ASCII)
 """A line with a number beside the name, as in a table."""
-NO_FILE = "No such file or directory"
 OTHER_FORMATS = ("[", "{", "item {", "item{", "<")
-
-
-def what_is_no_file(path: Path) -> str | None:
-    """What a path leads to that is no file to read, such as a link to nothing; ``None`` for a file."""
-    if os.path.isfile(path):
-        return None
-    if os.path.isdir(path):
-        return "it is a folder"
-    if os.path.exists(path):
-        return "it is a device or pipe"
-    return "it is a link to nothing" if os.path.islink(path) else NO_FILE
 
 
 def read_text(file: Path) -> str:

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from autoprune.errors import DataError
+from autoprune.files import NO_FILE, what_is_no_file
 from autoprune.images.decode import header_size
+from autoprune.images.locate import missing_image
 from autoprune.layouts.source import UNDIVIDED, Content, Layout, Source, each_once, in_any_case, split_of
-from autoprune.layouts.text_files import NO_FILE, what_is_no_file
 from autoprune.layouts.yolo_images import images_in, label_file, listed, unread
 from autoprune.layouts.yolo_labels import LabelReader
 from autoprune.layouts.yolo_yaml import YAML, is_data, read_data, read_names, yaml_layout
@@ -61,7 +62,7 @@ def read_yolo(source: Source) -> Content:
     for number, path in enumerate(files, 1):
         record: dict[str, Any] = {"id": number, "file_name": path.relative_to(folder).as_posix()}
         if not os.path.isfile(path):  # of a list
-            reader.skipped.append(f"image {record['file_name']}: there is no file {path}")
+            reader.skipped.append(f"image {record['file_name']}: {missing_image([path])}")
             missing += 1
             continue
         place = label_file(path)

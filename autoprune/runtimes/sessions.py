@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from autoprune.errors import ConfigError, ModelError
+from autoprune.errors import ConfigError, ModelError, is_out_of_memory
 from autoprune.runtimes.extras import EXTRAS, need
 
 Session = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
@@ -103,6 +103,8 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
     except ConfigError:
         raise
     except Exception as error:  # whatever the runtime's reader raises; their classes have nothing in common
+        if is_out_of_memory(error):
+            raise
         problem = " ".join(str(error).split())[:300]
         raise ModelError(
             f"{runtime} can't read {path}: {problem}; export it again, or try another runtime"

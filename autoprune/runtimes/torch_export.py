@@ -1,11 +1,12 @@
 """Programs of torch.export: the raw heads of a detector, without its code."""
 
+import io
 from pathlib import Path
 
 import torch
 
-from autoprune.errors import ModelError
-from autoprune.files import replacing
+from autoprune.errors import ModelError, is_out_of_memory
+from autoprune.files import write_bytes
 from autoprune.runtimes.raw_heads import RawHeads
 
 
@@ -23,9 +24,12 @@ def write_program(model: RawHeads, path: Path) -> None:
     try:
         program = torch.export.export(model, (example,))
     except Exception as error:  # the exporter raises whatever the detector's own code made it fail on
+        if is_out_of_memory(error):
+            raise
         problem = " ".join(str(error).split())[:300]
         raise ModelError(
             f"torch.export can't express this detector ({type(error).__name__}: {problem}); try --format onnx"
         ) from error
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.export.save(program, file, extra_files={"frame.json": model.frame.to_json()})
+    file = io.BytesIO()  # torch's own writer ends the process where a disk is full
+    torch.export.save(program, file, extra_files={"frame.json": model.frame.to_json()})
+    write_bytes(path, file.getbuffer())

@@ -15,7 +15,7 @@ from autoprune.fields import is_vendor
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
 from autoprune.importance import CURVES, Importance
-from autoprune.process import sigterm_interrupts
+from autoprune.process import signals_interrupt
 from autoprune.progress import say
 from autoprune.recovery.proxy_check import check_proxies
 from autoprune.run.directory import RunDirectory
@@ -74,7 +74,7 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
     config, run, file = check(config)
     ENGINES[config.engine].check(cluster_of(config))
     check_storage(config.storage)  # last, for it may make a database
-    with sigterm_interrupts(), run.locked():
+    with signals_interrupt(), run.locked():
         with _before_it_began(run):
             run.repair_journal()
             session, latency = _prepare(config, run, file, wall_time, accept_data_change)
@@ -241,7 +241,14 @@ def _is_installed(name: str) -> bool:
 @contextmanager
 def _before_it_began(run: RunDirectory) -> Iterator[None]:
     """Removes what was written for a run that is refused before it began; says what an interrupt leaves."""
-    files = (run.config_file, run.space_file, run.importance_file, run.latency_file, run.journal_file)
+    files = (
+        run.config_file,
+        run.space_file,
+        run.importance_file,
+        run.curves_file,
+        run.latency_file,
+        run.journal_file,
+    )
     begun = run.config_file.exists()
     new = [file for file in files if not begun and not file.exists()]
     sized = run.latency_file_at(0).name.replace("0", "*")  # at sizes that are not known yet

@@ -12,10 +12,9 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
+from autoprune.checkpoints.write import write_tensors
 from autoprune.errors import RunError
-from autoprune.files import replacing
 from autoprune.training.settings import EARLIER
 
 UNRECORDED = ("training data",)  # in the checkpoints of version 0.1.0
@@ -46,13 +45,7 @@ class Checkpoint:
         state = json.dumps({"run": self.run, "step": self.step, "losses": self.losses})
         # safetensors refuses tensors that share memory or are not contiguous
         tensors = {name: value.detach().cpu().contiguous().clone() for name, value in self.tensors.items()}
-        with replacing(path) as temporary:
-            try:
-                save_file(tensors, temporary, metadata={"training": state})
-            except SafetensorError as error:  # what it makes of a full disk
-                raise RunError(
-                    f"cannot write {path}: {error}; free some space and run the same command"
-                ) from error
+        write_tensors(path, tensors, {"training": state})
 
     @staticmethod
     def load(path: Path, run: Mapping[str, Any]) -> "Checkpoint | None":

@@ -11,7 +11,7 @@ from typing import Any, Protocol, cast
 
 from torch import nn
 
-from autoprune.errors import AutopruneError, ModelError
+from autoprune.errors import AutopruneError, ModelError, out_of_memory
 from autoprune.fields import VENDORS
 
 TESTED = {"ultralytics": "8.4", "transformers": "5.24", "libreyolo": "1.6", "timm": "1.0"}
@@ -131,7 +131,8 @@ def described(name: str, arguments: Mapping[str, Any]) -> tuple[Vendor, Descript
     """
     vendor, source = vendor_of(name)
     try:
-        return vendor, vendor.describe(source, arguments)
+        with out_of_memory(f"while building {name}", "free some, or give a smaller detector", ModelError):
+            return vendor, vendor.describe(source, arguments)
     except (KeyboardInterrupt, AutopruneError):
         raise
     except BaseException as error:  # of a library that reads or builds what a user's file holds

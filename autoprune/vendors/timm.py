@@ -16,7 +16,7 @@ from torchvision.models.detection.transform import GeneralizedRCNNTransform
 from torchvision.ops.feature_pyramid_network import FeaturePyramidNetwork, LastLevelP6P7
 
 from autoprune.checkpoints.read import read_checkpoint
-from autoprune.errors import ModelError
+from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.vendors.one_stage import one_stage_detector
 from autoprune.vendors.table import Description
 
@@ -136,6 +136,8 @@ def _pyramid(name: str, fpn_channels: int, fixed_size: Sequence[int] | None) -> 
         with torch.no_grad():
             pyramid.eval()(torch.zeros(1, 3, height, width))
     except Exception as error:  # whatever a backbone raises for a size that it does not take
+        if is_out_of_memory(error):
+            raise
         problem = " ".join(str(error).split())[:160]
         raise ModelError(
             f"timm:{name} can't take an image of {height}x{width} ({problem}); give its own size with "
@@ -157,6 +159,8 @@ def _body(name: str) -> Any:
             except TypeError:  # most models have no such argument, as they take any size
                 return create_model(name, pretrained=False, features_only=True)
     except Exception as error:  # models raise what they like
+        if is_out_of_memory(error):
+            raise
         problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise ModelError(
             f"timm:{name} gives no feature maps ({problem}); give a backbone of stages such as timm:resnet18"

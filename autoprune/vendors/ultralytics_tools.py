@@ -1,6 +1,7 @@
 """Back into Ultralytics: a checkpoint that `YOLO` loads, and its trainers without a rebuilt architecture."""
 
 import copy
+import io
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -10,7 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.files import replacing
+from autoprune.files import write_bytes
 from autoprune.progress import say
 from autoprune.vendors.detector import VendorDetector
 from autoprune.vendors.ultralytics_library import DEFAULT_CFG_DICT, VERSION, heads, rtdetr, yolo
@@ -50,8 +51,9 @@ def save(detector: nn.Module, path: str | Path, names: Mapping[int, str] | None 
         "version": VERSION,
         "license": "AGPL-3.0 (https://ultralytics.com/license)",
     }
-    with replacing(Path(path)) as temporary:
-        torch.save(content, temporary)
+    file = io.BytesIO()  # torch's own writer does not say that a disk is full
+    torch.save(content, file)
+    write_bytes(Path(path), file.getbuffer())
 
 
 def trainer(model: nn.Module | None = None, base: Any = None) -> Any:

@@ -79,7 +79,7 @@ def main() -> None:
     seconds, page = [], run / "report.html"
     for _ in range(arguments.repeats):
         started = time.perf_counter()
-        subprocess.run([sys.executable, "-m", "autoprune.cli.main", "report", str(run)], check=True)
+        subprocess.run([sys.executable, "-m", "autoprune", "report", str(run)], check=True)
         seconds.append(time.perf_counter() - started)
     size = page.stat().st_size / 1e6
     print(f"{len(result.records)} trials, {len(chosen)} recovered, {page}")

@@ -79,7 +79,7 @@ class Clock:
         started = time.monotonic()
         print(f"$ autoprune {' '.join(command)}", file=sys.stderr, flush=True)
         ended = subprocess.run(
-            [sys.executable, "-m", "autoprune.cli.main", *command],
+            [sys.executable, "-m", "autoprune", *command],
             stdout=subprocess.PIPE,
             text=True,
             check=True,

@@ -1,6 +1,7 @@
 """`autoprune doctor` names what is there and fails with a remedy where something is not."""
 
 import re
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -40,10 +41,24 @@ def test_a_full_disk_fails_with_a_remedy(
 def test_a_missing_package_fails_with_its_install_command(
     autoprune: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(doctor, "PACKAGES", ("torch", "no-such-package"))
+    monkeypatch.setattr(doctor, "PACKAGES", {"torch": "torch", "no-such-package": ""})
     outcome = autoprune("doctor")
     assert outcome.code == 1
     assert "pip install no-such-package" in outcome.err
+
+
+@pytest.mark.parametrize("name", ["hotcoco", "scipy", "pycocotools", "torch"])
+def test_a_library_that_is_installed_and_broken_fails_with_its_reason(
+    name: str, autoprune: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, doctor.PACKAGES[name], None)  # as Python marks what can't be imported
+    outcome = autoprune("doctor")
+    assert outcome.code == 1
+    assert f"{name} can't be imported: import of {doctor.PACKAGES[name]} halted" in " ".join(
+        outcome.out.split()
+    )
+    assert f"pip install --force-reinstall {name}" in outcome.err
+    assert ("--evaluator pycocotools" in outcome.err) == (name == "hotcoco")
 
 
 def test_it_says_what_a_data_set_holds(autoprune: Run, tmp_path: Path, tiny_data: Path) -> None:

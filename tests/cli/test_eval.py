@@ -1,6 +1,7 @@
 """`eval` prints what `evaluate` measures, for a name, a policy or a folder, and refuses what it can't use."""
 
 import json
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -96,6 +97,20 @@ def test_missing_data_and_weights_name_option_field_and_demo(
 
 def test_a_split_that_the_data_does_not_have(autoprune: Run, tiny: list[str]) -> None:
     assert autoprune("eval", *tiny, "--split", "dev").is_refusal("instances_dev.json")
+
+
+def test_without_hotcoco_pycocotools_works_and_the_refusal_says_so(
+    autoprune: Run, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = autoprune("eval", *tiny, "--json")
+    monkeypatch.setitem(sys.modules, "hotcoco", None)  # as Python marks what can't be imported
+    assert autoprune("eval", *tiny).is_refusal(
+        "hotcoco can't be imported", "--force-reinstall hotcoco", "--evaluator pycocotools"
+    )
+    outcome = autoprune("eval", *tiny, "--json", "--evaluator", "pycocotools")
+    assert outcome.code == 0, outcome.err
+    numbers, expected = (json.loads(each.out)["metrics"] for each in (outcome, whole))
+    assert numbers == pytest.approx(expected, abs=1e-9)
 
 
 @pytest.mark.parametrize("content", ['{"boxes": []}', "{not json"])

@@ -124,6 +124,16 @@ def test_an_export_that_fails_leaves_nothing(
     assert autoprune(*command).code == 0
 
 
+def test_a_detector_without_its_policy_is_said_to_lack_it_as_by_eval(
+    autoprune: Run, run_copy: Path, tmp_path: Path
+) -> None:
+    folder = best_recovered(run_copy)
+    (folder / "policy.yaml").unlink()
+    exported, evaluated = autoprune("export", folder, "--to", tmp_path / "x"), autoprune("eval", folder)
+    for outcome in (exported, evaluated):
+        assert outcome.is_refusal(f"{folder} holds no policy.yaml; give", "`autoprune recover`")
+
+
 def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> None:
     outcome = autoprune("export", tmp_path, "--to", tmp_path / "x")
     assert outcome.is_refusal(str(tmp_path), "not a run directory")

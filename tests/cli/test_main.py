@@ -62,6 +62,16 @@ def test_an_unexpected_error_says_how_to_see_its_traceback(autoprune: Run, faili
     assert outcome.err == ("error: ZeroDivisionError: division by zero; run with --debug for the traceback\n")
 
 
+def test_a_library_that_cannot_be_imported_leads_to_the_doctor(autoprune: Run, failing: Any) -> None:
+    failing(raiser(ImportError("libfoo.so: cannot open shared object file")))
+    outcome = autoprune("boom")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "error: a library can't be imported: libfoo.so: cannot open shared object file; `autoprune doctor` "
+        "checks them, --debug shows it\n"
+    )
+
+
 @pytest.mark.parametrize("where", [0, 1])
 def test_debug_shows_the_traceback_wherever_it_stands(autoprune: Run, failing: Any, where: int) -> None:
     failing(raiser(DataError("no such folder")))
@@ -101,7 +111,7 @@ def test_work_that_says_what_an_interrupt_left_has_the_only_line(autoprune: Run,
 def test_help_that_nobody_reads_to_its_end_is_silent() -> None:
     read, write = os.pipe()
     os.close(read)
-    command = [sys.executable, "-m", "autoprune.cli.main", "recover", "--help"]
+    command = [sys.executable, "-m", "autoprune", "recover", "--help"]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (141, "")
@@ -160,6 +170,20 @@ def test_a_detector_that_calls_exit_is_a_failure(autoprune: Run, failing: Any) -
         (["report", "run", "--to="], ["--to", "empty"]),
         (["search", "--out", ""], ["--out", "empty"]),
         (["report", ""], ["empty"]),
+        *(
+            ([command, *flags, os.fsdecode(b"V\xe9")], [r"b'V\xe9'", "not UTF-8", "rename"])
+            for command, *flags in (
+                ("search", "--out"),
+                ("train", "--out"),
+                ("demo", "--out"),
+                ("doctor", "--out"),
+                ("space", "--to"),
+                ("apply", "p.yaml", "--to"),
+                ("export", "run", "--to"),
+                ("report", "run", "--to"),
+                ("recover",),
+            )
+        ),
         (["report", "a\0b"], [r"a\x00b", "NUL"]),
         (["report", "x" * 300], ["xxx", "too long", "check the path"]),
     ],

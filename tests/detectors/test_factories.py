@@ -54,6 +54,7 @@ def test_the_seed_decides_fresh_weights_and_leaves_the_callers_generator_alone()
         ("retinanet_resnet18_fpn", {"returned_layers": []}, "must be consecutive"),
         ("retinanet_resnet18_fpn", {"anchor_sizes": [8, 16]}, "needs 5 entries"),
         ("fcos_resnet18_fpn", {"fpn_channels": 40}, "failed to build"),
+        ("retinanet_resnet18_fpn", {"fpn_channels": 2**40}, "out of memory while building retinanet_res"),
     ],
 )
 def test_a_wrong_name_or_argument_is_refused(name, arguments, message):

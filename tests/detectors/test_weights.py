@@ -9,6 +9,7 @@ from urllib.error import URLError
 import pytest
 import torch
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import detection
@@ -95,10 +96,10 @@ def test_weights_on_a_full_disk_leave_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "w.safetensors"
     detectors.save_state({"a": torch.ones(2)}, path)
 
-    def full(self, data):
-        raise OSError(28, "No space left on device")
+    def full(tensors, file, metadata):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
+    monkeypatch.setattr("autoprune.checkpoints.write.save_file", full)
     with pytest.raises(RunError, match="disk is full"):
         detectors.save_state({"a": torch.zeros(2)}, path)
     assert detectors.load_state(path)["a"].sum() == 2

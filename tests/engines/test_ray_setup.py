@@ -19,6 +19,7 @@ from autoprune.engines.ray_setup import (
     remove_abandoned,
     scratch_folder,
 )
+from autoprune.process import signals_interrupt
 
 
 @pytest.mark.parametrize("form", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
@@ -57,6 +58,22 @@ def test_the_handler_of_sigterm_is_restored():
         assert signal.getsignal(signal.SIGTERM) is ours
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+@pytest.mark.parametrize("code", [signal.SIGTERM, 1])  # of Ray's driver, and of its head node
+def test_a_sigterm_while_another_handler_is_in_force_gets_to_ours(code):
+    def rays(number, frame):
+        sys.exit(code)
+
+    def start_ray():
+        signal.signal(signal.SIGTERM, rays)
+        signal.raise_signal(signal.SIGTERM)
+
+    with signals_interrupt():
+        ours = signal.getsignal(signal.SIGTERM)
+        with pytest.raises(KeyboardInterrupt), keep_sigterm():
+            start_ray()
+        assert signal.getsignal(signal.SIGTERM) is ours
 
 
 def test_rays_warnings_and_loggers_are_silent_inside(recwarn):

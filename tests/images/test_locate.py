@@ -1,9 +1,12 @@
 """Files of image records, and whether boxes are in upright or in stored pixels."""
 
+import os
+
 import pytest
 
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
+from autoprune.images.decode import read_header
 
 from ..data.conftest import BOX, box, drawing, edit, one_line, save_turned, shown, turned, write_set
 
@@ -140,3 +143,25 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path, name):
     split = open_data(folder, "val")
     assert split.image_ids == [2]
     assert len(split.skipped) == 1
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (os.mkfifo, "it is a device or pipe"),
+        (os.mkdir, "it is a folder"),
+        (lambda path: os.symlink(path, path), "it is a link that leads back to itself"),
+        (lambda path: os.symlink("gone", path), "it is a link to nothing"),
+    ],
+)
+def test_what_stands_in_an_images_place_is_named(tmp_path, make, problem):
+    folder = write_set(tmp_path, [box(1, 2)])
+    place = folder / "images/a.png"
+    place.unlink()
+    make(place)
+    split = open_data(folder, "val")
+    assert split.files == [folder / "images/b.png"]
+    (line,) = split.skipped
+    assert line.endswith(f"{place} is no image: {problem}")
+    with pytest.raises(DataError, match=f"is no image: {problem}; replace it"):
+        read_header(place)  # as of a folder of images without annotations

@@ -95,3 +95,13 @@ def test_a_lost_image_of_a_list_is_named_once(tmp_path):
     assert names_of(split) == ["0.png", "2.png"]
     assert split.skipped == [f"image images/val/lost.png: there is no file {tmp_path}/images/val/lost.png"]
     assert split.notes == []
+
+
+def test_what_is_no_image_of_a_list_is_named(tmp_path):
+    both(tmp_path)
+    os.mkfifo(tmp_path / "images/val/pipe.png")
+    (tmp_path / "val.txt").write_text("images/val/0.png\nimages/val/pipe.png\n")
+    write_yaml(tmp_path, "val.txt")
+    split = open_data(tmp_path, "val")
+    place = tmp_path / "images/val/pipe.png"
+    assert split.skipped == [f"image images/val/pipe.png: {place} is no image: it is a device or pipe"]

@@ -280,7 +280,7 @@ def test_torchrun_recovers_on_two_processes(frozen_run, tmp_path):
     for name in ("one", "two"):
         shutil.copytree(frozen_run.run, tmp_path / name, ignore=shutil.ignore_patterns("recovered"))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    command += ["-m", "autoprune.cli.main", "recover", str(tmp_path / "two"), "--distill", "0"]
+    command += ["-m", "autoprune", "recover", str(tmp_path / "two"), "--distill", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     completed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert completed.returncode == 0, completed.stderr

@@ -11,6 +11,7 @@ import pytest
 from autoprune.config import load_config
 from autoprune.detectors import load_state, save_state
 from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, RunError
+from autoprune.files import write_text
 from autoprune.search import checks, pipeline
 from autoprune.search.pipeline import search
 
@@ -125,6 +126,18 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(demo_settings, tmp_path
     with pytest.raises(error, match=message) as raised:
         search({name: value for name, value in settings.items() if value is not None})
     assert "\n" not in str(raised.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_refusal_after_the_scores_and_curves_leaves_neither(demo_settings, tmp_path, monkeypatch):
+    def refuse(task, run):
+        for file in (run.importance_file, run.curves_file):
+            write_text(file, "written")
+        raise BudgetError("no policy meets the budget")
+
+    monkeypatch.setattr(pipeline, "_score", refuse)
+    with pytest.raises(BudgetError):
+        search({**demo_settings, "out": tmp_path / "run"})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,12 +47,12 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(
 
     def full(tensors: Any, path: Path, metadata: Any) -> None:
         Path(path).write_bytes(b"half of it")
-        raise SafetensorError("No space left on device")
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
 
     file = tmp_path / "checkpoint.safetensors"
     STATE.save(file)
-    monkeypatch.setattr("autoprune.training.checkpoint.save_file", full)
-    with pytest.raises(RunError, match="No space left on device; free some space and run the same command"):
+    monkeypatch.setattr("autoprune.checkpoints.write.save_file", full)
+    with pytest.raises(RunError, match=f"the disk is full: {file} was not written"):
         replace(STATE, step=3).save(file)
     loaded = Checkpoint.load(file, RUN)
     assert loaded is not None
