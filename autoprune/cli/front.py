@@ -70,10 +70,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
 
 
 def _as_json(result: "SearchResult") -> dict[str, Any]:
-    from autoprune.study.compare import like_the_best
-
     front_numbers = {point.trial for point in result.front}
-    close = like_the_best(result.records)
     recovered = recovered_metrics(result.run)
     set_aside = [record for record in result.records if record.other_data and record.is_first]
 
@@ -85,7 +82,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
             "budget_gflops": record.budget,
             **({} if record.pixels is None else {"input_px": record.pixels}),
             "on_front": record.number in front_numbers,
-            "like_best": record.number in close,
+            "like_best": record.number in result.like_best,
             **({} if record.raced is None else {"stopped_by_racing_after_images": record.raced}),
             "metrics": dict(record.metrics),
             "measured_maps": record.maps,

@@ -30,9 +30,6 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
 
     Trials that were stopped are omitted: their mAP is not comparable.
     """
-    from autoprune.study.compare import like_the_best
-
-    close = like_the_best(result.records)
     on_front = {point.trial for point in result.front}
     recovered = recovered_metrics(result.run)
     trials = [
@@ -42,7 +39,7 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             record.metrics,
             recovered_map=recovered_map(recovered.get(record.number)),
             on_front=record.number in on_front,
-            like_best=record.number in close,
+            like_best=record.number in result.like_best,
             origin=origin_label(record.origin),
             pixels=record.pixels,
         )
@@ -99,7 +96,6 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         all_reasons: where the reasons are listed that are not shown here.
     """
     from autoprune.run.results import indistinct
-    from autoprune.study.compare import like_the_best
 
     counted = [record for record in result.records if record.counts]
     states = {state: [record for record in counted if record.state == state] for state in ENDS}
@@ -114,7 +110,7 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
     if repeated := [record for record in states["complete"] if record.again]:
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
-    if close := sorted(like_the_best(result.records)):
+    if close := sorted(result.like_best):
         trials = "trial" if len(close) == 1 else "trials"
         lines.append(f"≈ within two errors of the best of the budget: {trials} {to_ranges(close)}")
     lines += _gain_lines(states["complete"])

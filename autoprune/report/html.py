@@ -21,7 +21,6 @@ from autoprune.report.tables import cost, points
 from autoprune.run.directory import RunDirectory
 from autoprune.run.names import POLICY_FILE
 from autoprune.search.wall_time import PARTS
-from autoprune.study.compare import like_the_best
 from autoprune.study.records import Record
 
 PAGE = Path(__file__).parent / "page"
@@ -145,7 +144,6 @@ def _trial_data(summary: RunSummary, record: Record, on_front: bool) -> dict[str
 def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
     """The rows of the trial table: complete trials first, then by mAP."""
     front = {point.trial for point in summary.result.front}
-    close = like_the_best(summary.records)
     order = {"complete": 0, "stopped": 1, "running": 2, "failed": 3}
     records = sorted(
         summary.records,
@@ -157,7 +155,7 @@ def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
             "record": record,
             "origin": origin_label(record.origin),
             "on_front": record.number in front,
-            "like_best": record.number in close,
+            "like_best": record.number in summary.result.like_best,
             "metrics": record.metrics,
             "gflops_fraction": record.metrics["gflops"] / dense
             if dense and "gflops" in record.metrics

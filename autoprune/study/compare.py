@@ -28,9 +28,19 @@ def like_the_best(records: Sequence[Record]) -> frozenset[int]:
     result: set[int] = set()
     for budget in {record.budget for record in complete}:
         here = [record for record in complete if record.budget == budget]
-        best = max(here, key=lambda record: (record.metrics["map"], -record.number))
+        best = best_of(here)
         result |= {each.number for each in here if each is not best and not is_worse(each, best)}
     return frozenset(result)
+
+
+def best_of(records: Sequence[Record]) -> Record:
+    """The trial of the highest mAP, the first of equal ones."""
+    return max(records, key=lambda record: (record.metrics["map"], -record.number))
+
+
+def was_compared(record: Record) -> bool:
+    """Whether a trial kept what others are compared with it by."""
+    return paired(record, record) is not None
 
 
 def is_worse(record: Record, best: Record, more: float = 0.0) -> bool:
