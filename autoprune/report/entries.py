@@ -96,6 +96,7 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         all_reasons: where the reasons are listed that are not shown here.
     """
     from autoprune.run.results import indistinct
+    from autoprune.study.confirm import SEED_DEVIATION
 
     counted = [record for record in result.records if record.counts]
     states = {state: [record for record in counted if record.state == state] for state in ENDS}
@@ -112,7 +113,10 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
     if close := sorted(result.like_best):
         trials = "trial" if len(close) == 1 else "trials"
-        lines.append(f"≈ within two errors of the best of the budget: {trials} {to_ranges(close)}")
+        lines.append(
+            "≈ within two paired errors of the best of the budget on these images (another seed moves a "
+            f"trial by some {100 * SEED_DEVIATION:.1f} points more): {trials} {to_ranges(close)}"
+        )
     lines += _gain_lines(states["complete"])
     lines += _set_aside_lines(result)
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
@@ -149,18 +153,28 @@ def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **attributes: An
 
 
 def _gain_lines(complete: "Sequence[Record]") -> list[str]:
-    """By how much the search beat each warm start at each budget, in proxy mAP."""
+    """By how much the search beat each warm start at each budget, in proxy mAP, ± the paired error."""
+    from autoprune.study.compare import best_of, paired
+
     lines = []
     for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
-        best: dict[str, float] = {}
-        for record in complete:
-            if record.budget == budget:
-                best[record.origin] = max(record.metrics["map"], best.get(record.origin, 0.0))
-        if (searched := best.pop("sampler", None)) is not None and best:
-            gains = ", ".join(
-                f"{100 * (searched - value):+.1f} on {origin}" for origin, value in best.items()
-            )
-            lines.append(
-                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * searched:.1f} ({gains})"
-            )
+        here = [record for record in complete if record.budget == budget]
+        origins = dict.fromkeys(record.origin for record in here)
+        best = {origin: best_of([each for each in here if each.origin == origin]) for origin in origins}
+        if (searched := best.pop("sampler", None)) is None or not best:
+            continue
+        value = searched.metrics["map"]
+        errors = {origin: paired(searched, other) for origin, other in best.items()}
+        gains = ", ".join(
+            f"{100 * (value - other.metrics['map']):+.1f}{_plus_minus(errors[origin])} on {origin}"
+            for origin, other in best.items()
+        )
+        said = "; ± paired error" if any(error is not None for error in errors.values()) else ""
+        lines.append(
+            f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * value:.1f} ({gains}{said})"
+        )
     return lines
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {100 * error:.1f}"

@@ -4,6 +4,9 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+
+from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.report.entries import (
     budgets_of,
     kind_of,
@@ -79,6 +82,24 @@ def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, m
     assert gain == (
         "proxy mAP of the search's best at 3.50 GFLOPs: 47.0 (+7.0 on uniform, +2.0 on global taylor)"
     )
+
+
+def test_gains_and_the_legend_say_what_the_images_and_the_seed_leave_open(make_summary, make_record):
+    random = np.random.default_rng(0)
+
+    def kept(number, origin, value, own):
+        resamples = value + random.normal(0, own, RESAMPLES)
+        return make_record(
+            number, origin, value, prefix_maps=(encode_maps(np.array([[value, *resamples]])),)
+        ), resamples
+
+    (uniform, theirs), (searched, ours) = kept(0, "uniform", 0.45, 0.004), kept(1, "sampler", 0.452, 0.003)
+    lines = outcome_lines(make_summary([uniform, searched, make_record(2, "greedy obs", 0.45)]).result)
+    error = 100 * np.std(ours - theirs, ddof=1)
+    gains = f"45.2 (+0.2 ± {error:.1f} on uniform, +0.2 on greedy obs; ± paired error)"
+    assert f"proxy mAP of the search's best at 3.50 GFLOPs: {gains}" in lines
+    (legend,) = [line for line in lines if line.startswith("≈")]
+    assert "another seed moves a trial by some 0.6 points more): trial 0" in legend
 
 
 def test_trials_that_a_killed_search_left_are_counted(make_summary, make_record):
