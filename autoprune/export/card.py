@@ -29,6 +29,10 @@ OTHER_FILES = {
     VENDOR_PT: "for `YOLO(…)` of Ultralytics, a pickle: load it only where you trust its source",
     RAW_HEADS_PT2: "torch.export, the same network as `raw_heads.onnx`: `torch.export.load(…).module()`",
 }
+SHORT = 60
+"""Characters of an argument that is shown as it is."""
+ARCHITECTURE = ("yaml_file", "model_type")
+"""What names the architecture in an argument that holds all of it: of Ultralytics, of Transformers."""
 
 
 def write_card(folder: Path, policy: Policy | None = None) -> None:
@@ -67,7 +71,7 @@ def render(folder: Path, policy: Policy | None = None) -> str:
         _accuracy(policy, metrics),
         _cost(policy, metrics),
         _latency(_read(folder / LATENCY_FILE, LATENCIES) or []),
-        _loading(folder),
+        _loading(folder, policy),
         _origin(folder, policy, metrics),
     ]
     return "\n".join(part for part in parts if part)
@@ -77,13 +81,24 @@ def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = (metrics.get("dense") or {}).get("gflops")
     pruned = policy.metrics.get("gflops")
     fraction = f", {pruned / dense:.0%} of the dense detector's GFLOPs" if dense and pruned else ""
-    arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
     return (
         f"# {policy.model.name}, pruned\n\n"
         f"An object detector of {policy.model.num_classes - 1} classes with torchvision's interface: "
-        f"`{policy.model.name}`{arguments}, pruned by autoprune{fraction}. Whole channels were removed, so "
-        f"it is a plain, smaller network that needs no sparse kernels.{_input_size(policy)}\n"
+        f"`{policy.model.name}`{_arguments(policy.model.arguments)}, pruned by autoprune{fraction}. Whole "
+        f"channels were removed, so it is a plain, smaller network that needs no sparse kernels."
+        f"{_input_size(policy)}\n"
     )
+
+
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    """What the detector is built with; of a long argument its name, and the architecture's if it is one."""
+    short = {name: value for name, value in arguments.items() if len(json.dumps(value)) <= SHORT}
+    parts = [json.dumps(short, ensure_ascii=False)] if short else []
+    for name in (name for name in arguments if name not in short):
+        held = arguments[name] if isinstance(arguments[name], Mapping) else {}
+        known = next((held[key] for key in ARCHITECTURE if isinstance(held.get(key), str)), None)
+        parts.append(f"the `{name}` of `{POLICY_FILE}`" + (f" ({_text(known)})" if known else ""))
+    return f" with {' and '.join(parts)}" if parts else ""
 
 
 def _input_size(policy: Policy) -> str:
@@ -158,7 +173,7 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _loading(folder: Path) -> str:
+def _loading(folder: Path, policy: Policy) -> str:
     text = (
         "## Loading\n\n"
         "```python\n"
@@ -169,6 +184,9 @@ def _loading(folder: Path) -> str:
         "    (detections,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
         "```\n"
     )
+    if policy.labels:
+        names = ", ".join(f"{label} {_text(name)}" for label, name in sorted(policy.labels.items()))
+        text += f"\nThe labels of its detections: {names}.\n"
     files = [f"- `{name}`: {content}" for name, content in OTHER_FILES.items() if (folder / name).is_file()]
     return text + ("\n" + "\n".join(files) + "\n" if files else "")
 
@@ -181,6 +199,10 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
         f"`sha256sum {POLICY_FILE}`: `{digest}`",
         f"- dense weights: `autoprune.policy.hash_weights` of them: `{policy.weights_sha256}`",
     ]
+    if emptied := [f"`{name}`" for name, kept in policy.keep.items() if not kept]:
+        lines.insert(
+            1, f"- groups that keep no channels, so that their blocks are gone: {', '.join(emptied)}"
+        )
     settings = metrics.get("settings", {})
     if "steps" in settings:
         rate = metrics.get("learning_rate", settings["learning_rate"])
