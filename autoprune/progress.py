@@ -62,6 +62,11 @@ def command_line(*words: object) -> str:
     return shlex.join(["autoprune", *map(str, words)])
 
 
+def count_of(count: int, what: str) -> str:
+    """A number of things: ``1 trial``, ``2 trials``; the plural is ``what`` and an s."""
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
 class StatusDisplay:
     """Lines that stay below all other output on a terminal; elsewhere one line per minute.
 

@@ -1,6 +1,6 @@
 """A run's trials as entries of tables and plots, and the lines that sum up how they ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +9,7 @@ from autoprune.ranges import to_ranges
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
+from autoprune.space.input_size import INPUT_PX
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
@@ -25,10 +26,14 @@ ENDS = {
 """The states of trials, in words."""
 
 
-def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
-    """The complete trials of a run, and its dense detector if that is measured, for tables and plots.
+def trial_entries(
+    result: "SearchResult", states: Collection[str] = ("complete",)
+) -> tuple[list[Entry], Entry | None]:
+    """The trials of a run, and its dense detector if that is measured, for tables and plots.
 
-    Trials that were stopped are omitted: their mAP is not comparable.
+    Args:
+        result: of the search.
+        states: of the trials; the mAP of one that was stopped is not comparable, which its note says.
     """
     on_front = {point.trial for point in result.front}
     recovered = recovered_metrics(result.run)
@@ -42,11 +47,24 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             like_best=record.number in result.like_best,
             origin=origin_label(record.origin),
             pixels=record.pixels,
+            note=outcome(record).removeprefix("complete").removeprefix(", "),
         )
         for record in result.records
-        if record.counts and record.state == "complete"
+        if record.counts and record.state in states and record.metrics
     ]
-    return trials, _entry("dense", "dense", result.dense) if result.dense else None
+    if not result.dense:
+        return trials, None
+    return trials, _entry("dense", "dense", result.dense, pixels=result.dense.get(INPUT_PX))
+
+
+def outcome(record: "Record") -> str:
+    """How a trial ended, and what its mAP is where it is not that of one evaluation at the top rung."""
+    rung = f"stopped at rung {len(record.rungs) - 1}"
+    if record.raced is not None:
+        return f"{rung} by racing after {record.raced} images (mAP estimated)"
+    if record.state == "stopped" and record.rungs:
+        return rung
+    return f"complete, mean of {len(record.maps)}" if record.again else record.state
 
 
 def kind_of(origin: str) -> Kind:
@@ -88,12 +106,15 @@ def budgets_of(result: "SearchResult") -> list[float]:
     return sorted((budget for budget in budgets if budget is not None), reverse=True)
 
 
-def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all") -> list[str]:
+def outcome_lines(
+    result: "SearchResult", all_reasons: str = "front --all lists all", most: int | None = REASONS_SHOWN
+) -> list[str]:
     """How the trials ended, why some failed, and what the search gained, one line each.
 
     Args:
         result: of the search.
         all_reasons: where the reasons are listed that are not shown here.
+        most: failed trials to show; ``None``: all.
     """
     from autoprune.run.results import indistinct
     from autoprune.study.confirm import SEED_DEVIATION
@@ -105,9 +126,9 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
         seen = ", ".join(f"trial {record.number} ({record.raced})" for record in raced[:RACED_SHOWN])
         more = f" and {len(raced) - RACED_SHOWN} more" if len(raced) > RACED_SHOWN else ""
         lines.append(f"  {len(raced)} by racing, known to be worse after so many images: {seen}{more}")
-    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
-    if len(result.failed) > REASONS_SHOWN:
-        lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
+    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:most]]
+    if most is not None and len(result.failed) > most:
+        lines.append(f"  and {len(result.failed) - most} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")

@@ -13,7 +13,7 @@ from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
 from autoprune.passwords import hide
 from autoprune.policy import Policy
-from autoprune.report.entries import kind_of, origin_label, outcome_lines, recovered_map
+from autoprune.report.entries import kind_of, origin_label, outcome, outcome_lines, recovered_map
 from autoprune.report.headline import format_steps, make_headline, map_change, proxy_training
 from autoprune.report.run_summary import RunSummary
 from autoprune.report.samples import Sample, read_samples
@@ -161,13 +161,7 @@ def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
             if dense and "gflops" in record.metrics
             else None,
             "recovered": recovered_map(summary.recovered.get(record.number)),
-            "outcome": f"stopped at rung {len(record.rungs) - 1} by racing after {record.raced} images"
-            if record.raced is not None
-            else f"stopped at rung {len(record.rungs) - 1}"
-            if record.state == "stopped" and record.rungs
-            else f"complete, mean of {len(record.maps)}"
-            if record.again
-            else record.state,
+            "outcome": outcome(record),
         }
         for record in records
     ]

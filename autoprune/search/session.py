@@ -15,6 +15,7 @@ from autoprune.search.status import duration, repeat_line, status, time_line, tr
 from autoprune.search.tracking import Tracker, log_trial, open_trackers
 from autoprune.search.wall_time import WallTime
 from autoprune.space.file import SpaceFile
+from autoprune.space.input_size import INPUT_PX
 from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record
@@ -122,6 +123,8 @@ class Session:
         if evaluator.measures_latency:  # the value that a fraction as a budget was taken of, if there was one
             measured = evaluator.dense_ms
             dense["latency_ms"] = evaluator.latency_ms(task.model) if measured is None else measured
+        if task.smaller and task.pixels is not None:
+            dense[INPUT_PX] = task.pixels
         evaluator.dense_map = scores.map
         self.ledger.note("dense", dense)
         images = min(self.config.proxy_images or len(task.val), len(task.val))
