@@ -11,6 +11,7 @@ from autoprune.cost.budget import figures
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, VENDOR_PT, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
+from autoprune.progress import count_of
 from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
@@ -117,7 +118,7 @@ def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
         return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"
     dense = metrics.get("dense") or {}
     before = dense.get("metrics", {})
-    where = f"{metrics['images']} images of val" + (
+    where = f"{count_of(metrics['images'], 'image')} of val" + (
         f" of {_text(metrics['data'])}" if metrics.get("data") else ""
     )
     rows = [(SCORES[name], scores.get(name), before.get(name)) for name in SCORES if name in scores]
@@ -194,8 +195,9 @@ def _loading(folder: Path, policy: Policy) -> str:
 def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
     digest = hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()
     removed = sum(policy.widths[name] - len(kept) for name, kept in policy.keep.items())
+    groups = count_of(len(policy.keep), "group")
     lines = [
-        f"- policy: {removed} channels of {len(policy.keep)} groups removed, ranked by `{policy.criterion}`; "
+        f"- policy: {removed} channels of {groups} removed, ranked by `{policy.criterion}`; "
         f"`sha256sum {POLICY_FILE}`: `{digest}`",
         f"- dense weights: `autoprune.policy.hash_weights` of them: `{policy.weights_sha256}`",
     ]

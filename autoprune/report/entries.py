@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.files import naming_paths
+from autoprune.progress import count_of
 from autoprune.ranges import to_ranges
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
@@ -145,9 +146,8 @@ def outcome_lines(
 
 def _count_line(counts: Mapping[str, int]) -> str:
     """How many trials there are in each state; a killed search leaves some in flight."""
-    total = sum(counts.values())
     parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state != "running"]
-    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}"
+    return f"{count_of(sum(counts.values()), 'trial')}: {', '.join(parts)}"
 
 
 def _set_aside_lines(result: "SearchResult") -> list[str]:
@@ -158,11 +158,13 @@ def _set_aside_lines(result: "SearchResult") -> list[str]:
         if not (trials := sorted(numbers.intersection(change["trials"]))):
             continue
         counts = change.get("data", {}).get("validation data", {})
-        data = "other data" + (f" ({counts['images']} images, {counts['boxes']} boxes)" if counts else "")
+        data = "other data" + (
+            f" ({count_of(counts['images'], 'image')}, {counts['boxes']} boxes)" if counts else ""
+        )
         dense = change.get("dense") or {}
         there = f", where the dense detector has {points(dense['map'])} mAP" if dense else ""
         lines.append(
-            f"set aside, neither counted nor ranked: {len(trials)} trial{'' if len(trials) == 1 else 's'} "
+            f"set aside, neither counted nor ranked: {count_of(len(trials), 'trial')} "
             f"({to_ranges(trials)}) measured on {data}{there}; front --json and trials.csv list them"
         )
     return lines

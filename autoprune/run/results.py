@@ -11,6 +11,7 @@ from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import naming_paths
 from autoprune.policy import Policy
+from autoprune.progress import count_of
 from autoprune.run.directory import RunDirectory
 from autoprune.study.compare import best_of, like_the_best, was_compared
 from autoprune.study.earlier_data import EARLIER
@@ -95,7 +96,7 @@ class SearchResult:
     def __repr__(self) -> str:
         """In a line, without what the trials are."""
         best = "none" if self.best is None else f"trial {self.best.trial}"
-        counts = f"{len(self.records)} trials, {len(self.front)} on the front"
+        counts = f"{count_of(len(self.records), 'trial')}, {len(self.front)} on the front"
         return f"<SearchResult of {self.run}: {counts}, best {best}>"
 
     @property
