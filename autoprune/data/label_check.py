@@ -102,10 +102,10 @@ def check_labels(
     if highest < LEAST_MAP:
         height, width = split.most_common_size
         mapping = {label: names[number] for label, number in best.items()}
-        better = "" if best is own else f", {100 * best_map:.1f} with the labels {describe(mapping)}"
+        others = "" if best is own else f", {100 * best_map:.1f} with the labels {describe(mapping)}"
         say(
             f"the detector is poor with every mapping of labels on {len(chosen)} images of {split.name} "
-            f"(mAP {100 * given_map:.1f}{better}, at {height}x{width} pixels): "
+            f"(mAP {100 * given_map:.1f}{others}, at {height}x{width} pixels): "
             "its input size, weights or data may be others than it was trained on (--model-arguments, "
             "--weights, --data)"
         )
