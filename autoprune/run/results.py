@@ -138,7 +138,7 @@ def indistinct(result: SearchResult) -> str | None:
             if close + 1 >= LEAST_TO_COMPARE:
                 return (
                     f"at {budget:.2f} GFLOPs these images can't tell trial {best.number}, the best of "
-                    f"{len(here)} complete trials, from {close} others (≈): choose among them by cost, "
+                    f"{len(here)} complete trials, from {close} others (≈): choose by parameters or latency, "
                     "or recover several (recover --trial) and compare them on other images"
                 )
             continue
