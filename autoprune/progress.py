@@ -62,6 +62,11 @@ def command_line(*words: object) -> str:
     return shlex.join(["autoprune", *map(str, words)])
 
 
+def count_of(count: int, what: str, several: str | None = None) -> str:
+    """A number of things: ``1 trial``, ``2 trials``; ``several`` is the plural where it is no s."""
+    return f"{count} {what if count == 1 else several or what + 's'}"
+
+
 class StatusDisplay:
     """Lines that stay below all other output on a terminal; elsewhere one line per minute.
 

@@ -96,6 +96,12 @@ def test_a_status_on_a_terminal_shows_its_last_lines_verbatim():
     assert "first" not in out.getvalue().split("[2/4] trials")[-1]
 
 
+def test_one_thing_has_no_plural():
+    counts = [progress.count_of(count, "trial") for count in (0, 1, 2)]
+    assert counts == ["0 trials", "1 trial", "2 trials"]
+    assert [progress.count_of(count, "box", "boxes") for count in (1, 2)] == ["1 box", "2 boxes"]
+
+
 def test_a_command_can_be_pasted_into_a_shell():
     words = ["recover", "runs/it's my [run] $1", "--trial", 3]
     assert shlex.split(progress.command_line(*words)) == ["autoprune", *map(str, words)]

@@ -107,7 +107,9 @@ def _check_data(console: "Console", config: Config, page: Path) -> None:
         counts = box_counts(split)
         classes = ", ".join(f"{label} {count}" for label, count in counts.items())
         table.add_row(name, str(len(split)), str(sum(counts.values())), classes)
-        lines.append(f"{name}: {len(split)} images, {sum(counts.values())} boxes ({classes})")
+        images = progress.count_of(len(split), "image")
+        boxes = progress.count_of(sum(counts.values()), "box", "boxes")
+        lines.append(f"{name}: {images}, {boxes} ({classes})")
     show_table(console, table)
     labels = overview.splits.get("train", next(iter(overview.splits.values()))).labels_line
     tell(console, labels)

@@ -10,7 +10,7 @@ from autoprune.cli.detectors import build_dense, config_of_run, open_split, reso
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
-from autoprune.progress import say
+from autoprune.progress import count_of, say
 from autoprune.report.tables import cost, points
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _show(console: "Console", content: dict[str, Any], split: str) -> None:
 
     if "gflops" in content:
         console.print(f"{cost(content['gflops'])} GFLOPs, {cost(content['mparams'])} million parameters")
-    console.print(f"{content['images']} images of {split}; points, as COCOeval computes them")
+    console.print(f"{count_of(content['images'], 'image')} of {split}; points, as COCOeval computes them")
     for heading, values in (("metric", content["metrics"]), ("mAP of class", content["per_class"])):
         table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
         table.add_column(heading, overflow="fold")

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.terminal import output, show_table, tell
-from autoprune.progress import command_line
+from autoprune.progress import command_line, count_of
 from autoprune.report.entries import (
+    REASONS_SHOWN,
     budgets_of,
     outcome_lines,
     recovered_map,
@@ -28,7 +29,12 @@ if TYPE_CHECKING:
 def front(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],
     every: Annotated[
-        bool, typer.Option("--all", help="List every complete trial, not only the front and the warm starts.")
+        bool,
+        typer.Option(
+            "--all",
+            help="List every trial, those that were stopped or failed too, not only the front and the warm "
+            "starts.",
+        ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
@@ -49,16 +55,20 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
 
     trials, dense = trial_entries(result)
     if trials and dense is not None:
-        shown = [entry for entry in trials if every or entry.on_front or entry.kind != "searched"]
+        shown = [entry for entry in trials if entry.on_front or entry.kind != "searched"]
+        if every:
+            shown, _ = trial_entries(result, ("complete", "stopped"))
         show_table(console, front_table(shown, dense, title=f"front of {result.run}"))
+        if result.front:
+            console.print("● on the front: no other trial has at least its mAP at less cost", highlight=False)
         plot_front(
             result.run / FRONT_PICTURE,
             trials,
             dense,
             budgets_of(result),
-            f"{result.run}: {len(trials)} trials",
+            f"{result.run}: {count_of(len(trials), 'trial')}",
         )
-    for line in outcome_lines(result):
+    for line in outcome_lines(result, most=None if every else REASONS_SHOWN):
         console.print(line)
     if (check := load_check(result.run, result.set_aside)) is not None:
         console.print(check.verdict)
@@ -70,10 +80,7 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
 
 
 def _as_json(result: "SearchResult") -> dict[str, Any]:
-    from autoprune.study.compare import like_the_best
-
     front_numbers = {point.trial for point in result.front}
-    close = like_the_best(result.records)
     recovered = recovered_metrics(result.run)
     set_aside = [record for record in result.records if record.other_data and record.is_first]
 
@@ -85,7 +92,7 @@ def _as_json(result: "SearchResult") -> dict[str, Any]:
             "budget_gflops": record.budget,
             **({} if record.pixels is None else {"input_px": record.pixels}),
             "on_front": record.number in front_numbers,
-            "like_best": record.number in close,
+            "like_best": record.number in result.like_best,
             **({} if record.raced is None else {"stopped_by_racing_after_images": record.raced}),
             "metrics": dict(record.metrics),
             "measured_maps": record.maps,

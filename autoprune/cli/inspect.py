@@ -12,7 +12,7 @@ from autoprune.cli.settings import refuse_useless, with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
 from autoprune.errors import ConfigError, PolicyError
-from autoprune.progress import command_line
+from autoprune.progress import command_line, count_of
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -203,9 +203,9 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
             )
     channels, kept = (sum(group[key] for group in prunable) for key in ("width", "kept"))
     after_all = f" → {kept}" if pruned else ""
-    console.print(f"{len(prunable)} channel groups can be pruned: {channels}{after_all} channels")
+    console.print(f"{count_of(len(prunable), 'channel group')} can be pruned: {channels}{after_all} channels")
     if frozen:
-        console.print(f"{len(frozen)} are frozen:")
+        console.print(f"{len(frozen)} {'is' if len(frozen) == 1 else 'are'} frozen:")
     for group in frozen:
         console.print(f"  {group['name']} ({group['width']}): {group['reason']}")
 

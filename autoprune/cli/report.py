@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.terminal import output, tell
+from autoprune.progress import count_of
 from autoprune.run.names import FRONT_PICTURE, REPORT_FILE, TRIALS_FILE
 
 
@@ -43,7 +44,7 @@ def report(
         if dense is None:
             console.print("no front.png: the dense detector is not measured yet")
         else:
-            title = f"{run}: {len(trials)} complete trials"
+            title = f"{run}: {count_of(len(trials), 'complete trial')}"
             plot_front(page.with_name(FRONT_PICTURE), trials, dense, budgets_of(summary.result), title)
             tell(console, f"picture: {page.with_name(FRONT_PICTURE)}")
     if csv:

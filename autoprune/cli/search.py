@@ -10,6 +10,7 @@ from autoprune.cli.settings import PANELS, refuse_useless, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
 from autoprune.errors import ConfigError
+from autoprune.progress import count_of
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -116,11 +117,14 @@ def estimate_table(estimate: "Estimate") -> "Table":
 
 def estimate_lines(estimate: "Estimate") -> list[str]:
     """What the search does, what it costs in all, and what lowers that."""
-    done = f" ({estimate.finished} are finished)" if estimate.finished else ""
-    rungs = ", ".join(f"{count} reach rung {rung}" for rung, count in enumerate(estimate.rungs))
-    repeats = f", {estimate.repeats} re-evaluations" if estimate.repeats else ""
+    are = "is" if estimate.finished == 1 else "are"
+    done = f" ({estimate.finished} {are} finished)" if estimate.finished else ""
+    rungs = ", ".join(
+        f"{count} reach{'es' if count == 1 else ''} rung {rung}" for rung, count in enumerate(estimate.rungs)
+    )
+    repeats = f", {count_of(estimate.repeats, 're-evaluation')}" if estimate.repeats else ""
     return [
-        f"{estimate.trials} trials{done}{repeats}: {rungs}",
+        f"{count_of(estimate.trials, 'trial')}{done}{repeats}: {rungs}",
         estimate.summary(),
         estimate.advice(),
         f"nothing was written or started; the estimate took {estimate.measuring_s:.0f} s",

@@ -10,7 +10,7 @@ from autoprune.cli.settings import PANELS, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
-from autoprune.progress import command_line
+from autoprune.progress import command_line, count_of
 
 FOR_CURVES = {"reconstruct_images", "recalibration_images", "batch_size", *PANELS["Engine"]}
 
@@ -90,12 +90,13 @@ def space(
         task = load_task(config if config.curves else config.model_copy(update={"reconstruct_images": 0}))
         console.print(task.train.labels_line, highlight=False, markup=False)
         task.check_labels()
-        console.print(f"scoring the channels of {len(task.graph.prunable)} groups by {config.criterion}")
+        groups = count_of(len(task.graph.prunable), "group")
+        console.print(f"scoring the channels of {groups} by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images
         scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
         importance = scores[config.criterion]
         if config.curves:
-            console.print(f"narrowing each of the {len(task.graph.prunable)} groups alone")
+            console.print(f"narrowing each of the {groups} alone")
             importance = score_curves(task, importance, curves_beside(to))
         file = derive_space(
             task.graph,
@@ -112,7 +113,10 @@ def space(
             multiples = measure(task.model, task.graph, task.latency_setup)
             file = with_multiples(file, multiples)
             counts = sorted(Counter(multiples.values()).items())
-            shown = ", ".join(f"{multiple} for {count} groups" for multiple, count in counts) or "none"
+            shown = (
+                ", ".join(f"{multiple} for {count_of(count, 'group')}" for multiple, count in counts)
+                or "none"
+            )
             console.print(f"multiples measured in {config.latency_runtime} on {task.device}: {shown}")
         save_space(to, file, task.graph, importance)
         bounds = resolve(file, task.graph)

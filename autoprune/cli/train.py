@@ -108,7 +108,7 @@ def train(config: Config) -> None:
 
 def _next(config: Config, weights: Path) -> str:
     """The next command for these weights, with the flags that differ from the defaults."""
-    words: list[str | Path] = ["space", "--weights", weights]
+    words: list[str | Path] = ["search", "--weights", weights]
     if "model" in config.model_fields_set:
         words += ["--model", config.model]
     if config.model_arguments:
@@ -117,4 +117,4 @@ def _next(config: Config, weights: Path) -> str:
         words += ["--data", config.data]
     if config.val_fraction is not None:
         words += ["--val-fraction", str(config.val_fraction)]
-    return command_line(*words)
+    return command_line(*words, "--budget-gflops", "50%")

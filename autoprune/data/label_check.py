@@ -49,7 +49,8 @@ def check_labels(
 ) -> None:
     """Compares the labels of a split with those shifted by one and those that the detector's boxes suggest.
 
-    A detector that is poor with all of them tells nothing about labels: that is said, and none is proposed.
+    A detector that is poor with all of them tells nothing about labels: that is said, and none is proposed;
+    others are named where they are better by more than noise.
 
     Args:
         model: the detector, on ``device``.
@@ -86,8 +87,7 @@ def check_labels(
     before = _per_class(own, split, chosen, detections)
     best: CategoryIds = own
     best_map = 0.0
-    highest = float(np.mean(list(before.values())))
-    highest_with: CategoryIds = own
+    highest = given_map = float(np.mean(list(before.values())))
     for other in candidates:
         after = _per_class(other, split, chosen, detections)
         changed = [name for number, name in _changed(own, other, split) if name in after]
@@ -95,17 +95,17 @@ def check_labels(
             continue
         old, new = (float(np.mean([each[name] for name in changed])) for each in (before, after))
         mean = float(np.mean(list(after.values())))
-        if mean > highest:
-            highest, highest_with = mean, other
+        highest = max(highest, mean)
         if new >= LEAST_FACTOR * old + LEAST_GAIN and mean > best_map:
             best, best_map = other, mean
     names = {number: split.categories[label] for label, number in own.items()}
     if highest < LEAST_MAP:
         height, width = split.most_common_size
-        mapping = {label: names[number] for label, number in highest_with.items()}
+        mapping = {label: names[number] for label, number in best.items()}
+        others = "" if best is own else f", {100 * best_map:.1f} with the labels {describe(mapping)}"
         say(
             f"the detector is poor with every mapping of labels on {len(chosen)} images of {split.name} "
-            f"(mAP {100 * highest:.1f} at best, with {describe(mapping)}, at {height}x{width} pixels): "
+            f"(mAP {100 * given_map:.1f}{others}, at {height}x{width} pixels): "
             "its input size, weights or data may be others than it was trained on (--model-arguments, "
             "--weights, --data)"
         )
@@ -115,7 +115,7 @@ def check_labels(
     better = {label: names[number] for label, number in best.items()}
     text = (
         f"the labels do not fit the detector: on {len(chosen)} images of {split.name} its mAP is "
-        f"{100 * np.mean(list(before.values())):.1f} with the labels {describe(split.categories)}, and "
+        f"{100 * given_map:.1f} with the labels {describe(split.categories)}, and "
         f"{100 * best_map:.1f} with {describe(better)}"
     )
     if best is suggested:

@@ -21,9 +21,9 @@ from autoprune.data.rivals import RESAMPLES, Maps, compare
 from autoprune.data.standard_error import resampled_map
 from autoprune.seeding import seed as derive
 
-LOOKS = 8  # the last of them at all images
-LEAST = 32  # images before the first look; of fewer the error is not known
-ERROR = 0.05  # probability that a trial is given up which is no worse on all images
+LOOKS = 10  # the last of them at all images
+LEAST = 16  # images before the first look; of fewer the error is not known
+ERROR = 0.25  # probability that a trial is given up which is just as good on all images: it loses little
 
 
 @dataclass(frozen=True)

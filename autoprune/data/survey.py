@@ -16,6 +16,7 @@ from autoprune.errors import DataError
 from autoprune.images.decode import UPRIGHT, decode, image_files, threads
 from autoprune.layouts.find import find_layout
 from autoprune.layouts.source import UNDIVIDED
+from autoprune.progress import count_of
 
 DECODED = 256
 """Images of a split, at most and evenly spread, that are decoded to see whether they are whole."""
@@ -118,7 +119,9 @@ def _damaged(split: Split) -> Iterator[str]:
     with ThreadPoolExecutor(threads()) as pool:
         problems = [each for each in pool.map(problem, chosen) if each is not None]
     if problems:
-        looked_at = f"{len(split)} images" if len(chosen) == len(split) else f"{len(chosen)} images looked at"
+        looked_at = (
+            count_of(len(split), "image") if len(chosen) == len(split) else f"{len(chosen)} images looked at"
+        )
         yield f"damaged: {len(problems)} of {looked_at}, first: {problems[0]}"
 
 

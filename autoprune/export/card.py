@@ -11,6 +11,7 @@ from autoprune.cost.budget import figures
 from autoprune.export.formats import RAW_HEADS_ONNX, RAW_HEADS_PT2, VENDOR_PT, WHOLE_ONNX
 from autoprune.files import write_text
 from autoprune.policy import Policy
+from autoprune.progress import count_of
 from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
 
@@ -29,6 +30,10 @@ OTHER_FILES = {
     VENDOR_PT: "for `YOLO(…)` of Ultralytics, a pickle: load it only where you trust its source",
     RAW_HEADS_PT2: "torch.export, the same network as `raw_heads.onnx`: `torch.export.load(…).module()`",
 }
+SHORT = 60
+"""Characters of an argument that is shown as it is."""
+ARCHITECTURE = ("yaml_file", "model_type")
+"""What names the architecture in an argument that holds all of it: of Ultralytics, of Transformers."""
 
 
 def write_card(folder: Path, policy: Policy | None = None) -> None:
@@ -67,7 +72,7 @@ def render(folder: Path, policy: Policy | None = None) -> str:
         _accuracy(policy, metrics),
         _cost(policy, metrics),
         _latency(_read(folder / LATENCY_FILE, LATENCIES) or []),
-        _loading(folder),
+        _loading(folder, policy),
         _origin(folder, policy, metrics),
     ]
     return "\n".join(part for part in parts if part)
@@ -77,13 +82,24 @@ def _head(policy: Policy, metrics: Mapping[str, Any]) -> str:
     dense = (metrics.get("dense") or {}).get("gflops")
     pruned = policy.metrics.get("gflops")
     fraction = f", {pruned / dense:.0%} of the dense detector's GFLOPs" if dense and pruned else ""
-    arguments = f" with {json.dumps(policy.model.arguments)}" if policy.model.arguments else ""
     return (
         f"# {policy.model.name}, pruned\n\n"
         f"An object detector of {policy.model.num_classes - 1} classes with torchvision's interface: "
-        f"`{policy.model.name}`{arguments}, pruned by autoprune{fraction}. Whole channels were removed, so "
-        f"it is a plain, smaller network that needs no sparse kernels.{_input_size(policy)}\n"
+        f"`{policy.model.name}`{_arguments(policy.model.arguments)}, pruned by autoprune{fraction}. Whole "
+        f"channels were removed, so it is a plain, smaller network that needs no sparse kernels."
+        f"{_input_size(policy)}\n"
     )
+
+
+def _arguments(arguments: Mapping[str, Any]) -> str:
+    """What the detector is built with; of a long argument its name, and the architecture's if it is one."""
+    short = {name: value for name, value in arguments.items() if len(json.dumps(value)) <= SHORT}
+    parts = [json.dumps(short, ensure_ascii=False)] if short else []
+    for name in (name for name in arguments if name not in short):
+        held = arguments[name] if isinstance(arguments[name], Mapping) else {}
+        known = next((held[key] for key in ARCHITECTURE if isinstance(held.get(key), str)), None)
+        parts.append(f"the `{name}` of `{POLICY_FILE}`" + (f" ({_text(known)})" if known else ""))
+    return f" with {' and '.join(parts)}" if parts else ""
 
 
 def _input_size(policy: Policy) -> str:
@@ -102,7 +118,7 @@ def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
         return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"
     dense = metrics.get("dense") or {}
     before = dense.get("metrics", {})
-    where = f"{metrics['images']} images of val" + (
+    where = f"{count_of(metrics['images'], 'image')} of val" + (
         f" of {_text(metrics['data'])}" if metrics.get("data") else ""
     )
     rows = [(SCORES[name], scores.get(name), before.get(name)) for name in SCORES if name in scores]
@@ -158,7 +174,7 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _loading(folder: Path) -> str:
+def _loading(folder: Path, policy: Policy) -> str:
     text = (
         "## Loading\n\n"
         "```python\n"
@@ -169,6 +185,9 @@ def _loading(folder: Path) -> str:
         "    (detections,) = model([image])  # float32 [3, height, width] in [0, 1]; boxes, scores, labels\n"
         "```\n"
     )
+    if policy.labels:
+        names = ", ".join(f"{label} {_text(name)}" for label, name in sorted(policy.labels.items()))
+        text += f"\nThe labels of its detections: {names}.\n"
     files = [f"- `{name}`: {content}" for name, content in OTHER_FILES.items() if (folder / name).is_file()]
     return text + ("\n" + "\n".join(files) + "\n" if files else "")
 
@@ -176,11 +195,16 @@ def _loading(folder: Path) -> str:
 def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
     digest = hashlib.sha256((folder / POLICY_FILE).read_bytes()).hexdigest()
     removed = sum(policy.widths[name] - len(kept) for name, kept in policy.keep.items())
+    groups = count_of(len(policy.keep), "group")
     lines = [
-        f"- policy: {removed} channels of {len(policy.keep)} groups removed, ranked by `{policy.criterion}`; "
+        f"- policy: {removed} channels of {groups} removed, ranked by `{policy.criterion}`; "
         f"`sha256sum {POLICY_FILE}`: `{digest}`",
         f"- dense weights: `autoprune.policy.hash_weights` of them: `{policy.weights_sha256}`",
     ]
+    if emptied := [f"`{name}`" for name, kept in policy.keep.items() if not kept]:
+        lines.insert(
+            1, f"- groups that keep no channels, so that their blocks are gone: {', '.join(emptied)}"
+        )
     settings = metrics.get("settings", {})
     if "steps" in settings:
         rate = metrics.get("learning_rate", settings["learning_rate"])

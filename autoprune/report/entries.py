@@ -1,14 +1,16 @@
 """A run's trials as entries of tables and plots, and the lines that sum up how they ended."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autoprune.files import naming_paths
+from autoprune.progress import count_of
 from autoprune.ranges import to_ranges
 from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
+from autoprune.space.input_size import INPUT_PX
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
@@ -25,14 +27,15 @@ ENDS = {
 """The states of trials, in words."""
 
 
-def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
-    """The complete trials of a run, and its dense detector if that is measured, for tables and plots.
+def trial_entries(
+    result: "SearchResult", states: Collection[str] = ("complete",)
+) -> tuple[list[Entry], Entry | None]:
+    """The trials of a run, and its dense detector if that is measured, for tables and plots.
 
-    Trials that were stopped are omitted: their mAP is not comparable.
+    Args:
+        result: of the search.
+        states: of the trials; the mAP of one that was stopped is not comparable, which its note says.
     """
-    from autoprune.study.compare import like_the_best
-
-    close = like_the_best(result.records)
     on_front = {point.trial for point in result.front}
     recovered = recovered_metrics(result.run)
     trials = [
@@ -42,14 +45,27 @@ def trial_entries(result: "SearchResult") -> tuple[list[Entry], Entry | None]:
             record.metrics,
             recovered_map=recovered_map(recovered.get(record.number)),
             on_front=record.number in on_front,
-            like_best=record.number in close,
+            like_best=record.number in result.like_best,
             origin=origin_label(record.origin),
             pixels=record.pixels,
+            note=outcome(record).removeprefix("complete").removeprefix(", "),
         )
         for record in result.records
-        if record.counts and record.state == "complete"
+        if record.counts and record.state in states and record.metrics
     ]
-    return trials, _entry("dense", "dense", result.dense) if result.dense else None
+    if not result.dense:
+        return trials, None
+    return trials, _entry("dense", "dense", result.dense, pixels=result.dense.get(INPUT_PX))
+
+
+def outcome(record: "Record") -> str:
+    """How a trial ended, and what its mAP is where it is not that of one evaluation at the top rung."""
+    rung = f"stopped at rung {len(record.rungs) - 1}"
+    if record.raced is not None:
+        return f"{rung} by racing after {record.raced} images (mAP estimated)"
+    if record.state == "stopped" and record.rungs:
+        return rung
+    return f"complete, mean of {len(record.maps)}" if record.again else record.state
 
 
 def kind_of(origin: str) -> Kind:
@@ -91,15 +107,18 @@ def budgets_of(result: "SearchResult") -> list[float]:
     return sorted((budget for budget in budgets if budget is not None), reverse=True)
 
 
-def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all") -> list[str]:
+def outcome_lines(
+    result: "SearchResult", all_reasons: str = "front --all lists all", most: int | None = REASONS_SHOWN
+) -> list[str]:
     """How the trials ended, why some failed, and what the search gained, one line each.
 
     Args:
         result: of the search.
         all_reasons: where the reasons are listed that are not shown here.
+        most: failed trials to show; ``None``: all.
     """
     from autoprune.run.results import indistinct
-    from autoprune.study.compare import like_the_best
+    from autoprune.study.confirm import SEED_DEVIATION
 
     counted = [record for record in result.records if record.counts]
     states = {state: [record for record in counted if record.state == state] for state in ENDS}
@@ -107,16 +126,21 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
     if raced := [record for record in states["stopped"] if record.raced is not None]:
         seen = ", ".join(f"trial {record.number} ({record.raced})" for record in raced[:RACED_SHOWN])
         more = f" and {len(raced) - RACED_SHOWN} more" if len(raced) > RACED_SHOWN else ""
-        lines.append(f"  {len(raced)} by racing, known to be worse after so many images: {seen}{more}")
-    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:REASONS_SHOWN]]
-    if len(result.failed) > REASONS_SHOWN:
-        lines.append(f"  and {len(result.failed) - REASONS_SHOWN} more ({all_reasons})")
+        lines.append(
+            f"  {len(raced)} by racing, known to be worse on these images after so many of them: {seen}{more}"
+        )
+    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:most]]
+    if most is not None and len(result.failed) > most:
+        lines.append(f"  and {len(result.failed) - most} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:
         shown = ", ".join(f"trial {r.number} ({' then '.join(map(points, r.maps))})" for r in repeated)
         lines.append(f"top candidates re-evaluated with another seed, their means count: {shown}")
-    if close := sorted(like_the_best(result.records)):
+    if close := sorted(result.like_best):
         trials = "trial" if len(close) == 1 else "trials"
-        lines.append(f"≈ within two errors of the best of the budget: {trials} {to_ranges(close)}")
+        lines.append(
+            "≈ within two paired errors of the best of the budget on these images (another seed moves a "
+            f"trial by some {100 * SEED_DEVIATION:.1f} points more): {trials} {to_ranges(close)}"
+        )
     lines += _gain_lines(states["complete"])
     lines += _set_aside_lines(result)
     return lines if (warning := indistinct(result)) is None else [*lines, warning]
@@ -124,9 +148,8 @@ def outcome_lines(result: "SearchResult", all_reasons: str = "--json lists all")
 
 def _count_line(counts: Mapping[str, int]) -> str:
     """How many trials there are in each state; a killed search leaves some in flight."""
-    total = sum(counts.values())
     parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state != "running"]
-    return f"{total} trial{'' if total == 1 else 's'}: {', '.join(parts)}"
+    return f"{count_of(sum(counts.values()), 'trial')}: {', '.join(parts)}"
 
 
 def _set_aside_lines(result: "SearchResult") -> list[str]:
@@ -137,11 +160,13 @@ def _set_aside_lines(result: "SearchResult") -> list[str]:
         if not (trials := sorted(numbers.intersection(change["trials"]))):
             continue
         counts = change.get("data", {}).get("validation data", {})
-        data = "other data" + (f" ({counts['images']} images, {counts['boxes']} boxes)" if counts else "")
+        data = "other data" + (
+            f" ({count_of(counts['images'], 'image')}, {counts['boxes']} boxes)" if counts else ""
+        )
         dense = change.get("dense") or {}
         there = f", where the dense detector has {points(dense['map'])} mAP" if dense else ""
         lines.append(
-            f"set aside, neither counted nor ranked: {len(trials)} trial{'' if len(trials) == 1 else 's'} "
+            f"set aside, neither counted nor ranked: {count_of(len(trials), 'trial')} "
             f"({to_ranges(trials)}) measured on {data}{there}; front --json and trials.csv list them"
         )
     return lines
@@ -153,18 +178,28 @@ def _entry(name: str, kind: Kind, metrics: Mapping[str, float], **attributes: An
 
 
 def _gain_lines(complete: "Sequence[Record]") -> list[str]:
-    """By how much the search beat each warm start at each budget, in proxy mAP."""
+    """By how much the search beat each warm start at each budget, in proxy mAP, ± the paired error."""
+    from autoprune.study.compare import best_of, paired
+
     lines = []
     for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
-        best: dict[str, float] = {}
-        for record in complete:
-            if record.budget == budget:
-                best[record.origin] = max(record.metrics["map"], best.get(record.origin, 0.0))
-        if (searched := best.pop("sampler", None)) is not None and best:
-            gains = ", ".join(
-                f"{100 * (searched - value):+.1f} on {origin}" for origin, value in best.items()
-            )
-            lines.append(
-                f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * searched:.1f} ({gains})"
-            )
+        here = [record for record in complete if record.budget == budget]
+        origins = dict.fromkeys(record.origin for record in here)
+        best = {origin: best_of([each for each in here if each.origin == origin]) for origin in origins}
+        if (searched := best.pop("sampler", None)) is None or not best:
+            continue
+        value = searched.metrics["map"]
+        errors = {origin: paired(searched, other) for origin, other in best.items()}
+        gains = ", ".join(
+            f"{100 * (value - other.metrics['map']):+.1f}{_plus_minus(errors[origin])} on {origin}"
+            for origin, other in best.items()
+        )
+        said = "; ± paired error" if any(error is not None for error in errors.values()) else ""
+        lines.append(
+            f"proxy mAP of the search's best at {budget:.2f} GFLOPs: {100 * value:.1f} ({gains}{said})"
+        )
     return lines
+
+
+def _plus_minus(error: float | None) -> str:
+    return "" if error is None else f" ± {100 * error:.1f}"

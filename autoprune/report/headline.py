@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autoprune.progress import command_line
+from autoprune.progress import command_line, count_of
 from autoprune.report.entries import kind_of, recovered_map
 from autoprune.report.run_summary import RunSummary
 from autoprune.report.tables import cost, points
@@ -60,7 +60,7 @@ def make_headline(summary: RunSummary) -> Headline:
     command = command_line("search", "--config", summary.run / "config.yaml")
     if not summary.records:
         return Headline(title, "No trial has started.", details, command=command)
-    started = f"{len(summary.records)} of {summary.config.trials} trials were started"
+    started = f"{len(summary.records)} of {count_of(summary.config.trials, 'trial')} were started"
     return Headline(title, f"No trial is complete yet: {started}.", details, command=command)
 
 

@@ -13,7 +13,7 @@ from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
 from autoprune.passwords import hide
 from autoprune.policy import Policy
-from autoprune.report.entries import kind_of, origin_label, outcome_lines, recovered_map
+from autoprune.report.entries import kind_of, origin_label, outcome, outcome_lines, recovered_map
 from autoprune.report.headline import format_steps, make_headline, map_change, proxy_training
 from autoprune.report.run_summary import RunSummary
 from autoprune.report.samples import Sample, read_samples
@@ -21,7 +21,6 @@ from autoprune.report.tables import cost, points
 from autoprune.run.directory import RunDirectory
 from autoprune.run.names import POLICY_FILE
 from autoprune.search.wall_time import PARTS
-from autoprune.study.compare import like_the_best
 from autoprune.study.records import Record
 
 PAGE = Path(__file__).parent / "page"
@@ -145,7 +144,6 @@ def _trial_data(summary: RunSummary, record: Record, on_front: bool) -> dict[str
 def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
     """The rows of the trial table: complete trials first, then by mAP."""
     front = {point.trial for point in summary.result.front}
-    close = like_the_best(summary.records)
     order = {"complete": 0, "stopped": 1, "running": 2, "failed": 3}
     records = sorted(
         summary.records,
@@ -157,19 +155,13 @@ def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
             "record": record,
             "origin": origin_label(record.origin),
             "on_front": record.number in front,
-            "like_best": record.number in close,
+            "like_best": record.number in summary.result.like_best,
             "metrics": record.metrics,
             "gflops_fraction": record.metrics["gflops"] / dense
             if dense and "gflops" in record.metrics
             else None,
             "recovered": recovered_map(summary.recovered.get(record.number)),
-            "outcome": f"stopped at rung {len(record.rungs) - 1} by racing after {record.raced} images"
-            if record.raced is not None
-            else f"stopped at rung {len(record.rungs) - 1}"
-            if record.state == "stopped" and record.rungs
-            else f"complete, mean of {len(record.maps)}"
-            if record.again
-            else record.state,
+            "outcome": outcome(record),
         }
         for record in records
     ]

@@ -29,6 +29,7 @@ class Entry:
         like_best: it can't be told from the best of its budget by the images that both were measured on.
         origin: more precise than ``kind``, such as ``greedy taylor``; may be empty.
         pixels: shorter side that it resizes images to, where a search chose it.
+        note: what qualifies its mAP, such as ``mean of 2`` or ``stopped at rung 0``; may be empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Entry:
     like_best: bool = False
     origin: str = ""
     pixels: int | None = None
+    note: str = ""
 
 
 def points(fraction: float | None) -> str:
@@ -109,6 +111,8 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
         table.add_column("ms", justify="right")
     if with_recovered := any(entry.recovered_map is not None for entry in rows):
         table.add_column("recovered\nmAP", justify="right")
+    if with_notes := any(entry.note for entry in rows):
+        table.add_column("note")
     for entry in rows:
         reference = None if entry is dense else dense
         table.add_row(
@@ -121,6 +125,7 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
             _cost_cell(entry.mparams, None),
             *(["-" if entry.latency_ms is None else f"{entry.latency_ms:.1f}"] if with_latency else []),
             *([points(entry.recovered_map)] if with_recovered else []),
+            *([entry.note] if with_notes else []),
         )
     return table
 

@@ -11,7 +11,9 @@ from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.files import naming_paths
 from autoprune.policy import Policy
+from autoprune.progress import count_of
 from autoprune.run.directory import RunDirectory
+from autoprune.study.compare import best_of, like_the_best, was_compared
 from autoprune.study.earlier_data import EARLIER
 from autoprune.study.records import Record, front_of, read_records
 from autoprune.study.storage import load_study
@@ -94,13 +96,18 @@ class SearchResult:
     def __repr__(self) -> str:
         """In a line, without what the trials are."""
         best = "none" if self.best is None else f"trial {self.best.trial}"
-        counts = f"{len(self.records)} trials, {len(self.front)} on the front"
+        counts = f"{count_of(len(self.records), 'trial')}, {len(self.front)} on the front"
         return f"<SearchResult of {self.run}: {counts}, best {best}>"
 
     @property
     def best(self) -> FrontPoint | None:
         """The point of the front with the highest mAP."""
         return max(self.front, key=lambda point: point.metrics["map"], default=None)
+
+    @cached_property
+    def like_best(self) -> frozenset[int]:
+        """Numbers of the trials that can't be told from the best of their budget, it not among them."""
+        return like_the_best(self.records)
 
     @property
     def failed(self) -> tuple[Record, ...]:
@@ -116,16 +123,28 @@ class SearchResult:
 
 
 def indistinct(result: SearchResult) -> str | None:
-    """One line where several trials of a budget are within the standard error of the best; else ``None``.
+    """One line where several trials of a budget can't be told from the best; else ``None``.
 
-    Where GFLOPs have no budget, trials of different costs do not compete, and the result is ``None``.
+    These are the trials of ``like_best``, by the paired error. Where none was kept, they are those within the
+    standard error of one mAP. Where GFLOPs have no budget, trials of different costs do not compete, and the
+    result is ``None``.
     """
     error = result.dense.get("map_error")
     complete = [record for record in result.records if record.counts and record.state == "complete"]
     for budget in sorted({r.budget for r in complete if r.budget is not None}, reverse=True):
-        maps = [record.metrics["map"] for record in complete if record.budget == budget]
-        if error is None or len(maps) < LEAST_TO_COMPARE:
+        here = [record for record in complete if record.budget == budget]
+        if was_compared(best := best_of(here)):
+            close = sum(record.number in result.like_best for record in here)
+            if close + 1 >= LEAST_TO_COMPARE:
+                return (
+                    f"at {budget:.2f} GFLOPs these images can't tell trial {best.number}, the best of "
+                    f"{len(here)} complete trials, from {close} others (≈): choose by parameters or latency, "
+                    "or recover several (recover --trial) and compare them on other images"
+                )
             continue
+        if error is None or len(here) < LEAST_TO_COMPARE:
+            continue
+        maps = [record.metrics["map"] for record in here]
         close = sum(max(maps) - value < error for value in maps)
         if close >= LEAST_TO_COMPARE:
             return (

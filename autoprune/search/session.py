@@ -8,13 +8,14 @@ from autoprune.engines.cluster import Cluster
 from autoprune.engines.table import ENGINES
 from autoprune.errors import TrainingError
 from autoprune.importance import Importance
-from autoprune.progress import StatusDisplay, say
+from autoprune.progress import StatusDisplay, count_of, say
 from autoprune.run.directory import RunDirectory, absolute
 from autoprune.run.results import SearchResult, load_result
 from autoprune.search.status import duration, repeat_line, status, time_line, trial_line
 from autoprune.search.tracking import Tracker, log_trial, open_trackers
 from autoprune.search.wall_time import WallTime
 from autoprune.space.file import SpaceFile
+from autoprune.space.input_size import INPUT_PX
 from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record
@@ -95,7 +96,7 @@ class Session:
         done, trials = self._done_at_start, self.config.trials
         if done < trials:
             return f"{done} of {trials} trials are finished already"
-        has = f"{self.directory.path} has {done} finished {'trial' if done == 1 else 'trials'} already"
+        has = f"{self.directory.path} has {count_of(done, 'finished trial')} already"
         fewer = "" if done == trials else f", and --trials (YAML: trials) asks for {trials}"
         left = "nothing is left to do" if self.ledger.done else "only its leading trials are measured again"
         return f"{has}{fewer}: {left}"
@@ -122,10 +123,13 @@ class Session:
         if evaluator.measures_latency:  # the value that a fraction as a budget was taken of, if there was one
             measured = evaluator.dense_ms
             dense["latency_ms"] = evaluator.latency_ms(task.model) if measured is None else measured
+        if task.smaller and task.pixels is not None:
+            dense[INPUT_PX] = task.pixels
         evaluator.dense_map = scores.map
         self.ledger.note("dense", dense)
         images = min(self.config.proxy_images or len(task.val), len(task.val))
-        say(f"dense: mAP {100 * scores.map:.1f} on {images} images of val, {dense['gflops']:.2f} GFLOPs")
+        seen = count_of(images, "image")
+        say(f"dense: mAP {100 * scores.map:.1f} on {seen} of val, {dense['gflops']:.2f} GFLOPs")
 
     def _run_trials(self) -> None:
         """Has the engine run trials until the ledger has no more."""

@@ -5,6 +5,8 @@ from typing import Final
 
 INPUT_SIZE: Final = "input size"
 """The key beside the channel groups, in studies too. No group has this name: modules' hold no spaces."""
+INPUT_PX: Final = "input_px"
+"""The same in metrics, of the dense detector too where there are several sizes."""
 
 
 def pixels_of(widths: Mapping[str, int]) -> int | None:

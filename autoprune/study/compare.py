@@ -17,8 +17,10 @@ def paired(first: Record, second: Record) -> float | None:
     rungs = len(first.rungs) == len(second.rungs)
     if not rungs or texts[0] is None or texts[1] is None or first.other_data != second.other_data:
         return None
-    ours, theirs = (decode_maps(text)[-1] for text in texts if text is not None)
-    error = compare(ours, theirs)[1]
+    ours, theirs = (decode_maps(text) for text in texts if text is not None)
+    if len(ours) != len(theirs):  # resamples of one version are not those of another that looked elsewhere
+        return None
+    error = compare(ours[-1], theirs[-1])[1]
     return error if math.isfinite(error) else None
 
 
@@ -28,9 +30,19 @@ def like_the_best(records: Sequence[Record]) -> frozenset[int]:
     result: set[int] = set()
     for budget in {record.budget for record in complete}:
         here = [record for record in complete if record.budget == budget]
-        best = max(here, key=lambda record: (record.metrics["map"], -record.number))
+        best = best_of(here)
         result |= {each.number for each in here if each is not best and not is_worse(each, best)}
     return frozenset(result)
+
+
+def best_of(records: Sequence[Record]) -> Record:
+    """The trial of the highest mAP, the first of equal ones."""
+    return max(records, key=lambda record: (record.metrics["map"], -record.number))
+
+
+def was_compared(record: Record) -> bool:
+    """Whether a trial kept what others are compared with it by."""
+    return paired(record, record) is not None
 
 
 def is_worse(record: Record, best: Record, more: float = 0.0) -> bool:

@@ -46,6 +46,8 @@ def race(
     parts: list[Detections] = []
     starts = (0, *order.looks[:-1])
     kept = None if rival is None else decode_maps(rival.maps)
+    if kept is not None and len(kept) != len(order.looks):
+        rival = None  # of an earlier version, which looked elsewhere
     rows = []
     for look, (start, end) in enumerate(zip(starts, order.looks, strict=True)):
         parts.append(detections_in(order.images[start:end]))

@@ -1,14 +1,21 @@
 """`front` on a finished run: the table, the lines below it, and the JSON agree with the files of the run."""
 
+import io
 import json
 import shlex
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from rich.console import Console
+
+from autoprune.cli.front import show_result
+from autoprune.run.results import FrontPoint, SearchResult
+from autoprune.study.records import Record
 
 from .conftest import best_on_front, front_of, recovered_maps
 
@@ -30,7 +37,9 @@ def test_the_table_marks_the_front_and_has_the_recovered_map(autoprune: Run, run
     for number, row in rows.items():
         assert ("●" in row) == (number in front)
         recovered = recovered_maps(run_copy).get(number)
-        assert row.split()[-1] == ("-" if recovered is None else f"{100 * recovered:.1f}")
+        assert row.removesuffix("mean of 2").split()[-1] == (
+            "-" if recovered is None else f"{100 * recovered:.1f}"
+        )
     check = json.loads((run_copy / "proxies.json").read_text())
     best = best_on_front(run_copy)
     for text in (
@@ -43,11 +52,38 @@ def test_the_table_marks_the_front_and_has_the_recovered_map(autoprune: Run, run
         assert picture.format == "PNG"
 
 
-def test_all_lists_every_complete_trial(autoprune: Run, run_copy: Path) -> None:
+def test_all_lists_every_trial_and_says_which_were_evaluated_twice(autoprune: Run, run_copy: Path) -> None:
     trials = json.loads(autoprune("front", run_copy, "--json").out)["trials"]
-    complete = {trial["trial"] for trial in trials if trial["state"] == "complete"}
-    shown = rows_of(autoprune("front", run_copy, "--all").out)
-    assert shown.keys() == complete
+    out = autoprune("front", run_copy, "--all").out
+    shown = rows_of(out)
+    assert shown.keys() == {trial["trial"] for trial in trials}
+    for trial in trials:
+        assert ("mean of 2" in shown[trial["trial"]]) == (len(trial["measured_maps"]) == 2)
+    assert "● on the front: " in out
+
+
+def test_all_lists_trials_that_were_stopped_and_why_any_failed(tmp_path: Path) -> None:
+    def record(number: int, state: Any, **more: Any) -> Record:
+        metrics = {"map": 0.3, "gflops": 3.0, "mparams": 2.0}
+        return Record(number, state, "sampler", 3.5, {}, (metrics,), **more)
+
+    failed = [replace(record(n, "failed", reason=f"reason {n}"), rungs=()) for n in range(2, 7)]
+    records = (record(0, "complete"), record(1, "stopped"), *failed)
+    dense = {"map": 0.5, "gflops": 6.0, "mparams": 4.0}
+    point = FrontPoint(0, "sampler", records[0].metrics, tmp_path / "policy.yaml")
+    result = SearchResult(tmp_path, (point,), records, dense, {})
+    shown = {}
+    for every in (False, True):
+        console = Console(record=True, width=100, file=io.StringIO())
+        show_result(console, result, every)
+        shown[every] = console.export_text()
+    assert rows_of(shown[False]).keys() == {0}
+    rows = rows_of(shown[True])
+    assert rows.keys() == {0, 1}
+    assert [rows[number].endswith("stopped at rung 0") for number in (0, 1)] == [False, True]
+    reasons = [f"trial {number} failed: reason {number}" for number in range(2, 7)]
+    assert [reason in shown[True] for reason in reasons] == [True] * 5
+    assert "and 2 more (front --all lists all)" in shown[False]
 
 
 def test_json_agrees_with_the_files(autoprune: Run, run_copy: Path) -> None:

@@ -1,5 +1,6 @@
 """`search` runs a study, resumes it, and refuses before any work what can't be searched."""
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from autoprune.cli.search import proxies_table
+from autoprune.cli.search import estimate_lines, proxies_table
 from autoprune.cli.terminal import output
 from autoprune.config import make_config
 from autoprune.errors import TrainingError
@@ -234,6 +235,12 @@ def test_a_dry_run_says_what_the_search_costs(
     assert "about 60 min on 1 worker, 2 core-hours, 1.2 MB of disk" in lines
     assert "98% of the work is training; --rungs lowers it" in lines
     assert not (tmp_path / "run").exists()
+
+
+def test_a_dry_run_of_one_trial_has_no_plurals(estimated: Estimate) -> None:
+    one = dataclasses.replace(estimated, trials=1, finished=1, repeats=1, rungs=(2, 1))
+    line = estimate_lines(one)[0]
+    assert line == "1 trial (1 is finished), 1 re-evaluation: 2 reach rung 0, 1 reaches rung 1"
 
 
 def test_a_dry_run_as_json(autoprune: Run, settings: Path, tmp_path: Path, estimated: Estimate) -> None:

@@ -1,6 +1,7 @@
 """The card says what the files beside it say."""
 
 import ast
+import dataclasses
 import hashlib
 import json
 import re
@@ -94,6 +95,34 @@ def test_missing_figures_are_named_with_the_command_that_measures_them(folder):
     (folder / "raw_heads.onnx").write_bytes(b"")
     write_card(folder)
     assert "`raw_heads.onnx`: ONNX, fixed input" in (folder / "MODEL_CARD.md").read_text(encoding="utf-8")
+
+
+def test_what_a_long_argument_holds_is_named_and_not_shown(folder):
+    policy = Policy.load(folder / "policy.yaml")
+    layers = [[-1, 1, "Conv", [64, 3, 2]] for _ in range(50)]
+    held = {"yaml": {"nc": 80, "yaml_file": "yolo11n.yaml", "backbone": layers}, "imgsz": 320}
+    model = ModelSpec(name="ultralytics:best.pt", num_classes=4, arguments=held)
+    dataclasses.replace(policy, model=model).save(folder / "policy.yaml")
+    write_card(folder)
+    head = (folder / "MODEL_CARD.md").read_text().partition("\n## ")[0]
+    assert '`ultralytics:best.pt` with {"imgsz": 320} and the `yaml` of `policy.yaml` (yolo11n.yaml)' in head
+    assert "of 3 classes" in head
+    assert "nc" not in head
+    assert len(head) < 500
+
+
+def test_labels_and_emptied_groups_are_named(folder):
+    policy = Policy.load(folder / "policy.yaml")
+    write_card(folder)
+    plain = (folder / "MODEL_CARD.md").read_text()
+    keep = {**policy.keep, "head.conv": ()}
+    dataclasses.replace(policy, keep=keep, labels={2: "W|C", 1: "RBC"}).save(folder / "policy.yaml")
+    write_card(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert "The labels of its detections: 1 RBC, 2 W\\|C." in card.splitlines()
+    assert "- groups that keep no channels, so that their blocks are gone: `head.conv`" in card.splitlines()
+    assert "labels of its" not in plain
+    assert "keep no channels" not in plain
 
 
 def test_names_from_the_data_are_text_not_markup(folder):

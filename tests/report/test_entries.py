@@ -4,6 +4,9 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import numpy as np
+
+from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.report.entries import (
     budgets_of,
     kind_of,
@@ -48,6 +51,27 @@ def test_complete_trials_are_entries_with_their_recovered_map(make_summary, make
     assert trial_entries(replace(result, dense={}))[1] is None
 
 
+def test_trials_that_did_not_end_by_one_evaluation_at_the_top_say_so(make_summary, make_record):
+    raced = make_record(1, map=0.3, state="stopped")
+    raced = replace(raced, rungs=({**raced.rungs[0], "raced_images": 48},))
+    records = [
+        make_record(0, again=({"map": 0.4, "gflops": 3.0},)),
+        raced,
+        make_record(2, state="stopped"),
+        make_record(3, state="failed"),
+        make_record(4),
+    ]
+    result = make_summary(records).result
+    assert {entry.name: entry.note for entry in trial_entries(result)[0]} == {
+        "trial 0": "mean of 2",
+        "trial 4": "",
+    }
+    every, _ = trial_entries(result, ("complete", "stopped"))
+    assert [entry.name for entry in every] == ["trial 0", "trial 1", "trial 2", "trial 4"]
+    assert every[1].note == "stopped at rung 0 by racing after 48 images (mAP estimated)"
+    assert every[2].note == "stopped at rung 0"
+
+
 def test_origins_have_a_kind_and_a_label():
     origins = ("uniform", "greedy fisher", "sampler")
     assert [kind_of(origin) for origin in origins] == ["uniform", "one-shot", "searched"]
@@ -75,10 +99,32 @@ def test_the_lines_count_trials_and_give_the_gain_at_each_budget(make_summary, m
         *(f"  trial {n} failed: reason {n}" for n in (6, 7, 8)),
         "  and 1 more (see the table)",
     ]
+    every = outcome_lines(make_summary(records).result, most=None)
+    assert [line for line in every if "failed:" in line] == [
+        f"  trial {n} failed: reason {n}" for n in (6, 7, 8, 9)
+    ]
     (gain,) = [line for line in lines if line.startswith("proxy mAP of the search's best")]
     assert gain == (
         "proxy mAP of the search's best at 3.50 GFLOPs: 47.0 (+7.0 on uniform, +2.0 on global taylor)"
     )
+
+
+def test_gains_and_the_legend_say_what_the_images_and_the_seed_leave_open(make_summary, make_record):
+    random = np.random.default_rng(0)
+
+    def kept(number, origin, value, own):
+        resamples = value + random.normal(0, own, RESAMPLES)
+        return make_record(
+            number, origin, value, prefix_maps=(encode_maps(np.array([[value, *resamples]])),)
+        ), resamples
+
+    (uniform, theirs), (searched, ours) = kept(0, "uniform", 0.45, 0.004), kept(1, "sampler", 0.452, 0.003)
+    lines = outcome_lines(make_summary([uniform, searched, make_record(2, "greedy obs", 0.45)]).result)
+    error = 100 * np.std(ours - theirs, ddof=1)
+    gains = f"45.2 (+0.2 ± {error:.1f} on uniform, +0.2 on greedy obs; ± paired error)"
+    assert f"proxy mAP of the search's best at 3.50 GFLOPs: {gains}" in lines
+    (legend,) = [line for line in lines if line.startswith("≈")]
+    assert "another seed moves a trial by some 0.6 points more): trial 0" in legend
 
 
 def test_trials_that_a_killed_search_left_are_counted(make_summary, make_record):

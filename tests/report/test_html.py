@@ -68,6 +68,17 @@ def test_trials_are_those_of_the_study(run, page, study_trials):
     assert {trial["number"] for trial in page.data["trials"] if trial["front"]} == front
 
 
+def test_the_map_of_a_trial_that_racing_stopped_is_marked_as_an_estimate(make_summary, make_record):
+    raced = make_record(1, map=0.314, state="stopped")
+    raced = replace(raced, rungs=({**raced.rungs[0], "raced_images": 48},))
+    summary = make_summary([make_record(0, map=0.271), raced])
+    (summary.run / "config.yaml").write_text("")
+    text = Reader(render(summary)).text
+    assert "31.4 (estimated)" in text
+    assert "27.1" in text
+    assert "27.1 (estimated)" not in text
+
+
 def test_widths_are_those_of_the_weights(run, page):
     dense = load_file(next(run.glob("recovered/*")).parent.parent / "importance.safetensors")
     names = [group["name"] for group in page.data["groups"]]

@@ -57,6 +57,19 @@ def test_the_front_is_ordered_by_cost_and_marked_and_ends_with_dense() -> None:
     assert body[1].split()[-1] == "45.1"
 
 
+def test_what_qualifies_a_map_and_the_size_of_the_dense_detector_stand_in_the_row() -> None:
+    entries = [
+        Entry("trial 1", "searched", 0.35, 3.6, 8.0, note="mean of 2", pixels=96),
+        Entry("trial 2", "searched", 0.33, 1.2, 7.0, pixels=64),
+    ]
+    table = front(entries, replace(DENSE, pixels=128, latency_ms=None))
+    assert row(table, "trial 1").rstrip().endswith("mean of 2")
+    sizes = {"trial 1": "searched  96", "trial 2": "searched  64", "dense": "dense  128"}
+    for name, size in sizes.items():
+        assert size in re.sub(" {2,}", "  ", row(table, name))
+    assert "note" not in "".join(lines(front(entries[1:], DENSE)))
+
+
 @pytest.mark.parametrize("width", [80, 240])
 def test_nothing_is_cut_off(width: int) -> None:
     entries = [

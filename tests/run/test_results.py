@@ -6,9 +6,11 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from autoprune.config import make_config
+from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.errors import RunError
 from autoprune.files import read_yaml
 from autoprune.report.run_summary import read_run_summary
@@ -42,6 +44,30 @@ def test_trials_within_the_standard_error_of_the_best_are_said_to_be_indistinct(
     said = indistinct(result(maps, 0.021))
     assert f"at 1.50 GFLOPs {counts} complete trials lie within the standard error" in said
     assert "images, 2.1, of the best: too few images to say which is best" in said
+    assert "\n" not in said
+
+
+def with_maps(maps, own):
+    """A result whose trials kept their mAP on resamples that all share but for ``own`` noise."""
+    shared = np.random.default_rng(0).normal(0, 0.02, RESAMPLES)
+    read = result(maps, 0.02)
+    kept = []
+    for record in read.records:
+        noise = shared + np.random.default_rng(record.number + 1).normal(0, own, RESAMPLES)
+        value = record.metrics["map"]
+        text = encode_maps(np.array([[value, *(value + noise)]]))
+        kept.append(replace(record, prefix_maps=(text,)))
+    return replace(read, records=tuple(kept))
+
+
+def test_where_trials_kept_their_resamples_only_those_count_that_pairs_can_not_tell_apart():
+    maps = [0.30, 0.31, 0.305]
+    assert indistinct(result(maps, 0.02)) is not None
+    assert indistinct(with_maps(maps, own=0.0005)) is None  # their differences are known to 0.07 points
+    close = with_maps(maps, own=0.01)
+    assert close.like_best == {0, 2}
+    said = indistinct(close)
+    assert "these images can't tell trial 1, the best of 3 complete trials, from 2 others" in said
     assert "\n" not in said
 
 

@@ -14,6 +14,7 @@ from autoprune.detectors import detector_inputs, load_dense, resize_rule
 from autoprune.errors import BudgetError, RunError
 from autoprune.latency import fit, model
 from autoprune.latency.timing import Latency
+from autoprune.report.entries import trial_entries
 from autoprune.run.results import load_result
 from autoprune.search.pipeline import search
 from autoprune.space.input_size import INPUT_SIZE, channels_of
@@ -105,6 +106,7 @@ def test_one_size_is_a_search_as_before(finished_run, demo_settings, tmp_path):
     assert outcome(one) == outcome(finished_run)[:8]
     assert one.identity == finished_run.identity
     assert not any(INPUT_SIZE in record.widths for record in one.records)
+    assert trial_entries(one)[1].pixels is None
     assert "input_px" not in (tmp_path / "run/front.csv").read_text()
 
 
@@ -131,6 +133,7 @@ def test_a_budget_that_only_a_smaller_size_reaches_is_searched_there(demo_settin
         search({**settings, "input_sizes": (1.0,), "out": tmp_path / "own"})
     result = search({**settings, "out": tmp_path / "run"})
     assert {record.pixels for record in result.records} <= {96, 64}
+    assert trial_entries(result)[1].pixels == 128  # the dense detector keeps its own size
 
 
 def milliseconds(detector):

@@ -24,6 +24,8 @@ def test_the_paired_error_is_that_of_the_difference_and_not_of_either():
     assert paired(first, first) == 0
     assert paired(first, dataclasses.replace(second, prefix_maps=(None,))) is None
     assert paired(first, dataclasses.replace(second, prefix_maps=())) is None
+    looks = np.repeat(0.5, 2 * (1 + RESAMPLES)).reshape(2, -1)  # of a version that looked elsewhere
+    assert paired(first, dataclasses.replace(second, prefix_maps=(encode_maps(looks),))) is None
 
 
 def test_what_can_not_be_told_from_the_best_of_its_budget():

@@ -12,7 +12,7 @@ from autoprune.data.detections import detect
 from autoprune.data.evaluate import evaluate
 from autoprune.data.evaluators import IMAGE
 from autoprune.data.racing import RaceOrder
-from autoprune.data.rivals import Rival, decode_maps, encode_maps
+from autoprune.data.rivals import RESAMPLES, Rival, decode_maps, encode_maps
 from autoprune.task.pruning_task import load_task
 from autoprune.task.race import race
 
@@ -85,6 +85,12 @@ def test_one_that_is_beaten_stops_early_with_an_estimate(task, order, alone):
     full = race(of, task.val, order, None)
     seen = decode_maps(full.maps)[0][0] - decode_maps(alone.maps)[0][0]
     assert raced.map == pytest.approx(max(alone.map + seen, 0), abs=5e-5)
+
+
+def test_a_rival_that_was_looked_at_elsewhere_stops_nobody(task, order, alone):
+    """A run of a version that looked at other numbers of images: their mAPs can't be compared."""
+    perfect = np.ones((len(order.looks) - 1, 1 + RESAMPLES))
+    assert race_of(task, order, Rival(0, 1.0, {}, encode_maps(perfect))) == alone
 
 
 def test_one_that_is_as_good_sees_all_images(task, order, alone):
