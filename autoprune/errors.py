@@ -80,7 +80,8 @@ def out_of_memory(at: str, remedy: str, error: type[AutopruneError] = TrainingEr
     try:
         yield
     except Exception as cause:
-        if not is_out_of_memory(cause):
+        says_so = isinstance(cause, AutopruneError) and str(cause).startswith("out of memory")
+        if says_so or not is_out_of_memory(cause):  # the inner one says more exactly where
             raise
         raise error(f"out of memory {at}; {remedy}") from cause
 
