@@ -66,7 +66,7 @@ def _modified(folder):
 
 @pytest.fixture
 def foreground() -> Iterator[None]:
-    """SIGINT arrives, in processes that the test starts too: a shell ignores it for what it starts behind "&"."""
+    """SIGINT arrives, also in processes that the test starts: a shell ignores it in what runs behind "&"."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
