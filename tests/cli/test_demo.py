@@ -31,6 +31,7 @@ SMALL = {
     "rungs": (0,),
     "confirm": 0,
     "importance_images": 2,
+    "curves": False,
     "reconstruct_images": 0,
     "recalibration_images": 4,
     "steps": 2,

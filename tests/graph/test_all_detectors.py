@@ -70,7 +70,8 @@ def test_a_detector_is_pruned_exactly(
     assert len(graph.emptiable) >= (0 if name == WITHOUT_NORMS else 4)
     assert costed(graph, emptied)[:2] == counted(prune(model, graph, emptied), images(SIZE))[:2]
     pruned = prune(model, graph, random)
-    for size in (SIZE, OTHER_SIZE):
+    # The kind of a norm changes no count, so a second size is counted for one kind.
+    for size in (SIZE, OTHER_SIZE) if norm == "batch" else (SIZE,):
         sized = graph if size == SIZE else analyze(model, images(size))
         assert costed(sized, {}) == counted(model, images(size)), f"dense cost at {size}"
         assert costed(sized, random) == counted(pruned, images(size)), f"pruned cost at {size}"
@@ -82,13 +83,14 @@ def test_a_detector_is_pruned_exactly(
 
     policy = Policy(spec, hash_weights(model.state_dict()), "random", SIZE, widths(graph), random)
     save_detector(tmp_path, prune(model, graph, random), policy)
-    for case, keep, candidate in (
-        ("random", random, load(tmp_path)),
-        ("one unit", single, prune(model, graph, single)),
-        ("emptied", emptied, None),
+    both, double = ((torch.float32, 1e-5), (torch.float64, 1e-12)), ((torch.float64, 1e-12),)
+    for case, keep, candidate, bounds in (
+        ("random", random, load(tmp_path), both),
+        ("one unit", single, prune(model, graph, single), double),
+        ("emptied", emptied, None, both),
     ):
         masked = mask(model, graph, keep)
-        for dtype, bound in ((torch.float32, 1e-5), (torch.float64, 1e-12)):
+        for dtype, bound in bounds:
             inputs = images(SIZE, dtype)
             # A norm is folded into a constant in the precision of the weights.
             tried = candidate or prune(copy.deepcopy(model).to(dtype), graph, keep)
