@@ -63,7 +63,13 @@ PAIRS = {
     "retinanet": Pair(
         "retinanet_resnet34_fpn",
         "retinanet_resnet18_fpn",
-        {"min_size": 120, "max_size": 160, "fpn_channels": 128, "anchor_sizes": [8, 16, 32, 64, 128]},
+        {
+            "min_size": 96,
+            "max_size": 128,
+            "fpn_channels": 64,
+            "returned_layers": [2, 3],
+            "anchor_sizes": [16, 32, 64, 128],
+        },
     ),
     "dfine": Pair("libreyolo:dfine-s", "libreyolo:dfine-n", {"imgsz": 256}),
 }
