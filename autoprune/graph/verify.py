@@ -71,6 +71,8 @@ def verified(
                 )
                 named = find_culprits(problem_of, near) if near else []
                 named = named or find_culprits(problem_of, groups)
+                if not named and len(exhausted) >= len(misfits):
+                    break  # nothing is left to try: the next run would be this one again
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:

@@ -7,7 +7,7 @@ run finds them all.
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -53,11 +53,12 @@ class CallKeys:
 
     Args:
         names: the names of modules, by id.
+        before: keys of an earlier run that this one goes on from, as one in training mode after that in eval.
     """
 
-    def __init__(self, names: Mapping[int, str]) -> None:
+    def __init__(self, names: Mapping[int, str], before: Iterable[CallKey] = ()) -> None:
         self._names = names
-        self._counts: Counter[tuple[str, Any]] = Counter()
+        self._counts: Counter[tuple[str, Any]] = Counter(key[:2] for key in before)
 
     def __call__(self, func: Any) -> CallKey:
         """The key of a call that is about to run."""
@@ -108,16 +109,17 @@ class CorrectedShapes(TorchFunctionMode):
         wanted = [tuple(self._length(axis, n) for axis, n in axes) for axes in call.outputs]
         if error is None and _fits(call, out, wanted):
             return out
-        corrected = _corrected(func, args, kwargs, wanted)
+        changed = tuple(
+            (axis, length) for axes, shape in zip(call.outputs, wanted, strict=True)
+            for (axis, n), length in zip(axes, shape, strict=True) if length not in (n, FREE)
+        )  # fmt: skip
+        # Without channels lost it is another call, such as a split of queries into more parts in training.
+        corrected = _corrected(func, args, kwargs, wanted) if changed else None
         if corrected is None:
             if error is not None:
                 raise error
             return out
         text = f"{type(error).__name__}: {str(error).splitlines()[0]}" if error is not None else None
-        changed = tuple(
-            (axis, length) for axes, shape in zip(call.outputs, wanted, strict=True)
-            for (axis, n), length in zip(axes, shape, strict=True) if length not in (n, FREE)
-        )  # fmt: skip
         self.misfits.append(Misfit(key, call, text, changed, tuple(_modules_on_stack())))
         return corrected
 

@@ -27,7 +27,7 @@ class ShapeReads(TorchFunctionMode):
 
     def __init__(self, constraints: TraceConstraints, names: Mapping[int, str] | None = None) -> None:
         super().__init__()
-        self._constraints, self._keys = constraints, CallKeys(names or {})
+        self._constraints, self._keys = constraints, CallKeys(names or {}, constraints.shape_calls)
 
     def __torch_function__(  # noqa: D105
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

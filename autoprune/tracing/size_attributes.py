@@ -54,18 +54,32 @@ class Attempts:
     def next(self, misfits: Sequence[Misfit]) -> list[Misfit]:
         """Goes on to the next attribute for each of these calls; returns the calls that have none left."""
         exhausted = []
+        tried = dict(self.active)
         for misfit in misfits:
-            if misfit.key not in self._options:
-                self._options[misfit.key] = self._candidates(misfit)
-            given_up = self.active.pop(misfit.key, None)
-            if given_up is not None:
-                self._failed.add((_place(misfit), given_up.name))
-            options = self._options[misfit.key]
-            if options:
-                self.active[misfit.key] = options.pop(0)
-            else:
+            key = misfit.key
+            if key not in self._options:
+                self._options[key] = self._candidates(misfit)
+            if (wrong := tried.get(key)) is not None:
+                self._failed.add((_place(misfit), wrong.name))
+                self._postpone(wrong)
+                self._options[key] = [size for size in self._options[key] if size is not wrong]
+                if self.active.get(key) is wrong:
+                    del self.active[key]
+            if key not in self.active and self._options[key]:
+                self.active[key] = self._options[key].pop(0)
+            if key not in self.active:
                 exhausted.append(misfit)
         return exhausted
+
+    def _postpone(self, wrong: SizeAttribute) -> None:
+        """Calls that try an attribute that was wrong for one try it last: set for them, it stays wrong.
+
+        A call that a model makes in eval and in training mode counts as two.
+        """
+        for key, size in list(self.active.items()):
+            if (size.module, size.name) == (wrong.module, wrong.name):
+                self._options[key].append(size)
+                self.active[key] = self._options[key].pop(0)
 
     def drop(self, modules: Sequence[nn.Module]) -> bool:
         """Gives up the attributes of these modules, which broke another call; whether there were any."""

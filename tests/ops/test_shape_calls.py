@@ -85,6 +85,14 @@ def test_what_follows_is_left_alone(shape, length):
     assert misfits == []
 
 
+def test_a_call_that_keeps_its_channels_is_left_alone_whatever_it_returns():
+    _, parts, misfits = run(
+        lambda x: x.split(2, 0), torch.Tensor.split, (2, 8), (CHANNELS,) * 3, lambda _, n: n
+    )
+    assert [tuple(part.shape) for part in parts] == [(2, 8)]
+    assert misfits == []
+
+
 def test_what_can_not_be_mended_is_raised():
     with pytest.raises(RuntimeError):
         run(lambda x: x.view(2, 8), torch.Tensor.view, (2, 5), (CHANNELS,))
@@ -103,3 +111,6 @@ def test_calls_are_counted_by_module_and_function():
     assert [module(keys, func) for module, func in calls] == [
         ("one", view, 1), ("other", view, 1), ("one", view, 2), ("one", split, 1),
     ]  # fmt: skip
+    later = CallKeys({id(one): "one"}, [("one", view, 1), ("one", view, 2), ("other", view, 1)])
+    assert one(later, view) == ("one", view, 3)
+    assert one(later, split) == ("one", split, 1)

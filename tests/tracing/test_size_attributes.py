@@ -105,3 +105,37 @@ def test_an_attribute_that_the_code_does_not_use_is_left_alone():
     graph = analyze(model, (X,))
     assert graph.groups["value"].prunable
     assert [(module, name) for module, name, *_ in graph.sizes] == [("", "all_heads")]
+
+
+class Grouped(nn.Module):
+    """Queries in three groups in training, as of a Group DETR, and in one otherwise; heads by attributes.
+
+    `heads` is as long as a head is wide, so it is tried first; the code takes something else from it, too.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.queries, self.count = nn.Parameter(torch.rand(15, 6)), 5
+        self.value, self.offset = nn.Linear(6, 16), nn.Linear(6, 8)
+        self.heads, self.whole = 4, 16
+        self.leaves = nn.ModuleList(nn.Linear(16, 3) for _ in range(3))
+
+    def forward(self, x):
+        queries = (self.queries if self.training else self.queries[: self.count]) + x.mean()
+        value = self.value(queries).view(len(queries), self.heads, self.whole // self.heads)
+        offset = self.offset(queries).view(len(queries), self.heads, 2).mean(2, keepdim=True)
+        parts = (value * offset).relu().flatten(1).split(self.count)
+        return torch.cat([leaf(part) for leaf, part in zip(self.leaves, parts, strict=False)])
+
+
+def test_calls_that_training_makes_with_other_shapes_are_told_apart(randomize):
+    model = randomize(Grouped().double())
+    graph = analyze(model, (X,))
+    assert graph.groups["value"].prunable
+    assert [(module, name) for module, name, *_ in graph.sizes] == [("", "whole")]
+    keep = {"value": [1, 3]}
+    pruned, masked = prune(model, graph, keep), mask(model, graph, keep)
+    for training in (False, True):
+        outputs = [network.train(training)(X) for network in (pruned, masked)]
+        assert len(outputs[0]) == (15 if training else 5)
+        torch.testing.assert_close(*outputs, rtol=1e-12, atol=1e-12)
