@@ -53,7 +53,7 @@ class CallKeys:
 
     Args:
         names: the names of modules, by id.
-        before: keys of an earlier run that this one goes on from, as one in training mode after that in eval.
+        before: keys of an earlier run whose count this one continues, as in training mode after eval mode.
     """
 
     def __init__(self, names: Mapping[int, str], before: Iterable[CallKey] = ()) -> None:
