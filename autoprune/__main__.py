@@ -30,7 +30,10 @@ def main() -> int:
     try:
         for number, handler in before.items():
             signal.signal(number, handler)
-        return run()
+        code = run()
+        for number in before:  # all is done and written: what is left is the end of the interpreter
+            signal.signal(number, lambda *_: os._exit(code))
+        return code
     except KeyboardInterrupt:  # before the command began, or after it ended
         print("interrupted", file=sys.stderr)
         return INTERRUPTED

@@ -60,6 +60,25 @@ def test_a_signal_while_libraries_are_imported_is_one_line(
     assert (process.returncode, out, err) == (130, "", "interrupted: nothing was changed\n")
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(("command", "code"), [("schema", 0), ("serach", 2)])
+def test_a_signal_after_all_is_done_leaves_the_exit_code(
+    number: signal.Signals, command: str, code: int
+) -> None:
+    program = f"""
+import os, sys
+from {MODULE} import {FUNCTION}
+sys.argv = ["autoprune", "{command}"]
+{FUNCTION}()
+os.kill(os.getpid(), {number})
+sys.stdin.read()
+"""
+    options: dict[str, Any] = {"capture_output": True, "text": True, "check": False}
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, input="", **options)
+    assert done.returncode == code
+    assert (done.stdout.startswith("{"), done.stderr.startswith("error: ")) == (code == 0, code == 2)
+
+
 def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
     """As of a command in the background of a script, which Ctrl-C is not meant for."""
     (tmp_path / "typer.py").write_text(WAITS + "import os; os._exit(0)")

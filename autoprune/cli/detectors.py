@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from autoprune.cli.settings import refuse_useless
 from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError
-from autoprune.fields import is_vendor, near_vendor
+from autoprune.fields import is_vendor, near_vendor, weights_of_vendor
 from autoprune.progress import say
 from autoprune.run.names import CONFIG_FILE, POLICY_FILE, RECOVERED_FOLDER, WEIGHTS_FILE
 from autoprune.trust import consent
@@ -71,9 +71,7 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path
         if folder and not file.is_file():
-            weights = folder / WEIGHTS_FILE
-            dense = f"; for the dense detector in it, --weights {weights}" if weights.is_file() else ""
-            raise ConfigError(no_policy(folder, "a policy file, or a folder") + dense)
+            raise ConfigError(no_policy(folder, "a policy file, or a folder") + _dense_in(folder))
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
         return NamedDetector(label, policy.model, policy, folder)
@@ -86,6 +84,28 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         norm="frozen" if config.norm == "freeze" else "batch",
     )
     return NamedDetector(name, spec)
+
+
+def _dense_in(folder: Path) -> str:
+    """How to name the dense detector in a folder without a policy; empty where none is seen."""
+    if (folder / "config.json").is_file():
+        return f"; for the dense detector of Transformers in it, --model transformers:{folder}"
+    weights = folder / WEIGHTS_FILE
+    return f"; for the dense detector in it, --weights {weights}" if weights.is_file() else ""
+
+
+def with_dense(detector: NamedDetector, config: Config) -> Config:
+    """``config`` with the model that an argument names, and the weights that a library's name has.
+
+    Args:
+        detector: the detector; one that `resolve` made of ``config`` itself changes nothing.
+        config: settings of the command line.
+    """
+    spec = detector.spec
+    weights = weights_of_vendor(spec.name) if config.weights is None else config.weights
+    return config.model_copy(
+        update={"model": spec.name, "model_arguments": spec.arguments, "weights": weights}
+    )
 
 
 def no_policy(folder: Path, instead: str = "a folder") -> str:

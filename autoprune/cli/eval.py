@@ -6,10 +6,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import build_dense, config_of_run, open_split, resolve_all, with_data_of
+from autoprune.cli.detectors import (
+    build_dense,
+    config_of_run,
+    open_split,
+    resolve_all,
+    with_data_of,
+    with_dense,
+)
 from autoprune.cli.settings import with_config
 from autoprune.cli.terminal import show_table, working
 from autoprune.config import Config
+from autoprune.fields import weights_of_vendor
 from autoprune.progress import count_of, say
 from autoprune.report.tables import cost, points
 
@@ -78,7 +86,8 @@ def _open(
     from autoprune.task.checks import refuse_missing
     from autoprune.task.labels import agreed_labels
 
-    if argument is None and config.weights is not None and Path(config.weights).is_dir():
+    own_weights = weights_of_vendor(config.model)  # a folder of Transformers holds a dense detector
+    if argument is None and config.weights not in (None, own_weights) and Path(config.weights).is_dir():
         argument, flags = config.weights, flags - {"weights"}
     costs: dict[str, float] = {}
     detector = resolve_all([] if argument is None else [argument], config, flags)[0]
@@ -91,6 +100,7 @@ def _open(
             config = with_data_of(run, config)
         spec = detector.spec
     else:
+        config = with_dense(detector, config)
         refuse_missing(config)
         model, spec = build_dense(detector, config)
         if detector.policy is not None:

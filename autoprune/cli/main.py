@@ -39,6 +39,7 @@ READER_GONE = 141
 """As of a program that the signal of a broken pipe ended."""
 UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES)
 RESUMABLE = {"demo", "recover", "search", "train"}
+WRITERS = {"front", "export", "apply", "report"}  # each file or folder appears at once, when it is whole
 PRINTERS = {"doctor", "eval", "front", "inspect", "latency", "schema"}  # standard output is all they are for
 HELP = {"--help", "-h"}
 
@@ -214,6 +215,8 @@ def _is_command(arguments: Sequence[str]) -> bool:
 def _how_to_resume(arguments: Sequence[str]) -> str:
     if arguments and arguments[0] in RESUMABLE:
         return "what is finished is kept; the same command resumes from there"
+    if arguments and arguments[0] in WRITERS:
+        return "no file is half-written; the same command makes what is missing"
     return "nothing was changed"
 
 

@@ -20,6 +20,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.config import ModelSpec
 from autoprune.detectors.resnets import OWN
+from autoprune.detectors.transform_values import refuse_bad_values
 from autoprune.errors import ModelError, out_of_memory
 from autoprune.fields import VENDORS, NormKind, is_vendor, near_vendor
 from autoprune.process import stdout_to_stderr
@@ -81,6 +82,7 @@ def build(spec: ModelSpec, seed: int = 0, as_made: bool = False) -> nn.Module:
         raise ModelError(f"{spec.name} returned a {type(model).__name__}; it must return a torch.nn.Module")
     if ":" not in spec.name:
         _refuse_ignored_arguments(spec, model)
+    refuse_bad_values(spec.name, model)
     model = _as_float32(spec.name, model)
     return model if as_made else _set_norm(model, spec.norm)
 

@@ -137,7 +137,7 @@ class RunDirectory:
         for path in (self.path, self.policies, self.recovered, *sorted(files)):
             if path.exists() and path.is_dir() == (path in files):
                 is_, wanted = ("a folder", "a file") if path in files else ("a file", "a folder")
-                raise RunError(f"{path} is {is_}, not {wanted}; move it away, or choose another --out")
+                raise RunError(f"{path} is {is_}, not {wanted}; move it away, or give another run directory")
 
     def write_config(self, config: Config, notes: Mapping[str, Any]) -> None:
         """Writes `config.yaml` once: the settings in full, below ``notes`` (versions, hashes) as comments."""

@@ -11,6 +11,7 @@ import torch
 
 from autoprune.config import Config, DataPaths
 from autoprune.data.coco import Split
+from autoprune.detectors import load_dense
 from autoprune.errors import ConfigError, DataError
 from autoprune.progress import say
 from autoprune.resize import Resize
@@ -48,10 +49,13 @@ def refuse_missing(config: Config) -> None:
     Raises:
         DataError: the data does not exist.
         ConfigError: the weights do not exist.
+        ModelError: no weights are given, and the model can't be built.
     """
     if missing := [path for path in _data_paths(config) if not path.exists()]:
         raise DataError(f"no data at {missing[0]}: give --data FOLDER (YAML: data); {_HINT}")
     if config.weights is None:
+        # where the model can't be built, that is what is wrong
+        load_dense(config.model, config.model_arguments, config.num_classes, config.norm_kind)
         raise ConfigError(
             f"no dense weights for {config.model}: give --weights FILE (YAML: weights), or make some with "
             f"`autoprune train`; {_HINT}"

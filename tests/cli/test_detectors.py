@@ -16,6 +16,7 @@ from autoprune.cli.detectors import (
     open_split,
     resolve,
     resolve_all,
+    with_dense,
 )
 from autoprune.cli.terminal import output
 from autoprune.config import Config, make_config
@@ -40,6 +41,16 @@ def test_a_name_takes_its_arguments_from_the_settings(norm: str, kind: str) -> N
     assert (other.label, other.spec.name, other.spec.num_classes) == ("fcos_resnet18_fpn",) * 2 + (91,)
 
 
+def test_a_librarys_file_brings_its_weights_and_is_the_model_whose_classes_count(tmp_path: Path) -> None:
+    (tmp_path / "best.pt").touch()
+    name = f"ultralytics:{tmp_path / 'best.pt'}"
+    dense = with_dense(resolve(name, config()), config())
+    assert (dense.model, dense.weights) == (name, str(tmp_path / "best.pt"))
+    given = config(weights="other.pt")
+    assert with_dense(resolve(name, given), given).weights == "other.pt"
+    assert with_dense(resolve(None, given), given) == given
+
+
 def test_a_policy_and_its_folder_bring_their_own_model(checked_run: Path) -> None:
     file = checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
     folder = best_recovered(checked_run)
@@ -54,6 +65,12 @@ def test_a_policy_and_its_folder_bring_their_own_model(checked_run: Path) -> Non
 
 def test_a_path_without_a_policy_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds no policy\.yaml; give"):
+        resolve(str(tmp_path), config())
+
+
+def test_a_folder_of_transformers_is_named_as_the_library_reads_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").touch()
+    with pytest.raises(ConfigError, match=f"no policy.yaml.*--model transformers:{tmp_path}$"):
         resolve(str(tmp_path), config())
 
 

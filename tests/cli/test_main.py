@@ -84,17 +84,28 @@ def test_debug_shows_the_traceback_wherever_it_stands(autoprune: Run, failing: A
 
 
 @pytest.mark.parametrize("end", [raiser(KeyboardInterrupt()), partial(signal.raise_signal, signal.SIGTERM)])
+@pytest.mark.parametrize(
+    ("kind", "left"),
+    [
+        ("RESUMABLE", "what is finished is kept; the same command resumes from there"),
+        ("WRITERS", "no file is half-written; the same command makes what is missing"),
+        ("PRINTERS", "nothing was changed"),
+    ],
+)
 def test_an_interrupt_exits_130_and_says_how_to_go_on(
-    autoprune: Run, failing: Any, monkeypatch: pytest.MonkeyPatch, end: Callable[[], None]
+    autoprune: Run,
+    failing: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    end: Callable[[], None],
+    kind: str,
+    left: str,
 ) -> None:
     before = signal.getsignal(signal.SIGTERM)
     failing(end)
-    monkeypatch.setattr(module, "RESUMABLE", {"boom"})
+    monkeypatch.setattr(module, kind, {"boom"})
     outcome = autoprune("boom")
     assert outcome.code == 130
-    assert outcome.err.strip().splitlines() == [
-        "interrupted: what is finished is kept; the same command resumes from there"
-    ]
+    assert outcome.err.strip().splitlines() == [f"interrupted: {left}"]
     assert signal.getsignal(signal.SIGTERM) is before
 
 

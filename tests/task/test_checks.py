@@ -10,7 +10,7 @@ from rich.console import Console
 from autoprune import progress
 from autoprune.config import make_config
 from autoprune.detectors import Resize
-from autoprune.errors import ConfigError, DataError
+from autoprune.errors import ConfigError, DataError, ModelError
 from autoprune.images.decode import resized_size
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.task.checks import (
@@ -116,6 +116,15 @@ def test_data_that_does_not_exist_is_named(splits, tmp_path, missing):
 def test_weights_that_do_not_exist_are_refused(splits, weights, message):
     with pytest.raises(ConfigError, match=message):
         refuse_missing(make_config(data=splits, weights=weights))
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [("retinanet_resnet18_fpm", "did you mean retinanet_resnet18_fpn"), ("timm:", "names no detector")],
+)
+def test_a_model_that_is_none_is_named_before_its_weights_are(splits, model, message):
+    with pytest.raises(ModelError, match=message):
+        refuse_missing(make_config(data=splits, model=model))
 
 
 def test_published_weights_are_named_without_a_file(splits):

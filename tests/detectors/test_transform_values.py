@@ -1,0 +1,49 @@
+"""Values of torchvision's transforms and anchors: what can't be computed with is refused as it is built."""
+
+import pytest
+import torch
+from torchvision.models import detection, list_models
+
+from autoprune.config import ModelSpec
+from autoprune.detectors import build
+from autoprune.errors import ModelError
+
+NAME = "retinanet_resnet18_fpn"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "instead"),
+    [
+        ("min_size", -64, "whole numbers from 1"),
+        ("min_size", 0, "whole numbers from 1"),
+        ("min_size", 1.5, "whole numbers from 1"),
+        ("min_size", "x", "whole numbers from 1"),
+        ("min_size", [640, -1], "whole numbers from 1"),
+        ("max_size", 0, "whole numbers from 1"),
+        ("max_size", 10**9, "whole numbers from 1"),
+        ("size_divisible", 0, "whole numbers from 1"),
+        ("image_mean", ["a", 1, 2], "finite numbers"),
+        ("image_mean", [float("nan"), 1, 2], "finite numbers"),
+        ("image_std", [0.2, 0, 0.2], "numbers above 0"),
+        ("image_std", [], "numbers above 0"),
+        ("anchor_sizes", [-3, 1, 2, 3, 4], "numbers above 0"),
+    ],
+)
+def test_a_value_out_of_range_is_named_as_the_detector_is_built(field, value, instead):
+    with pytest.raises(
+        ModelError, match=rf"^{NAME}: .*{field.removeprefix('anchor_')} is .*{instead}.*model_arguments"
+    ):
+        build(ModelSpec(name=NAME, arguments={field: value}, num_classes=3))
+
+
+@pytest.mark.parametrize("name", [*list_models(module=detection), NAME])
+def test_what_detectors_come_with_is_accepted(name):
+    with torch.device("meta"):  # no memory, no time for weights
+        build(ModelSpec(name=name, num_classes=3))
+
+
+def test_one_mean_for_all_channels_and_several_sizes_are_accepted():
+    arguments = {"image_mean": [0.5], "image_std": [1], "min_size": [64, 96], "max_size": 128}
+    model = build(ModelSpec(name=NAME, arguments=arguments, num_classes=3)).eval()
+    with torch.no_grad():
+        assert len(model([torch.rand(3, 64, 64)])) == 1
