@@ -46,14 +46,16 @@ def _refuse(
 
 
 def _leaves(value: Any) -> list[Any]:
-    """The values of nested lists; an empty list is a value that fits nothing."""
+    """The values of nested lists, tensors or arrays; an empty list is a value that fits nothing."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if not isinstance(value, list | tuple):
         return [value]
     return [leaf for each in value for leaf in _leaves(each)] or [None]
 
 
 def _is_size(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LARGEST
+    return _is_finite(value) and value == int(value) and 1 <= value <= LARGEST
 
 
 def _is_finite(value: Any) -> bool:

@@ -1,5 +1,6 @@
 """Values of torchvision's transforms and anchors: what can't be computed with is refused as it is built."""
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models import detection, list_models
@@ -40,6 +41,12 @@ def test_a_value_out_of_range_is_named_as_the_detector_is_built(field, value, in
 def test_what_detectors_come_with_is_accepted(name):
     with torch.device("meta"):  # no memory, no time for weights
         build(ModelSpec(name=name, num_classes=3))
+
+
+@pytest.mark.parametrize("mean", [torch.tensor([0.5, 0.4, 0.3]), np.array([0.5, 0.4, 0.3]), (0.5, 0.4, 0.3)])
+def test_values_of_other_types_are_read_as_numbers(mean):
+    model = build(ModelSpec(name=NAME, arguments={"min_size": 64.0, "image_mean": mean}, num_classes=3))
+    assert model.transform.image_mean is mean
 
 
 def test_one_mean_for_all_channels_and_several_sizes_are_accepted():
