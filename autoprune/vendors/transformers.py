@@ -44,7 +44,8 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         raise ModelError(
             f"model_arguments: no `{unknown[0]}` for transformers; valid: {', '.join(ARGUMENTS)}"
         )
-    config, given = arguments.get("config"), arguments.get("preprocessing")
+    config: Any = arguments.get("config")
+    given: Any = arguments.get("preprocessing")
     where, where_given = "model_arguments: config", "model_arguments: preprocessing"
     if "config" not in arguments:
         folder = folder_of(source)
