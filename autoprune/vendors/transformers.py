@@ -7,6 +7,7 @@ from typing import Any
 import transformers
 from torch import nn
 
+from autoprune.checkpoints.parts import read_object
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
 from autoprune.vendors.table import Description, library_code
@@ -21,7 +22,7 @@ from autoprune.vendors.transformers_families import (
     plain_values,
     quiet,
 )
-from autoprune.vendors.transformers_files import CONFIG, PREPROCESSOR, folder_of, read_object, tensors_of
+from autoprune.vendors.transformers_files import CONFIG, PREPROCESSOR, folder_of, tensors_of
 from autoprune.vendors.transformers_transform import preprocessing_of, transform_of, with_size
 from autoprune.vendors.transformers_weights import translated
 

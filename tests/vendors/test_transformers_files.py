@@ -178,3 +178,10 @@ def test_what_is_wrong_with_the_preprocessing_is_said_of_its_file(
 ) -> None:
     (copy / "preprocessor_config.json").write_text(json.dumps(content))
     refused(copy, f"^{re.escape(str(copy))}/preprocessor_config.json{message}")
+
+
+def test_complex_numbers_are_refused_by_their_tensor(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
+    save_file({**tensors, name: tensors[name].to(torch.complex64)}, copy / "model.safetensors")
+    refused(copy, f"model.safetensors: `{re.escape(name)}` holds complex numbers")
