@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.checkpoints.parts import index_of, read_parts
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import plain_state
 from autoprune.detectors import build, detector_inputs, save_state
@@ -59,12 +60,13 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
     """
     folder = as_path("folder", folder, "the folder of a recovered or exported detector", PolicyError)
     policy_file, weights_file = folder / POLICY_FILE, folder / WEIGHTS_FILE
-    if missing := [path.name for path in (policy_file, weights_file) if not isfile(path)]:
+    in_parts = not isfile(weights_file) and isfile(index_of(weights_file))  # by a vendor's trainer
+    if missing := [path.name for path in (policy_file, weights_file)[: 2 - in_parts] if not isfile(path)]:
         raise PolicyError(
             f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
         )
     policy = Policy.load(policy_file)
-    content = read_checkpoint(weights_file)
+    content = read_parts(index_of(weights_file)) if in_parts else read_checkpoint(weights_file)
     state = plain_state(content, str(weights_file))
     dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))

@@ -10,9 +10,10 @@ from autoprune.errors import ConfigError, ExportError
 from autoprune.export import parity
 from autoprune.export.folder import largest_difference
 from autoprune.export.parity import Detect, Parity, Pictures
+from autoprune.progress import say
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx import write_raw_heads, write_whole
-from autoprune.runtimes.raw_heads import RawHeads
+from autoprune.runtimes.raw_heads import RawHeads, only_input
 from autoprune.runtimes.sessions import open_session
 from autoprune.runtimes.torch_export import write_program
 from autoprune.vendors import VendorDetector
@@ -95,6 +96,8 @@ def write_raw(
         ExportError: the file has other detections than the detector.
     """
     model = RawHeads(detector, input_size)
+    if (size := (model.frame.height, model.frame.width)) != input_size and only_input(detector) is None:
+        say(f"raw heads for {_shown(size)} pixels, not {_shown(input_size)}: the detector pads to that")
     path = folder / (RAW_HEADS_ONNX if format == "onnx" else RAW_HEADS_PT2)
     if format == "onnx":
         need("onnxruntime")
@@ -105,6 +108,10 @@ def write_raw(
         session = open_session(path, "torch")
     reference, file = parity.padded(detector, model.frame), parity.raw_heads_file(session, model.frame)
     return path, _checked(path, reference, file, images, count)
+
+
+def _shown(size: tuple[int, int]) -> str:
+    return f"{size[0]}x{size[1]}"
 
 
 def _checked(path: Path, detector: Detect, file: Detect, images: Images, count: int) -> Parity:

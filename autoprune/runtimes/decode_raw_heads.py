@@ -1,8 +1,8 @@
 """Decodes raw heads to boxes with numpy alone: an image to the model's input, dense outputs to detections.
 
 It imports only numpy and the standard library, so it can be copied to where the model runs. The model takes
-``image``, float32 [N, 3, height, width], RGB in [0, 1], and returns ``boxes`` [N, A, 4] (x1, y1, x2, y2 in
-pixels of its input) and ``scores`` [N, A, K] (one per label). An ONNX file holds its `Frame` as JSON in its
+``image``, float32 [1, 3, height, width], RGB in [0, 1], and returns ``boxes`` [1, A, 4] (x1, y1, x2, y2 in
+pixels of its input) and ``scores`` [1, A, K] (one per label). An ONNX file holds its `Frame` as JSON in its
 metadata, under the key ``autoprune.frame``.
 """
 

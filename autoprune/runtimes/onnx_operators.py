@@ -57,9 +57,25 @@ def _linspace(graph: Any, start: Any, end: Any, steps: Any, dtype: Any, *options
     return graph.op("Cast", values, to_i=_onnx.JitScalarType(kind).onnx_type())
 
 
+def _sort(graph: Any, values: Any, *options: Any) -> Any:
+    """Sorting with ``stable`` given, which the exporter takes for the tensor to write to.
+
+    ONNX's TopK puts equal values in the order of their indices, as a stable sort does.
+    """
+    dim, descending = (_helper._get_const(each, "i", "sort") for each in options[-2:])
+    return _helper._sort_helper(graph, values, dim, descending=descending)
+
+
+def _argsort(graph: Any, values: Any, *options: Any) -> Any:
+    """See `_sort`."""
+    return _sort(graph, values, *options)[1]
+
+
 OPERATORS: dict[str, Callable[..., Any]] = {
     "aten::_upsample_bicubic2d_aa": _smoothed("bicubic"),
     "aten::_upsample_bilinear2d_aa": _smoothed("bilinear"),
+    "aten::argsort": _argsort,
     "aten::linspace": _linspace,
+    "aten::sort": _sort,
 }
 """By torch's names, from a node of a trace to nodes of ONNX."""

@@ -103,7 +103,9 @@ class _VendorHeads(nn.Module):
         try:
             rule = detector.dense_rule(self.size)
         except ModelError as error:
-            raise ModelError(f"no raw heads: {error}; export it whole, without --raw-heads") from error
+            raise ModelError(
+                f"no raw heads: {error}; export it whole with --format onnx, without --raw-heads"
+            ) from error
         with torch.no_grad():
             anchors = int(self(torch.zeros(1, 3, height, width))[0].shape[1])
         self.frame = Frame(
@@ -145,7 +147,7 @@ class _OneStageHeads(nn.Module):
         if kind is None:
             raise ModelError(
                 f"raw heads need a one-stage detector (RetinaNet, FCOS, SSD), this is a "
-                f"{type(detector).__name__}; export it whole, without --raw-heads"
+                f"{type(detector).__name__}; export it whole with --format onnx, without --raw-heads"
             )
         untyped: Any = detector  # torchvision has no types
         self.backbone: nn.Module = untyped.backbone

@@ -1,6 +1,8 @@
 """The runtimes that networks run in, in one table, and sessions of them: arrays in, arrays out."""
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -113,13 +115,26 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
 
 def _open_torch(path: Path, device: str, threads: int) -> Session:
     """Runs a program of torch.export; torch's number of threads is the process' own."""
-    program: Callable[..., tuple[torch.Tensor, ...]] = torch.export.load(path).module().to(device)
+    with _quiet():
+        program: Callable[..., tuple[torch.Tensor, ...]] = torch.export.load(path).module().to(device)
 
     def run(image: NDArray[np.float32]) -> list[NDArray[Any]]:
         with torch.inference_mode():
             return [output.numpy(force=True) for output in program(torch.from_numpy(image).to(device))]
 
     return run
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences torch on sizes that a program checks and no longer holds: it runs all the same."""
+    logger = logging.getLogger("torch._export.serde.serialize")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _open_onnxruntime(path: Path, device: str, threads: int) -> Session:

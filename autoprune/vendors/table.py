@@ -2,7 +2,8 @@
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -130,14 +131,29 @@ def described(name: str, arguments: Mapping[str, Any]) -> tuple[Vendor, Descript
         ModelError: see `vendor_of` and `Vendor.describe`; or what they hold breaks the library's own code.
     """
     vendor, source = vendor_of(name)
+    given = f" and model_arguments {', '.join(map(str, arguments))}" if arguments else ""
+    with library_code(name, f"{source}{given}"):
+        return vendor, vendor.describe(source, arguments)
+
+
+@contextmanager
+def library_code(name: str, check: str) -> Iterator[None]:
+    """Makes one line of what a library raises that reads or builds what a user's file holds.
+
+    Args:
+        name: of the model.
+        check: what the user is told to look at.
+
+    Raises:
+        ModelError: it raised anything but our own errors.
+    """
     try:
         with out_of_memory(f"while building {name}", "free some, or give a smaller detector", ModelError):
-            return vendor, vendor.describe(source, arguments)
+            yield
     except (KeyboardInterrupt, AutopruneError):
         raise
-    except BaseException as error:  # of a library that reads or builds what a user's file holds
-        given = f" and model_arguments {', '.join(map(str, arguments))}" if arguments else ""
-        raise ModelError(f"model {name} can't be made: {_one_line(error)}; check {source}{given}") from error
+    except BaseException as error:
+        raise ModelError(f"model {name} can't be made: {_one_line(error)}; check {check}") from error
 
 
 def _import_problem(library: str, error: BaseException) -> str:

@@ -7,9 +7,10 @@ from typing import Any
 import transformers
 from torch import nn
 
+from autoprune.checkpoints.parts import read_object
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
-from autoprune.vendors.table import Description
+from autoprune.vendors.table import Description, library_code
 from autoprune.vendors.transformers_detector import TransformersDetector
 from autoprune.vendors.transformers_families import (
     FAMILIES,
@@ -21,7 +22,7 @@ from autoprune.vendors.transformers_families import (
     plain_values,
     quiet,
 )
-from autoprune.vendors.transformers_files import CONFIG, PREPROCESSOR, folder_of, read_object, tensors_of
+from autoprune.vendors.transformers_files import CONFIG, PREPROCESSOR, folder_of, tensors_of
 from autoprune.vendors.transformers_transform import preprocessing_of, transform_of, with_size
 from autoprune.vendors.transformers_weights import translated
 
@@ -44,21 +45,22 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         raise ModelError(
             f"model_arguments: no `{unknown[0]}` for transformers; valid: {', '.join(ARGUMENTS)}"
         )
-    where = "model_arguments"
-    if "config" in arguments:
-        config, given = arguments["config"], arguments.get("preprocessing")
-    else:
+    config: Any = arguments.get("config")
+    given: Any = arguments.get("preprocessing")
+    where, where_given = "model_arguments: config", "model_arguments: preprocessing"
+    if "config" not in arguments:
         folder = folder_of(source)
         where = str(folder / CONFIG)
-        config, given = read_object(folder / CONFIG), arguments.get("preprocessing")
+        config = read_object(folder / CONFIG)
         if given is None and (folder / PREPROCESSOR).is_file():
+            where_given = str(folder / PREPROCESSOR)
             given = read_object(folder / PREPROCESSOR)
     given = {} if given is None else given
     for name, value in (("config", config), ("preprocessing", given)):
         if not isinstance(value, Mapping):
             raise ModelError(f"model_arguments: `{name}` must be a mapping, not {value!r}")
     made = configuration(config, where)
-    settings = preprocessing_of(given, family_of(config, where), where)
+    settings = preprocessing_of(given, family_of(config, where), where_given)
     sizes = {name: arguments[name] for name in SIZES if name in arguments}
     complete = {"config": plain_values(made), "preprocessing": with_size(settings, sizes)}
     return Description(complete, int(made.num_labels) + 1, names_of(made))
@@ -76,7 +78,9 @@ def read_weights(path: Path) -> Any:
     where = str(folder / CONFIG)
     config = configuration(read_object(folder / CONFIG), where)
     kind = getattr(transformers, FAMILIES[config.model_type].model)
-    return translated(kind, config, tensors_of(folder), f"{folder} are not those of its {CONFIG}")
+    tensors = tensors_of(folder)
+    with library_code(f"transformers:{path}", where):
+        return translated(kind, config, tensors, f"{folder} are not those of its {CONFIG}")
 
 
 def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
@@ -89,7 +93,7 @@ def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
     Raises:
         ModelError: an argument is wrong.
     """
-    config = configuration(arguments["config"], "model_arguments")
+    config = configuration(arguments["config"], "model_arguments: config")
     if config.num_labels != num_classes - 1:
         config.num_labels = num_classes - 1
     family = FAMILIES[config.model_type]

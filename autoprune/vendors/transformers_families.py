@@ -1,8 +1,6 @@
 """The kinds of detectors of Transformers that autoprune takes, and their architectures from plain values."""
 
-import importlib.util
 import json
-import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,6 +12,15 @@ import transformers
 from transformers.utils import logging
 
 from autoprune.errors import ModelError
+from autoprune.vendors.transformers_checks import (
+    check_backbone,
+    check_names,
+    check_timm,
+    cleaned,
+    offline,
+    only_named,
+    would_fetch,
+)
 from autoprune.vendors.transformers_detector import Grid, Select
 
 
@@ -63,25 +70,6 @@ FAMILIES: dict[str, Family] = {
 }
 TESTED = "5.24"
 """Version of Transformers that has all of them."""
-_LEFT_OUT = frozenset(
-    {
-        "_attn_implementation",
-        "_attn_implementation_autoset",
-        "_attn_implementation_internal",
-        "_name_or_path",
-        "attn_implementation",
-        "auto_map",
-        "dtype",
-        "experts_implementation",
-        "label2id",
-        "quantization_config",
-        "torch_dtype",
-        "transformers_version",
-        "use_pretrained_backbone",
-    }
-)
-"""Entries that decide nothing here, or that could fetch weights or kernels, or run code of others."""
-_PLAIN_NAME = re.compile(r"[\w.\-]+")
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
@@ -119,24 +107,27 @@ def configuration(config: Mapping[str, Any], where: str) -> Any:
         ModelError: it is of no known family, holds wrong values, or has a backbone that can't be built.
     """
     family = family_of(config, where)
-    plain = _cleaned(config)
-    _check_backbone(plain, where)
+    plain = cleaned(config, where)
+    check_backbone(plain, where)
+    check_names(plain, where)
     kind = getattr(transformers, family.model).config_class
     try:
         with quiet():
             made = kind.from_dict(plain)
     except Exception as error:  # the vendor's checks raise errors of many kinds
-        problem = " ".join(f"{error}".split())[:200]
-        raise ModelError(f"{where} is no valid {kind.__name__}: {problem}") from error
+        if would_fetch(error):
+            raise only_named(plain.get("backbone"), where) from error
+        problem = f"no {error} is known" if isinstance(error, KeyError) else " ".join(f"{error}".split())
+        raise ModelError(f"{where} is no valid {kind.__name__}: {problem[:200]}") from error
     backbone: Any = getattr(made, "backbone_config", None)
     if getattr(backbone, "model_type", None) == "timm_backbone":
-        _check_timm(str(backbone.backbone), where)
+        check_timm(str(backbone.backbone), where)
     return made
 
 
 def plain_values(config: Any) -> dict[str, Any]:
     """A vendor's config as plain values for YAML, complete, so that later defaults change nothing."""
-    values: dict[str, Any] = _cleaned(json.loads(config.to_json_string(use_diff=False)))
+    values: dict[str, Any] = cleaned(json.loads(config.to_json_string(use_diff=False)), "the config")
     values["id2label"] = {int(index): str(name) for index, name in config.id2label.items()}
     return values
 
@@ -176,50 +167,18 @@ def grid_of(config: Any) -> Grid | None:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silences the library's own notes, warnings and progress bars; what matters becomes an error here."""
+    """Silences the library's own notes, warnings and progress bars, and keeps it from asking its hub.
+
+    What matters becomes an error here.
+    """
     level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
     logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), offline():
             warnings.filterwarnings("ignore", module=r"transformers\.")
             yield
     finally:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def _cleaned(value: Any) -> Any:
-    """The same values without those of `_LEFT_OUT`, at any depth."""
-    if isinstance(value, Mapping):
-        return {key: _cleaned(each) for key, each in value.items() if key not in _LEFT_OUT}
-    if isinstance(value, float) and not math.isfinite(value):
-        raise ModelError(f"a config holds the number {value}; give finite ones")
-    return [_cleaned(each) for each in value] if isinstance(value, list | tuple) else value
-
-
-def _check_backbone(config: Mapping[str, Any], where: str) -> None:
-    """Refuses a backbone that is only named, as that of another repository would be fetched."""
-    named, described = config.get("backbone"), config.get("backbone_config")
-    if described is not None and not isinstance(described, Mapping):
-        raise ModelError(f"{where}: `backbone_config` must be a mapping, not {described!r}")
-    if described or named is None:
-        return
-    timm = config.get("use_timm_backbone", True) and "detr" in str(config["model_type"])
-    if not timm or config.get("backbone_kwargs") or not _PLAIN_NAME.fullmatch(str(named)):
-        raise ModelError(
-            f"{where} names its backbone {named!r} and does not describe it, and nothing is fetched here; "
-            "load and save it once with the vendor's from_pretrained and save_pretrained, which write its "
-            "`backbone_config`"
-        )
-
-
-def _check_timm(name: str, where: str) -> None:
-    """Refuses a backbone of timm where timm is not installed, and names that timm would fetch."""
-    if not _PLAIN_NAME.fullmatch(name):
-        raise ModelError(f"{where}: the backbone {name!r} is no model of timm's own; nothing is fetched here")
-    if importlib.util.find_spec("timm") is None:
-        raise ModelError(
-            f"{where}: its backbone {name} is one of timm, which is not installed; pip install timm"
-        )

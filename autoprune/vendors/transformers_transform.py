@@ -91,7 +91,7 @@ def preprocessing_of(given: Mapping[str, Any], family: Family, where: str) -> di
     try:
         with quiet():
             made: Any = getattr(transformers, name)(**{k: v for k, v in given.items() if k not in left_out})
-        size = {key: int(value) for key, value in dict(made.size or {}).items() if value is not None}
+        size = {key: _whole(value) for key, value in dict(made.size or {}).items() if value is not None}
         completed = {
             "image_processor_type": name,
             "do_resize": bool(made.do_resize),
@@ -113,6 +113,13 @@ def preprocessing_of(given: Mapping[str, Any], family: Family, where: str) -> di
         )
     transform_of(completed, where)
     return completed
+
+
+def _whole(value: Any) -> int:
+    """A number of pixels; ``true`` is none."""
+    if isinstance(value, bool):
+        raise TypeError(f"`size` holds {value}, which is no number of pixels")
+    return int(value)
 
 
 def transform_of(settings: Mapping[str, Any], where: str = "preprocessing") -> ProcessorTransform:
@@ -142,16 +149,17 @@ def transform_of(settings: Mapping[str, Any], where: str = "preprocessing") -> P
         )
     if any(value < 1 for value in sides.values()):
         raise ModelError(f"{where}: the sides of `size` must be 1 pixel at least, not {sides}")
-    settings = {"image_mean": [m / factor for m in mean], "image_std": [s / factor for s in std], **way}
+    made = {"image_mean": [m / factor for m in mean], "image_std": [s / factor for s in std], **way}
     match sides:
         case {"height": height, "width": width, **rest} if not rest:
-            return ProcessorTransform(fixed_size=(width, height), **settings)
+            return ProcessorTransform(fixed_size=(width, height), **made)
         case {"shortest_edge": shorter, "longest_edge": longer, **rest} if not rest:
-            return ProcessorTransform(min_size=shorter, max_size=longer, **settings)
-        case {} if not sides:
-            return ProcessorTransform(**settings)
+            return ProcessorTransform(min_size=shorter, max_size=longer, **made)
+        case {} if not settings["do_resize"]:
+            return ProcessorTransform(**made)
+    held = ", ".join(sides) or "nothing"
     raise ModelError(
-        f"{where}: `size` holds {', '.join(sides)}; give height and width, or shortest_edge and longest_edge"
+        f"{where}: `size` holds {held}; give height and width, or shortest_edge and longest_edge"
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.checkpoints.prefixes import COUNTERS
 from autoprune.errors import ModelError
 from autoprune.vendors.transformers_families import quiet
 
@@ -15,6 +16,8 @@ SHOWN = 3
 
 def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
     """The state dict of a model of the class ``kind``, from a file's tensors.
+
+    How many batches a norm saw may be missing, as no output depends on it, and is 0 then.
 
     Raises:
         ModelError: some are missing, unknown or of other shapes.
@@ -29,8 +32,12 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             dtype=torch.float32,
         )
     problems = [
-        *(f"{name} is missing" for name in sorted(report["missing_keys"])),
-        *(f"{name} is not in the model" for name in sorted(report["unexpected_keys"])),
+        *(f"{name} is missing" for name in sorted(report["missing_keys"]) if not name.endswith(COUNTERS)),
+        *(
+            f"{name} is not in the model"
+            for name in sorted(report["unexpected_keys"])
+            if not name.endswith(COUNTERS)
+        ),
         *(
             f"{name} is {list(own)}, the model's {list(wanted)}"
             for name, own, wanted in report["mismatched_keys"]
@@ -44,7 +51,8 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             "all files from one folder"
         )
     state: dict[str, Tensor] = model.state_dict()
-    return state
+    left = {name: torch.zeros_like(state[name]) for name in report["missing_keys"]}  # the vendor sets none
+    return {**state, **left}
 
 
 def translated_for(model: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:

@@ -83,13 +83,16 @@ def task_of(architecture: Mapping[str, Any], where: str) -> str:
     """
     try:
         rows = [*architecture["backbone"], *architecture["head"]]
-        modules = [str(module) for _, _, module, _ in rows]
         classes = architecture["nc"]
     except (KeyError, TypeError, ValueError) as error:
         raise ModelError(
             f"{where} is no architecture of Ultralytics: it needs `nc`, `backbone` and `head`, with rows of "
             "[from, repeats, module, args]"
         ) from error
+    for row in rows:
+        if not isinstance(row, list | tuple) or len(row) != 4 or not isinstance(row[3], list | tuple):
+            raise ModelError(f"{where}: {str(row)[:60]!r} is no row of [from, repeats, module, [arguments]]")
+    modules = [str(module) for _, _, module, _ in rows]
     if not isinstance(classes, int) or isinstance(classes, bool) or not 1 <= classes <= _LARGEST:
         raise ModelError(f"{where}: nc must be the number of classes, not {classes!r}")
     if architecture.get("channels", 3) != 3 or architecture.get("ch", 3) != 3:
@@ -108,6 +111,12 @@ def task_of(architecture: Mapping[str, Any], where: str) -> str:
         raise ModelError(
             f"{where} ends in {modules[-1]}, which does not predict boxes of fixed classes; models that do "
             f"end in {', '.join(TASKS)}"
+        )
+    first = next(iter(rows[-1][3]), None)
+    if first not in ("nc", classes):
+        raise ModelError(
+            f"{where}: {modules[-1]} has {first!r} for its number of classes, and nc is {classes}; write nc "
+            "there"
         )
     return TASKS[modules[-1]]
 
@@ -184,11 +193,13 @@ def build(architecture: Mapping[str, Any], classes: int, class_width: int | None
     """
     task = TASKS[architecture["head"][-1][2]]
     kind = tasks.RTDETRDetectionModel if architecture["head"][-1][2] == "RTDETRDecoder" else _MODELS[task]
+    named = copy.deepcopy(dict(architecture))
+    named["head"][-1][3][0] = "nc"  # a number there would stay where other classes are trained
     with quiet():
-        model = kind(copy.deepcopy(dict(architecture)), nc=classes, verbose=False)
+        model = kind(copy.deepcopy(named), nc=classes, verbose=False)
         head = model.model[-1]
         if class_width is not None and class_width != class_width_of(head):
-            _widen(head, kind(copy.deepcopy(dict(architecture)), nc=class_width, verbose=False).model[-1])
+            _widen(head, kind(copy.deepcopy(named), nc=class_width, verbose=False).model[-1])
         model.args = get_cfg(DEFAULT_CFG_DICT)
     model.args.task, model.task, model.nc = task, task, classes
     return model

@@ -1,14 +1,18 @@
 """An exported file is kept only where it has the detections of the detector."""
 
 import copy
+import io
 
 import pytest
 import torch
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.detectors import build
 from autoprune.errors import ExportError, ModelError
 from autoprune.export import formats
+from autoprune.runtimes.onnx import read_frame
 
 for library in ("onnx", "onnxruntime"):
     pytest.importorskip(library, reason="the extra `onnx` is not installed")
@@ -46,3 +50,15 @@ def test_raw_heads_of_two_stages_are_refused(split, tmp_path):
     model = build(ModelSpec(name="fasterrcnn_mobilenet_v3_large_320_fpn", num_classes=2)).eval()
     with pytest.raises(ModelError, match="without --raw-heads"):
         formats.write_raw(model, tmp_path, split, 1, (64, 64), "onnx")
+
+
+@pytest.mark.parametrize(("size", "taken"), [((97, 131), "128x160"), ((96, 128), None)])
+def test_another_input_than_was_given_is_said(detector, split, tmp_path, size, taken):
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=1000)):
+        path, _ = formats.write_raw(detector, tmp_path, split, 1, size, "onnx")
+    said = [line for line in lines.getvalue().splitlines() if line.startswith("raw heads for")]
+    assert len(said) == (taken is not None)
+    assert all(f"for {taken} pixels, not 97x131" in line for line in said)
+    frame = read_frame(path)
+    assert f"{frame.height}x{frame.width}" == (taken or "96x128")

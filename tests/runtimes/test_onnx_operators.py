@@ -80,3 +80,29 @@ def test_evenly_spaced_numbers_keep_their_type(tmp_path):
 
     images = noise(1, 3, 8, 8)
     torch.testing.assert_close(in_file(sample, images, tmp_path / "file.onnx"), sample(images))
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("dim", [0, -1])
+@pytest.mark.parametrize("sort", ["sort", "argsort", "unordered sort", "unordered argsort"])
+def test_equal_values_keep_their_order_in_a_stable_sort(sort, dim, descending, tmp_path):
+    """Python's own sort is stable; without `stable`, torch promises the order of the values alone."""
+
+    def places(values):
+        if sort.startswith("unordered"):
+            if sort == "unordered sort":
+                return values.sort(dim=dim, descending=descending)[0]
+            return values.gather(dim, values.argsort(dim=dim, descending=descending))
+        if sort == "sort":
+            return values.sort(dim=dim, descending=descending, stable=True)[1]
+        return values.argsort(dim=dim, descending=descending, stable=True)
+
+    values = (noise(40, 60) * 5).floor()
+    got = in_file(places, values, tmp_path / "file.onnx")
+    lines = values.T if dim == 0 else values
+    # `reverse` of sorted keeps the order of equal values, too
+    orders = [sorted(range(len(line)), key=line.__getitem__, reverse=descending) for line in lines.tolist()]
+    expected = torch.tensor(orders)
+    if sort.startswith("unordered"):
+        expected = lines.gather(1, expected)
+    assert torch.equal(got, expected.T if dim == 0 else expected)

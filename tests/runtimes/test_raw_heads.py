@@ -75,7 +75,8 @@ def test_a_detector_of_two_stages_is_refused():
     detector = build(spec).eval()
     assert not has_raw_heads(detector)
     with pytest.raises(
-        ModelError, match=r"one-stage detector .* FasterRCNN; export it whole, without --raw-heads"
+        ModelError,
+        match=r"one-stage detector .* FasterRCNN; export it whole with --format onnx, without --raw-heads",
     ):
         RawHeads(detector, (64, 64))
 

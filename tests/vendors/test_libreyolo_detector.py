@@ -13,12 +13,13 @@ from autoprune.export import load
 from autoprune.export.folder import save_detector
 from autoprune.graph import analyze, mask, prune
 from autoprune.policy import Policy, hash_weights
-from autoprune.runtimes.onnx import write_raw_heads
+from autoprune.runtimes.decode_raw_heads import Detections
+from autoprune.runtimes.onnx import write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.runtimes.sessions import open_session
 from autoprune.vendors.libreyolo import FAMILIES
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
-from tests.vendors.raw_heads_checks import check_decoding, check_file
+from tests.vendors.raw_heads_checks import check_decoding, check_file, check_same
 
 QUICK = ("yolox", "rtmdet")
 """Kinds whose channel groups are there within seconds."""
@@ -206,3 +207,20 @@ def test_a_file_of_raw_heads_computes_the_same(pair, tmp_path):
     raw = RawHeads(pair[2], (96, 96))
     write_raw_heads(raw, tmp_path / "raw.onnx")
     check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), as_tensor(pictures(1)[0]))
+
+
+@pytest.mark.parametrize("pair", KINDS, indirect=True)
+@torch.inference_mode()
+def test_a_file_of_the_whole_detector_computes_the_same(pair, tmp_path):
+    """On images of its input's size: of others a pixel in thousands is rounded to another level."""
+    detector, side = pair[2], KINDS[pair[0]][1]
+    example, *others = [as_tensor(image.resize((side, side))) for image in pictures(5)]
+    write_whole(detector, example, tmp_path / "whole.onnx")
+    session = open_session(tmp_path / "whole.onnx", "onnxruntime", "cpu", 1)
+    seen = 0
+    for image in others:  # whose detections may be of another number than those of the example
+        (own,) = detector([image])
+        expected = Detections(*(own[name].numpy() for name in Detections._fields))
+        check_same(expected, Detections(*session(image.numpy())), 0.1, 1e-3)
+        seen += len(expected.scores)
+    assert seen > 3

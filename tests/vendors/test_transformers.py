@@ -107,6 +107,19 @@ def test_a_pruned_detector_is_saved_and_loaded_without_its_folder(case: Case, tm
     assert type(loaded.unwrap()).__name__ == FAMILIES[case.family].model
 
 
+def test_what_the_vendor_saves_in_parts_beside_a_policy_is_read(case: Case, tmp_path: Path) -> None:
+    with quiet():
+        case.pruned.unwrap().save_pretrained(tmp_path, max_shard_size="20KB")
+    assert not (tmp_path / "model.safetensors").exists()
+    case.policy.save(tmp_path / "policy.yaml")
+    read, wanted = autoprune.load(tmp_path).state_dict(), case.pruned.state_dict()
+    assert read.keys() == wanted.keys()
+    assert all(torch.equal(read[name], wanted[name]) for name in wanted)
+    next(tmp_path.glob("model-00001-*")).unlink()
+    with pytest.raises(ModelError, match=r"cannot read weights .*model-00001"):
+        autoprune.load(tmp_path)
+
+
 def test_what_the_vendor_saves_of_a_pruned_model_is_read_back(case: Case, tmp_path: Path) -> None:
     import transformers
 

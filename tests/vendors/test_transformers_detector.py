@@ -188,7 +188,9 @@ def test_raw_heads_are_decoded_to_its_detections(stretched: tuple[str, Any]) -> 
     assert (raw.frame.height, raw.frame.width) == (SIDES[family],) * 2
 
 
-def test_files_of_raw_heads_compute_the_same(stretched: tuple[str, Any], tmp_path: Path) -> None:
+def test_files_of_raw_heads_compute_the_same(
+    stretched: tuple[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     family, detector = stretched
     raw, image = RawHeads(detector, (64, 64)), pictures(1)[0].float() / 255
     if family == "rf_detr":
@@ -197,9 +199,11 @@ def test_files_of_raw_heads_compute_the_same(stretched: tuple[str, Any], tmp_pat
     else:
         write_raw_heads(raw, tmp_path / "raw.onnx")
         check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
-    if family in ("rf_detr", "rt_detr"):
+    if family in ("rf_detr", "rt_detr", "rt_detr_v2"):
         write_program(raw, tmp_path / "raw.pt2")
+        capfd.readouterr()
         check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
+        assert "did not appear in the graph" not in capfd.readouterr().err
 
 
 def test_raw_heads_are_refused_where_the_model_must_know_the_padding(pair: tuple[str, Any, Any]) -> None:
@@ -207,5 +211,7 @@ def test_raw_heads_are_refused_where_the_model_must_know_the_padding(pair: tuple
     if detector.transform.fixed_size is not None:
         assert RawHeads(detector, (64, 64)).frame.stretch
         return
-    with pytest.raises(ModelError, match=rf"{type(vendor).__name__} keeps the ratio .* export it whole"):
+    with pytest.raises(
+        ModelError, match=rf"{type(vendor).__name__} keeps the ratio .* whole with --format onnx"
+    ):
         RawHeads(detector, (64, 64))

@@ -69,19 +69,12 @@ def test_names_are_those_that_someone_gave() -> None:
             },
             "the backbone 'hf-hub:someone/net' is no model of timm's own",
         ),
-        ({"model_type": "rt_detr", "dropout": float("nan")}, "holds the number nan"),
     ],
 )
 def test_configs_that_can_not_be_built_are_refused(config: dict[str, Any], message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         configuration(config, "config.json")
     assert "\n" not in str(caught.value)
-
-
-def test_a_backbone_of_timm_needs_timm(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transformers_families.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ModelError, match=r"its backbone resnet50 is one of timm.*pip install timm"):
-        configuration({"model_type": "detr", "use_timm_backbone": True, "backbone": "resnet50"}, "x")
 
 
 def test_an_installed_version_without_a_family_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

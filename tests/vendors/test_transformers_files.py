@@ -1,6 +1,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -151,3 +152,36 @@ def test_a_model_of_the_hub_comes_from_the_local_cache_alone(
     assert spec.name == "transformers:tiny"
     vendor, source = vendor_of(spec.name)  # the policy's name, whose source is gone
     assert vendor.describe(source, spec.arguments).arguments == spec.arguments
+
+
+def test_what_breaks_the_vendors_code_is_said_of_the_folder(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    backbone = {"model_type": "bert"}
+    for field, value in (("activation_function", "os.system"), ("backbone_config", backbone)):
+        (copy / "config.json").write_text(json.dumps({**config, field: value}))
+        refused(copy, r"can't be made: \w+: .*; check .*config.json")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"resample": 3}, ": `resample` is 3, and only 2"),
+        ({"do_normalize": True, "image_mean": [0.5]}, ": .* image_mean must hold three"),
+        ({"rescale_factor": "x"}, " holds no valid settings .*'x'"),
+        ({"image_processor_type": 5}, ": the image processor 5 is none of"),
+        ({"size": None}, ": `size` holds nothing; give height and width"),
+        ({"size": {"height": True, "width": 64}}, " holds no valid .*True, which is no number of pixels"),
+    ],
+)
+def test_what_is_wrong_with_the_preprocessing_is_said_of_its_file(
+    copy: Path, content: dict[str, Any], message: str
+) -> None:
+    (copy / "preprocessor_config.json").write_text(json.dumps(content))
+    refused(copy, f"^{re.escape(str(copy))}/preprocessor_config.json{message}")
+
+
+def test_complex_numbers_are_refused_by_their_tensor(copy: Path) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
+    save_file({**tensors, name: tensors[name].to(torch.complex64)}, copy / "model.safetensors")
+    refused(copy, f"model.safetensors: `{re.escape(name)}` holds complex numbers")

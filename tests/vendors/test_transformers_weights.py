@@ -32,3 +32,16 @@ def test_tensors_of_another_model_are_refused(tmp_path: Path) -> None:
         ModelError, match=r"the weights in the file: 2 keys differ: .* is missing; .* the model's"
     ):
         translated_for(model, other, "the file")
+
+
+def test_how_many_batches_a_norm_saw_may_be_missing(tmp_path: Path) -> None:
+    model = write_folder(tmp_path, "d_fine")
+    saved = load_file(tmp_path / "model.safetensors")
+    kept = {name: tensor for name, tensor in saved.items() if not name.endswith("num_batches_tracked")}
+    assert len(kept) < len(saved)
+    wanted, read = model.state_dict(), translated_for(model, kept, "the file")
+    assert read.keys() == wanted.keys()
+    assert all(torch.equal(read[name], wanted[name]) for name in wanted)
+    norm = next(name for name in kept if name.endswith("running_mean"))
+    with pytest.raises(ModelError, match=r"1 keys differ: .*running_mean is missing"):
+        translated_for(model, {name: kept[name] for name in kept if name != norm}, "the file")

@@ -163,3 +163,33 @@ def test_an_architecture_that_ultralytics_cannot_unpack_is_refused_in_one_line(c
     assert said in str(error.value)
     assert str(error.value).startswith("x.yaml")
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("row", "shown"),
+    [
+        ("Conv", "'Conv'"),
+        (7, "'7'"),
+        ([-1, 1, "Conv"], r"\[-1, 1, 'Conv'\]"),
+        ([-1, 1, "Conv", 3], "'Conv', 3"),
+    ],
+)
+def test_what_is_no_row_is_said_to_be_none(row, shown):
+    content = copy.deepcopy(architectures.find("yolo11n.yaml"))
+    content["backbone"][1] = row
+    with pytest.raises(ModelError, match=rf"^x.yaml: .*{shown}.* is no row of \[from, repeats, module"):
+        architectures.task_of(content, "x.yaml")
+
+
+@pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-seg.yaml", "yolo11n-obb.yaml", "rtdetr-l.yaml"])
+def test_a_prediction_layer_has_the_classes_that_nc_says(name):
+    content = {**copy.deepcopy(architectures.find(name)), "nc": 3}
+    row = content["head"][-1]
+    for wrong in ([7], ["7"], []):
+        with pytest.raises(ModelError, match=r"^x.yaml: \w+ has .* for its number of classes, and nc is 3"):
+            architectures.task_of({**content, "head": [*content["head"][:-1], [*row[:3], wrong]]}, "x.yaml")
+    row[3][0] = 3
+    assert architectures.task_of(content, "x.yaml")
+    if name == "yolo11n.yaml":  # a number does not hold where other classes are trained
+        assert architectures.build(content, 5).model[-1].nc == 5
+        assert content["head"][-1][3][0] == 3

@@ -250,5 +250,7 @@ def test_files_of_raw_heads_compute_the_same(kind, tmp_path):
 def test_raw_heads_of_oriented_boxes_are_refused():
     detector = make("yolo11n-obb", imgsz=64)
     assert not has_raw_heads(detector)
-    with pytest.raises(ModelError, match=r"oriented boxes .*; export it whole, without --raw-heads"):
+    with pytest.raises(
+        ModelError, match=r"oriented boxes .*; export it whole with --format onnx, without --raw-heads"
+    ):
         RawHeads(detector, (64, 64))
