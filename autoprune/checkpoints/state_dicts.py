@@ -179,8 +179,6 @@ def _check_dense(name: Any, value: Tensor, where: str) -> None:
             f"{where} is not a state dict: `{name}` is not a dense tensor with a name; "
             "save model.state_dict() of the float model"
         )
-    if value.is_complex():
-        raise ModelError(f"{where}: `{name}` holds complex numbers, and a detector has real ones")
 
 
 def _as_float32(value: Tensor) -> Tensor:

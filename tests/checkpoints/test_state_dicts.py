@@ -322,15 +322,3 @@ def test_weights_of_another_detector_are_compared_without_their_wrappers(tmp_pat
     most = len({n for n in mine if not n.endswith("tracked")} - set(other)) - 5
     assert f"{most} more like that" in str(error.value)
     assert "_orig_mod" not in str(error.value)
-
-
-def test_complex_numbers_are_refused_by_their_tensor():
-    """torch would drop the imaginary part."""
-    model = nn.Linear(2, 2)
-    content = {**model.state_dict(), "weight": torch.ones(2, 2, dtype=torch.complex64)}
-    for read in (
-        lambda: state_for(model.state_dict(), content, "x.pt"),
-        lambda: plain_state(content, "x.pt"),
-    ):
-        with pytest.raises(ModelError, match=r"^x.pt: `weight` holds complex numbers"):
-            read()
