@@ -1,9 +1,10 @@
-"""The process: its standard streams, whose loss does not end the work, and the signals that end it."""
+"""The process: its standard streams, whose loss does not end the work, its loggers, signals that end it."""
 
 import _thread
 import contextlib
 import ctypes
 import io
+import logging
 import os
 import signal
 import sys
@@ -77,6 +78,19 @@ def _discard(number: int) -> None:
     if null != number:
         os.dup2(null, number)
         os.close(null)
+
+
+@contextmanager
+def loggers_at(level: int, *loggers: logging.Logger) -> Iterator[None]:
+    """Sets the level of loggers inside the block."""
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(level)
+    try:
+        yield
+    finally:
+        for logger, old in zip(loggers, before, strict=True):
+            logger.setLevel(old)
 
 
 @contextmanager

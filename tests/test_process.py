@@ -1,12 +1,13 @@
 """What foreign code prints, by Python or by C, never reaches standard output; in a process of its own."""
 
+import logging
 import signal
 import subprocess
 import sys
 
 import pytest
 
-from autoprune.process import signals_interrupt, stdout_to_stderr
+from autoprune.process import loggers_at, signals_interrupt, stdout_to_stderr
 
 pytestmark = pytest.mark.usefixtures("foreground")
 SCRIPT = """
@@ -151,3 +152,17 @@ def test_a_signal_whose_exception_is_dropped_comes_again(number, other, raised):
     script = INTERRUPTED_FORK.replace("NUMBER", str(int(number))).replace("HANDLER", str(other))
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert (done.stdout.split("\n"), done.stderr) == (["goes on", raised, ""], "")
+
+
+def test_loggers_have_their_own_levels_again_after_an_error() -> None:
+    loggers = [logging.getLogger(f"autoprune.test.{name}") for name in ("one", "other")]
+    loggers[0].setLevel(logging.INFO)
+
+    def fail() -> None:
+        with loggers_at(logging.ERROR, *loggers):
+            assert [logger.level for logger in loggers] == [logging.ERROR, logging.ERROR]
+            raise ValueError("inside")
+
+    with pytest.raises(ValueError, match="inside"):
+        fail()
+    assert [logger.level for logger in loggers] == [logging.INFO, logging.NOTSET]

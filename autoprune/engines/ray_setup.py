@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from autoprune.errors import RunError
+from autoprune.process import loggers_at
 
 REACH_S = 10.0  # a head node that listens answers within this
 SCRATCH_PREFIX = "autoprune-ray-"
@@ -74,17 +75,9 @@ def keep_sigterm() -> Iterator[None]:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Hides Ray's warnings for its developers, and tracebacks of what we report in one line."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), loggers_at(logging.CRITICAL, *map(logging.getLogger, _LOGGERS)):
         warnings.filterwarnings("ignore", module=r"ray\b")
-        for logger in loggers:
-            logger.setLevel(logging.CRITICAL)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 @contextmanager

@@ -60,13 +60,15 @@ def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
     """
     folder = as_path("folder", folder, "the folder of a recovered or exported detector", PolicyError)
     policy_file, weights_file = folder / POLICY_FILE, folder / WEIGHTS_FILE
-    in_parts = not isfile(weights_file) and isfile(index_of(weights_file))  # by a vendor's trainer
-    if missing := [path.name for path in (policy_file, weights_file)[: 2 - in_parts] if not isfile(path)]:
+    index = index_of(weights_file)
+    in_parts = not isfile(weights_file) and isfile(index)  # as a vendor's trainer may save it
+    needed = (policy_file, index if in_parts else weights_file)
+    if missing := [path.name for path in needed if not isfile(path)]:
         raise PolicyError(
             f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
         )
     policy = Policy.load(policy_file)
-    content = read_parts(index_of(weights_file)) if in_parts else read_checkpoint(weights_file)
+    content = read_parts(index) if in_parts else read_checkpoint(weights_file)
     state = plain_state(content, str(weights_file))
     dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))

@@ -5,13 +5,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.files import replacing
+from autoprune.process import loggers_at
 from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx_operators import OPSET, more_operators
@@ -151,14 +151,7 @@ def _export(
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silences the exporter's warnings of values that it takes for constants; the parity check decides."""
-    loggers: list[Any] = [logging.getLogger(name) for name in ("torch.onnx", "torch.jit")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
+    loggers = (logging.getLogger(name) for name in ("torch.onnx", "torch.jit"))
+    with warnings.catch_warnings(), loggers_at(logging.ERROR, *loggers):
         warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield

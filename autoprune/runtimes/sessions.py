@@ -1,8 +1,7 @@
 """The runtimes that networks run in, in one table, and sessions of them: arrays in, arrays out."""
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 from numpy.typing import NDArray
 
 from autoprune.errors import ConfigError, ModelError, is_out_of_memory
+from autoprune.process import loggers_at
 from autoprune.runtimes.extras import EXTRAS, need
 
 Session = Callable[[NDArray[np.float32]], list[NDArray[Any]]]
@@ -115,7 +115,8 @@ def open_session(path: Path, runtime: str, device: str = "cpu", threads: int | N
 
 def _open_torch(path: Path, device: str, threads: int) -> Session:
     """Runs a program of torch.export; torch's number of threads is the process' own."""
-    with _quiet():
+    # of sizes that a program checks and no longer holds torch warns, and runs all the same
+    with loggers_at(logging.ERROR, logging.getLogger("torch._export.serde.serialize")):
         program: Callable[..., tuple[torch.Tensor, ...]] = torch.export.load(path).module().to(device)
 
     def run(image: NDArray[np.float32]) -> list[NDArray[Any]]:
@@ -123,18 +124,6 @@ def _open_torch(path: Path, device: str, threads: int) -> Session:
             return [output.numpy(force=True) for output in program(torch.from_numpy(image).to(device))]
 
     return run
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences torch on sizes that a program checks and no longer holds: it runs all the same."""
-    logger = logging.getLogger("torch._export.serde.serialize")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _open_onnxruntime(path: Path, device: str, threads: int) -> Session:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from autoprune.checkpoints.prefixes import COUNTERS
+from autoprune.checkpoints.prefixes import is_counter
 from autoprune.errors import ModelError
 from autoprune.vendors.transformers_families import quiet
 
@@ -32,11 +32,11 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             dtype=torch.float32,
         )
     problems = [
-        *(f"{name} is missing" for name in sorted(report["missing_keys"]) if not name.endswith(COUNTERS)),
+        *(f"{name} is missing" for name in sorted(report["missing_keys"]) if not is_counter(name)),
         *(
             f"{name} is not in the model"
             for name in sorted(report["unexpected_keys"])
-            if not name.endswith(COUNTERS)
+            if not is_counter(name)
         ),
         *(
             f"{name} is {list(own)}, the model's {list(wanted)}"

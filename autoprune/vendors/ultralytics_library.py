@@ -7,13 +7,13 @@ import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 
 from autoprune.errors import ModelError
+from autoprune.process import loggers_at
 
 OLDEST = (8, 4, 150)
 TESTED = "8.4.150 and 8.4.190"
@@ -73,10 +73,5 @@ __all__ = [
 @contextmanager
 def quiet() -> Iterator[None]:
     """Without the library's log lines below errors."""
-    logger: Any = LOGGER
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    with loggers_at(logging.ERROR, LOGGER):
         yield
-    finally:
-        logger.setLevel(level)
