@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from autoprune.checkpoints.quantized import refuse_quantized
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
 
@@ -42,6 +43,8 @@ def tensors_alone(content: Any, path: Path) -> dict[str, Any]:
         raise ModelError(f"{path} holds more than tensors; give what the vendor's save_pretrained writes")
     if name := next((name for name, value in content.items() if value.is_complex()), None):
         raise ModelError(f"{path}: `{name}` holds complex numbers, and a detector has real ones")
+    for name, value in content.items():
+        refuse_quantized(name, value, path)
     return content
 
 

@@ -16,6 +16,7 @@ from autoprune.checkpoints.prefixes import (
     tied_names,
     without_wrappers,
 )
+from autoprune.checkpoints.quantized import refuse_quantized
 from autoprune.errors import ModelError
 from autoprune.progress import say
 
@@ -179,6 +180,7 @@ def _check_dense(name: Any, value: Tensor, where: str) -> None:
             f"{where} is not a state dict: `{name}` is not a dense tensor with a name; "
             "save model.state_dict() of the float model"
         )
+    refuse_quantized(name, value, where)
 
 
 def _as_float32(value: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from autoprune.checkpoints.parts import read_object
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
 from autoprune.vendors.table import Description, library_code
+from autoprune.vendors.transformers_checks import check_precision
 from autoprune.vendors.transformers_detector import TransformersDetector
 from autoprune.vendors.transformers_families import (
     FAMILIES,
@@ -70,13 +71,15 @@ def read_weights(path: Path) -> Any:
     """The tensors of a folder by the names of the installed version, or those of a file as they are.
 
     Raises:
-        ModelError: they can't be read safely, or do not fit the folder's config.
+        ModelError: they can't be read safely, are quantized, or do not fit the folder's config.
     """
     if path.is_file():
         return read_checkpoint(path)
     folder = folder_of(str(path))
     where = str(folder / CONFIG)
-    config = configuration(read_object(folder / CONFIG), where)
+    given = read_object(folder / CONFIG)
+    check_precision(given, where)
+    config = configuration(given, where)
     kind = getattr(transformers, FAMILIES[config.model_type].model)
     tensors = tensors_of(folder)
     with library_code(f"transformers:{path}", where):

@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import constants
 from huggingface_hub.errors import OfflineModeIsEnabled
 
+from autoprune.checkpoints.quantized import REMEDY
 from autoprune.errors import ModelError
 
 _LEFT_OUT = frozenset(
@@ -88,6 +89,16 @@ def check_names(config: Mapping[str, Any], where: str) -> None:
     for index, name in names.items():
         if not isinstance(name, str | int | float) or not str(name).strip():
             raise ModelError(f"{where}: `id2label` names label {index} {name!r}; give it a name")
+
+
+def check_precision(config: Mapping[str, Any], where: str) -> None:
+    """Refuses a config of quantized weights, which would be read without their scales.
+
+    Raises:
+        ModelError: see above.
+    """
+    if config.get("quantization_config"):
+        raise ModelError(f"{where} has a `quantization_config`: its weights are quantized; {REMEDY}")
 
 
 def check_backbone(config: Mapping[str, Any], where: str) -> None:

@@ -31,6 +31,9 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             ignore_mismatched_sizes=True,
             dtype=torch.float32,
         )
+    state: dict[str, Tensor] = model.state_dict()
+    # Names of files may be earlier ones; the last part of a name stays.
+    whole = {name.rpartition(".")[2] for name, value in state.items() if not value.is_floating_point()}
     problems = [
         *(f"{name} is missing" for name in sorted(report["missing_keys"]) if not is_counter(name)),
         *(
@@ -42,6 +45,11 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             f"{name} is {list(own)}, the model's {list(wanted)}"
             for name, own, wanted in report["mismatched_keys"]
         ),
+        *(
+            f"{name} holds whole numbers, the model's real ones"
+            for name, value in sorted(tensors.items())
+            if not value.is_floating_point() and name.rpartition(".")[2] not in whole
+        ),
         *map(str, report["error_msgs"]),
     ]
     if problems:
@@ -50,7 +58,6 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
             f"the weights in {where}: {len(problems)} keys differ: {'; '.join(problems[:SHOWN])}{more}; take "
             "all files from one folder"
         )
-    state: dict[str, Tensor] = model.state_dict()
     left = {name: torch.zeros_like(state[name]) for name in report["missing_keys"]}  # the vendor sets none
     return {**state, **left}
 

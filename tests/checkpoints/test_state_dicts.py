@@ -322,3 +322,14 @@ def test_weights_of_another_detector_are_compared_without_their_wrappers(tmp_pat
     most = len({n for n in mine if not n.endswith("tracked")} - set(other)) - 5
     assert f"{most} more like that" in str(error.value)
     assert "_orig_mod" not in str(error.value)
+
+
+def test_numbers_that_need_a_scale_are_refused_by_their_tensor():
+    model = nn.Linear(2, 2).state_dict()
+    for kind in (torch.float16, torch.bfloat16):
+        halved = {name: value.to(kind) for name, value in model.items()}
+        loaded = state_for(model, halved, "a.pt")
+        assert all(torch.equal(loaded[name], halved[name].float()) for name in model)
+    eight = {**model, "weight": model["weight"].to(torch.float8_e5m2)}
+    with pytest.raises(ModelError, match=r"a.pt: `weight` holds float8_e5m2 numbers, which need a scale"):
+        state_for(model, eight, "a.pt")

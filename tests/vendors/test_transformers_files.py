@@ -109,7 +109,7 @@ def test_missing_and_damaged_files_are_named(copy: Path, tmp_path: Path) -> None
     refused(copy, "holds no weights; it needs model.safetensors or pytorch_model.bin")
     (copy / "preprocessor_config.json").write_text("{")
     with pytest.raises(ModelError, match=r"preprocessor_config.json is not JSON"):
-        load_dense(f"transformers:{copy}")
+        load_dense(f"transformers:{copy}", weights=copy)
     (copy / "preprocessor_config.json").unlink()
     (copy / "config.json").write_text("[]")
     refused(copy, "must hold a JSON object, and holds a list")
@@ -185,3 +185,21 @@ def test_complex_numbers_are_refused_by_their_tensor(copy: Path) -> None:
     name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
     save_file({**tensors, name: tensors[name].to(torch.complex64)}, copy / "model.safetensors")
     refused(copy, f"model.safetensors: `{re.escape(name)}` holds complex numbers")
+
+
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.float8_e4m3fn])
+def test_quantized_weights_are_refused_by_their_tensor(copy: Path, kind: torch.dtype) -> None:
+    tensors = load_file(copy / "model.safetensors")
+    name = next(name for name, tensor in tensors.items() if tensor.dim() == 4)
+    save_file({**tensors, name: tensors[name].to(kind)}, copy / "model.safetensors")
+    refused(copy, f"{re.escape(name)}.* (holds whole numbers|holds float8_e4m3fn numbers)")
+
+
+def test_a_config_of_quantized_weights_is_refused(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    for value in (None, {}):  # as some versions write it where nothing is quantized
+        (copy / "config.json").write_text(json.dumps({**config, "quantization_config": value}))
+        load_dense(f"transformers:{copy}", weights=copy)
+    quantized = {"quant_method": "bitsandbytes", "load_in_8bit": True}
+    (copy / "config.json").write_text(json.dumps({**config, "quantization_config": quantized}))
+    refused(copy, "config.json has a `quantization_config`: its weights are quantized; give")
