@@ -11,6 +11,7 @@ from PIL import Image
 
 from autoprune.cli import main
 from autoprune.cli.export import Format
+from autoprune.config import Config
 from autoprune.data.coco import open_data
 from autoprune.detectors import load_dense
 from autoprune.export import formats, pretrained
@@ -19,7 +20,7 @@ from autoprune.runtimes.onnx import write_raw_heads
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.vendors.table import TESTED
 
-from .doc_commands import ROOT, blocks
+from .doc_commands import PAGES, ROOT, blocks
 
 
 def test_every_exported_file_is_explained() -> None:
@@ -40,10 +41,57 @@ def test_exit_codes_and_variables_are_explained() -> None:
     assert set(re.findall(r"^\| `(AUTOPRUNE_\w+)`", section, re.MULTILINE)) == read
 
 
+def test_defaults_in_the_text_are_those_of_the_settings() -> None:
+    """Such as `--confirm` (4)."""
+    shown = [
+        (page.name, name, float(value))
+        for page in PAGES
+        for name, value in re.findall(r"`--([\w-]+)` \((\d[\d.]*)", page.read_text(encoding="utf-8"))
+    ]
+    assert len(shown) > 4
+    for page, name, value in shown:
+        assert Config.model_fields[name.replace("-", "_")].default == value, f"{page}: --{name}"
+
+
+def test_the_results_in_the_readme_are_those_of_the_benchmarks() -> None:
+    """Each mAP of a method stands in the benchmark's column of that budget."""
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").split("## Results\n")[1].split("\n## ")[0]
+    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    section = page.split("## Policies of all methods, with autoprune's recovery\n")[1].split("\n## ")[0]
+    heads, _, *rows = cells(section)
+    for budget, *maps in cells(readme)[2:]:
+        column = [number(row[heads.index(budget)]) for row in rows]
+        assert {number(text) for text in maps} <= set(column), budget
+
+
+def cells(text: str) -> list[list[str]]:
+    """The rows of the first table in a text."""
+    (table, *_) = re.findall(r"(?:^\|.*\|\n?)+", text, re.MULTILINE)
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+
+
+def number(text: str) -> str:
+    """The first number of a cell."""
+    match = re.search(r"\d+\.\d+", text)
+    assert match is not None, text
+    return match[0]
+
+
 def test_the_versions_of_other_libraries_are_those_that_were_tested() -> None:
     text = (ROOT / "docs/vendors.md").read_text(encoding="utf-8")
     named = dict(re.findall(r"ested with (\w+) (\d+\.\d+)", " ".join(text.split())))
     assert {name.lower(): version for name, version in named.items()} == TESTED
+
+
+def test_what_replaces_a_retired_name_exists() -> None:
+    table = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split("## Retired words")[1]
+    names = {
+        name for use in re.findall(r"\| ([^|]*) \|$", table, re.M) for name in re.findall(r"`(\w+)", use)
+    }
+    sources = {path.stem: path.read_text(encoding="utf-8") for path in (ROOT / "autoprune").rglob("*.py")}
+    written = {word for text in sources.values() for word in re.findall(r"\w+", text)} | {*sources}
+    assert len(names) > 20
+    assert not names - written
 
 
 def test_every_ready_space_is_named() -> None:
