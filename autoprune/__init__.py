@@ -1,4 +1,4 @@
-"""autoprune finds the pruning ratios that make object detectors several times cheaper and keep their mAP.
+"""autoprune finds the pruning ratios that make object detectors several times cheaper with most of their mAP.
 
 The public names load on first use: importing autoprune is cheap, and imports neither torch nor ray.
 """

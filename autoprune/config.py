@@ -181,8 +181,8 @@ class Config(Strict):
     )
     warm_starts: Annotated[bool, _SEARCH] = Field(
         True,
-        description="start with the policies of one-shot methods (uniform, knapsack, global, greedy), the "
-        "best first: at most 8 trials, or 3 per budget",
+        description="start with the policies of one-shot methods: uniform, then greedy, knapsack and "
+        "global, the most promising first; at most 8 trials, or 3 per budget",
     )
     rungs: Annotated[tuple[int, ...], Several, _SEARCH] = Field(
         (0, 50), description="recovery steps at each rung, after the reconstruction; 0: reconstruction alone"

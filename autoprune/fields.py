@@ -22,8 +22,8 @@ Criterion = Literal["l1", "l2", "bn_scale", "taylor", "fisher", "joint", "obs", 
 Objective = Literal["map", "gflops", "latency_ms"]
 Track = Literal["tensorboard", "mlflow"]
 Runtime = Literal["torch", "onnxruntime", "openvino"]
-Evaluator = Literal["hotcoco", "pycocotools"]
 """The keys of `runtimes.sessions.RUNTIMES`, whose libraries are not imported to parse a command line."""
+Evaluator = Literal["hotcoco", "pycocotools"]
 
 Pixels = Annotated[int, Field(ge=1, le=65_536)]
 """A height or width."""

@@ -22,7 +22,7 @@ import yaml
 
 import autoprune
 from autoprune.cli.main import COMMANDS
-from autoprune.config import MAY_CHANGE, Config, DataPaths
+from autoprune.config import MAY_CHANGE, Config, make_config
 from autoprune.fields import VENDORS
 from autoprune.policy import PolicyFile
 from autoprune.run import names as run_names
@@ -54,6 +54,7 @@ OTHER_OPTIONS = {
     "--set",
     "--sibling",
 }
+OF_ALL_COMMANDS = {"--debug", "--help"}
 LINK = re.compile(r"!?\[[^\]\[]*\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^(#+)\s+(.*)$", re.MULTILINE)
 INLINE = re.compile(r"`([^`\n]+)`")
@@ -88,7 +89,8 @@ def test_a_command_can_be_typed(command: str) -> None:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_commands_and_flags_in_the_text_exist(page: Path) -> None:
-    every = {option for name in COMMANDS for option in options_of(command_of([name]))} | OTHER_OPTIONS
+    every = {option for name in COMMANDS for option in options_of(command_of([name]))}
+    every |= OTHER_OPTIONS | OF_ALL_COMMANDS
     for match in INLINE.finditer(prose(page)):
         flags = set(re.findall(r"(?<![\w-])--[a-z][\w-]+", match[1]))
         if re.match(r"autoprune [a-z]", match[1]):  # mentioned, mostly without the arguments that it needs
@@ -153,8 +155,7 @@ def test_yaml_is_what_the_files_take(page: Path) -> None:
         elif "groups" in content:
             assert [GroupRule.model_validate(entry) for entry in content["groups"]]
         else:
-            assert {*content} <= {*Config.model_fields}
-            assert DataPaths.model_validate(content["data"])
+            assert make_config(**content).model_fields_set == {*content}
 
 
 # links, paths, sizes
@@ -232,6 +233,8 @@ def test_the_picture_has_the_layers_in_their_order() -> None:
         if folders:
             places.append(sorted(match.start() for match in matches.values() if match))
     assert all(low[-1] < high[0] for low, high in pairwise(places))
+    files = picture.split("single files: ")[1].split(", …")[0].split(", ")
+    assert all((ROOT / f"autoprune/{name}.py").is_file() for name in files), files
 
 
 def test_every_criterion_and_sampler_is_explained() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from autoprune.policy import Policy
 
 
-@with_config("weights", "weights_key")
+@with_config("weights", "weights_key", described={"weights": "none, for a policy holds no weights"})
 def apply(
     config: Config,
     policy: Annotated[Path, typer.Argument(metavar="POLICY", help="A policy file, or a folder with one.")],

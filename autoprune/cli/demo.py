@@ -66,7 +66,12 @@ def demo(
         ),
     ] = BUDGETS,
     train: Annotated[
-        bool, typer.Option("--train", help="Train the dense detector as well: about an hour on two cores.")
+        bool,
+        typer.Option(
+            "--train",
+            help="Train the dense detector as well: a quarter of an hour on two idle cores with AMX, half an "
+            "hour without.",
+        ),
     ] = False,
     threads: Annotated[
         int | None,

@@ -60,7 +60,7 @@ class Check:
     remedy: str = ""
 
 
-@with_config("data", "val_fraction")
+@with_config("data", "val_fraction", described={"data": "none, so that the machine is checked"})
 def doctor(
     config: Config,
     out: Annotated[

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from autoprune.cli.detectors import (
+    COCO_CLASSES,
     build_dense,
     config_of_run,
     open_split,
@@ -29,7 +30,18 @@ if TYPE_CHECKING:
     from autoprune.data.coco import Split
 
 
-@with_config("Detector", "Data", "Machine", but=("input_size", "seed"))
+@with_config(
+    "Detector",
+    "Data",
+    "Machine",
+    but=("input_size", "seed"),
+    described={
+        "num_classes": f"that of the weights, or {COCO_CLASSES}",
+        "data": f"of a recovered detector that of its run, else {Config().data}",
+        "val_fraction": "of a recovered detector that of its run",
+        "labels": "as the detector stores them, else from the data",
+    },
+)
 def evaluate(
     config: Config,
     flags: set[str],

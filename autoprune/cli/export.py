@@ -23,7 +23,11 @@ if TYPE_CHECKING:
 Format = Literal["safetensors", "onnx", "pt2", "ultralytics", "transformers"]
 
 
-@with_config("Data", "threads")
+@with_config(
+    "Data",
+    "threads",
+    described={"data": "that of the detector's run", "val_fraction": "the run's", "labels": "the detector's"},
+)
 def export(
     config: Config,
     flags: set[str],

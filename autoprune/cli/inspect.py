@@ -7,9 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve_all
+from autoprune.cli.detectors import (
+    COCO_CLASSES,
+    FALLBACK_SIZE,
+    NamedDetector,
+    build_dense,
+    input_size_of,
+    resolve_all,
+)
 from autoprune.cli.settings import refuse_useless, with_config
-from autoprune.cli.terminal import show_table, working
+from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
 from autoprune.errors import ConfigError, PolicyError
 from autoprune.progress import command_line, count_of
@@ -22,7 +29,13 @@ if TYPE_CHECKING:
     from autoprune.policy import Policy
 
 
-@with_config("Detector")
+@with_config(
+    "Detector",
+    described={
+        "num_classes": f"that of the weights, or {COCO_CLASSES}",
+        "input_size": "the detector's own; {}x{} where it states none".format(*FALLBACK_SIZE),
+    },
+)
 def inspect(
     config: Config,
     flags: set[str],
@@ -79,6 +92,7 @@ def _report(
     from autoprune.detectors.inputs import network_size
     from autoprune.graph import analyze
     from autoprune.policy import Policy
+    from autoprune.space.file import ready_space
 
     if argument is None and policy_file is not None and "model" not in config.model_fields_set:
         argument, policy_file = f"{policy_file.parent}/{policy_file.name}", None
@@ -102,6 +116,7 @@ def _report(
             policy = policy.with_costs(graph, policy_file or argument or "the policy")
         policy.check(graph)
         widths = policy.kept_widths
+    ready = ready_space(spec.name)
     return {
         "model": spec.model_dump(),
         "input_size": list(size),
@@ -111,6 +126,7 @@ def _report(
         "pruned": None
         if widths is None
         else {"gflops": graph.gflops(widths), "mparams": graph.mparams(widths)},
+        "ready_space": None if ready is None else str(ready),
         "groups": _groups(graph, widths),
     }
 
@@ -208,6 +224,8 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
         console.print(f"{len(frozen)} {'is' if len(frozen) == 1 else 'are'} frozen:")
     for group in frozen:
         console.print(f"  {group['name']} ({group['width']}): {group['reason']}")
+    if report["ready_space"] is not None:
+        tell(console, f"a search space for it is ready, for --space: {report['ready_space']}")
 
 
 def _table(groups: list[dict[str, Any]], with_kept: bool) -> "Table":

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from autoprune.cli.detectors import NamedDetector, build_dense, input_size_of, resolve_all
+from autoprune.cli.detectors import COCO_CLASSES, NamedDetector, build_dense, input_size_of, resolve_all
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
@@ -29,7 +29,13 @@ if TYPE_CHECKING:
     Stages = Mapping[str, Latency]
 
 
-@with_config("Detector", "Machine", but=("seed", "input_size"), useless=("model",))
+@with_config(
+    "Detector",
+    "Machine",
+    but=("seed", "input_size"),
+    useless=("model",),
+    described={"num_classes": f"that of the weights, or {COCO_CLASSES}"},
+)
 def latency(
     config: Config,
     flags: set[str],

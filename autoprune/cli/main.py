@@ -66,7 +66,7 @@ def root(
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks and all warnings.")] = False,
 ) -> None:
-    """Prunes object detectors: several times cheaper, at the same mAP.
+    """Prunes object detectors: several times cheaper, with most of the mAP.
 
     A search finds how many channels each layer needs; the best policies are then recovered (fine-tuned).
     """

@@ -26,7 +26,7 @@ FIELDS = (
 )
 
 
-@with_config(*FIELDS)
+@with_config(*FIELDS, described=dict.fromkeys(FIELDS, "the run's"))
 def recover(
     config: Config,
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory of a search.")],

@@ -45,6 +45,7 @@ def with_config(
     but: Iterable[str] = (),
     useless: Iterable[str] = (),
     defaults: Mapping[str, Any] | None = None,
+    described: Mapping[str, str] | None = None,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Gives a command the options of panels and fields, as its argument ``config``.
 
@@ -56,9 +57,12 @@ def with_config(
         but: fields of these panels that the command does not use.
         useless: others, which an earlier version took and ignored; the help omits them.
         defaults: fields with another default in this command.
+        described: what the help says of the default of a field or a panel, where the command itself chooses
+            it, such as ``the run's``.
     """
     fields = [name for item in panels for name in PANELS.get(item, (item,)) if name not in set(but)]
     command_defaults, ignored = dict(defaults or {}), frozenset(useless)
+    shown = {name: text for item, text in (described or {}).items() for name in PANELS.get(item, (item,))}
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
@@ -75,11 +79,14 @@ def with_config(
                 given["flags"] = flags
             command(config=config, **given)
 
+        def option(name: str) -> inspect.Parameter:
+            return _option(name, command_defaults, name in ignored, shown.get(name))
+
         file = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
         )
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
-        parameters = [*keywords, file, *(_option(name, command_defaults, name in ignored) for name in fields)]
+        parameters = [*keywords, file, *(option(name) for name in fields)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -127,14 +134,16 @@ def with_new_flags(arguments: Sequence[str]) -> list[str]:
     return result
 
 
-def _option(name: str, defaults: Mapping[str, Any], hidden: bool) -> inspect.Parameter:
+def _option(
+    name: str, defaults: Mapping[str, Any], hidden: bool, described: str | None = None
+) -> inspect.Parameter:
     """One field as a keyword parameter that typer turns into an option, ``None`` by default."""
     field = Config.model_fields[name]
     spelled = f"{flag(name)}/--no-{name.replace('_', '-')}" if field.annotation is bool else flag(name)
     option = typer.Option(
         spelled,
         metavar=None if field.annotation is bool else _metavar(field),
-        help=_help(field, defaults.get(name, field.get_default())),
+        help=_help(field, defaults.get(name, field.get_default()), described),
         show_default=False,
         hidden=hidden,
         rich_help_panel=SETTINGS[name].panel,
@@ -143,13 +152,16 @@ def _option(name: str, defaults: Mapping[str, Any], hidden: bool) -> inspect.Par
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
-def _help(field: FieldInfo, default: Any) -> str:
-    """The description, the choices and the default of a field."""
-    parts = [field.description or ""]
+def _help(field: FieldInfo, default: Any, described: str | None) -> str:
+    """The description, the choices and the default of a field: in the command's own words, or the value."""
+    text = field.description or ""
+    parts = [text if described is None else text.partition("; default: ")[0]]
     if choices := _choices(field):
         several = get_origin(_types(field)[0]) is tuple
         parts.append(f"{'one or more' if several else 'one'} of {', '.join(choices)}")
-    if default not in (None, (), {}):
+    if described is not None:
+        parts.append(f"default: {described}")
+    elif default not in (None, (), {}):
         shown = ",".join(map(str, default)) if isinstance(default, tuple) else default
         parts.append(
             "default: " + ({True: "on", False: "off"}[shown] if isinstance(shown, bool) else str(shown))

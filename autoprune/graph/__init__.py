@@ -17,9 +17,10 @@ __all__ = ["ChannelGraph", "ChannelGroup", "analyze", "mask", "prune"]
 
 
 def analyze(model: nn.Module, example_inputs: Sequence[Any]) -> ChannelGraph:
-    """Finds the channel groups and the cost of ``model`` by running ``model(*example_inputs)`` once.
+    """Finds the channel groups and the cost of ``model`` from one forward pass, ``model(*example_inputs)``.
 
-    The model is run in eval mode and left as it was.
+    Further passes, of masked and pruned copies, check the groups. All run in eval mode, and the model is left
+    as it was.
 
     Args:
         model: any eager module; one compiled by `torch.nn.Module.compile` runs eagerly here.

@@ -38,7 +38,7 @@ IMAGES, SIZE, DETECTIONS, CLASSES, SCORED = 2000, 64, 100, 5, 32
 
 def main() -> None:
     """Measures this version, or both in a process each, and prints the table."""
-    given = arguments(__doc__)
+    given = arguments(__doc__, with_parts=False)
     if given.one:
         print(json.dumps(measure(given)))
         return

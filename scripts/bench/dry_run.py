@@ -46,7 +46,9 @@ def demo_search(folder: Path, threads: int | None, trials: int | None) -> Config
 
 def main() -> None:
     """Prints the estimate, and below it how far it was off."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, help="CPU threads; default: torch's own choice")
     parser.add_argument("--trials", type=int, help="default: the demo's")
     parser.add_argument("--cpu", action="store_true", help="CPU seconds of this process instead of the clock")

@@ -3,7 +3,7 @@ r"""Gate gradients: the time of an image, by gradients of the weights and by gat
 Without --data it is the demo's detector on generated images.
 
     python scripts/bench/gates.py --out runs/bench-gates
-    python scripts/bench/gates.py --data DATA --weights WEIGHTS --model retinanet_resnet18_fpn \\
+    python scripts/bench/gates.py --data DATA --weights WEIGHTS --model retinanet_resnet18_fpn \
         --model-arguments '{"min_size": 192, "max_size": 256}' --out runs/bench-gates
 
 A row for each way: how much faster it is, CPU seconds of an image, and the largest difference to the first,

@@ -258,7 +258,9 @@ def row(name: str, norm: str, tool: str, r: Mapping[str, Any]) -> str:
 
 def main() -> None:
     """Runs all cases and prints the ratios first, then the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
     parser.add_argument("--peer-python", default=sys.executable, help="interpreter that has the peers")
     parser.add_argument("--models", nargs="*", help="detectors; default: all of torchvision's")

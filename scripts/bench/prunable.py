@@ -161,7 +161,9 @@ def work(name: str) -> dict[str, Any]:
 
 def main() -> None:
     """Runs all detectors and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--detectors", nargs="*", help="default: all")
     parser.add_argument("--long", action="store_true", help="reasons in full")

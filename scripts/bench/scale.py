@@ -22,7 +22,9 @@ PARTS = ("ledger", "overhead", "workers", "kills", "nodes")
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("part", choices=PARTS)
     parser.add_argument("--trials", type=int, help="default: what the part's table is made with")
     parser.add_argument("--runs", type=int, default=20, help="kills: how many runs")

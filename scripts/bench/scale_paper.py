@@ -22,7 +22,7 @@ LEAST_SQUARES_S = 30.0  # assumed: solving all layers of one policy
 ELIMINATION_S = 300.0  # assumed: the eliminations of the criterion `obs`
 POINTS, POINT_S = 300, 5.0  # assumed: of sensitivity curves, 60 groups at 5 widths
 HARNESS_S = 0.018  # measured: `overhead` of scripts/bench/scale.py
-COCOEVAL_S = 0.82 / 5000  # measured: scripts/bench/evaluation.py, an image
+COCOEVAL_S = 0.62 / 5000  # measured: scripts/bench/evaluation.py, an image
 LOADING_S = 120.0  # assumed: reading the annotations, building the detector
 IMPORTANCE_IMAGES, RECONSTRUCT_IMAGES, PROBE_IMAGES = 128, 32, 32
 WARM_STARTS = 8
@@ -49,7 +49,9 @@ def costs(batch: int) -> TrialCosts:
 
 def main() -> None:
     """Prints the parts and their sum."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--gpus", type=int, default=8)
     parser.add_argument("--trials", type=int, default=64)
     parser.add_argument("--steps", type=int, default=500, help="of the second rung; the first has none")

@@ -47,12 +47,13 @@ from autoprune.training.batches import draw_batch
 
 CPU = torch.device("cpu")
 RATE = 1e-4
+PARTS = ("step", "decode", "waits", "loader")
 WAITS = ("item", "tolist", "cpu", "numpy", "nonzero", "__bool__", "__float__")
 
 
 def main() -> None:
     """Measures this version, or all of them in a process each, and prints the table."""
-    given = arguments(__doc__)
+    given = arguments()
     if given.one:
         print(json.dumps(measure(given)))
         return
@@ -80,7 +81,7 @@ def measure(given: argparse.Namespace) -> dict[str, float]:
     """All figures of the version that is imported."""
     torch.set_num_threads(given.threads)
     task = load_task(config_of(given))
-    parts = {"step": step_costs, "decode": slow_decoding, "waits": waits, "loader": loader}
+    parts = dict(zip(PARTS, (step_costs, slow_decoding, waits, loader), strict=True))
     return {row: value for name in given.parts.split(",") for row, value in parts[name](task, given).items()}
 
 
@@ -254,7 +255,7 @@ def _decode(work: tuple[Path, tuple[int, int]]) -> Any:
     return decode(*work)
 
 
-def arguments(description: str | None) -> argparse.Namespace:
+def arguments(description: str | None = __doc__, with_parts: bool = True) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -268,11 +269,15 @@ def arguments(description: str | None) -> argparse.Namespace:
     parser.add_argument("--cores", type=int, default=4, help="that decode")
     parser.add_argument("--step-ms", type=float, default=500.0)
     parser.add_argument("--decode-ms", type=float, default=100.0)
-    parser.add_argument("--parts", default="step,decode,waits,loader")
+    if with_parts:
+        parser.add_argument("--parts", default=",".join(PARTS), help="rows, separated by commas")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(seed=0, distill=0.0, clip_norm=1.0)
-    return parser.parse_args()
+    given = parser.parse_args()
+    if with_parts and (unknown := [name for name in given.parts.split(",") if name not in PARTS]):
+        parser.error(f"there is no part {unknown[0]}; choose {', '.join(PARTS)}")
+    return given
 
 
 if __name__ == "__main__":

@@ -276,7 +276,9 @@ def report(rows: dict[str, dict[str, Any]], reasons: bool) -> None:
 
 def main() -> None:
     """Runs all models and prints the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--models", nargs="*", help="names; default: all of torchvision's")
     parser.add_argument("--reasons", action="store_true", help="list for each model what is frozen, and why")

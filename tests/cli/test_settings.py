@@ -1,5 +1,6 @@
 """Options are the fields of `Config`: same names and defaults, flags over YAML, one-line refusals."""
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,30 @@ def test_help_shows_choices_and_defaults(autoprune: Run, settings: Run) -> None:
     assert "one of thompson, tpe, nsga2, gp, random, qmc; default: thompson" in text
     assert "none turns it off; one or more of tensorboard, mlflow; default: tensorboard" in text
     assert "default: runs/probe" in text
+
+
+def test_help_says_where_a_default_is_from_that_the_command_chooses(autoprune: Run) -> None:
+    """A recovery without flags takes the settings of its run, so no default of `Config` may be shown."""
+    assert all(
+        text.startswith("the run's")
+        for text in re.findall("default: ([^│]*)", flat(autoprune, "recover"))[1:]
+    )
+    assert "checked against" not in flat(autoprune, "recover")
+    shown = {
+        "doctor": ["default: none, so that the machine is checked"],
+        "export": ["default: that of the detector's run", "default: the run's", "default: the detector's"],
+        "inspect": ["default: that of the weights, or 91", "640x640 where it states none"],
+        "apply": ["default: none, for a policy holds no weights"],
+    }
+    for command, texts in shown.items():
+        text = flat(autoprune, command)
+        assert all(part in text for part in texts), text
+        assert "from the data" not in text
+
+
+def flat(autoprune: Run, command: str) -> str:
+    """The help of a command in one line, without the frames of its panels."""
+    return " ".join(re.sub("[│╭╮╰╯─]", " ", autoprune(command, "--help").out).split())
 
 
 NOTHING = "does nothing"
