@@ -16,7 +16,7 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
     """Runs the script in this process, which has imported torch already; returns what it prints."""
 
     def run(out: Path) -> str:
-        flags = ["--out", out, "--device", "cpu", "--model", "retinanet_resnet18_fpn", "--size", "64"]
+        flags = ["--out", out, "--device", "cpu", "--model", "retinanet_resnet34_fpn", "--size", "64"]
         flags += ["--images", "4", "--batch", "2", "--steps", "2", "--passes", "1", "--batches", "1,2"]
         monkeypatch.setattr(sys, "argv", [str(SCRIPT), *map(str, flags)])
         monkeypatch.syspath_prepend(SCRIPT.parent)
