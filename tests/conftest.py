@@ -1,6 +1,7 @@
 """What several folders share: a search of the demo detector in seconds, and trials that compute nothing."""
 
 import fcntl
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,15 @@ import pytest
 # Several processes run the tests; were each to use all cores, they would mostly wait for each other.
 # Set before torch is imported, and inherited by the commands that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection():
+    """Imports and assertion rewriting make millions of objects, of which none is garbage."""
+    gc.disable()
+
+
+def pytest_collection_finish():
+    gc.enable()
 
 
 def pytest_collection_modifyitems(items):

@@ -6,6 +6,7 @@ middle. The word FOLDER in the files stands for the folder that each test copies
 
 import csv
 import json
+import shutil
 import sys
 import warnings
 from pathlib import Path
@@ -36,8 +37,14 @@ EARLIER = Path(__file__).parent / "earlier_version"
 SIZE = (64, 64)
 
 
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """The data that the earlier version's files were made from."""
+    return make_shapes(tmp_path_factory.mktemp("shapes") / "data", seed=3, train=48, val=8, size=64)
+
+
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(data, tmp_path, monkeypatch):
     """All of the earlier version's files, with the data that they were made from."""
     monkeypatch.syspath_prepend(EARLIER)
     monkeypatch.setenv("AUTOPRUNE_TRUST", "earlier_detector:small_retinanet")
@@ -48,7 +55,7 @@ def folder(tmp_path, monkeypatch):
             content = file.read_bytes()
             is_text = file.suffix in (".yaml", ".journal", ".json", ".md", ".csv")
             copied.write_bytes(content.replace(b"FOLDER", str(tmp_path).encode()) if is_text else content)
-    make_shapes(tmp_path / "data", seed=3, train=48, val=8, size=64)
+    shutil.copytree(data, tmp_path / "data")
     yield tmp_path
     sys.modules.pop("earlier_detector", None)
 

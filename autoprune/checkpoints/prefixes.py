@@ -114,8 +114,11 @@ def tied_names(names: Mapping[str, str], model: Mapping[str, Tensor]) -> dict[st
     same: dict[tuple[object, ...], list[str]] = {}
     for name, full in names.items():
         tensor = model[full]
+        place: object = tensor.data_ptr()
+        if tensor.is_meta:  # which has no address
+            place = tensor.untyped_storage()._cdata, tensor.storage_offset()
         if tensor.numel():
-            same.setdefault((tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype), []).append(name)
+            same.setdefault((place, tensor.shape, tensor.stride(), tensor.dtype), []).append(name)
     return {name: [n for n in group if n != name] for group in same.values() if group[1:] for name in group}
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from autoprune.checkpoints.prefixes import State
 from autoprune.config import ModelSpec
-from autoprune.detectors.factories import build
+from autoprune.detectors.factories import outline
 from autoprune.errors import ModelError
 from autoprune.progress import show
 
@@ -26,7 +26,7 @@ class ClassAxis(NamedTuple):
 def class_axes(spec: ModelSpec, model: nn.Module) -> dict[str, tuple[ClassAxis, ...]]:
     """For each tensor whose shape depends on the number of classes, the axes that do."""
     with show(None):  # it was said before what `build` says
-        more = build(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
+        more = outline(spec.model_copy(update={"num_classes": spec.num_classes + 1})).state_dict()
     axes: dict[str, tuple[ClassAxis, ...]] = {}
     for name, tensor in model.state_dict().items():
         sizes = zip(tensor.shape, more[name].shape, strict=True) if name in more else ()

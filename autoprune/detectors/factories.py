@@ -87,6 +87,16 @@ def build(spec: ModelSpec, seed: int = 0, as_made: bool = False) -> nn.Module:
     return model if as_made else _set_norm(model, spec.norm)
 
 
+def outline(spec: ModelSpec, seed: int = 0) -> nn.Module:
+    """Builds a detector of which only the names, shapes and types of its tensors are read.
+
+    Those of `names` take no memory and no time for fresh weights, on the meta device; a user's factory and a
+    vendor may compute with values, and build as for `build`, whose arguments and errors these are.
+    """
+    with nullcontext() if ":" in spec.name else torch.device("meta"):
+        return build(spec, seed)
+
+
 def norm_of(model: nn.Module) -> NormKind:
     """``frozen`` where a detector has norms that do not train."""
     return "frozen" if any(map(is_frozen_norm, model.modules())) else "batch"
@@ -107,8 +117,8 @@ def with_tensors(tensors: Iterable[str], arguments: Mapping[str, Any]) -> list[s
     """
     wanted, fitting = _without_counters(tensors), []
     for name in names():
-        with suppress(ModelError), torch.device("meta"):  # no memory, no time for fresh weights
-            model = build(ModelSpec(name=name, arguments=dict(arguments), num_classes=2))
+        with suppress(ModelError):
+            model = outline(ModelSpec(name=name, arguments=dict(arguments), num_classes=2))
             if _without_counters(model.state_dict()) == wanted:
                 fitting.append(name)
     return fitting

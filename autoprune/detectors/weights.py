@@ -16,7 +16,7 @@ from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
 from autoprune.checkpoints.write import write_tensors
 from autoprune.config import ModelSpec
 from autoprune.detectors.class_heads import class_axes, head_classes, refuse_other_heads
-from autoprune.detectors.factories import build, norm_of, with_norm, with_tensors
+from autoprune.detectors.factories import build, norm_of, outline, with_norm, with_tensors
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.errors import ModelError
 from autoprune.fields import NormKind, is_vendor
@@ -93,7 +93,7 @@ def load_dense(
         norm = norm_of(model)
         spec = spec.model_copy(update={"norm": norm})
     else:
-        model = build(spec, seed)
+        model = build(spec, seed) if weights is None else outline(spec, seed)  # until classes are known
     if weights is None:
         return model.eval(), spec
     state = state_of(model, content, str(weights), weights_key)
@@ -103,8 +103,10 @@ def load_dense(
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
     heads = _heads(spec, model, state, str(weights))
     inferred = min(heads.values(), default=spec.num_classes)
-    if given_classes is None and inferred != spec.num_classes:
+    reshaped = given_classes is None and inferred != spec.num_classes
+    if reshaped:
         spec = spec.model_copy(update={"num_classes": inferred})
+    if reshaped or any(tensor.is_meta for tensor in model.parameters()):
         with show(None):  # it was said before what `build` says
             model = build(spec, seed)
     if given_classes is None or not fresh_head:

@@ -71,9 +71,9 @@ class Bench:
         weights = folder / "dense.safetensors"
         if not weights.exists():
             torch.manual_seed(0)
-            save_state(build(ModelSpec(name=MODEL, arguments=arguments, num_classes=6)), weights)
+            save_state(build(ModelSpec(name=options.model, arguments=arguments, num_classes=6)), weights)
         self.config = make_config(
-            model=MODEL,
+            model=options.model,
             model_arguments=arguments,
             weights=str(weights),
             data=data,
@@ -264,7 +264,7 @@ def main() -> None:
     bench = Bench(options)
     device = bench.task.device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    table = Table("measured", "result", "against", title=f"{MODEL} at {options.size} px on {name}")
+    table = Table("measured", "result", "against", title=f"{options.model} at {options.size} px on {name}")
     for part, work in (("train", measure_training), ("evaluate", measure_evaluation)):
         for row, figures in once(options.out / f"{part}.json", partial(work, bench)).items():
             table.add_row(
@@ -303,6 +303,7 @@ def arguments() -> argparse.Namespace:
         return [int(part) for part in text.split(",")]
 
     parser.add_argument("--out", type=Path, default=Path("runs/bench-gpu"))
+    parser.add_argument("--model", default=MODEL)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--size", type=int, default=800)
     parser.add_argument("--images", type=int, default=96, help="of each split")

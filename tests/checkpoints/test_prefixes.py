@@ -61,15 +61,16 @@ def test_a_tensor_with_and_without_a_wrapper_stays_two():
     assert set(CheckpointTensors({"a": ONE, "_orig_mod.a": TWO}).paths) == {"a", "_orig_mod.a"}
 
 
-def test_names_of_one_tensor():
-    shared = torch.rand(3)
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_names_of_one_tensor(device):
+    shared = torch.rand(3, device=device)
     model = {
         "a": shared,
-        "b": shared,
+        "b": shared.detach(),
         "c": shared.clone(),
         "d": shared[:2],
-        "e": torch.ones(0),
-        "f": torch.ones(0),
+        "e": torch.ones(0, device=device),
+        "f": torch.ones(0, device=device),
     }
     assert tied_names({name: name for name in model}, model) == {"a": ["b"], "b": ["a"]}
 

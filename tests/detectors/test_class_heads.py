@@ -1,9 +1,12 @@
 """Class heads whose shapes say nothing, or two things, about the number of classes."""
 
+import functools
+
 import pytest
 import torch
 
 from autoprune import detectors
+from autoprune.detectors.resnets import OWN, resnet_detector
 from autoprune.errors import ModelError
 
 from .conftest import SMALL, one_line, small
@@ -50,6 +53,21 @@ def test_a_fresh_head_can_be_refused(tmp_path):
         load(tmp_path, state, 7, fresh_head=False)
     _, spec = load(tmp_path, state, 4, fresh_head=False)
     assert spec.num_classes == 4
+
+
+@pytest.mark.parametrize(("classes", "norm"), [(None, "auto"), (7, "frozen")])
+def test_only_one_of_the_detectors_that_are_built_has_values(tmp_path, monkeypatch, classes, norm):
+    made = []
+
+    @functools.wraps(OWN["retinanet_resnet18_fpn"])
+    def builder(**arguments):
+        made.append(resnet_detector(18, "retinanet", **arguments))
+        return made[-1]
+
+    state = small().state_dict()
+    monkeypatch.setitem(OWN, "retinanet_resnet18_fpn", builder)
+    model, _ = load(tmp_path, state, classes, norm=norm)
+    assert [one is model for one in made if not next(one.parameters()).is_meta] == [True]
 
 
 @pytest.mark.parametrize("content", [None, [], "text", {}])

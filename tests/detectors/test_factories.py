@@ -10,6 +10,7 @@ from torchvision.models import detection
 
 from autoprune import detectors, progress
 from autoprune.config import ModelSpec
+from autoprune.detectors.factories import outline
 from autoprune.errors import ModelError
 from autoprune.graph import analyze
 
@@ -110,6 +111,17 @@ def test_both_kinds_of_norm_have_the_same_groups_and_gflops(name):
         )
         assert one == two
     assert first.gflops() == second.gflops()
+
+
+@pytest.mark.parametrize("name", ["ssdlite320_mobilenet_v3_large", "retinanet_resnet18_fpn"])
+@pytest.mark.parametrize("norm", ["batch", "frozen"])
+def test_an_outline_has_the_tensors_of_the_detector_without_their_values(name, norm):
+    spec = ModelSpec(name=name, num_classes=3, norm=norm)
+    state, built = outline(spec).state_dict(), detectors.build(spec).state_dict()
+    assert all(tensor.is_meta for tensor in state.values())
+    assert {n: (t.shape, t.dtype) for n, t in state.items()} == {
+        n: (t.shape, t.dtype) for n, t in built.items()
+    }
 
 
 # a user's factory

@@ -49,6 +49,10 @@ def machine(network, fake_seconds, monkeypatch, tmp_path):
     return made
 
 
+# Files and caches do not depend on the detector, and to prune this one takes a third of the time.
+of_one_detector = pytest.mark.parametrize("network", ["retinanet_resnet18_fpn"], indirect=True)
+
+
 def fit(network, file, begun=False, setup=SETUP):
     return fit_model(network.model, network.graph, network.space, setup, file, begun)
 
@@ -61,6 +65,7 @@ def test_the_model_predicts_the_networks_it_was_fitted_to(network, machine, tmp_
     assert model.mean_error < 0.02
 
 
+@of_one_detector
 def test_it_is_measured_once_for_a_run_and_for_all_that_share_the_cache(network, machine, tmp_path):
     first = fit(network, tmp_path / "first.json")
     again, other = fit(network, tmp_path / "first.json"), fit(network, tmp_path / "other.json")
@@ -71,6 +76,7 @@ def test_it_is_measured_once_for_a_run_and_for_all_that_share_the_cache(network,
     )
 
 
+@of_one_detector
 def test_another_setup_is_measured_again_and_refused_for_a_run_that_has_begun(network, machine, tmp_path):
     fit(network, tmp_path / "run.json")
     elsewhere = LatencySetup("torch", torch.device("cpu"), 3, (64, 64))
@@ -80,6 +86,7 @@ def test_another_setup_is_measured_again_and_refused_for_a_run_that_has_begun(ne
     assert machine.tables == 2
 
 
+@of_one_detector
 def test_what_a_busy_machine_measured_is_kept_for_this_run_alone(network, machine, tmp_path):
     machine.disturbance = 1.0
     assert fit(network, tmp_path / "run.json").mean_error > 0.15

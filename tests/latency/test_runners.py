@@ -48,6 +48,8 @@ def test_stages_in_torch(one_stage):
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in one_stage.modules())
 
 
+# What the file of each detector computes is tested by the contract of the runtimes.
+@pytest.mark.parametrize("one_stage", ["retinanet"], indirect=True)
 def test_stages_in_a_file(one_stage, tmp_path, monkeypatch):
     pytest.importorskip("onnxruntime", reason="the extra `onnx` is not installed")
     clock = Clock()

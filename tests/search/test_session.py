@@ -121,7 +121,7 @@ def test_the_dense_detector_is_measured_once(demo_settings, tmp_path, monkeypatc
         return measured[-1]
 
     monkeypatch.setattr(session, "evaluate", counted)
-    settings = {**demo_settings, "rungs": (0,), "out": tmp_path / "run"}
+    settings = {**demo_settings, "criterion": "l2", "rungs": (0,), "out": tmp_path / "run"}
     for trials in (1, 2):
         result = search({**settings, "trials": trials})
     assert [each.map for each in measured] == [result.dense["map"]]
@@ -139,7 +139,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_next_is_run(demo_setting
 
     calls: list[int] = []
     monkeypatch.setattr(PolicyEvaluator, "_recover", nan_in_the_second_trial)
-    result = search({**demo_settings, "out": tmp_path / "run", "trials": 3})
+    result = search({**demo_settings, "criterion": "l2", "out": tmp_path / "run", "trials": 3})
     assert [r.state for r in result.records] == ["complete", "failed", "complete"]
     assert [r.reason for r in result.failed] == ["the loss is not finite at step 1"]
     assert 1 not in [point.trial for point in result.front]
@@ -153,7 +153,7 @@ def test_if_all_trials_fail_the_search_says_so_and_stops(demo_settings, tmp_path
     with pytest.raises(
         TrainingError, match="every trial failed at rung 0, the first of them, trial 0: the loss"
     ):
-        search({**demo_settings, "out": tmp_path / "run", "trials": 50})
+        search({**demo_settings, "criterion": "l2", "out": tmp_path / "run", "trials": 50})
     assert len(load_result(tmp_path / "run").failed) == session.FAILURES_TO_STOP
 
 
@@ -171,7 +171,7 @@ def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(demo_set
     with pytest.raises(
         TrainingError, match="failed at rung 1, the first of them, trial 0: out of memory, time 1"
     ):
-        search({**demo_settings, "out": tmp_path / "run", "trials": 50})
+        search({**demo_settings, "criterion": "l2", "out": tmp_path / "run", "trials": 50})
     assert calls == [0, 1] * 5
 
 
