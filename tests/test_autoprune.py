@@ -78,7 +78,7 @@ def test_completion_shows_the_public_names():
 
 
 def test_search_says_how_it_is_called():
-    assert list(inspect.signature(autoprune.search).parameters) == ["config"]
+    assert list(inspect.signature(autoprune.search).parameters) == ["config", "accept_data_change"]
     assert "autoprune.search(config)" in pydoc.render_doc(autoprune.search)
 
 

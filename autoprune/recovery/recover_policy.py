@@ -172,7 +172,7 @@ class _Begun(NamedTuple):
 
     Attributes:
         start_id: by what the checkpoint knows the weights before the training; see `train`.
-        learning_rate: that of the training; ``None`` where it is to be chosen.
+        learning_rate: that of the training so far; ``None`` where there is none.
     """
 
     start_id: str | None
@@ -191,11 +191,10 @@ def _begun(checkpoint: Path, identity: Mapping[str, Any]) -> _Begun:
         RunError: the checkpoint can't be read.
     """
     start_id = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
-    recorded = recorded_run(checkpoint)
-    if not recorded and not identity["regrow_rounds"]:
-        return _Begun(start_id, None)
-    same = recorded.get("start weights") == start_id
-    return _Begun(start_id, recorded["learning_rate"]) if same else _Begun(None, None)
+    if not (recorded := recorded_run(checkpoint)):
+        return _Begun(None if identity["regrow_rounds"] else start_id, None)
+    known = recorded.get("start weights") == start_id
+    return _Begun(start_id if known else None, recorded.get("learning_rate"))
 
 
 def _dense_entry(full_size: PruningTask, scores: Metrics | None) -> dict[str, Any] | None:
@@ -210,15 +209,15 @@ def _measure_start(
     full_size: PruningTask,
     start: nn.Module,
     measure_dense: Callable[[], Metrics] | None,
-    rate: float | None,
+    begun_rate: float | None,
 ) -> tuple[Metrics, float | None, float]:
     """The scores before the training, the dense mAP where it is known, and the learning rate.
 
-    Where ``rate`` is ``None`` and the settings give none, it follows from what was lost against the dense
-    detector at the policy's own input size, and from what that lost by the size.
+    Where neither the settings nor a training that was begun has a rate, it follows from what was lost against
+    the dense detector at the policy's own input size, and from what that lost by the size.
     """
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
-    before, rate = score(start, task.val), rate or task.config.learning_rate
+    before, rate = score(start, task.val), task.config.learning_rate or begun_rate
     if measure_dense is None and rate is None:
         measure_dense = partial(score, full_size.model, full_size.val)
     dense_map = None if measure_dense is None else measure_dense().map
