@@ -29,14 +29,21 @@ def scoped(value: int) -> Iterator[None]:
 
     python_state, numpy_state = random.getstate(), np.random.get_state()
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        random.seed(value)
-        np.random.seed(value)
-        torch.manual_seed(value)
+        seed_all(value)
         try:
             yield
         finally:
             random.setstate(python_state)
             np.random.set_state(numpy_state)
+
+
+def seed_all(value: int) -> None:
+    """Seeds python, numpy and torch until the block of `scoped` around it ends."""
+    import torch  # as above
+
+    random.seed(value)
+    np.random.seed(value)
+    torch.manual_seed(value)
 
 
 def random_subset(size: int, count: int, value: int) -> list[int]:

@@ -1,14 +1,17 @@
 """The public API: names load on first use, and `autoprune.search` is a function and a folder at once."""
 
+import ast
 import copy
 import importlib
 import inspect
 import multiprocessing
 import pickle
 import pydoc
+import re
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -75,7 +78,7 @@ def test_completion_shows_the_public_names():
 
 
 def test_search_says_how_it_is_called():
-    assert list(inspect.signature(autoprune.search).parameters) == ["config"]
+    assert list(inspect.signature(autoprune.search).parameters) == ["config", "accept_data_change"]
     assert "autoprune.search(config)" in pydoc.render_doc(autoprune.search)
 
 
@@ -155,3 +158,27 @@ def test_a_width_may_be_any_kind_of_whole_number(kind):
 def test_a_width_that_is_no_whole_number_is_one_line(width):
     with pytest.raises(AutopruneError, match=r"^group `0`: a width is a whole number, not [^\n]*$"):
         GRAPH.gflops({"0": width})
+
+
+def documented_calls():
+    """The calls in the table of docs/python-api.md, as syntax trees."""
+    lines = (Path(__file__).parent.parent / "docs" / "python-api.md").read_text(encoding="utf-8").splitlines()
+    cells = [line.split("|")[1] for line in lines if line.startswith("| `autoprune.")]
+    return [ast.parse(re.search("`([^`]+)`", cell)[1], mode="eval").body for cell in cells]
+
+
+@pytest.mark.parametrize("call", documented_calls(), ids=ast.unparse)
+def test_the_calls_of_the_documentation_have_the_arguments_of_the_functions(call):
+    module, _, names = ast.unparse(call.func).partition(".")
+    function = importlib.import_module(module)
+    for name in names.split("."):
+        function = getattr(function, name, None) or importlib.import_module(f"{function.__name__}.{name}")
+    inspect.signature(function).bind(*call.args, **{each.arg: each.value for each in call.keywords})
+
+
+def test_search_passes_all_it_is_given_to_the_pipeline(monkeypatch):
+    pipeline, calls = importlib.import_module("autoprune.search.pipeline"), []
+    monkeypatch.setattr(pipeline, "search", lambda *given: calls.append(given))
+    autoprune.search({"out": "x"})
+    autoprune.search({"out": "x"}, accept_data_change=True)
+    assert calls == [({"out": "x"}, False), ({"out": "x"}, True)]

@@ -18,7 +18,7 @@ from autoprune.run.names import FRONT_PICTURE, POLICY_FILE, REPORT_FILE, SPACE_F
 
 if TYPE_CHECKING:
     from autoprune.cli.demo_comparison import Compared
-    from autoprune.recovery.recover_policy import Recovered
+    from autoprune.recovery.finished import Recovered
     from autoprune.report.tables import Entry
     from autoprune.run.results import SearchResult
 

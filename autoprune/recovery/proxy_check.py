@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from pydantic import TypeAdapter
 
+from autoprune.data.rivals import RACED
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.progress import say
@@ -19,6 +20,7 @@ from autoprune.run.documents import Document
 from autoprune.run.results import load_result
 from autoprune.study.records import Record
 from autoprune.study.rungs import FALLBACK_METRICS
+from autoprune.study.trials import Metrics
 
 LEAST = 4  # trials; ranks of fewer mean nothing
 TRUSTED, ROUGH = 0.8, 0.5  # least rank correlation of proxies to trust, and to trust roughly
@@ -155,6 +157,8 @@ def compare(
 ) -> tuple[Agreement, ...]:
     """The agreement of each rung's scores with the recovered mAP, over the trials that have them.
 
+    A trial that lost a race at a rung has none there: its mAP is an estimate from a part of the images.
+
     Args:
         records: N trials.
         recovered: [N], their mAP after recovery.
@@ -166,7 +170,7 @@ def compare(
             pairs = [
                 (record.rungs[rung][score], value)
                 for record, value in zip(records, recovered, strict=True)
-                if rung < len(record.rungs) and math.isfinite(record.rungs[rung].get(score, math.nan))
+                if rung < len(record.rungs) and _is_measured(record.rungs[rung], score)
             ]
             if len(pairs) >= 2:
                 scores = np.array([pair[0] for pair in pairs]) * (1 if score == "map" else -1)
@@ -174,6 +178,10 @@ def compare(
                 estimates = (estimate(statistic, scores, values) for statistic in (spearman, kendall))
                 agreements.append(Agreement(rung, done, score, len(pairs), *estimates))
     return tuple(agreements)
+
+
+def _is_measured(metrics: Metrics, score: str) -> bool:
+    return RACED not in metrics and math.isfinite(metrics.get(score, math.nan))
 
 
 def verdict(top: Agreement) -> str:

@@ -14,7 +14,8 @@ from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.progress import command_line, say
 from autoprune.ranges import to_ranges
-from autoprune.recovery.recover_policy import Recovered, recover_policy
+from autoprune.recovery.finished import Recovered
+from autoprune.recovery.recover_policy import recover_policy
 from autoprune.run.directory import RunDirectory
 from autoprune.run.origin import SCORING, check_origin, check_settings
 from autoprune.run.results import SearchResult, load_result

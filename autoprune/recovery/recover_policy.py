@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -11,11 +11,10 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from autoprune.config import MAY_CHANGE, DataPaths
+from autoprune.config import DataPaths
 from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.samples import save_samples
-from autoprune.detectors import load_state
-from autoprune.errors import ConfigError, InputError, RunError
+from autoprune.errors import ConfigError
 from autoprune.export import save_detector
 from autoprune.export.card import add_latencies, write_card
 from autoprune.files import write_text
@@ -23,12 +22,12 @@ from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
 from autoprune.latency.networks import measure_networks
-from autoprune.policy import Policy, hash_weights
+from autoprune.policy import hash_weights
 from autoprune.progress import say
 from autoprune.recovery.expect import Pair, expecting, say_expected
+from autoprune.recovery.finished import Recovered, identify, read_finished
 from autoprune.recovery.regrow import regrow
 from autoprune.run import names
-from autoprune.run.documents import METRICS
 from autoprune.run.lock import locked
 from autoprune.seeding import seed as derive
 from autoprune.space.space import Space
@@ -36,31 +35,9 @@ from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.training_start import make_teacher, reinitialize
 from autoprune.training import TrainSettings, distributed, train
-from autoprune.training.settings import EARLIER
+from autoprune.training.checkpoint import recorded_run
 
 LATENCY_PASSES = 10
-UNRECORDED = ("training data", "validation data")  # in the folders of version 0.1.0
-
-
-@dataclass(frozen=True)
-class Recovered:
-    """One recovered detector.
-
-    Attributes:
-        folder: holds `policy.yaml`, `model.safetensors` and `metrics.json`, with the loss of each step
-            (`losses.csv`) and detections in a few images (`samples.json`); `autoprune.load` reads it.
-        policy: what is kept, with the recovered detector's metrics.
-        metrics: what `metrics.json` holds.
-    """
-
-    folder: Path
-    policy: Policy
-    metrics: Mapping[str, Any]
-
-    @property
-    def map(self) -> float:
-        """MAP on the validation split, a fraction."""
-        return float(self.metrics["metrics"]["map"])
 
 
 class Better(NamedTuple):
@@ -131,15 +108,26 @@ def recover_policy(
         if task.config.regrow_rounds:
             keep = _regrow(task, space, keep, label)
         start = reinitialize(task, prune(task.model, task.graph, keep), keep, settings.seed).to(task.device)
-        before, dense_map, rate = _measure_start(task, full_size, start, measure_dense)
         checkpoint = folder / names.RECOVERY_CHECKPOINT_FILE
+        begun = _begun(checkpoint, identity)
+        before, dense_map, rate = _measure_start(task, full_size, start, measure_dense, begun.learning_rate)
         teacher = make_teacher(task, keep, importance)
         settings = replace(settings, learning_rate=rate)
         watch = None
         if full_size is task and dense_map is not None:
             tell = partial(say_expected, label, settings)
             watch = expecting(task, start, Pair(dense_map, before.map), settings, tell)
-        result = train(start, task.train, settings, task.device, teacher, checkpoint, label, watch)
+        result = train(
+            start,
+            task.train,
+            settings,
+            task.device,
+            teacher,
+            checkpoint,
+            label,
+            watch,
+            start_id=begun.start_id,
+        )
         trained = time.perf_counter()
         if distributed.rank() > 0:
             return _read_from_first_rank(folder, identity)
@@ -171,76 +159,42 @@ def recover_policy(
         return recovered
 
 
-def identify(task: PruningTask, settings: TrainSettings, keep: Mapping[str, Sequence[int]]) -> dict[str, Any]:
-    """All that a recovery depends on; a folder made with other values is not reused."""
-    config = task.config
-    return {
-        **asdict(settings),
-        "learning_rate": config.learning_rate,  # None where it is chosen
-        "norm": task.spec.norm,
-        "regrow_rounds": config.regrow_rounds,
-        "distill_weighting": config.distill_weighting,
-        **({"distill_head": True} if config.distill_head else {}),  # version 0.1.0 did not
-        "reconstruct_images": config.reconstruct_images,
-        "recalibration_images": config.recalibration_images,
-        "dense_weights": task.weights_sha256,
-        **task.data_identity,
-        "policy": sha256(json.dumps(keep, sort_keys=True).encode()).hexdigest(),
-        **({} if task.resize is None else {"resize": task.resize.to_dict()}),
-    }
-
-
-def read_finished(folder: Path, identity: Mapping[str, Any], label: str = "recovery") -> Recovered | None:
-    """The result of an earlier call with the same identity; ``None`` where there is none.
-
-    Also ``None``, with a line that says so, where the policy or the weights are missing or damaged: then
-    nothing is lost by another recovery.
-
-    Raises:
-        RunError: the earlier call had another identity.
-    """
-    file = folder / names.METRICS_FILE
-    if not file.is_file():
-        return None
-    metrics = METRICS.read(file)
-    settings = {**EARLIER, **metrics["settings"]}
-    differing = [name for name in identity if settings.get(name) != identity[name]]
-    differing = [name for name in differing if name in settings or name not in UNRECORDED]
-    if differing:
-        name = differing[0]
-        # not all settings can be given again: a search refuses others than its own
-        again = f"give --{name} {settings.get(name)}, or " if name in MAY_CHANGE else ""
-        raise RunError(
-            f"{folder} was recovered with other settings: {name} was {settings.get(name)}, now "
-            f"{identity[name]}; {again}delete the folder to recover it again"
-        )
-    if (problem := _damage(folder, metrics)) is not None:
-        say(f"{label}: {problem}; it is recovered again")
-        return None
-    return Recovered(folder, Policy.load(folder / names.POLICY_FILE), metrics)
-
-
-def _damage(folder: Path, metrics: Mapping[str, Any]) -> str | None:
-    """What is wrong with the detector of a finished recovery; version 0.1.0 wrote no hash of its weights."""
-    for name in (names.POLICY_FILE, names.WEIGHTS_FILE):
-        if not (folder / name).is_file():
-            return f"{folder / name} is missing"
-    try:
-        Policy.load(folder / names.POLICY_FILE)
-        weights = hash_weights(load_state(folder / names.WEIGHTS_FILE))
-    except InputError as error:
-        return str(error).partition(";")[0]
-    if metrics.get("model_sha256", weights) != weights:
-        return f"{folder / names.WEIGHTS_FILE} holds other weights than those that were recovered"
-    return None
-
-
 def _read_from_first_rank(folder: Path, identity: Mapping[str, Any]) -> Recovered:
     """What the first process of `torchrun` wrote."""
     distributed.barrier()
     finished = read_finished(folder, identity)
     assert finished is not None
     return finished
+
+
+class _Begun(NamedTuple):
+    """What a recovery takes from the checkpoint that it resumes from, if there is one.
+
+    Attributes:
+        start_id: by what the checkpoint knows the weights before the training; see `train`.
+        learning_rate: that of the training so far; ``None`` where there is none.
+    """
+
+    start_id: str | None
+    learning_rate: float | None
+
+
+def _begun(checkpoint: Path, identity: Mapping[str, Any]) -> _Begun:
+    """Tells a training that was begun from the same policy, data and settings, on whatever machine.
+
+    Reconstruction and mAP differ in the last digits between machines, and between numbers of threads; so the
+    weights before the training are known by what they are made from, and the learning rate stays. Regrowth
+    may choose other channels, and checkpoints of earlier versions hold a hash of the weights: both resume
+    where the weights are the same.
+
+    Raises:
+        RunError: the checkpoint can't be read.
+    """
+    start_id = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+    if not (recorded := recorded_run(checkpoint)):
+        return _Begun(None if identity["regrow_rounds"] else start_id, None)
+    known = recorded.get("start weights") == start_id
+    return _Begun(start_id if known else None, recorded.get("learning_rate"))
 
 
 def _dense_entry(full_size: PruningTask, scores: Metrics | None) -> dict[str, Any] | None:
@@ -255,14 +209,15 @@ def _measure_start(
     full_size: PruningTask,
     start: nn.Module,
     measure_dense: Callable[[], Metrics] | None,
+    begun_rate: float | None,
 ) -> tuple[Metrics, float | None, float]:
     """The scores before the training, the dense mAP where it is known, and the learning rate.
 
-    The rate follows from what was lost against the dense detector at the policy's own input size, and from
-    what that lost by the size.
+    Where neither the settings nor a training that was begun has a rate, it follows from what was lost against
+    the dense detector at the policy's own input size, and from what that lost by the size.
     """
     score = partial(evaluate, device=task.device, batch_size=task.config.batch_size)
-    before, rate = score(start, task.val), task.config.learning_rate
+    before, rate = score(start, task.val), task.config.learning_rate or begun_rate
     if measure_dense is None and rate is None:
         measure_dense = partial(score, full_size.model, full_size.val)
     dense_map = None if measure_dense is None else measure_dense().map

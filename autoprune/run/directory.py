@@ -4,6 +4,7 @@ import csv
 import errno
 import io
 import os
+import stat
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -149,7 +150,7 @@ class RunDirectory:
 
     def megabytes(self) -> float:
         """Size of the directory on disk, in MB."""
-        return sum(file.stat().st_size for file in self.path.rglob("*") if file.is_file()) / 1e6
+        return sum(map(_size, self.path.rglob("*"))) / 1e6
 
     # who may write
 
@@ -198,6 +199,15 @@ class RunDirectory:
         for path in self.policies.glob("trial-*.yaml"):
             if path not in current:
                 path.unlink()
+
+
+def _size(path: Path) -> int:
+    """Bytes of a file; none of a folder, or of what another process has removed meanwhile."""
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _refuse_missing_source(run: Path, began: str, now: str) -> None:

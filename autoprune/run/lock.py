@@ -57,7 +57,7 @@ def _acquire(file: Path) -> int:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Between open and flock its last owner may have removed the file: then try again.
-            if file.exists() and os.path.samestat(os.fstat(handle), file.stat()):
+            if _is_at(handle, file):
                 owner = {"host": socket.gethostname(), "pid": os.getpid()}
                 os.ftruncate(handle, 0)
                 os.write(handle, json.dumps(owner).encode())
@@ -66,6 +66,14 @@ def _acquire(file: Path) -> int:
             os.close(handle)
             raise
         os.close(handle)
+
+
+def _is_at(handle: int, file: Path) -> bool:
+    """Whether a path still leads to the file that a descriptor is of."""
+    try:
+        return os.path.samestat(os.fstat(handle), file.stat())
+    except FileNotFoundError:
+        return False
 
 
 def _owner(file: Path) -> str:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 
 class _CallablePackage(ModuleType):
-    def __call__(self, config: "Config | Mapping[str, Any] | str | Path") -> "SearchResult":
+    def __call__(
+        self, config: "Config | Mapping[str, Any] | str | Path", accept_data_change: bool = False
+    ) -> "SearchResult":
         """See `autoprune.search.pipeline.search`."""
         from autoprune.search.pipeline import search
 
-        return search(config)
+        return search(config, accept_data_change)
 
     def __reduce__(self) -> tuple[Any, ...]:  # modules are not pickled; other processes find it by its name
         return import_module, (self.__name__,)

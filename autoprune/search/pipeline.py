@@ -1,7 +1,7 @@
 """A whole search: settings in, a run directory and its front out. The same call resumes a run."""
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -31,7 +31,7 @@ from autoprune.space.derive import REACH, derive_space
 from autoprune.space.file import SpaceFile
 from autoprune.space.render import save_space
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import check_storage, shown
+from autoprune.study.storage import check_storage, shown, storage_failures
 from autoprune.study.trials import LedgerSettings
 from autoprune.task.checks import trained_on
 from autoprune.task.detection_precision import NOTE as DETECTION_NOTE
@@ -45,7 +45,8 @@ __all__ = ["SearchResult", "search"]
 
 ROOM = 0.75  # a space whose smallest policy uses this fraction of a budget leaves a choice within it
 SHOWN = 5  # classes that are named in a line
-MACHINE = ("device", "threads", "image_cache_gib", "strict", "evaluator")  # of this call, not of the run
+# of this call, not of the run, as `config.yaml` has them
+HERE = ("data", "weights", "weights_key", "device", "threads", "image_cache_gib", "strict", "evaluator")
 VERSIONED = ("torch", "torchvision", "optuna", "ray", "numpy", "pycocotools", "hotcoco")
 
 
@@ -66,7 +67,8 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
         ModelError: the detector can't be built, or the weights are another architecture's.
         BudgetError: no policy of the space meets the budget.
         RunError: the run directory is of another configuration, of other data or in use, its study is lost,
-            the storage or the cluster can't be reached, a file can't be read or written, or the disk is full.
+            the storage or the cluster can't be reached or is lost, a file can't be read or written, or the
+            disk is full.
         TrainingError: trial after trial failed.
         KeyboardInterrupt: stopped by Ctrl-C or SIGTERM, after the finished trials were written.
     """
@@ -74,7 +76,7 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
     config, run, file = check(config)
     ENGINES[config.engine].check(cluster_of(config))
     check_storage(config.storage)  # last, for it may make a database
-    with signals_interrupt(), run.locked():
+    with signals_interrupt(), run.locked(), storage_failures(config.storage):
         with _before_it_began(run):
             run.repair_journal()
             session, latency = _prepare(config, run, file, wall_time, accept_data_change)
@@ -82,8 +84,8 @@ def search(config: Config | Mapping[str, Any] | str | Path, accept_data_change: 
         for pixels, model in latency.items():
             say_prediction_error(model, result, pixels if len(latency) > 1 else None)
     if config.check_proxies:
-        machine = {name: getattr(config, name) for name in MACHINE}
-        check_proxies(run.path, config.check_proxies, steps=config.steps, **machine)
+        here = {name: getattr(config, name) for name in HERE}
+        check_proxies(run.path, config.check_proxies, steps=config.steps, **here)
     return result
 
 
@@ -116,16 +118,22 @@ def _prepare(
     run.write_config(config, {**_versions(task), "detection": detection.line})
     if not run.space_file.exists():
         save_space(run.space_file, file, task.graph, ranking)
-    ledger = _open_ledger(config, run, plan, task.data_identity if accept_data_change else ())
-    if ledger.notes.get("data") != task.data_counts:
-        ledger.note("data", task.data_counts)
-    if SETTINGS_NOTE not in ledger.notes:
-        ledger.note(SETTINGS_NOTE, settings_to_note(run.config()))
-    if DETECTION_NOTE not in ledger.notes:
-        ledger.note(DETECTION_NOTE, asdict(detection))
-    if len(ledger.finished()) < config.trials and (line := plan.only_warm_starts(config.trials)) is not None:
-        say(line)
-    return Session(task.config, run, evaluator, ledger, wall_time), latency
+    # without notes the run has no study yet: one of its name in a database is not its own
+    ledger = _open_ledger(config, run, plan, task.data_identity if accept_data_change and notes else ())
+    with ExitStack() as opened:
+        opened.callback(ledger.release)
+        if ledger.notes.get("data") != task.data_counts:
+            ledger.note("data", task.data_counts)
+        if SETTINGS_NOTE not in ledger.notes:
+            ledger.note(SETTINGS_NOTE, settings_to_note(run.config()))
+        if DETECTION_NOTE not in ledger.notes:
+            ledger.note(DETECTION_NOTE, asdict(detection))
+        few = len(ledger.finished()) < config.trials
+        if few and (line := plan.only_warm_starts(config.trials)) is not None:
+            say(line)
+        session = Session(task.config, run, evaluator, ledger, wall_time)
+        opened.pop_all()  # `Session.run` releases the ledger
+    return session, latency
 
 
 def derived_space(task: PruningTask, ranking: Importance) -> SpaceFile:

@@ -1,5 +1,6 @@
 """One driver's work on a run: measure the dense detector, run trials, write the front after each."""
 
+from contextlib import ExitStack
 from functools import partial
 
 from autoprune.config import Config
@@ -87,9 +88,10 @@ class Session:
                 f"{self.directory.path}; the same command resumes the search"
             ) from None
         finally:
-            for tracker in self._trackers:
-                tracker.close()
-            self.ledger.release()
+            with ExitStack() as ends:  # each, whatever the others raise
+                ends.callback(self.ledger.release)
+                for tracker in self._trackers:
+                    ends.callback(tracker.close)
 
     def _already(self) -> str:
         """One line: how many trials earlier sessions finished, and whether any are left to do."""

@@ -2,9 +2,11 @@
 
 import logging
 import os
+import socket
 import time
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -48,26 +50,40 @@ class TensorBoard:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                from tensorboardX import SummaryWriter
+                from tensorboardX import RecordWriter
+                from tensorboardX.proto.event_pb2 import Event
+                from tensorboardX.summary import scalar
             except ImportError as missing:
                 raise ConfigError(
                     "--track tensorboard needs tensorboardX: pip install tensorboardX"
                 ) from missing
-            self._folder = folder
-            self._writer = SummaryWriter(str(folder), write_to_disk=True)
+        # Not its SummaryWriter, whose thread dies of a full disk: the search would wait for it for ever.
+        self._folder, self._event, self._scalar = folder, Event, scalar
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
+        self._records = RecordWriter(str(folder / name))
+        self._write(file_version="brain.Event:2")
 
     def log(self, values: Mapping[str, float], step: int) -> None:
-        """Adds a point to each scalar's curve."""
+        """Adds a point to each scalar's curve.
+
+        Raises:
+            RunError: the disk is full, or the folder can't be written.
+        """
         try:
             for name, value in values.items():
-                self._writer.add_scalar(name, value, step)
-            self._writer.flush()
+                self._write(step=step, summary=self._scalar(name, value))
+            self._records.flush()
         except OSError as error:
             raise unwritable(self._folder, error) from error
 
     def close(self) -> None:
-        """Closes the event file."""
-        self._writer.close()
+        """Closes the event file; what it holds was written by `log`, which says what could not be."""
+        with suppress(OSError):
+            self._records.close()
+
+    def _write(self, **fields: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **fields).SerializeToString())
 
 
 class MLflow:
@@ -180,7 +196,10 @@ def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]
         "tensorboard": lambda: TensorBoard(folder / TENSORBOARD_FOLDER),
         "mlflow": mlflow,
     }
-    return [makers[name]() for name in config.track]
+    with ExitStack() as opened:
+        trackers = [opened.enter_context(closing(makers[name]())) for name in config.track]
+        opened.pop_all()  # all are open: the caller closes them
+        return trackers
 
 
 def values_of(record: Record, best: float | None, done: int) -> dict[str, float]:

@@ -8,6 +8,7 @@ told from it, by the paired error of the images and the seed variance of both. W
 is each leader.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 from autoprune.study.compare import is_worse
@@ -27,16 +28,17 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
     Args:
         records: all trials of the study; none that counts is running.
         objectives: what the front is of.
-        most: repeats, those already begun among them.
+        most: repeats for each budget, those already begun among them. A run that was extended may make as
+            many again: those before its last trial don't count.
     """
     repeated = {record.repeat_of for record in records if record.repeat_of is not None}
-    if len(repeated) >= most:
-        return None
     complete = [record for record in records if record.counts and record.state == "complete"]
+    last = max((record.number for record in records if record.counts), default=-1)
+    begun = Counter(r.budget for r in records if r.repeat_of is not None and r.number > last)
     points = [objective_values(record.metrics, record.budget, objectives) for record in complete]
     leaders = [complete[index] for index in front(points, directions(objectives))]
     could_lead = [each for leader in leaders for each in _could_lead(leader, complete)]
-    once = [record for record in could_lead if record.number not in repeated]
+    once = [each for each in could_lead if each.number not in repeated and begun[each.budget] < most]
     return max(once, key=lambda record: (record.metrics["map"], -record.number), default=None)
 
 

@@ -5,6 +5,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import optuna
@@ -66,4 +67,7 @@ class Lease:
 
     def _renew(self) -> None:
         while not self._ended.wait(BEAT_S):
-            self._beat()
+            # A database may be away for a while, in which the driver itself has nothing to write. Where it
+            # stays away, the driver's next write says so.
+            with suppress(Exception):
+                self._beat()

@@ -62,10 +62,14 @@ class Ledger:
         self._directions = directions(settings.objectives)
         self._store = TrialStore(storage, name, plan, settings.objectives, accepts)
         self._first: dict[Policy, int] = {}  # the trial that first had a policy
-        self._resume()
-        for record in self.records():
-            if record.counts:
-                self._first.setdefault(_policy(record.widths), record.number)
+        try:
+            self._resume()
+            for record in self.records():
+                if record.counts:
+                    self._first.setdefault(_policy(record.widths), record.number)
+        except BaseException:  # a damaged study, Ctrl-C
+            self.release()
+            raise
 
     def release(self) -> None:
         """Lets another driver in; nothing may be written after it."""
@@ -171,8 +175,9 @@ class Ledger:
 
     @property
     def _enough(self) -> bool:
-        """Whether all policies that are requested have a trial."""
-        return self.exhausted or sum(map(counts, self._store.trials())) >= self.settings.trials
+        """Whether all policies have a trial: as many as are requested, or all of an exhausted space."""
+        trials = self._store.trials()
+        return (self.exhausted and not waiting(trials)) or sum(map(counts, trials)) >= self.settings.trials
 
     def _current(self) -> list[Record]:
         """The trials on the run's data."""
@@ -183,10 +188,10 @@ class Ledger:
 
     def _next_to_confirm(self) -> Record | None:
         """The trial to re-evaluate; unknown while one that could lead is in flight."""
-        most = self.settings.confirm * len(self.plan.budgets)
-        if not most or any(t.state == TrialState.RUNNING and counts(t) for t in self._store.trials()):
+        settings, trials = self.settings, self._store.trials()
+        if not settings.confirm or any(t.state == TrialState.RUNNING and counts(t) for t in trials):
             return None  # found out before all records are read: engines with idle workers ask often
-        return next_to_confirm(self._current(), self.settings.objectives, most)
+        return next_to_confirm(self._current(), settings.objectives, settings.confirm)
 
     def _enqueue_repeat(self) -> bool:
         """Puts the leading trial into the queue again; whether there is one to re-evaluate."""
@@ -255,6 +260,7 @@ class Ledger:
         if score is None:
             return True
         self._store.write(number, encode_ranking(rung, score))
+        others = [other for other in others if score == "map" or RACED not in other.rungs[rung]]
         points = [self._values(other.rungs[rung], other.budget, score) for other in others]
         point = self._values(metrics, budget, score)
         if is_promoted(point, points, self._directions, self.settings.rung_keep):

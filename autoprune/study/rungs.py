@@ -7,6 +7,7 @@ MLSys 2020) with the rank of NSGA-II in place of a single score.
 import math
 from collections.abc import Mapping, Sequence
 
+from autoprune.data.rivals import RACED
 from autoprune.study.pareto import Direction, order
 from autoprune.study.records import Record
 
@@ -33,14 +34,16 @@ def score_of(seen: Sequence[Mapping[str, float]]) -> str | None:
 
     Returns:
         ``"map"`` where at least half of the trials have a mAP of 0.02 or more; else the first of
-        `FALLBACK_METRICS` that all trials have; ``None`` where there is none: nothing tells them apart.
+        `FALLBACK_METRICS` that all trials have, but for those that lost a race, of which a mAP alone is
+        estimated; ``None`` where there is none: nothing tells them apart.
     """
     if 2 * sum(metrics["map"] < NO_MAP for metrics in seen) <= len(seen):
         return "map"
+    measured = [metrics for metrics in seen if RACED not in metrics]
     known = [
         name
         for name in FALLBACK_METRICS
-        if all(math.isfinite(metrics.get(name, math.nan)) for metrics in seen)
+        if measured and all(math.isfinite(metrics.get(name, math.nan)) for metrics in measured)
     ]
     return known[0] if known else None
 

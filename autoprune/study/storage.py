@@ -3,8 +3,8 @@
 import re
 import shlex
 import warnings
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import optuna
@@ -102,6 +102,28 @@ def check_storage(storage: str | None) -> None:
         raise _problem(storage, None, error) from _cause(storage, error)
 
 
+@contextmanager
+def storage_failures(storage: str | None) -> Iterator[None]:
+    """Says in one line that the database of a study failed while it was used.
+
+    Args:
+        storage: an Optuna storage URL; ``None`` for a journal, whose errors are those of its file.
+
+    Raises:
+        RunError: see above.
+    """
+    try:
+        yield
+    except Exception as error:
+        if storage is None or not _is_of_database(error):
+            raise
+        problem = hide(_line_of(error.__cause__ or error), with_password(storage))[:200]
+        raise RunError(
+            f"the storage {shown(storage)} failed: {problem}; finished trials are kept, and the same command "
+            "resumes the search once it is there again"
+        ) from _cause(storage, error)
+
+
 def shown(storage: Path | str) -> str:
     """A storage in a message: its path, or its URL with the password masked."""
     return masked(storage) if isinstance(storage, str) else str(storage)
@@ -141,8 +163,7 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     """The error to raise where a study can't be opened, with what to do about it."""
     if isinstance(error, RunError):
         return error
-    text = str(error).partition("(Background on this error")[0]  # a link that SQLAlchemy adds
-    problem = " ".join(f"{type(error).__name__}: {text}".split())
+    problem = _line_of(error)
     if not isinstance(storage, Path):
         what = "the storage" if name is None else f"the study {name} in"
         problem = hide(problem, with_password(storage))[:200]
@@ -159,6 +180,16 @@ def _problem(storage: Path | str, name: str | None, error: Exception) -> RunErro
     return RunError(
         f"{storage} is damaged ({problem}); restore it from a copy, or search again with another --out"
     )
+
+
+def _is_of_database(error: Exception) -> bool:
+    internal = isinstance(error, optuna.exceptions.StorageInternalError)
+    return internal or type(error).__module__.startswith("sqlalchemy.")
+
+
+def _line_of(error: BaseException) -> str:
+    text = str(error).partition("(Background on this error")[0]  # a link that SQLAlchemy adds
+    return " ".join(f"{type(error).__name__}: {text}".split())
 
 
 def _remedy(storage: str) -> str:

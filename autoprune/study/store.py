@@ -59,10 +59,17 @@ class TrialStore:
         self._plan, self._distributions = plan, distributions(plan)
         self._finished: dict[int, Record] = {}
         place = f"the study {name} in {shown(storage)}"
-        self._check_identity(place, accepts)
-        # A journal file lies in a run directory, whose lock keeps others out.
+        changed = self._check_identity(place, accepts)
+        # Before anything is written. A journal file lies in a run directory, whose lock keeps others out.
         self._lease = Lease(self.study, place) if isinstance(storage, str) else None
-        name_objectives(self.study, objectives)
+        try:
+            if changed:
+                self._set_aside()
+            self._note_identity()
+            name_objectives(self.study, objectives)
+        except BaseException:
+            self.release()
+            raise
 
     def release(self) -> None:
         """Lets another driver in; nothing may be written after it."""
@@ -172,17 +179,21 @@ class TrialStore:
                     self.drop(trial)
             self.study.set_all_aside()
 
-    def _check_identity(self, place: str, accepts: Collection[str]) -> None:
-        expected = {
-            "format": str(FORMAT),
-            **self._plan.identity,
-            "variables": ", ".join(self._plan.variables),
-        }
-        stored = self.study.user_attrs.get("identity")
+    @property
+    def _identity(self) -> dict[str, str]:
+        """What the study has to be about."""
+        names = ", ".join(self._plan.variables)
+        return {"format": str(FORMAT), **self._plan.identity, "variables": names}
+
+    def _check_identity(self, place: str, accepts: Collection[str]) -> list[str]:
+        """Refuses a study of another search; returns the parts of its identity that changed and may have.
+
+        Raises:
+            RunError: it is of another search, or of another version of autoprune.
+        """
+        stored, expected = self.study.user_attrs.get("identity"), self._identity
         if stored is None and not self.trials():
-            self.note("identity", expected)
-            self.note("budgets", list(self._plan.budgets))
-            return
+            return []
         known = {**expected, "format": None, **stored} if stored else {}  # an earlier version recorded less
         changed = [name for name in expected if known.get(name) != expected[name]]
         differing = [name for name in changed if name not in accepts]
@@ -197,10 +208,15 @@ class TrialStore:
                 f"{place} is of another search: it differs in its {differing[0]}; restore that, or "
                 "choose another --out"
             )
-        if changed:
-            self._set_aside()
-        if {**known, **expected} != stored:
-            self.note("identity", {**known, **expected})
+        return changed
+
+    def _note_identity(self) -> None:
+        """Writes what the study is about, where it does not say so yet; a kill in between loses nothing."""
+        notes = self.notes
+        if "budgets" not in notes and not self.trials():
+            self.note("budgets", list(self._plan.budgets))
+        if (identity := {**notes.get("identity", {}), **self._identity}) != notes.get("identity"):
+            self.note("identity", identity)
 
 
 def waiting(trials: Sequence[FrozenTrial]) -> list[TrialAttributes]:

@@ -1,7 +1,7 @@
 """What a forward pass of a detector computes that a teacher compares, and the hooks that capture it."""
 
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from types import TracebackType
@@ -110,3 +110,17 @@ class Tap:
 
     def _record_input(self, layer: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
         self._inputs.setdefault(layer, []).append(args[0])
+
+
+@contextmanager
+def hooked(layers: Mapping[str, nn.Module], hook: Callable[..., None], after: bool = False) -> Iterator[None]:
+    """Calls ``hook(name, layer, arguments)`` before each call of a layer, or after it with the output too."""
+    handles = [
+        (layer.register_forward_hook if after else layer.register_forward_pre_hook)(partial(hook, name))
+        for name, layer in layers.items()
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()

@@ -1,6 +1,7 @@
 """Fits the weights of one layer to samples of what it reads and what it should give."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -103,6 +104,25 @@ def _ridge(x: Tensor, y: Tensor, held_out: Tensor) -> Callable[[float, bool], Te
     return primal
 
 
+def layers_without_groups(model: nn.Module) -> dict[str, Layer]:
+    """The convolutions and linear layers without groups, by name."""
+    return {
+        name: module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
+    }
+
+
+def solvable(layers: Mapping[str, Layer]) -> dict[str, Layer]:
+    """Those that are linear in what they read, with a weight that no other layer shares."""
+    owners = Counter(id(layer.weight) for layer in layers.values())
+    return {
+        name: layer
+        for name, layer in layers.items()
+        if is_linear_in_patches(layer) and owners[id(layer.weight)] == 1
+    }
+
+
 def is_linear_in_patches(layer: nn.Module) -> bool:
     """Whether a layer's output is its weight times what `patches` gives, and a bias."""
     if isinstance(layer, nn.Linear):
@@ -116,6 +136,12 @@ def is_linear_in_patches(layer: nn.Module) -> bool:
         and layer.padding_mode == "zeros"
         and not isinstance(layer.padding, str)
     )
+
+
+def extent_of(layer: Layer, tensor: Tensor) -> tuple[int, ...]:
+    """Shape of a layer's input without its channels."""
+    shape = tuple(tensor.shape)
+    return (shape[0], *shape[2:]) if isinstance(layer, nn.Conv2d) else shape[:-1]
 
 
 def as_maps(layer: Layer, tensor: Tensor) -> Tensor:

@@ -45,6 +45,7 @@ def train(
     what: str = "recovery",
     after_step: Callable[[TrainingState], None] | None = None,
     checkpoint_interval_s: float = 30.0,
+    start_id: str | None = None,
 ) -> TrainResult:
     """Trains a copy of a torchvision-style detector and returns the moving average of its weights.
 
@@ -64,6 +65,8 @@ def train(
         what: name of the work, for the progress bar.
         after_step: called after each step, in each process; it must change neither state nor random numbers.
         checkpoint_interval_s: seconds between checkpoints.
+        start_id: by what a checkpoint knows the weights of ``model`` again, where these are computed and
+            another machine computes other last digits; ``None`` takes a hash of them.
 
     Raises:
         TrainingError: a loss or a gradient is not finite, memory ran out, there are more processes than
@@ -75,7 +78,7 @@ def train(
     device = torch.device(device)
     model = distributed.broadcast_model(model, device)
     state = TrainingState(model, settings, device, teacher)
-    identity = state.identity(model, split) if checkpoint else {}
+    identity = state.identity(model, split, start_id) if checkpoint else {}
     if checkpoint and (saved := Checkpoint.load(checkpoint, identity)):
         state.resume_from(saved)
         progress.say(f"{what}: {state.step} of {settings.steps} steps done, resumes from {checkpoint}")

@@ -8,9 +8,8 @@ solved in the order of execution, so that a layer's inputs contain the errors of
 """
 
 import copy
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple, cast
@@ -24,8 +23,17 @@ from autoprune.graph.surgery import kept_rows, row_factors
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.training.batches import TrainSplit
+from autoprune.training.capture import hooked
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
-from autoprune.training.least_squares import Layer, as_maps, fit, is_linear_in_patches, patches
+from autoprune.training.least_squares import (
+    Layer,
+    as_maps,
+    extent_of,
+    fit,
+    layers_without_groups,
+    patches,
+    solvable,
+)
 from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
 
 HELD_OUT = 0.2  # fraction of the images that the strength of the ridge is chosen on
@@ -111,7 +119,7 @@ class Reconstructor:
             for (tensor, _, _), role in zip(group.members, group.roles, strict=True)
             if role == "consumer"
         }
-        layers = {name: layer for name, layer in _linear(dense).items() if name in readers}
+        layers = {name: layer for name, layer in layers_without_groups(dense).items() if name in readers}
         self._calls = _dense_calls(dense, layers, self._batch, sampler)
 
     @torch.no_grad()
@@ -139,7 +147,7 @@ class Reconstructor:
         scaled = row_factors(self._graph, keep)  # their outputs are no outputs of the dense detector
         layers = {
             name: layer
-            for name, layer in _solvable(lost).items()
+            for name, layer in solvable(lost).items()
             if name in self._calls and f"{name}.weight" not in scaled
         }
         calls = {name: _kept(self._calls[name], rows.get(f"{name}.weight", {}).get(0)) for name in layers}
@@ -168,31 +176,12 @@ def _load(
     return batch, targets
 
 
-def _linear(model: nn.Module) -> dict[str, Layer]:
-    """The layers without groups, by name."""
-    return {
-        name: module
-        for name, module in model.named_modules()
-        if isinstance(module, nn.Conv2d | nn.Linear) and getattr(module, "groups", 1) == 1
-    }
-
-
 def _lost_inputs(model: nn.Module, dense: nn.Module) -> dict[str, Layer]:
     """The layers that lost inputs, by name. A layer with groups loses whole groups instead."""
     return {
         name: layer
-        for name, layer in _linear(model).items()
+        for name, layer in layers_without_groups(model).items()
         if layer.weight.shape[1] < cast(Layer, dense.get_submodule(name)).weight.shape[1]
-    }
-
-
-def _solvable(lost: Mapping[str, Layer]) -> dict[str, Layer]:
-    """Those that are linear in what they read, with a weight that no other layer shares."""
-    owners = Counter(id(layer.weight) for layer in lost.values())
-    return {
-        name: layer
-        for name, layer in lost.items()
-        if is_linear_in_patches(layer) and owners[id(layer.weight)] == 1
     }
 
 
@@ -208,9 +197,9 @@ def _dense_calls(
         if name in calls:
             maps = as_maps(layer, output)
             positions = sampler(maps.shape[1], maps.shape[2])
-            calls[name].append(_Call(_extent(layer, args[0]), positions, maps[positions]))
+            calls[name].append(_Call(extent_of(layer, args[0]), positions, maps[positions]))
 
-    with _hooked(layers, record, after=True):
+    with hooked(layers, record, after=True):
         dense(batch)
     return {name: recorded for name, recorded in calls.items() if recorded}
 
@@ -244,7 +233,7 @@ def _plan(
         dependent.clear()
         for name, layer in layers.items():
             layer.weight.requires_grad_(name in unplanned and len(calls[name]) > 1)
-        with _hooked(layers, note), torch.enable_grad():
+        with hooked(layers, note), torch.enable_grad():
             model(image)
         ready = [name for name in unplanned if name not in dependent]
         if not ready:  # they read their own output
@@ -288,7 +277,7 @@ def _solve(
         nonlocal missing
         count = len(inputs[name])
         expected = calls[name][count] if count < len(calls[name]) else None
-        if expected is None or _extent(layer, args[0]) != expected.extent:
+        if expected is None or extent_of(layer, args[0]) != expected.extent:
             return
         inputs[name].append(patches(layer, args[0], expected.positions))
         missing -= 1
@@ -297,31 +286,9 @@ def _solve(
         if not missing:
             raise _StopForward
 
-    with suppress(_StopForward), _hooked(layers, record):
+    with suppress(_StopForward), hooked(layers, record):
         forward()
     for name, layer in layers.items():
         if 1 < len(calls[name]) == len(inputs[name]):
             solve(name, layer)
     return errors
-
-
-def _extent(layer: Layer, tensor: Tensor) -> tuple[int, ...]:
-    """Shape of a layer's input without its channels."""
-    shape = tuple(tensor.shape)
-    return (shape[0], *shape[2:]) if isinstance(layer, nn.Conv2d) else shape[:-1]
-
-
-@contextmanager
-def _hooked(
-    layers: Mapping[str, nn.Module], hook: Callable[..., None], after: bool = False
-) -> Iterator[None]:
-    """Calls ``hook(name, layer, arguments)`` before each call of a layer, or after it with the output too."""
-    handles = [
-        (layer.register_forward_hook if after else layer.register_forward_pre_hook)(partial(hook, name))
-        for name, layer in layers.items()
-    ]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()

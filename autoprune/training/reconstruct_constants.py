@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from autoprune.graph import ChannelGraph
 from autoprune.graph.emptied import Constant
-from autoprune.training.least_squares import Layer
+from autoprune.training.least_squares import Layer, layers_without_groups
 
 
 @torch.no_grad()
@@ -71,7 +71,7 @@ def readers_of_constants(model: nn.Module, graph: ChannelGraph) -> dict[str, Lay
         for name, module in model.named_modules()
         if isinstance(module, Constant)
     }
-    readers: dict[str, Layer] = {}
+    layers, readers = layers_without_groups(model), dict[str, Layer]()
     for group in graph.groups.values():
         if not any((member.tensor, member.axis) in constants for member in group.members):
             continue
@@ -79,7 +79,6 @@ def readers_of_constants(model: nn.Module, graph: ChannelGraph) -> dict[str, Lay
             if role != "consumer" or not member.tensor.endswith(".weight"):
                 continue
             name = member.tensor.removesuffix(".weight")
-            layer = model.get_submodule(name)
-            if isinstance(layer, nn.Conv2d | nn.Linear) and getattr(layer, "groups", 1) == 1:
-                readers[name] = layer
+            if name in layers:
+                readers[name] = layers[name]
     return readers

@@ -17,6 +17,7 @@ from autoprune.modules.batch_fit import BatchFit
 from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
+from autoprune.seeding import seed_all
 from autoprune.training import distributed
 from autoprune.training.batch_fit import sum_losses
 from autoprune.training.batches import TrainSplit
@@ -73,7 +74,7 @@ class TrainingState:
         self._fit = BatchFit()
 
     def advance(self, images: list[Tensor], targets: list[dict[str, Any]]) -> float:
-        """Takes one optimizer step and returns its loss.
+        """Takes one optimizer step and returns its loss; seeds Python's, NumPy's and torch's random numbers.
 
         The device is waited for once, when all but the step itself has been queued: then loss and gradient
         are known to be finite, and no weight or average ever takes part in a step that is not.
@@ -96,7 +97,7 @@ class TrainingState:
             return {name: value.detach() * fraction for name, value in parts.items()}
 
         def reset() -> None:
-            torch.manual_seed(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
+            seed_all(derive(settings.seed, "step", *scope))  # a detector's own sampling, dropout
             self.optimizer.zero_grad()
 
         parts = sum_losses(self._fit, len(images), backward, reset)
@@ -164,8 +165,14 @@ class TrainingState:
             f"{rate:.3g}; {values}); lower learning_rate or clip_norm, or check the boxes of the data"
         )
 
-    def identity(self, start: nn.Module, split: TrainSplit) -> dict[str, Any]:
-        """What must equal a checkpoint's to resume from it: settings, data and the ``start`` weights."""
+    def identity(self, start: nn.Module, split: TrainSplit, start_id: str | None = None) -> dict[str, Any]:
+        """What must equal a checkpoint's to resume from it: settings, data and the ``start`` weights.
+
+        Args:
+            start: what is trained.
+            split: training images.
+            start_id: see `train`.
+        """
         return {
             **asdict(self.settings),
             "training images": len(split),
@@ -174,7 +181,7 @@ class TrainingState:
             "distillation weighted": self.teacher is not None and self.teacher.weighted,
             **self._distilled_layers(),
             "tensors to train": len(self.weights),  # other norms would have more
-            "start weights": hash_weights(start.state_dict()),
+            "start weights": hash_weights(start.state_dict()) if start_id is None else start_id,
         }
 
     def _distilled_layers(self) -> dict[str, list[str]]:
@@ -197,6 +204,8 @@ class TrainingState:
         self.model.load_state_dict({name: tensors[f"model.{name}"] for name in self.model.state_dict()})
         for name, weight in self.weights.items():
             self.average[name].copy_(tensors[f"average.{name}"])
+            if f"optimizer.step.{name}" not in tensors:  # it had no gradient so far, as in no loss's graph
+                continue
             moments = {
                 key: torch.empty_like(weight).copy_(tensors[f"optimizer.{key}.{name}"])
                 for key in ("exp_avg", "exp_avg_sq")

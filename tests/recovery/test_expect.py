@@ -148,7 +148,7 @@ def test_recoveries_at_the_own_input_size_are_watched(run, sized_run, tmp_path, 
     trial = next(r.number for r in load_result(folder).records if origin in (None, r.origin))
     calls = []
 
-    def stop(start, *arguments):
+    def stop(start, *arguments, **_):
         calls.append((start, arguments[-1]))
         raise StoppedError
 

@@ -1,5 +1,6 @@
 """Which trials check the proxies, what their ranks say, and in which words."""
 
+import dataclasses
 import io
 import json
 import shutil
@@ -10,6 +11,7 @@ from scipy import stats
 
 from autoprune.cli.main import main
 from autoprune.cli.search import proxies_table
+from autoprune.data.rivals import RACED
 from autoprune.errors import RunError
 from autoprune.recovery import recover_policy
 from autoprune.recovery.proxy_check import (
@@ -133,3 +135,14 @@ def test_too_few_trials_to_compare_are_refused(demo_settings, tmp_path):
     search(settings)
     with pytest.raises(RunError, match="has 2 trials to compare at one budget, 4 are the least"):
         check_proxies(tmp_path / "run", 12)
+
+
+def test_what_a_race_estimated_is_no_proxy():
+    """It is given up after a part of the images, at most at its rival's mAP."""
+    trials = [record(n, 0.1 * n, 0.2 + 0.1 * n) for n in range(4)]
+    raced = record(4, 0.9, 0.0, state="stopped")
+    raced = dataclasses.replace(raced, rungs=(raced.rungs[0], {**raced.rungs[1], RACED: 32}))
+    recovered = [0.1, 0.2, 0.3, 0.4, 0.5]
+    lower, top = compare([*trials, raced], recovered, (0, 50))
+    assert (lower.trials, top.trials) == (5, 4)
+    assert top.spearman.value == pytest.approx(stats.spearmanr([0.2, 0.3, 0.4, 0.5], recovered[:4]).statistic)

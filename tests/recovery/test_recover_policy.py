@@ -174,7 +174,7 @@ DRIVER = """
         return advance(self, *batch)
 
     TrainingState.advance = waiting
-    recover_policy.train = lambda *arguments: train(*arguments, checkpoint_interval_s=0)
+    recover_policy.train = lambda *given, **named: train(*given, checkpoint_interval_s=0, **named)
     recover.recover(sys.argv[1], **json.loads(sys.argv[2]))
 """
 LONGER = {"steps": 4, "reconstruct_images": 2, "learning_rate": 1e-4}
@@ -237,3 +237,42 @@ def test_a_regrown_policy_is_the_one_that_is_written(run, copy_run, task, tmp_pa
     regrowing = replace(task, config=task.config.model_copy(update={"regrow_rounds": 1}))
     with pytest.raises(ConfigError, match="regrow_rounds needs the search space"):
         recover_policy(regrowing, run.best.policy.keep, tmp_path / "alone")
+
+
+class DiedError(Exception):
+    """Stands for a machine that is lost."""
+
+
+@pytest.mark.slow
+def test_a_recovery_resumes_where_other_last_digits_are_computed(copy_run, monkeypatch):
+    """On another machine, or by another number of threads; the weights in training are those of the file."""
+    moved = copy_run("moved")
+    train, start, (whole,) = module.train, module.reinitialize, recover(copy_run("whole"), steps=4)
+
+    def die(state):
+        if state.step == 3:
+            raise DiedError
+
+    def dying(*given, **named):
+        return train(*given[:-1], die, checkpoint_interval_s=0, **named)
+
+    with monkeypatch.context() as context:
+        context.setattr(module, "train", dying)
+        with pytest.raises(DiedError):
+            recover(moved, steps=4)
+
+    def other_digits(*given):
+        model = start(*given)
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(1 + 1e-6)
+        return model
+
+    monkeypatch.setattr(module, "reinitialize", other_digits)
+    monkeypatch.setattr(module, "recovery_rate", lambda *_: 1.5 * whole.metrics["learning_rate"])
+    with pytest.raises(RunError, match="is of another run: weight_decay was"):
+        recover(moved, steps=4, weight_decay=0.5)
+    (resumed,) = recover(moved, steps=4)
+    assert resumed.metrics["learning_rate"] == whole.metrics["learning_rate"]
+    losses = [(each.folder / LOSSES_FILE).read_text() for each in (resumed, whole)]
+    assert losses[0] == losses[1]

@@ -193,3 +193,15 @@ def test_a_directory_that_cannot_be_read_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(Path, "exists", refuse)
     with pytest.raises(RunError, match=rf"cannot use {tmp_path}: Permission denied; check the path"):
         RunDirectory(tmp_path).config()
+
+
+def test_the_size_of_a_run_counts_no_file_that_goes_meanwhile(tmp_path, monkeypatch):
+    """Another command replaces a file of the run while its size is taken."""
+    for name in ("a", "b"):
+        (tmp_path / name).write_bytes(bytes(500_000))
+    temporary = tmp_path / ".b.tmp"
+    temporary.touch()
+    listed = sorted(tmp_path.rglob("*"))
+    temporary.unlink()
+    monkeypatch.setattr(Path, "rglob", lambda self, pattern: iter([*listed, tmp_path]))
+    assert RunDirectory(tmp_path).megabytes() == 1.0

@@ -110,3 +110,18 @@ def test_a_folder_that_cant_be_made_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(RunError, match=r"cannot write .*file/run"):
         take(tmp_path / "file" / "run")
+
+
+def test_a_file_that_is_removed_as_it_is_looked_at_is_no_lock(tmp_path, monkeypatch):
+    """Its last owner may end at any moment, also once the file was seen to be there."""
+    real, removed = os.fstat, []
+
+    def fstat(handle):
+        if not removed:
+            removed.append(handle)
+            (tmp_path / ".lock").unlink()
+        return real(handle)
+
+    monkeypatch.setattr("autoprune.run.lock.os.fstat", fstat)
+    assert take(tmp_path)["pid"] == os.getpid()
+    assert removed

@@ -3,7 +3,10 @@
 import builtins
 import io
 import socket
+import threading
 import warnings
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -159,3 +162,37 @@ def test_none_turns_tracking_off():
     assert make_config(track="none").track == ()
     assert make_config(track="tensorboard,mlflow").track == ("tensorboard", "mlflow")
     assert make_config().track == ("tensorboard",)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux that is a full disk")
+def test_a_full_disk_is_one_line_and_no_thread_waits_for_it(tmp_path, monkeypatch):
+    threads = threading.active_count()
+    writer = pytest.importorskip("tensorboardX.record_writer")
+    monkeypatch.setattr(writer, "open_file", lambda path: io.BufferedWriter(io.FileIO("/dev/full", "w")))
+    tracker = tracking.TensorBoard(tmp_path / "tensorboard")
+    for _ in range(3):  # more values than tensorboardX's own queue takes
+        with pytest.raises(RunError, match=f"the disk is full: {tmp_path}/tensorboard was not written"):
+            tracker.log({f"trial/{number}": 0.5 for number in range(8)}, step=1)
+    tracker.close()  # the search ends with the line above, not with another error
+    assert threading.active_count() == threads
+
+
+def test_what_was_opened_is_closed_where_another_tracker_fails(tmp_path, monkeypatch):
+    ended, close = [], tracking.TensorBoard.close
+
+    def refuse(*_):
+        raise RunError("MLflow can't be reached")
+
+    def closed(self):
+        ended.append(self)
+        close(self)
+
+    monkeypatch.setattr(tracking, "MLflow", refuse)
+    monkeypatch.setattr(tracking.TensorBoard, "close", closed)
+    ledger = SimpleNamespace(notes={})
+    with pytest.raises(RunError, match="MLflow"):
+        tracking.open_trackers(make_config(track="tensorboard,mlflow"), tmp_path, ledger)
+    assert len(ended) == 1
+    (opened,) = tracking.open_trackers(make_config(track="tensorboard"), tmp_path, ledger)
+    assert opened not in ended
+    opened.close()

@@ -1,7 +1,11 @@
+from collections import Counter
+
 import numpy as np
 import pytest
 
-from .conftest import lucky, measure, open_ledger, results, run
+from autoprune.data.rivals import MAPS, RESAMPLES, encode_maps
+
+from .conftest import FakePlan, lucky, measure, open_ledger, results, run
 
 
 def best_of(ledger):
@@ -73,3 +77,42 @@ def test_a_repeat_that_fails_is_not_tried_for_ever(tmp_path):
     assert ledger.ask() is None
     assert ledger.done
     assert [r.maps for r in ledger.finished()] == [[measure(first)["map"]]]
+
+
+def budgets_of_repeats(ledger):
+    """For each repeat the budget of the trial that it re-evaluates, and that trial's number."""
+    budgets = {record.number: record.budget for record in ledger.records()}
+    return [(budgets[r.repeat_of], r.repeat_of) for r in ledger.records() if r.repeat_of is not None]
+
+
+def test_no_budget_takes_the_re_evaluations_of_another(tmp_path):
+    """The policies of each budget are all as good as its best, those of the dearest one better."""
+    plan = FakePlan(budgets=(20.0, 10.0, 5.0), warm_starts=())
+    ledger = open_ledger(tmp_path, trials=24, confirm=2, sampler="random", plan=plan)
+    maps, looks = {20.0: 0.6, 10.0: 0.5, 5.0: 0.4}, np.full((1, 1 + RESAMPLES), 0.5)
+
+    def equal(candidate, rung=0):
+        budget = next(r.budget for r in ledger.records() if r.number == candidate.number)
+        return {"map": maps[budget], "gflops": budget, MAPS: encode_maps(looks)}
+
+    run(ledger, measure=equal)
+    counts = Counter(record.budget for record in ledger.finished())
+    assert min(counts.values()) > 2  # else nothing would be left to take
+    assert Counter(budget for budget, _ in budgets_of_repeats(ledger)) == {20.0: 2, 10.0: 2, 5.0: 2}
+
+
+def test_the_leader_of_an_extended_search_is_re_evaluated_too(tmp_path):
+    """The first search has spent all its re-evaluations; the lucky trials of the second need some again."""
+    first = run(open_ledger(tmp_path, trials=4, confirm=1), measure=lucky)
+    assert len(budgets_of_repeats(first)) == 1
+
+    def luckier(candidate, rung=0):
+        metrics = lucky(candidate, rung)
+        return metrics if candidate.repeat else {**metrics, "map": metrics["map"] + 0.2}
+
+    extended = run(open_ledger(tmp_path, trials=6, confirm=1), measure=luckier)
+    assert extended.done
+    new = max(extended.finished()[4:], key=lambda record: record.rungs[-1]["map"])
+    assert [number for _, number in budgets_of_repeats(extended)][1:] == [new.number]
+    assert len(new.maps) == 2
+    assert run(open_ledger(tmp_path, trials=6, confirm=1), measure=luckier).records() == extended.records()

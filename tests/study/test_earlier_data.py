@@ -123,3 +123,19 @@ def test_a_kill_before_the_identity_is_written_is_made_up_for(tmp_path, monkeypa
     assert second.notes["identity"]["data"] == "d2"
     assert {r.number for r in read_records(second._store._whole) if r.other_data} == set(figures)
     second.release()
+
+
+def test_a_driver_that_is_refused_sets_nothing_aside(tmp_path, monkeypatch):
+    """The first one still runs its trials on the data before."""
+    place = f"sqlite:///{tmp_path}/study.db"
+    first = open_ledger(place, BEFORE)
+    candidate = first.ask()
+    with monkeypatch.context() as context:
+        context.setattr("autoprune.study.lease.os.getpid", lambda: 1)  # another process, which lives
+        with pytest.raises(RunError, match="in use by another driver"):
+            open_ledger(place, AFTER)
+    first.report(candidate.number, 0, measure(candidate))
+    assert EARLIER not in first.notes
+    assert first.notes["identity"]["data"] == "d1"
+    assert [(r.state, len(r.rungs), r.other_data) for r in first.records()] == [("running", 1, False)]
+    first.release()

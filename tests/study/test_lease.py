@@ -59,3 +59,22 @@ def test_it_is_renewed_and_given_back(study, monkeypatch):
         time.sleep(0.01)
     held.release()
     assert study.user_attrs[ATTRIBUTE] is None
+
+
+def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(study, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    held, write, failures = Lease(study, "the study s"), study.set_user_attr, []
+
+    def away(name, value):
+        if len(failures) < 2:
+            failures.append(name)
+            raise optuna.exceptions.StorageInternalError("the database is away")
+        write(name, value)
+
+    monkeypatch.setattr(study, "set_user_attr", away)
+    first = study.user_attrs[ATTRIBUTE]["beat"]
+    while study.user_attrs[ATTRIBUTE]["beat"] == first:
+        assert held._thread.is_alive()
+        time.sleep(0.01)
+    assert len(failures) == 2
+    held.release()

@@ -225,3 +225,22 @@ def test_optuna_sees_an_ordinary_study(tmp_path):
     study = optuna.load_study(study_name="s", storage=optuna.storages.JournalStorage(backend))
     assert [d.name for d in study.directions] == ["MAXIMIZE", "MINIMIZE"]
     assert all(set(trial.params) == {"a", "b"} for trial in study.trials)
+
+
+def test_a_trial_whose_worker_is_lost_after_the_space_is_exhausted_is_run_again(tmp_path, monkeypatch):
+    monkeypatch.setattr("autoprune.study.ledger.MAX_DUPLICATES", 40)
+    ledger = open_ledger(tmp_path, trials=50, plan=FakePlan(size=2))
+    in_flight = [ledger.ask() for _ in range(4)]  # all policies of two groups, each 1 or 2 wide
+    assert ledger.ask() is None
+    assert ledger.exhausted
+    ledger.requeue_lost(in_flight[1].number, "its node left")
+    assert not ledger.done
+    again = ledger.ask()
+    assert again.widths == in_flight[1].widths
+    assert ledger.ask() is None
+    for candidate in (in_flight[0], *in_flight[2:], again):
+        ledger.report(candidate.number, 0, measure(candidate))
+    assert ledger.ask() is None
+    assert ledger.done
+    assert {r.state for r in ledger.finished()} == {"complete"}
+    assert len(ledger.finished()) == 4

@@ -1,4 +1,5 @@
 import dataclasses
+import math
 
 import numpy as np
 
@@ -81,3 +82,20 @@ def test_a_trial_that_lost_a_race_is_stopped_and_not_on_the_front(tmp_path):
         first.number,
         third.number,
     }
+
+
+def test_where_most_have_no_map_those_that_lost_a_race_are_compared_with_none(tmp_path):
+    """One was given up while mAP still told trials apart; the losses of the others rank later ones."""
+    ledger = open_ledger(tmp_path, trials=7, rungs=2, rung_keep=0.3, racing=True)
+    seen = []
+    for loss in [5.0, 4.0, None, 3.0, 2.0, 9.0, 1.0]:  # the first two are warm starts
+        candidate = ledger.ask()
+        metrics = {"map": 0.01, "gflops": 1.0, **({RACED: 32} if loss is None else {"loss": loss})}
+        promoted = ledger.report(candidate.number, 0, metrics)
+        if loss is None:
+            assert not promoted
+            continue
+        better, seats = sum(other < loss for other in seen), math.ceil(0.3 * (len(seen) + 1))
+        assert promoted == (len(seen) < 3 or better < seats), loss
+        seen.append(loss)
+    assert [r.ranked_by[0] for r in ledger.records()] == [None, None, None, "loss", "loss", "loss", "loss"]

@@ -2,6 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autoprune.data.rivals import RACED
 from autoprune.study.records import Record
 from autoprune.study.rungs import first_systematic_failure, is_promoted, score_of
 
@@ -68,3 +69,10 @@ def test_a_rung_is_hopeless_once_enough_failed_there_and_none_came_through():
     assert first_systematic_failure([*failed, trial(6, "failed", 1), trial(7, "complete", 2)], 3) is None
     assert first_systematic_failure([trial(n, "failed", 0) for n in range(4)], 3).number == 0
     assert first_systematic_failure([], 3) is None
+
+
+def test_a_trial_that_lost_a_race_has_no_loss_and_the_others_are_ranked_by_theirs():
+    seen = [{"map": 0.0, "loss": 1.0}, {"map": 0.0, "loss": 2.0}, {"map": 0.01, RACED: 32}]
+    assert score_of(seen) == "loss"
+    assert score_of([*seen, {"map": 0.0}]) is None
+    assert score_of([{"map": 0.01, RACED: 32}]) is None

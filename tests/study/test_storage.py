@@ -1,5 +1,6 @@
 """Studies opened in journals and databases; their objectives' names, read through Optuna's API."""
 
+import sqlite3
 from pathlib import Path
 
 import optuna
@@ -8,7 +9,14 @@ from optuna.storages.journal import JournalFileBackend
 
 from autoprune.errors import RunError
 from autoprune.study.ledger import Ledger
-from autoprune.study.storage import batch, check_storage, load_study, name_objectives, open_study
+from autoprune.study.storage import (
+    batch,
+    check_storage,
+    load_study,
+    name_objectives,
+    open_study,
+    storage_failures,
+)
 
 from ..conftest import FakePlan, ledger_settings
 
@@ -202,3 +210,23 @@ def test_a_storage_that_is_no_url_is_refused_with_the_one_that_was_meant(storage
         check_storage(storage)
     given = storage.replace("secret", "***")
     assert str(raised.value) == f"--storage {given} (YAML: storage) is no SQLAlchemy URL; give {instead}"
+
+
+def test_a_database_that_fails_while_a_study_is_used_is_one_line_without_its_password(tmp_path, monkeypatch):
+    """A table that is gone stands for a server that is: SQLAlchemy raises the same error."""
+    url = f"sqlite:///{tmp_path}/study.db?password=hidden"
+    study, opened = open_study(f"sqlite:///{tmp_path}/study.db", "s", DIRECTIONS)
+    with sqlite3.connect(tmp_path / "study.db") as database:
+        database.execute("DROP TABLE study_user_attributes")
+    monkeypatch.delenv("AUTOPRUNE_STORAGE", raising=False)
+    failed = pytest.raises(RunError, match=r"^the storage sqlite.*: OperationalError: .*no such table")
+    with failed as raised, storage_failures(url):
+        study.set_user_attr("a", 1)
+    message = str(raised.value)
+    assert message.endswith("the same command resumes the search once it is there again")
+    assert "hidden" not in message
+    assert "\n" not in message
+    for storage, error in ((None, KeyError("a")), (url, KeyError("a"))):  # no errors of a database
+        with pytest.raises(KeyError), storage_failures(storage):
+            raise error
+    close(opened)

@@ -1,5 +1,6 @@
 """What survives a kill between two writes, and what one trial takes from another."""
 
+import threading
 from contextlib import nullcontext, suppress
 
 import optuna
@@ -151,3 +152,38 @@ def test_a_study_that_no_ledger_made_is_refused(tmp_path, open_store):
     study.add_trial(optuna.trial.create_trial(values=[0.5, 1.0]))
     with pytest.raises(RunError, match=r"another version of autoprune \(its format is None"):
         open_store()
+
+
+def test_a_kill_between_the_first_notes_is_made_up_for(tmp_path, open_store, monkeypatch):
+    plan, note = FakePlan(budgets=(2.0, 1.0)), TrialStore.note
+
+    def killed(self, name, value):
+        note(self, name, value)
+        raise KeyboardInterrupt
+
+    for _ in range(2):  # after the first note, and after the second
+        with monkeypatch.context() as context:
+            context.setattr(TrialStore, "note", killed)
+            with pytest.raises(KeyboardInterrupt):
+                open_store(plan)
+    notes = open_store(plan).notes
+    assert notes["budgets"] == [2.0, 1.0]
+    assert notes["identity"]["format"] == "2"
+
+
+def test_who_can_not_open_a_study_in_a_database_lets_others_in(tmp_path):
+    from autoprune.study.ledger import Ledger
+
+    from ..conftest import ledger_settings
+
+    url = f"sqlite:///{tmp_path}/study.db"
+    store = TrialStore(url, "s", FakePlan(), OBJECTIVES)
+    trial = ask(store)
+    store.write(trial.number, encode_rung(0, {"map": "high", "gflops": 1.0}))
+    store.fail(trial.number)
+    store.release()
+    with pytest.raises(RunError, match="no valid map"):
+        Ledger(url, "s", FakePlan(), ledger_settings(trials=1))
+    assert store.study.user_attrs["driver"] is None
+    assert "lease" not in [thread.name for thread in threading.enumerate()]
+    store._storage.remove_session()

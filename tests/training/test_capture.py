@@ -10,7 +10,7 @@ from autoprune.detectors import build, detector_inputs
 from autoprune.detectors.parts import find_parts
 from autoprune.graph import analyze
 from autoprune.modules.tensor_tree import feature_maps
-from autoprune.training.capture import Tap
+from autoprune.training.capture import Tap, hooked
 
 SMALL = {"min_size": 64, "max_size": 64}
 
@@ -50,3 +50,22 @@ def test_a_tap_of_nothing_has_nothing_to_give() -> None:
     model = SimpleNamespace()
     with Tap(model) as tap, pytest.raises(RuntimeError, match="no forward pass"):  # type: ignore[arg-type]
         tap.take()
+
+
+def test_hooks_tell_each_call_with_the_layers_name_and_go_with_the_block() -> None:
+    model = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+    layers, before, after = {"a": model[0], "b": model[2]}, [], []
+    given = torch.rand(3, 2)
+    with (
+        hooked(layers, lambda name, layer, args: before.append((name, layer, args[0]))),
+        hooked(layers, lambda name, layer, args, output: after.append((name, output)), after=True),
+    ):
+        result = model(given)
+        with pytest.raises(RuntimeError):
+            model(torch.rand(3, 5))
+    model(given)
+    assert [name for name, *_ in before] == ["a", "b", "a"]
+    assert [name for name, _ in after] == ["a", "b"]
+    assert before[0][1] is model[0]
+    assert before[0][2] is given
+    assert after[1][1] is result

@@ -6,7 +6,7 @@ from torch.nn import functional as F
 
 from autoprune.training import least_squares
 from autoprune.training.feature_sampling import SampledPositions
-from autoprune.training.least_squares import fit, patches
+from autoprune.training.least_squares import extent_of, fit, layers_without_groups, patches, solvable
 
 LAST = 20  # samples of 100 that are held out
 
@@ -118,3 +118,29 @@ def test_patches_of_a_linear_layer_are_its_tokens() -> None:
     positions = SampledPositions(torch.tensor([0, 2]), torch.tensor([4, 1]), torch.tensor([0, 0]))
     layer = nn.Linear(4, 2)
     assert torch.equal(patches(layer, tokens, positions), tokens[[0, 2], [4, 1]])
+
+
+def test_layers_that_can_be_solved_are_linear_and_share_no_weight() -> None:
+    class Doubled(nn.Linear):
+        def forward(self, tensor: Tensor) -> Tensor:
+            return 2 * super().forward(tensor)
+
+    model = nn.ModuleDict(
+        {
+            "conv": nn.Conv2d(2, 4, 3),
+            "grouped": nn.Conv2d(2, 4, 3, groups=2),
+            "reflected": nn.Conv2d(2, 4, 3, padding=1, padding_mode="reflect"),
+            "linear": nn.Linear(2, 4),
+            "doubled": Doubled(2, 4),
+            "tied": nn.Linear(2, 4),
+            "norm": nn.BatchNorm2d(4),
+        }
+    )
+    model["tied"].weight = model["linear"].weight
+    layers = layers_without_groups(model)
+    assert list(layers) == ["conv", "reflected", "linear", "doubled", "tied"]
+    assert list(solvable(layers)) == ["conv"]
+    del layers["tied"]
+    assert list(solvable(layers)) == ["conv", "linear"]
+    assert extent_of(model["conv"], torch.rand(5, 2, 7, 9)) == (5, 7, 9)
+    assert extent_of(model["linear"], torch.rand(5, 6, 2)) == (5, 6)

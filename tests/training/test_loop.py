@@ -1,7 +1,9 @@
 import io
+import random
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from rich.console import Console
@@ -9,9 +11,11 @@ from torch import Tensor, nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from autoprune import progress
-from autoprune.errors import ModelError, TrainingError
+from autoprune.errors import ModelError, RunError, TrainingError
 from autoprune.training import TrainSettings, train
 from autoprune.training.state import TrainingState
+
+from .conftest import ToyDetector
 
 CPU = torch.device("cpu")
 
@@ -191,3 +195,63 @@ def test_a_two_stage_detector_trains_and_repeats(image_split: Any) -> None:
     results = [train(model, image_split, TrainSettings(1, batch_size=2), CPU) for _ in range(2)]
     assert results[0].losses == results[1].losses
     assert same(state(results[0].model), state(results[1].model))
+
+
+class LateDetector(ToyDetector):
+    """Has a layer that no loss reads, one that is read from the fourth call on, and randomness."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused, self.late = nn.Linear(3, 3), nn.Linear(6, 1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+    def forward(self, images: list[Tensor], targets: Any = None) -> Any:
+        losses = super().forward(images, targets)
+        if self.training:
+            self.calls += 1
+            losses["box"] = losses["box"] * (random.random() + np.random.rand())
+            if self.calls > 3:
+                losses["late"] = self.late(self.head.weight).square().mean()
+        return losses
+
+
+@pytest.mark.parametrize("dies_at", [2, 5])
+def test_layers_without_gradients_and_all_random_numbers_resume(
+    split: Any, tmp_path: Path, one_thread: None, dies_at: int
+) -> None:
+    torch.manual_seed(0)
+    model, settings = LateDetector(), TrainSettings(7, batch_size=2, learning_rate=0.01)
+    whole = train(model, split, settings, CPU)
+    file = tmp_path / "checkpoint.safetensors"
+    with pytest.raises(KilledError):
+        train(model, DyingSplit(split, dies_at, 2), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
+    resumed = train(model, split, settings, CPU, checkpoint=file)
+    assert whole.losses == resumed.losses
+    assert same(state(whole.model), state(resumed.model))
+    assert same(state(model.unused), state(resumed.model.unused))
+    assert not same(state(model.late), state(resumed.model.late))
+
+
+def test_a_start_that_is_known_by_an_id_may_differ_in_its_last_digits(
+    toy: nn.Module, split: Any, tmp_path: Path, one_thread: None
+) -> None:
+    settings, file = TrainSettings(4, batch_size=2), tmp_path / "checkpoint.safetensors"
+    whole = train(toy, split, settings, CPU)
+    with pytest.raises(KilledError):
+        train(
+            toy,
+            DyingSplit(split, 3, 2),
+            settings,
+            CPU,
+            checkpoint=file,
+            checkpoint_interval_s=0,
+            start_id="a",
+        )
+    with torch.no_grad():
+        toy.head.bias.add_(1e-6)
+    for other in (None, "b"):
+        with pytest.raises(RunError, match="start weights was 'a', now"):
+            train(toy, split, settings, CPU, checkpoint=file, start_id=other)
+    resumed = train(toy, split, settings, CPU, checkpoint=file, start_id="a")
+    assert resumed.losses == whole.losses
+    assert same(state(whole.model), state(resumed.model))
