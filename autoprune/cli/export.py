@@ -12,6 +12,7 @@ from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.fields import VENDORS
+from autoprune.files import is_empty
 from autoprune.progress import command_line
 from autoprune.report.entries import recovered_map, recovered_metrics
 
@@ -153,7 +154,7 @@ def refuse_existing(folder: Path) -> None:
     Raises:
         RunError: the folder exists and is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_empty(folder):
         raise RunError(f"{folder} already exists; choose another --to")
 
 
