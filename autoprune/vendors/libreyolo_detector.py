@@ -73,7 +73,7 @@ class Letterbox(DetectorTransform):
         return side, side
 
     def _ratio(self, size: Sequence[int]) -> float:
-        """Factor of both axes; 1 of an image that was resized before, and that rounding left a pixel short."""
+        """Factor of both axes; 1 of an image resized before, which rounding left a pixel short."""
         longest, wanted = max(size), self.max_size or 0
         return 1.0 if longest == wanted - 1 else wanted / longest
 
