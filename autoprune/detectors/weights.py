@@ -64,6 +64,10 @@ def load_dense(
         ModelError: an argument is wrong, the model can't be built, or the weights can't be read, hold values
             that are not finite or belong to another architecture.
     """
+    arguments = {} if arguments is None else arguments
+    check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    of_vendor = isinstance(name, str) and is_vendor(name)
+    description = described(name, arguments)[1] if of_vendor else None  # what is no model has no weights
     content = entry = None
     if weights is not None:
         instead = "a .safetensors or .pt file, or a name of torchvision's weights"
@@ -72,11 +76,8 @@ def load_dense(
         raise ModelError(
             f"weights_key {weights_key!r} does nothing without weights; omit it, or give weights"
         )
-    arguments = {} if arguments is None else arguments
-    check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
     given_classes = num_classes
-    if isinstance(name, str) and is_vendor(name):
-        _, description = described(name, arguments)
+    if description is not None:
         library, _, source = name.partition(":")
         name, arguments = f"{library}:{Path(source).name}", description.arguments
         num_classes = description.num_classes if num_classes is None else num_classes
