@@ -57,20 +57,32 @@ def _prefix(name: str) -> str:
 
 def _remove_left(folder: Path, name: str) -> None:
     prefix = _prefix(name)
-    for path in folder.iterdir():
-        is_ours = path.name.startswith(prefix) and len(path.name) == len(prefix) + 8 + len(SUFFIX)
-        if not is_ours or not is_unfinished(path):
-            continue
-        with suppress(OSError):  # another process removed it, or it is another user's
-            is_folder = path.is_dir()
-            handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                if time.time() - os.fstat(handle).st_mtime < JUST_MADE:
-                    continue
-                if is_folder:
-                    shutil.rmtree(path)
-                else:
-                    path.unlink()
-            finally:
-                os.close(handle)
+    length = len(prefix) + 8 + len(SUFFIX)
+    try:
+        unfinished = [path for path in folder.iterdir() if is_unfinished(path) and len(path.name) == length]
+    except OSError:  # it can't be listed, or is not there, which who writes says
+        return
+    for path in unfinished:
+        if path.name.startswith(prefix):
+            with suppress(OSError):  # in use, gone meanwhile, or another user's
+                _remove_unlocked(path)
+
+
+def _remove_unlocked(path: Path) -> None:
+    """Removes what nobody is writing.
+
+    Raises:
+        OSError: somebody is, or it can't be removed.
+    """
+    is_folder = path.is_dir()
+    handle = os.open(path, os.O_RDONLY if is_folder else os.O_RDWR)  # the latter for locks over a network
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if time.time() - os.fstat(handle).st_mtime < JUST_MADE:
+            return
+        if is_folder:
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+    finally:
+        os.close(handle)
