@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from autoprune import unfinished
 from autoprune.errors import AutopruneError, ConfigError, RunError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
@@ -31,11 +32,10 @@ def replacing(path: Path) -> Iterator[Path]:
         target = replaceable(path)
         refuse_dangling(path.parent)
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name[:50]}.", suffix=".tmp")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = unfinished.new_file(target.parent, target.name)
         mode = _usual_mode(temporary)
-        yield temporary
+        with unfinished.locked(temporary):
+            yield temporary
         os.chmod(temporary, mode)  # last, as a library may put a file of its own mode in its place
         with temporary.open("rb+") as written:
             os.fsync(written.fileno())
@@ -105,15 +105,20 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         with _writing(path):
             place = next(folder for folder in (path, *path.parents) if folder.is_dir())
-            temporary = Path(tempfile.mkdtemp(dir=place, prefix=f".{path.name}.", suffix=".tmp"))
+            temporary = unfinished.new_folder(place, path.name)
             folder = temporary / path.name
             folder.mkdir()
         try:
-            yield folder
+            with unfinished.locked(temporary):
+                yield folder
         except AutopruneError as error:  # the user knows the folder by its own name alone
             raise type(error)(str(error).replace(str(folder), str(path))) from error
         with _writing(path):
-            _refuse_filled(path, temporary)
+            if path.is_dir() and not is_empty(path):
+                raise RunError(
+                    f"{path} was written by another process meanwhile, and is left as it is; choose another "
+                    "folder"
+                )
             if exists:  # it may be where a shell is, or a mount, which nothing can replace
                 for entry in sorted(folder.iterdir()):
                     entry.replace(path / entry.name)
@@ -125,16 +130,9 @@ def new_folder(path: Path) -> Iterator[Path]:
             shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _refuse_filled(path: Path, own: Path) -> None:
-    """Refuses a folder that another process filled while this one worked.
-
-    Raises:
-        RunError: ``path`` holds something, apart from ``own`` and what others have not finished.
-    """
-    if path.is_dir() and any(entry != own and entry.suffix != ".tmp" for entry in path.iterdir()):
-        raise RunError(
-            f"{path} was written by another process meanwhile, and is left as it is; choose another folder"
-        )
+def is_empty(path: Path) -> bool:
+    """Whether a path is a folder that holds nothing, but perhaps what is being written."""
+    return path.is_dir() and all(map(unfinished.is_unfinished, path.iterdir()))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ import pytest
 ROOT = Path(__file__).parent.parent / "autoprune"
 
 LAYERS = (
-    {"errors", "seeding", "files", "progress", "process", "ranges", "resize", "run.names", "passwords"},
+    {"errors", "seeding", "unfinished", "progress", "process", "ranges", "resize", "run.names", "passwords"},
+    {"files"},
     {"resize"},
     {"config", "fields", "trust", "validation"},
     {"cost.counts"},

@@ -17,7 +17,7 @@ from rich import box
 from rich.table import Table
 
 from autoprune import __version__, progress
-from autoprune.cli.settings import with_config
+from autoprune.cli.settings import refuse_useless, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError
@@ -63,6 +63,7 @@ class Check:
 @with_config("data", "val_fraction", described={"data": "none, so that the machine is checked"})
 def doctor(
     config: Config,
+    flags: set[str],
     out: Annotated[
         Path, typer.Option("--out", metavar="PATH", help="Folder for run directories, whose disk is checked.")
     ] = Path("runs"),
@@ -72,8 +73,11 @@ def doctor(
     Of a data set it shows the layout, the images, boxes and classes of each split, and what
     is odd. Three pictures with their boxes are shown on a page in the folder of --out.
     """
+    has_data = "data" in config.model_fields_set
+    if not has_data:
+        refuse_useless(flags, {"val_fraction"}, "without --data; give both, or omit it")
     with working() as console:
-        if "data" in config.model_fields_set:
+        if has_data:
             _check_data(console, config, out / PAGE)
             return
         table = Table(box=None, pad_edge=False, show_header=False, padding=(0, 2, 0, 0))

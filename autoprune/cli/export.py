@@ -12,6 +12,7 @@ from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.fields import VENDORS
+from autoprune.files import is_empty
 from autoprune.progress import command_line
 from autoprune.report.entries import recovered_map, recovered_metrics
 
@@ -98,17 +99,7 @@ def export(
         need_runtime("onnxruntime")
     raw_heads = raw_heads or format == "pt2"
     needs_images = format in ("onnx", "pt2")
-    if raw_heads and not needs_images:
-        raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
-    if not needs_images:
-        reason = "without a file to compare; give --format onnx or --format pt2 too, or omit it"
-        refuse_useless(flags, {"images", "parity_images", *PANELS["Data"]}, reason)
-    if images is not None:
-        refuse_useless(
-            flags, PANELS["Data"], "with --images, on which the file is compared; omit one of them"
-        )
-    if size is not None and not raw_heads:
-        raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
+    _refuse_combinations(flags, needs_images, raw_heads)
     is_detector = (source / POLICY_FILE).is_file()
     if is_detector and trial is not None:
         raise ConfigError(f"--trial chooses from a run directory, and {source} is one detector; omit it")
@@ -151,13 +142,36 @@ def export(
         tell(console, f"next: {command_line('eval', to)}, or autoprune.load({str(to)!r}) in Python")
 
 
+def _refuse_combinations(flags: set[str], needs_images: bool, raw_heads: bool) -> None:
+    """Refuses options that would do nothing beside others.
+
+    Args:
+        flags: names of the options that were given.
+        needs_images: whether the format has a file that is compared on images.
+        raw_heads: whether that holds raw heads.
+
+    Raises:
+        ConfigError: says which, and what to do.
+    """
+    if raw_heads and not needs_images:
+        raise ConfigError("--raw-heads needs a format that holds them; give --format onnx or --format pt2")
+    if not needs_images:
+        reason = "without a file to compare; give --format onnx or --format pt2 too, or omit it"
+        refuse_useless(flags, {"images", "parity_images", *PANELS["Data"]}, reason)
+    if "images" in flags:
+        reason = "with --images, on which the file is compared; omit one of them"
+        refuse_useless(flags, PANELS["Data"], reason)
+    if "size" in flags and not raw_heads:
+        raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
+
+
 def refuse_existing(folder: Path) -> None:
     """Refuses to write over a folder that holds something.
 
     Raises:
         RunError: the folder exists and is not empty.
     """
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not is_empty(folder):
         raise RunError(f"{folder} already exists; choose another --to")
 
 

@@ -13,9 +13,10 @@ import typer
 from autoprune.cli.detectors import COCO_CLASSES, NamedDetector, build_dense, input_size_of, resolve_all
 from autoprune.cli.settings import parse_size, with_config
 from autoprune.cli.terminal import show_table, tell, working
-from autoprune.config import Config
+from autoprune.config import Config, ModelSpec
 from autoprune.errors import ConfigError, out_of_memory
 from autoprune.fields import Runtime
+from autoprune.validation import brief
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +79,7 @@ def latency(
         typer.Option(
             "--record",
             help="Add the result to latency.json and MODEL_CARD.md in each folder, with that of the first "
-            "detector for comparison.",
+            "detector where it is the dense one of the folder's.",
         ),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
@@ -101,7 +102,7 @@ def latency(
         if record:
             _check_cards(folders)
         built = {detector.label: _build(detector, config) for detector in named}
-        models = {label: model.eval() for label, (model, _) in built.items()}
+        models = {label: model.eval() for label, (model, _, _) in built.items()}
         input_size = config.input_size if size is None else parse_size(size, "--size")
         if input_size is None:
             input_size = input_size_of(named[0], models[named[0].label], config)
@@ -116,7 +117,8 @@ def latency(
             latencies = interleaved(runs, repeats, warmup_passes)
         setup = LatencySetup(runtime, device, config.threads, input_size, batch).label
         if record:
-            _record(latencies, folders, setup, {label: policy for label, (_, policy) in built.items()})
+            kinds = {label: (spec, policy) for label, (_, spec, policy) in built.items()}
+            _record(console, latencies, folders, setup, kinds)
         if not as_json:
             _show(console, latencies, f"{setup}; {repeats} interleaved passes each")
     if as_json:
@@ -155,22 +157,43 @@ def _check_cards(folders: Mapping[str, Path]) -> None:
 
 
 def _record(
+    console: "Console",
     latencies: "Mapping[str, Stages]",
     folders: Mapping[str, Path],
     setup: str,
-    policies: "Mapping[str, Policy | None]",
+    kinds: "Mapping[str, tuple[ModelSpec, Policy | None]]",
 ) -> None:
-    """Writes the networks' times into the folders of their detectors."""
+    """Writes the networks' times into the folders of their detectors; beside them that of the dense one.
+
+    Args:
+        console: says where the first detector is not the dense one of another's folder.
+        latencies: by label.
+        folders: by label.
+        setup: where it was measured.
+        kinds: by label the dense architecture, and the policy that it is pruned by.
+    """
     from autoprune.export.card import add_latencies, write_card
     from autoprune.latency.runners import NETWORK
 
-    first = next(iter(latencies))
+    first = next(iter(kinds))
     for name, folder in folders.items():
+        dense, policy = kinds[name]
         row = {"label": setup, **dataclasses.asdict(latencies[name][NETWORK])}
-        if name != first:
+        if not (reason := _why_not_dense(*kinds[first], dense)):
             row["dense_ms"] = latencies[first][NETWORK].median_ms
+        elif name != first:
+            tell(console, f"{first} is not the dense detector of {folder}, whose card is without: {reason}")
         add_latencies(folder, [row])
-        write_card(folder, policies[name])
+        write_card(folder, policy)
+
+
+def _why_not_dense(spec: ModelSpec, policy: "Policy | None", dense: ModelSpec) -> str:
+    """In what a detector differs from a dense one; empty where it is that."""
+    if policy is not None:
+        return "it is pruned"
+    pairs = {name: (getattr(spec, name), getattr(dense, name)) for name in ModelSpec.model_fields}
+    different = ((name, *pair) for name, pair in pairs.items() if pair[0] != pair[1])
+    return next((f"its {name} is {brief(own)}, not {brief(other)}" for name, own, other in different), "")
 
 
 def _as_json(latencies: "Mapping[str, Stages]", setup: str) -> dict[str, object]:
@@ -207,19 +230,20 @@ def _cell(value: "Latency", with_spread: bool) -> str:
     return f"{value.median_ms:.1f}{spread}"
 
 
-def _build(detector: NamedDetector, config: Config) -> "tuple[nn.Module, Policy | None]":
-    """The detector and its policy; without weights one of the same shapes, which decide its latency."""
+def _build(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec, Policy | None]":
+    """The detector, its dense architecture and its policy; without weights one of the same latency."""
     if detector.folder is not None:
         from autoprune.export.folder import load_with_policy
 
-        return load_with_policy(detector.folder)
-    model, _ = build_dense(detector, config)
+        model, policy = load_with_policy(detector.folder)
+        return model, policy.model, policy
+    model, spec = build_dense(detector, config)
     if detector.policy is None:
-        return model, None
+        return model, spec, None
     model = detector.policy.resized(model)
     from autoprune.detectors import detector_inputs
     from autoprune.graph import analyze, prune
 
     graph = analyze(model, detector_inputs(detector.policy.input_size))
     policy = detector.policy.with_costs(graph, detector.label)
-    return prune(model, graph, keep=policy.keep), policy
+    return prune(model, graph, keep=policy.keep), spec, policy

@@ -38,7 +38,7 @@ INTERRUPTED = 130
 READER_GONE = 141
 """As of a program that the signal of a broken pipe ended."""
 UNUSABLE_PATH = (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EACCES)
-RESUMABLE = {"demo", "recover", "search", "train"}
+RESUMABLE = {"demo", "recover", "search", "space", "train"}
 WRITERS = {"front", "export", "apply", "report"}  # each file or folder appears at once, when it is whole
 PRINTERS = {"doctor", "eval", "front", "inspect", "latency", "schema"}  # standard output is all they are for
 HELP = {"--help", "-h"}

@@ -3,6 +3,7 @@
 import copy
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -80,14 +81,64 @@ def check_labels(
         return
     # categories that the file does not list get ids that no box has
     own = {label: split.category_ids.get(label, -1 - label) for label in split.categories}
+    votes = _votes(split, chosen, detections)
+    compared = _compare(own, votes, split, chosen, detections)
+    if compared.highest < LEAST_MAP:
+        say(_poor(compared, split, len(chosen)))
+        return
+    if compared.best is own:
+        return
+    names = {number: split.categories[label] for label, number in own.items()}
+    better = {label: names[number] for label, number in compared.best.items()}
+    text = (
+        f"the labels do not fit the detector: on {len(chosen)} images of {split.name} its mAP is "
+        f"{100 * compared.own_map:.1f} with the labels {describe(split.categories)}, and "
+        f"{100 * compared.best_map:.1f} with {describe(better)}"
+    )
+    undecided = [names[number] for label, number in compared.best.items() if not votes[label, number]]
+    if compared.is_suggested and undecided:
+        more = ", …" if len(undecided) > SHOWN else ""
+        text += f" (undecided, as no box shows their labels: {', '.join(undecided[:SHOWN])}{more})"
+    if given:
+        say(f"{text}; those that were given are used")
+        return
+    raise ConfigError(
+        f"{text}; give --labels {as_option(better)} (YAML: labels), or, to keep them, "
+        f"--labels {as_option(split.categories)}"
+    )
+
+
+class _Compared(NamedTuple):
+    """What other labels are worth beside a split's own.
+
+    Attributes:
+        own: the split's mapping.
+        best: the mapping that is better than it by more than noise; ``own`` where none is.
+        own_map: mAP with ``own``, a fraction.
+        best_map: mAP with ``best``; 0 where that is ``own``.
+        highest: mAP of the best of all mappings.
+        is_suggested: whether ``best`` is what the detector's boxes suggest, and not a shift by one.
+    """
+
+    own: CategoryIds
+    best: CategoryIds
+    own_map: float
+    best_map: float
+    highest: float
+    is_suggested: bool
+
+
+def _compare(
+    own: CategoryIds, votes: Votes, split: Split, chosen: Sequence[int], detections: Detections
+) -> _Compared:
+    """Measures the labels shifted by one, and those that the boxes suggest."""
     shifts = [by for by in (1, -1) if min(own) + by >= 0]
     candidates: list[CategoryIds] = [{label + by: own[label] for label in own} for by in shifts]
-    votes = _votes(split, chosen, detections)
     candidates.append(suggested := _overlapping(own, votes))
     before = _per_class(own, split, chosen, detections)
     best: CategoryIds = own
     best_map = 0.0
-    highest = given_map = float(np.mean(list(before.values())))
+    highest = own_map = float(np.mean(list(before.values())))
     for other in candidates:
         after = _per_class(other, split, chosen, detections)
         changed = [name for number, name in _changed(own, other, split) if name in after]
@@ -98,37 +149,22 @@ def check_labels(
         highest = max(highest, mean)
         if new >= LEAST_FACTOR * old + LEAST_GAIN and mean > best_map:
             best, best_map = other, mean
-    names = {number: split.categories[label] for label, number in own.items()}
-    if highest < LEAST_MAP:
-        height, width = split.most_common_size
-        mapping = {label: names[number] for label, number in best.items()}
-        others = "" if best is own else f", {100 * best_map:.1f} with the labels {describe(mapping)}"
-        say(
-            f"the detector is poor with every mapping of labels on {len(chosen)} images of {split.name} "
-            f"(mAP {100 * given_map:.1f}{others}, at {height}x{width} pixels): "
-            "its input size, weights or data may be others than it was trained on (--model-arguments, "
-            "--weights, --data)"
-        )
-        return
-    if best is own:
-        return
-    better = {label: names[number] for label, number in best.items()}
-    text = (
-        f"the labels do not fit the detector: on {len(chosen)} images of {split.name} its mAP is "
-        f"{100 * given_map:.1f} with the labels {describe(split.categories)}, and "
-        f"{100 * best_map:.1f} with {describe(better)}"
-    )
-    if best is suggested:
-        undecided = [names[number] for label, number in best.items() if not votes[label, number]]
-        if undecided:
-            more = ", …" if len(undecided) > SHOWN else ""
-            text += f" (undecided, as no box shows their labels: {', '.join(undecided[:SHOWN])}{more})"
-    if given:
-        say(f"{text}; those that were given are used")
-        return
-    raise ConfigError(
-        f"{text}; give --labels {as_option(better)} (YAML: labels), or, to keep them, "
-        f"--labels {as_option(split.categories)}"
+    return _Compared(own, best, own_map, best_map, highest, best is suggested)
+
+
+def _poor(compared: _Compared, split: Split, images: int) -> str:
+    """Says that a detector is poor with every mapping, which tells nothing about labels."""
+    height, width = split.most_common_size
+    names = {number: split.categories[label] for label, number in compared.own.items()}
+    mapping = {label: names[number] for label, number in compared.best.items()}
+    others = ""
+    if compared.best is not compared.own:
+        others = f", {100 * compared.best_map:.1f} with the labels {describe(mapping)}"
+    return (
+        f"the detector is poor with every mapping of labels on {images} images of {split.name} "
+        f"(mAP {100 * compared.own_map:.1f}{others}, at {height}x{width} pixels): "
+        "its input size, weights or data may be others than it was trained on (--model-arguments, "
+        "--weights, --data)"
     )
 
 

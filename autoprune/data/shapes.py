@@ -8,7 +8,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw
 
+from autoprune import unfinished
 from autoprune.errors import ConfigError, DataError
 from autoprune.files import unwritable
 from autoprune.progress import track
@@ -97,8 +97,9 @@ def make_shapes(folder: Path, seed: int, train: int, val: int, test: int = 0, si
     scratch: Path | None = None
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp"))
-        _write(scratch, settings)
+        scratch = unfinished.new_folder(folder.parent, folder.name)
+        with unfinished.locked(scratch):
+            _write(scratch, settings)
         scratch.chmod(0o755)
         if folder.exists():
             shutil.rmtree(folder)

@@ -10,9 +10,10 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from torchvision.models import detection, get_model_weights, get_weight, list_models
 
+from autoprune.checkpoints.differences import differences
 from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
-from autoprune.checkpoints.state_dicts import SHOWN, plain_state, state_for
+from autoprune.checkpoints.state_dicts import plain_state, state_for
 from autoprune.checkpoints.write import write_tensors
 from autoprune.config import ModelSpec
 from autoprune.detectors.class_heads import class_axes, head_classes, refuse_other_heads
@@ -63,6 +64,10 @@ def load_dense(
         ModelError: an argument is wrong, the model can't be built, or the weights can't be read, hold values
             that are not finite or belong to another architecture.
     """
+    arguments = {} if arguments is None else arguments
+    check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
+    of_vendor = isinstance(name, str) and is_vendor(name)
+    description = described(name, arguments)[1] if of_vendor else None  # what is no model has no weights
     content = entry = None
     if weights is not None:
         instead = "a .safetensors or .pt file, or a name of torchvision's weights"
@@ -71,11 +76,8 @@ def load_dense(
         raise ModelError(
             f"weights_key {weights_key!r} does nothing without weights; omit it, or give weights"
         )
-    arguments = {} if arguments is None else arguments
-    check_kind("arguments", arguments, Mapping, "a dict of keyword arguments of the builder", ModelError)
     given_classes = num_classes
-    if isinstance(name, str) and is_vendor(name):
-        _, description = described(name, arguments)
+    if description is not None:
         library, _, source = name.partition(":")
         name, arguments = f"{library}:{Path(source).name}", description.arguments
         num_classes = description.num_classes if num_classes is None else num_classes
@@ -207,35 +209,6 @@ def _absorb_zero_eps(state: State, eps: float = 1e-5) -> State:
             ratio = ((variance.double() + eps) / variance.double()).sqrt()
             scaled[weight] = (state[weight] * ratio.nan_to_num(1.0, 1.0, 1.0)).to(state[weight].dtype)
     return scaled
-
-
-def differences(state: State, expected: State) -> str:
-    """How the tensors of ``state`` differ from the model's: names, shapes and kinds of numbers.
-
-    Returns:
-        One line with the number of tensors and the first few of each kind; empty where there are none.
-    """
-    missing = [f"{name} is missing" for name in sorted(expected.keys() - state.keys())]
-    extra = [f"{name} is not in the model" for name in sorted(state.keys() - expected.keys())]
-    shapes, kinds = [], []
-    for name in sorted(expected.keys() & state.keys()):
-        (shape, kind), (own_shape, own_kind) = (_form(each[name]) for each in (state, expected))
-        if shape != own_shape:
-            shapes.append(f"{name} is {shape}, the model's {own_shape}")
-        elif kind != own_kind:
-            kinds.append(f"{name} holds {kind} numbers, the model's {own_kind}")
-    parts = (missing, extra, shapes, kinds)
-    shown = [
-        line
-        for lines in parts
-        for line in [*lines[:SHOWN], *([f"{len(lines) - SHOWN} more like that"] if lines[SHOWN:] else [])]
-    ]
-    return f"{sum(map(len, parts))} keys differ: {'; '.join(shown)}" if shown else ""
-
-
-def _form(tensor: Tensor) -> tuple[list[int], str]:
-    kind = "real" if tensor.is_floating_point() else "complex" if tensor.is_complex() else "whole"
-    return list(tensor.shape), kind
 
 
 def refuse_not_finite(state: State, expected: State, where: str) -> None:

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from autoprune.checkpoints.differences import differences
 from autoprune.checkpoints.parts import index_of, read_parts
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import plain_state
 from autoprune.detectors import build, detector_inputs, save_state
 from autoprune.detectors.class_names import header_of
 from autoprune.detectors.variances import refuse_bad_variances
-from autoprune.detectors.weights import differences, refuse_not_finite, state_of
+from autoprune.detectors.weights import refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy

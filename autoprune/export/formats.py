@@ -1,5 +1,6 @@
 """Writes a detector for other runtimes, and keeps the file only where it has the detector's detections."""
 
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,10 +30,12 @@ Images = Split | Pictures
 def write_onnx(detector: nn.Module, folder: Path, images: Images, count: int) -> tuple[Path, Parity]:
     """Writes the whole detector as ONNX, with its resizing and its non-maximum suppression.
 
+    That of another library's detector takes images of the most common size alone (see `write_whole`).
+
     Args:
         detector: in eval mode, on the CPU.
         folder: where `model.onnx` goes.
-        images: real ones, to compare on; the first is traced.
+        images: real ones, to compare on; the first that the file takes is traced.
         count: images to compare on, at most.
 
     Raises:
@@ -42,10 +45,17 @@ def write_onnx(detector: nn.Module, folder: Path, images: Images, count: int) ->
     """
     need("onnxruntime")
     path = folder / WHOLE_ONNX
-    example = images.batch([0])[0][0] if isinstance(images, Split) else images[0]
-    names = write_whole(detector, example, path)
+    size = Counter(images.sizes).most_common(1)[0][0] if isinstance(detector, VendorDetector) else None
+    first = 0 if size is None else images.sizes.index(size)
+    if size is not None and (fitting := images.sizes.count(size)) < len(images):
+        say(
+            f"{path.name} takes images of {_shown(size)} pixels alone, which {fitting} of {len(images)} have "
+            "when resized; it is compared on these"
+        )
+    names = write_whole(detector, parity.image_of(images, first), path)
     session = open_session(path, "onnxruntime")
-    return path, _checked(path, parity.whole(detector), parity.whole_file(session, names), images, count)
+    file = parity.whole_file(session, names)
+    return path, _checked(path, parity.whole(detector), file, images, count, size)
 
 
 def write_vendor(
@@ -114,10 +124,17 @@ def _shown(size: tuple[int, int]) -> str:
     return f"{size[0]}x{size[1]}"
 
 
-def _checked(path: Path, detector: Detect, file: Detect, images: Images, count: int) -> Parity:
+def _checked(
+    path: Path,
+    detector: Detect,
+    file: Detect,
+    images: Images,
+    count: int,
+    size: tuple[int, int] | None = None,
+) -> Parity:
     """Compares the detections; a file that fails is deleted."""
     try:
-        result = parity.compare(detector, file, images, count)
+        result = parity.compare(detector, file, images, count, size)
         result.check(path.name)
     except BaseException:
         path.unlink(missing_ok=True)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from autoprune.data.coco import Split
 from autoprune.data.detections import detections_of
 from autoprune.data.evaluate import score_detections
+from autoprune.data.samples import true_boxes
 from autoprune.errors import ExportError
 from autoprune.images.decode import (
     View,
@@ -107,7 +108,13 @@ class Parity:
         return f"; mAP {100 * self.map_file:.2f}, the detector's {100 * self.map_detector:.2f}"
 
 
-def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: int) -> Parity:
+def compare(
+    detector: Detect,
+    file: Detect,
+    images: "Split | Pictures",
+    count: int,
+    size: tuple[int, int] | None = None,
+) -> Parity:
     """Compares the detections of both on the same images.
 
     Args:
@@ -115,17 +122,19 @@ def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: i
         file: what is checked.
         images: a split with ground truth, or images alone.
         count: images to compare on, at most.
+        size: height and width of the images to compare on, where the file takes no others.
     """
-    count = min(count, len(images))
+    fitting = [index for index, own in enumerate(images.sizes) if size in (None, own)]
+    chosen = fitting[:count]
     pairs = []
-    for index in track(range(count), "parity"):
-        image = images.batch([index])[0][0] if isinstance(images, Split) else images[index]
+    for index in track(chosen, "parity"):
+        image = image_of(images, index)
         pairs.append((detector(image), file(image)))
     matches = [_match(expected, actual) for expected, actual in pairs]
     boxes = np.concatenate([match[0] for match in matches])
     maps: tuple[float | None, float | None] = (None, None)
-    if isinstance(images, Split):
-        split, chosen = images, range(count)
+    if isinstance(images, Split) and any(true_boxes(images, index) for index in chosen):
+        split = images
         of_detector, of_file = (
             np.concatenate(
                 [detections_of(split, index, pair[side]) for index, pair in zip(chosen, pairs, strict=True)]
@@ -134,7 +143,7 @@ def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: i
         )
         maps = score_detections(split, chosen, of_detector).map, score_detections(split, chosen, of_file).map
     return Parity(
-        images=count,
+        images=len(chosen),
         detections=sum(len(expected["scores"]) for expected, _ in pairs),
         matched=len(boxes),
         extra=sum(len(actual["scores"]) for _, actual in pairs) - len(boxes),
@@ -143,6 +152,11 @@ def compare(detector: Detect, file: Detect, images: "Split | Pictures", count: i
         map_detector=maps[0],
         map_file=maps[1],
     )
+
+
+def image_of(images: "Split | Pictures", index: int) -> Tensor:
+    """One image as the detector sees it, float32 [3, height, width] in [0, 1]."""
+    return images.batch([index])[0][0] if isinstance(images, Split) else images[index]
 
 
 def whole(detector: nn.Module) -> Detect:
@@ -196,12 +210,16 @@ class Pictures:
         folder: holds image files.
         resize: the detector's, see `resize.pixel_resizing`.
 
+    Attributes:
+        sizes: height and width of each, as the detector sees it.
+
     Raises:
         DataError: the folder holds no images, or one that can't be read.
     """
 
     def __init__(self, folder: Path, resize: Resizing) -> None:
         self._files, self._resize = image_files(folder), resize
+        self.sizes = [resized_size(header_size(file), resize) for file in self._files]
         deep = [file for file in self._files if read_header(file).deep]
         self._view = View(levels=measure_levels(deep) if deep else None)
 
@@ -211,9 +229,7 @@ class Pictures:
 
     def __getitem__(self, index: int) -> Tensor:
         """One image, float32 [3, height, width] in [0, 1]."""
-        file = self._files[index]
-        size = resized_size(header_size(file), self._resize)
-        return decode(file, size, self._view, self._resize).float() / 255
+        return decode(self._files[index], self.sizes[index], self._view, self._resize).float() / 255
 
     def __iter__(self) -> Iterator[Tensor]:
         """All images in turn."""

@@ -16,16 +16,15 @@ from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph
 from autoprune.latency.machine import LatencySetup, versions
 from autoprune.latency.model import (
-    GRID,
     LatencyModel,
     correct,
     features,
     fractions_of,
     left_out_errors,
-    measure_tables,
 )
 from autoprune.latency.networks import measure_networks, prune_to, sample_widths
 from autoprune.latency.operators import Call, find_calls
+from autoprune.latency.tables import GRID, measure_tables
 from autoprune.progress import say
 from autoprune.space.space import Space
 

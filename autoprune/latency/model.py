@@ -11,8 +11,7 @@ with them it stayed at 2-4%.
 """
 
 import json
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,19 +23,8 @@ from numpy.typing import NDArray
 from autoprune.errors import RunError
 from autoprune.files import write_text
 from autoprune.graph import ChannelGraph
-from autoprune.latency.machine import LatencySetup
-from autoprune.latency.operators import Call, Operator, one_pass
-from autoprune.latency.timing import interleaved
-from autoprune.progress import track
-
-Array = NDArray[np.float64]
-Seconds = Callable[[Mapping[str, Callable[[], object]]], Mapping[str, float]]
-
-GRID = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-"""Fractions of a dense width that operators are timed at; 0 stands for the smallest width, `STEP`."""
-STEP = 8
-REPEATS = 5
-WARMUP = 2
+from autoprune.latency.operators import Call, Operator
+from autoprune.latency.tables import GRID, Array
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,51 +121,6 @@ class LatencyModel:
             raise RunError(f"{path} is damaged; delete it, and the latency is measured again") from error
 
 
-def measure_tables(
-    calls: Sequence[Call],
-    setup: LatencySetup,
-    folder: Path,
-    seconds: Seconds | None = None,
-) -> Array:
-    """Times every operator over the grid of its widths; equal operators once.
-
-    Args:
-        calls: what a network runs.
-        setup: where to measure.
-        folder: for temporary files.
-        seconds: times passes; only tests and benchmarks replace it.
-
-    Returns:
-        [C, P, Q] milliseconds; see `LatencyModel`.
-
-    Raises:
-        ConfigError: the runtime is not installed, or has no such device.
-    """
-    seconds = seconds or time_passes
-    table_of: dict[Operator, Array] = {}
-    times: dict[Operator, float] = {}
-    for operator in track(list(dict.fromkeys(call.operator for call in calls)), "latency of operators"):
-        points = {
-            (p, q): operator.narrowed(_width(operator.inputs, GRID[p]), _width(operator.outputs, GRID[q]))
-            for p in range(len(GRID))
-            for q in range(len(GRID))
-            if operator.groups == 1 or p == q
-        }
-        new = [narrowed for narrowed in dict.fromkeys(points.values()) if narrowed not in times]
-        passes = {str(n): one_pass(op, setup, folder) for n, op in enumerate(new)}
-        taken = seconds(passes)
-        times |= {narrowed: 1e3 * taken[str(n)] for n, narrowed in enumerate(new)}
-        table = np.zeros((len(GRID), len(GRID)))
-        for (p, q), narrowed in points.items():
-            if operator.groups == 1:
-                table[p, q] = times[narrowed]
-            else:  # inputs and outputs go together
-                table[p, :] = times[narrowed]
-        # more channels never take less time: a search for the widest that fits relies on it
-        table_of[operator] = np.maximum.accumulate(np.maximum.accumulate(table, 0), 1)
-    return np.stack([table_of[call.operator] for call in calls])
-
-
 def fractions_of(graph: ChannelGraph, calls: Sequence[Call]) -> tuple[Array, Array]:
     """How each call's fractions of inputs and outputs follow from the groups' fractions.
 
@@ -269,33 +212,6 @@ def left_out_errors(inputs: Array, measured: Array) -> tuple[float, ...]:
 
 
 _ROWS = 512  # rows of widths that are predicted in one batch
-
-
-def _width(dense: int, fraction: float) -> int:
-    """A fraction of the dense width, rounded to `STEP`, at least one step; the dense width itself at 1."""
-    if fraction == 1:
-        return dense
-    return min(dense, max(STEP, round(dense * fraction / STEP) * STEP))
-
-
-def time_passes(
-    passes: Mapping[str, Callable[[], object]], clock: Callable[[], float] = time.perf_counter
-) -> dict[str, float]:
-    """Seconds of each pass, by interleaved timing."""
-
-    def timed(run: Callable[[], object]) -> Callable[[], dict[str, float]]:
-        def once() -> dict[str, float]:
-            start = clock()
-            run()
-            return {"": clock() - start}
-
-        return once
-
-    if not passes:
-        return {}
-    latencies = interleaved({name: timed(run) for name, run in passes.items()}, REPEATS, WARMUP, quiet=True)
-    # the least disturbed passes; the correction makes up for what disturbs all of them
-    return {name: stages[""].p10_ms / 1e3 for name, stages in latencies.items()}
 
 
 def _operator(fields: Mapping[str, Any]) -> Operator:

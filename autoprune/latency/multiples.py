@@ -10,8 +10,9 @@ from torch import nn
 from autoprune.detectors import detector_inputs
 from autoprune.graph import ChannelGraph
 from autoprune.latency.machine import LatencySetup
-from autoprune.latency.model import Seconds, fractions_of, time_passes
+from autoprune.latency.model import fractions_of
 from autoprune.latency.operators import find_calls, one_pass
+from autoprune.latency.tables import Seconds, time_passes
 from autoprune.progress import track
 
 MULTIPLES = (32, 16, 8)

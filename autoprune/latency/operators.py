@@ -1,7 +1,7 @@
 """The convolutions and linear layers of a network, and one pass of each of them at any width in a runtime."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,10 @@ class Operator:
     def narrowed(self, inputs: int, outputs: int) -> "Operator":
         """The same with other numbers of channels; a grouped one keeps its channels per group."""
         if self.groups == 1:
-            return Operator(**{**self.__dict__, "inputs": inputs, "outputs": outputs})
+            return replace(self, inputs=inputs, outputs=outputs)
         groups = max(1, round(self.groups * inputs / self.inputs))
         each_in, each_out = self.inputs // self.groups, self.outputs // self.groups
-        changed = {"inputs": groups * each_in, "outputs": groups * each_out, "groups": groups}
-        return Operator(**{**self.__dict__, **changed})
+        return replace(self, inputs=groups * each_in, outputs=groups * each_out, groups=groups)
 
 
 @dataclass(frozen=True)
@@ -80,23 +79,20 @@ def find_calls(model: nn.Module, images: Sequence[Tensor]) -> list[Call]:
         shape = inputs[0].shape
         name = f"{names[module]}.weight"
         if isinstance(module, nn.Conv2d):
-            padding = module.padding if isinstance(module.padding, tuple) else (0, 0)
-            calls.append(
-                Call(
-                    name,
-                    Operator(
-                        module.in_channels,
-                        module.out_channels,
-                        _pair(module.kernel_size),
-                        _pair(module.stride),
-                        _pair(padding),
-                        _pair(module.dilation),
-                        module.groups,
-                        module.bias is not None,
-                        (int(shape[0]), int(shape[2]), int(shape[3])),
-                    ),
-                )
+            operator = Operator(
+                module.in_channels,
+                module.out_channels,
+                _pair(module.kernel_size),
+                _pair(module.stride),
+                (0, 0),
+                _pair(module.dilation),
+                module.groups,
+                module.bias is not None,
+                (int(shape[0]), int(shape[2]), int(shape[3])),
             )
+            rows, columns = map(int, output.shape[-2:])
+            padding = _padding(operator, module.padding, (rows, columns))
+            calls.append(Call(name, replace(operator, padding=padding)))
         elif isinstance(module, nn.Linear) and inputs[0].numel():
             rows = inputs[0].numel() // module.in_features
             one = (1, 1)
@@ -125,6 +121,33 @@ def find_calls(model: nn.Module, images: Sequence[Tensor]) -> list[Call]:
         for hook in hooks:
             hook.remove()
     return calls
+
+
+def _padding(operator: Operator, declared: Any, output: tuple[int, int]) -> tuple[int, int]:
+    """Rows and columns that a convolution adds at either end of its input, by the size of its output.
+
+    A module may say ``same`` in place of numbers, or pad by its own code, as those of timm do that follow
+    TensorFlow: then it is the least that gives the output.
+
+    Args:
+        operator: the convolution, without its padding.
+        declared: what the module says.
+        output: height and width of what it returned.
+    """
+    spans = [
+        dilation * (side - 1) + 1 for dilation, side in zip(operator.dilation, operator.kernel, strict=True)
+    ]
+    axes = list(zip(operator.size[1:], spans, operator.stride, output, strict=True))
+    if isinstance(declared, tuple):
+        given = _pair(declared)
+        made = [
+            (side + 2 * pad - span) // step + 1
+            for (side, span, step, _), pad in zip(axes, given, strict=True)
+        ]
+        if made == list(output):
+            return given
+    rows, columns = (max(0, -(-((out - 1) * step + span - side) // 2)) for side, span, step, out in axes)
+    return rows, columns
 
 
 def one_pass(operator: Operator, setup: LatencySetup, folder: Path) -> Pass:

@@ -24,7 +24,7 @@ from autoprune.layouts.source import (
     split_of,
 )
 from autoprune.layouts.text_files import numbered, read_lines
-from autoprune.layouts.voc_xml import Record, parse, parse_xml
+from autoprune.layouts.voc_xml import Record, annotations_of, parse, parse_xml
 from autoprune.records.convention import CORNERS, Convention
 from autoprune.records.fields import shown
 
@@ -78,7 +78,9 @@ def read_voc(source: Source) -> Content:
     covered = any(split.file == source.file for split in source.whole or (source,))
     parsed = whole if covered else {**whole, **_parse_all([source])}
     own = _chosen(source)
-    skipped, annotations, images = [], [], []
+    skipped: list[str] = []
+    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     records = [record for record in whole.values() if not isinstance(record, str)]
     if (first := next(iter(parsed.values()), None)) and all(
         isinstance(each, str) for each in parsed.values()
@@ -91,7 +93,6 @@ def read_voc(source: Source) -> Content:
     every = [record for record in parsed.values() if not isinstance(record, str)]
     names, lacking = _class_names(source, records, every)
     numbers = {name: number for number, name in enumerate(names, 1)}
-    difficult = 0
     for number, file in enumerate(own, 1):
         record = parsed.get(file, f"there is no file {file}; add it, or remove its name from the list")
         if isinstance(record, str):
@@ -104,30 +105,14 @@ def read_voc(source: Source) -> Content:
         if record.size is not None:
             entry |= {"height": record.size[0], "width": record.size[1]}
         images.append(entry)
-        for place, thing in enumerate(record.things, 1):
-            where = f"{file}, object {place}"
-            if thing.box is None or thing.name not in numbers:
-                skipped.append(f"{where}: it has no name, or no bndbox with four numbers")
-                continue
-            if thing.difficult is None:
-                skipped.append(f"{where}: its `difficult` is neither 0 nor 1")
-                continue
-            x1, y1, x2, y2 = thing.box
-            difficult += thing.difficult
-            annotations.append(
-                {
-                    "id": where,
-                    "image_id": number,
-                    "category_id": numbers[thing.name],
-                    "bbox": [x1 - offset, y1 - offset, x2 - x1 + offset, y2 - y1 + offset],
-                    "iscrowd": int(thing.difficult),
-                }
-            )
-    notes = (
-        ["corners are taken as counted from 0, as some are 0, not from 1 as VOC's own are"]
-        if from_zero
-        else []
-    )
+        for thing in annotations_of(file, record, number, numbers, offset):
+            if isinstance(thing, str):
+                skipped.append(thing)
+            else:
+                annotations.append(thing)
+    notes = []
+    if from_zero:
+        notes.append("corners are taken as counted from 0, as some are 0, not from 1 as VOC's own are")
     if _name_file(source) is None:
         order = ", ".join(f"{number} {name}" for name, number in numbers.items())
         notes.append(
@@ -137,7 +122,7 @@ def read_voc(source: Source) -> Content:
         notes.append(f"classes that {_name_file(source)} lacks come last: {_first(lacking)}")
     if orphans := _without_image(parsed, source):
         notes.append(f"{len(orphans)} XML files have no image, first {orphans[0]}")
-    if difficult:
+    if difficult := sum(thing["iscrowd"] for thing in annotations):
         notes.append(
             f"{difficult} boxes marked `difficult` are ignored: not trained on, and neither hit nor miss"
         )

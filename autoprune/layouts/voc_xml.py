@@ -1,7 +1,8 @@
 """Reads one XML file of Pascal VOC."""
 
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from xml.etree import ElementTree
 from xml.parsers import expat
 
@@ -57,6 +58,35 @@ def parse(file: Path) -> Record | str:
         things.append(Thing((element.findtext("name") or "").strip(), box, difficult))
     name = (root.findtext("filename") or "").strip()
     return Record(name, (int(height or 0), int(width or 0)) if known else None, things)
+
+
+def annotations_of(
+    file: Path, record: Record, image: int, numbers: Mapping[str, int], offset: int
+) -> Iterator[dict[str, Any] | str]:
+    """The objects of an XML file as annotations of COCO, or what is wrong with each.
+
+    Args:
+        file: the XML file.
+        record: what it says.
+        image: number of its image.
+        numbers: of the classes, by name.
+        offset: number of the first pixel.
+    """
+    for place, thing in enumerate(record.things, 1):
+        where = f"{file}, object {place}"
+        if thing.box is None or thing.name not in numbers:
+            yield f"{where}: it has no name, or no bndbox with four numbers"
+        elif thing.difficult is None:
+            yield f"{where}: its `difficult` is neither 0 nor 1"
+        else:
+            x1, y1, x2, y2 = thing.box
+            yield {
+                "id": where,
+                "image_id": image,
+                "category_id": numbers[thing.name],
+                "bbox": [x1 - offset, y1 - offset, x2 - x1 + offset, y2 - y1 + offset],
+                "iscrowd": int(thing.difficult),
+            }
 
 
 def parse_xml(data: bytes) -> ElementTree.Element:

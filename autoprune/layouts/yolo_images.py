@@ -7,6 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from autoprune.errors import DataError
+from autoprune.layouts.image_folder import folders_below
 from autoprune.layouts.source import files_in, in_any_case
 from autoprune.layouts.text_files import read_lines
 from autoprune.layouts.yolo_labels import holds_boxes
@@ -69,9 +70,10 @@ def _of_list(place: Path, text: str) -> Path:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """The images in a folder and its folders, sorted."""
+    """The images in a folder and all in it, over links too and without hidden folders, sorted."""
     suffixes = Image.registered_extensions()
-    return sorted(path for path in folder.rglob("*.*") if path.suffix.lower() in suffixes and path.is_file())
+    inside = (path for place in folders_below(folder) for path in place.iterdir())
+    return sorted(path for path in inside if path.suffix.lower() in suffixes and path.is_file())
 
 
 def label_file(image: Path) -> Path:
@@ -97,7 +99,7 @@ def unread(places: Iterable[Path], images: Sequence[Path]) -> Iterator[tuple[Pat
     for place in map(Path, map(os.path.abspath, places)):
         labels = label_file(place / "x.png").parent
         if place.is_dir() and labels != place and labels.is_dir():
-            for folder in (labels, *(path for path in labels.rglob("*") if path.is_dir())):
+            for folder in folders_below(labels):
                 folders.setdefault(folder, set()).add(place / folder.relative_to(labels))
     expected = {label_file(image) for image in images}
     suffixes = Image.registered_extensions()

@@ -19,7 +19,6 @@ STRIDE = 32
 """Of the coarsest feature maps: what the sides of a batch are multiples of."""
 MOST_CANDIDATES = 30_000
 """Boxes of an image (of RTMDet: of one of its levels) that go into the non-maximum suppression, at most."""
-
 STRIDES = (8, 16, 32)
 """Pixels between the cells of each level, of the kinds with non-maximum suppression."""
 Candidates = tuple[Tensor, Tensor, Tensor]
@@ -70,13 +69,13 @@ class Letterbox(DetectorTransform):
 
     def padded_size(self, sizes: Sequence[Size]) -> Size:
         """The square, whatever the images."""
-        assert self.max_size is not None
-        side = -(-self.max_size // STRIDE) * STRIDE
+        side = -(-(self.max_size or 0) // STRIDE) * STRIDE
         return side, side
 
     def _ratio(self, size: Sequence[int]) -> float:
-        assert self.max_size is not None
-        return min(self.max_size / size[0], self.max_size / size[1])
+        """Factor of both axes; 1 of an image resized before, which rounding left a pixel short."""
+        longest, wanted = max(size), self.max_size or 0
+        return 1.0 if longest == wanted - 1 else wanted / longest
 
 
 class LibreDetector(VendorDetector):

@@ -172,6 +172,7 @@ class DetectorTransform(nn.Module):
         if self.placement == "corner":
             return 0, 0
         top, left = ((whole - own) / 2 for whole, own in zip(batch, size, strict=True))
+        # of an odd number of pixels the smaller half, as in Ultralytics' `LetterBox`
         return round(top - 0.1), round(left - 0.1)
 
     def _placed(self, boxes: Tensor, original: Sequence[int], size: Size, batch: Size) -> Tensor:

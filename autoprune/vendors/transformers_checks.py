@@ -3,7 +3,7 @@
 import importlib.util
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -42,6 +42,8 @@ _COUNTS = re.compile(
     r"channels|depths|n_points|num_windows|group_detr|decoder_layers)"
 )
 """Entries whose whole numbers count something that there must be at least one of."""
+_ACTIVATIONS = re.compile(r"(.*_)?(activation(_function)?|act)")
+"""Entries whose texts name an activation."""
 
 
 def cleaned(value: Any, where: str, field: str = "") -> Any:
@@ -66,6 +68,28 @@ def cleaned(value: Any, where: str, field: str = "") -> Any:
     if counts and isinstance(value, int) and not isinstance(value, bool) and value < 1:
         raise ModelError(f"{where}: `{field}` holds {value}, and must be 1 or more")
     return [cleaned(each, where, field) for each in value] if isinstance(value, list | tuple) else value
+
+
+def check_activations(config: Mapping[str, Any], known: Container[str], where: str, field: str = "") -> None:
+    """Refuses an activation that the vendor does not know, at any depth.
+
+    Args:
+        config: it, or a config within it.
+        known: the vendor's names.
+        where: its file, for messages.
+        field: the place of what is within, with a dot behind it.
+
+    Raises:
+        ModelError: names the first.
+    """
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            check_activations(value, known, where, f"{field}{key}.")
+        elif isinstance(value, str) and _ACTIVATIONS.fullmatch(str(key)) and value not in known:
+            raise ModelError(
+                f"{where}: `{field}{key}` is {value!r}, which is no activation of Transformers; give one "
+                "such as 'relu' or 'silu'"
+            )
 
 
 def check_names(config: Mapping[str, Any], where: str) -> None:

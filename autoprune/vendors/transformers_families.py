@@ -9,10 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import transformers
+from transformers.activations import ACT2FN
 from transformers.utils import logging
 
 from autoprune.errors import ModelError
+from autoprune.vendors.table import TESTED
 from autoprune.vendors.transformers_checks import (
+    check_activations,
     check_backbone,
     check_names,
     check_timm,
@@ -68,8 +71,6 @@ FAMILIES: dict[str, Family] = {
     ),
     "yolos": Family("YolosForObjectDetection", "YolosImageProcessor", Select(softmax=True), (), masked=False),
 }
-TESTED = "5.24"
-"""Version of Transformers that has all of them."""
 
 
 def family_of(config: Mapping[str, Any], where: str) -> Family:
@@ -90,7 +91,7 @@ def family_of(config: Mapping[str, Any], where: str) -> Family:
         raise ModelError(f"{where} is for a {classes[0]}, which is of another task; give a {family.model}")
     if not hasattr(transformers, family.model):
         raise ModelError(
-            f"transformers {transformers.__version__} has no {family.model}; {TESTED} does: "
+            f"transformers {transformers.__version__} has no {family.model}; {TESTED['transformers']} does: "
             "pip install --upgrade transformers"
         )
     return family
@@ -110,6 +111,7 @@ def configuration(config: Mapping[str, Any], where: str) -> Any:
     plain = cleaned(config, where)
     check_backbone(plain, where)
     check_names(plain, where)
+    check_activations(plain, ACT2FN, where)
     kind = getattr(transformers, family.model).config_class
     try:
         with quiet():

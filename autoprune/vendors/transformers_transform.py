@@ -63,6 +63,8 @@ class ProcessorTransform(DetectorTransform):
         if self.min_size is None or self.max_size is None:
             return height, width
         short, long = min(height, width), max(height, width)
+        if self._is_resized(short, long, self.min_size, self.max_size):
+            return height, width
         exact = float(self.min_size)
         if long / short * exact > self.max_size:
             exact = self.max_size * short / long
@@ -70,6 +72,15 @@ class ProcessorTransform(DetectorTransform):
         longer = long if short == shorter else int(exact * long / short)
         pair = (shorter, longer) if height <= width else (longer, shorter)
         return pair[0] - pair[0] % self.step, pair[1] - pair[1] % self.step
+
+    def _is_resized(self, short: int, long: int, min_size: int, max_size: int) -> bool:
+        """Whether sides are those of an image that was resized already, as data is before it is kept.
+
+        Rounding may leave its longer side a step below the limit; to resize it once more would stretch it.
+        """
+        at_limit = short == min_size - min_size % self.step or long >= max_size - self.step
+        whole = short % self.step == long % self.step == 0
+        return whole and at_limit and short <= min_size and long <= max_size
 
 
 def preprocessing_of(given: Mapping[str, Any], family: Family, where: str) -> dict[str, Any]:

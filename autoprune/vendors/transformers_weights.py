@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from autoprune.checkpoints.differences import kind_of, listed
 from autoprune.checkpoints.prefixes import is_counter
 from autoprune.errors import ModelError
 from autoprune.vendors.transformers_families import quiet
-
-SHOWN = 3
 
 
 def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
@@ -34,30 +33,18 @@ def translated(kind: type[Any], config: Any, tensors: Mapping[str, Tensor], wher
     state: dict[str, Tensor] = model.state_dict()
     # Names of files may be earlier ones; the last part of a name stays.
     whole = {name.rpartition(".")[2] for name, value in state.items() if not value.is_floating_point()}
-    problems = [
-        *(f"{name} is missing" for name in sorted(report["missing_keys"]) if not is_counter(name)),
-        *(
-            f"{name} is not in the model"
-            for name in sorted(report["unexpected_keys"])
-            if not is_counter(name)
-        ),
-        *(
-            f"{name} is {list(own)}, the model's {list(wanted)}"
-            for name, own, wanted in report["mismatched_keys"]
-        ),
-        *(
-            f"{name} holds whole numbers, the model's real ones"
-            for name, value in sorted(tensors.items())
-            if not value.is_floating_point() and name.rpartition(".")[2] not in whole
-        ),
-        *map(str, report["error_msgs"]),
+    missing, extra = (
+        [name for name in report[part] if not is_counter(name)]
+        for part in ("missing_keys", "unexpected_keys")
+    )
+    shapes = [(name, list(own), list(wanted)) for name, own, wanted in report["mismatched_keys"]]
+    kinds = [
+        (name, kind_of(value), "real")
+        for name, value in sorted(tensors.items())
+        if not value.is_floating_point() and name.rpartition(".")[2] not in whole
     ]
-    if problems:
-        more = f"; {len(problems) - SHOWN} more like that" if problems[SHOWN:] else ""
-        raise ModelError(
-            f"the weights in {where}: {len(problems)} keys differ: {'; '.join(problems[:SHOWN])}{more}; take "
-            "all files from one folder"
-        )
+    if wrong := listed(missing, extra, shapes, kinds, [*map(str, report["error_msgs"])]):
+        raise ModelError(f"the weights in {where}: {wrong}; take all files from one folder")
     left = {name: torch.zeros_like(state[name]) for name in report["missing_keys"]}  # the vendor sets none
     return {**state, **left}
 

@@ -16,7 +16,6 @@ from autoprune.errors import ModelError
 from autoprune.process import loggers_at
 
 OLDEST = (8, 4, 150)
-TESTED = "8.4.150 and 8.4.190"
 _OFF = {"YOLO_OFFLINE": "true", "YOLO_AUTOINSTALL": "false", "YOLO_VERBOSE": "false"}
 """What keeps the import from looking for a network, from installing packages and from printing."""
 
@@ -43,7 +42,8 @@ with _leaving_no_trace():
     VERSION = str(ultralytics.__version__)
     if (numbers := tuple(map(int, re.findall(r"\d+", VERSION)[:3]))) and numbers < OLDEST:
         raise ModelError(
-            f"ultralytics {VERSION} is too old: tested with {TESTED}; pip install -U 'autoprune[ultralytics]'"
+            f"ultralytics {VERSION} is older than {'.'.join(map(str, OLDEST))}; pip install -U "
+            "'autoprune[ultralytics]'"
         )
     from ultralytics.cfg import get_cfg
     from ultralytics.models import rtdetr, yolo

@@ -40,12 +40,11 @@ from autoprune.latency.model import (
     correct,
     features,
     fractions_of,
-    measure_tables,
-    time_passes,
 )
 from autoprune.latency.networks import prune_to, sample_widths
 from autoprune.latency.operators import find_calls
 from autoprune.latency.runners import NETWORK, Run, in_file, in_torch
+from autoprune.latency.tables import measure_tables, time_passes
 from autoprune.latency.timing import WARMUP, Latency, interleaved
 from autoprune.space.derive import derive_space
 from autoprune.space.one_shot import uniform, widths_of

@@ -33,8 +33,9 @@ from autoprune.cost.budget import Budget
 from autoprune.export import load
 from autoprune.graph import prune
 from autoprune.latency import fit as latency_fit
-from autoprune.latency.model import LatencyModel, measure_tables, time_passes
+from autoprune.latency.model import LatencyModel
 from autoprune.latency.networks import measure_networks
+from autoprune.latency.tables import measure_tables, time_passes
 from autoprune.policy import Policy
 from autoprune.recovery import recover_policy as recovery
 from autoprune.recovery.recover_policy import recover_policy

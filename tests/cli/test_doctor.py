@@ -28,6 +28,12 @@ def test_it_reports_versions_devices_and_disk(autoprune: Run, tmp_path: Path) ->
     assert not (tmp_path / "runs").exists()
 
 
+def test_a_part_of_no_data_is_refused(autoprune: Run) -> None:
+    assert autoprune("doctor", "--val-fraction", "0.2").is_refusal(
+        "--val-fraction does nothing without --data"
+    )
+
+
 def test_a_full_disk_fails_with_a_remedy(
     autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

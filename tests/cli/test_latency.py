@@ -9,6 +9,7 @@ from typing import Any, get_args
 import pytest
 
 from autoprune.cli.main import COMMANDS
+from autoprune.policy import Policy
 from autoprune.runtimes import extras
 from autoprune.runtimes.sessions import RUNTIMES
 
@@ -46,14 +47,33 @@ def test_policies_and_folders_are_named_by_their_path(autoprune: Run, checked_ru
 
 def test_a_recorded_latency_is_in_the_card(autoprune: Run, checked_run: Path, tmp_path: Path) -> None:
     folder = Path(shutil.copytree(best_recovered(checked_run), tmp_path / "detector"))
-    policy = checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
+    dense = Policy.load(folder / "policy.yaml").model
     card = folder / "MODEL_CARD.md"
     assert card.read_text().count("batch 1, 128x128") == 1  # measured by the recovery
-    outcome = autoprune("latency", policy, folder, "--batch", "3", "--repeats", "2", "--record")
+    flags = ["--model-arguments", json.dumps(dense.arguments), "--num-classes", str(dense.num_classes)]
+    outcome = autoprune("latency", dense.name, folder, *flags, "--batch", "3", "--repeats", "2", "--record")
     assert outcome.code == 0, outcome.err
     assert "batch 3, 128x128" in card.read_text()
     (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "batch 3" in row["label"])
     assert row["dense_ms"] > 0
+
+
+def test_the_time_of_another_detector_is_not_taken_for_that_of_the_dense_one(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(best_recovered(checked_run), tmp_path / "detector"))
+    dense = Policy.load(folder / "policy.yaml").model
+    policy = checked_run / f"policies/trial-{best_on_front(checked_run):04d}.yaml"
+    more = ["--model-arguments", json.dumps(dense.arguments)]
+    for other, flags, reason in (
+        (policy, [], "it is pruned"),
+        (dense.name, more, f"its num_classes is 91, not {dense.num_classes}"),
+    ):
+        arguments = ("--size", "64x64", "--repeats", "1", "--warmup-passes", "0", "--record")
+        outcome = autoprune("latency", other, folder, *flags, *arguments)
+        assert f"is not the dense detector of {folder}, whose card is without: {reason}" in outcome.out
+        (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "64x64" in row["label"])
+        assert "dense_ms" not in row
 
 
 def test_every_runtime_of_the_table_can_be_chosen() -> None:

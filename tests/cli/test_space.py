@@ -11,6 +11,7 @@ from autoprune.detectors import build, detector_inputs
 from autoprune.graph import analyze
 from autoprune.importance import load
 from autoprune.latency import multiples
+from autoprune.search import curves
 from autoprune.space.file import SpaceFile
 from autoprune.task import sensitivity
 
@@ -33,6 +34,19 @@ def test_it_is_written_and_read_back_and_never_overwritten(
     assert autoprune(*flags).is_refusal(str(file), "--force")
     assert file.read_text() == before
     assert autoprune(*flags, "--force").code == 0
+
+
+def test_an_interrupt_says_that_scores_are_kept(
+    autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(curves, "score_curves", interrupt)
+    outcome = autoprune("space", *tiny, "--criterion", "l2", "--to", tmp_path / "space.yaml")
+    assert outcome.code == 130
+    assert outcome.err.endswith("what is finished is kept; the same command resumes from there\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["space.importance.safetensors"]
 
 
 def test_whole_blocks_may_go_where_that_is_asked_for(autoprune: Run, tiny: list[str], tmp_path: Path) -> None:

@@ -3,16 +3,22 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
+from torch import nn
 
 from autoprune import progress
 from autoprune.config import ModelSpec
-from autoprune.detectors import build
+from autoprune.detectors import build, pixel_resizing
 from autoprune.errors import ExportError, ModelError
 from autoprune.export import formats
+from autoprune.export.parity import Pictures
 from autoprune.runtimes.onnx import read_frame
+from autoprune.runtimes.sessions import open_session
+from autoprune.vendors import DetectorTransform, VendorDetector
 
 for library in ("onnx", "onnxruntime"):
     pytest.importorskip(library, reason="the extra `onnx` is not installed")
@@ -29,6 +35,40 @@ def test_both_onnx_files_and_the_program_have_the_detections_of_the_detector(det
         assert result.extra == 0
         assert result.map_file == pytest.approx(result.map_detector, abs=1e-3)
     assert {path.name for path in tmp_path.iterdir()} == {"model.onnx", "raw_heads.onnx", "raw_heads.pt2"}
+
+
+class Middle(VendorDetector):
+    """Finds a box around the middle of an image."""
+
+    def raw(self, batch):
+        return self.vendor(batch.tensors)
+
+    def detections(self, raw, batch):
+        height, width = batch.tensors.shape[-2:]
+        box = raw.new_tensor([[width / 4, height / 4, width / 2, height / 2]])
+        return [
+            {"boxes": box + raw.mean(), "scores": raw.mean()[None].sigmoid(), "labels": torch.ones(1).long()}
+        ]
+
+
+def test_a_librarys_detector_is_compared_on_images_of_the_one_size_that_its_file_takes(tmp_path):
+    random, folder = np.random.default_rng(0), tmp_path / "images"
+    folder.mkdir()
+    for number, size in enumerate([(60, 40), (40, 60), (80, 120), (40, 60)]):
+        pixels = random.integers(0, 255, (*size, 3), np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number}.png")
+    middle = Middle(nn.Conv2d(3, 1, 3), DetectorTransform(min_size=48, max_size=48)).eval()
+    pictures = Pictures(folder, pixel_resizing(middle))
+    assert pictures.sizes == [(48, 32), (32, 48), (32, 48), (32, 48)]
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=1000)):
+        path, result = formats.write_onnx(middle, tmp_path, pictures, 2)
+    assert (result.images, result.matched, result.detections) == (2, 2, 2)
+    assert "model.onnx takes images of 32x48 pixels alone, which 3 of 4 have" in lines.getvalue()
+    session = open_session(path, "onnxruntime")
+    for picture in list(pictures)[1:]:
+        (expected,) = middle([picture])
+        assert np.allclose(session(picture.numpy())[0], expected["boxes"].detach(), atol=1e-4)
 
 
 def test_a_file_of_other_weights_is_deleted(detector, split, tmp_path, monkeypatch):

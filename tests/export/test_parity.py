@@ -1,10 +1,13 @@
 """Detections of a file and of its detector are matched one to one, and a difference is refused."""
 
+import copy
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
+from autoprune.data.coco import Split
 from autoprune.data.evaluate import evaluate
 from autoprune.errors import DataError, ExportError
 from autoprune.export.parity import Parity, Pictures, compare, padded, whole
@@ -39,6 +42,22 @@ def test_map_of_the_comparison_is_that_of_evaluate(detector, split):
         == result.map_file
         == pytest.approx(evaluate(detector, split, batch_size=1).map, abs=1e-3)
     )
+
+
+def test_images_without_boxes_are_compared_without_map(detector, split):
+    class Unlabeled(Split):
+        """The same images, of which the first two have no boxes."""
+
+        def __init__(self):
+            self.__dict__.update(split.__dict__)
+            self.coco = copy.copy(split.coco)
+            none = {number: [] for number in split.image_ids[:2]}
+            self.coco.imgToAnns = {**split.coco.imgToAnns, **none}
+
+    result = compare(whole(detector), whole(detector), Unlabeled(), 2)
+    assert result.matched == result.detections > 5
+    assert (result.map_detector, result.map_file) == (None, None)
+    assert compare(whole(detector), whole(detector), Unlabeled(), 3).map_file is not None
 
 
 def test_an_image_that_fills_the_input_needs_no_padding(detector, split):

@@ -9,8 +9,9 @@ from torch import nn
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, detector_inputs
 from autoprune.graph import ChannelGraph, analyze
-from autoprune.latency.model import GRID, LatencyModel
+from autoprune.latency.model import LatencyModel
 from autoprune.latency.operators import Call, Operator, find_calls
+from autoprune.latency.tables import GRID
 from autoprune.space.derive import derive_space
 from autoprune.space.resolve import resolve
 from autoprune.space.space import Space

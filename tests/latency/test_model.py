@@ -9,19 +9,17 @@ import torch
 from autoprune.detectors import detector_inputs
 from autoprune.errors import RunError
 from autoprune.graph import prune
-from autoprune.latency import model as module
 from autoprune.latency.machine import LatencySetup
 from autoprune.latency.model import (
-    GRID,
     LatencyModel,
     correct,
     features,
     fractions_of,
     left_out_errors,
-    measure_tables,
 )
 from autoprune.latency.networks import sample_widths
 from autoprune.latency.operators import find_calls
+from autoprune.latency.tables import GRID
 
 SIZE = (64, 64)
 SETUP = LatencySetup("torch", torch.device("cpu"), 1, SIZE)
@@ -54,30 +52,6 @@ def test_between_the_measured_widths_times_are_interpolated(network):
         assert row[1] == pytest.approx(float(graph.cost.activations(width)) / 1e6)
         assert row[3] == pytest.approx(float(graph.cost.flops(width)) / 1e9)
     assert (inputs[:, 2] == 1).all()
-
-
-def test_every_operator_is_timed_once_over_its_widths(network, fake_seconds, tmp_path, monkeypatch):
-    *_, calls = network
-    timed = []
-
-    def fake(operator, *_):
-        timed.append(operator)
-        return lambda: operator
-
-    def seconds(passes):
-        return {name: fake_seconds(run()) for name, run in passes.items()}
-
-    monkeypatch.setattr(module, "one_pass", fake)
-    tables = measure_tables(calls, SETUP, tmp_path, seconds)
-    assert len(timed) == len(set(timed))
-    assert {call.operator for call in calls} <= set(timed)
-    for call, table in zip(calls, tables, strict=True):
-        assert table[-1, -1] == pytest.approx(1e3 * fake_seconds(call.operator))
-        half = GRID.index(0.5)
-        if call.operator.groups == 1 and call.operator.inputs % 16 == call.operator.outputs % 16 == 0:
-            assert table[half, half] == pytest.approx(table[-1, -1] / 4)
-        assert (np.diff(table, axis=0) >= 0).all()
-        assert (np.diff(table, axis=1) >= 0).all()
 
 
 def test_the_correction_recovers_the_coefficients_and_is_never_negative():

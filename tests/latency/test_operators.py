@@ -45,6 +45,43 @@ def test_calls_add_up_to_the_multiply_adds_of_the_network(name):
     assert not any(module._forward_hooks for module in model.modules())
 
 
+class SameConv2d(nn.Conv2d):
+    """Pads by its own code, one more row at the end than at the start, as TensorFlow does."""
+
+    def forward(self, image):
+        sides = [max(0, (-(-n // 2) - 1) * 2 + 5 - n) for n in image.shape[-2:]]
+        rows, columns = ((side // 2, side - side // 2) for side in sides)
+        return super().forward(nn.functional.pad(image, [*columns, *rows]))
+
+
+class OfItsOwnPadding(nn.Module):
+    """Its layers say no numbers of padding, or none that are true."""
+
+    def __init__(self):
+        super().__init__()
+        self.same = nn.Conv2d(3, 8, 5, padding="same", dilation=2)
+        self.valid = nn.Conv2d(8, 8, 3, padding="valid")
+        self.own = nn.ModuleList([SameConv2d(8, 8, 5, 2, groups=8) for _ in range(5)])
+
+    def forward(self, images):
+        shown = self.valid(self.same(images[0][None]))
+        for layer in self.own:  # the last ones see fewer rows than their kernels have
+            shown = layer(shown)
+        return shown
+
+
+@pytest.mark.parametrize("size", [(40, 33), (41, 64)])
+def test_an_operator_pads_as_its_layer_does_whatever_that_says(size):
+    model = OfItsOwnPadding().eval()
+    image = torch.rand(3, *size, generator=torch.Generator().manual_seed(0))
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model([image])
+    calls = find_calls(model, [image])
+    assert sum(multiply_adds(call.operator) for call in calls) == counter.get_total_flops() // 2
+    for call in calls:
+        one_pass(call.operator, LatencySetup("torch", torch.device("cpu"), 1, size), None)()
+
+
 PLAIN = Operator(16, 24, (3, 3), (2, 1), (1, 0), (1, 1), 1, True, (2, 9, 11))
 DEPTHWISE = Operator(16, 32, (3, 3), (1, 1), (1, 1), (1, 1), 16, False, (1, 8, 8))
 

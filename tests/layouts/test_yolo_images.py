@@ -1,6 +1,7 @@
 """What stands where a label file should: an image is left out where it is not known what it shows."""
 
 import os
+from glob import glob
 
 import pytest
 
@@ -105,3 +106,25 @@ def test_what_is_no_image_of_a_list_is_named(tmp_path):
     split = open_data(tmp_path, "val")
     place = tmp_path / "images/val/pipe.png"
     assert split.skipped == [f"image images/val/pipe.png: {place} is no image: it is a device or pipe"]
+
+
+def test_folders_are_looked_into_as_by_ultralytics_over_links_and_not_if_hidden(tmp_path):
+    data, elsewhere = tmp_path / "data", tmp_path / "elsewhere"
+    both(data)
+    write_yaml(data)
+    for place, boxes in ((elsewhere, some_boxes(2, 7)), (data, some_boxes(2, 8))):
+        inner = "." if place is elsewhere else "val/.checkpoints"
+        for number, box in enumerate(boxes):
+            picture(place / "images" / inner, f"more{number}.png", box)
+            (place / "labels" / inner).mkdir(parents=True, exist_ok=True)
+            (place / "labels" / inner / f"more{number}.txt").write_text(yolo_line(0, box))
+    for kind in ("images", "labels"):
+        (data / kind / "val/linked").symlink_to(elsewhere / kind)
+        (elsewhere / kind / "back").symlink_to(data / kind / "val")  # a circle
+    (elsewhere / "labels/lost.txt").write_text(yolo_line(0, (3, 4, 10, 10)))
+    split = open_data(data, "val")
+    theirs = {os.path.realpath(file) for file in glob(f"{data}/images/val/**/*.*", recursive=True)}
+    assert {os.path.realpath(file) for file in split.files} == theirs
+    assert len(split) == len(split.coco.anns) == 5
+    (line,) = split.skipped
+    assert line.startswith(f"{data}/labels/val/linked/lost.txt: there is no image lost.* for it")

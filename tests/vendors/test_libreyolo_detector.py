@@ -18,6 +18,7 @@ from autoprune.runtimes.onnx import write_raw_heads, write_whole
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.runtimes.sessions import open_session
 from autoprune.vendors.libreyolo import FAMILIES
+from autoprune.vendors.libreyolo_detector import Letterbox
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
 from tests.vendors.raw_heads_checks import check_decoding, check_file, check_same
 
@@ -76,6 +77,17 @@ def test_detections_are_those_of_its_predictor(pair, resized):
         scores_seen += [round(float(score), 2) for score in boxes_of_theirs.conf]
     assert len(scores_seen) > 20
     assert len({*scores_seen}) > 5
+
+
+@pytest.mark.parametrize("size", [(147, 74), (74, 147), (94, 60), (48, 64)])
+def test_an_image_that_was_resized_before_is_not_resized_again(size):
+    """As data is before it is kept; LibreYOLO's rounding leaves the longer side of some a pixel short."""
+    transform = Letterbox(96, 96, size_divisible=32, placement="corner", antialias=False)
+    image = torch.randint(0, 256, (3, *size), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    once, _ = transform([image / 255])
+    kept, _ = transform([transform.resize_pixels(image) / 255])
+    assert kept.image_sizes == once.image_sizes
+    torch.testing.assert_close(kept.tensors, once.tensors, rtol=0, atol=1e-6)
 
 
 def with_pixels(detector, image, pixels):

@@ -156,10 +156,22 @@ def test_a_model_of_the_hub_comes_from_the_local_cache_alone(
 
 def test_what_breaks_the_vendors_code_is_said_of_the_folder(copy: Path) -> None:
     config = json.loads((copy / "config.json").read_text())
-    backbone = {"model_type": "bert"}
-    for field, value in (("activation_function", "os.system"), ("backbone_config", backbone)):
-        (copy / "config.json").write_text(json.dumps({**config, field: value}))
-        refused(copy, r"can't be made: \w+: .*; check .*config.json")
+    (copy / "config.json").write_text(json.dumps({**config, "backbone_config": {"model_type": "bert"}}))
+    refused(copy, r"can't be made: \w+: .*; check .*config.json")
+
+
+def test_an_activation_that_is_none_is_said_of_its_file_without_weights_too(copy: Path) -> None:
+    config = json.loads((copy / "config.json").read_text())
+    backbone = {**config["backbone_config"], "hidden_act": "foo"}
+    for more, field in (
+        ({"activation_function": "foo"}, "activation_function"),
+        ({"backbone_config": backbone}, "backbone_config.hidden_act"),
+    ):
+        (copy / "config.json").write_text(json.dumps({**config, **more}))
+        with pytest.raises(
+            ModelError, match=f"^{copy}/config.json: `{field}` is 'foo', which is no activation"
+        ):
+            load_dense(f"transformers:{copy}")
 
 
 @pytest.mark.parametrize(

@@ -48,6 +48,6 @@ except ModelError as error:
 def test_an_old_version_is_refused_and_a_candidate_for_a_release_is_not(version):
     code = [sys.executable, "-c", OLD, version]
     result = subprocess.run(code, capture_output=True, text=True, check=False)
-    old = f"ultralytics {version} is too old: tested with 8.4"
+    old = f"ultralytics {version} is older than 8.4.150"
     assert (old in result.stdout) == (version != "8.4.150rc1"), result.stderr
     assert result.returncode == 0, result.stderr
