@@ -19,9 +19,11 @@ Args: TypeAlias = tuple[Any, ...]
 
 OutputT = TypeVar("OutputT")
 
-_DERIVED = "_autoprune_derived"
-_UNUSED = "_autoprune_unused"
-_ATTRIBUTE = "_autoprune_labels"
+MARK = "_autoprune"
+"""Begins the name of every attribute of a tensor by which a trace knows it again."""
+_DERIVED = f"{MARK}_derived"
+_UNUSED = f"{MARK}_unused"
+_ATTRIBUTE = f"{MARK}_labels"
 
 
 @dataclass(slots=True)
@@ -91,7 +93,7 @@ class TraceConstraints:
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
         steps: every op but copies, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
-        follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
+        follows: ids of the weights of modules that run right now, and whose number of groups `prune` adapts.
         shape_calls: the calls that gave a tensor a shape.
         read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
@@ -167,6 +169,10 @@ class TraceConstraints:
             labeled = b if a is None else a
             self.freeze(labeled, f"meets an axis of fixed length in {op}")
             return labeled
+        if len(a) != len(b):  # such as the heads of queries, several of which read the same keys
+            for axis in (a, b):
+                self.freeze(axis, f"meets an axis of another length in {op}")
+            return a
         if self._first("same", a, b):
             self.same.append((a, b))
         return a
