@@ -18,8 +18,7 @@ ZERO_IF_ANY = set("mul logical_and bitwise_and".split())
 ZERO_KEEPING = set(
     "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt "
     "square trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow "
-    "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu "
-    "tril".split()
+    "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill".split()
 )
 NONZERO = (
     "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward "
@@ -43,9 +42,12 @@ def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     for d in range(out.dim()):
         labels = [operand_axes[d] for operand_axes, varies in aligned if varies[d]]
         if any(label is not None for label in labels):
-            axes[d] = labels[0]
+            axis = labels[0]
             for label in labels[1:]:
-                axes[d] = constraints.unify(axes[d], label, op)
+                axis = constraints.unify(axis, label, op)
+            if axis is not None and any(_stretched(operand, d - out.dim()) for operand in operands):
+                constraints.guess(axis)  # `expand` may have got the length as a literal
+            axes[d] = axis
 
     divisor = _DIVIDES.get(op)
     if divisor is not None and divisor < len(args) and isinstance(args[divisor], torch.Tensor):
@@ -76,6 +78,11 @@ def _align(
     return (*[None] * missing, *axes), (*[False] * missing, *varies)
 
 
+def _stretched(operand: torch.Tensor, d: int) -> bool:
+    """Whether `expand` has repeated one value along axis ``d``, counted from the last one, -1."""
+    return -d <= operand.dim() and operand.shape[d] > 1 and operand.stride(d) == 0
+
+
 def _zero(
     constraints: TraceConstraints, op: str, args: Args, operands: list[torch.Tensor], axes: Sequence[Axis]
 ) -> bool:
@@ -88,14 +95,14 @@ def _zero(
     if op in ZERO_IF_ALL:
         parts = operands[1:] if op == "where" else operands
         scalars = [a for a in args[:2] if isinstance(a, (int, float))]
-        whole = all(constraints.zero(x) and _spans(constraints, x, axes) for x in parts)
+        whole = all(constraints.zero(x) and spans(constraints, x, axes) for x in parts)
         return whole and not any(scalars) and op != "addcmul"
     if op in ZERO_KEEPING:
-        return constraints.zero(operands[0]) and _spans(constraints, operands[0], axes) and _keeps(op, args)
+        return constraints.zero(operands[0]) and spans(constraints, operands[0], axes) and _keeps(op, args)
     return False
 
 
-def _spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
+def spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
     """Whether ``x`` is labeled on every labeled axis of the result: broadcast ones would repeat it there."""
     x_axes = (*[None] * (len(axes) - x.dim()), *constraints.axes(x))
     return all(x_axis is not None for x_axis, axis in zip(x_axes, axes, strict=True) if axis is not None)
