@@ -104,15 +104,17 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
         return () if scale is None else (scale,)
     if rule is products.matmul:
         return _numbers(args[3:])
+    if op == "lift_fresh":
+        return _numbers([args[0].reshape(())]) if args[0].numel() == 1 else ()
     if op in MAKES_OF_NUMBER:
-        made_of = args[-1] if op != "lift_fresh" else args[0] if args[0].numel() == 1 else None
-        return _numbers([made_of.reshape(()) if isinstance(made_of, torch.Tensor) else made_of])
+        return _numbers(args[-1:])
     if rule is elementwise and any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return _numbers(args)
     return ()
 
 
 def _numbers(args: Iterable[Any]) -> tuple[float, ...]:
+    """Those of an op's arguments that are real numbers, or tensors without axes that hold one."""
     return tuple(
         float(a)
         for a in args
