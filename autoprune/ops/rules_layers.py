@@ -20,8 +20,9 @@ def batch_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> 
             constraints.normalize(axis)
     if op == "_batch_norm_with_update" or any(arg is True for arg in args):  # by the statistics of the batch
         _freeze_normalized(constraints, [axes[0], *axes[2:]])
-    zero = all(map(constraints.fixed, (axes[0], *axes[2:]))) and _zero_after_norm(constraints, *args[:3])
-    constraints.put(out, axes, zero)
+    for axis in (axes[0], *axes[2:]):
+        constraints.shift(axis)
+    constraints.put(out, axes, _zero_after_norm(constraints, *args[:3]))
     for statistic in statistics[:2]:
         if statistic.shape == out.shape[1:2]:
             constraints.put(statistic, axes[1:2])
@@ -60,22 +61,23 @@ def group_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> 
         constraints.tie(rows)
         for statistic in out[1:]:
             constraints.put(statistic, [axes[0], np.ascontiguousarray(rows[:, 0])])
-    if constraints.fixed(axes[0]):
-        zero = _zero_after_norm(constraints, x, weight, bias)
-    else:  # what was moved to the batch axis becomes the shift
-        zero = constraints.zero(x) and bias is None
-    constraints.put(out[0], axes, zero)
+    if bias is not None or not constraints.zero(x):
+        constraints.shift(axes[0])
+    constraints.put(out[0], axes, _zero_after_norm(constraints, x, weight, bias))
 
 
 def layer_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Layer norm over the last axes: its channels can't be removed."""
     x, normalized = args[0], len(args[1])
     axes = list(constraints.axes(x))
-    _freeze_normalized(constraints, axes[len(axes) - normalized :])
+    others = axes[: len(axes) - normalized]
+    _freeze_normalized(constraints, axes[len(others) :])
     for tensor in args[2:4]:
         if tensor is not None:
             _freeze_normalized(constraints, constraints.axes(tensor))
-    constraints.put(out[0], axes, constraints.zero(x) and args[3] is None)
+    for axis in others if args[3] is not None else ():
+        constraints.shift(axis)
+    constraints.put(out[0], axes, constraints.zero(x))
 
 
 def softmax(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:

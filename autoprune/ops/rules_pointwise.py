@@ -95,14 +95,14 @@ def _zero(
     if op in ZERO_IF_ALL:
         parts = operands[1:] if op == "where" else operands
         scalars = [a for a in args[:2] if isinstance(a, (int, float))]
-        whole = all(constraints.zero(x) and spans(constraints, x, axes) for x in parts)
+        whole = all(constraints.zero(x) and _spans(constraints, x, axes) for x in parts)
         return whole and not any(scalars) and op != "addcmul"
     if op in ZERO_KEEPING:
-        return constraints.zero(operands[0]) and spans(constraints, operands[0], axes) and _keeps(op, args)
+        return constraints.zero(operands[0]) and _spans(constraints, operands[0], axes) and _keeps(op, args)
     return False
 
 
-def spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
+def _spans(constraints: TraceConstraints, x: torch.Tensor, axes: Sequence[Axis]) -> bool:
     """Whether ``x`` is labeled on every labeled axis of the result: broadcast ones would repeat it there."""
     x_axes = (*[None] * (len(axes) - x.dim()), *constraints.axes(x))
     return all(x_axis is not None for x_axis, axis in zip(x_axes, axes, strict=True) if axis is not None)
@@ -149,6 +149,7 @@ def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
         axis = source.axes[d]
         if axis is not None and exact:
             constraints.consume(axis)
+            constraints.rely(axis, f"is reduced by {op}")
         else:
             constraints.freeze_if_used(axis, f"is reduced by {op}", parts)
     for part in parts:

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from autoprune.ops.labels import Args, Axis, TraceConstraints
-from autoprune.ops.rules_pointwise import spans
 from autoprune.ops.rules_shape import freeze_indices
 
 # By op of attention, the place of the scale among its arguments.
@@ -52,13 +51,9 @@ def convolution(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     if bias is not None:
         made = constraints.unify(made, constraints.axes(bias)[0], op)
         zero = zero and constraints.zero(bias)
-    zero = zero and _zero_where_batch_is(constraints, x, bias)
+    if bias is not None or not constraints.zero(x):
+        constraints.shift(x_axes[0])
     constraints.put(out, [x_axes[0], made, *[None] * (out.dim() - 2)], zero)
-
-
-def _zero_where_batch_is(constraints: TraceConstraints, x: torch.Tensor, bias: torch.Tensor | None) -> bool:
-    """Whether channels that were moved to the batch axis of a convolution's input stay zero in its output."""
-    return constraints.fixed(constraints.axes(x)[0]) or (constraints.zero(x) and bias is None)
 
 
 def _grouped(
@@ -101,8 +96,11 @@ def _contract(
     axis = constraints.unify(a_axis, b_axis, op)
     constraints.consume(b_axis)
     constraints.consume(a_axis)
-    if axis is not None and not (constraints.zero(a) or constraints.zero(b)):
-        constraints.freeze(axis, "is summed over where removed channels are not zero")
+    reason = "is summed over where removed channels are not zero"
+    if not (constraints.zero(a) or constraints.zero(b)):
+        constraints.freeze(axis, reason)
+    elif not (constraints.is_weight(a) or constraints.is_weight(b)):
+        constraints.rely(axis, reason)
 
 
 def deform_conv(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
@@ -127,8 +125,8 @@ def deform_conv(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     if offset_groups > 1:
         constraints.freeze(x_axes[1], "has several groups of offsets")
     made = constraints.unify(made, constraints.axes(bias)[0], op)
-    zero = zero and constraints.zero(bias) and _zero_where_batch_is(constraints, x, bias)
-    constraints.put(out, [x_axes[0], made, None, None], zero)
+    constraints.shift(x_axes[0])
+    constraints.put(out, [x_axes[0], made, None, None], zero and constraints.zero(bias))
 
 
 def matmul(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
@@ -145,22 +143,23 @@ def matmul(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
     if out.dim() > 1:
         lengths = [*zip(a.shape, a_axes, strict=True), (b.shape[-1], b_axes[-1])]
         constraints.cost(1, *lengths)
-    # A removed row needs zeros in a, a removed column zeros in b, and a removed matrix zeros in either.
+    # A removed row needs zeros in a, a removed column zeros in b.
     row = a_axes[-2] if a.dim() > 1 else None
     column = b_axes[-1] if b.dim() > 1 else None
     zero_a, zero_b = constraints.zero(a), constraints.zero(b)
-    zero = (
-        (constraints.fixed(row) or zero_a)
-        and (constraints.fixed(column) or zero_b)
-        and (all(map(constraints.fixed, batch)) or zero_a or zero_b)
-    )
+    zero = (constraints.fixed(row) or zero_a) and (constraints.fixed(column) or zero_b)
+    for axis in batch if not (zero_a or zero_b) else ():
+        constraints.shift(axis)
     axes = [*batch, *outer]
     if added is not None:
         added_axes = constraints.axes(added)
         for d in range(1, added.dim() + 1):
             if added.shape[-d] != 1 and (axes[-d] is not None or added_axes[-d] is not None):
                 axes[-d] = constraints.unify(axes[-d], added_axes[-d], op)
-        zero = zero and constraints.zero(added) and spans(constraints, added, axes)
+        for axis, own in zip(reversed(axes), (*reversed(added_axes), None, None), strict=False):
+            if own is None:
+                constraints.shift(axis)
+        zero = zero and constraints.zero(added)
     constraints.put(out, axes, zero)
 
 
@@ -185,9 +184,8 @@ def attention(constraints: TraceConstraints, op: str, args: Args, out: Any) -> N
     rows, q_rows = list(zip(q.shape[:-2], batch, strict=True)), (q.shape[-2], q_axes[-2])
     constraints.cost(k.shape[-2], *rows, q_rows, (q.shape[-1], q_axes[-1]))
     constraints.cost(k.shape[-2], *rows, q_rows, (v.shape[-1], v_axes[-1]))
-    # A removed query is the mean of all values.
-    zero = constraints.zero(v) and constraints.fixed(q_axes[-2])
-    constraints.put(out[0], [*batch, q_axes[-2], v_axes[-1]], zero)
+    constraints.shift(q_axes[-2])  # a removed query gets the mean of all values
+    constraints.put(out[0], [*batch, q_axes[-2], v_axes[-1]], constraints.zero(v))
     if out[1].numel():  # log-sum-exp of the scores, kept for a backward pass
         constraints.put(out[1], [*batch, q_axes[-2] if out[1].shape[-1] == q.shape[-2] else None])
 

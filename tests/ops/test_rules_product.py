@@ -127,6 +127,22 @@ def test_a_removed_channel_becomes_the_bias_of_a_layer_on_single_channels(check_
     check_op(each, reason="is reduced by sum" if bias else None)
 
 
+class Added(nn.Module):
+    """A parameter of each channel, whose labels the sum has, and not those of the convolution before."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Parameter(torch.randn(12, 1, 1))
+
+    def forward(self, x):
+        return self.other + x
+
+
+def test_channels_that_a_bias_fills_are_known_by_any_of_their_labels(check_op):
+    check_op(nn.Sequential(Added(), Each(nn.Linear(6, 6))), reason="is reduced by sum")
+    check_op(nn.Sequential(Added(), Each(nn.Linear(6, 6, bias=False))))
+
+
 def test_a_product_of_matrices_of_each_channel_needs_zeros_in_one_of_them(check_op):
     def gram(x, y):  # channels as the batch of a product
         squares = torch.bmm(x.flatten(0, 1), y.flatten(0, 1).transpose(1, 2))
