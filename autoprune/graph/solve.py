@@ -63,10 +63,10 @@ class _Solver:
         traced.unit = self.unit
         self.made = self._first_statement(constraints.produced)
         # The reason of a unit without a consumer comes before the one that the op table stated.
-        count = len(constraints.frozen)
-        reasons = [reason for _, reason in constraints.frozen]
+        frozen = self._frozen()
+        count, reasons = len(frozen), [reason for _, reason in frozen]
         self.reasons = [*reasons, *(f"{_NO_CONSUMER}; it {reason}" for reason in reasons), _NO_CONSUMER]
-        self.reason = self._first_statement([atoms for atoms, _ in constraints.frozen])
+        self.reason = self._first_statement([atoms for atoms, _ in frozen])
         self.unused = unused = self._first_statement(constraints.consumed) == _NEVER
         self.reason[unused] = np.minimum(self.reason[unused], count) + count
         # Channels that only a view joined stay separate where none can be removed anyway.
@@ -74,6 +74,14 @@ class _Solver:
         self.channel = connected(
             constraints.size, [(a[free[a]], b[free[a]]) for a, b in constraints.joined], channel
         )
+
+    def _frozen(self) -> list[tuple[Atoms, str]]:
+        """What the rules froze, and what is summed as zeros though an op has shifted it."""
+        shifted = np.zeros(self.constraints.size, dtype=bool)
+        for atoms in self.constraints.shifted:
+            shifted[self.unit[atoms]] = True
+        summed = [(atoms[shifted[self.unit[atoms]]], reason) for atoms, reason in self.constraints.relied]
+        return [*self.constraints.frozen, *((atoms, reason) for atoms, reason in summed if len(atoms))]
 
     def _first_statement(self, arrays: Sequence[Atoms]) -> npt.NDArray[np.int64]:
         """For each unit (by its root) the first of ``arrays`` that has an atom of it."""

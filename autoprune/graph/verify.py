@@ -61,8 +61,7 @@ def verified(
             exhausted = with_siblings(
                 workbench.modules(), traced.constraints.shape_calls, attempts.next(misfits)
             )
-            named = _blamed(traced, groups, exhausted)
-            unblamed = [misfit for misfit in exhausted if not _blamed(traced, groups, [misfit])]
+            named, unblamed = _blamed(traced, groups, exhausted)
             dropped = [attempts.drop(misfit.modules) for misfit in unblamed]
             if not named and exhausted and not any(dropped):
                 names = workbench.names()
@@ -121,22 +120,24 @@ def _tie(traced: Trace, attempts: Attempts, pairs: Sequence[tuple[SizeAttribute,
 
 def _blamed(
     traced: Trace, groups: Sequence[ChannelGroup], misfits: Sequence[Misfit]
-) -> list[tuple[ChannelGroup, str]]:
-    """The groups whose lengths the code does not follow, each with the first such call."""
+) -> tuple[list[tuple[ChannelGroup, str]], list[Misfit]]:
+    """The groups whose lengths the code does not follow, each with the first such call; calls with none."""
     unit = traced.unit
     assert unit is not None
     group_of = {int(root): group for group in groups for root in unit[atoms_of(traced, group, axes=1)]}
     blamed: dict[str, tuple[ChannelGroup, str]] = {}
+    unblamed = []
     for misfit in misfits:
         reason = (
             f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
         )
-        for axis, _ in misfit.changed:
-            for root in np.unique(unit[axis]) if axis is not None else ():
-                if int(root) in group_of:
-                    group = group_of[int(root)]
-                    blamed.setdefault(group.name, (group, reason))
-    return list(blamed.values())
+        axes = [axis for axis, _ in misfit.changed if axis is not None]
+        roots = [int(root) for axis in axes for root in np.unique(unit[axis]) if int(root) in group_of]
+        for root in roots:
+            blamed.setdefault(group_of[root].name, (group_of[root], reason))
+        if not roots:
+            unblamed.append(misfit)
+    return list(blamed.values()), unblamed
 
 
 def _with_other_branches(

@@ -221,7 +221,7 @@ class _ByInputs:
         self.layers = layers
         self.gates: dict[nn.Module, Tensor] = {}
         for layer in set(self.layers.values()):
-            layer.register_forward_pre_hook(self._multiply)
+            layer.register_forward_pre_hook(self._multiply, with_kwargs=True)
 
     @staticmethod
     def of(model: nn.Module, graph: ChannelGraph, keep: Keep) -> "_ByInputs | None":
@@ -255,16 +255,19 @@ class _ByInputs:
         ]
         return [_gather(self.graph, self.readers, [row[at] for row in rows]) for at in range(len(images))]
 
-    def _multiply(self, layer: nn.Module, args: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Multiplies what a layer reads by its gates."""
-        gate, (read, *others) = self.gates[layer], args
+    def _multiply(
+        self, layer: nn.Module, args: tuple[Tensor, ...], named: dict[str, Any]
+    ) -> tuple[tuple[Tensor, ...], dict[str, Any]]:
+        """Multiplies what a layer reads, given by position or by name, by its gates."""
+        gate, read = self.gates[layer], args[0] if args else named["input"]
         if len(gate) == 1:
             gate = gate[0]  # whatever the first axis is, such as windows or regions of the image
         elif len(read) != len(gate):
             raise ModelError(f"{type(layer).__name__} reads {len(read)} maps of {len(gate)} images")
         after = 0 if isinstance(layer, nn.Linear) else read.dim() - 2
         shape = [*gate.shape[:-1], *[1] * (read.dim() - gate.dim() - after), gate.shape[-1], *[1] * after]
-        return (read * gate.reshape(shape), *others)
+        gated = read * gate.reshape(shape)
+        return ((gated, *args[1:]), named) if args else (args, {**named, "input": gated})
 
 
 def _input_axis(layer: nn.Module) -> int | None:

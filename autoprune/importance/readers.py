@@ -201,18 +201,22 @@ def _watched(
     outputs: list[tuple[Reader, Tensor]] = []
 
     def record(reader: Reader) -> Any:
-        def hook(layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        def hook(
+            layer: Layer, args: tuple[Tensor, ...], named: Mapping[str, Tensor], output: Tensor
+        ) -> Tensor:
             if output.requires_grad:
                 outputs.append((reader, output))
             maps = as_maps(layer, output).shape[:3]
             with torch.no_grad():
                 positions = sampler(*maps[1:]) if maps[0] == 1 else _anywhere(maps, count, output.device)
-                reader.add(patches(layer, args[0], positions))
+                reader.add(patches(layer, args[0] if args else named["input"], positions))
             return output.clone()  # what follows may change it in place, and its gradient would be another
 
         return hook
 
-    handles = [reader.layer.register_forward_hook(record(reader)) for reader in readers.values()]
+    handles = [
+        reader.layer.register_forward_hook(record(reader), with_kwargs=True) for reader in readers.values()
+    ]
     try:
         yield outputs
     finally:

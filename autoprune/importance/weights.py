@@ -17,8 +17,8 @@ def l1(model: nn.Module, graph: ChannelGraph) -> Importance:
 
     Coupled layers add up; biases and norms do not count.
     """
-    state = model.state_dict()
-    return {name: _row_sums(group, state, torch.abs) for name, group in graph.prunable.items()}
+    tensors = _tensors(model)
+    return {name: _row_sums(group, tensors, torch.abs) for name, group in graph.prunable.items()}
 
 
 def l2(model: nn.Module, graph: ChannelGraph) -> Importance:
@@ -26,8 +26,8 @@ def l2(model: nn.Module, graph: ChannelGraph) -> Importance:
 
     The group norm of DepGraph (Fang et al., CVPR 2023), over producers only.
     """
-    state = model.state_dict()
-    return {name: np.sqrt(_row_sums(group, state, torch.square)) for name, group in graph.prunable.items()}
+    tensors = _tensors(model)
+    return {name: np.sqrt(_row_sums(group, tensors, torch.square)) for name, group in graph.prunable.items()}
 
 
 def bn_scale(model: nn.Module, graph: ChannelGraph) -> Importance:
@@ -36,13 +36,13 @@ def bn_scale(model: nn.Module, graph: ChannelGraph) -> Importance:
     FrozenBatchNorm2d's weight buffer and GroupNorm's weight count as well. A group without a norm takes its
     `l2` scores, scaled so that their mean is the mean |gamma| of all groups that have one (1 where none has).
     """
-    state = model.state_dict()
+    tensors = _tensors(model)
     scores: Importance = {}
     for name, group in graph.prunable.items():
         total, count = np.zeros(group.width), np.zeros(group.width)
         for (tensor, _, index), role in zip(group.members, group.roles, strict=True):
             if role == "norm" and tensor.rpartition(".")[2] == "weight":
-                total += add_at(index, _double(state[tensor].abs()), group.width)
+                total += add_at(index, _double(tensors[tensor].abs()), group.width)
                 count += add_at(index, np.ones(len(index)), group.width)
         if count.all():
             scores[name] = total / count
@@ -61,15 +61,20 @@ def random(graph: ChannelGraph, seed: int) -> Importance:
     }
 
 
+def _tensors(model: nn.Module) -> dict[str, torch.Tensor]:
+    """Parameters and buffers by their first names, as in groups; a state dict lacks some buffers."""
+    return dict([*model.named_parameters(), *model.named_buffers()])
+
+
 def _row_sums(
     group: ChannelGroup,
-    state: dict[str, torch.Tensor],
+    tensors: dict[str, torch.Tensor],
     size: Callable[[torch.Tensor], torch.Tensor],
 ) -> NDArray[np.float64]:
     """Sum of ``size(w)`` over the group's producing weights, per channel [width]."""
     scores = np.zeros(group.width)
     for (tensor, axis, index), role in zip(group.members, group.roles, strict=True):
-        weight = state[tensor]
+        weight = tensors[tensor]
         if role == "producer" and weight.ndim > 1:
             rows = size(weight.detach().double()).movedim(axis, 0).reshape(weight.shape[axis], -1).sum(1)
             scores += add_at(index, _double(rows), group.width)

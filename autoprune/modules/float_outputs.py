@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 HEADS = (
     "head",
@@ -35,15 +36,7 @@ def float_outputs(model: nn.Module) -> Iterator[None]:
 
 
 def _to_float(module: nn.Module, args: Any, output: Any) -> Any:
-    return _cast(output)
-
-
-def _cast(value: Any) -> Any:
-    """The same tensors, lists, tuples and dicts, with floating tensors as float32."""
-    if isinstance(value, Tensor):
-        return value.float() if value.dtype in (torch.bfloat16, torch.float16) else value
-    if isinstance(value, dict):
-        return {key: _cast(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return type(value)(_cast(each) for each in value)
-    return value
+    """The same tree (lists, tuples, named ones, dicts), with floating tensors as float32."""
+    return tree_map_only(
+        Tensor, lambda x: x.float() if x.dtype in (torch.bfloat16, torch.float16) else x, output
+    )

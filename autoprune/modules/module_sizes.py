@@ -1,5 +1,7 @@
 """Integer attributes of torch's own layers, corrected to the sizes of their tensors."""
 
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any, cast
 
 import torch
@@ -10,9 +12,32 @@ from autoprune.modules.attention import adapt_heads
 
 
 def follows(module: nn.Module) -> bool:
-    """Whether `prune` adapts the module's number of groups to its weight."""
-    grouped = isinstance(module, (nn.modules.conv._ConvNd, nn.GroupNorm))
-    return grouped and isinstance(module._parameters.get("weight"), nn.Parameter)
+    """Whether torch's own forward runs the module, with a number of groups that `prune` adapts."""
+    grouped = isinstance(module, nn.GroupNorm) or (
+        isinstance(module, nn.modules.conv._ConvNd) and module.groups > 1
+    )
+    own = type(module).forward.__module__.startswith("torch.nn.modules.")
+    return grouped and own and isinstance(module._parameters.get("weight"), nn.Parameter)
+
+
+@contextmanager
+def following(model: nn.Module, weights: set[int]) -> Iterator[None]:
+    """Inside the block, ``weights`` has the ids of those of the modules that `follows` and are running.
+
+    Code that takes such a weight and calls the op itself has a number of groups of its own.
+    """
+
+    def enter(module: nn.Module, _args: Any) -> None:
+        weights.add(id(module.weight))
+
+    def leave(module: nn.Module, _args: Any, _output: Any) -> None:
+        weights.discard(id(module.weight))
+
+    with ExitStack() as stack:
+        for module in filter(follows, model.modules()):
+            stack.callback(module.register_forward_pre_hook(enter).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        yield
 
 
 def may_have_sizes(module: nn.Module) -> bool:
@@ -23,9 +48,9 @@ def may_have_sizes(module: nn.Module) -> bool:
 
 def fix_sizes(before: nn.Module, after: nn.Module) -> None:
     """Sets a module's integer attributes to the sizes of its tensors, in place."""
-    if isinstance(after, nn.MultiheadAttention) and _lost_heads(before, after):
+    if isinstance(after, nn.MultiheadAttention) and _attention_shrank(before, after):
         adapt_heads(after)
-    if isinstance(after, nn.TransformerEncoder) and _lost_heads(before, after):
+    if isinstance(after, nn.TransformerEncoder) and _attention_shrank(before, after):
         after.use_nested_tensor = False  # only PyTorch's own attention accepts nested tensors
     if isinstance(after, nn.RNNBase):
         after.input_size = cast(torch.Tensor, after.weight_ih_l0).shape[1]
@@ -65,10 +90,10 @@ def _weight(module: nn.Module) -> Any:
             part.training = training
 
 
-def _lost_heads(before: nn.Module, after: nn.Module) -> bool:
-    """Whether any attention inside has lost heads."""
+def _attention_shrank(before: nn.Module, after: nn.Module) -> bool:
+    """Whether any attention inside has lost heads, or channels that it reads or makes."""
     return any(
-        old.out_proj.weight.shape != new.out_proj.weight.shape
+        [x.shape for x in old.parameters()] != [x.shape for x in new.parameters()]
         for old, new in zip(before.modules(), after.modules(), strict=True)
         if isinstance(old, nn.MultiheadAttention) and isinstance(new, nn.MultiheadAttention)
     )

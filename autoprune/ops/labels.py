@@ -7,6 +7,7 @@ carry labels from inputs to outputs and state constraints on atoms here; nothing
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from math import prod
 from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
 
 import numpy as np
@@ -14,14 +15,14 @@ import torch
 
 Atoms: TypeAlias = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 Axis: TypeAlias = Atoms | None
-
 Args: TypeAlias = tuple[Any, ...]
 
 OutputT = TypeVar("OutputT")
 
-_DERIVED = "_autoprune_derived"
-_UNUSED = "_autoprune_unused"
-_ATTRIBUTE = "_autoprune_labels"
+MARK = "_autoprune"  # begins the names of the attributes by which a trace knows tensors again
+_DERIVED = f"{MARK}_derived"
+_UNUSED = f"{MARK}_unused"
+_ATTRIBUTE = f"{MARK}_labels"
 
 
 @dataclass(slots=True)
@@ -83,6 +84,8 @@ class TraceConstraints:
         joined: the same, for channels that a change of shape made one.
         tied: pairs of arrays, position by position different channels that go together.
         frozen: arrays of atoms that can't be removed, with the reason why.
+        shifted: arrays of atoms whose channels, though zero before, an op made other numbers of.
+        relied: arrays of atoms that are summed as zeros, with the reason that stands against it if shifted.
         produced, consumed, normalized: arrays of atoms made by a convolution or product, summed over by
             one, or scaled by a norm; in the order of execution.
         costs: multiply-adds as a constant and the axes whose lengths multiply it.
@@ -91,7 +94,7 @@ class TraceConstraints:
         seen: ids of all tensors that went into an op; those of parameters and buffers stay valid.
         steps: every op but copies, in order of execution.
         guesses: arrays of atoms for which a rule had to assume how the code computes a size.
-        follows: ids of weights whose modules hold their number of groups in an attribute that `prune` adapts.
+        follows: ids of the weights of modules that run right now, and whose number of groups `prune` adapts.
         shape_calls: the calls that gave a tensor a shape.
         read_at: length of ``costs`` when code first read values that were computed from parameters.
     """
@@ -101,6 +104,8 @@ class TraceConstraints:
     joined: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     tied: list[tuple[Atoms, Atoms]] = field(default_factory=list)
     frozen: list[tuple[Atoms, str]] = field(default_factory=list)
+    shifted: list[Atoms] = field(default_factory=list)
+    relied: list[tuple[Atoms, str]] = field(default_factory=list)
     produced: list[Atoms] = field(default_factory=list)
     consumed: list[Atoms] = field(default_factory=list)
     normalized: list[Atoms] = field(default_factory=list)
@@ -114,6 +119,7 @@ class TraceConstraints:
     shape_calls: dict[CallKey, ShapeCall] = field(default_factory=dict)
     read_at: int | None = None
     _leaves: dict[int, Labels] = field(default_factory=dict)
+    _leaf_zeros: set[int] = field(default_factory=set)
     _stated: set[tuple[object, ...]] = field(default_factory=set)
 
     def fresh(self, count: int) -> Atoms:
@@ -125,6 +131,7 @@ class TraceConstraints:
         """Labels a parameter or buffer; the caller keeps it alive. Axes of length one are fixed."""
         axes = tuple(self.fresh(n) if n > 1 else None for n in tensor.shape)
         self._leaves[id(tensor)] = labels = Labels(axes, [True], self)
+        self._leaf_zeros.add(id(labels.zero))
         return labels
 
     def labels(self, tensor: torch.Tensor) -> Labels | None:
@@ -144,6 +151,11 @@ class TraceConstraints:
         """Whether removed channels are known to hold zeros in ``tensor``."""
         labels = self.labels(tensor)
         return labels is not None and labels.zero[0]
+
+    def is_weight(self, tensor: torch.Tensor) -> bool:
+        """Whether ``tensor`` is a parameter or buffer, or a view of one: its zeros are certain."""
+        labels = self.labels(tensor)
+        return labels is not None and id(labels.zero) in self._leaf_zeros
 
     def put(self, tensor: torch.Tensor, axes: Sequence[Axis], zero: bool | list[bool] = False) -> None:
         """Labels an op's output. A list as ``zero`` is shared with the tensor that it is a view of."""
@@ -167,6 +179,10 @@ class TraceConstraints:
             labeled = b if a is None else a
             self.freeze(labeled, f"meets an axis of fixed length in {op}")
             return labeled
+        if len(a) != len(b):  # such as the heads of queries, several of which read the same keys
+            for axis in (a, b):
+                self.freeze(axis, f"meets an axis of another length in {op}")
+            return a
         if self._first("same", a, b):
             self.same.append((a, b))
         return a
@@ -190,6 +206,16 @@ class TraceConstraints:
     def fixed(self, axis: Axis) -> bool:
         """Whether an axis has no channels, or such as can't be removed for sure."""
         return axis is None or ("frozen", id(axis)) in self._stated
+
+    def shift(self, axis: Axis) -> None:
+        """States that removed channels on ``axis`` become other numbers here, such as a bias, than zero."""
+        if axis is not None and self._first("shifted", axis):
+            self.shifted.append(axis)
+
+    def rely(self, axis: Axis, reason: str) -> None:
+        """States that ``axis`` can lose channels only if no op on the way here has shifted them."""
+        if axis is not None and self._first("relied", axis):
+            self.relied.append((axis, reason))
 
     def freeze_if_used(self, axis: Axis, reason: str, results: Sequence[torch.Tensor]) -> None:
         """States that the channels on ``axis`` can't be removed if anything ever reads one of ``results``."""
@@ -246,7 +272,7 @@ class TraceConstraints:
 
     def merge(self, other: "TraceConstraints") -> None:
         """Adds what a trace of the same parameters stated, whose other atoms begin at ``size``; no costs."""
-        for name in ("same", "joined", "tied", "frozen", "produced", "consumed", "normalized", "guesses"):
+        for name in "same joined tied frozen shifted relied produced consumed normalized guesses".split():  # noqa: SIM905
             getattr(self, name).extend(getattr(other, name))
         self.size = max(self.size, other.size)
 
@@ -269,10 +295,5 @@ class TraceConstraints:
 
 
 def _product(constant: int, lengths: Sequence[tuple[int, Axis]]) -> tuple[int, tuple[Atoms, ...]]:
-    axes = []
-    for n, axis in lengths:
-        if axis is None:
-            constant *= n
-        else:
-            axes.append(axis)
-    return constant, tuple(axes)
+    fixed = prod(n for n, axis in lengths if axis is None)
+    return constant * fixed, tuple(axis for _, axis in lengths if axis is not None)

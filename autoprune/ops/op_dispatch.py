@@ -8,6 +8,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from autoprune.ops.rules import ALWAYS, RULES, Rule
 
+_FACTORS = {"scale", "alpha", "beta", "value"}
+"""Numbers that ops compute with, given by name."""
+
 
 class OpEntry(NamedTuple):
     """What is known of an op before it runs.
@@ -46,7 +49,7 @@ class OpDispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             with self:
                 return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
-        if kwargs and (tensors_in(list(kwargs.values())) or "scale" in kwargs):
+        if kwargs and (tensors_in(list(kwargs.values())) or not _FACTORS.isdisjoint(kwargs)):
             args = _positional(func, args, kwargs)
         self._on_op(func, entry, args, kwargs, out)
         return out

@@ -5,7 +5,7 @@ on them and labels the outputs. It runs after the op. The table is keyed by the 
 without the underscore of in-place variants.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeAlias
 
 import torch
@@ -47,8 +47,8 @@ def _table() -> dict[str, Rule]:
          "upsample_nearest1d upsample_nearest2d upsample_nearest3d _upsample_nearest_exact2d "
          "upsample_linear1d upsample_bilinear2d upsample_bicubic2d upsample_trilinear3d "
          "_upsample_bilinear2d_aa _upsample_bicubic2d_aa reflection_pad1d reflection_pad2d "
-         "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d "
-         "grid_sampler_2d grid_sampler_3d"),
+         "reflection_pad3d replication_pad1d replication_pad2d replication_pad3d"),
+        (layers.grid_sample, "grid_sampler_2d grid_sampler_3d"),
         (layers.roi_align, "torchvision::roi_align"),
         (shape.alias, "detach alias clone _to_copy lift_fresh contiguous"),
         (shape.factory, "zeros empty ones full new_zeros new_empty new_ones new_full"),
@@ -67,7 +67,7 @@ def _table() -> dict[str, Rule]:
         (shape.index_put, "index_put"),
         (shape.glu, "glu"),
         (shape.pad, "constant_pad_nd"),
-        (shape.along, "flip roll cumsum cumprod"),
+        (shape.along, "flip roll cumsum cumprod triu tril"),
         (views.pixel_shuffle, "pixel_shuffle pixel_unshuffle"),
         (views.channel_shuffle, "channel_shuffle native_channel_shuffle"),
     ]  # fmt: skip
@@ -86,6 +86,9 @@ PRODUCTS = {
     **{name: -1 for name, rule in RULES.items() if rule is products.matmul},
 }
 
+# Ops that make tensors of one number: `torch.full`, `torch.tensor`.
+MAKES_OF_NUMBER = {"full", "new_full", "full_like", "lift_fresh"}
+
 # Ops whose rule must run on tensors without labels: they make labels, or have a cost.
 ALWAYS = {
     *("convolution", "mm", "bmm", "addmm", "baddbmm"),
@@ -94,12 +97,24 @@ ALWAYS = {
 
 
 def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
-    """The scalars that an elementwise op or an attention computes with: they may depend on a width."""
-    if op in products.ATTENTIONS:
+    """The scalars that an op computes with, or makes a tensor of: they may depend on a width."""
+    rule = RULES.get(op)
+    if rule is products.attention:
         scale = products.scale_of(op, args)
         return () if scale is None else (scale,)
-    if RULES.get(op) is not elementwise or not any(isinstance(a, torch.Tensor) and a.dim() for a in args):
-        return ()
+    if rule is products.matmul:
+        return _numbers(args[3:])
+    if op == "lift_fresh":
+        return _numbers([args[0].reshape(())]) if args[0].numel() == 1 else ()
+    if op in MAKES_OF_NUMBER:
+        return _numbers(args[-1:])
+    if rule is elementwise and any(isinstance(a, torch.Tensor) and a.dim() for a in args):
+        return _numbers(args)
+    return ()
+
+
+def _numbers(args: Iterable[Any]) -> tuple[float, ...]:
+    """Those of an op's arguments that are real numbers, or tensors without axes that hold one."""
     return tuple(
         float(a)
         for a in args

@@ -1,27 +1,45 @@
 """Rules of layers that normalize channels or act on each of them alone: norms, softmax, pooling, resizing."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
-from autoprune.ops.labels import Args, TraceConstraints
+from autoprune.ops.labels import Args, Axis, TraceConstraints
 
 
 def batch_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Batch norm (torch runs instance norm as one): all its tensors follow the input's channels."""
     x, (out, *statistics) = args[0], out
     axes = list(constraints.axes(x))
-    affine = args[1] is not None
     for tensor in args[1:5]:
         if isinstance(tensor, torch.Tensor):
             axis = constraints.axes(tensor)[0]
             axes[1] = constraints.unify(axes[1], axis, op) if out.shape[1] > 1 else axes[1]
             constraints.normalize(axis)
-    constraints.put(out, axes, affine or constraints.zero(x))
+    if op == "_batch_norm_with_update" or any(arg is True for arg in args):  # by the statistics of the batch
+        _freeze_normalized(constraints, [axes[0], *axes[2:]])
+    for axis in (axes[0], *axes[2:]):
+        constraints.shift(axis)
+    constraints.put(out, axes, _zero_after_norm(constraints, *args[:3]))
     for statistic in statistics[:2]:
         if statistic.shape == out.shape[1:2]:
             constraints.put(statistic, axes[1:2])
+
+
+def _freeze_normalized(constraints: TraceConstraints, axes: Sequence[Axis]) -> None:
+    for axis in axes:
+        constraints.freeze(axis, "is normalized over all channels")
+
+
+def _zero_after_norm(
+    constraints: TraceConstraints, x: torch.Tensor, weight: torch.Tensor | None, bias: torch.Tensor | None
+) -> bool:
+    """Whether removed channels are zero in what a norm returns that has a scale and a shift for each."""
+    if weight is None:
+        return constraints.zero(x)
+    return constraints.zero(weight) and (bias is None or constraints.zero(bias))
 
 
 def group_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
@@ -33,6 +51,7 @@ def group_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> 
             axis = constraints.axes(tensor)[0]
             axes[1] = constraints.unify(axes[1], axis, op)
             constraints.normalize(axis)
+    _freeze_normalized(constraints, axes[2:])
     if axes[1] is not None:
         if id(weight) not in constraints.follows:
             constraints.guess(axes[1])
@@ -42,19 +61,22 @@ def group_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> 
         constraints.tie(rows)
         for statistic in out[1:]:
             constraints.put(statistic, [axes[0], np.ascontiguousarray(rows[:, 0])])
-    constraints.put(out[0], axes, weight is not None or constraints.zero(x))
+    if bias is not None or not constraints.zero(x):
+        constraints.shift(axes[0])
+    constraints.put(out[0], axes, _zero_after_norm(constraints, x, weight, bias))
 
 
 def layer_norm(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """Layer norm over the last axes: its channels can't be removed."""
     x, normalized = args[0], len(args[1])
     axes = list(constraints.axes(x))
-    for d in range(len(axes) - normalized, len(axes)):
-        constraints.freeze(axes[d], "is normalized over all channels")
+    others = axes[: len(axes) - normalized]
+    _freeze_normalized(constraints, axes[len(others) :])
     for tensor in args[2:4]:
         if tensor is not None:
-            for axis in constraints.axes(tensor):
-                constraints.freeze(axis, "is normalized over all channels")
+            _freeze_normalized(constraints, constraints.axes(tensor))
+    for axis in others if args[3] is not None else ():
+        constraints.shift(axis)
     constraints.put(out[0], axes, constraints.zero(x))
 
 
@@ -75,6 +97,13 @@ def spatial(constraints: TraceConstraints, op: str, args: Args, out: Any) -> Non
         axes[d] = None
     for tensor in out if isinstance(out, tuple) else [out]:
         constraints.put(tensor, axes, constraints.zero(args[0]) and tensor.is_floating_point())
+
+
+def grid_sample(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
+    """`grid_sampler`: a feature map read at the coordinates in a grid."""
+    for axis in constraints.axes(args[1]):
+        constraints.freeze(axis, "is a coordinate, or space that is sampled")
+    spatial(constraints, op, args, out)
 
 
 def roi_align(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:

@@ -18,8 +18,7 @@ ZERO_IF_ANY = set("mul logical_and bitwise_and".split())
 ZERO_KEEPING = set(
     "div relu leaky_relu silu gelu mish hardswish elu celu selu tanh atan asin sinh erf sign abs neg sqrt "
     "square trunc floor ceil round threshold clamp clamp_min clamp_max hardtanh hardshrink softshrink pow "
-    "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill triu "
-    "tril".split()
+    "zero _prelu_kernel prelu native_dropout dropout nan_to_num expm1 log1p sin tan fill masked_fill".split()
 )
 NONZERO = (
     "sigmoid hardsigmoid exp exp2 log log2 log10 cos rsqrt reciprocal softplus log_sigmoid_forward "
@@ -43,9 +42,12 @@ def elementwise(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     for d in range(out.dim()):
         labels = [operand_axes[d] for operand_axes, varies in aligned if varies[d]]
         if any(label is not None for label in labels):
-            axes[d] = labels[0]
+            axis = labels[0]
             for label in labels[1:]:
-                axes[d] = constraints.unify(axes[d], label, op)
+                axis = constraints.unify(axis, label, op)
+            if axis is not None and any(_stretched(operand, d - out.dim()) for operand in operands):
+                constraints.guess(axis)  # `expand` may have got the length as a literal
+            axes[d] = axis
 
     divisor = _DIVIDES.get(op)
     if divisor is not None and divisor < len(args) and isinstance(args[divisor], torch.Tensor):
@@ -74,6 +76,11 @@ def _align(
         for d, (axis, stride) in enumerate(zip(axes, operand.stride(), strict=True)):
             varies[d] = varies[d] and (axis is not None or stride != 0)
     return (*[None] * missing, *axes), (*[False] * missing, *varies)
+
+
+def _stretched(operand: torch.Tensor, d: int) -> bool:
+    """Whether `expand` has repeated one value along axis ``d``, counted from the last one, -1."""
+    return -d <= operand.dim() and operand.shape[d] > 1 and operand.stride(d) == 0
 
 
 def _zero(
@@ -142,6 +149,7 @@ def reduce(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
         axis = source.axes[d]
         if axis is not None and exact:
             constraints.consume(axis)
+            constraints.rely(axis, f"is reduced by {op}")
         else:
             constraints.freeze_if_used(axis, f"is reduced by {op}", parts)
     for part in parts:

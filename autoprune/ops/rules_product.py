@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from autoprune.ops.labels import Args, Axis, TraceConstraints
+from autoprune.ops.rules_shape import freeze_indices
 
 # By op of attention, the place of the scale among its arguments.
 _SCALE_AT = {
@@ -28,17 +29,17 @@ def convolution(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     w_out, w_in = (weight_axes[1], weight_axes[0]) if transposed else weight_axes[:2]
     for kernel in weight_axes[2:]:
         constraints.freeze(kernel, "is a kernel size")
-    for space in x_axes[2:]:
-        constraints.freeze(space, "is convolved over")
+    for axis in x_axes[2:]:
+        constraints.freeze(axis, "is convolved over")
 
     if groups > 1 and x_axes[1] is not None and id(weight) not in constraints.follows:
         constraints.guess(x_axes[1])
         if weight_axes[0] is None and x.shape[1] == groups == weight.shape[0]:
             # One kernel, expanded to as many channels as there are.
             weight_axes = (x_axes[1], *weight_axes[1:])
-    x_shape = x.shape if transposed else out.shape
+    space = (x if transposed else out).shape[2:].numel()
     lengths = zip(weight.shape, weight_axes, strict=True)
-    constraints.cost(x_shape[0] * x_shape[2:].numel(), *lengths)
+    constraints.cost(space, (x.shape[0], x_axes[0]), *lengths)
 
     made, zero = w_out, constraints.zero(weight)
     if groups == 1:
@@ -50,6 +51,8 @@ def convolution(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     if bias is not None:
         made = constraints.unify(made, constraints.axes(bias)[0], op)
         zero = zero and constraints.zero(bias)
+    if bias is not None or not constraints.zero(x):
+        constraints.shift(x_axes[0])
     constraints.put(out, [x_axes[0], made, *[None] * (out.dim() - 2)], zero)
 
 
@@ -93,8 +96,11 @@ def _contract(
     axis = constraints.unify(a_axis, b_axis, op)
     constraints.consume(b_axis)
     constraints.consume(a_axis)
-    if axis is not None and not (constraints.zero(a) or constraints.zero(b)):
-        constraints.freeze(axis, "is summed over where removed channels are not zero")
+    reason = "is summed over where removed channels are not zero"
+    if not (constraints.zero(a) or constraints.zero(b)):
+        constraints.freeze(axis, reason)
+    elif not (constraints.is_weight(a) or constraints.is_weight(b)):
+        constraints.rely(axis, reason)
 
 
 def deform_conv(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
@@ -119,6 +125,7 @@ def deform_conv(constraints: TraceConstraints, op: str, args: Args, out: Any) ->
     if offset_groups > 1:
         constraints.freeze(x_axes[1], "has several groups of offsets")
     made = constraints.unify(made, constraints.axes(bias)[0], op)
+    constraints.shift(x_axes[0])
     constraints.put(out, [x_axes[0], made, None, None], zero and constraints.zero(bias))
 
 
@@ -139,15 +146,19 @@ def matmul(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None
     # A removed row needs zeros in a, a removed column zeros in b.
     row = a_axes[-2] if a.dim() > 1 else None
     column = b_axes[-1] if b.dim() > 1 else None
-    zero = (constraints.fixed(row) or constraints.zero(a)) and (
-        constraints.fixed(column) or constraints.zero(b)
-    )
+    zero_a, zero_b = constraints.zero(a), constraints.zero(b)
+    zero = (constraints.fixed(row) or zero_a) and (constraints.fixed(column) or zero_b)
+    for axis in batch if not (zero_a or zero_b) else ():
+        constraints.shift(axis)
     axes = [*batch, *outer]
     if added is not None:
         added_axes = constraints.axes(added)
         for d in range(1, added.dim() + 1):
             if added.shape[-d] != 1 and (axes[-d] is not None or added_axes[-d] is not None):
                 axes[-d] = constraints.unify(axes[-d], added_axes[-d], op)
+        for axis, own in zip(reversed(axes), (*reversed(added_axes), None, None), strict=False):
+            if own is None:
+                constraints.shift(axis)
         zero = zero and constraints.zero(added)
     constraints.put(out, axes, zero)
 
@@ -173,6 +184,7 @@ def attention(constraints: TraceConstraints, op: str, args: Args, out: Any) -> N
     rows, q_rows = list(zip(q.shape[:-2], batch, strict=True)), (q.shape[-2], q_axes[-2])
     constraints.cost(k.shape[-2], *rows, q_rows, (q.shape[-1], q_axes[-1]))
     constraints.cost(k.shape[-2], *rows, q_rows, (v.shape[-1], v_axes[-1]))
+    constraints.shift(q_axes[-2])  # a removed query gets the mean of all values
     constraints.put(out[0], [*batch, q_axes[-2], v_axes[-1]], constraints.zero(v))
     if out[1].numel():  # log-sum-exp of the scores, kept for a backward pass
         constraints.put(out[1], [*batch, q_axes[-2] if out[1].shape[-1] == q.shape[-2] else None])
@@ -189,4 +201,5 @@ def embedding(constraints: TraceConstraints, op: str, args: Args, out: Any) -> N
     rows, width = constraints.axes(args[0])
     constraints.freeze(rows, "is picked from by an index")
     constraints.produce(width)
+    freeze_indices(constraints, args[1:2])
     constraints.put(out, [None] * (out.dim() - 1) + [width], constraints.zero(args[0]))

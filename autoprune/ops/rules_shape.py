@@ -166,6 +166,7 @@ def _after_index(
             positions.append(k)
             for axis in axes[d : d + span]:
                 constraints.freeze(axis, "is picked from by an index")
+            freeze_indices(constraints, [index])
             mask = index.dtype in (torch.bool, torch.uint8)
             indexed.append(1 if mask else index.dim())
         d += span
@@ -179,6 +180,13 @@ def _after_index(
     return [*before, *[None] * max(indexed), *after]
 
 
+def freeze_indices(constraints: TraceConstraints, indices: Sequence[torch.Tensor]) -> None:
+    """Channels that an index holds a number for (each one's largest value, say) can't be removed."""
+    for tensor in indices:
+        for axis in constraints.axes(tensor):
+            constraints.freeze(axis, "is used as an index")
+
+
 def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`tensor[indices]`."""
     if constraints.labels(args[0]):
@@ -188,6 +196,7 @@ def index(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 def gather(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     """`gather`: picks along one axis; channels on others stay in place where all take the same pick."""
     x, dim, picks = args[:3]
+    freeze_indices(constraints, [picks])
     source = constraints.labels(x)
     if source is None:
         return
@@ -258,11 +267,14 @@ def pad(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
 
 
 def along(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
-    """`flip`, `roll`, `cumsum`, `cumprod`: channels on the axes they work along can't be removed."""
+    """`flip`, `roll`, `cumsum`, `cumprod`, `triu`, `tril`: channels on the axes they work along can't go."""
     source = constraints.labels(args[0])
     if source is None:
         return
-    given = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
+    if op in ("triu", "tril"):
+        given: Any = (-2, -1)
+    else:
+        given = args[2] if op == "roll" and len(args) > 2 else () if op == "roll" else args[1]
     dims = [given] if isinstance(given, int) else list(given) or range(len(source.axes))
     axes = list(source.axes)
     for d in dims:

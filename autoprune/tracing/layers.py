@@ -9,11 +9,12 @@ from typing import Any, TypeGuard, cast
 import torch
 from torch import nn
 
+from autoprune.ops.labels import MARK
 from autoprune.tracing.signal_record import SignalRecord
 
 Layer = nn.modules.conv._ConvNd | nn.Linear
 _PARTS = {"weight", "bias", "running_mean", "running_var"}
-_MADE = "_autoprune_made"
+_MADE = f"{MARK}_made"
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 _TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 _FORWARDS = [kind.forward for kind in (*_CONVOLUTIONS, *_TRANSPOSED, nn.Linear)]

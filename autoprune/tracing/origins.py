@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from autoprune.ops.labels import Atoms, TraceConstraints
+from autoprune.ops.labels import MARK, Atoms, TraceConstraints
 from autoprune.ops.rules_product import ATTENTIONS, scale_of
 
-_ATTRIBUTE = "_autoprune_origin"
+_ATTRIBUTE = f"{MARK}_origin"
 _MOVES = set(
     "view _unsafe_view reshape _reshape_alias permute transpose t unsqueeze squeeze expand select unbind "
     "slice split split_with_sizes chunk alias detach clone contiguous _to_copy".split()

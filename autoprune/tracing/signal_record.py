@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 import torch
 
-from autoprune.ops.labels import Axis
+from autoprune.ops.labels import MARK, Axis
 
 INPUT = -1
 """Stands for the example inputs among the sources of a read."""
-_ATTRIBUTE = "_autoprune_signal"
+_ATTRIBUTE = f"{MARK}_signal"
 
 
 class Read(NamedTuple):

@@ -1,27 +1,27 @@
 """Runs a model once, eagerly, and applies the op rules to every aten op."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any, TypeAlias
+from weakref import ReferenceType, ref
 
 import torch
 from torch import nn
-from torch.utils._pytree import tree_leaves
 
 from autoprune.errors import ModelError
-from autoprune.modules.module_sizes import follows
+from autoprune.modules.module_sizes import following
 from autoprune.modules.response_norm import ResponseForm, ResponseNorm
 from autoprune.modules.run_modes import eval_then_restore, set_training, thresholds_lowered
-from autoprune.modules.tensor_tree import feature_names, tensors_within
+from autoprune.modules.tensor_tree import tensors_within
 from autoprune.modules.validate import failure
 from autoprune.ops.components import connected
-from autoprune.ops.labels import Atoms, Axis, Labels, Step, TraceConstraints
+from autoprune.ops.labels import MARK, Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.ops.op_dispatch import OpDispatch, OpEntry, tensors_in
-from autoprune.ops.rules import PRODUCTS, compared, numbers_of
+from autoprune.ops.rules import MAKES_OF_NUMBER, PRODUCTS, compared, numbers_of
 from autoprune.ops.shape_reads import ShapeReads
 from autoprune.ops.value_reads import SCALAR_READ, ValueReads
+from autoprune.tracing.feature_maps import features_recorded
 from autoprune.tracing.layers import LayerRecord, layers_recorded
 from autoprune.tracing.origins import Origins
 from autoprune.tracing.signal_record import SignalRecord
@@ -102,6 +102,7 @@ class Trace:
 
 def _apply_rule(
     traced: Trace,
+    marked: list[ReferenceType[torch.Tensor]],
     func: Any,
     entry: OpEntry,
     args: tuple[Any, ...],
@@ -110,6 +111,7 @@ def _apply_rule(
 ) -> None:
     op, constraints = entry.name, traced.constraints
     tensors, outputs = tensors_in(args), tensors_in((out,))
+    marked.extend(map(ref, outputs))
     inputs = [constraints.labels(tensor) for tensor in tensors]
     labeled = any(inputs)
     for tensor in tensors:
@@ -134,7 +136,7 @@ def _apply_rule(
             constraints.derive(tensor)
     # Boxes scaled by image sizes, or by a number that depends on the data, say nothing about widths.
     numbers = numbers_of(op, args)
-    if numbers and not any(constraints.derived(x) for x in tensors if x.dim()):
+    if op not in MAKES_OF_NUMBER and not any(constraints.derived(x) for x in tensors if x.dim()):
         numbers = ()
     if any(constraints.derived(x) for x in tensors if not x.dim()):
         numbers = ()
@@ -242,13 +244,13 @@ def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 
             result.signal.leaf(name, tensor)
             result.origins.weight(tensor)
     constraints.size = max(constraints.size, first_free)
-    constraints.follows.update(id(module.weight) for module in model.modules() if follows(module))
     result.responses = {
         name: module.response_form
         for name, module in model.named_modules()
         if isinstance(module, ResponseNorm)
     }
-    with _features_recorded(model, result), layers_recorded(model, result.signal, result.layers):
+    features = features_recorded(model, constraints, result.features, result.read)
+    with features, layers_recorded(model, result.signal, result.layers):
         try:
             run_under_rules(model, example_inputs, result)
         except Exception as error:
@@ -259,41 +261,31 @@ def run_once(model: nn.Module, example_inputs: Sequence[Any], first_free: int = 
 def run_under_rules(model: nn.Module, example_inputs: Sequence[Any], traced: Trace) -> None:
     """One forward pass under the op rules; channels of its results are frozen."""
     constraints = traced.constraints
-    sources = traced.signal.of(tensors_within(example_inputs))
     names = {id(module): name for name, module in model.named_modules()}
-    reads = (ShapeReads(constraints, names), ValueReads(constraints))
-    with torch.no_grad(), sources, reads[0], reads[1], OpDispatch(partial(_apply_rule, traced)):
-        output = model(*example_inputs)
-    traced.may_branch |= constraints.may_branch
-    for tensor in tensors_within(output):
-        traced.signal.returned(tensor, constraints.axes(tensor))
-        constraints.use(tensor)
-        for axis in constraints.axes(tensor):
-            constraints.freeze(axis, "is an output of the model")
+    outputs: list[ReferenceType[torch.Tensor]] = []
+    try:
+        with (
+            torch.no_grad(),
+            traced.signal.of(tensors_within(example_inputs)),
+            following(model, constraints.follows),
+            ShapeReads(constraints, names),
+            ValueReads(constraints),
+            OpDispatch(partial(_apply_rule, traced, outputs)),
+        ):
+            output = model(*example_inputs)
+        traced.may_branch |= constraints.may_branch
+        for tensor in tensors_within(output):
+            traced.signal.returned(tensor, constraints.axes(tensor))
+            constraints.use(tensor)
+            for axis in constraints.axes(tensor):
+                constraints.freeze(axis, "is an output of the model")
+    finally:
+        _remove_marks(outputs)
 
 
-@contextmanager
-def _features_recorded(model: nn.Module, result: Trace) -> Iterator[None]:
-    """Records the channels of feature maps: see `Trace.features` and `Trace.read`."""
-
-    def record(into: dict[str, list[tuple[Axis, int]]], name: str, tensors: Any) -> None:
-        maps = [x for x in tree_leaves(tensors) if isinstance(x, torch.Tensor) and x.dim() == 4]
-        with torch._C.DisableTorchFunction():  # not a shape read of the model's code
-            into.setdefault(name, [(result.constraints.axes(x)[1], x.shape[1]) for x in maps])
-
-    def returned(name: str, module: nn.Module, inputs: Any, output: Any) -> None:
-        record(result.features, name, output)
-
-    def received(name: str, module: nn.Module, inputs: Any, named: Any) -> None:
-        record(result.read, name, (inputs, named))
-
-    named = dict.fromkeys((*dict(model.named_children()), *feature_names(model)))
-    with ExitStack() as stack:
-        for name in named:
-            hook = model.get_submodule(name).register_forward_hook(partial(returned, name))
-            stack.callback(hook.remove)
-        for name, module in model.named_modules():
-            if name and any(module.children()):
-                hook = module.register_forward_pre_hook(partial(received, name), with_kwargs=True)
-                stack.callback(hook.remove)
-        yield
+def _remove_marks(outputs: Sequence[ReferenceType[torch.Tensor]]) -> None:
+    """Removes what the trace noted on tensors that live on: caches of the model, its buffers, its inputs."""
+    for reference in outputs:
+        if (tensor := reference()) is not None:
+            for key in [key for key in tensor.__dict__ if key.startswith(MARK)]:
+                del tensor.__dict__[key]

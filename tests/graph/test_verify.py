@@ -19,6 +19,11 @@ from .conftest import Between
         (lambda x: torch.cat(x.split(4, 1)[::-1], 1), "length"),
         (lambda x: x * x.shape[1] ** -0.5, "sets a number"),
         (lambda x: x / torch.sqrt(torch.tensor(x.shape[1])), "sets a number"),
+        (lambda x: x / torch.tensor([float(x.shape[1])]), "sets a number"),
+        (lambda x: x + (x * torch.full((1, 8, 1, 1), 1.0 / x.shape[1])).sum(1, keepdim=True), "fixed length"),
+        (lambda x: x + (x * torch.full_like(x, 1.0 / x.shape[1])).sum(1, keepdim=True), "sets a number"),
+        (lambda x: torch.add(x, x.relu(), alpha=x.shape[1] ** -0.5), "sets a number"),
+        (lambda x: torch.addcmul(x, x, x, value=1 / x.shape[1]), "sets a number"),
         (lambda x: x[:, torch.arange(7, -1, -1)], "picked from by an index"),
         (lambda x: x.softmax(1), "softmax"),
         (lambda x: x - x.mean(1, keepdim=True), "reduced by mean"),
@@ -93,3 +98,21 @@ def test_whether_a_reshape_copies_decides_nothing(compare):
     graph = analyze(model, inputs)
     assert {name: group.width for name, group in graph.prunable.items()} == {"query": 2}
     assert compare(model, graph, inputs, {"query": [1]})[1] <= 1e-5
+
+
+class WithPositions(TwoHeads):
+    """Learned positions, which norms and biases shift, but which nothing sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions, self.norm = torch.nn.Parameter(torch.rand(1, 5, 6)), torch.nn.LayerNorm(6)
+
+    def forward(self, x):
+        return super().forward(self.norm(x + torch.cat([self.positions[:, :2], self.positions[:, 2:]], 1)))
+
+
+def test_a_shift_of_positions_freezes_no_heads(randomize, compare):
+    model, inputs = randomize(WithPositions()).double(), (torch.rand(2, 5, 6, dtype=torch.float64),)
+    graph = analyze(model, inputs)
+    assert {name: group.width for name, group in graph.prunable.items()} == {"query": 2}
+    assert compare(model, graph, inputs, {"query": [1]})[1] <= 1e-12

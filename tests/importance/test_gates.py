@@ -190,6 +190,22 @@ class Functional(Coupled):
         return {"loss": ((maps - wanted) ** 2).mean()}
 
 
+class ByName(nn.Module):
+    """A layer that the code around it calls with ``input=``."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(input=x)
+
+
+def called_by_name(toy: nn.Module) -> nn.Module:
+    toy.last = ByName(toy.last)
+    return Coupled(toy)
+
+
 class Tokens(nn.Module):
     """Linear layers on [tokens, images, channels], as some transformers have them, and a grouped reader."""
 
@@ -206,7 +222,7 @@ class Tokens(nn.Module):
         return {"loss": ((maps - wanted) ** 2).mean()}
 
 
-@pytest.mark.parametrize("make", [Functional, lambda toy: Tokens()])
+@pytest.mark.parametrize("make", [Functional, called_by_name, lambda toy: Tokens()])
 def test_what_reads_in_other_ways_is_right_too(toy, toy_batches, make) -> None:
     torch.manual_seed(3)
     model = make(toy(nn.ReLU()))

@@ -30,6 +30,26 @@ def test_what_is_observed_of_a_layer(net, images):
     torch.testing.assert_close(reader.felt.float(), felt)
 
 
+class ByName(nn.Module):
+    """A layer that the code around it calls with ``input=``."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        return self.layer(input=x)
+
+
+def test_the_same_is_observed_of_a_layer_that_is_called_by_name(net, images):
+    readers = [Reader(net.second), Reader(net.second)]
+    observe(net, {"second": readers[0]}, lambda: images, 0)
+    net.second = ByName(net.second)
+    observe(net, {"second.layer": readers[1]}, lambda: images, 0)
+    torch.testing.assert_close(readers[1].gram, readers[0].gram)
+    torch.testing.assert_close(readers[1].felt, readers[0].felt)
+
+
 @pytest.mark.parametrize("value", [0.0, 1e-3, 1e3])
 def test_moments_of_inputs_that_do_not_vary_can_be_inverted(value):
     x = torch.full((64, 9), value).double()

@@ -48,3 +48,21 @@ def test_random_is_a_function_of_the_seed(toy) -> None:
     graph = toy_graph(toy())
     one, other = (weights.random(graph, seed)["first"] for seed in (1, 2))
     assert len({*one, *other}) == 12
+
+
+def test_a_buffer_that_no_state_dict_has_is_no_weight() -> None:
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.enter, self.leave = nn.Conv2d(3, 6, 1), nn.Conv2d(6, 2, 1)
+            self.register_buffer("gain", torch.rand(6, 1, 1), persistent=False)
+
+        def forward(self, images: list[torch.Tensor]) -> torch.Tensor:
+            return self.leave(self.enter(torch.stack(images)) * self.gain)
+
+    model = Scaled()
+    graph = toy_graph(model)
+    assert "gain" in {tensor for tensor, _, _ in graph.groups["enter"].members}
+    norms = model.enter.weight.detach().double().flatten(1).norm(dim=1).numpy()
+    np.testing.assert_allclose(weights.l2(model, graph)["enter"], norms)
+    np.testing.assert_allclose(weights.bn_scale(model, graph)["enter"], norms / norms.mean())

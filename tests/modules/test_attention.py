@@ -203,3 +203,26 @@ def test_all_heads_can_go(options, batched, given):
     assert (pruned.weights is None) == (masked.weights is None)
     if masked.weights is not None:
         assert pruned.weights.shape == masked.weights[..., :0, :, :].shape
+
+
+class Reading(nn.Module):
+    """An attention whose inputs nothing ties to its outputs."""
+
+    def __init__(self, **options):
+        super().__init__()
+        self.enter, self.attention = nn.Linear(6, 8), nn.MultiheadAttention(8, 2, batch_first=True, **options)
+        self.leave = nn.Linear(8, 3)
+
+    def forward(self, x):
+        y = self.enter(x)
+        return self.leave(F.relu(self.attention(y, x if self.attention.kdim == 6 else y,
+                                                x if self.attention.kdim == 6 else y)[0]))  # fmt: skip
+
+
+@pytest.mark.parametrize("options", [{}, {"kdim": 6, "vdim": 6}])
+def test_an_attention_may_lose_inputs_and_keep_all_heads(options, randomize, compare):
+    torch.manual_seed(0)
+    model, inputs = randomize(Reading(**options).double()), (torch.rand(2, 5, 6, dtype=torch.float64),)
+    graph = analyze(model, inputs)
+    assert graph.groups["enter"].prunable
+    assert compare(model, graph, inputs, {"enter": [1, 2, 6]}, depth=1)[1] <= 1e-12

@@ -1,7 +1,10 @@
 """Under bfloat16 autocast, boxes are decoded in float32 inside the block, and in bfloat16 outside of it."""
 
+from typing import NamedTuple
+
 import pytest
 import torch
+from torch import nn
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn
 
 from autoprune.modules.float_outputs import HEADS, float_outputs
@@ -66,3 +69,32 @@ def test_without_autocast_nothing_changes():
         with float_outputs(model):
             inside = model(images)
     assert all(torch.equal(plain[0][key], inside[0][key]) for key in plain[0])
+
+
+class Boxes(NamedTuple):
+    deltas: torch.Tensor
+    levels: list[int]
+
+
+class Named(nn.Module):
+    """A detector of one's own, whose head returns a named tuple."""
+
+    def __init__(self):
+        super().__init__()
+        self.head = nn.ModuleDict({"out": nn.Conv2d(3, 4, 1)})
+        self.head.forward = lambda x: Boxes(self.head["out"](x), [x.shape[-1]])
+
+    def forward(self, x):
+        return self.head(x)
+
+
+def test_what_a_head_returns_keeps_its_kind():
+    model = Named().bfloat16()
+    x = torch.rand(1, 3, 4, 4, dtype=torch.bfloat16)
+    plain = model(x)
+    with float_outputs(model):
+        inside = model(x)
+    assert isinstance(inside, Boxes)
+    assert inside.levels == [4]
+    assert inside.deltas.dtype == torch.float32
+    assert torch.equal(inside.deltas, plain.deltas.float())

@@ -1,10 +1,12 @@
 """Attributes of torch's layers after pruning."""
 
+import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from autoprune.graph import analyze, prune
-from autoprune.modules.module_sizes import follows, may_have_sizes
+from autoprune.modules.module_sizes import following, follows, may_have_sizes
 
 X = torch.rand(1, 3, 6, 6)
 
@@ -39,3 +41,46 @@ def test_the_number_of_groups_follows_a_weight_of_the_module_itself():
     assert follows(nn.GroupNorm(2, 4))
     assert not follows(nn.GroupNorm(2, 4, affine=False))
     assert not follows(nn.Linear(2, 2))
+
+
+class Called(nn.Module):
+    """Grouped layers between two convolutions, by ``how``: each called itself, or its weight alone."""
+
+    def __init__(self, how):
+        super().__init__()
+        self.enter, self.leave, self.how = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), how
+        self.norm, self.conv = nn.GroupNorm(4, 8), nn.Conv2d(8, 8, 1, groups=8)
+
+    def forward(self, x):
+        return self.leave(self.how(self, self.enter(x)))
+
+
+@pytest.mark.parametrize(
+    ("how", "prunable"),
+    [
+        (lambda m, x: m.conv(m.norm(x)), True),
+        (lambda m, x: F.group_norm(x, 4, m.norm.weight, m.norm.bias), False),
+        (lambda m, x: F.group_norm(x, m.norm.num_groups, m.norm.weight, m.norm.bias), True),
+        (lambda m, x: F.conv2d(x, m.conv.weight, m.conv.bias, groups=8), False),
+        (lambda m, x: F.conv2d(x, m.conv.weight, m.conv.bias, groups=m.conv.groups), True),
+        (lambda m, x: F.conv2d(m.conv(x), m.conv.weight, m.conv.bias, groups=8), False),
+    ],
+)
+def test_a_number_of_groups_in_the_code_does_not_follow(how, prunable, randomize, keep_sets, compare):
+    model, inputs = randomize(Called(how).double()), (torch.rand(2, 3, 4, 4, dtype=torch.float64),)
+    graph = analyze(model, inputs)
+    assert list(graph.prunable) == (["enter"] if prunable else [])
+    assert compare(model, graph, inputs, keep_sets(graph, 0, 0.5), depth=1)[1] <= 1e-12
+
+
+def test_the_weights_that_follow_are_those_of_layers_that_run():
+    weights: set[int] = set()
+    running = []
+    model = nn.Sequential(nn.GroupNorm(2, 4), nn.Conv2d(4, 4, 1, groups=4), nn.Conv2d(4, 2, 1))
+    with following(model, weights):
+        for module in model:
+            module.register_forward_pre_hook(lambda *_: running.append(set(weights)))
+        model(torch.rand(1, 4, 2, 2))
+    assert running == [{id(model[0].weight)}, {id(model[1].weight)}, set()]
+    model(torch.rand(1, 4, 2, 2))
+    assert running[3:] == [set()] * 3

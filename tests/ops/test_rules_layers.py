@@ -38,8 +38,59 @@ def test_norms_over_all_channels_freeze_them(check_op, function):
     check_op(function, reason="is normalized over all channels")
 
 
+class OnAxes(nn.Module):
+    """A layer on an input whose channels were moved to another axis, and back."""
+
+    def __init__(self, layer, forth, back):
+        super().__init__()
+        self.layer, self.forth, self.back = layer, forth, back
+
+    def forward(self, x):
+        return self.back(self.layer(self.forth(x)), x)
+
+
+def as_space(layer):
+    """Channels lie where the layer has space: [2, 36, 12]."""
+    return OnAxes(
+        layer, lambda x: x.flatten(2).transpose(1, 2), lambda y, x: y.transpose(1, 2).unflatten(2, (6, 6))
+    )
+
+
+def as_batch(layer):
+    """Each channel is a sample of its own: [24, 1, 6, 6]."""
+    return OnAxes(
+        layer,
+        lambda x: x.reshape(x.shape[0] * x.shape[1], 1, *x.shape[2:]),
+        lambda y, x: y.reshape(*x.shape[:2], *y.shape[2:]),
+    )
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        as_space(nn.InstanceNorm1d(36)),
+        as_space(nn.GroupNorm(4, 36)),
+        as_space(nn.BatchNorm1d(36, track_running_stats=False)),
+        as_batch(nn.BatchNorm2d(1, track_running_stats=False)),
+    ],
+)
+def test_statistics_over_an_axis_of_channels_freeze_them(check_op, layer):
+    check_op(layer, reason="is normalized over all channels")
+
+
 def test_a_norm_over_space_alone_freezes_no_channels(check_op):
     check_op(nn.LayerNorm([6, 6]))
+    check_op(as_space(nn.BatchNorm1d(36)))
+    check_op(as_batch(nn.BatchNorm2d(1)))
+
+
+def test_a_shift_is_no_zero_where_it_is_not_that_of_the_channel(check_op):
+    total = "is reduced by sum"
+    check_op(nn.Sequential(nn.LayerNorm(6), Total()), reason=total)
+    check_op(nn.Sequential(nn.LayerNorm(6, bias=False), Total()))
+    check_op(nn.Sequential(as_space(nn.BatchNorm1d(36)), Total()), reason=total)
+    check_op(nn.Sequential(as_batch(nn.GroupNorm(1, 1)), Total()), reason=total)
+    check_op(nn.Sequential(as_batch(nn.GroupNorm(1, 1, affine=False)), Total()))
 
 
 def test_an_affine_norm_gives_zeros_where_its_channels_are_removed(check_op):
@@ -122,3 +173,21 @@ def test_predicted_box_coordinates_are_frozen():
 
     graph = analyze(Boxes(), (torch.rand(1, 3, 6, 6),))
     assert not graph.groups["boxes"].prunable
+
+
+def test_predicted_coordinates_to_sample_at_are_frozen(randomize, keep_sets, compare):
+    class Flow(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.map, self.flow, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1), nn.Conv2d(10, 3, 1)
+
+        def forward(self, x):
+            maps = self.map(x)
+            flow = self.flow(maps)
+            moved = F.grid_sample(maps, flow.permute(0, 2, 3, 1), align_corners=False)
+            return self.leave(torch.cat([moved, flow], 1))
+
+    model, inputs = randomize(Flow().double()), (torch.rand(2, 3, 6, 6, dtype=torch.float64),)
+    graph = analyze(model, inputs)
+    assert list(graph.prunable) == ["map"]
+    assert compare(model, graph, inputs, keep_sets(graph, 0, 0.5))[1] <= 1e-12

@@ -137,6 +137,11 @@ def test_a_constant_of_as_many_channels_freezes_them(check_op):
     check_op(lambda x: x * constant[:, :1])  # one value for all channels
 
 
+def test_a_value_that_is_repeated_as_often_as_a_literal_says_freezes_the_channels_that_it_meets(check_op):
+    check_op(lambda x: x * x.sum(1, keepdim=True).expand(-1, 12, -1, -1), reason="fixed length")
+    check_op(lambda x: x * x.sum(1, keepdim=True).expand_as(x))
+
+
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

@@ -103,6 +103,65 @@ def test_a_sum_over_channels_needs_zeros_in_one_of_its_factors(check_op):
     check_op(lambda x: torch.einsum("nchw,nchw->nhw", x.exp(), x)[:, None] * x, fractions=(0.5, 0.2))
 
 
+def total(x):
+    """Adds the sum over channels to each: exact only where removed channels hold zeros."""
+    return x + x.sum(1, keepdim=True)
+
+
+class Each(nn.Module):
+    """A layer on each channel by itself, summed over channels."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x):
+        channels = x if isinstance(self.layer, nn.Linear) else x.reshape(-1, 1, *x.shape[2:])
+        return total(self.layer(channels).reshape(x.shape))
+
+
+@pytest.mark.parametrize("layer", [nn.Linear, nn.Conv2d, nn.ConvTranspose2d])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_removed_channel_becomes_the_bias_of_a_layer_on_single_channels(check_op, layer, bias):
+    each = Each(layer(*(6, 6) if layer is nn.Linear else (1, 1, 1), bias=bias))
+    check_op(each, reason="is reduced by sum" if bias else None)
+
+
+class Added(nn.Module):
+    """A parameter of each channel, whose labels the sum has, and not those of the convolution before."""
+
+    def __init__(self):
+        super().__init__()
+        self.other = nn.Parameter(torch.randn(12, 1, 1))
+
+    def forward(self, x):
+        return self.other + x
+
+
+def test_channels_that_a_bias_fills_are_known_by_any_of_their_labels(check_op):
+    check_op(nn.Sequential(Added(), Each(nn.Linear(6, 6))), reason="is reduced by sum")
+    check_op(nn.Sequential(Added(), Each(nn.Linear(6, 6, bias=False))))
+
+
+def test_a_product_of_matrices_of_each_channel_needs_zeros_in_one_of_them(check_op):
+    def gram(x, y):  # channels as the batch of a product
+        squares = torch.bmm(x.flatten(0, 1), y.flatten(0, 1).transpose(1, 2))
+        return total(squares.reshape(*x.shape[:2], 6, 6))
+
+    check_op(lambda x: gram(x.exp(), x.exp()), reason="is reduced by sum")
+    check_op(lambda x: gram(x.exp(), x))
+
+
+def test_heads_that_share_keys_stay(check_op):
+    def grouped(x):  # 12 heads of queries, 3 of keys and values
+        keys = torch.ones(x.shape[0], 3, 36, 1, dtype=x.dtype)
+        x = x.flatten(2)[..., None]
+        out = F.scaled_dot_product_attention(x, keys, keys, enable_gqa=True)
+        return out[..., 0].unflatten(2, (6, 6))
+
+    check_op(grouped, reason="meets an axis of another length")
+
+
 def test_attention_fixes_what_sets_its_scale_and_its_positions(check_op):
     def over_channels(x):  # channels as positions
         return F.scaled_dot_product_attention(*[x.flatten(2)[:, None]] * 3)[:, 0].unflatten(2, x.shape[2:])
@@ -138,3 +197,21 @@ def test_rows_of_an_embedding_stay_and_its_width_is_prunable(randomize, keep_set
         "1": (3, False),
     }
     assert compare(model, graph, inputs, keep_sets(graph, 1, 0.5), depth=1)[1] <= 1e-12
+
+
+class Lookup(nn.Module):
+    """Adds a row of a table for each channel: that of its largest value."""
+
+    def __init__(self, embedding):
+        super().__init__()
+        self.table, self.embedding = nn.Embedding(36, 1), embedding
+
+    def forward(self, x):
+        largest = x.flatten(2).argmax(-1)
+        rows = self.table(largest) if self.embedding else self.table.weight[largest]
+        return x + rows[..., None]
+
+
+@pytest.mark.parametrize("embedding", [True, False])
+def test_channels_that_are_an_index_are_frozen(check_op, embedding):
+    check_op(Lookup(embedding), reason="is used as an index")

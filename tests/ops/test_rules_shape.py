@@ -90,6 +90,8 @@ def test_equal_parts_of_channels_shrink_together(check_op, function, outputs, wi
         (lambda x: x.roll(1), 12, "goes into roll along its axis"),
         (lambda x: x.cumsum(1), 12, "goes into cumsum along its axis"),
         (lambda x: x.cumprod(1), 12, "goes into cumprod along its axis"),
+        (lambda x: x.flatten(2).tril()[..., None], 12, "goes into tril along its axis"),
+        (lambda x: x.transpose(1, 3).triu(1).transpose(1, 3), 12, "goes into triu along its axis"),
         (lambda x: F.pad(x, (0, 0, 0, 0, -1, 0)), 11, "is"),
     ],
 )
@@ -109,6 +111,7 @@ def test_what_depends_on_single_channels_freezes_them(check_op, function, output
         lambda x: x[[1, 0]],
         lambda x: x[torch.tensor([True, True])],
         lambda x: x.flip(2).roll(1, 3).cumsum(2),
+        lambda x: x.tril(-1),
         lambda x: F.pad(x, (1, 0, 2, 3)),
         lambda x: F.pad(x, (-1, 0, 0, 0)),
     ],

@@ -161,9 +161,28 @@ def test_leaves_are_parameters_and_buffers_once_each(residual):
     assert traced.axes["stem.weight", 0] is next(x for x in traced.leaves if x.name == "stem.weight").axes[0]
 
 
-def test_features_are_the_maps_that_direct_children_return(residual):
-    traced = trace(residual(), (IMAGES,))
-    lengths = {name: [length for _, length in maps] for name, maps in traced.features.items() if maps}
-    assert lengths == {"stem": [8], "norm": [8], "inner": [6], "outer": [8]}
-    ((axis, _),) = traced.features["stem"]
-    assert axis is traced.axes["stem.weight", 0]
+class Remembering(nn.Module):
+    """Counts its calls in a buffer, and keeps a tensor that no state dict has."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.leave, self.scale = nn.Conv2d(3, 4, 1), nn.Conv2d(4, 2, 1), None
+        self.register_buffer("calls", torch.zeros(1))
+
+    def forward(self, x):
+        self.calls += 1
+        x = self.conv(x)
+        if self.scale is None:
+            self.scale = self.conv.weight.sum() + torch.linspace(0, 1, x.shape[-1])
+        return self.leave(x * self.scale)
+
+
+def test_no_tensor_of_the_model_remembers_the_trace(tmp_path):
+    model = Remembering()
+    torch.save(model.state_dict(), tmp_path / "before.pt")
+    analyze(model, (IMAGES,))
+    assert all(not vars(x) for x in (*model.parameters(), *model.buffers(), model.scale, IMAGES))
+    torch.save(model.state_dict(), tmp_path / "after.pt")
+    loaded = torch.load(tmp_path / "after.pt", weights_only=True)
+    assert all(torch.equal(x, loaded[name]) for name, x in torch.load(tmp_path / "before.pt").items())
+    torch.save(model, tmp_path / "whole.pt")  # pickles every attribute
