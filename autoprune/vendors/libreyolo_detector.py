@@ -69,13 +69,15 @@ class Letterbox(DetectorTransform):
 
     def padded_size(self, sizes: Sequence[Size]) -> Size:
         """The square, whatever the images."""
-        side = -(-(self.max_size or 0) // STRIDE) * STRIDE
+        assert self.max_size is not None
+        side = -(-self.max_size // STRIDE) * STRIDE
         return side, side
 
     def _ratio(self, size: Sequence[int]) -> float:
         """Factor of both axes; 1 of an image resized before, which rounding left a pixel short."""
-        longest, wanted = max(size), self.max_size or 0
-        return 1.0 if longest == wanted - 1 else wanted / longest
+        assert self.max_size is not None
+        longest = max(size)
+        return 1.0 if longest == self.max_size - 1 else self.max_size / longest
 
 
 class LibreDetector(VendorDetector):
