@@ -142,6 +142,7 @@ def signals_interrupt() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
+    inside = True
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         # A library's C++ code may import Python modules while it is initialized. An exception that comes from
@@ -154,7 +155,7 @@ def signals_interrupt() -> Iterator[None]:
 
     def send_again(number: int) -> None:
         time.sleep(AGAIN_S)
-        if callable(signal.getsignal(number)):  # else the block has ended
+        if inside:  # the handler of before, Ray's perhaps, may end the process
             os.kill(os.getpid(), number)
 
     # What a handler raises (Ray's, SystemExit) in a callback of C, as after each fork, Python drops.
@@ -172,6 +173,7 @@ def signals_interrupt() -> Iterator[None]:
     try:
         yield
     finally:
+        inside = False
         sys.unraisablehook = on_unraisable
         for number, handler in old.items():
             signal.signal(number, handler)

@@ -170,6 +170,28 @@ def test_a_signal_whose_exception_is_dropped_comes_again(number, other, raised):
     assert (done.stdout.split("\n"), done.stderr) == (["goes on", raised, ""], "")
 
 
+# The block ends before the signal comes again; the handler of before is another's.
+ENDED_EARLY = """
+import signal, threading, time
+from autoprune import process
+
+resent = threading.Event()
+start = process._thread.start_new_thread
+process._thread.start_new_thread = lambda send, given: start(lambda: (send(*given), resent.set()), ())
+signal.signal(signal.SIGTERM, lambda *_: print("sent to another's handler"))
+process._extension_is_imported = lambda frame: True
+with process.signals_interrupt():
+    signal.raise_signal(signal.SIGTERM)
+resent.wait()
+time.sleep(0.01)  # where Python runs handlers
+"""
+
+
+def test_a_signal_does_not_come_again_after_the_block():
+    done = subprocess.run([sys.executable, "-c", ENDED_EARLY], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+
+
 def test_loggers_have_their_own_levels_again_after_an_error() -> None:
     loggers = [logging.getLogger(f"autoprune.test.{name}") for name in ("one", "other")]
     loggers[0].setLevel(logging.INFO)
