@@ -17,20 +17,20 @@ from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.culprits import find_culprits, inside
+from autoprune.graph.deviations import FIXED, STAYS, Lengths, atoms_of, common_steps, deviation, widths_behind
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
+from autoprune.graph.number_culprits import find_number_culprits
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
 from autoprune.graph.workbench import Workbench
-from autoprune.ops.labels import Atoms, Axis, Step
-from autoprune.ops.shape_calls import FREE, CorrectedShapes, Misfit, with_siblings
+from autoprune.ops.labels import Step
+from autoprune.ops.shape_calls import CorrectedShapes, Misfit, with_siblings
 from autoprune.tracing.replays import replay, retrace
 from autoprune.tracing.size_attributes import Attempts, SizeAttribute
 from autoprune.tracing.trace import Shape, Trace
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
 _FRACTION = 0.5
-_FIXED = "a fixed length in the model's code"
-_STAYS = "a length in the model's code that does not follow it, at"
 
 
 def verified(
@@ -48,6 +48,12 @@ def verified(
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
         return _problem(model, workbench, example_inputs, traced, graph, subset)
+
+    def rerun(lost: Mapping[str, Index]) -> list[Step[Shape]]:
+        shrunk = [group for group in groups if group.name in lost]
+        with workbench.pruned(graph, _kept(shrunk, lost)) as pruned:
+            steps, error = replay(pruned, example_inputs, traced)
+        return [] if error else steps
 
     attempts: Attempts | None = None
     fraction = 0.0
@@ -75,7 +81,8 @@ def verified(
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:
-            named = find_culprits(problem_of, groups, partial(_sized, traced, attempts))
+            named = find_number_culprits(rerun, traced, groups)
+            named = named or find_culprits(problem_of, groups, partial(_sized, traced, attempts))
             if not named:
                 break
         else:
@@ -128,9 +135,7 @@ def _blamed(
     blamed: dict[str, tuple[ChannelGroup, str]] = {}
     unblamed = []
     for misfit in misfits:
-        reason = (
-            f"has {_FIXED}: {misfit.text}" if misfit.text else f"has {_STAYS} {misfit.call.func.__name__}"
-        )
+        reason = f"has {FIXED}: {misfit.text}" if misfit.text else f"has {STAYS} {misfit.call.func.__name__}"
         axes = [axis for axis, _ in misfit.changed if axis is not None]
         roots = [int(root) for axis in axes for root in np.unique(unit[axis]) if int(root) in group_of]
         for root in roots:
@@ -156,7 +161,7 @@ def _with_other_branches(
         except ModelError:  # its code refuses such values; a trial with a pruned one says so
             continue
         dense_steps, steps = traced.constraints.steps, masked.constraints.steps
-        if not len(dense_steps) == len(steps) == _common_steps(dense_steps, steps):
+        if not len(dense_steps) == len(steps) == common_steps(dense_steps, steps):
             traced.constraints.merge(masked.constraints)
     return solve(traced)
 
@@ -177,95 +182,41 @@ def _problem(
     of the units are lost as that says.
     """
     lost = {group.name: group.units[min(-1, -int(fraction * len(group.units))) :] for group in groups}
-    keep = {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
-    length = _Lengths(traced, groups, lost)
+    length = Lengths(traced, groups, lost)
     corrected = None
     if misfits is not None:
         corrected = CorrectedShapes(traced.constraints.shape_calls, bench.names(), length)
+    keep = _kept(groups, lost)
     with bench.pruned(graph, keep) as pruned:
         steps, error = replay(pruned, example_inputs, traced, corrected)
     if misfits is not None and corrected is not None:
         misfits += corrected.misfits
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
-        return f"has {_FIXED}: {type(error).__name__}: {lines[0]}"
-    problem, common = _deviation(traced, length, steps)
+        return f"has {FIXED}: {type(error).__name__}: {lines[0]}"
+    problem, common = deviation(traced, length, steps)
     if common is None and (problem is None or not traced.constraints.by_values):
         return problem
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
-    problem, common = _deviation(masked, _Lengths(masked, groups, lost), steps)
+    problem, common = deviation(masked, Lengths(masked, groups, lost), steps)
     if problem is not None or common is None:
         return problem
-    branches = _common_steps(traced.constraints.steps, masked.constraints.steps) > common
+    branches = common_steps(traced.constraints.steps, masked.constraints.steps) > common
     return "decides in the model's code what is run" if branches else None
 
 
-def _common_steps(one: Sequence[Step[Any]], other: Sequence[Step[Any]]) -> int:
-    """The number of ops that two runs have in common before they diverge.
-
-    Runs diverge where the ops differ, and where one op (such as splitting a list of boxes) returns another
-    number of tensors.
-    """
-    pairs = enumerate(zip(one, other, strict=False))
-    diverged = (n for n, (a, b) in pairs if a.op is not b.op or len(a.outputs) != len(b.outputs))
-    return next(diverged, min(len(one), len(other)))
-
-
-def _deviation(
-    traced: Trace, length: "_Lengths", steps: Sequence[Step[Shape]]
-) -> tuple[str | None, int | None]:
-    """How the ops of a pruned model differ from those of ``traced`` with lengths as predicted.
-
-    Returns:
-        The first deviation, and the number of ops before the two runs diverged, None if they never did.
-    """
-    constraints = traced.constraints
-    common = _common_steps(constraints.steps, steps)
-    for before, after in zip(constraints.steps[:common], steps[:common], strict=True):
-        for old, new in zip(before.numbers, after.numbers, strict=False):
-            if not np.isclose(old, new, rtol=1e-5, atol=0, equal_nan=True):
-                return f"sets a number in the model's code: {old:.6g} becomes {new:.6g} in {before.op}", None
-        for axes, shape in zip(before.outputs, after.outputs, strict=True):
-            for axis, n in zip(axes, shape, strict=False):
-                if axis is not None and length(axis, len(axis)) not in (n, FREE):
-                    return f"has {_STAYS} {before.op}", None
-    return None, None if common == len(steps) == len(constraints.steps) else common
-
-
-class _Lengths:
-    """Predicts lengths in a model that lost channels: from the label of an axis, and its dense length.
-
-    Args:
-        traced: the trace of the labels.
-        groups: those that lost channels.
-        lost: these channels, by group.
-    """
-
-    def __init__(self, traced: Trace, groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> None:
-        constraints = traced.constraints
-        channel = traced.channels()
-        removed, of_leaf = np.zeros(constraints.size, dtype=bool), np.zeros(constraints.size, dtype=bool)
-        for group in groups:
-            removed[channel[atoms_of(traced, group, lost[group.name])]] = True
-        for leaf in traced.leaves:
-            for axis in leaf.axes:
-                if axis is not None:
-                    of_leaf[channel[axis]] = True
-        self._removed, self._of_leaf = removed[channel], of_leaf[channel]
-
-    def __call__(self, axis: Axis, n: int) -> int:
-        if axis is None:
-            return n
-        return n - int(np.count_nonzero(self._removed[axis])) if self._of_leaf[axis].any() else FREE
+def _kept(groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> dict[str, list[int]]:
+    """The channels that groups keep once they lost their last units."""
+    return {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     """The prunable groups that depend on an assumption about how the code computes a size."""
     constraints = traced.constraints
     factors = {n for step in constraints.steps if step.op.overloadpacket in _SCALES for n in step.numbers}
-    roots = {n for factor in factors for n in _widths_behind(factor)}
+    roots = {n for factor in factors for n in widths_behind(factor)}
     axes = (axis for step in constraints.steps for labels in step.outputs for axis in labels)
     candidates = {id(axis): axis for axis in axes if axis is not None and len(axis) in roots}
     unit = traced.unit
@@ -276,23 +227,3 @@ def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     for atoms in [*constraints.guesses, *candidates.values()]:
         guessed[unit[atoms]] = True
     return [group for name, group in graph.prunable.items() if guessed[units[name]].any()]
-
-
-def atoms_of(
-    traced: Trace, group: ChannelGroup, channels: Index | None = None, axes: int | None = None
-) -> Atoms:
-    """All parameter atoms of a group, or of some of its channels, or only those on its first ``axes``."""
-    parts = []
-    for name, d, index in group.members[:axes]:
-        axis = traced.axes[name, d]
-        assert axis is not None
-        parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
-    return np.concatenate(parts)
-
-
-def _widths_behind(factor: float) -> list[int]:
-    """Widths n that a factor may have been computed from, as n, 1 / n, or their square roots."""
-    if factor == 0 or not np.isfinite(factor):
-        return []
-    candidates = [abs(factor) ** power for power in (1, -1, 2, -2)]
-    return [round(n) for n in candidates if 1 < n < 1e9 and abs(n - round(n)) < 1e-6 * n]

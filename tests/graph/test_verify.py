@@ -5,8 +5,6 @@ import torch
 from torch.nn import functional as F
 
 from autoprune.graph import analyze
-from autoprune.graph.verify import _common_steps, _widths_behind
-from autoprune.ops.labels import Step
 
 from .conftest import Between
 
@@ -56,25 +54,6 @@ def test_a_number_of_parts_that_depends_on_values_is_no_reason_to_freeze(seed):
     graph = analyze(Picky(lambda x: x * x.shape[1] ** -0.5), (torch.randn(2, 3, 4, 4),))
     assert list(graph.prunable) == ["enter"]
     assert "sets a number" in graph.groups["middle"].reason
-
-
-@pytest.mark.parametrize(
-    ("factor", "widths"),
-    [(256.0, {256}), (256**-0.5, {256}), (1 / 24, {24}), (24**0.5, {24}), (0.3, set()), (0.0, set()),
-     (1.0, set()), (float("inf"), set())],
-)  # fmt: skip
-def test_a_factor_points_to_the_width_that_it_was_computed_from(factor, widths):
-    assert widths <= set(_widths_behind(factor))
-    if not widths:
-        assert _widths_behind(factor) == []
-
-
-def test_runs_diverge_at_another_op_or_number_of_outputs():
-    steps = [Step(op, (), [()] * outputs) for op, outputs in (("a", 1), ("b", 2), ("c", 1))]
-    assert _common_steps(steps, steps) == 3
-    assert _common_steps(steps, steps[:2]) == 2
-    assert _common_steps(steps, [steps[0], Step("b", (), [()]), steps[2]]) == 1
-    assert _common_steps(steps, [Step("x", (), [()]), *steps[1:]]) == 0
 
 
 class TwoHeads(torch.nn.Module):
