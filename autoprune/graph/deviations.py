@@ -13,6 +13,7 @@ from autoprune.tracing.trace import Shape, Trace
 
 FIXED = "a fixed length in the model's code"
 STAYS = "a length in the model's code that does not follow it, at"
+SETS = "sets a number in the model's code"
 _POWERS = (1, -1, 2, -2)
 """Of a factor, that give the width it was computed from: itself, its inverse, and their squares."""
 
@@ -73,7 +74,7 @@ class ChangedNumber(NamedTuple):
     @property
     def text(self) -> str:
         """What its groups do."""
-        return f"sets a number in the model's code: {self.old:.6g} becomes {self.new:.6g} in {self.op}"
+        return f"{SETS}: {self.old:.6g} becomes {self.new:.6g} in {self.op}"
 
     def widths(self) -> list[tuple[int, int]]:
         """Widths of the dense and of the pruned model that it may have been computed from, alike in both."""

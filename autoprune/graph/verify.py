@@ -8,7 +8,6 @@ Code that branches on values may run other ops in a pruned model, so masked mode
 """
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,8 +15,17 @@ import torch
 from torch import nn
 
 from autoprune.errors import ModelError
-from autoprune.graph.culprits import find_culprits, inside
-from autoprune.graph.deviations import FIXED, STAYS, Lengths, atoms_of, common_steps, deviation, widths_behind
+from autoprune.graph.culprits import failed_in, find_culprits, inside
+from autoprune.graph.deviations import (
+    FIXED,
+    SETS,
+    STAYS,
+    Lengths,
+    atoms_of,
+    common_steps,
+    deviation,
+    widths_behind,
+)
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
 from autoprune.graph.number_culprits import find_number_culprits
 from autoprune.graph.solve import solve
@@ -46,8 +54,15 @@ def verified(
         graph = _with_other_branches(model, example_inputs, traced, graph)
     groups = suspects(traced, graph)
 
+    failed: Sequence[str] = ()
+
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
-        return _problem(model, workbench, example_inputs, traced, graph, subset)
+        nonlocal failed
+        text, failed = _problem(model, workbench, example_inputs, traced, graph, subset)
+        return text
+
+    def likely(subset: Sequence[ChannelGroup]) -> Sequence[ChannelGroup]:
+        return _sized(traced, attempts, subset) or inside(subset, failed)
 
     def rerun(lost: Mapping[str, Index]) -> list[Step[Shape]]:
         shrunk = [group for group in groups if group.name in lost]
@@ -59,7 +74,7 @@ def verified(
     fraction = 0.0
     while groups:
         misfits: list[Misfit] = []
-        problem = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, fraction)
+        problem, _ = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, fraction)
         named: list[tuple[ChannelGroup, str]] = []
         if misfits:
             fraction = _FRACTION  # an attribute must follow any width
@@ -81,8 +96,8 @@ def verified(
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:
-            named = find_number_culprits(rerun, traced, groups)
-            named = named or find_culprits(problem_of, groups, partial(_sized, traced, attempts))
+            named = find_number_culprits(rerun, traced, groups) if problem.startswith(SETS) else []
+            named = named or find_culprits(problem_of, groups, likely)
             if not named:
                 break
         else:
@@ -175,8 +190,10 @@ def _problem(
     groups: Sequence[ChannelGroup],
     misfits: list[Misfit] | None = None,
     fraction: float = 0,
-) -> str | None:
+) -> tuple[str | None, Sequence[str]]:
     """Why the model fails or deviates once each of ``groups`` has lost its last unit.
+
+    Returns the reason, and the modules in which it fails, the innermost first.
 
     With ``misfits``, calls that have fixed lengths go into it and are corrected. With ``fraction``, as many
     of the units are lost as that says.
@@ -189,22 +206,23 @@ def _problem(
     keep = _kept(groups, lost)
     with bench.pruned(graph, keep) as pruned:
         steps, error = replay(pruned, example_inputs, traced, corrected)
+        modules = () if error is None else failed_in(pruned, error)
     if misfits is not None and corrected is not None:
         misfits += corrected.misfits
     if error is not None:
         lines = str(error).strip().splitlines() or [""]
-        return f"has {FIXED}: {type(error).__name__}: {lines[0]}"
+        return f"has {FIXED}: {type(error).__name__}: {lines[0]}", modules
     problem, common = deviation(traced, length, steps)
     if common is None and (problem is None or not traced.constraints.by_values):
-        return problem
+        return problem, ()
     # Numbers of boxes, sizes of crops and branches depend on values, which differ from the dense model's.
     # The masked model has the same values.
     masked = retrace(mask(model, graph, keep), example_inputs, traced)
     problem, common = deviation(masked, Lengths(masked, groups, lost), steps)
     if problem is not None or common is None:
-        return problem
+        return problem, ()
     branches = common_steps(traced.constraints.steps, masked.constraints.steps) > common
-    return "decides in the model's code what is run" if branches else None
+    return "decides in the model's code what is run" if branches else None, ()
 
 
 def _kept(groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> dict[str, list[int]]:

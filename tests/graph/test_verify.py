@@ -95,3 +95,35 @@ def test_a_shift_of_positions_freezes_no_heads(randomize, compare):
     graph = analyze(model, inputs)
     assert {name: group.width for name, group in graph.prunable.items()} == {"query": 2}
     assert compare(model, graph, inputs, {"query": [1]})[1] <= 1e-12
+
+
+class Refuses(torch.nn.Module):
+    """Code that accepts one width alone."""
+
+    def forward(self, x):
+        """The input."""
+        if x.shape[1] != 8:
+            raise ValueError("8 channels alone")
+        return x * 8**-0.5
+
+
+class Block(torch.nn.Module):
+    """Layers, and code behind them."""
+
+    def __init__(self, inputs, refuses):
+        super().__init__()
+        self.layer, self.code = torch.nn.Conv2d(inputs, 8, 1), Refuses() if refuses else torch.nn.Identity()
+
+    def forward(self, x):
+        """What the code makes of the layer's output."""
+        return self.code(self.layer(x)) * 8**-0.5
+
+
+@pytest.mark.parametrize("places", [{7}, {3, 20}])
+def test_an_error_leads_to_the_block_it_is_raised_in(places):
+    blocks = [Block(8 if place else 3, place in places) for place in range(32)]
+    model, runs = torch.nn.Sequential(*blocks, torch.nn.Conv2d(8, 2, 1)), []
+    model.register_forward_pre_hook(lambda *_: runs.append(1))
+    graph = analyze(model, (torch.rand(1, 3, 4, 4),))
+    assert set(graph.groups) - set(graph.prunable) == {*(f"{place}.layer" for place in places), "32"}
+    assert len(runs) < 8 + 5 * len(places)  # bisection alone takes two for each halving of 32
