@@ -18,6 +18,7 @@ from autoprune.modules.losses import losses_of
 from autoprune.progress import track
 from autoprune.seeding import scoped
 from autoprune.seeding import seed as derive
+from autoprune.training.capture import input_of
 from autoprune.training.feature_sampling import FeatureSampler, SampledPositions, object_areas
 from autoprune.training.least_squares import Layer, as_maps, is_linear_in_patches, patches
 
@@ -209,7 +210,7 @@ def _watched(
             maps = as_maps(layer, output).shape[:3]
             with torch.no_grad():
                 positions = sampler(*maps[1:]) if maps[0] == 1 else _anywhere(maps, count, output.device)
-                reader.add(patches(layer, args[0] if args else named["input"], positions))
+                reader.add(patches(layer, input_of(args, named), positions))
             return output.clone()  # what follows may change it in place, and its gradient would be another
 
         return hook

@@ -1,6 +1,6 @@
 """What a forward pass of a detector computes that a teacher compares, and the hooks that capture it."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -73,7 +73,10 @@ class Tap:
             hooks.append(find(parts.head).register_forward_pre_hook(self._received, with_kwargs=True))
         if logits:
             hooks += [find(name).register_forward_hook(self._predicted) for name in parts.logits]
-        hooks += [find(name).register_forward_pre_hook(partial(record, name)) for name in self._read]
+        hooks += [
+            find(name).register_forward_pre_hook(partial(record, name), with_kwargs=True)
+            for name in self._read
+        ]
         for hook in hooks:
             self._stack.callback(hook.remove)
         return self
@@ -108,15 +111,21 @@ class Tap:
             raise ModelError(f"class logits must be a tensor, and are a {kind}; set distill_logits to 0")
         self._logits.append(output)
 
-    def _record_input(self, layer: str, module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        self._inputs.setdefault(layer, []).append(args[0])
+    def _record_input(self, layer: str, module: nn.Module, args: Any, named: Any) -> None:
+        self._inputs.setdefault(layer, []).append(input_of(args, named))
 
 
 @contextmanager
 def hooked(layers: Mapping[str, nn.Module], hook: Callable[..., None], after: bool = False) -> Iterator[None]:
-    """Calls ``hook(name, layer, arguments)`` before each call of a layer, or after it with the output too."""
+    """Calls ``hook(name, layer, input)`` before each call of a layer, or after it with the output too."""
+
+    def call(name: str, layer: nn.Module, args: Any, named: Any, *output: Any) -> None:
+        hook(name, layer, input_of(args, named), *output)
+
     handles = [
-        (layer.register_forward_hook if after else layer.register_forward_pre_hook)(partial(hook, name))
+        (layer.register_forward_hook if after else layer.register_forward_pre_hook)(
+            partial(call, name), with_kwargs=True
+        )
         for name, layer in layers.items()
     ]
     try:
@@ -124,3 +133,8 @@ def hooked(layers: Mapping[str, nn.Module], hook: Callable[..., None], after: bo
     finally:
         for handle in handles:
             handle.remove()
+
+
+def input_of(args: Sequence[Any], named: Mapping[str, Any]) -> Any:
+    """What a layer with one input is called with, by position or by name."""
+    return args[0] if args else next(iter(named.values()))

@@ -191,13 +191,13 @@ def _dense_calls(
     """The dense layers' outputs at the sampled positions, for layers whose inputs are whole images."""
     calls: dict[str, list[_Call]] = {name: [] for name in layers}
 
-    def record(name: str, layer: Layer, args: tuple[Tensor, ...], output: Tensor) -> None:
-        if len(output) != len(batch) or not args:
+    def record(name: str, layer: Layer, read: Tensor, output: Tensor) -> None:
+        if len(output) != len(batch):
             calls.pop(name, None)
         if name in calls:
             maps = as_maps(layer, output)
             positions = sampler(maps.shape[1], maps.shape[2])
-            calls[name].append(_Call(extent_of(layer, args[0]), positions, maps[positions]))
+            calls[name].append(_Call(extent_of(layer, read), positions, maps[positions]))
 
     with hooked(layers, record, after=True):
         dense(batch)
@@ -222,8 +222,8 @@ def _plan(
     """
     dependent: set[str] = set()
 
-    def note(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
-        if not args or args[0].requires_grad:
+    def note(name: str, layer: Layer, read: Tensor) -> None:
+        if read.requires_grad:
             dependent.add(name)
 
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -273,13 +273,13 @@ def _solve(
             layer.bias.copy_(fitted.bias)
         errors[name] = LayerErrors(fitted.before, fitted.after)
 
-    def record(name: str, layer: Layer, args: tuple[Tensor, ...]) -> None:
+    def record(name: str, layer: Layer, read: Tensor) -> None:
         nonlocal missing
         count = len(inputs[name])
         expected = calls[name][count] if count < len(calls[name]) else None
-        if expected is None or extent_of(layer, args[0]) != expected.extent:
+        if expected is None or extent_of(layer, read) != expected.extent:
             return
-        inputs[name].append(patches(layer, args[0], expected.positions))
+        inputs[name].append(patches(layer, read, expected.positions))
         missing -= 1
         if len(calls[name]) == 1:
             solve(name, layer)

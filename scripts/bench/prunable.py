@@ -100,14 +100,14 @@ class Fractions:
         }
 
 
-def work(name: str) -> dict[str, Any]:
-    """Runs one detector in this process."""
+def work(name: str, pixels: int | None = None) -> dict[str, Any]:
+    """Runs one detector in this process, on an image with a side of ``pixels`` if given."""
     from autoprune import graph as package
     from autoprune.graph import analyze, mask, prune
     from autoprune.modules.tensor_tree import tensors_within
 
     torch.set_num_threads(1)
-    model, images = build(name)
+    model, images = build(name, pixels)
     inputs: tuple[Any, ...] = images
     randomize(model)
 
@@ -166,13 +166,16 @@ def main() -> None:
     )
     parser.add_argument("--work", help=argparse.SUPPRESS)
     parser.add_argument("--detectors", nargs="*", help="default: all")
+    parser.add_argument(
+        "--pixels", type=int, help="side of the image; default: a small one. Not all take any"
+    )
     parser.add_argument("--long", action="store_true", help="reasons in full")
     options = parser.parse_args()
     if options.work:
         warnings.simplefilter("ignore")
         limit_memory(GIBIBYTES)
         try:
-            print_result(work(options.work))
+            print_result(work(options.work, options.pixels))
         except Exception as error:
             if options.long:
                 raise
@@ -181,7 +184,8 @@ def main() -> None:
     head = f"{'detector':20}{'MMACs':>8}{'groups':>7}{'goes':>7}{'off':>8}"
     print(f"{head}{'forward':>9}{'analysis':>9}{'/ fwd':>7}")
     for name in options.detectors or ZOO:
-        r = run_isolated([sys.executable, __file__, "--work", name], SECONDS)
+        size = [] if options.pixels is None else ["--pixels", str(options.pixels)]
+        r = run_isolated([sys.executable, __file__, "--work", name, *size], SECONDS)
         if "fraction" not in r:
             print(f"{name:20}  fails: {r['error']}", flush=True)
             continue

@@ -155,8 +155,9 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }  # fmt: skip
 
 
-def build(name: str) -> tuple[nn.Module, tuple[torch.Tensor]]:
-    """A detector in eval mode, and its inputs: one image."""
+def build(name: str, pixels: int | None = None) -> tuple[nn.Module, tuple[torch.Tensor]]:
+    """A detector in eval mode, and its inputs: one square image, with a side of ``pixels`` if given."""
     torch.manual_seed(0)
     make, side = ZOO[name]
+    side = pixels or side
     return make().eval(), (torch.rand(1, 3, side, side),)

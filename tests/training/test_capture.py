@@ -57,8 +57,8 @@ def test_hooks_tell_each_call_with_the_layers_name_and_go_with_the_block() -> No
     layers, before, after = {"a": model[0], "b": model[2]}, [], []
     given = torch.rand(3, 2)
     with (
-        hooked(layers, lambda name, layer, args: before.append((name, layer, args[0]))),
-        hooked(layers, lambda name, layer, args, output: after.append((name, output)), after=True),
+        hooked(layers, lambda name, layer, read: before.append((name, layer, read))),
+        hooked(layers, lambda name, layer, read, output: after.append((name, output)), after=True),
     ):
         result = model(given)
         with pytest.raises(RuntimeError):

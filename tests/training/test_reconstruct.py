@@ -45,6 +45,15 @@ class SharedHead(nn.Module):
         return [self.head(level) for level in levels]
 
 
+class NamedInputs(SharedHead):
+    """Its layers get their inputs by name."""
+
+    def forward(self, images: list[Tensor]) -> list[Tensor]:
+        body, head = self.body, self.head
+        fine = body[2](input=F.relu(body[0](input=torch.stack(images))))
+        return [head[2](input=F.relu(head[0](input=level))) for level in (fine, F.max_pool2d(fine, 2))]
+
+
 def shared_head(noise: float = 0.0) -> tuple[SharedHead, Any]:
     torch.manual_seed(0)
     model = SharedHead(noise).eval()
@@ -114,6 +123,19 @@ def test_neither_model_is_changed_and_the_result_repeats(split: Any) -> None:
     assert not torch.equal(first.head[2].weight, other.head[2].weight)
     frozen = [name for name, parameter in first.named_parameters() if not parameter.requires_grad]
     assert frozen == ["body.0.weight"]
+
+
+def test_layers_that_get_their_inputs_by_name_are_reconstructed_too(split: Any) -> None:
+    model, graph = shared_head(noise=0.1)
+    named = NamedInputs().eval()
+    named.load_state_dict(model.state_dict())
+    plain, other = (
+        reconstruct(prune(each, graph, TWINS), each, graph, TWINS, split, 4, CPU, seed=0).model
+        for each in (model, named)
+    )
+    assert not torch.equal(plain.body[2].weight, prune(model, graph, TWINS).body[2].weight)
+    for one, two in zip(plain.parameters(), other.parameters(), strict=True):
+        assert torch.equal(one, two)
 
 
 def test_layers_behind_roi_pooling_stay_as_they_are(image_split: Any) -> None:
