@@ -280,9 +280,10 @@ def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= README_BYTES
 
 
-def test_figures_stand_beside_the_command_that_prints_them() -> None:
+@pytest.mark.parametrize("name", ["benchmarks.md", "speed.md"])
+def test_figures_stand_beside_the_command_that_prints_them(name: str) -> None:
     """In each section of the benchmarks, a table with numbers has a command beside it that exists."""
-    page = ROOT / "docs/benchmarks.md"
+    page = ROOT / "docs" / name
     sections = re.split(r"^## ", page.read_text(encoding="utf-8"), flags=re.MULTILINE)[1:]
     assert len(sections) > 5
     for section in sections:

@@ -102,11 +102,14 @@ def test_scripts_take_the_arguments_of_all_examples(parse: Parse) -> None:
 
 def test_the_benchmarks_begin_with_all_sections_and_scripts() -> None:
     """So that the figures and the script of a question are found in one look."""
-    page = (ROOT / "docs/benchmarks.md").read_text(encoding="utf-8")
+    page, speed = (
+        (ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("benchmarks.md", "speed.md")
+    )
     contents = page.split("## Contents\n")[1].split("\n## ")[0]
-    sections = re.findall(r"^## (.*)$", page, re.MULTILINE)[2:]
-    anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in sections}
-    assert len(anchors) > 20
-    assert not anchors - set(re.findall(r"\(#([\w-]+)\)", contents))
+    for text, path, first in ((page, "", 2), (speed, "speed.md", 0)):
+        sections = re.findall(r"^## (.*)$", text, re.MULTILINE)[first:]
+        anchors = {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in sections}
+        assert len(anchors) > 5
+        assert not anchors - set(re.findall(rf"\({path}#([\w-]+)\)", contents))
     named = set(re.findall(r"`(\w+\.py)`", contents))
     assert named == {script.name for script in SCRIPTS if script.parent == BENCH}

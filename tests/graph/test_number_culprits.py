@@ -60,6 +60,6 @@ def test_as_many_runs_find_one_as_all(number, widths):
 @pytest.mark.parametrize("number", [lambda n: n**-0.5, lambda n: 1 / (2 * n), lambda n: 1 / (n + 3)])
 def test_bisection_finds_the_same(number, monkeypatch):
     model = Chain({1, 2, 8}, number, (8, 16))
-    found, _ = frozen(model)
+    culprits, _ = frozen(model)
     monkeypatch.setattr(verify, "find_number_culprits", lambda *_: [])
-    assert frozen(model)[0] == found == {1, 2, 8}
+    assert frozen(model)[0] == culprits == {1, 2, 8}
