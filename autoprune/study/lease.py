@@ -14,6 +14,7 @@ from autoprune.errors import RunError
 
 BEAT_S = 20.0  # between two renewals of a lease
 STALE_S = 120.0  # after this long without a renewal, a driver on another host counts as dead
+SETTLE_S = 0.3  # after which what was written says which of several drivers wrote last
 ATTRIBUTE = "driver"
 
 
@@ -32,15 +33,10 @@ class Lease:
     def __init__(self, study: optuna.Study, name: str, clock: Callable[[], float] = time.time) -> None:
         self._study, self._clock, self._ended = study, clock, threading.Event()
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
-        owner = study.user_attrs.get(ATTRIBUTE) or {}
-        if owner and self._lives(owner):
-            ago = clock() - owner["beat"]
-            raise RunError(
-                f"{name} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
-                f"{ago:.0f} s ago); stop it, choose another --out, or, if it is dead, try again in "
-                f"{STALE_S:.0f} s"
-            )
+        self._refuse_others(name)
         self._beat()
+        time.sleep(SETTLE_S)  # another driver may have seen a free lease, too: the last one to write has it
+        self._refuse_others(name)
         self._thread = threading.Thread(target=self._renew, name="lease", daemon=True)
         self._thread.start()
 
@@ -49,6 +45,16 @@ class Lease:
         self._ended.set()
         self._thread.join()
         self._study.set_user_attr(ATTRIBUTE, None)
+
+    def _refuse_others(self, name: str) -> None:
+        owner = self._study.user_attrs.get(ATTRIBUTE) or {}
+        if owner and self._lives(owner):
+            ago = self._clock() - owner["beat"]
+            raise RunError(
+                f"{name} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
+                f"{ago:.0f} s ago); stop it, choose another --out, or, if it is dead, try again in "
+                f"{STALE_S:.0f} s"
+            )
 
     def _lives(self, owner: dict[str, Any]) -> bool:
         if {key: owner[key] for key in self._me} == self._me:

@@ -50,6 +50,14 @@ def test_a_driver_on_another_host_is_believed_for_two_minutes(study):
     lease_of(study).release()
 
 
+def test_of_two_drivers_that_see_a_free_lease_the_last_to_write_has_it(study, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(lease.time, "sleep", lambda _: held_by(study, "node7", 12))
+        with pytest.raises(RunError, match="host node7, pid 12"):
+            lease_of(study)
+    assert study.user_attrs[ATTRIBUTE]["host"] == "node7"  # which the refused one does not take away
+
+
 def test_it_is_renewed_and_given_back(study, monkeypatch):
     monkeypatch.setattr(lease, "BEAT_S", 0.02)
     held = Lease(study, "the study s")
