@@ -8,7 +8,7 @@ import typer
 
 from autoprune.cli.detectors import build_dense, resolve
 from autoprune.cli.export import refuse_existing
-from autoprune.cli.settings import with_config
+from autoprune.cli.settings import ANY_DATA, with_config
 from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
 from autoprune.errors import ConfigError
@@ -64,7 +64,7 @@ def apply(
         own, other = describe(made.labels), describe(checked.labels)
         tell(console, f"labels: {own}, as {config.weights} names them; the policy is of {other}")
     tell(console, f"read back: outputs differ by {difference:.3g}")
-    tell(console, f"next: {command_line('eval', to)}")
+    tell(console, f"next: {command_line('eval', to, *ANY_DATA)}")
 
 
 def _labels(policy: "Policy", weights: str) -> Mapping[int, str]:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from autoprune.cli.detectors import config_of_run, no_policy, open_split, with_data_of
-from autoprune.cli.settings import PANELS, parse_size, refuse_useless, with_config
+from autoprune.cli.settings import ANY_DATA, PANELS, data_flags, parse_size, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import AutopruneError, ConfigError, RunError
@@ -139,7 +139,10 @@ def export(
         console.print("read back: the outputs on a random image are identical")
         if file is not None and pictures is not None:
             tell(console, f"{file.name}: {parity}")
-        tell(console, f"next: {command_line('eval', to)}, or autoprune.load({str(to)!r}) in Python")
+        run = config_of_run(folder)
+        data = data_flags(config if run is None or "data" in flags else with_data_of(run, config))
+        following = command_line("eval", to, *(data or ANY_DATA))
+        tell(console, f"next: {following}, or autoprune.load({str(to)!r}) in Python")
 
 
 def _refuse_combinations(flags: set[str], needs_images: bool, raw_heads: bool) -> None:

@@ -26,6 +26,9 @@ PANELS: dict[str, tuple[str, ...]] = {
 }
 """The fields under each heading of ``--help``."""
 
+ANY_DATA = ("--data", "DATA")
+"""In a next command, where it isn't known which data."""
+
 RENAMED_FLAGS: dict[str, dict[str, str]] = {"space": {"--measure-steps": "--measure-multiples"}}
 """Per command, the renamed ones of its own flags, old → new; `config.RENAMED` lists the fields."""
 
@@ -97,6 +100,16 @@ def with_config(
 def flag(name: str) -> str:
     """The option of a field: ``budget_gflops`` is ``--budget-gflops``."""
     return "--" + name.replace("_", "-")
+
+
+def data_flags(config: Config) -> list[object]:
+    """The options that name the same data for a next command, of those that can be on a command line."""
+    words: list[object] = []
+    if "data" in config.model_fields_set and isinstance(config.data, Path):
+        words += ["--data", config.data]
+    if config.val_fraction is not None:
+        words += ["--val-fraction", config.val_fraction]
+    return words
 
 
 def refuse_useless(flags: Iterable[str], names: Iterable[str], reason: str) -> None:

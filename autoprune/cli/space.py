@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autoprune.cli.settings import PANELS, refuse_useless, with_config
+from autoprune.cli.settings import PANELS, data_flags, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
@@ -125,4 +125,8 @@ def space(
             f"wrote {to}: {len(bounds.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
-        tell(console, f"next: {command_line('search', '--space', to, '--budget-gflops', '50%')}")
+        weights = [] if config.weights is None else ["--weights", config.weights]
+        following = command_line(
+            "search", "--space", to, *weights, *data_flags(config), "--budget-gflops", "50%"
+        )
+        tell(console, f"next: {following}")

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from autoprune.cli.detectors import build_dense, open_split, resolve
-from autoprune.cli.settings import with_config
+from autoprune.cli.settings import data_flags, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
@@ -108,13 +108,9 @@ def train(config: Config) -> None:
 
 def _next(config: Config, weights: Path) -> str:
     """The next command for these weights, with the flags that differ from the defaults."""
-    words: list[str | Path] = ["search", "--weights", weights]
+    words: list[object] = ["search", "--weights", weights]
     if "model" in config.model_fields_set:
         words += ["--model", config.model]
     if config.model_arguments:
         words += ["--model-arguments", json.dumps(config.model_arguments)]
-    if "data" in config.model_fields_set and isinstance(config.data, Path):
-        words += ["--data", config.data]
-    if config.val_fraction is not None:
-        words += ["--val-fraction", str(config.val_fraction)]
-    return command_line(*words, "--budget-gflops", "50%")
+    return command_line(*words, *data_flags(config), "--budget-gflops", "50%")

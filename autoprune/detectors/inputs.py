@@ -56,6 +56,13 @@ def network_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
     return int(height), int(width)
 
 
+def size_text(model: nn.Module, size: tuple[int, int]) -> str:
+    """The size of an image, and that of the network's input where it differs, for messages."""
+    seen = network_size(model, size)
+    text = "{}x{}".format(*size)
+    return text if seen == size else f"{text}, which the detector itself makes {seen[0]}x{seen[1]}"
+
+
 def image_corner(model: nn.Module, size: tuple[int, int], batch: tuple[int, int]) -> tuple[int, int]:
     """Pixels above and left of an image in the batch that a detector's ``transform`` makes of it.
 

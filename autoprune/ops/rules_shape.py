@@ -84,7 +84,7 @@ def _unify_axes(
 def _fixed(constraints: TraceConstraints, count: int) -> Atoms:
     """A label for constant channels within an axis that has others."""
     atoms = constraints.fresh(count)
-    constraints.freeze(atoms, "is a constant")
+    constraints.freeze(atoms, "meets channels of a constant")
     return atoms
 
 

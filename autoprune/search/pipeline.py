@@ -271,10 +271,11 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
         if begun:
             kept = f"no trial was begun; those in {run.path} are kept, and the same command resumes it"
         elif (scores := run.importance_file).exists():
+            curves = f" and curves in {run.curves_file}" if run.curves_file.exists() else ""
             kept = (
-                f"no trial was begun; the scores of the channels are kept in {scores}, and the same command "
+                f"no trial was begun; the scores of the channels are kept in {scores}{curves}, and the same "
             )
-            kept += "takes them"
+            kept += "command takes them"
         else:
             kept = "no trial was begun, and nothing is kept; the same command starts from the beginning"
         raise KeyboardInterrupt(kept) from None

@@ -9,7 +9,7 @@ import numpy as np
 from torch import nn
 
 from autoprune.detectors import Resize, detector_inputs, pixel_resizing, resize_rule, resized
-from autoprune.detectors.inputs import smallest_anchor, stride
+from autoprune.detectors.inputs import size_text, smallest_anchor, stride
 from autoprune.errors import ConfigError, ModelError
 from autoprune.graph import ChannelGraph, analyze
 from autoprune.images.decode import resized_size
@@ -121,7 +121,7 @@ def trace_sizes(
                 "this size"
             )
         assert rule.pixels is not None
-        say(f"at {rule.pixels} pixels ({size[0]}x{size[1]}): {traced.gflops():.2f} GFLOPs")
+        say(f"at {rule.pixels} pixels ({size_text(smaller, size)}): {traced.gflops():.2f} GFLOPs")
         sizes.append(SmallerSize(rule.pixels, rule, size, traced))
     return sizes
 

@@ -12,6 +12,7 @@ from autoprune.config import Config, ModelSpec
 from autoprune.data.coco import Split, check_same_classes, open_data
 from autoprune.data.label_check import check_labels
 from autoprune.detectors import Resize, detector_inputs, pixel_resizing, resize_rule, resized
+from autoprune.detectors.inputs import size_text
 from autoprune.detectors.parts import Parts, find_parts
 from autoprune.errors import ConfigError
 from autoprune.graph import ChannelGraph, analyze
@@ -200,10 +201,9 @@ def load_task(config: Config) -> PruningTask:
     parts = find_parts(model, graph)
     if config.distill_logits and not (parts and parts.logits):
         say(f"distill_logits does nothing: of {config.model} no class logits are known")
-    height, width = input_size
     say(
-        f"{spec.name} at {height}x{width} (height x width): {graph.gflops():.2f} GFLOPs; {len(train)} "
-        f"training and {len(val)} validation images"
+        f"{spec.name} at {size_text(model, input_size)} (height x width): {graph.gflops():.2f} GFLOPs; "
+        f"{len(train)} training and {len(val)} validation images"
     )
     sizes = trace_sizes(model, graph, input_size, rules, spec.name)
     warn_enlarged(train, rule, spec.arguments)

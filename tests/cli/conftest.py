@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,11 @@ class Outcome:
     code: int
     out: str
     err: str
+
+    def next_command(self) -> list[str]:
+        """The words of the command that it names as the next one, without the program's name."""
+        line = next(line for line in self.out.splitlines() if line.startswith("next: autoprune "))
+        return shlex.split(line.removeprefix("next: autoprune ").split(", or ")[0])
 
     def is_refusal(self, *fragments: str) -> bool:
         """One line on standard error, exit code 2, and all of ``fragments`` in it."""

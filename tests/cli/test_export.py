@@ -34,10 +34,10 @@ def test_a_run_gives_its_best_recovered_detector(
     assert all(torch.equal(first[name], second[name]) for name in first)
     for name in ("policy.yaml", "metrics.json", "latency.json"):
         assert (folder / name).read_text() == (source / name).read_text()
-    # the recovered folder knows the data of its run; the exported one has to be told
+    # a recovered folder knows the data of its run; an exported one has to be told, as the next command does
     written = json.loads((source / "metrics.json").read_text())["metrics"]
-    for arguments in ([folder], ["--weights", folder]):
-        printed = autoprune("eval", *arguments, "--data", run_data, "--batch-size", "2", "--json")
+    for command in (outcome.next_command(), ["eval", "--weights", folder, "--data", run_data]):
+        printed = autoprune(*command, "--batch-size", "2", "--json")
         assert printed.code == 0, printed.err
         assert json.loads(printed.out)["metrics"] == pytest.approx(written, abs=1e-6)
     assert autoprune("export", checked_run, "--to", folder).is_refusal("already exists", "--to")

@@ -28,6 +28,10 @@ def test_it_is_written_and_read_back_and_never_overwritten(
     flags = ["space", *tiny, *QUICK, "--granularity", "stage", "--round-to", "4", "--to", file]
     outcome = autoprune(*flags)
     assert outcome.code == 0, outcome.err
+    command = outcome.next_command()
+    assert command[:3] == ["search", "--space", str(file)]
+    for flag in ("--data", "--weights"):
+        assert command[command.index(flag) + 1] == str(tiny[tiny.index(flag) + 1])
     space = SpaceFile.load(file)
     assert (space.model, space.criterion, space.granularity, space.round_to) == (TINY.name, "l2", "stage", 4)
     before = file.read_text()

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -54,8 +53,7 @@ def test_the_weights_load_and_score_what_it_says(
     assert autoprune("train", *flags).is_refusal("already exists", "--out")
 
     # the next command that it prints can be typed as it is
-    line = next(line for line in outcome.out.splitlines() if line.startswith("next: autoprune "))
-    command = shlex.split(line.removeprefix("next: autoprune "))
+    command = outcome.next_command()
     assert command[0] == "search"
     quick = ["--criterion", "l2", "--no-curves", "--rungs", "0", "--trials", "1", "--reconstruct-images", "0"]
     searched = autoprune(*command, *quick, "--out", tmp_path / "run")

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 
 from autoprune import detectors
-from autoprune.detectors.inputs import network_size
+from autoprune.detectors.inputs import network_size, size_text
 from autoprune.vendors import DetectorTransform
 
 from .conftest import small
@@ -32,3 +32,5 @@ def test_a_detector_whose_transform_says_nothing_sees_the_image():
     assert network_size(model, (48, 64)) == (48, 64)
     model.transform = DetectorTransform(min_size=96, max_size=96, size_divisible=32)  # letterbox: 72 x 96
     assert network_size(model, (48, 64)) == (96, 96)
+    assert size_text(model, (48, 64)) == "48x64, which the detector itself makes 96x96"
+    assert size_text(model, (96, 96)) == "96x96"

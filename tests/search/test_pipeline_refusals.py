@@ -205,6 +205,16 @@ def test_an_interrupt_before_the_first_trial_says_what_is_kept(
     assert [path.name for path in run.glob("*")] == left
 
 
+def test_an_interrupt_after_the_curves_names_them_too(demo_settings, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        arguments[-1].curves_file.touch()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "make_plan", interrupt)
+    with pytest.raises(KeyboardInterrupt, match=r"importance\.safetensors and curves in .*curves\.json, and"):
+        search({**demo_settings, "criterion": "l1", "out": tmp_path / "run"})
+
+
 def test_labels_that_do_not_fit_the_detector_are_refused_before_a_file_is_written(demo_settings, tmp_path):
     data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
     for file in data.glob("annotations/*.json"):
