@@ -96,7 +96,7 @@ def test_a_ready_space_fits_its_detector(path: Path, monkeypatch: pytest.MonkeyP
 
 
 def small(file: SpaceFile, size: tuple[int, int]) -> nn.Module:
-    """The detector of a file; one of Transformers at that size, with as much fewer queries as positions."""
+    """The detector of a file, which resizes to that size; Transformers' with as much fewer queries."""
     arguments = file.model_arguments
     if is_vendor(file.model):
         pytest.importorskip(file.model.partition(":")[0])
@@ -104,6 +104,8 @@ def small(file: SpaceFile, size: tuple[int, int]) -> nn.Module:
         queries = arguments["config"].get("num_queries", 300) // 16
         config = {**arguments["config"], "num_queries": queries}
         arguments = {**arguments, "config": config, "size": list(size)}
+    elif not is_vendor(file.model):
+        arguments = {**arguments, "min_size": min(size), "max_size": max(size)}
     return build(ModelSpec(name=file.model, arguments=arguments, num_classes=91))
 
 

@@ -21,13 +21,14 @@ from autoprune.data.shapes import make_shapes
 from autoprune.detectors import build, detector_inputs, load_dense, load_state, resize_rule
 from autoprune.export import load
 from autoprune.latency import timing
+from autoprune.recovery import recover_policy
 from autoprune.run.directory import RunDirectory
 from autoprune.task.evaluator import PolicyEvaluator
 
 Run = Callable[..., Any]
 
 SMALL = {
-    "trials": 7,
+    "trials": 6,
     "rungs": (0,),
     "confirm": 0,
     "importance_images": 2,
@@ -47,9 +48,10 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(socket.socket, "connect", offline)
     monkeypatch.setattr(demo, "SETTINGS", SMALL)
     monkeypatch.setattr(demo, "TRAIN_IMAGES", 8)
-    monkeypatch.setattr(demo, "VAL_IMAGES", 6)
-    monkeypatch.setattr(demo, "TEST_IMAGES", 6)
+    monkeypatch.setattr(demo, "VAL_IMAGES", 4)
+    monkeypatch.setattr(demo, "TEST_IMAGES", 4)
     monkeypatch.setattr(demo_comparison, "LATENCY_PASSES", 2)
+    monkeypatch.setattr(recover_policy, "LATENCY_PASSES", 1)
     monkeypatch.setattr(timing, "measure", partial(timing.measure, warmup=0))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
-from torchvision.models.detection import retinanet_resnet50_fpn
+from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights, retinanet_resnet50_fpn
 
 from autoprune.cli.main import main
 from autoprune.detectors import build, detector_inputs, names
@@ -105,6 +105,8 @@ def test_the_fraction_of_a_group_is_what_goes_with_it(autoprune: Run, tiny_model
 def test_default_is_retinanet_r50_at_its_own_size(autoprune: Run) -> None:
     outcome = autoprune("inspect")
     assert "retinanet_resnet50_fpn, 91 classes" in outcome.out
+    torchvisions = RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta
+    assert torchvisions["_ops"] == 151.54
     assert "151.54 GFLOPs" in outcome.out
     parameters = sum(p.numel() for p in retinanet_resnet50_fpn(weights_backbone=None).parameters())
     assert f"{parameters / 1e6:.2f} M parameters" in outcome.out

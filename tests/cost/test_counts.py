@@ -15,14 +15,14 @@ from autoprune.cost.counts import CostModel, Terms
 from autoprune.graph import analyze, prune
 
 
-def test_retinanet_costs_what_torchvision_says():
+def test_retinanet_has_the_parameters_that_torchvision_says():
+    """And the GFLOPs, see `tests/cli/test_inspect.py`."""
     meta = detection.RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta
     body = resnet50(norm_layer=FrozenBatchNorm2d)
     extra = LastLevelP6P7(256, 256)
     backbone = _resnet_fpn_extractor(body, 5, returned_layers=[2, 3, 4], extra_blocks=extra)
-    model = detection.RetinaNet(backbone, num_classes=91)
-    graph = analyze(model, ([torch.rand(3, 800, 800)],))
-    assert round(graph.gflops(), 2) == meta["_ops"]
+    model = detection.RetinaNet(backbone, num_classes=91, min_size=64, max_size=64)
+    graph = analyze(model, ([torch.rand(3, 64, 64)],))
     assert round(graph.mparams() * 1e6) == meta["num_params"]
 
 

@@ -62,7 +62,7 @@ def test_a_worker_that_cannot_load_ends_the_search_and_names_its_node(engine, ma
 
     ledger = make_ledger()
     with pytest.raises(RunError, match=rf"on node {socket.gethostname()}: no data at /data/coco"):
-        engine.run(ledger, load, lambda number: None, engine.Cluster())
+        engine.run(ledger, load, lambda number: None, engine.Cluster(workers=1))
     assert ledger.finished() == []
 
 
@@ -78,7 +78,7 @@ def test_a_policy_that_takes_its_workers_down_fails_with_the_reason(
             return super().evaluate(widths, rung, state, repeat)
 
     ledger = make_ledger(trials=3)
-    engine.run(ledger, Broken, lambda number: None, engine.Cluster(), clock=stopped_clock)
+    engine.run(ledger, Broken, lambda number: None, engine.Cluster(workers=1), clock=stopped_clock)
     failed = [record for record in ledger.finished() if record.state == "failed"]
     assert [record.widths for record in failed] == [{"a": 50, "b": 50}]
     assert "2 workers were lost with it, at last: ZeroDivisionError: no such kernel" in failed[0].reason
@@ -95,7 +95,7 @@ def test_workers_that_die_before_they_begin_cost_no_trial_and_end_the_search(
     with pytest.raises(
         RunError, match=r"2 workers in a row died before they could begin: .*file system is gone"
     ):
-        engine.run(make_ledger(trials=2), load, lambda number: None, engine.Cluster())
+        engine.run(make_ledger(trials=2), load, lambda number: None, engine.Cluster(workers=1))
     ledger = make_ledger(trials=2)
     assert ledger.finished() == []
     local.run(ledger, evaluator(), lambda number: None)

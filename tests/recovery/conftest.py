@@ -26,15 +26,23 @@ def copy_run(run, tmp_path):
 
 
 @pytest.fixture(scope="module")
-def frozen_run(demo_settings, tmp_path_factory):
-    """A search on weights with frozen norms, as all pretrained ones of torchvision have them."""
+def frozen_run(demo_settings, made_once, tmp_path_factory):
+    """A search on weights with frozen norms, as all pretrained ones of torchvision have them.
+
+    A file's tests may recover in it; the weights lie beside it.
+    """
     from autoprune.detectors import load_dense, save_state, with_norm
+    from autoprune.run.results import load_result
     from autoprune.search.pipeline import search
 
-    folder = tmp_path_factory.mktemp("frozen")
-    model, _ = load_dense(
-        demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
-    )
-    save_state(with_norm(model, "frozen"), folder / "dense.safetensors")
-    settings = {**demo_settings, "weights": str(folder / "dense.safetensors")}
-    return search({**settings, "rungs": (0,), "trials": 1, "out": folder / "run"})
+    def make(folder):
+        folder.mkdir()
+        model, _ = load_dense(
+            demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
+        )
+        save_state(with_norm(model, "frozen"), folder / "dense.safetensors")
+        settings = {**demo_settings, "weights": str(folder / "dense.safetensors")}
+        search({**settings, "rungs": (0,), "trials": 1, "out": folder / "run"})
+
+    folder = shutil.copytree(made_once("frozen", make), tmp_path_factory.mktemp("runs") / "frozen")
+    return load_result(folder / "run")

@@ -178,6 +178,7 @@ def test_a_policy_that_repeats_an_earlier_one_is_not_timed(demo_settings, known_
     }
     space.write_text(yaml.safe_dump(content))
     settings = {**demo_settings, "space": space, "budget_gflops": "90%", "trials": 5, "confirm": 4}
+    settings["rungs"] = (0,)
     estimate = dry_run({**settings, "out": tmp_path / "estimated"})
     search({**settings, "out": tmp_path / "run"})
     records = load_result(tmp_path / "run").records
@@ -208,7 +209,7 @@ def test_it_refuses_the_run_directory_of_another_search(demo_settings, copied_ru
 
 @pytest.mark.slow
 def test_the_parts_are_timed_on_detectors_as_they_are(demo_settings, tmp_path):
-    settings = {**demo_settings, "curves": True, "reconstruct_images": 2, "trials": 3}
+    settings = {**demo_settings, "curves": True, "reconstruct_images": 2, "trials": 1}
     estimate = dry_run({**settings, "out": tmp_path / "run"})
     seconds = seconds_of(estimate)
     worked = ("images for importance", "curves", "reconstruction", "training", "evaluation", "dense detector")

@@ -103,8 +103,8 @@ def test_a_search_that_is_killed_twice_resumes_to_the_trials_of_an_uninterrupted
 
 
 def test_one_size_is_a_search_as_before(finished_run, demo_settings, tmp_path):
-    one = search({**demo_settings, "trials": 5, "input_sizes": (1.0,), "out": tmp_path / "run"})
-    assert outcome(one) == outcome(finished_run)[:5]
+    one = search({**demo_settings, "trials": 3, "input_sizes": (1.0,), "out": tmp_path / "run"})
+    assert outcome(one) == outcome(finished_run)[:3]
     assert one.identity == finished_run.identity
     assert not any(INPUT_SIZE in record.widths for record in one.records)
     assert trial_entries(one)[1].pixels is None
