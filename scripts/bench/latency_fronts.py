@@ -5,15 +5,18 @@ r"""Do whole blocks and smaller input sizes give better detectors than widths al
 One search for each budget on the latency and each freedom: widths alone, with groups that may be emptied,
 with smaller input sizes, with both. The best policy of each is recovered as `autoprune recover` does it, and
 timed beside the dense detector. The demo's detector on generated images; a stopped run resumes.
+On a machine with other work, ``--cpu-time`` counts the process' own seconds.
 """
 
 import argparse
 import os
+import time
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
+from latency_search import count_cpu_time
 from parts import changed, demo_settings, guard, once, score_test
 from rich.console import Console
 from rich.table import Table
@@ -39,6 +42,8 @@ FREEDOMS: dict[str, dict[str, Any]] = {
 def main() -> None:
     """Searches, recovers and times, and prints the table after each budget."""
     given = arguments()
+    if given.cpu_time:
+        count_cpu_time()
     kept = {
         name: str(value) for name, value in vars(given).items() if name not in ("out", "budgets", "seeds")
     }
@@ -51,11 +56,13 @@ def main() -> None:
             for done, budget in enumerate(budgets, 1):
                 for number, freedom in enumerate(FREEDOMS):
                     file = result_file(given.out, budget, seed, number)
-                    once(file, partial(measure, config, freedom, budget, file.with_suffix("")))
+                    once(file, partial(measure, given, config, freedom, budget, file.with_suffix("")))
                 show(given.out, budgets[:done] if seed == 0 else budgets, seed + 1)
 
 
-def measure(config: Config, freedom: str, budget: str, out: Path) -> dict[str, Any]:
+def measure(
+    given: argparse.Namespace, config: Config, freedom: str, budget: str, out: Path
+) -> dict[str, Any]:
     """One search under a budget on the latency, and its best policy recovered."""
     bounded = {"budget_latency_ms": budget, "objectives": ("map", "latency_ms")}
     result = search(changed(config, **FREEDOMS[freedom], **bounded, out=out))
@@ -64,7 +71,8 @@ def measure(config: Config, freedom: str, budget: str, out: Path) -> dict[str, A
     (recovered,) = recover(out)
     task = load_task(config)
     model = load(recovered.folder).to(task.device)
-    dense, pruned = measure_networks((task.model, model), task.latency_setup, passes=50)
+    clock = time.process_time if given.cpu_time else time.perf_counter
+    dense, pruned = measure_networks((task.model, model), task.latency_setup, 50, clock)
     emptied = [name for name, kept in recovered.policy.keep.items() if not kept]
     return {
         "val": recovered.map,
@@ -126,6 +134,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/bench-latency-fronts"))
     parser.add_argument("--budgets", default="50%,33%,20%", help="of the dense detector's latency")
     parser.add_argument("--runtime", default="onnxruntime", choices=list(RUNTIMES))
+    parser.add_argument("--cpu-time", action="store_true", help="count the process' own seconds")
     parser.add_argument("--trials", type=int, default=24)
     parser.add_argument("--steps", type=int, default=200, help="of each recovery")
     parser.add_argument("--seeds", type=int, default=1, help="seeds 0, 1, …")
