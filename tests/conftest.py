@@ -98,9 +98,9 @@ def demo_settings(made_once):
     # What a pass takes is nothing that tests look at; a session ends after all of them.
     pytest.MonkeyPatch().setattr("autoprune.recovery.recover_policy.LATENCY_PASSES", 1)
     return {
-        "model": demo_detector.SIBLING.name,  # a third of the demo's own work
-        "model_arguments": demo_detector.SIBLING.arguments,
-        "weights": str(demo_detector.SIBLING_WEIGHTS),
+        "model": demo_detector.MODEL.name,
+        "model_arguments": demo_detector.MODEL.arguments,
+        "weights": str(demo_detector.WEIGHTS),
         "data": data,
         "device": "cpu",
         "threads": 1,
