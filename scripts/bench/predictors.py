@@ -8,7 +8,7 @@ it is the demo's detector on generated images. Each policy is one file in --out:
 """
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from learning_rates import config_of
 from parts import add_demo_or_data, guard, once, score_val
 from rich.console import Console
 from rich.table import Table
-from scipy.stats import spearmanr
+from scipy.stats import rankdata
 
 from autoprune.config import Config
 from autoprune.cost.budget import Budget, parse_budget
 from autoprune.importance import CURVES, Importance
+from autoprune.recovery.rank_correlation import estimate, spearman
 from autoprune.search.curves import score_curves
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.space.one_shot import warm_starts, widths_of
@@ -39,6 +40,7 @@ from autoprune.training import TrainSettings, train
 CRITERIA = ("obs", "joint", "taylor", "fisher", "l2")
 RUNGS = (0, 20, 40, 80)
 LARGEST_RATIO = 0.95
+MIXTURES = (("mAP after 0 steps", "mAP after 40 steps"), ("mAP after 0 steps", "sum of curves"))
 SPREADS = (0.25, 0.5, 0.8)  # standard deviation of the logarithm of what a group keeps
 
 
@@ -120,31 +122,39 @@ def measure(
 
 def show(rows: dict[str, list[dict[str, Any]]], steps: int) -> None:
     """Rank correlations with the recovered mAP, of all policies and of the better half of them."""
-    table = Table("Spearman's ρ with the recovered mAP", title=f"recovered for {steps} steps")
     for budget, measured in rows.items():
-        table.add_column(f"{budget}: {len(measured)} policies", justify="right")
-        table.add_column("the better half", justify="right")
-    first = next(iter(rows.values()))[0]
-    names = [name for name in first if name not in ("name", "gflops", "recovered")]
-    for name in names:
-        cells = []
-        for measured in rows.values():
-            best = sorted(measured, key=lambda row: -row["recovered"])[: len(measured) // 2]
-            cells += [rank_correlation(measured, name), rank_correlation(best, name)]
-        table.add_row("parameters kept" if name == "mparams" else name, *cells)
-    console = Console()
-    console.print(table)
-    for budget, measured in rows.items():
-        best = sorted(measured, key=lambda row: -row["recovered"])[:5]
-        shown = ", ".join(f"{row['name']} {100 * row['recovered']:.1f}" for row in best)
+        table = Table(
+            "",
+            "all, 95%",
+            "the better half, 95%",
+            "its first less the best, mAP",
+            title=f"{budget}: Spearman's ρ with the mAP of {len(measured)} policies after {steps} steps",
+        )
+        measured = sorted(measured, key=lambda row: -row["recovered"])
+        names = [name for name in measured[0] if name not in ("name", "gflops", "recovered")]
+        predictors: dict[str, Sequence[float]] = {name: [row[name] for row in measured] for name in names}
+        predictors |= {f"ranks of {' and '.join(mix)}": mixed(predictors, mix) for mix in MIXTURES}
+        recovered = np.array([row["recovered"] for row in measured])
+        half = len(measured) // 2
+        for name, values in predictors.items():
+            known = np.asarray(values, dtype=float)
+            correlations = [
+                str(estimate(spearman, known[:end], recovered[:end])) for end in (len(known), half)
+            ]
+            lost = 100 * (recovered[known.argmax()] - recovered[0])
+            table.add_row("parameters kept" if name == "mparams" else name, *correlations, f"{lost:.1f}")
+        console = Console(width=120)
+        console.print(table)
+        shown = ", ".join(f"{row['name']} {100 * row['recovered']:.1f}" for row in measured[:5])
         uniform = next(row for row in measured if row["name"] == "uniform")
-        console.print(f"{budget}: best {shown}; uniform {100 * uniform['recovered']:.1f}")
+        worst = 100 * recovered[-1]
+        console.print(f"best {shown}; uniform {100 * uniform['recovered']:.1f}; worst {worst:.1f}")
 
 
-def rank_correlation(rows: Sequence[dict[str, Any]], name: str) -> str:
-    """Spearman's ρ in two digits."""
-    rho = spearmanr([row[name] for row in rows], [row["recovered"] for row in rows])[0]
-    return f"{rho:.2f}"
+def mixed(predictors: Mapping[str, Sequence[float]], names: Sequence[str]) -> Sequence[float]:
+    """The sum of the ranks of a policy by several predictors."""
+    ranks: Sequence[float] = sum(rankdata(predictors[name]) for name in names)
+    return ranks
 
 
 def arguments() -> argparse.Namespace:
