@@ -121,6 +121,10 @@ def test_the_vendors_trainer_goes_on_with_a_pruned_model(
         )
         trainer.train()
         trainer.save_model(str(out))
+    tuned: Any = autoprune.load(start, weights=out)
+    assert all(torch.equal(outputs(tuned)[name], outputs(detector)[name]) for name in ("boxes", "scores"))
+    tuned = autoprune.load(start, weights=out / "model.safetensors")
+    assert all(torch.equal(outputs(tuned)[name], outputs(detector)[name]) for name in ("boxes", "scores"))
     shutil.copy(start / "policy.yaml", out)
     after = detector.unwrap().state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before), "nothing was trained"
