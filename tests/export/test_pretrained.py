@@ -71,7 +71,7 @@ def test_the_processor_has_the_input_size_of_the_policy(pruned: tuple[Any, Polic
 def test_detectors_of_others_are_refused(pruned: tuple[Any, Policy], tmp_path: Path) -> None:
     _, policy = pruned
     other = replace(policy, model=policy.model.model_copy(update={"name": "retinanet_resnet50_fpn"}))
-    with pytest.raises(ConfigError, match="this is retinanet_resnet50_fpn; give --format safetensors"):
+    with pytest.raises(ConfigError, match="for detectors of transformers, and this is no such one; give"):
         write_pretrained(tmp_path, torch.nn.Identity(), other)
 
 
