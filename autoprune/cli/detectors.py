@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 COCO_CLASSES = 91
 """With the background: the number of classes that is assumed of a detector where nothing says another."""
+WEIGHTS_SUFFIXES = (".pt", ".pth", ".safetensors")
+"""Of files of weights, which are no policies."""
 FALLBACK_SIZE = (640, 640)
 """Height and width that are assumed of a detector that states no input size."""
 
@@ -67,11 +69,14 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
     path = Path(argument) if argument is not None and not is_vendor(argument) else None
     if path is not None and not path.exists() and near_vendor(str(argument)):
         path = None  # a misspelled library; whoever builds the detector says so
-    if path is not None and (path.exists() or path.suffix in (".yaml", ".yml") or "/" in str(argument)):
+    named = (".yaml", ".yml", *WEIGHTS_SUFFIXES)  # these can't be names of detectors
+    if path is not None and (path.exists() or path.suffix in named or "/" in str(argument)):
         folder = path if path.is_dir() else None
         file = path / POLICY_FILE if folder else path
         if folder and not file.is_file():
             raise ConfigError(no_policy(folder, "a policy file, or a folder") + _dense_in(folder))
+        if folder is None and (hint := _of_library(path)):
+            raise ConfigError(f"{path} is no policy file; {hint}")
         policy = Policy.load(file)
         label = f"{path.parent.name}/{path.name}" if path.parent.name else path.name
         return NamedDetector(label, policy.model, policy, folder)
@@ -84,6 +89,19 @@ def resolve(argument: str | None, config: Config) -> NamedDetector:
         norm="frozen" if config.norm == "freeze" else "batch",
     )
     return NamedDetector(name, spec)
+
+
+def _of_library(path: Path) -> str:
+    """How to name another library's detector that a file, or a name of one, may stand for; else empty."""
+    if path.suffix in WEIGHTS_SUFFIXES:
+        return (
+            f"a detector of another library has its name before the file, such as ultralytics:{path} or "
+            f"libreyolo:{path}; other weights go with the name of their detector, --weights {path}"
+        )
+    known = path.suffix in (".yaml", ".yml") and path.name.lower().startswith(("yolo", "rtdetr"))
+    if known and not (path.exists() and "groups:" in path.read_text(encoding="utf-8", errors="replace")):
+        return f"for the architecture of Ultralytics, ultralytics:{path}"
+    return ""
 
 
 def _dense_in(folder: Path) -> str:

@@ -21,6 +21,7 @@ from autoprune.config import Config
 from autoprune.fields import weights_of_vendor
 from autoprune.progress import count_of, say
 from autoprune.report.tables import cost, points
+from autoprune.run.names import POLICY_FILE
 
 if TYPE_CHECKING:
     import torch
@@ -49,8 +50,8 @@ def evaluate(
         str | None,
         typer.Argument(
             metavar="DETECTOR",
-            help="A folder with a recovered detector, a policy file (pruned from --weights, not recovered), "
-            "or a name; default: --model with --weights.",
+            help="A folder with a recovered detector (with --weights: those, trained on elsewhere), a policy "
+            "file (pruned from --weights, not recovered), or a name; default: --model with --weights.",
             show_default=False,
         ),
     ] = None,
@@ -102,11 +103,14 @@ def _open(
     if argument is None and config.weights not in (None, own_weights) and Path(config.weights).is_dir():
         argument, flags = config.weights, flags - {"weights"}
     costs: dict[str, float] = {}
+    weights, key = None, None
+    if argument is not None and (Path(argument) / POLICY_FILE).is_file() and "weights" in flags:
+        weights, key, flags = config.weights, config.weights_key, flags - {"weights", "weights_key"}
     detector = resolve_all([] if argument is None else [argument], config, flags)[0]
     if detector.folder is not None:
-        from autoprune.export import load
+        from autoprune.export.folder import load_with_policy
 
-        model: nn.Module = load(detector.folder)
+        model: nn.Module = load_with_policy(detector.folder, weights, key)[0]
         run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
             config = with_data_of(run, config)

@@ -26,8 +26,15 @@ Format = Literal["safetensors", "onnx", "pt2", "ultralytics", "transformers"]
 
 @with_config(
     "Data",
+    "weights",
+    "weights_key",
     "threads",
-    described={"data": "that of the detector's run", "val_fraction": "the run's", "labels": "the detector's"},
+    described={
+        "data": "that of the detector's run",
+        "val_fraction": "the run's",
+        "labels": "the detector's",
+        "weights": "the folder's; else those of the same pruned detector, trained on elsewhere",
+    },
 )
 def export(
     config: Config,
@@ -105,7 +112,10 @@ def export(
         raise ConfigError(f"--trial chooses from a run directory, and {source} is one detector; omit it")
     folder = source if is_detector else _recovered(source, trial)
     refuse_existing(to)
-    model, policy = load_with_policy(folder)
+    weights = config.weights if "weights" in flags else None
+    if weights is None:
+        refuse_useless(flags, {"weights_key"}, "without --weights; omit it")
+    model, policy = load_with_policy(folder, weights, config.weights_key if weights else None)
     input_size = policy.input_size if size is None else _given_size(size, model)
     render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
@@ -129,13 +139,15 @@ def export(
                 raise AutopruneError(
                     f"{to} does not compute what {folder} does: outputs differ by {difference:.3g}"
                 )
-            for source_file in (folder / METRICS_FILE, folder / LATENCY_FILE):
+            measured = [LATENCY_FILE] if weights else [METRICS_FILE, LATENCY_FILE]  # not with these weights
+            for source_file in (folder / name for name in measured):
                 if source_file.is_file():
                     write_text(new / source_file.name, source_file.read_text(encoding="utf-8"))
             write_card(new)
         more = [path.name for path in ((file, *own) if file else own)]
         names = [POLICY_FILE, WEIGHTS_FILE, *more, CARD_FILE]
-        tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {folder}")
+        origin = f"{folder} with the weights of {weights}" if weights else folder
+        tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {origin}")
         console.print("read back: the outputs on a random image are identical")
         if file is not None and pictures is not None:
             tell(console, f"{file.name}: {parity}")

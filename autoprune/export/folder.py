@@ -1,6 +1,7 @@
 """A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
 
 import math
+from dataclasses import replace
 from os.path import isfile  # which takes a name that is too long for one of no file
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 from autoprune.checkpoints.differences import differences
 from autoprune.checkpoints.parts import index_of, read_parts
+from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import plain_state
 from autoprune.detectors import build, detector_inputs, save_state
@@ -18,11 +20,12 @@ from autoprune.detectors.class_names import header_of
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.detectors.weights import refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
+from autoprune.fields import is_vendor
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
 from autoprune.validation import as_path
-from autoprune.vendors import VendorDetector
+from autoprune.vendors import VendorDetector, vendor_of
 
 
 def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
@@ -40,8 +43,12 @@ def save_detector(folder: str | Path, model: nn.Module, policy: Policy) -> None:
     policy.save(Path(folder) / POLICY_FILE)
 
 
-def load(folder: str | Path) -> nn.Module:
+def load(folder: str | Path, weights: str | Path | None = None) -> nn.Module:
     """Reads a pruned detector that `save_detector` or `autoprune recover` wrote.
+
+    Args:
+        folder: holds the policy, and the weights unless others are given.
+        weights: a file, or a folder with one, of the same pruned detector, as it was trained on elsewhere.
 
     Returns:
         The detector in eval mode, on the CPU, float32.
@@ -49,44 +56,88 @@ def load(folder: str | Path) -> nn.Module:
     Raises:
         PolicyError, ModelError: see `load_with_policy`.
     """
-    return load_with_policy(folder)[0]
+    return load_with_policy(folder, weights)[0]
 
 
-def load_with_policy(folder: str | Path) -> tuple[nn.Module, Policy]:
+def load_with_policy(
+    folder: str | Path, weights: str | Path | None = None, weights_key: str | None = None
+) -> tuple[nn.Module, Policy]:
     """Reads a pruned detector as `load` does, and its policy with the costs of its channels.
+
+    Args:
+        folder: see `load`.
+        weights: see `load`; with them the policy has no metrics but its costs.
+        weights_key: of a file of ``weights`` with several sets of them, the one to take.
 
     Raises:
         PolicyError: the policy or the weights are missing, or the policy can't be read.
         ModelError: the weights are not those of the policy, or it names a factory without consent (`trust`).
     """
     folder = as_path("folder", folder, "the folder of a recovered or exported detector", PolicyError)
-    policy_file, weights_file = folder / POLICY_FILE, folder / WEIGHTS_FILE
-    index = index_of(weights_file)
-    in_parts = not isfile(weights_file) and isfile(index)  # as a vendor's trainer may save it
-    needed = (policy_file, index if in_parts else weights_file)
-    if missing := [path.name for path in needed if not isfile(path)]:
+    policy_file, file = folder / POLICY_FILE, folder / WEIGHTS_FILE
+    index = index_of(file)
+    in_parts = not isfile(file) and isfile(index)  # as a vendor's trainer may save it
+    own = () if weights is not None else (index if in_parts else file,)
+    if missing := [path.name for path in (policy_file, *own) if not isfile(path)]:
         raise PolicyError(
             f"{folder} holds no {missing[0]}; give a folder that `autoprune recover` or `export` wrote"
         )
     policy = Policy.load(policy_file)
-    content = read_parts(index) if in_parts else read_checkpoint(weights_file)
-    state = plain_state(content, str(weights_file))
+    if weights is None:
+        content = read_parts(index) if in_parts else read_checkpoint(file)
+        state = plain_state(content, str(file))
+    else:
+        file = as_path("weights", weights, "a file of weights", ModelError)
+        content = _given(file, policy.model.name)
     dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
+    expected = pruned.state_dict()
     if isinstance(pruned, VendorDetector):  # its own trainer saves it by other names, and shared tensors once
-        state = state_of(pruned, pruned.own_names(content, str(weights_file)), str(weights_file))
-    if wrong := differences(state, pruned.state_dict()):
-        raise ModelError(
-            f"{weights_file} does not fit {policy_file.name}: {wrong}; take both files from one folder"
-        )
-    refuse_not_finite(state, pruned.state_dict(), str(weights_file))
-    refuse_bad_variances(pruned, state, str(weights_file))
+        content = pruned.own_names(content, str(file))
+    if weights is not None or isinstance(pruned, VendorDetector):
+        state = state_of(pruned, content, str(file), weights_key)
+    fix = "take both files from one folder"
+    if weights is not None:
+        costs = {name: value for name, value in policy.metrics.items() if name in ("gflops", "mparams")}
+        policy, state = replace(policy, metrics=costs), _with_counters(state, expected)
+        fix = f"give weights of this pruned detector; with dense ones, name the policy: {policy_file}"
+    if wrong := differences(state, expected):
+        raise ModelError(f"{file} does not fit {policy_file.name}: {wrong}; {fix}")
+    refuse_not_finite(state, expected, str(file))
+    refuse_bad_variances(pruned, state, str(file))
     pruned.load_state_dict(state)
     if isinstance(pruned, VendorDetector) and policy.labels:
         pruned.name_classes(policy.labels)
     return pruned.eval(), policy
+
+
+def _given(weights: Path, model: str) -> Any:
+    """What a file that a user names holds, or the one in a folder, perhaps in parts.
+
+    Args:
+        weights: the file or the folder.
+        model: the name of the detector; the files of its library are read as that library's.
+
+    Raises:
+        ModelError: there is none, or it can't be read safely.
+    """
+    if not weights.is_dir():
+        return vendor_of(model)[0].read_weights(weights) if is_vendor(model) else read_checkpoint(weights)
+    file = weights / WEIGHTS_FILE
+    if not isfile(file) and isfile(index := index_of(file)):
+        return read_parts(index)
+    if not isfile(file):
+        raise ModelError(f"{weights} holds no {WEIGHTS_FILE}; give the file that holds the weights")
+    return read_checkpoint(file)
+
+
+def _with_counters(state: State, expected: State) -> State:
+    """The tensors of a file with the counters of the model, which no output depends on, where it has none."""
+    counters = {name: value for name, value in expected.items() if is_counter(name)}
+    others = {name: value for name, value in state.items() if name in expected or not is_counter(name)}
+    return counters | others
 
 
 def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[int, int]) -> float:

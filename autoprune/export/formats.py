@@ -23,6 +23,8 @@ WHOLE_ONNX = "model.onnx"
 RAW_HEADS_ONNX = "raw_heads.onnx"
 RAW_HEADS_PT2 = "raw_heads.pt2"
 VENDOR_PT = "model.pt"
+OWN_FORMATS = ("ultralytics", "transformers")
+"""Libraries with a format of their own, of the same name."""
 
 Images = Split | Pictures
 
@@ -76,15 +78,20 @@ def write_vendor(
         ExportError: what was read back has other outputs.
     """
     if not isinstance(detector, VendorDetector) or detector.library != library:
-        raise ConfigError(
-            f"--format {library} is for detectors of {library}, and this is no such one; give --format onnx"
-        )
+        raise ConfigError(f"--format {library} is for detectors of {library}, and {instead_of(detector)}")
     path = folder / VENDOR_PT
     read_back = detector.write(path, labels)
     if (difference := largest_difference(detector, read_back, input_size)) != 0:
         path.unlink(missing_ok=True)
         raise ExportError(f"{path.name} has other outputs than the detector: they differ by {difference:.3g}")
     return path
+
+
+def instead_of(detector: nn.Module) -> str:
+    """What a detector is for which another library's format was asked, and the format that it has."""
+    library = detector.library if isinstance(detector, VendorDetector) else ""
+    what = f"this is one of {library}" if library else "this is no such one"
+    return f"{what}; give --format {library if library in OWN_FORMATS else 'onnx'}"
 
 
 def write_raw(

@@ -14,6 +14,7 @@ from torch import nn
 from autoprune.detectors import resize_rule, save_state
 from autoprune.detectors.class_names import header_of
 from autoprune.errors import ConfigError
+from autoprune.export.formats import instead_of
 from autoprune.files import write_text
 from autoprune.policy import Policy
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
@@ -40,10 +41,7 @@ def write_pretrained(folder: Path, model: nn.Module, policy: Policy) -> tuple[Pa
         RunError: the disk is full, or the folder can't be written to.
     """
     if not isinstance(model, VendorDetector) or model.library != LIBRARY:
-        raise ConfigError(
-            f"--format {LIBRARY} is for detectors of that library, and this is {policy.model.name}; give "
-            "--format safetensors, onnx or pt2"
-        )
+        raise ConfigError(f"--format {LIBRARY} is for detectors of {LIBRARY}, and {instead_of(model)}")
     metadata = {"format": "pt", **(header_of(policy.labels) or {})}
     save_state(model.unwrap(), folder / WEIGHTS_FILE, metadata=metadata)
     policy.save(folder / POLICY_FILE)

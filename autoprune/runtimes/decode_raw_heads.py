@@ -50,7 +50,8 @@ class Frame:
         label_of_first: the label of column 0 of ``scores``; the others follow.
         best_class: whether an anchor is a candidate for its best label alone.
         enlarged_to: pixels of the longer side that smaller images are enlarged to; 0 where none is.
-        smoothed: whether images that become smaller are smoothed, as by PIL, or not, as by OpenCV.
+        smoothed: whether images that become smaller are smoothed, as by PIL's ``resize``, or not, as by
+            ``cv2.resize``; with the other one, boxes are some tenths of a pixel off.
         centered: whether images lie in the middle of the input, or in its upper left corner.
         clip_last: whether boxes are cut to the image after non-maximum suppression, or before.
         drop_empty: whether boxes that have no area in the image are dropped.

@@ -111,6 +111,7 @@ class UltralyticsDetector(VendorDetector):
         with _own_grids(self.head):
             return self.vendor(images)
 
+    @quiet()
     def losses(self, batch: ImageList, targets: list[dict[str, Tensor]]) -> dict[str, Tensor]:
         """Ultralytics' own losses, weighted by its gains, as a mean over the images.
 

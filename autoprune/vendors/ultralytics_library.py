@@ -4,6 +4,7 @@ import copy
 import logging
 import os
 import re
+import sys
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -36,6 +37,8 @@ def _leaving_no_trace() -> Iterator[None]:
         np.set_printoptions(**numpy_options)
 
 
+_IMPORTED_BEFORE = "ultralytics.utils" in sys.modules
+
 with _leaving_no_trace():
     import ultralytics
 
@@ -45,6 +48,7 @@ with _leaving_no_trace():
             f"ultralytics {VERSION} is older than {'.'.join(map(str, OLDEST))}; pip install -U "
             "'autoprune[ultralytics]'"
         )
+    from ultralytics import utils
     from ultralytics.cfg import get_cfg
     from ultralytics.models import rtdetr, yolo
     from ultralytics.nn import tasks
@@ -52,6 +56,10 @@ with _leaving_no_trace():
     from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, YAML
     from ultralytics.utils.nms import non_max_suppression
     from ultralytics.utils.ops import xywh2xyxy, xywhr2xyxyxyxy
+
+if not _IMPORTED_BEFORE:  # it prints for its user as if it were imported without us
+    utils.VERBOSE = utils.env_bool("YOLO_VERBOSE", True)
+    utils.set_logging(LOGGER.name, verbose=utils.VERBOSE)
 
 __all__ = [
     "DEFAULT_CFG_DICT",

@@ -21,7 +21,7 @@ from autoprune.cli.detectors import (
 from autoprune.cli.terminal import output
 from autoprune.config import Config, make_config
 from autoprune.detectors import build, load_state
-from autoprune.errors import ConfigError
+from autoprune.errors import ConfigError, PolicyError
 from autoprune.policy import Policy
 
 from .conftest import TINY, best_on_front, best_recovered
@@ -72,6 +72,27 @@ def test_a_folder_of_transformers_is_named_as_the_library_reads_it(tmp_path: Pat
     (tmp_path / "config.json").touch()
     with pytest.raises(ConfigError, match=f"no policy.yaml.*--model transformers:{tmp_path}$"):
         resolve(str(tmp_path), config())
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_a_librarys_file_without_the_name_of_the_library_is_hinted_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, hints in {
+        "best.pt": ["ultralytics:best.pt or libreyolo:best.pt", "--weights best.pt"],
+        "yolo11n.yaml": ["ultralytics:yolo11n.yaml"],
+        "rtdetr-l.yaml": ["ultralytics:rtdetr-l.yaml"],
+    }.items():
+        if there:
+            Path(name).write_text("nc: 80\nbackbone: []\nhead: []\n")
+        with pytest.raises(ConfigError) as refused:
+            resolve(name, config())
+        assert all(hint in str(refused.value) for hint in hints)
+    named = Path("yolo11n.yaml").resolve()  # a policy may have such a name
+    named.write_text("format: 1\ngroups: {}\n")
+    with pytest.raises(PolicyError):
+        resolve(str(named), config())
 
 
 def test_the_dense_detector_is_that_of_the_policy_with_the_weights_of_the_user(

@@ -12,6 +12,8 @@ import torch
 from autoprune.detectors import detector_inputs
 from autoprune.errors import ConfigError
 from autoprune.export import load
+from autoprune.policy import Policy
+from autoprune.run.documents import load_run_config
 
 from .conftest import best_recovered, recovered_maps
 
@@ -96,6 +98,37 @@ def test_a_trial_that_is_not_recovered_names_the_command(
 ) -> None:
     refused = autoprune("export", checked_run, "--trial", "99", "--to", tmp_path / "x")
     assert refused.is_refusal("no recovered trial 99", f"autoprune recover {checked_run} --trial 99")
+
+
+def test_weights_that_were_trained_on_elsewhere_make_a_folder_of_their_own(
+    autoprune: Run, checked_run: Path, run_data: Path, tmp_path: Path
+) -> None:
+    source, file, folder = best_recovered(checked_run), tmp_path / "tuned.pt", tmp_path / "tuned"
+    tuned = load(source)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.mul_(1.01)
+        expected = tuned(*detector_inputs((128, 128)))[0]
+    torch.save({"model": tuned.state_dict()}, file)
+    outcome = autoprune("export", source, "--weights", file, "--to", folder)
+    assert outcome.code == 0, outcome.err
+    assert f"of {source} with the weights of {file}" in " ".join(outcome.out.split())
+    assert all(torch.equal(outputs(folder)[name], expected[name]) for name in expected)
+    assert not (folder / "metrics.json").exists()
+    assert (folder / "latency.json").exists()
+    assert "Not measured: `autoprune eval`" in (folder / "MODEL_CARD.md").read_text()
+    assert "map" not in Policy.load(folder / "policy.yaml").metrics
+    first, second = (
+        json.loads(autoprune("eval", *arguments, "--data", run_data, "--json").out)
+        for arguments in ([folder], [source, "--weights", file])
+    )
+    assert first == second
+    dense = load_run_config(checked_run / "config.yaml").weights
+    for command in (["export", source, "--to", tmp_path / "x"], ["eval", source]):
+        refused = autoprune(*command, "--weights", dense)
+        assert refused.is_refusal("keys differ", "give weights of this pruned detector")
+    refused = autoprune("export", source, "--weights-key", "ema", "--to", tmp_path / "x")
+    assert refused.is_refusal("--weights-key", "without --weights")
 
 
 def test_a_broken_file_of_a_recovery_is_named(autoprune: Run, run_copy: Path, tmp_path: Path) -> None:

@@ -153,7 +153,7 @@ NOTHING = "does nothing"
 @pytest.mark.parametrize(
     ("line", "fragments"),
     [
-        ("eval FOLDER --weights x.pt", ["--weights", NOTHING]),
+        ("eval FOLDER --weights-key ema", ["--weights-key", NOTHING]),
         ("eval FOLDER --num-classes 3", ["--num-classes", NOTHING]),
         ("eval --weights FOLDER --model x", ["--model", NOTHING]),
         ("inspect FOLDER --model x", ["--model", NOTHING]),

@@ -118,3 +118,25 @@ def test_weights_of_another_policy_are_refused(saved, demo_settings, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(Path(demo_settings["weights"]).read_bytes())
     with pytest.raises(ModelError, match=r"keys differ: .* take both files from one folder"):
         load(tmp_path)
+
+
+def test_weights_that_were_trained_on_elsewhere_take_the_place_of_the_folders(saved, demo_settings, tmp_path):
+    folder, pruned, _ = saved
+    tuned = copy.deepcopy(pruned).eval()
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter += 0.01 * torch.randn(parameter.shape)
+    file = tmp_path / "tuned.pt"
+    torch.save({"epoch": 3, "ema": pruned.state_dict(), "model": tuned.state_dict()}, file)
+    loaded, policy = load_with_policy(folder, file, "model")
+    assert largest_difference(tuned, loaded, SIZE) == 0
+    assert set(policy.metrics) == {"gflops", "mparams"}  # the mAP is of the folder's own weights
+    assert largest_difference(tuned, autoprune.load(folder, file), SIZE) == 0
+    assert largest_difference(pruned, load_with_policy(folder, file, "ema")[0], SIZE) == 0
+    assert largest_difference(pruned, load(folder, folder), SIZE) == 0
+    with pytest.raises(ModelError, match=r"keys differ: .* give weights of this pruned detector; with dense"):
+        load(folder, demo_settings["weights"])
+    with pytest.raises(ModelError, match=r"holds no model\.safetensors; give the file that"):
+        load(folder, tmp_path)
+    with pytest.raises(PolicyError, match=r"holds no policy\.yaml"):
+        load(tmp_path, file)

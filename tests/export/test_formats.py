@@ -13,9 +13,10 @@ from torch import nn
 from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, pixel_resizing
-from autoprune.errors import ExportError, ModelError
+from autoprune.errors import ConfigError, ExportError, ModelError
 from autoprune.export import formats
 from autoprune.export.parity import Pictures
+from autoprune.export.pretrained import write_pretrained
 from autoprune.runtimes.onnx import read_frame
 from autoprune.runtimes.sessions import open_session
 from autoprune.vendors import DetectorTransform, VendorDetector
@@ -102,3 +103,22 @@ def test_another_input_than_was_given_is_said(detector, split, tmp_path, size, t
     assert all(f"for {taken} pixels, not 97x131" in line for line in said)
     frame = read_frame(path)
     assert f"{frame.height}x{frame.width}" == (taken or "96x128")
+
+
+@pytest.mark.parametrize(
+    ("library", "asked", "said"),
+    [
+        ("transformers", "ultralytics", "this is one of transformers; give --format transformers"),
+        ("ultralytics", "transformers", "this is one of ultralytics; give --format ultralytics"),
+        ("libreyolo", "ultralytics", "this is one of libreyolo; give --format onnx"),
+        ("", "transformers", "this is no such one; give --format onnx"),
+    ],
+)
+def test_the_format_of_another_library_names_that_of_the_detectors_own(tmp_path, library, asked, said):
+    made = type("Detector", (VendorDetector,), {"library": library})(nn.Identity(), DetectorTransform(8, 8))
+    detector = made if library else nn.Identity()
+    with pytest.raises(ConfigError) as refused:
+        write_pretrained(tmp_path, detector, None) if asked == "transformers" else formats.write_vendor(
+            detector, tmp_path, asked, {}, (8, 8)
+        )
+    assert str(refused.value) == f"--format {asked} is for detectors of {asked}, and {said}"

@@ -71,7 +71,7 @@ def test_the_processor_has_the_input_size_of_the_policy(pruned: tuple[Any, Polic
 def test_detectors_of_others_are_refused(pruned: tuple[Any, Policy], tmp_path: Path) -> None:
     _, policy = pruned
     other = replace(policy, model=policy.model.model_copy(update={"name": "retinanet_resnet50_fpn"}))
-    with pytest.raises(ConfigError, match="this is retinanet_resnet50_fpn; give --format safetensors"):
+    with pytest.raises(ConfigError, match="for detectors of transformers, and this is no such one; give"):
         write_pretrained(tmp_path, torch.nn.Identity(), other)
 
 
@@ -121,6 +121,10 @@ def test_the_vendors_trainer_goes_on_with_a_pruned_model(
         )
         trainer.train()
         trainer.save_model(str(out))
+    tuned: Any = autoprune.load(start, weights=out)
+    assert all(torch.equal(outputs(tuned)[name], outputs(detector)[name]) for name in ("boxes", "scores"))
+    tuned = autoprune.load(start, weights=out / "model.safetensors")
+    assert all(torch.equal(outputs(tuned)[name], outputs(detector)[name]) for name in ("boxes", "scores"))
     shutil.copy(start / "policy.yaml", out)
     after = detector.unwrap().state_dict()
     assert any(not torch.equal(before[name], after[name]) for name in before), "nothing was trained"

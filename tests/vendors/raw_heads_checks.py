@@ -1,9 +1,14 @@
 """What raw heads of every vendor's detector have to do."""
 
+import re
+from pathlib import Path
+
 import numpy as np
+import pytest
 import torch
 
 from autoprune.runtimes.decode_raw_heads import Detections
+from autoprune.runtimes.onnx import write_raw_heads
 from autoprune.runtimes.raw_heads import RawHeads, detect_padded, resize_and_pad
 
 
@@ -49,3 +54,20 @@ def check_file(raw, session, image):
     detections = decoded(raw.frame, *expected, size)
     assert len(detections.scores) > 2
     check_same(detections, decoded(raw.frame, *got, size), 0.1, 1e-3)
+
+
+def documented(detector, input_size, image, folder):
+    """What the program in docs/export.md finds in an image: boxes in its pixels, scores and labels."""
+    for package in ("cv2", "onnxruntime"):
+        pytest.importorskip(package)
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    (program,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "Frame" in each)
+    (folder / "heads").mkdir()
+    write_raw_heads(RawHeads(detector, input_size), folder / "heads" / "raw_heads.onnx")
+    image.save(folder / "photo.png")
+    names = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        exec(program.replace("photo.jpg", "photo.png"), names)  # which keeps the pixels
+    detections = names["detections"]
+    return names["boxes"], detections.scores, detections.labels

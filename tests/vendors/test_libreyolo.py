@@ -8,11 +8,14 @@ import warnings
 import pytest
 import torch
 
+import autoprune
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, load_dense, save_state
 from autoprune.detectors.class_names import class_names
 from autoprune.errors import ModelError
+from autoprune.export import save_detector
 from autoprune.graph import analyze, prune
+from autoprune.policy import Policy, hash_weights
 from autoprune.vendors import libreyolo as adapter
 from tests.vendors.libreyolo_models import KINDS, NAMES, as_tensor, pictures, wrapper
 
@@ -215,6 +218,44 @@ def test_every_kind_goes_back_into_libreyolo(family):
     )
     pruned = halved(detector.eval())
     assert_it_predicts_the_same(back_in_libreyolo(family, pruned), pruned, side)
+
+
+def tuned_in_libreyolo(family, tmp_path):
+    """LibreYOLO's object with a pruned detector, once trained on and saved beside the folder of before."""
+    _, side = KINDS[family]
+    file = tmp_path / "dense.pt"
+    wrapper(family).save(str(file))
+    dense, spec = load_dense(f"libreyolo:{file}", {"imgsz": side}, weights=file)
+    graph = analyze(dense, ([torch.rand(3, side, side)],))
+    keep = {name: tuple(sorted(g.units[::2].ravel().tolist())) for name, g in graph.prunable.items()}
+    policy = Policy(
+        model=spec,
+        weights_sha256=hash_weights(dense.state_dict()),
+        criterion="l2",
+        input_size=(side, side),
+        widths={name: graph.groups[name].width for name in keep},
+        keep=keep,
+    )
+    save_detector(tmp_path / "pruned", prune(dense, graph, keep), policy)
+    theirs = back_in_libreyolo(family, autoprune.load(tmp_path / "pruned"))
+    with torch.no_grad():
+        for parameter in theirs.model.parameters():
+            parameter.mul_(1.01)
+    theirs.save(str(tmp_path / "tuned.pt"))
+    return theirs, side
+
+
+@pytest.mark.parametrize(
+    "family", [pytest.param(kind, marks=() if kind == "yolox" else pytest.mark.slow) for kind in KINDS]
+)
+def test_what_libreyolo_saved_goes_back_into_the_folder(family, tmp_path):
+    theirs, side = tuned_in_libreyolo(family, tmp_path)
+    tuned = autoprune.load(tmp_path / "pruned", weights=tmp_path / "tuned.pt")
+    assert_it_predicts_the_same(theirs, tuned, side)
+    own, before = tuned.state_dict(), autoprune.load(tmp_path / "pruned").state_dict()
+    assert any(not torch.equal(own[name], before[name]) for name in own)
+    with pytest.raises(ModelError, match="give weights of this pruned detector"):
+        autoprune.load(tmp_path / "pruned", weights=tmp_path / "dense.pt")
 
 
 def test_the_exporter_of_libreyolo_takes_a_pruned_network(pruned_yolox, tmp_path):

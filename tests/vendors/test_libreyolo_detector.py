@@ -20,7 +20,7 @@ from autoprune.runtimes.sessions import open_session
 from autoprune.vendors.libreyolo import FAMILIES
 from autoprune.vendors.libreyolo_detector import Letterbox
 from tests.vendors.libreyolo_models import KINDS, as_tensor, pictures, wrapper
-from tests.vendors.raw_heads_checks import check_decoding, check_file, check_same
+from tests.vendors.raw_heads_checks import check_decoding, check_file, check_same, documented
 
 QUICK = ("yolox", "rtmdet")
 """Kinds whose channel groups are there within seconds."""
@@ -208,6 +208,19 @@ def test_raw_heads_are_decoded_to_its_detections(pair):
     side = KINDS[family][1]
     raw = check_decoding(detector, [as_tensor(image) for image in pictures(3)], (32, 64))
     assert (raw.frame.height, raw.frame.width) == (side, side)
+
+
+@torch.no_grad()
+def test_the_documented_program_finds_what_its_predictor_does_in_raw_heads(tmp_path):
+    wrapper("rtmdet").save(str(tmp_path / "x.pt"))
+    theirs, detector, _ = detector_of("rtmdet", tmp_path / "x.pt")
+    side, image = KINDS["rtmdet"][1], pictures(6)[5].resize((230, 250))
+    boxes, scores, labels = documented(detector, (side, side), image, tmp_path)
+    got = theirs.predict(image, conf=0.05, iou=0.5, imgsz=side).boxes
+    limits = torch.tensor([*image.size, *image.size])
+    expected = (got.xyxy.clamp(min=0).minimum(limits).numpy(), got.conf.numpy(), got.cls.numpy() + 1)
+    assert len(scores) > 2
+    check_same(Detections(*expected), Detections(boxes, scores, labels), 0.5, 1e-3)
 
 
 @pytest.mark.parametrize(

@@ -6,14 +6,16 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from autoprune.errors import ModelError
+from autoprune.runtimes.decode_raw_heads import Detections
 from autoprune.runtimes.onnx import write_raw_heads
 from autoprune.runtimes.raw_heads import RawHeads, has_raw_heads
 from autoprune.runtimes.sessions import open_session
 from autoprune.runtimes.torch_export import write_program
 from autoprune.vendors import DetectorTransform
-from tests.vendors.raw_heads_checks import check_decoding, check_file
+from tests.vendors.raw_heads_checks import check_decoding, check_file, check_same, documented
 from tests.vendors.ultralytics_models import as_tensor, make_lively, pictures
 
 ultralytics = pytest.importorskip("ultralytics")
@@ -245,6 +247,18 @@ def test_files_of_raw_heads_compute_the_same(kind, tmp_path):
     check_file(raw, open_session(tmp_path / "raw.onnx", "onnxruntime", "cpu", 1), image)
     write_program(raw, tmp_path / "raw.pt2")
     check_file(raw, open_session(tmp_path / "raw.pt2", "torch", "cpu", 1), image)
+
+
+@torch.inference_mode()
+def test_the_documented_program_finds_what_predict_does_in_raw_heads(tmp_path):
+    detector = make("yolov8n", imgsz=128)
+    adapter.save(detector, tmp_path / "model.pt")
+    image = Image.fromarray(pictures(1)[0]).resize((400, 300))  # 128x96 in the network
+    boxes, scores, labels = documented(detector, (96, 128), image, tmp_path)
+    theirs = ultralytics.YOLO(tmp_path / "model.pt").predict(image, conf=0.05, verbose=False)[0].boxes
+    expected = (theirs.xyxy.numpy(), theirs.conf.numpy(), theirs.cls.numpy() + 1)
+    assert len(scores) > 10
+    check_same(Detections(*expected), Detections(boxes, scores, labels), 0.02, 1e-4)
 
 
 def test_raw_heads_of_oriented_boxes_are_refused():

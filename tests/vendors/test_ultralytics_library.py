@@ -1,5 +1,6 @@
 """Importing Ultralytics through the adapter leaves no trace in the process."""
 
+import os
 import subprocess
 import sys
 
@@ -30,6 +31,38 @@ def test_the_import_changes_nothing_prints_nothing_and_looks_for_no_network():
     result = subprocess.run([sys.executable, "-c", CHECK], capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert (result.stdout, result.stderr) == ("[false, false]\n", "")
+
+
+PRINTS = """
+import json, logging, sys
+if sys.argv[1] == "adapter":
+    import torch
+    import autoprune.vendors.ultralytics
+    from autoprune.detectors import load_dense
+    detector, _ = load_dense("ultralytics:yolo11n.yaml", num_classes=2)  # which stays quiet
+    target = {"boxes": torch.tensor([[4.0, 4, 40, 40]]), "labels": torch.tensor([1])}
+    detector.train()([torch.rand(3, 64, 64)], [target])
+import ultralytics.utils as utils
+handlers = [(type(each).__name__, each.level) for each in utils.LOGGER.handlers]
+print(json.dumps([utils.VERBOSE, utils.LOGGER.level, utils.LOGGER.propagate, handlers]))
+"""
+
+
+@pytest.mark.parametrize("verbose", [None, "false", "true"])
+def test_ultralytics_prints_for_its_user_as_if_it_were_imported_alone(verbose):
+    unset = {name: value for name, value in os.environ.items() if name != "YOLO_VERBOSE"}
+    environment = {**unset, "YOLO_OFFLINE": "true", **({} if verbose is None else {"YOLO_VERBOSE": verbose})}
+    alone, adapter = (
+        subprocess.run(
+            [sys.executable, "-c", PRINTS, which],
+            capture_output=True,
+            text=True,
+            check=True,
+            env=environment,
+        ).stdout
+        for which in ("alone", "adapter")
+    )
+    assert adapter == alone
 
 
 OLD = """

@@ -7,10 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
+import autoprune
+from autoprune.config import ModelSpec
 from autoprune.detectors import detector_inputs
 from autoprune.errors import ConfigError, ModelError
+from autoprune.export import save_detector
 from autoprune.export.formats import write_vendor
 from autoprune.graph import analyze, prune
+from autoprune.policy import Policy, hash_weights
 from tests.vendors.ultralytics_models import as_tensor, make_lively, pictures
 
 ultralytics = pytest.importorskip("ultralytics")
@@ -21,14 +25,28 @@ NAMES = {1: "red", 2: "white", 3: "platelet"}
 
 
 def make(kind="yolo11n"):
-    described = adapter.describe(f"{kind}.yaml", {"imgsz": SIZE, "conf": CONF})
-    detector = make_lively(adapter.build(described.arguments, 4))
+    return with_policy(kind)[0]
+
+
+def with_policy(kind):
+    """A pruned detector, and the policy that it was pruned by."""
+    arguments = adapter.describe(f"{kind}.yaml", {"imgsz": SIZE, "conf": CONF}).arguments
+    detector = make_lively(adapter.build(arguments, 4))
     graph = analyze(detector, detector_inputs((SIZE, SIZE)))
     keep = {
-        name: group.units[: max(1, len(group.units) * 3 // 4)].ravel().tolist()
+        name: tuple(sorted(group.units[: max(1, len(group.units) * 3 // 4)].ravel().tolist()))
         for name, group in graph.prunable.items()
     }
-    return prune(detector, graph, keep).eval()
+    policy = Policy(
+        model=ModelSpec(name=f"ultralytics:{kind}.yaml", arguments=arguments, num_classes=4),
+        weights_sha256=hash_weights(detector.state_dict()),
+        criterion="l2",
+        input_size=(SIZE, SIZE),
+        widths={name: graph.groups[name].width for name in keep},
+        keep=keep,
+        labels=NAMES,
+    )
+    return prune(detector, graph, keep).eval(), policy
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +170,31 @@ def test_training_goes_on_without_a_rebuilt_architecture(start, tmp_path, pruned
     trained = copy.deepcopy(pruned)  # as the documentation takes it back
     trained.vendor.load_state_dict(yolo.model.state_dict())
     assert any(not torch.equal(trained.vendor.state_dict()[name], before[name]) for name in moved)
+
+
+@pytest.mark.filterwarnings("ignore:.*get_trial_id:UserWarning")
+def test_what_its_trainer_wrote_goes_back_into_the_folder(tmp_path, data):
+    """As the documentation has it: export, train on, and load the folder with the weights of the training."""
+    pruned, policy = with_policy("yolo11n")
+    save_detector(tmp_path / "pruned", pruned, policy)
+    write_vendor(pruned, tmp_path / "pruned", "ultralytics", NAMES, (SIZE, SIZE))
+    ultralytics.YOLO(tmp_path / "pruned" / "model.pt").train(
+        trainer=adapter.trainer(), epochs=1, optimizer="AdamW", lr0=1e-4, warmup_epochs=0,
+        **settings(data, tmp_path),
+    )  # fmt: skip
+    for name in ("best.pt", "last.pt"):
+        file = tmp_path / "run" / "weights" / name
+        tuned = autoprune.load(tmp_path / "pruned", weights=file)
+        image = pictures(1)[0]
+        theirs = ultralytics.YOLO(file).predict(image[..., ::-1].copy(), conf=CONF, verbose=False)[0].boxes
+        with torch.inference_mode():
+            ours, before = (detector([as_tensor(image)])[0] for detector in (tuned, pruned))
+        count = min(len(theirs.conf), len(ours["scores"]))
+        assert max(len(theirs.conf), len(ours["scores"])) - 1 <= count > 10  # round-off at the threshold
+        torch.testing.assert_close(theirs.conf[:count], ours["scores"][:count], rtol=0, atol=1e-3)
+        torch.testing.assert_close(theirs.xyxy[:count], ours["boxes"][:count], rtol=0, atol=0.5)
+        assert not torch.equal(ours["scores"], before["scores"])
+        write_vendor(tuned, tmp_path, "ultralytics", NAMES, (SIZE, SIZE))
 
 
 def test_data_of_other_classes_is_refused(tmp_path, pruned, data):
