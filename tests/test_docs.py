@@ -125,7 +125,8 @@ def test_python_names_exist(page: Path) -> None:
         modules: dict[str, Any] = {}
         for node in nodes:
             if isinstance(node, ast.Import):
-                modules |= {name.name: importlib.import_module(name.name) for name in node.names}
+                names = [name.name for name in node.names if not _is_elsewhere(name.name)]
+                modules |= {name: importlib.import_module(name) for name in names}
             elif isinstance(node, ast.ImportFrom):
                 home = importlib.import_module(node.module or "")
                 assert all(hasattr(home, name.name) for name in node.names), ast.unparse(node)
@@ -134,6 +135,11 @@ def test_python_names_exist(page: Path) -> None:
                 assert node.attr in autoprune.__all__, ast.unparse(node)
             elif isinstance(node, ast.Attribute) and ast.unparse(node.value) in modules:
                 assert hasattr(modules[ast.unparse(node.value)], node.attr), ast.unparse(node)
+
+
+def _is_elsewhere(module: str) -> bool:
+    """Whether it is one that programs on other machines import, and that this one lacks."""
+    return module == "cv2" and importlib.util.find_spec(module) is None
 
 
 def test_the_first_python_example_runs() -> None:
