@@ -112,6 +112,13 @@ class LibreDetector(VendorDetector):
         self.min_score, self.nms_thresh = min_score, nms_thresh
         self.detections_per_img = detections_per_img
 
+    @property
+    def imgsz(self) -> int:
+        """Pixels of the square that the network takes, for LibreYOLO's calls; a policy can change it."""
+        size = self.transform.only_size
+        assert size is not None
+        return max(size)
+
     def raw(self, batch: ImageList) -> Any:
         """What the network gives for images in its own order of colors."""
         outputs = self.vendor(self._images(batch))

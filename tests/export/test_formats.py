@@ -106,7 +106,7 @@ def test_another_input_than_was_given_is_said(detector, split, tmp_path, size, t
 
 
 @pytest.mark.parametrize(
-    ("library", "asked", "said"),
+    ("library", "format", "said"),
     [
         ("transformers", "ultralytics", "this is one of transformers; give --format transformers"),
         ("ultralytics", "transformers", "this is one of ultralytics; give --format ultralytics"),
@@ -114,11 +114,11 @@ def test_another_input_than_was_given_is_said(detector, split, tmp_path, size, t
         ("", "transformers", "this is no such one; give --format onnx"),
     ],
 )
-def test_the_format_of_another_library_names_that_of_the_detectors_own(tmp_path, library, asked, said):
+def test_the_format_of_another_library_names_that_of_the_detectors_own(tmp_path, library, format, said):
     made = type("Detector", (VendorDetector,), {"library": library})(nn.Identity(), DetectorTransform(8, 8))
     detector = made if library else nn.Identity()
     with pytest.raises(ConfigError) as refused:
-        write_pretrained(tmp_path, detector, None) if asked == "transformers" else formats.write_vendor(
-            detector, tmp_path, asked, {}, (8, 8)
+        write_pretrained(tmp_path, detector, None) if format == "transformers" else formats.write_vendor(
+            detector, tmp_path, format, {}, (8, 8)
         )
-    assert str(refused.value) == f"--format {asked} is for detectors of {asked}, and {said}"
+    assert str(refused.value) == f"--format {format} is for detectors of {format}, and {said}"

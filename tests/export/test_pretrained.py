@@ -1,11 +1,14 @@
 """A pruned detector of Transformers goes back into that library's trainer, and comes out pruned."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import PIL.Image
 import pytest
 import torch
 
@@ -135,3 +138,31 @@ def test_the_vendors_trainer_goes_on_with_a_pruned_model(
     assert all(torch.equal(outputs(again)[name], outputs(detector)[name]) for name in ("boxes", "scores"))
     scores = [evaluate(each, split).map for each in (detector, again)]
     assert scores[0] == scores[1]
+
+
+@pytest.mark.filterwarnings("ignore:.*pin_memory:UserWarning")  # of a machine without an accelerator
+def test_the_documented_training_runs(
+    pruned: tuple[Any, Policy], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("accelerate")
+    page = (Path(__file__).parents[2] / "docs" / "vendors.md").read_text()
+    (program,) = (each for each in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "collate" in each)
+    (tmp_path / "pruned").mkdir()
+    write_pretrained(tmp_path / "pruned", *pruned)
+    box = {"bbox": [10.0, 20.0, 30.0, 24.0], "area": 720.0, "category_id": 2, "iscrowd": 0}
+    image = PIL.Image.fromarray(np.arange(64 * 80 * 3, dtype=np.uint8).reshape(64, 80, 3))
+    names: dict[str, Any] = {"data": [(image, [box]), (image, [])]}
+    monkeypatch.chdir(tmp_path)
+    with quiet():
+        exec(program, names)
+    batch = names["collate"](names["data"])
+    assert batch["labels"][0]["class_labels"].tolist() == [2]
+    torch.testing.assert_close(
+        batch["labels"][0]["boxes"], torch.tensor([[25 / 80, 32 / 64, 30 / 80, 24 / 64]])
+    )
+    trained, before = names["detector"], autoprune.load("pruned")
+    assert not torch.equal(outputs(trained)["scores"], outputs(before)["scores"])
+    own = names["trainer"].model.cpu()
+    assert all(
+        torch.equal(own.state_dict()[name], each) for name, each in trained.unwrap().state_dict().items()
+    )

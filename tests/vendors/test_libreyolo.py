@@ -16,6 +16,7 @@ from autoprune.errors import ModelError
 from autoprune.export import save_detector
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy, hash_weights
+from autoprune.resize import Resize, resized
 from autoprune.vendors import libreyolo as adapter
 from tests.vendors.libreyolo_models import KINDS, NAMES, as_tensor, pictures, wrapper
 
@@ -256,6 +257,24 @@ def test_what_libreyolo_saved_goes_back_into_the_folder(family, tmp_path):
     assert any(not torch.equal(own[name], before[name]) for name in own)
     with pytest.raises(ModelError, match="give weights of this pruned detector"):
         autoprune.load(tmp_path / "pruned", weights=tmp_path / "dense.pt")
+
+
+def test_it_says_its_input_size_also_after_a_policy_changed_it(pruned_yolox, tmp_path):
+    onnxruntime = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnx")
+    smaller = resized(pruned_yolox, Resize(min_size=32, max_size=32))
+    assert (pruned_yolox.imgsz, smaller.imgsz) == (64, 32)
+    theirs = back_in_libreyolo("yolox", pruned_yolox)
+    theirs.input_size = pruned_yolox.imgsz
+    image = pictures(6)[5].resize((64, 64))
+    with torch.no_grad():
+        (got,) = pruned_yolox([as_tensor(image)])
+    boxes = theirs.predict(image, conf=pruned_yolox.min_score, iou=pruned_yolox.nms_thresh).boxes
+    torch.testing.assert_close(boxes.conf, got["scores"], rtol=0, atol=1e-3)
+    with warnings.catch_warnings(action="ignore"):
+        theirs.export(format="onnx", output_path=str(tmp_path / "pruned.onnx"), simplify=False)
+    session = onnxruntime.InferenceSession(str(tmp_path / "pruned.onnx"), providers=["CPUExecutionProvider"])
+    assert session.get_inputs()[0].shape[2:] == [64, 64]
 
 
 def test_the_exporter_of_libreyolo_takes_a_pruned_network(pruned_yolox, tmp_path):

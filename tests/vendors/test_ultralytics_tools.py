@@ -122,6 +122,22 @@ def test_a_model_with_emptied_groups_has_no_file(tmp_path):
     assert not (tmp_path / "x.pt").exists()
 
 
+def test_in_an_object_of_another_size_it_needs_its_own(pruned):
+    """As the documentation says of a model without its file."""
+    image, confidences = pictures(1)[0], []
+    for own_size in (False, True):
+        yolo = ultralytics.YOLO("yolo11n.yaml")
+        yolo.model = copy.deepcopy(pruned.unwrap())
+        if own_size:
+            yolo.overrides["imgsz"] = pruned.imgsz
+        result = yolo.predict(image[..., ::-1].copy(), conf=CONF, verbose=False)[0]
+        confidences.append(result.boxes.conf)
+        assert yolo.predictor.imgsz == [SIZE if own_size else 640] * 2
+    with torch.inference_mode():
+        scores = pruned([as_tensor(image)])[0]["scores"]
+    torch.testing.assert_close(confidences[1], scores[: len(confidences[1])], rtol=0, atol=1e-3)
+
+
 @pytest.mark.filterwarnings("ignore")  # its exporters warn of their own ways
 def test_it_is_validated_and_exported_by_ultralytics(tmp_path, pruned, data):
     yolo = ultralytics.YOLO("yolo11n.yaml")
