@@ -84,8 +84,8 @@ class ChangedNumber(NamedTuple):
         return [(round(old), round(new)) for old, new in pairs if _is_width(old) and _is_width(new)]
 
 
-def changed_numbers(traced: Trace, steps: Sequence[Step[Shape]]) -> dict[tuple[int, int], ChangedNumber]:
-    """All numbers that differ in the ops before the two runs diverge, by place: op, number of that op."""
+def changed_numbers(traced: Trace, steps: Sequence[Step[Any]]) -> dict[tuple[int, int], ChangedNumber]:
+    """All numbers that differ in the ops before two runs diverge, by place: op, number of that op."""
     dense = traced.constraints.steps
     pairs = enumerate(zip(dense[: common_steps(dense, steps)], steps, strict=False))
     return {(place, n): number for place, pair in pairs for n, number in _changed(*pair)}

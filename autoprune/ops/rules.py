@@ -108,6 +108,8 @@ def numbers_of(op: str, args: tuple[Any, ...]) -> tuple[float, ...]:
         return _numbers([args[0].reshape(())]) if args[0].numel() == 1 else ()
     if op in MAKES_OF_NUMBER:
         return _numbers(args[-1:])
+    if "norm" in op:
+        return tuple(a for a in args if isinstance(a, float))  # not its lengths
     if rule is elementwise and any(isinstance(a, torch.Tensor) and a.dim() for a in args):
         return _numbers(args)
     return ()
