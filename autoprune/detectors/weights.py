@@ -52,7 +52,8 @@ def load_dense(
         num_classes: background included; ``None`` takes the number of the weights, or COCO's 91.
         norm: kind of the backbone's norms; weights trained with either kind can be loaded, as the conversion
             changes no output. ``auto`` takes ``frozen`` for weights that hold no ``num_batches_tracked``.
-        weights: a checkpoint (see `state_for`), or a torchvision weight name; ``None`` keeps fresh weights.
+        weights: a checkpoint (see `state_for`), or a torchvision weight name; ``None`` keeps fresh weights,
+            also where ``name`` is a checkpoint of a library: that gives the architecture, this the weights.
         seed: of fresh weights; a class head keeps them if its number of classes differs from the weights'.
         weights_key: of a checkpoint with several sets of weights, the one to take, such as ``model_ema``.
         fresh_head: whether a class head may stay fresh where ``num_classes`` is not that of the weights.
