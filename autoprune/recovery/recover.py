@@ -100,11 +100,15 @@ def _keep(result: SearchResult, record: Record, evaluator: PolicyEvaluator) -> M
     if not point.path.exists():
         say(f"{point.path} is missing: the channels are chosen again, by the trial's widths")
         return evaluator.keep(record.widths)
-    task = evaluator.task.at(record.pixels)
-    if problem := _change(point.policy, task.policy(evaluator.keep(record.widths), {})):
+    chosen = evaluator.task.at(record.pixels).policy(evaluator.keep(record.widths), {})
+    if problem := _change(point.policy, chosen):
         raise RunError(
             f"{point.path} was changed: {problem}; delete the file, and the channels are chosen again, or "
             "copy it elsewhere and `autoprune apply` it as a policy of its own"
+        )
+    if point.policy.keep != chosen.keep:
+        say(
+            f"{point.path} keeps other channels than today's scores choose, equally many: those are recovered"
         )
     return point.policy.keep
 

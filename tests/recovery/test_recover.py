@@ -81,6 +81,21 @@ def test_a_policy_file_that_is_no_longer_its_trial_is_refused(run, copy_run, cha
     assert "delete the file" in str(error.value)
 
 
+def test_other_channels_of_a_policy_file_are_recovered_and_named(run, copy_run):
+    folder = copy_run()
+    file = folder / "policies" / run.best.path.name
+    content = yaml.safe_load(file.read_text())
+    kept = {name: len(channels) for name, channels in run.best.policy.keep.items()}
+    for name, entry in content["groups"].items():
+        entry["keep"] = f"0-{kept[name] - 1}" if kept[name] else "none"
+    file.write_text(yaml.safe_dump(content))
+    lines = io.StringIO()
+    with progress.show(Console(file=lines, width=200)):
+        (recovered,) = recover(folder, trials=[run.best.trial], steps=1)
+    assert recovered.policy.keep == {name: tuple(range(count)) for name, count in kept.items()}
+    assert f"{file} keeps other channels than today's scores choose" in lines.getvalue()
+
+
 def test_a_criterion_that_was_edited_is_refused(copy_run):
     folder = copy_run()
     text = (folder / "config.yaml").read_text()
