@@ -130,3 +130,14 @@ def widths_behind(factor: float) -> list[int]:
 
 def _is_width(n: float) -> bool:
     return 0.5 < n < 1e9 and abs(n - round(n)) < 1e-6 * n
+
+
+def kept_without(groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> dict[str, list[int]]:
+    """The channels that groups keep once they lost their last units."""
+    return {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
+
+
+def failure_text(error: Exception) -> str:
+    """Why a group is frozen without which the code fails."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"has {FIXED}: {type(error).__name__}: {lines[0]}"

@@ -7,8 +7,7 @@ lengths that the labels predict and the same factors, contains neither.
 Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,13 +22,14 @@ from autoprune.graph.deviations import (
     STAYS,
     Lengths,
     atoms_of,
-    changed_numbers,
     common_steps,
     deviation,
+    failure_text,
+    kept_without,
     widths_behind,
 )
 from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
-from autoprune.graph.number_culprits import find_number_culprits
+from autoprune.graph.numbers import find_number_culprits, run_without, with_fixed_numbers
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
 from autoprune.graph.workbench import Workbench
@@ -41,7 +41,6 @@ from autoprune.tracing.trace import Shape, Trace
 
 _SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
 _FRACTION = 0.5
-_NARROW = 3  # units at most that groups are narrowed to
 
 
 def verified(
@@ -68,10 +67,7 @@ def verified(
         return _sized(traced, attempts, subset) or inside(subset, failed)
 
     def rerun(lost: Mapping[str, Index]) -> list[Step[Shape]]:
-        shrunk = [group for group in groups if group.name in lost]
-        with workbench.pruned(graph, _kept(shrunk, lost)) as pruned:
-            steps, error = replay(pruned, example_inputs, traced)
-        return [] if error else steps
+        return run_without(workbench, example_inputs, traced, graph, lost)[0]
 
     attempts: Attempts | None = None
     fraction = 0.0
@@ -110,83 +106,7 @@ def verified(
         traced.sizes = attempts.sizes if attempts is not None else []
         graph = solve(traced)
         groups = [group for group in suspects(traced, graph) if group.prunable]
-    return _with_fixed_numbers(model, example_inputs, traced, workbench, graph)
-
-
-def _with_fixed_numbers(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, bench: Workbench, graph: ChannelGraph
-) -> ChannelGraph:
-    """The graph without groups that change a number in the model's code, however it is computed.
-
-    All groups are shrunk at once, by one unit each and then to a few, so that neither a formula nor a
-    threshold hides it, and attributes such as `out_channels` are seen too.
-    """
-
-    def rerun(lost: Mapping[str, Index]) -> list[Step[Shape]]:
-        return _run_without(bench, example_inputs, traced, graph, lost)[0]
-
-    failed: Sequence[str] = ()
-
-    def problem_without(lost: Mapping[str, Index]) -> str | None:
-        nonlocal failed
-        steps, failure, failed = _run_without(bench, example_inputs, traced, graph, lost)
-        changed = changed_numbers(traced, steps)
-        if (failure or changed) and traced.constraints.by_values:
-            keep = _kept([graph.groups[name] for name in lost], lost)
-            try:
-                masked = retrace(mask(model, graph, keep), example_inputs, traced)
-            except ModelError:  # its code refuses such values, and not widths
-                return None
-            by_value = changed_numbers(traced, masked.constraints.steps)
-            changed = {place: number for place, number in changed.items() if place not in by_value}
-        return failure or next((number.text for number in changed.values()), None)
-
-    for fewest in (False, True):
-        while True:
-            groups = [group for group in graph.prunable.values() if len(group.units) > 1]
-            lost = {
-                group.name: group.units[min(1 + place % _NARROW, len(group.units) - 1) if fewest else -1 :]
-                for place, group in enumerate(groups)
-            }
-            problem = problem_without(lost)
-            if problem is None:
-                break
-            named = find_number_culprits(rerun, traced, groups) if problem.startswith(SETS) else []
-            named = named or find_culprits(
-                partial(_of_subset, problem_without, lost), groups, lambda some: inside(some, failed)
-            )
-            if not named:
-                break
-            for group, text in named:
-                traced.constraints.freeze(atoms_of(traced, group), text)
-            graph = solve(traced)
-    return graph
-
-
-def _of_subset(
-    problem_without: Callable[[Mapping[str, Index]], str | None],
-    lost: Mapping[str, Index],
-    groups: Sequence[ChannelGroup],
-) -> str | None:
-    return problem_without({group.name: lost[group.name] for group in groups})
-
-
-def _run_without(
-    bench: Workbench,
-    example_inputs: Sequence[Any],
-    traced: Trace,
-    graph: ChannelGraph,
-    lost: Mapping[str, Index],
-) -> tuple[list[Step[Shape]], str | None, Sequence[str]]:
-    """The ops of the model without these channels; if it fails none, but why, and in which modules."""
-    with bench.pruned(graph, _kept([graph.groups[name] for name in lost], lost)) as pruned:
-        steps, error = replay(pruned, example_inputs, traced)
-        return (steps, None, ()) if error is None else ([], _failure(error), failed_in(pruned, error))
-
-
-def _failure(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"has {FIXED}: {type(error).__name__}: {lines[0]}"
+    return with_fixed_numbers(model, example_inputs, traced, workbench, graph)
 
 
 def _sized(traced: Trace, attempts: Attempts | None, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:
@@ -282,14 +202,14 @@ def _problem(
     corrected = None
     if misfits is not None:
         corrected = CorrectedShapes(traced.constraints.shape_calls, bench.names(), length)
-    keep = _kept(groups, lost)
+    keep = kept_without(groups, lost)
     with bench.pruned(graph, keep) as pruned:
         steps, error = replay(pruned, example_inputs, traced, corrected)
         modules = () if error is None else failed_in(pruned, error)
     if misfits is not None and corrected is not None:
         misfits += corrected.misfits
     if error is not None:
-        return _failure(error), modules
+        return failure_text(error), modules
     problem, common = deviation(traced, length, steps)
     if common is None and (problem is None or not traced.constraints.by_values):
         return problem, ()
@@ -301,11 +221,6 @@ def _problem(
         return problem, ()
     branches = common_steps(traced.constraints.steps, masked.constraints.steps) > common
     return "decides in the model's code what is run" if branches else None, ()
-
-
-def _kept(groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> dict[str, list[int]]:
-    """The channels that groups keep once they lost their last units."""
-    return {group.name: group.units[: -len(lost[group.name])].ravel().tolist() for group in groups}
 
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
