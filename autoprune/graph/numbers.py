@@ -127,7 +127,10 @@ def with_fixed_numbers(
                 group.name: group.units[min(1 + place % _NARROW, len(group.units) - 1) if fewest else -1 :]
                 for place, group in enumerate(groups)
             }
-            problem = problem_without(lost)
+            try:
+                problem = problem_without(lost)
+            except ModelError:  # it can't be copied, and so not be pruned either: `prune` says why
+                return graph
             if problem is None:
                 break
             named = find_number_culprits(rerun, traced, groups) if problem.startswith(SETS) else []
