@@ -55,8 +55,6 @@ def deviation(traced: Trace, length: Lengths, steps: Sequence[Step[Shape]]) -> t
     constraints = traced.constraints
     common = common_steps(constraints.steps, steps)
     for before, after in zip(constraints.steps[:common], steps[:common], strict=True):
-        for _, number in _changed(before, after):
-            return number.text, None
         for axes, shape in zip(before.outputs, after.outputs, strict=True):
             for axis, n in zip(axes, shape, strict=False):
                 if axis is not None and length(axis, len(axis)) not in (n, FREE):
@@ -119,13 +117,6 @@ def atoms_of(
         assert axis is not None
         parts.append(axis[index >= 0 if channels is None else np.isin(index, channels)])
     return np.concatenate(parts)
-
-
-def widths_behind(factor: float) -> list[int]:
-    """Widths n that a factor may have been computed from, as n, 1 / n, or their square roots."""
-    if factor == 0 or not isfinite(factor):
-        return []
-    return [round(n) for n in (abs(factor) ** power for power in _POWERS) if n > 1 and _is_width(n)]
 
 
 def _is_width(n: float) -> bool:

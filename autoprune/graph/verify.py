@@ -1,24 +1,22 @@
 """Tests what the rules had to assume: that the model's code computes sizes from the tensors it gets.
 
-A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) and a factor computed from a width
-(`C ** -0.5`) look like any other number in a trace. A pruned copy that runs through the same ops, with the
-lengths that the labels predict and the same factors, contains neither.
+A literal in the code (`view(n, 256, -1)`, `zeros(n, 256)`) looks like any other number in a trace. A pruned
+copy that runs through the same ops, with the lengths that the labels predict, contains none. Numbers that are
+computed from widths (`C ** -0.5`) change no length: numbers.py sees to them.
 
 Code that branches on values may run other ops in a pruned model, so masked models are traced where it does.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 
 from autoprune.errors import ModelError
 from autoprune.graph.culprits import failed_in, find_culprits, inside
 from autoprune.graph.deviations import (
     FIXED,
-    SETS,
     STAYS,
     Lengths,
     atoms_of,
@@ -26,20 +24,17 @@ from autoprune.graph.deviations import (
     deviation,
     failure_text,
     kept_without,
-    widths_behind,
 )
-from autoprune.graph.groups import ChannelGraph, ChannelGroup, Index
-from autoprune.graph.numbers import find_number_culprits, run_without, with_fixed_numbers
+from autoprune.graph.groups import ChannelGraph, ChannelGroup
+from autoprune.graph.numbers import with_fixed_numbers
 from autoprune.graph.solve import solve
 from autoprune.graph.surgery import mask
 from autoprune.graph.workbench import Workbench
-from autoprune.ops.labels import Step
 from autoprune.ops.shape_calls import CorrectedShapes, Misfit, with_siblings
 from autoprune.tracing.replays import replay, retrace
 from autoprune.tracing.size_attributes import Attempts, SizeAttribute
-from autoprune.tracing.trace import Shape, Trace
+from autoprune.tracing.trace import Trace
 
-_SCALES = (torch.ops.aten.mul, torch.ops.aten.mul_, torch.ops.aten.div, torch.ops.aten.div_)
 _FRACTION = 0.5
 
 
@@ -65,9 +60,6 @@ def verified(
 
     def likely(subset: Sequence[ChannelGroup]) -> Sequence[ChannelGroup]:
         return _sized(traced, attempts, subset) or inside(subset, failed)
-
-    def rerun(lost: Mapping[str, Index]) -> list[Step[Shape]]:
-        return run_without(workbench, example_inputs, traced, graph, lost)[0]
 
     attempts: Attempts | None = None
     fraction = 0.0
@@ -95,8 +87,7 @@ def verified(
         elif attempts is not None and (apart := _untied(traced, attempts)):
             _tie(traced, attempts, apart)
         elif problem is not None:
-            named = find_number_culprits(rerun, traced, groups) if problem.startswith(SETS) else []
-            named = named or find_culprits(problem_of, groups, likely)
+            named = find_culprits(problem_of, groups, likely)
             if not named:
                 break
         else:
@@ -225,16 +216,11 @@ def _problem(
 
 def suspects(traced: Trace, graph: ChannelGraph) -> list[ChannelGroup]:
     """The prunable groups that depend on an assumption about how the code computes a size."""
-    constraints = traced.constraints
-    factors = {n for step in constraints.steps if step.op.overloadpacket in _SCALES for n in step.numbers}
-    roots = {n for factor in factors for n in widths_behind(factor)}
-    axes = (axis for step in constraints.steps for labels in step.outputs for axis in labels)
-    candidates = {id(axis): axis for axis in axes if axis is not None and len(axis) in roots}
     unit = traced.unit
     assert unit is not None
     # Every unit of a group has channels on each of its axes, so one axis is enough.
     units = {name: unit[atoms_of(traced, group, axes=1)] for name, group in graph.prunable.items()}
-    guessed = np.zeros(constraints.size, dtype=bool)
-    for atoms in [*constraints.guesses, *candidates.values()]:
+    guessed = np.zeros(traced.constraints.size, dtype=bool)
+    for atoms in traced.constraints.guesses:
         guessed[unit[atoms]] = True
     return [group for name, group in graph.prunable.items() if guessed[units[name]].any()]

@@ -2,19 +2,8 @@
 
 import pytest
 
-from autoprune.graph.deviations import ChangedNumber, common_steps, widths_behind
+from autoprune.graph.deviations import ChangedNumber, common_steps
 from autoprune.ops.labels import Step
-
-
-@pytest.mark.parametrize(
-    ("factor", "widths"),
-    [(256.0, {256}), (256**-0.5, {256}), (1 / 24, {24}), (24**0.5, {24}), (0.3, set()), (0.0, set()),
-     (1.0, set()), (float("inf"), set())],
-)  # fmt: skip
-def test_a_factor_points_to_the_width_that_it_was_computed_from(factor, widths):
-    assert widths <= set(widths_behind(factor))
-    if not widths:
-        assert widths_behind(factor) == []
 
 
 def test_runs_diverge_at_another_op_or_number_of_outputs():
