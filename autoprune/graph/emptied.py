@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from autoprune.modules.attention import HeadAttention, adapt_heads
-from autoprune.tracing.layers import Layer, in_axis, is_plain
+from autoprune.tracing.layers import Layer, Norm, channel_axis, constant_map, in_axis, is_plain
 
 
 class Nothing(nn.Module):
@@ -95,7 +95,7 @@ class _ShapeRule:
         return (*x.shape[: -self.dims - 1], channels, *space)
 
 
-def without_empty(model: nn.Module, norms: Mapping[str, str], norm_tensors: Collection[str]) -> None:
+def without_empty(model: nn.Module, norms: Mapping[str, Norm], norm_tensors: Collection[str]) -> None:
     """Replaces the layers and norms of a pruned copy that have no inputs or no outputs, in place.
 
     Args:
@@ -111,16 +111,14 @@ def without_empty(model: nn.Module, norms: Mapping[str, str], norm_tensors: Coll
                 replaced[module] = Nothing(module)
                 continue
             norm = norms.get(name)
-            replaced[module] = constant = Constant(module, norm or name)
+            replaced[module] = constant = Constant(module, norm.name if norm else name)
             if norm is not None:
-                constant.bias = _folded(constant, modules[norm])
-                replaced[modules[norm]] = nn.Identity()
+                constant.bias = _folded(constant, module, modules[norm.name], norm.dims)
+                replaced[modules[norm.name]] = nn.Identity()
         elif _is_empty_norm(name, module, norm_tensors):
             replaced[module] = nn.Identity()
-    for module in modules.values():
-        for name, child in module._modules.items():
-            if child is not None and child in replaced:
-                module._modules[name] = _taken_over(child, replaced[child])
+    for module, new in replaced.items():
+        _become(module, new)
     _leave_fused_layers(model)
     for parameter in model.parameters():
         if not parameter.numel():
@@ -128,12 +126,12 @@ def without_empty(model: nn.Module, norms: Mapping[str, str], norm_tensors: Coll
 
 
 @torch.no_grad()
-def _folded(constant: Constant, norm: nn.Module) -> nn.Parameter:
-    """What the norm makes of a constant map, [C]: every norm maps it to a constant map."""
+def _folded(constant: Constant, layer: Layer, norm: nn.Module, dims: int) -> nn.Parameter:
+    """What the norm makes of the layer's constant map of ``dims`` axes, [C]."""
     bias, exact = constant.bias, copy.deepcopy(norm).double().eval()
     # Some norms refuse maps of a single position.
-    shape = (1, len(bias), *[2] * constant.dims)
-    values = exact(bias.double().view(1, -1, *[1] * constant.dims).expand(shape)).reshape(len(bias), -1)
+    values = exact.forward(constant_map(bias.double(), layer, [2] * dims))
+    values = values.movedim(channel_axis(layer, dims), 0).reshape(len(bias), -1)
     trained = any(parameter.requires_grad for parameter in (bias, *norm.parameters()))
     return nn.Parameter(values[:, 0].to(bias.dtype), requires_grad=trained)
 
@@ -144,13 +142,13 @@ def _is_empty_norm(name: str, module: nn.Module, norm_tensors: Collection[str]) 
     return lengths == {0} and any(f"{name}.{part}" in norm_tensors for part in tensors)
 
 
-def _taken_over(old: nn.Module, new: nn.Module) -> nn.Module:
-    """``new`` with the mode and the hooks of ``old``."""
+def _become(old: nn.Module, new: nn.Module) -> None:
+    """Makes a module another one with its own mode and hooks, wherever the model's code refers to it."""
     new.train(old.training)
-    for name, hooks in vars(old).items():
-        if name.startswith("_forward") and "hooks" in name:
-            setattr(new, name, hooks)
-    return new
+    hooks = {name: x for name, x in vars(old).items() if name.startswith("_forward") and "hooks" in name}
+    old.__class__ = type(new)
+    vars(old).clear()
+    vars(old).update(vars(new) | hooks)
 
 
 def _leave_fused_layers(model: nn.Module) -> None:

@@ -14,6 +14,7 @@ from autoprune.cost.counts import CostModel
 from autoprune.errors import PolicyError
 from autoprune.graph.signal_paths import SignalPaths
 from autoprune.modules.response_norm import ResponseForm
+from autoprune.tracing.layers import Norm
 from autoprune.validation import check_kind
 
 Role: TypeAlias = Literal["producer", "consumer", "norm", "other"]
@@ -135,7 +136,7 @@ class ChannelGraph:
     features: dict[str, list[tuple[str | None, Index]]]
     shapes: dict[str, tuple[int, ...]]
     paths: SignalPaths = field(default_factory=SignalPaths, repr=False)
-    norms: Mapping[str, str] = field(default_factory=dict, repr=False)
+    norms: Mapping[str, Norm] = field(default_factory=dict, repr=False)
     responses: Mapping[str, ResponseForm] = field(default_factory=dict, repr=False)
     scales: tuple[ScaleRule, ...] = ()
     sizes: tuple[SizeRule, ...] = ()

@@ -87,8 +87,8 @@ def _constants(traced: Trace, number: Sequence[int]) -> tuple[Constant, ...]:
         if inputs is None or getattr(layer, "groups", 1) > 1:
             continue
         norm = traced.layers.norms.get(name)
-        folded = sum(f"{norm}.{part}" in parameters for part in ("weight", "bias"))
-        change = (layer.bias is None) - (0 if norm is None else folded)
+        folded = norm and sum(f"{norm.name}.{part}" in parameters for part in ("weight", "bias"))
+        change = (layer.bias is None) - (folded or 0)
         length = number[-1] if outputs is None else number[outputs]
         constants.append(Constant(number[inputs], change, length))
     return tuple(constants)

@@ -86,6 +86,12 @@ PRODUCTS = {
     **{name: -1 for name, rule in RULES.items() if rule is products.matmul},
 }
 
+# Ops that read no more of their first tensor than its shape.
+OF_SHAPE = {
+    *("zero", "fill"),
+    *(name for name, rule in RULES.items() if rule in (shape.factory, shape.factory_like)),
+}
+
 # Ops that make tensors of one number: `torch.full`, `torch.tensor`.
 MAKES_OF_NUMBER = {"full", "new_full", "full_like", "lift_fresh"}
 

@@ -1,10 +1,11 @@
 """Which layers can be replaced once they have no inputs or no outputs, and which norm follows each."""
 
+import copy
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, TypeGuard, cast
+from typing import Any, NamedTuple, TypeGuard, cast
 
 import torch
 from torch import nn
@@ -35,6 +36,18 @@ def in_axis(layer: Layer) -> int:
     return 0 if getattr(layer, "transposed", False) else 1
 
 
+class Norm(NamedTuple):
+    """A norm that maps a constant per channel to a constant per channel, wherever and however large it is.
+
+    Attributes:
+        name: of the module.
+        dims: the number of axes of what it reads.
+    """
+
+    name: str
+    dims: int
+
+
 @dataclass
 class LayerRecord:
     """The plain layers of a model by name, and what follows them.
@@ -45,7 +58,7 @@ class LayerRecord:
     """
 
     layers: dict[str, Layer] = field(default_factory=dict)
-    norms: dict[str, str] = field(default_factory=dict)
+    norms: dict[str, Norm] = field(default_factory=dict)
 
 
 @contextmanager
@@ -53,6 +66,7 @@ def layers_recorded(model: nn.Module, signal: SignalRecord, record: LayerRecord)
     """Fills ``record`` with what is called inside the block; ``signal`` says who reads what."""
     made: dict[str, list[int]] = {}  # by layer, the op that each call ended with
     read: dict[str, list[int]] = {}  # by norm, the op whose result each call reads; -1 if that is no layer's
+    dims: dict[str, int] = {}  # by norm, the number of axes of what the last call reads
 
     def after_layer(name: str) -> Callable[..., None]:
         def hook(_module: nn.Module, _args: Any, output: torch.Tensor) -> None:
@@ -63,8 +77,10 @@ def layers_recorded(model: nn.Module, signal: SignalRecord, record: LayerRecord)
         return hook
 
     def before_norm(name: str) -> Callable[..., None]:
-        def hook(_module: nn.Module, args: Any) -> None:
-            tensor = args[0] if args and isinstance(args[0], torch.Tensor) else None
+        def hook(_module: nn.Module, args: Any, kwargs: Any) -> None:
+            alone = len(args) == 1 and not kwargs and isinstance(args[0], torch.Tensor)
+            tensor = args[0] if alone else None
+            dims[name] = 0 if tensor is None else tensor.dim()
             writers = () if tensor is None else signal.writers(tensor)
             # A view of the output, or what was written to since, is another tensor to the norm.
             direct = tensor is not None and tensor.__dict__.get(_MADE) == (signal, writers)
@@ -78,7 +94,8 @@ def layers_recorded(model: nn.Module, signal: SignalRecord, record: LayerRecord)
                 record.layers[name] = module
                 stack.callback(module.register_forward_hook(after_layer(name)).remove)
             elif _is_norm(module):
-                stack.callback(module.register_forward_pre_hook(before_norm(name)).remove)
+                hook = module.register_forward_pre_hook(before_norm(name), with_kwargs=True)
+                stack.callback(hook.remove)
         yield
     readers = Counter(
         n for op in signal.ops for n in {source for each in op.reads for source in each.sources}
@@ -88,9 +105,9 @@ def layers_recorded(model: nn.Module, signal: SignalRecord, record: LayerRecord)
         layer = layer_of.get(tuple(ops))
         if layer is None or any(readers[op] != 1 for op in ops):
             continue
-        outputs = record.layers[layer].weight.shape[1 - in_axis(record.layers[layer])]
-        if tuple(cast(torch.Tensor, model.get_submodule(norm).weight).shape) == (outputs,):
-            record.norms[layer] = norm
+        module = record.layers[layer]
+        if _keeps_constants(model.get_submodule(norm), module, dims[norm]):
+            record.norms[layer] = Norm(norm, dims[norm])
 
 
 def _is_norm(module: nn.Module) -> bool:
@@ -102,3 +119,44 @@ def _is_norm(module: nn.Module) -> bool:
     }
     one_each = {tuple(x.shape) for x in tensors.values()}
     return "weight" in tensors and set(tensors) <= _PARTS and len(one_each) == 1 and not module._modules
+
+
+def constant_map(values: torch.Tensor, layer: Layer, lengths: Sequence[int]) -> torch.Tensor:
+    """The output of a layer without inputs: ``values`` [C] at every position.
+
+    ``lengths`` are those of its axes; that of the channels is not used.
+    """
+    axis = channel_axis(layer, len(lengths))
+    shape = [*lengths[:axis], len(values), *lengths[axis + 1 :]]
+    return values.view(-1, *[1] * (len(lengths) - axis - 1)).expand(shape)
+
+
+def channel_axis(layer: Layer, dims: int) -> int:
+    """The axis of channels in a layer's output of so many axes."""
+    return dims - 1 - (0 if isinstance(layer, nn.Linear) else len(layer.kernel_size))
+
+
+@torch.no_grad()
+def _keeps_constants(norm: nn.Module, layer: Layer, dims: int) -> bool:
+    """Whether a norm behind a layer maps a constant per channel to one, whatever its parameters hold.
+
+    Positions, borders or sizes that play a part show in small maps of two sizes.
+    """
+    channels = layer.weight.shape[1 - in_axis(layer)]
+    if tuple(cast(torch.Tensor, norm.weight).shape) != (channels,):
+        return False
+    random = torch.Generator().manual_seed(0)
+    axis = channel_axis(layer, dims)
+    results = []
+    try:
+        tried = copy.deepcopy(norm).to("cpu", torch.float64).eval()
+        for tensor in (*tried.parameters(), *tried.buffers()):
+            if tensor.dim():
+                tensor.copy_(torch.rand(tensor.shape, generator=random, dtype=torch.float64) + 0.5)
+        values = torch.rand(channels, generator=random, dtype=torch.float64)
+        for first in (2, 5):
+            x = constant_map(values, layer, [first + place for place in range(dims)])
+            results.append(tried.forward(x).expand_as(x).movedim(axis, 0).reshape(channels, -1))
+    except Exception:  # of any kind: code for tensors of one size, or not to be copied
+        return False
+    return all(torch.allclose(result, results[0][:, :1].expand_as(result)) for result in results)

@@ -105,6 +105,7 @@ class SignalRecord:
         output_axes: Sequence[tuple[Axis, ...]],
         product: int | None,
         view: bool,
+        of_shape: bool = False,
     ) -> None:
         """Records an op.
 
@@ -115,16 +116,18 @@ class SignalRecord:
             output_axes: the labels of each.
             product: the axis of channels in the result of a convolution or matrix product, else ``None``.
             view: whether its results share the memory of ``tensors[0]``, and it wrote nothing.
+            of_shape: whether it reads no more of ``tensors[0]`` than its shape, which carries no signal.
         """
         cells = [self._cell(tensor) for tensor in tensors]
         if view and cells:
             for tensor in outputs if cells[0] is not None else ():
                 tensor.__dict__[_ATTRIBUTE] = cells[0]
             return
-        weights = [c.weight for c, x in zip(cells, tensors, strict=True) if c and c.weight and x.dim() > 1]
+        read = list(zip(cells, tensors, axes, strict=True))[1 if of_shape else 0 :]
+        weights = [c.weight for c, x, _ in read if c and c.weight and x.dim() > 1]
         reads = [
             Read(tuple(cell.sources), of_tensor)
-            for cell, of_tensor in zip(cells, axes, strict=True)
+            for cell, _, of_tensor in read
             if cell is not None and cell.sources
         ]
         number = None

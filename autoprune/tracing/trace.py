@@ -18,7 +18,7 @@ from autoprune.modules.validate import failure
 from autoprune.ops.components import connected
 from autoprune.ops.labels import MARK, Atoms, Axis, Labels, Step, TraceConstraints
 from autoprune.ops.op_dispatch import OpDispatch, OpEntry, tensors_in
-from autoprune.ops.rules import MAKES_OF_NUMBER, PRODUCTS, compared, numbers_of
+from autoprune.ops.rules import MAKES_OF_NUMBER, OF_SHAPE, PRODUCTS, compared, numbers_of
 from autoprune.ops.shape_reads import ShapeReads
 from autoprune.ops.value_reads import SCALAR_READ, ValueReads
 from autoprune.tracing.feature_maps import features_recorded
@@ -148,7 +148,7 @@ def _apply_rule(
         constraints.steps.append(Step(step, numbers, output_axes))
     input_axes = [x.axes if x else (None,) * t.dim() for x, t in zip(inputs, tensors, strict=True)]
     product, view = PRODUCTS.get(op), entry.aliases and not func._schema.is_mutable
-    traced.signal.op(tensors, input_axes, outputs, output_axes, product, view)
+    traced.signal.op(tensors, input_axes, outputs, output_axes, product, view, op in OF_SHAPE)
     traced.origins.op(func, op, args, tensors, outputs)
 
 

@@ -46,6 +46,30 @@ def test_either_path_can_go_but_not_both(join, outputs):
             refused()
 
 
+def filled(out, *parts):
+    """The sum of ``parts``, written into ``out``."""
+    for part in parts:
+        out.add_(part)
+    return out
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        torch.zeros_like,
+        torch.ones_like,
+        lambda x: torch.empty_like(x).zero_(),
+        lambda x: x.new_zeros(x.shape),
+    ],
+)
+def test_a_tensor_of_the_same_shape_carries_no_signal(start):
+    graph = analyze(Two(lambda a, b: filled(start(a), a, b)), (X,))
+    assert set(graph.emptiable) == {"left", "right"}
+    assert largest_set(graph, ["right", "left"]) == ["right"]
+    with pytest.raises(PolicyError, match="together they carry all that `head` sees"):
+        prune(Two(), graph, {"left": [], "right": []})
+
+
 def test_what_all_signal_goes_through_is_refused_with_what_it_feeds(residual):
     graph = analyze(residual(), (torch.rand(1, 3, 8, 8),))
     assert graph.emptiable == ("inner",)

@@ -184,6 +184,89 @@ def test_a_norm_behind_something_else_is_not_folded(randomize):
     torch.testing.assert_close(pruned(X), mask(model, graph, {"branch.0": []})(X))
 
 
+class Tokens(nn.Module):
+    """A feed-forward network over tokens [N, L, C], L = C, and a norm behind it."""
+
+    def __init__(self, norm):
+        super().__init__()
+        self.stem, self.head = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 2, 1)
+        self.enter, self.leave, self.norm = nn.Linear(8, 6), nn.Linear(6, 8), norm
+
+    def forward(self, x):
+        x = self.stem(x)
+        tokens = F.adaptive_avg_pool2d(x, (2, 4)).flatten(2).transpose(1, 2)
+        tokens = self.norm(self.leave(F.relu(self.enter(tokens)))).transpose(1, 2).unflatten(2, (2, 4))
+        return self.head(x + F.interpolate(tokens, x.shape[2:]))
+
+
+class Transposing(nn.BatchNorm1d):
+    def forward(self, x):
+        return super().forward(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Own(nn.Module):
+    """A norm by ``code``, which gets what it reads and its scale."""
+
+    def __init__(self, code):
+        super().__init__()
+        self.weight, self.code = nn.Parameter(torch.rand(8) + 1), code
+
+    def forward(self, *x):
+        return self.code(*x, self.weight[:, None, None])
+
+
+def apart(code):
+    return Block(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), Own(code))
+
+
+@pytest.mark.parametrize(
+    ("build", "folded"),
+    [
+        (lambda: Tokens(nn.BatchNorm1d(8)), False),  # its channels are the tokens
+        (lambda: Tokens(nn.GroupNorm(2, 8)), False),
+        (lambda: Tokens(nn.InstanceNorm1d(8, affine=True, track_running_stats=True)), False),
+        (lambda: Tokens(Transposing(8)), True),
+        (lambda: apart(lambda x, scale: x * scale), True),
+        (lambda: apart(lambda x, scale: F.avg_pool2d(x * scale, 3, 1, 1)), False),  # a border of zeros
+        (lambda: apart(lambda x, scale: x * scale * torch.linspace(0, 1, x.shape[-1])), False),
+        (lambda: apart(lambda x, scale: x * scale * x.shape[-1]), False),
+    ],
+)
+def test_a_norm_is_folded_where_it_acts_on_each_channel_alone(build, folded, randomize):
+    torch.manual_seed(0)
+    model = randomize(build()).eval()
+    graph = analyze(model, (X,))
+    (name,) = graph.emptiable
+    pruned, masked = prune(model, graph, {name: []}), mask(model, graph, {name: []})
+    for x in (X, X[..., :12, :10]):
+        torch.testing.assert_close(pruned(x), masked(x))
+    norm = pruned.norm if isinstance(model, Tokens) else pruned.branch[3]
+    assert isinstance(norm, nn.Identity) == folded
+
+
+class Elsewhere(Block):
+    """A residual branch whose parts the code takes from a dict that is no module."""
+
+    def __init__(self):
+        super().__init__(nn.Conv2d(8, 6, 1), nn.ReLU(), nn.Conv2d(6, 8, 1), nn.BatchNorm2d(8))
+        self.parts = {"all": list(self.branch)}
+
+    def forward(self, x):
+        x = y = F.relu(self.stem(x))
+        for part in self.parts["all"]:
+            y = part(y)
+        return self.head(x + y)
+
+
+def test_a_layer_is_replaced_wherever_the_code_refers_to_it(randomize):
+    model = randomize(Elsewhere())
+    graph = analyze(model, (X,))
+    keep = {"branch.0": []}
+    pruned = prune(model, graph, keep)
+    torch.testing.assert_close(pruned(X), mask(model, graph, keep)(X))
+    assert kinds(pruned.branch) == [Nothing, nn.ReLU, Constant, nn.Identity]
+
+
 def test_the_fused_layer_of_torch_is_left(randomize):
     """It reads the weights of all its layers, in eval mode without gradients."""
     torch.backends.mha.set_fastpath_enabled(True)
