@@ -1,7 +1,7 @@
 """`autoprune demo`: a search from data to exported detector on generated images, offline, in minutes."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
 
 # What the demo's time goes to; see docs/benchmarks.md for how long each part takes.
-BUDGETS = "67%,50%,33%,12%"
-TRIALS = 24
-"""Twelve warm starts, three at each budget, and twelve of the sampler."""
+BUDGETS = "50%,33%,12%"
+TRIALS = 18
+"""Nine warm starts, three at each budget, and nine of the sampler."""
+STEPS_AT_SIBLING = 600
+"""Of the recovery of the best trial at the budget next to the smaller sibling's GFLOPs."""
 STEPS = 100
-"""Of each recovery; the best trial of each budget is recovered."""
+"""Of those at smaller budgets; at larger ones reconstruction alone is nearly as good."""
 TRAIN_IMAGES = 1200
 """For importance and recovery; the shipped weights were trained on these and more."""
 VAL_IMAGES = 192
@@ -78,7 +80,7 @@ def demo(
         typer.Option("--threads", min=1, max=1024, help="CPU threads; default: torch's own choice."),
     ] = None,
 ) -> None:
-    """Prune a small RetinaNet to 67%, 50%, 33% and 12% of its GFLOPs: no data, no network, a few minutes."""
+    """Prune a small RetinaNet to 50%, 33% and 12% of its GFLOPs: no data, no network, a few minutes."""
     started = time.monotonic()
     if not budget_gflops.strip(", "):
         raise ConfigError("--budget-gflops names no budget; give GFLOPs, or a percentage such as 50%")
@@ -92,15 +94,15 @@ def demo(
         budgets = ", ".join(config.budget_gflops)
         with _part(3, "Search", _SEARCH.format(trials=config.trials, budgets=budgets)):
             result = _search(config)
-        with _part(4, "Recovery", _RECOVERY.format(steps=config.steps)):
-            compared, recovered = _recover(result)
+        with _part(4, "Recovery", _RECOVERY.format(long=STEPS_AT_SIBLING, short=config.steps)):
+            compared, steps, recovered = _recover(result)
         with _part(5, "Export and comparison", _COMPARISON.format(images=TEST_IMAGES)):
             exported = _export(recovered[-1], out / "detector")
-            rows, sibling, lines = _compare(config, compared, recovered)
+            rows, sibling, lines = _compare(config, compared, steps, recovered)
         picture = _draw(result, sibling, out)
         title = f"{TEST_IMAGES} test images that training and search never saw"
         show_table(console, comparison_table(rows, title))
-        console.print(_LEGEND.format(steps=config.steps) + "\n")
+        console.print(_LEGEND.format(long=STEPS_AT_SIBLING, short=config.steps) + "\n")
         for line in lines:
             console.print(line)
         console.print()
@@ -121,15 +123,18 @@ _SEARCH = (
     "scores the importance of every channel for the loss, then tries {trials} ways to spend {budgets} of the "
     "GFLOPs on the layers: each policy is pruned, reconstructed by least squares, and measured"
 )
-_RECOVERY = "trains the best policy of each budget for {steps} steps, with the dense detector as teacher"
+_RECOVERY = (
+    "trains the best policy at the smaller sibling's GFLOPs for {long} steps and those below it for {short}, "
+    "with the dense detector as teacher"
+)
 _COMPARISON = (
     "the smallest detector as files; then {images} new images, with the smaller sibling, the same RetinaNet "
     "with fewer channels, trained as long as the dense one"
 )
 _LEGEND = (
-    "untrained: pruned and reconstructed, the same for all policies; trained: the best trial of each budget "
-    "(on the validation images) after a recovery of {steps} steps, which keeps untrained weights where they "
-    "are better; dense and sibling as they ship"
+    "untrained: pruned and reconstructed, the same for all policies; trained: the best trial of a budget (on "
+    "the validation images) after a recovery, of {long} steps at the smaller sibling's GFLOPs and {short} "
+    "below, which keeps untrained weights where they are better; dense and sibling as they ship"
 )
 
 
@@ -192,9 +197,9 @@ def _search(config: Config) -> "SearchResult":
     return search(config)
 
 
-def _recover(result: "SearchResult") -> "tuple[list[Compared], list[Recovered]]":
-    """The trials to compare, and the best of each budget recovered, the largest budget first."""
-    from autoprune.cli.demo_comparison import choose
+def _recover(result: "SearchResult") -> "tuple[list[Compared], dict[int, int], list[Recovered]]":
+    """The trials to compare; steps by trial and results of those recovered, the largest budget first."""
+    from autoprune.cli.demo_comparison import choose, sibling_gflops
     from autoprune.recovery.recover import recover
 
     compared = choose(result)
@@ -204,7 +209,14 @@ def _recover(result: "SearchResult") -> "tuple[list[Compared], list[Recovered]]"
         )
     best = [item for item in compared if item.is_best]
     say("best: " + ", ".join(f"trial {item.trial} ({item.origin})" for item in best))
-    return compared, recover(result.run, [item.trial for item in best])
+    gflops = sibling_gflops()
+    beside = min(best, key=lambda item: abs(item.budget - gflops))
+    steps = {
+        item.trial: STEPS_AT_SIBLING if item is beside else SETTINGS["steps"]
+        for item in best
+        if item.budget <= beside.budget
+    }
+    return compared, steps, [recover(result.run, [trial], n)[0] for trial, n in steps.items()]
 
 
 def _export(recovered: "Recovered", folder: Path) -> Path:
@@ -220,7 +232,10 @@ def _export(recovered: "Recovered", folder: Path) -> Path:
 
 
 def _compare(
-    config: Config, compared: "Sequence[Compared]", recovered: "Sequence[Recovered]"
+    config: Config,
+    compared: "Sequence[Compared]",
+    steps: "Mapping[int, int]",
+    recovered: "Sequence[Recovered]",
 ) -> "tuple[list[Entry], Entry, list[str]]":
     """The rows of the last table, the smaller sibling for the picture, and what the table shows in words."""
     from autoprune.cli.demo_comparison import compare, save_untrained
@@ -229,7 +244,7 @@ def _compare(
     untrained = save_untrained(config.out, [item.trial for item in compared])
     comparison = compare(config, untrained, {item.metrics["trial"]: item.folder for item in recovered})
     sibling = sibling_entry(comparison, comparison.sibling_val_map)
-    return table_entries(comparison, compared), sibling, sentences(comparison, compared, config.steps)
+    return table_entries(comparison, compared), sibling, sentences(comparison, compared, steps)
 
 
 def _draw(result: "SearchResult", sibling: "Entry", out: Path) -> Path:

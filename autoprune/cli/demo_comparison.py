@@ -80,6 +80,15 @@ class Comparison:
     sibling_val_map: float
 
 
+def sibling_gflops() -> float:
+    """The GFLOPs of the smaller sibling, for one of the demo's images."""
+    from autoprune.detectors import build, detector_inputs
+    from autoprune.graph import analyze
+
+    size = (demo_detector.IMAGE_SIZE, demo_detector.IMAGE_SIZE)
+    return analyze(build(demo_detector.SIBLING), detector_inputs(size)).gflops()
+
+
 def choose(result: "SearchResult") -> list[Compared]:
     """The best uniform, one-shot and searched trial of each budget, the largest budget first."""
     complete = [r for r in result.records if r.counts and r.state == "complete" and r.budget is not None]

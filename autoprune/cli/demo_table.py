@@ -1,6 +1,6 @@
 """The last table of `autoprune demo`, and what it means in plain words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from autoprune.cli.demo_comparison import Compared, Comparison, Measured
 from autoprune.data import demo_detector
@@ -29,13 +29,13 @@ def sibling_entry(comparison: Comparison, map: float | None = None) -> Entry:
     return entry if map is None else Entry(SIBLING, "sibling", map, entry.gflops, entry.mparams)
 
 
-def sentences(comparison: Comparison, compared: Sequence[Compared], steps: int) -> list[str]:
+def sentences(comparison: Comparison, compared: Sequence[Compared], steps: Mapping[int, int]) -> list[str]:
     """What the table shows: the gain of the search at each budget, and the smaller sibling.
 
     Args:
         comparison: what was measured.
         compared: the trials in it.
-        steps: of each recovery.
+        steps: of each recovery, by trial.
     """
     dense = comparison.dense
     lines = []
@@ -45,7 +45,8 @@ def sentences(comparison: Comparison, compared: Sequence[Compared], steps: int) 
     recovered = [item for item in compared if item.trial in comparison.recovered]
     if recovered:
         nearest = min(recovered, key=lambda item: abs(item.budget - comparison.sibling.gflops))
-        lines.append(sibling_sentence(comparison.recovered[nearest.trial], comparison.sibling, steps))
+        trained, sibling = comparison.recovered[nearest.trial], comparison.sibling
+        lines.append(sibling_sentence(trained, sibling, steps[nearest.trial]))
     return lines
 
 

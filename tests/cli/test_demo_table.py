@@ -84,7 +84,7 @@ def test_the_recovered_detector_is_compared_with_the_sibling(
 
 
 def test_each_budget_has_a_sentence_and_the_sibling_the_last() -> None:
-    lines = sentences(comparison(0.70, 0.72, 0.75), TRIALS, steps=90)
+    lines = sentences(comparison(0.70, 0.72, 0.75), TRIALS, steps={2: 90})
     assert lines[0].startswith("50%: the search ends 3.0 mAP above")
     assert lines[1].startswith("The recovered detector at 0.200 GFLOPs")
     assert len(lines) == 2
