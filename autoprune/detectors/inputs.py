@@ -65,7 +65,9 @@ def size_text(model: nn.Module, size: tuple[int, int]) -> str:
 def sizes_text(size: Sequence[int], seen: Sequence[int]) -> str:
     """As `size_text`, of an image's size and what `network_size` says of it."""
     text = "{}x{}".format(*size)
-    return text if list(seen) == list(size) else f"{text}, which the detector itself makes {seen[0]}x{seen[1]}"
+    return (
+        text if list(seen) == list(size) else f"{text}, which the detector itself makes {seen[0]}x{seen[1]}"
+    )
 
 
 def image_corner(model: nn.Module, size: tuple[int, int], batch: tuple[int, int]) -> tuple[int, int]:

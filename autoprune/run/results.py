@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,11 @@ from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.progress import count_of
 from autoprune.run.directory import RunDirectory
+from autoprune.run.lock import is_locked
+from autoprune.run.names import LOCK_FILE
 from autoprune.study.compare import best_of, like_the_best, was_compared
 from autoprune.study.earlier_data import EARLIER
+from autoprune.study.lease import is_driven
 from autoprune.study.records import Record, front_of, read_records
 from autoprune.study.storage import load_study
 
@@ -170,6 +173,8 @@ def load_result(path: Path) -> SearchResult:
     study = load_study(config.storage or run.journal_file, study_name(config))
     notes = study.user_attrs
     records = read_records(study)
+    if not (is_locked(path, LOCK_FILE) if config.storage is None else is_driven(study)):  # it was killed
+        records = [replace(r, state="interrupted") if r.state == "running" else r for r in records]
     _check_objectives(run, config, records)
     points = [
         FrontPoint(record.number, record.origin, record.values, run.policy_file(record.number))

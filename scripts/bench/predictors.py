@@ -136,9 +136,7 @@ def show(budget: str, measured: list[dict[str, Any]], steps: int) -> None:
     half = len(measured) // 2
     for name, values in predictors.items():
         known = np.asarray(values, dtype=float)
-        correlations = [
-            str(estimate(spearman, known[:end], recovered[:end])) for end in (len(known), half)
-        ]
+        correlations = [str(estimate(spearman, known[:end], recovered[:end])) for end in (len(known), half)]
         lost = 100 * (recovered[known.argmax()] - recovered[0])
         table.add_row("parameters kept" if name == "mparams" else name, *correlations, f"{lost:.1f}")
     console = Console(width=120)
