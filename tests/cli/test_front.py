@@ -105,7 +105,8 @@ def test_a_run_without_a_complete_trial_has_no_table(autoprune: Run, run_copy: P
     lines = (run_copy / "study.journal").read_text().splitlines(keepends=True)
     first = next(index for index, line in enumerate(lines) if '"rung_0"' in line)
     (run_copy / "study.journal").write_text("".join(lines[:first]))
-    shutil.rmtree(run_copy / "policies")
+    for name in ("policies", "recovered"):
+        shutil.rmtree(run_copy / name)
     outcome = autoprune("front", run_copy)
     assert outcome.code == 0, outcome.err
     assert rows_of(outcome.out) == {}
@@ -118,8 +119,8 @@ def test_a_trial_is_in_flight_only_while_a_driver_runs(autoprune: Run, run_copy:
     lines = journal.read_text().splitlines(keepends=True)
     first = next(index for index, line in enumerate(lines) if '"rung_0"' in line)
     journal.write_text("".join(lines[:first]))  # as of a search that was killed in its first trial
-    shutil.rmtree(run_copy / "policies")
-    (run_copy / "front.csv").unlink()
+    for name in ("policies", "recovered"):
+        shutil.rmtree(run_copy / name)
     states = {}
     for driven in (True, False):
         with locked(run_copy, LOCK_FILE) if driven else nullcontext():
