@@ -70,7 +70,7 @@ class Lease:
 
 def is_driven(study: optuna.Study, clock: Callable[[], float] = time.time) -> bool:
     """Whether a driver has the lease of a study, and lives."""
-    owner = study.user_attrs.get(ATTRIBUTE)
+    owner = study.user_attrs.get(ATTRIBUTE) or {}
     return bool(owner) and _lives(owner, clock())
 
 
