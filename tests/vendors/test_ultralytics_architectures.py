@@ -181,6 +181,25 @@ def test_what_is_no_row_is_said_to_be_none(row, shown):
         architectures.task_of(content, "x.yaml")
 
 
+@pytest.mark.parametrize("row", [["x", 1], [[-1, "x"], 1], [-1, "one"], [-1, None], [-1, True]])
+def test_a_text_where_a_row_has_whole_numbers_is_named(row):
+    content = copy.deepcopy(architectures.find("yolo11n.yaml"))
+    content["backbone"][1][:2] = row
+    with pytest.raises(ModelError, match=r"^x.yaml: .*'Conv'.* must begin with whole numbers"):
+        architectures.task_of(content, "x.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["many", 3, 2], [64, "three", 2]])
+def test_a_text_where_a_layer_takes_a_number_says_where_to_look(arguments):
+    content = copy.deepcopy(architectures.find("yolo11n.yaml"))
+    content["backbone"][0][3] = arguments
+    assert architectures.task_of(content, "x.yaml") == "detect"
+    with pytest.raises(
+        ModelError, match=r"^yolo11n.yaml can't be built by .*; check the rows of its `backbone`"
+    ):
+        architectures.build(content, 3)
+
+
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-seg.yaml", "yolo11n-obb.yaml", "rtdetr-l.yaml"])
 def test_a_prediction_layer_has_the_classes_that_nc_says(name):
     content = {**copy.deepcopy(architectures.find(name)), "nc": 3}
