@@ -202,7 +202,7 @@ def build(architecture: Mapping[str, Any], classes: int, class_width: int | None
     kind = tasks.RTDETRDetectionModel if architecture["head"][-1][2] == "RTDETRDecoder" else _MODELS[task]
     named = copy.deepcopy(dict(architecture))
     named["head"][-1][3][0] = "nc"  # a number there would stay where other classes are trained
-    with quiet(), _layers_named(architecture):
+    with quiet():
         model = kind(copy.deepcopy(named), nc=classes, verbose=False)
         head = model.model[-1]
         if class_width is not None and class_width != class_width_of(head):
@@ -213,7 +213,7 @@ def build(architecture: Mapping[str, Any], classes: int, class_width: int | None
 
 
 @contextmanager
-def _layers_named(architecture: Mapping[str, Any]) -> Iterator[None]:
+def rows_blamed(architecture: Mapping[str, Any]) -> Iterator[None]:
     """Blames the rows for what Ultralytics raises that computes with what they hold.
 
     Raises:

@@ -11,6 +11,7 @@ from autoprune.errors import ModelError
 from tests.vendors.ultralytics_models import make_lively  # noqa: F401  skips where there is no Ultralytics
 
 ultralytics = pytest.importorskip("ultralytics")
+from autoprune.vendors import ultralytics as adapter  # noqa: E402
 from autoprune.vendors import ultralytics_architectures as architectures  # noqa: E402
 from autoprune.vendors.ultralytics_library import YAML  # noqa: E402
 
@@ -197,7 +198,7 @@ def test_a_text_where_a_layer_takes_a_number_says_where_to_look(arguments):
     with pytest.raises(
         ModelError, match=r"^yolo11n.yaml can't be built by .*; check the rows of its `backbone`"
     ):
-        architectures.build(content, 3)
+        adapter.build({"yaml": content}, 4)
 
 
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-seg.yaml", "yolo11n-obb.yaml", "rtdetr-l.yaml"])
