@@ -48,9 +48,9 @@ def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.Ca
     problems().print(HOSTILE)
     captured = capsys.readouterr()
     assert captured.err == f"{ESCAPED}\n"
-    printed, told, said, title, heading, cell = (line.strip() for line in captured.out.split("\n")[:-1])
+    printed, line, said, title, heading, cell = (line.strip() for line in captured.out.split("\n")[:-1])
     assert heading == r"name\n"
-    assert {printed, told, said, title, cell} == {ESCAPED}
+    assert {printed, line, said, title, cell} == {ESCAPED}
     assert not [char for char in captured.out if unicodedata.category(char) == "Cc" and char != "\n"]
 
 

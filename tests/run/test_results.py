@@ -156,9 +156,9 @@ def test_a_journal_that_was_cut_is_told_by_the_results_of_trials_that_it_lost(ch
     assert (first := min(numbers - left)) > 0
     run = RunDirectory(path)
     for read in (load_result, lambda _: recorded_notes(run.config(), run)):
-        with pytest.raises(RunError) as told:
+        with pytest.raises(RunError) as refused:
             read(path)
-        said = str(told.value)
+        said = str(refused.value)
         assert said.startswith(f"{journal} has lost finished trials: that of {path}/{kept}/trial-{first:04d}")
         assert "restore it from a copy" in said
 
