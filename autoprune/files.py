@@ -256,6 +256,11 @@ def unwritable(path: Path, error: OSError) -> RunError:
     """The error to raise, with one line that says why ``path`` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return RunError(f"the disk is full: {path} was not written; free some space and run the same command")
+    if error.errno == errno.EFBIG:
+        return RunError(
+            f"cannot write {path}: it would be larger than a file may be here; raise the limit (`ulimit "
+            "-f`), or choose a folder on another file system"
+        )
     return RunError(f"cannot write {path}: {error.strerror}; choose another folder or fix its permissions")
 
 

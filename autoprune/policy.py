@@ -263,7 +263,14 @@ def _checked(content: Mapping[str, Any], where: str) -> tuple[PolicyFile, dict[s
     try:
         file = PolicyFile.model_validate(content)
     except ValidationError as error:
-        raise PolicyError(first_problem(error, PolicyFile, where)) from error
+        problem = first_problem(error, PolicyFile, where)
+        raise PolicyError(f"{problem}; restore what autoprune wrote") from error
+    classes = file.model.num_classes
+    if lacking := [label for label in file.labels if not 0 <= label < classes]:
+        raise PolicyError(
+            f"{where}: `labels` names {lacking[0]} {file.labels[lacking[0]]!r}, and {file.model.name} has "
+            f"labels up to {classes - 1}; restore what autoprune wrote, or the labels of this detector"
+        )
     return file, {
         name: _read_ranges(f"{where}: group `{name}`", entry) for name, entry in file.groups.items()
     }

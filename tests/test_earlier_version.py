@@ -142,7 +142,7 @@ def test_the_command_that_began_a_search_resumes_it_with_the_defaults_of_then(fo
     printed = capsys.readouterr().out
     settings = "criterion 'joint', curves False, detection_precision 'float32', learning_rate 0.0003"
     settings += ", clip_norm 10.0, distill_head False"
-    assert f"killed with its own {settings}; for other" in " ".join(printed.split())
+    assert f"killed keeps its own {settings}; for other" in " ".join(printed.split())
     assert norms == {10.0}
     assert max(rates) == 3e-4
     records = [record for record in load_result(folder / "killed").records if record.counts]

@@ -1,5 +1,7 @@
 import errno
 import os
+import resource
+import signal
 import stat
 from pathlib import Path
 
@@ -42,6 +44,21 @@ def test_full_disk_is_one_line_and_leaves_nothing(tmp_path):
         raise OSError(errno.ENOSPC, "No space left on device")
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_file_larger_than_may_be_says_what_to_raise(tmp_path):
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # as Python itself has it
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+        with pytest.raises(
+            RunError, match=r"cannot write .*x: it would be larger .* raise the limit \(`ulimit -f`"
+        ):
+            write_text(tmp_path / "x", "text" * 1000)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
     assert os.listdir(tmp_path) == []
 
 

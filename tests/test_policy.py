@@ -66,6 +66,19 @@ def test_a_broken_input_size_is_one_line(tmp_path, line, message):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("label", [-1, 4, 90])
+def test_labels_that_the_detector_lacks_are_refused_by_name(tmp_path, label):
+    """As of a policy into which the labels of another detector were copied."""
+    file = tmp_path / "policy.yaml"
+    make_policy(labels={0: "all", 3: "cat"}).save(file)
+    assert Policy.load(file).labels == {0: "all", 3: "cat"}
+    file.write_text(file.read_text().replace("3: cat", f"{label}: cat"))
+    with pytest.raises(PolicyError) as refused:
+        Policy.load(file)
+    said = f"{file}: `labels` names {label} 'cat', and retinanet_resnet18_fpn has labels up to 3; restore"
+    assert str(refused.value).startswith(said)
+
+
 def test_an_emptied_group_is_written_as_none(tmp_path):
     policy = make_policy(keep={"a.conv": (), "b.conv": (3,)})
     policy.save(tmp_path / "policy.yaml")

@@ -1,8 +1,7 @@
 """`autoprune apply`: prunes the dense weights by a policy, without recovery."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,9 +12,6 @@ from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
 from autoprune.errors import ConfigError
 from autoprune.progress import command_line
-
-if TYPE_CHECKING:
-    from autoprune.policy import Policy
 
 
 @with_config("weights", "weights_key", described={"weights": "none, for a policy holds no weights"})
@@ -32,6 +28,7 @@ def apply(
 
     from autoprune.data.labels import describe
     from autoprune.detectors import detector_inputs
+    from autoprune.detectors.class_names import names_in, renamed
     from autoprune.export import largest_difference, load, save_detector
     from autoprune.files import new_folder
     from autoprune.graph import analyze
@@ -54,7 +51,8 @@ def apply(
     costs = {name: value for name, value in checked.metrics.items() if name in ("gflops", "mparams")}
     made = replace(checked, weights_sha256=applied, metrics=costs)
     if applied != checked.weights_sha256:  # other weights may have the same classes in another order
-        made = replace(made, labels=_labels(made, config.weights))
+        carried = names_in(config.weights, made.model.name, made.model.num_classes)
+        made = replace(made, labels=renamed(made.labels, carried))
     with new_folder(to) as folder:
         save_detector(folder, pruned, made)
         difference = largest_difference(pruned, load(folder), detector.policy.input_size)
@@ -65,14 +63,3 @@ def apply(
         tell(console, f"labels: {own}, as {config.weights} names them; the policy is of {other}")
     tell(console, f"read back: outputs differ by {difference:.3g}")
     tell(console, f"next: {command_line('eval', to, *ANY_DATA)}")
-
-
-def _labels(policy: "Policy", weights: str) -> Mapping[int, str]:
-    """The name of each label: those in the weights where the policy has others for the same labels."""
-    from autoprune.detectors.class_names import names_in
-
-    carried, stored = names_in(weights, policy.model.name, policy.model.num_classes), policy.labels
-    same = all(
-        carried.get(label, name).strip().lower() == name.strip().lower() for label, name in stored.items()
-    )
-    return carried if carried and not (same and stored) else stored

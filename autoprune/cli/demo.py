@@ -102,7 +102,8 @@ def demo(
         picture = _draw(result, sibling, out)
         title = f"{TEST_IMAGES} test images that training and search never saw"
         show_table(console, comparison_table(rows, title))
-        console.print(_LEGEND.format(long=STEPS_AT_SIBLING, short=config.steps) + "\n")
+        console.print(_LEGEND.format(long=STEPS_AT_SIBLING, short=config.steps))
+        console.print()
         for line in lines:
             console.print(line)
         console.print()
@@ -115,7 +116,8 @@ def demo(
         }
         for name, path in files.items():
             tell(console, f"{name:<13} {path}")
-        console.print(f"\n{time.monotonic() - started:.0f} s in all. Your own detector is next:")
+        console.print()
+        console.print(f"{time.monotonic() - started:.0f} s in all. Your own detector is next:")
         tell(console, "autoprune search --model NAME --weights FILE --data DIR --budget-gflops 50%")
 
 
@@ -141,7 +143,8 @@ _LEGEND = (
 @contextmanager
 def _part(number: int, name: str, description: str) -> Iterator[None]:
     """Says what the next part of the demo does, and how long it took."""
-    say(f"\n[bold]{number}/{PARTS} {name}[/]: {description}", markup=True)
+    say("")
+    say(f"[bold]{number}/{PARTS} {name}[/]: {description}", markup=True)
     started = time.monotonic()
     yield
     say(f"[dim]{time.monotonic() - started:.0f} s[/]", markup=True)

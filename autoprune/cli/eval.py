@@ -1,6 +1,7 @@
 """`autoprune eval`: COCOeval's twelve numbers and the mAP of each class."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -110,12 +111,15 @@ def _open(
     if detector.folder is not None:
         from autoprune.export.folder import load_with_policy
 
-        model: nn.Module = load_with_policy(detector.folder, weights, key)[0]
+        model: nn.Module
+        model, loaded = load_with_policy(detector.folder, weights, key)
+        stored: Mapping[int, str] | None = loaded.labels
         run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
             config = with_data_of(run, config)
         spec = detector.spec
     else:
+        stored = None if detector.policy is None else detector.policy.labels
         config = with_dense(detector, config)
         refuse_missing(config)
         model, spec = build_dense(detector, config)
@@ -124,7 +128,6 @@ def _open(
             policy = detector.policy.with_costs(graph, argument or "the policy")
             costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
             model = policy.apply(model, graph)
-    stored = None if detector.policy is None else detector.policy.labels
     images = open_split(config, split, model, None if config.labels else stored)
     images = images.relabeled(agreed_labels(images, config, spec.num_classes, stored))
     say(images.labels_line)

@@ -115,10 +115,10 @@ def export(
     weights = config.weights if "weights" in flags else None
     if weights is None:
         refuse_useless(flags, {"weights_key"}, "without --weights; omit it")
-    model, policy = load_with_policy(folder, weights, config.weights_key if weights else None)
-    input_size = policy.input_size if size is None else _given_size(size, model)
-    render(folder)  # raises where a file is damaged, before anything is written
     with working() as console:
+        model, policy = load_with_policy(folder, weights, config.weights_key if weights else None)
+        input_size = policy.input_size if size is None else _given_size(size, model)
+        render(folder)  # raises where a file is damaged, before anything is written
         pictures = _images(folder, model, config, images, policy.labels) if needs_images else None
         with new_folder(to) as new:
             file: Path | None = None

@@ -190,14 +190,12 @@ def _groups(graph: "ChannelGraph", widths: dict[str, int] | None) -> list[dict[s
 
 
 def _show(console: "Console", report: dict[str, Any]) -> None:
+    from autoprune.detectors.inputs import sizes_text
+
     spec, pruned = report["model"], report["pruned"]
-    height, width = report["input_size"]
-    seen = ""
-    if report["network_size"] != report["input_size"]:
-        seen = ", which the detector itself makes {}x{} for its network".format(*report["network_size"])
     console.print(
         f"{spec['name']}, {spec['num_classes']} classes with the background, {spec['norm']} norms, "
-        f"counted at {height}x{width}{seen}"
+        f"counted at {sizes_text(report['input_size'], report['network_size'])}"
     )
     after = {name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})" for name in pruned or ()}
     console.print(

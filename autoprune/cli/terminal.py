@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.segment import Segment, Segments
 from rich.table import Table
+from rich.text import Text
 
 from autoprune import progress
 from autoprune.process import stdout_to_stderr
@@ -16,6 +17,7 @@ from autoprune.process import stdout_to_stderr
 PIPE_WIDTH = 240
 TABLE_WIDTH = 80
 """The least that tables need: a narrower one would lose names and figures."""
+_ESCAPES = {code: repr(chr(code))[1:-1] for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) != "\t"}
 
 
 def widen_columns() -> None:
@@ -39,9 +41,20 @@ def problems() -> Console:
     return _console(stderr=True, soft_wrap=True)
 
 
+class _Terminal(Console):
+    """Escapes control characters, which a path or a class name may hold: they would steer the terminal.
+
+    Also line breaks: what is meant to have several lines is rich's `Text`, which is printed as it is.
+    """
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """The text of what is printed, be it a line or the cell of a table."""
+        return super().render_str(text.translate(_ESCAPES), **options)
+
+
 def _console(**options: Any) -> Console:
     """A console that prints text as it is: no markup from `[b]`, no emoji from `:b:` in a path or a name."""
-    return Console(**options, highlight=False, markup=False, emoji=False)
+    return _Terminal(**options, highlight=False, markup=False, emoji=False)
 
 
 def tell(console: Console, line: str) -> None:

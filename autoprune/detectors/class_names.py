@@ -52,6 +52,27 @@ def names_in(weights: str, model_name: str, num_classes: int) -> dict[int, str]:
     return _of_file(Path(weights), num_classes)
 
 
+def names_held(content: Any, num_classes: int) -> dict[int, str]:
+    """As `class_names`, from what a checkpoint holds."""
+    named = (_by_label(names, num_classes) for names in _candidates(content))
+    return next((names for names in named if names), {})
+
+
+def renamed(stored: Mapping[int, str], carried: Mapping[int, str]) -> Mapping[int, str]:
+    """The names that weights carry where they name other classes than are stored for the same labels.
+
+    Args:
+        stored: name of each label of a policy; other weights may have the same classes in another order.
+        carried: names in the weights, of which bare indices, a library's own defaults, say nothing.
+    """
+    if all(name == str(label - 1) for label, name in carried.items()):
+        return stored
+    same = all(
+        carried.get(label, name).strip().lower() == name.strip().lower() for label, name in stored.items()
+    )
+    return stored if same and stored else carried
+
+
 def header_of(names: Mapping[int, str]) -> dict[str, str] | None:
     """The header of a safetensors file that carries these names."""
     return {LABELS: json.dumps({str(label): name for label, name in names.items()})} if names else None
@@ -70,8 +91,7 @@ def _of_vendor(weights: str, model_name: str, num_classes: int) -> dict[int, str
 def _of_file(file: Path, num_classes: int) -> dict[int, str]:
     if file.suffix == ".safetensors":
         return _header(file, num_classes)
-    named = (_by_label(names, num_classes) for names in _candidates(_checkpoint(file)))
-    return next((names for names in named if names), {})
+    return names_held(_checkpoint(file), num_classes)
 
 
 def _header(file: Path, num_classes: int) -> dict[int, str]:

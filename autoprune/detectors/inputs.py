@@ -1,5 +1,6 @@
 """The inputs of a detector: an example for one forward pass, and what its ``transform`` makes of images."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -58,9 +59,15 @@ def network_size(model: nn.Module, size: tuple[int, int]) -> tuple[int, int]:
 
 def size_text(model: nn.Module, size: tuple[int, int]) -> str:
     """The size of an image, and that of the network's input where it differs, for messages."""
-    seen = network_size(model, size)
+    return sizes_text(size, network_size(model, size))
+
+
+def sizes_text(size: Sequence[int], seen: Sequence[int]) -> str:
+    """As `size_text`, of an image's size and what `network_size` says of it."""
     text = "{}x{}".format(*size)
-    return text if seen == size else f"{text}, which the detector itself makes {seen[0]}x{seen[1]}"
+    return (
+        text if list(seen) == list(size) else f"{text}, which the detector itself makes {seen[0]}x{seen[1]}"
+    )
 
 
 def image_corner(model: nn.Module, size: tuple[int, int], batch: tuple[int, int]) -> tuple[int, int]:

@@ -27,6 +27,10 @@ def refuse_bad_values(name: str, model: nn.Module) -> None:
     transform = getattr(model, "transform", None)
     if isinstance(transform, GeneralizedRCNNTransform):
         _refuse(name, transform, ("min_size", "max_size", "fixed_size", "size_divisible"), _is_size, _SIZE)
+        size = transform.fixed_size
+        if size is not None and not (isinstance(size, list | tuple) and len(size) == 2):
+            where = "--model-arguments, YAML: model_arguments"
+            raise ModelError(f"{name}: fixed_size is {size!r}; give [width, height] ({where})")
         _refuse(name, transform, ("image_mean",), _is_finite, "finite numbers")
         _refuse(name, transform, ("image_std",), _is_positive, "numbers above 0")
     for module in model.modules():

@@ -1,6 +1,7 @@
 """A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 from os.path import isfile  # which takes a name that is too long for one of no file
 from pathlib import Path
@@ -15,14 +16,16 @@ from autoprune.checkpoints.parts import index_of, read_parts
 from autoprune.checkpoints.prefixes import State, is_counter
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.checkpoints.state_dicts import plain_state
+from autoprune.data.labels import describe
 from autoprune.detectors import build, detector_inputs, save_state
-from autoprune.detectors.class_names import header_of
+from autoprune.detectors.class_names import header_of, names_held, names_in, renamed
 from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.detectors.weights import refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
 from autoprune.fields import is_vendor
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
+from autoprune.progress import say
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
 from autoprune.validation import as_path
 from autoprune.vendors import VendorDetector, vendor_of
@@ -66,7 +69,8 @@ def load_with_policy(
 
     Args:
         folder: see `load`.
-        weights: see `load`; with them the policy has no metrics but its costs.
+        weights: see `load`; with them the policy has no metrics but its costs, and the names of the classes
+            that they carry.
         weights_key: of a file of ``weights`` with several sets of them, the one to take.
 
     Raises:
@@ -89,6 +93,7 @@ def load_with_policy(
     else:
         file = as_path("weights", weights, "a file of weights", ModelError)
         content = _given(file, policy.model.name)
+        policy = replace(policy, labels=_labels(policy, content, file))
     dense = policy.resized(build(policy.model))
     graph = analyze(dense, detector_inputs(policy.input_size))
     policy = policy.with_costs(graph, policy_file)
@@ -131,6 +136,25 @@ def _given(weights: Path, model: str) -> Any:
     if not isfile(file):
         raise ModelError(f"{weights} holds no {WEIGHTS_FILE}; give the file that holds the weights")
     return read_checkpoint(file)
+
+
+def _labels(policy: Policy, content: Any, file: Path) -> Mapping[int, str]:
+    """The name of each label: those that weights from elsewhere carry, which is said, where they differ.
+
+    Args:
+        policy: of the detector.
+        content: what the file of the weights holds.
+        file: the file, or its folder.
+    """
+    name, classes = policy.model.name, policy.model.num_classes
+    carried = names_held(content, classes) or names_in(str(file), name, classes)
+    if not carried and file.is_dir():
+        carried = names_in(str(file / WEIGHTS_FILE), name, classes)
+    labels = renamed(policy.labels, carried)
+    if labels != policy.labels and policy.labels:
+        own, other = describe(labels), describe(policy.labels)
+        say(f"labels: {own}, as {file} names them; the policy is of {other}")
+    return labels
 
 
 def _with_counters(state: State, expected: State) -> State:

@@ -23,6 +23,7 @@ ENDS = {
     "stopped": "stopped early",
     "failed": "failed",
     "running": "in flight",
+    "interrupted": "interrupted",
 }
 """The states of trials, in words."""
 
@@ -147,8 +148,10 @@ def outcome_lines(
 
 
 def _count_line(counts: Mapping[str, int]) -> str:
-    """How many trials there are in each state; a killed search leaves some in flight."""
-    parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state != "running"]
+    """How many trials there are in each state; a killed search leaves some interrupted."""
+    from autoprune.study.records import UNFINISHED
+
+    parts = [f"{count} {ENDS[state]}" for state, count in counts.items() if count or state not in UNFINISHED]
     return f"{count_of(sum(counts.values()), 'trial')}: {', '.join(parts)}"
 
 

@@ -144,7 +144,7 @@ def _trial_data(summary: RunSummary, record: Record, on_front: bool) -> dict[str
 def _trial_rows(summary: RunSummary) -> list[dict[str, Any]]:
     """The rows of the trial table: complete trials first, then by mAP."""
     front = {point.trial for point in summary.result.front}
-    order = {"complete": 0, "stopped": 1, "running": 2, "failed": 3}
+    order = {"complete": 0, "stopped": 1, "running": 2, "interrupted": 2, "failed": 3}
     records = sorted(
         summary.records,
         key=lambda record: (order[record.state], -record.metrics.get("map", -1), record.number),

@@ -6,6 +6,7 @@ from typing import Literal
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 Kind = Literal["dense", "sibling", "uniform", "one-shot", "searched"]
 TRAINED: tuple[Kind, ...] = ("dense", "sibling")  # detectors that were trained as they are, not pruned
@@ -72,7 +73,7 @@ def comparison(entries: Sequence[Entry], title: str | None = None) -> Table:
     table.add_column("detector", overflow="fold")
     with_recovered = any(entry.recovered_map is not None for entry in entries)
     for heading in ("untrained\nmAP", "trained\nmAP") if with_recovered else ("mAP",):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     for heading in ("GFLOPs", "M params"):
         table.add_column(heading, justify="right", no_wrap=True)
     if with_latency := any(entry.latency_ms is not None for entry in entries):
@@ -103,14 +104,14 @@ def front(entries: Sequence[Entry], dense: Entry, title: str | None = None) -> T
     table.add_column("from")
     table.add_column("front", justify="center")
     if with_sizes := any(entry.pixels is not None for entry in entries):
-        table.add_column("input\npx", justify="right", no_wrap=True)
+        table.add_column(Text("input\npx"), justify="right", no_wrap=True)
     for heading in ("proxy\nmAP", "GFLOPs", "M\nparams"):
-        table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     rows = [*sorted(entries, key=lambda entry: (entry.gflops, -(entry.map or 0.0))), dense]
     if with_latency := any(entry.latency_ms is not None for entry in rows):
         table.add_column("ms", justify="right")
     if with_recovered := any(entry.recovered_map is not None for entry in rows):
-        table.add_column("recovered\nmAP", justify="right")
+        table.add_column(Text("recovered\nmAP"), justify="right")
     if with_notes := any(entry.note for entry in rows):
         table.add_column("note")
     for entry in rows:

@@ -1,8 +1,7 @@
 """The results of a search, read from its run directory."""
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +12,13 @@ from autoprune.files import naming_paths
 from autoprune.policy import Policy
 from autoprune.progress import count_of
 from autoprune.run.directory import RunDirectory
+from autoprune.run.lock import is_locked
+from autoprune.run.names import LOCK_FILE
 from autoprune.study.compare import best_of, like_the_best, was_compared
 from autoprune.study.earlier_data import EARLIER
-from autoprune.study.records import Record, front_of, read_records
-from autoprune.study.storage import load_study
+from autoprune.study.lease import is_driven
+from autoprune.study.records import UNFINISHED, Record, front_of, read_records
+from autoprune.study.storage import load_study, shown
 
 STUDY = "autoprune"
 LEAST_TO_COMPARE = 3  # trials of a budget; of two, one is always close to the best
@@ -167,9 +169,13 @@ def load_result(path: Path) -> SearchResult:
     config = run.config()
     if config.storage is None:
         run.check_study(run.has_journal())
+    results = _results(run)  # before the study, which a driver may extend meanwhile
     study = load_study(config.storage or run.journal_file, study_name(config))
     notes = study.user_attrs
     records = read_records(study)
+    _check_results(run, config, results, records)
+    if not (is_locked(path, LOCK_FILE) if config.storage is None else is_driven(study)):  # it was killed
+        records = [replace(r, state="interrupted") if r.state == "running" else r for r in records]
     _check_objectives(run, config, records)
     points = [
         FrontPoint(record.number, record.origin, record.values, run.policy_file(record.number))
@@ -185,6 +191,31 @@ def load_result(path: Path) -> SearchResult:
     )
 
 
+def _results(run: RunDirectory) -> dict[int, Path]:
+    """A file or folder of each trial that was finished, as the directory has them."""
+    paths = sorted((*run.policies.glob("trial-*.yaml"), *run.recovered.glob("trial-*")))
+    numbers = ((path.stem.removeprefix("trial-"), path) for path in paths)
+    return {int(number): path for number, path in numbers if number.isdecimal()}
+
+
+def _check_results(
+    run: RunDirectory, config: Config, results: Mapping[int, Path], records: Sequence[Record]
+) -> None:
+    """Refuses results of trials that the study does not hold: other trials would get their numbers.
+
+    Raises:
+        RunError: names the first, as of a journal that was cut, or a database that was put back.
+    """
+    finished = {record.number for record in records if record.state not in UNFINISHED}
+    if lost := [results[number] for number in sorted(results) if number not in finished]:
+        study = run.journal_file if config.storage is None else f"the study in {shown(config.storage)}"
+        more = f" and {len(lost) - 1} more of {run.path}" if len(lost) > 1 else ""
+        raise RunError(
+            f"{study} has lost finished trials: that of {lost[0]}{more}; restore it from a copy, choose "
+            "another --out, or, to go on without these trials, move their files away"
+        )
+
+
 def _check_objectives(run: RunDirectory, config: Config, records: Sequence[Record]) -> None:
     for record in records:
         missing = [name for name in config.objectives if name not in record.metrics]
@@ -196,15 +227,20 @@ def _check_objectives(run: RunDirectory, config: Config, records: Sequence[Recor
 
 
 def recorded_notes(config: Config, run: RunDirectory) -> Mapping[str, Any]:
-    """What the study of a run keeps about it, as in `SearchResult`; empty where it holds nothing yet."""
+    """What the study of a run keeps about it, as in `SearchResult`; empty where it holds nothing yet.
+
+    Raises:
+        RunError: the study is damaged, or does not hold trials that the run has results of.
+    """
     if config.storage is None and not run.has_journal():
         return {}
-    with suppress(
-        RunError
-    ):  # a driver may be killed before it makes the study; who opens it to write says more
+    results = _results(run)
+    try:
         study = load_study(config.storage or run.journal_file, study_name(config))
-        return dict(study.user_attrs)
-    return {}
+    except RunError:  # a driver may be killed before it makes the study; who opens it to write says more
+        return {}
+    _check_results(run, config, results, read_records(study))
+    return dict(study.user_attrs)
 
 
 def study_name(config: Config) -> str:

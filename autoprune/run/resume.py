@@ -82,7 +82,8 @@ def say_own(config: Config, resumed: Config, place: Path) -> None:
     # a run writes down the labels that it found; they are no other setting than none
     if names := [name for name in differing if name != "labels"]:
         shown = ", ".join(f"{name} {own[name]!r}" for name in names)
-        say(f"resuming {place} with its own {shown}; for other settings, choose another --out")
+        # not that it is resumed: the checkpoint, the detector or the data may yet refuse it
+        say(f"{place} keeps its own {shown}; for other settings, choose another --out")
 
 
 def _with_own(config: Config, own: Config, names: Iterable[str], given: Collection[str]) -> Config:

@@ -22,6 +22,7 @@ from autoprune.search.wall_time import WallTime
 from autoprune.space.file import SpaceFile
 from autoprune.task.checks import check_batch_size, refuse_missing, with_space
 from autoprune.task.pruning_task import PruningTask, load_task
+from autoprune.task.training_start import check_trainable
 from autoprune.trust import consent
 from autoprune.validation import as_path
 
@@ -101,6 +102,7 @@ def load_checked(
     if not run.config_file.exists():  # runs of version 0.1.0 go on without
         config = config.model_copy(update={"labels": task.labels})
         task = replace(task, config=config)
+    check_trainable(task)
     file = _space_of_run(run, file, config)
     check_budgets(config, file, task)
     return Loaded(task, file, notes)

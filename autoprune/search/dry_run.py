@@ -38,7 +38,7 @@ from autoprune.seeding import seed as derive
 from autoprune.space.render import save_space
 from autoprune.study.confirm import SEED_DEVIATION
 from autoprune.study.ledger import Ledger
-from autoprune.study.records import Record
+from autoprune.study.records import UNFINISHED, Record
 from autoprune.study.trials import LedgerSettings
 from autoprune.task.detection_precision import DetectionPrecision, with_detection
 from autoprune.task.evaluator import PolicyEvaluator
@@ -191,7 +191,7 @@ def _same_data(task: PruningTask, notes: Mapping[str, Any]) -> bool:
 def _left(config: Config, run: RunDirectory) -> int:
     """Trials to come of a run whose study can't be copied, as it is in a database."""
     records = load_result(run.path).records
-    done = sum(record.counts and record.state != "running" for record in records)
+    done = sum(record.counts and record.state not in UNFINISHED for record in records)
     return max(1, config.trials - done)
 
 

@@ -82,7 +82,10 @@ class SpaceFile(Strict):
         try:
             file = SpaceFile.model_validate(content)
         except ValidationError as error:
-            raise ConfigError(first_problem(error, SpaceFile, str(path))) from error
+            problem = first_problem(error, SpaceFile, str(path))
+            raise ConfigError(
+                f"{problem}; correct it there, restore the file, or write one with `autoprune space`"
+            ) from error
         note_file(file.model, path)
         return file
 

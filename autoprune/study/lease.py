@@ -4,7 +4,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Any
 
@@ -48,25 +48,14 @@ class Lease:
 
     def _refuse_others(self, name: str) -> None:
         owner = self._study.user_attrs.get(ATTRIBUTE) or {}
-        if owner and self._lives(owner):
+        itself = {key: owner.get(key) for key in self._me} == self._me
+        if owner and not itself and _lives(owner, self._clock()):
             ago = self._clock() - owner["beat"]
             raise RunError(
                 f"{name} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
                 f"{ago:.0f} s ago); stop it, choose another --out, or, if it is dead, try again in "
                 f"{STALE_S:.0f} s"
             )
-
-    def _lives(self, owner: dict[str, Any]) -> bool:
-        if {key: owner[key] for key in self._me} == self._me:
-            return False  # this process itself
-        if owner["host"] == self._me["host"]:
-            try:
-                os.kill(owner["pid"], 0)
-            except ProcessLookupError:
-                return False
-            except PermissionError:
-                return True
-        return self._clock() - float(owner["beat"]) < STALE_S
 
     def _beat(self) -> None:
         self._study.set_user_attr(ATTRIBUTE, {**self._me, "beat": self._clock()})
@@ -77,3 +66,20 @@ class Lease:
             # stays away, the driver's next write says so.
             with suppress(Exception):
                 self._beat()
+
+
+def is_driven(study: optuna.Study, clock: Callable[[], float] = time.time) -> bool:
+    """Whether a driver has the lease of a study, and lives."""
+    owner = study.user_attrs.get(ATTRIBUTE) or {}
+    return bool(owner) and _lives(owner, clock())
+
+
+def _lives(owner: Mapping[str, Any], now: float) -> bool:
+    if owner["host"] == socket.gethostname():
+        try:
+            os.kill(owner["pid"], 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+    return now - float(owner["beat"]) < STALE_S

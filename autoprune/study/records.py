@@ -16,7 +16,8 @@ from autoprune.study.pareto import Direction, front, merge
 from autoprune.study.trial_attributes import TrialAttributes, budget_of
 from autoprune.study.trials import Metrics
 
-State = Literal["running", "complete", "stopped", "failed"]
+State = Literal["running", "interrupted", "complete", "stopped", "failed"]
+UNFINISHED: tuple[State, ...] = ("running", "interrupted")
 AVERAGED = ("map", "map50")  # over a trial and its repeats
 _STATES: dict[TrialState, State] = {
     TrialState.COMPLETE: "complete",
@@ -30,7 +31,8 @@ class Record:
     """What the ledger knows of one trial.
 
     Attributes:
-        state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``.
+        state: ``complete`` reached the top rung, ``stopped`` did not, ``failed`` has a ``reason``, and what
+            nobody runs any more is ``interrupted``, until a driver puts it back into the queue.
         origin: the warm start's, or ``"sampler"``.
         budget: GFLOPs that it was projected onto, if any.
         widths: channels that each group keeps, and the input size where the search chooses it (`INPUT_SIZE`).

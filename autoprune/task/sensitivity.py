@@ -32,6 +32,7 @@ Measure = Callable[[Sequence[str]], Iterable[tuple[str, Curve]]]
 
 MANY = 20
 """More groups than these take long enough to say how to go without."""
+_AGAIN = "delete the file, and the curves are measured again"
 RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
 
 
@@ -147,7 +148,15 @@ def _read(path: Path, key: str, groups: Mapping[str, ChannelGroup]) -> dict[str,
     if content.key != key:
         say(f"{path} holds curves of other weights, data or settings; they are measured again")
         return {}
-    return {name: Curve(*curve) for name, curve in content.curves.items() if name in groups}
+    curves = {name: Curve(*curve) for name, curve in content.curves.items() if name in groups}
+    for name, curve in curves.items():
+        falling = [groups[name].width, *curve.widths, 0]
+        if len(curve.widths) != len(curve.rises) or falling != sorted(set(falling), reverse=True):
+            raise RunError(
+                f"{path}: the curve of `{name}` must have a loss for each of its widths, which fall from "
+                f"below {groups[name].width}; {_AGAIN}"
+            )
+    return curves
 
 
 def _load(path: Path) -> _File:
@@ -155,4 +164,4 @@ def _load(path: Path) -> _File:
         return _File.model_validate_json(path.read_bytes())
     except ValidationError as error:
         problem = first_problem(error, _File, str(path))
-        raise RunError(f"{problem}; delete the file, and the curves are measured again") from error
+        raise RunError(f"{problem}; {_AGAIN}") from error

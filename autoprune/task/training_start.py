@@ -2,9 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import nn
 
+from autoprune.errors import out_of_memory
 from autoprune.importance import Importance
+from autoprune.modules.losses import losses_of
+from autoprune.modules.run_modes import loss_mode_copy
+from autoprune.seeding import scoped
+from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
 from autoprune.training import Reconstructor, Teacher, recalibrate
 
@@ -40,6 +46,22 @@ def reinitialize(
     return recalibrate(
         pruned, task.train, config.recalibration_images, config.batch_size, task.device, seed, stale_norms
     )
+
+
+def check_trainable(task: PruningTask) -> None:
+    """Refuses a detector that trials are to train and that gives no losses: each of them would fail.
+
+    Raises:
+        ModelError: says why, and what to do.
+        TrainingError: memory ran out.
+    """
+    config = task.config
+    if not config.rungs[-1]:
+        return
+    images, targets = task.train.batch([0], task.device)
+    seed = derive(config.seed, "trainable")
+    with scoped(seed), torch.no_grad(), out_of_memory("training on one image", "use smaller images"):
+        losses_of(loss_mode_copy(task.model), images, targets)
 
 
 def make_reconstructor(task: PruningTask, seed: int) -> Reconstructor:

@@ -38,6 +38,8 @@ def one_stage_detector(
     Raises:
         ValueError: ``anchor_sizes`` has not one entry per level.
     """
+    if not isinstance(anchor_sizes, Sequence | None):
+        raise ValueError(f"anchor_sizes needs {len(strides)} entries, one per level, not {anchor_sizes!r}")
     scale, ratios = (1, (1.0,)) if family == "fcos" else (4, (0.5, 1.0, 2.0))
     bases = [scale * stride for stride in strides] if anchor_sizes is None else list(anchor_sizes)
     if len(bases) != len(strides):

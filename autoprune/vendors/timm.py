@@ -109,15 +109,26 @@ def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
         near = difflib.get_close_matches(unknown[0], valid, n=3) or sorted(valid)
         raise ModelError(f"model_arguments: timm:{name} has no `{unknown[0]}`; valid: {', '.join(near)}")
     channels = given.pop("fpn_channels", 256)
-    if not isinstance(channels, int) or isinstance(channels, bool) or channels < 1:
+    if not _is_side(channels):
         raise ModelError(f"model_arguments: fpn_channels is {channels!r}; give a whole number from 1")
     if family == "fcos" and channels % NORM_GROUPS:
         raise ModelError(
             f"model_arguments: fpn_channels is {channels}; the norms of FCOS need a multiple of {NORM_GROUPS}"
         )
-    backbone = _pyramid(name, channels, given.get("fixed_size"))
+    size: Any = given.get("fixed_size")
+    if size is not None and not (
+        isinstance(size, list | tuple) and len(size) == 2 and all(map(_is_side, size))
+    ):
+        raise ModelError(
+            f"model_arguments: fixed_size is {size!r}; give [width, height], whole numbers from 1"
+        )
+    backbone = _pyramid(name, channels, size)
     strides = [*STRIDES, 2 * STRIDES[-1], 4 * STRIDES[-1]]
     return one_stage_detector(family, backbone, num_classes, strides, **given)
+
+
+def _is_side(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _pyramid(name: str, fpn_channels: int, fixed_size: Sequence[int] | None) -> Pyramid:

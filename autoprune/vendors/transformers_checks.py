@@ -96,11 +96,16 @@ def check_names(config: Mapping[str, Any], where: str) -> None:
     """Refuses names of labels other than one for each index from 0.
 
     Raises:
-        ModelError: an index is missing, twice there or no number, or a name is none.
+        ModelError: there are none, an index is missing, twice there or no number, or a name is none.
     """
     names = config.get("id2label")
-    if not isinstance(names, Mapping):
+    if names is None:
         return
+    if not isinstance(names, Mapping) or not names:
+        raise ModelError(
+            f"{where}: `id2label` must name each class by its label from 0, such as {{'0': 'cat'}}, not "
+            f"{names!r}; restore what the detector was trained with"
+        )
     try:
         indices = sorted(int(index) for index in names)
     except (TypeError, ValueError):

@@ -120,7 +120,9 @@ def configuration(config: Mapping[str, Any], where: str) -> Any:
         if would_fetch(error):
             raise only_named(plain.get("backbone"), where) from error
         problem = f"no {error} is known" if isinstance(error, KeyError) else " ".join(f"{error}".split())
-        raise ModelError(f"{where} is no valid {kind.__name__}: {problem[:200]}") from error
+        raise ModelError(
+            f"{where} is no valid {kind.__name__}: {problem[:200]}; correct it there, or restore the file"
+        ) from error
     backbone: Any = getattr(made, "backbone_config", None)
     if getattr(backbone, "model_type", None) == "timm_backbone":
         check_timm(str(backbone.backbone), where)

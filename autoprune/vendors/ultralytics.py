@@ -61,7 +61,8 @@ def build(arguments: Mapping[str, Any], num_classes: int) -> nn.Module:
     """See `table.Vendor.build`."""
     _check(arguments, "model_arguments: yaml")
     architecture, imgsz = arguments["yaml"], arguments.get("imgsz", IMGSZ)
-    vendor = architectures.build(architecture, num_classes - 1, arguments.get("class_width"))
+    with architectures.rows_blamed(architecture):
+        vendor = architectures.build(architecture, num_classes - 1, arguments.get("class_width"))
     if imgsz % (stride := int(max(vendor.stride))):
         raise ModelError(
             f"model_arguments: imgsz {imgsz} is no multiple of {stride}, the stride of this model; give "

@@ -8,6 +8,7 @@ import copy
 import difflib
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +93,12 @@ def task_of(architecture: Mapping[str, Any], where: str) -> str:
     for row in rows:
         if not isinstance(row, list | tuple) or len(row) != 4 or not isinstance(row[3], list | tuple):
             raise ModelError(f"{where}: {str(row)[:60]!r} is no row of [from, repeats, module, [arguments]]")
+        layers, repeats = row[0] if isinstance(row[0], list | tuple) else [row[0]], row[1]
+        if not all(isinstance(each, int) and not isinstance(each, bool) for each in (*layers, repeats)):
+            raise ModelError(
+                f"{where}: {str(row)[:60]!r} must begin with whole numbers, the layers that it reads and its "
+                "repeats; correct it there"
+            )
     modules = [str(module) for _, _, module, _ in rows]
     if not isinstance(classes, int) or isinstance(classes, bool) or not 1 <= classes <= _LARGEST:
         raise ModelError(f"{where}: nc must be the number of classes, not {classes!r}")
@@ -203,6 +210,24 @@ def build(architecture: Mapping[str, Any], classes: int, class_width: int | None
         model.args = get_cfg(DEFAULT_CFG_DICT)
     model.args.task, model.task, model.nc = task, task, classes
     return model
+
+
+@contextmanager
+def rows_blamed(architecture: Mapping[str, Any]) -> Iterator[None]:
+    """Blames the rows for what Ultralytics raises that computes with what they hold.
+
+    Raises:
+        ModelError: says where to look.
+    """
+    try:
+        yield
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError) as error:
+        problem = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise ModelError(
+            f"{architecture.get('yaml_file', 'the architecture')} can't be built by Ultralytics ({problem}); "
+            "check the rows of its `backbone` and `head`, and its multiples: a text or another number than "
+            "the layer takes may be among their numbers"
+        ) from error
 
 
 def class_width_of(head: Any) -> int | None:

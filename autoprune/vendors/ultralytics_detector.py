@@ -122,7 +122,7 @@ class UltralyticsDetector(VendorDetector):
         if vendor.task != "detect":
             raise ModelError(
                 f"a model of task {vendor.task} can't be trained here, as data with boxes alone gives it no "
-                "losses: search with --criterion l2 --rungs 0, and train in Ultralytics' own trainer"
+                "losses: search with --criterion l2 --no-curves --rungs 0, and train in its own trainer"
             )
         content = _own_batch(batch.tensors, targets)
         if _is_rtdetr(self.head):

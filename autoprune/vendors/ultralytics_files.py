@@ -13,6 +13,7 @@ from torch import Tensor
 
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
+from autoprune.progress import say
 
 _HELD = re.compile(r"ultralytics(\.\w+)+|torch\.nn\.modules(\.\w+)+|builtins\.(getattr|set)")
 """Names that `Held` stands in for. Some of these files name a method of theirs, by `getattr`."""
@@ -21,6 +22,7 @@ _SCORES = re.compile(r"cv3\.\d+\.\d+\.(weight|bias)$|(enc|dec)_score_head(\.\d+)
 Shapes = Mapping[str, tuple[int, ...]]
 SIDES = range(32, 65_537)
 """Pixels of a side that an input can have."""
+MOST_CLASSES = 65_536
 
 
 class Held:
@@ -106,7 +108,7 @@ def _checkpoint(path: Path, _stamp: int, _bytes: int) -> Checkpoint:
     imgsz = arguments.get("imgsz") if isinstance(arguments, Mapping) else None
     return Checkpoint(
         dict(architecture),
-        _names(model.content.get("names")),
+        _names(model.content.get("names"), architecture.get("nc"), path),
         imgsz,
         dict(tensors_of(model)),
     )
@@ -141,7 +143,7 @@ def weights(path: Path) -> Any:
     """
     content = read(path)
     if (model := _model_of(content)) is not None:
-        return {"model": OrderedDict(tensors_of(model))}
+        return {"model": OrderedDict(tensors_of(model)), "names": model.content.get("names")}
     return content
 
 
@@ -168,10 +170,17 @@ def tensors_of(module: Held, prefix: str = "", depth: int = 0) -> Iterator[tuple
             yield from tensors_of(child, f"{prefix}{name}.", depth + 1)
 
 
-def _names(names: Any) -> tuple[str, ...]:
-    """Names in order, of a list or of a mapping from index to name."""
+def _names(names: Any, classes: Any, path: Path) -> tuple[str, ...]:
+    """Names in order, of a list or of a mapping from index to name; a class without one has its index."""
     if isinstance(names, Mapping):
-        names = [names.get(index) for index in range(len(names))]
+        count = classes if isinstance(classes, int) and len(names) <= classes <= MOST_CLASSES else len(names)
+        every = range(count)
+        if not all(index in every for index in names):
+            say(f"{path} has names {repr(names)[:60]}, not by the indices of its {count} classes: left out")
+            return ()
+        if names and len(names) < count:
+            say(f"{path} names {len(names)} of its {count} classes: data is compared with these alone")
+        names = [names.get(index, index) for index in every]
     return tuple(map(str, names)) if isinstance(names, list | tuple) and None not in names else ()
 
 

@@ -45,7 +45,7 @@ SPREADS = (0.25, 0.5, 0.8)  # standard deviation of the logarithm of what a grou
 
 
 def main() -> None:
-    """Measures every policy of every budget, and prints the table after each budget."""
+    """Measures every policy of every budget, and prints its table after each budget."""
     given = arguments()
     guard(
         given.out / "settings.json",
@@ -67,14 +67,13 @@ def main() -> None:
     space = resolve(file, task.graph, scores[given.criterion])
     dense = once(given.out / "dense.json", lambda: {"map": score_val(task, task.model)})["map"]
     evaluator = PolicyEvaluator(task, space, scores[given.criterion], dense_map=dense)
-    rows: dict[str, list[dict[str, Any]]] = {}
     for budget in given.budgets.split(","):
         bound = parse_budget(budget, "gflops", task.graph.gflops())
-        rows[budget] = []
+        rows = []
         for number, (name, widths) in enumerate(policies(space, scores, bound, given.policies)):
             work = partial(measure, evaluator, scores, name, widths, given.steps)
-            rows[budget].append(once(given.out / f"{budget}-{number:02d}.json", work))
-        show(rows, given.steps)
+            rows.append(once(given.out / f"{budget}-{number:02d}.json", work))
+        show(budget, rows, given.steps)
 
 
 def policies(
@@ -120,35 +119,32 @@ def measure(
     return {**row, "recovered": score_val(task, model)}
 
 
-def show(rows: dict[str, list[dict[str, Any]]], steps: int) -> None:
+def show(budget: str, measured: list[dict[str, Any]], steps: int) -> None:
     """Rank correlations with the recovered mAP, of all policies and of the better half of them."""
-    for budget, measured in rows.items():
-        table = Table(
-            "",
-            "all, 95%",
-            "the better half, 95%",
-            "its first less the best, mAP",
-            title=f"{budget}: Spearman's ρ with the mAP of {len(measured)} policies after {steps} steps",
-        )
-        measured = sorted(measured, key=lambda row: -row["recovered"])
-        names = [name for name in measured[0] if name not in ("name", "gflops", "recovered")]
-        predictors: dict[str, Sequence[float]] = {name: [row[name] for row in measured] for name in names}
-        predictors |= {f"ranks of {' and '.join(mix)}": mixed(predictors, mix) for mix in MIXTURES}
-        recovered = np.array([row["recovered"] for row in measured])
-        half = len(measured) // 2
-        for name, values in predictors.items():
-            known = np.asarray(values, dtype=float)
-            correlations = [
-                str(estimate(spearman, known[:end], recovered[:end])) for end in (len(known), half)
-            ]
-            lost = 100 * (recovered[known.argmax()] - recovered[0])
-            table.add_row("parameters kept" if name == "mparams" else name, *correlations, f"{lost:.1f}")
-        console = Console(width=120)
-        console.print(table)
-        shown = ", ".join(f"{row['name']} {100 * row['recovered']:.1f}" for row in measured[:5])
-        uniform = next(row for row in measured if row["name"] == "uniform")
-        worst = 100 * recovered[-1]
-        console.print(f"best {shown}; uniform {100 * uniform['recovered']:.1f}; worst {worst:.1f}")
+    table = Table(
+        "",
+        "all, 95%",
+        "the better half, 95%",
+        "its first less the best, mAP",
+        title=f"{budget}: Spearman's ρ with the mAP of {len(measured)} policies after {steps} steps",
+    )
+    measured = sorted(measured, key=lambda row: -row["recovered"])
+    names = [name for name in measured[0] if name not in ("name", "gflops", "recovered")]
+    predictors: dict[str, Sequence[float]] = {name: [row[name] for row in measured] for name in names}
+    predictors |= {f"ranks of {' and '.join(mix)}": mixed(predictors, mix) for mix in MIXTURES}
+    recovered = np.array([row["recovered"] for row in measured])
+    half = len(measured) // 2
+    for name, values in predictors.items():
+        known = np.asarray(values, dtype=float)
+        correlations = [str(estimate(spearman, known[:end], recovered[:end])) for end in (len(known), half)]
+        lost = 100 * (recovered[known.argmax()] - recovered[0])
+        table.add_row("parameters kept" if name == "mparams" else name, *correlations, f"{lost:.1f}")
+    console = Console(width=120)
+    console.print(table)
+    shown = ", ".join(f"{row['name']} {100 * row['recovered']:.1f}" for row in measured[:5])
+    uniform = next(row for row in measured if row["name"] == "uniform")
+    worst = 100 * recovered[-1]
+    console.print(f"best {shown}; uniform {100 * uniform['recovered']:.1f}; worst {worst:.1f}")
 
 
 def mixed(predictors: Mapping[str, Sequence[float]], names: Sequence[str]) -> Sequence[float]:

@@ -5,6 +5,7 @@ import json
 import shlex
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from PIL import Image
 from rich.console import Console
 
 from autoprune.cli.front import show_result
+from autoprune.run.lock import locked
+from autoprune.run.names import LOCK_FILE
 from autoprune.run.results import FrontPoint, SearchResult
 from autoprune.study.records import Record
 
@@ -102,12 +105,29 @@ def test_a_run_without_a_complete_trial_has_no_table(autoprune: Run, run_copy: P
     lines = (run_copy / "study.journal").read_text().splitlines(keepends=True)
     first = next(index for index, line in enumerate(lines) if '"rung_0"' in line)
     (run_copy / "study.journal").write_text("".join(lines[:first]))
-    shutil.rmtree(run_copy / "policies")
+    for name in ("policies", "recovered"):
+        shutil.rmtree(run_copy / name)
     outcome = autoprune("front", run_copy)
     assert outcome.code == 0, outcome.err
     assert rows_of(outcome.out) == {}
     assert "0 complete" in outcome.out
     assert not (run_copy / "front.png").exists()
+
+
+def test_a_trial_is_in_flight_only_while_a_driver_runs(autoprune: Run, run_copy: Path) -> None:
+    journal = run_copy / "study.journal"
+    lines = journal.read_text().splitlines(keepends=True)
+    first = next(index for index, line in enumerate(lines) if '"rung_0"' in line)
+    journal.write_text("".join(lines[:first]))  # as of a search that was killed in its first trial
+    for name in ("policies", "recovered"):
+        shutil.rmtree(run_copy / name)
+    states = {}
+    for driven in (True, False):
+        with locked(run_copy, LOCK_FILE) if driven else nullcontext():
+            (entry,) = json.loads(autoprune("front", run_copy, "--json").out)["trials"]
+            states[entry["state"]] = autoprune("front", run_copy).out
+    assert "1 trial: 0 complete, 0 stopped early, 0 failed, 1 in flight\n" in states["running"]
+    assert "1 trial: 0 complete, 0 stopped early, 0 failed, 1 interrupted\n" in states["interrupted"]
 
 
 def test_a_folder_that_is_no_run_is_refused(autoprune: Run, tmp_path: Path) -> None:

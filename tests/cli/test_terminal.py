@@ -1,5 +1,7 @@
 """Lines stay whole and unchanged whatever the width; what a program reads has nothing else in it."""
 
+import unicodedata
+
 import pytest
 from rich import box
 from rich.table import Table
@@ -29,6 +31,27 @@ def test_paths_are_one_line_and_verbatim(
     captured = capsys.readouterr()
     assert captured.out == f"{LONG}\n"
     assert captured.err == f"{LONG}\n"
+
+
+HOSTILE = "cat\x1b[2J\x1b]0;title\x07\r\n\x9b31mdog\x7f\x00"
+ESCAPED = r"cat\x1b[2J\x1b]0;title\x07\r\n\x9b31mdog\x7f\x00"
+
+
+def test_control_characters_of_names_do_not_reach_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    table = Table("name\n", title=HOSTILE, box=None)
+    table.add_row(HOSTILE)
+    with working() as console:
+        console.print(HOSTILE)
+        tell(console, HOSTILE)
+        say(HOSTILE)
+        show_table(console, table)
+    problems().print(HOSTILE)
+    captured = capsys.readouterr()
+    assert captured.err == f"{ESCAPED}\n"
+    printed, line, said, title, heading, cell = (line.strip() for line in captured.out.split("\n")[:-1])
+    assert heading == r"name\n"
+    assert {printed, line, said, title, cell} == {ESCAPED}
+    assert not [char for char in captured.out if unicodedata.category(char) == "Cc" and char != "\n"]
 
 
 def test_in_a_pipe_tables_are_wide(capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,11 +71,14 @@ def test_an_interrupted_training_keeps_its_own_settings(
     with monkeypatch.context() as patch:
         patch.setattr("autoprune.data.evaluate.evaluate", interrupt)
         assert autoprune("train", *flags, *own).code == 130
-    assert autoprune("train", *flags, "--clip-norm", "1").is_refusal("clip_norm was 10.0, now 1.0")
+    refused = autoprune("train", *flags, "--clip-norm", "1")
+    assert refused.is_refusal("clip_norm was 10.0, now 1.0")
+    assert "resum" not in refused.out
     outcome = autoprune("train", *flags)
     assert outcome.code == 0, outcome.err
-    line = "dense with its own learning_rate 0.001, clip_norm 10.0, seed 3; for other settings, choose"
+    line = "dense keeps its own learning_rate 0.001, clip_norm 10.0, seed 3; for other settings, choose"
     assert line in outcome.out
+    assert "2 of 2 steps done, resumes from" in outcome.out
     whole, resumed = (load_state(tmp_path / name / "model.safetensors") for name in ("whole", "dense"))
     assert all(torch.equal(value, whole[name]) for name, value in resumed.items())
 

@@ -22,6 +22,8 @@ NAME = "retinanet_resnet18_fpn"
         ("min_size", [640, -1], "whole numbers from 1"),
         ("max_size", 0, "whole numbers from 1"),
         ("max_size", 10**9, "whole numbers from 1"),
+        ("fixed_size", 64, r"\[width, height\]"),
+        ("fixed_size", [64], r"\[width, height\]"),
         ("size_divisible", 0, "whole numbers from 1"),
         ("image_mean", ["a", 1, 2], "finite numbers"),
         ("image_mean", [float("nan"), 1, 2], "finite numbers"),

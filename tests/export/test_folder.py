@@ -1,4 +1,5 @@
 import copy
+import io
 import json
 import subprocess
 import sys
@@ -7,8 +8,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
 import autoprune
+from autoprune import progress
 from autoprune.data.coco import open_data
 from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ModelError, PolicyError
@@ -118,6 +121,33 @@ def test_weights_of_another_policy_are_refused(saved, demo_settings, tmp_path):
     (tmp_path / "model.safetensors").write_bytes(Path(demo_settings["weights"]).read_bytes())
     with pytest.raises(ModelError, match=r"keys differ: .* take both files from one folder"):
         load(tmp_path)
+
+
+def test_the_class_names_are_those_that_weights_from_elsewhere_carry(saved, tmp_path):
+    _, pruned, policy = saved
+    old, new = dict(enumerate("abcde", 1)), dict(enumerate("vwxyz", 1))
+    stored = replace(policy, labels=old)
+    save_detector(tmp_path / "stored", pruned, stored)
+    save_detector(tmp_path / "tuned", pruned, replace(policy, labels=new))
+    file = tmp_path / "tuned.pt"
+    for names, labels in (
+        (list(new.values()), new),
+        (dict(enumerate(new.values())), new),
+        ([name.upper() for name in old.values()], old),
+        (list("01234"), old),  # what a library calls classes without names
+        (None, old),
+    ):
+        torch.save({"model": pruned.state_dict(), **({} if names is None else {"names": names})}, file)
+        lines = io.StringIO()
+        with progress.show(Console(file=lines, width=300)):
+            assert load_with_policy(tmp_path / "stored", file)[1].labels == labels
+        said = f"labels: 1 v, 2 w, 3 x, 4 y, 5 z, as {file} names them; "
+        said += "the policy is of 1 a, 2 b, 3 c, 4 d, 5 e\n"
+        assert lines.getvalue() == ("" if labels is old else said)
+    tuned = tmp_path / "tuned"
+    for place in (tuned, tuned / "model.safetensors"):
+        assert load_with_policy(tmp_path / "stored", place)[1].labels == new
+    assert load_with_policy(tmp_path / "stored")[1].labels == old
 
 
 def test_weights_that_were_trained_on_elsewhere_take_the_place_of_the_folders(saved, demo_settings, tmp_path):

@@ -172,6 +172,8 @@ def test_an_empty_front_is_said(copy_run):
     lines = journal.read_text().splitlines(keepends=True)
     first_trial = next(place for place, line in enumerate(lines) if json.loads(line)["op_code"] == 4)
     journal.write_text("".join(lines[:first_trial]))
+    for name in ("policies", "recovered"):
+        shutil.rmtree(folder / name, ignore_errors=True)
     with pytest.raises(RunError, match="has nothing on its front yet; let the search finish some trials"):
         recover(folder)
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 
 from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.report.entries import (
@@ -127,10 +128,11 @@ def test_gains_and_the_legend_say_what_the_images_and_the_seed_leave_open(make_s
     assert "another seed moves a trial by some 0.6 points more): trial 0" in legend
 
 
-def test_trials_that_a_killed_search_left_are_counted(make_summary, make_record):
-    records = [make_record(0, state="running")]
+@pytest.mark.parametrize(("state", "words"), [("running", "in flight"), ("interrupted", "interrupted")])
+def test_trials_without_an_end_are_counted(make_summary, make_record, state, words):
+    records = [make_record(0, state=state)]
     (line,) = outcome_lines(make_summary(records).result)
-    assert line == "1 trial: 0 complete, 0 stopped early, 0 failed, 1 in flight"
+    assert line == f"1 trial: 0 complete, 0 stopped early, 0 failed, 1 {words}"
 
 
 def test_a_trial_that_was_re_evaluated_shows_both_figures(make_summary, make_record):

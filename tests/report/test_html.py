@@ -188,7 +188,7 @@ def test_a_search_that_was_killed_shows_what_is_finished(unfinished):
     page = Reader(render(read_run_summary(unfinished)))
     assert "No trial is complete yet: 1 of 5 trials were started." in page.text
     (trial,) = page.data["trials"]
-    assert trial["state"] == "running"
+    assert trial["state"] == "interrupted"
     assert len(trial["rungs"]) == 1
 
 

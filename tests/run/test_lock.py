@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import RunError
-from autoprune.run.lock import locked
+from autoprune.run.lock import is_locked, locked
 
 ROOT = Path(__file__).parents[2]
 OWNER = """
@@ -59,6 +59,25 @@ def test_the_lock_of_a_process_that_is_killed_is_free(tmp_path):
         process.send_signal(signal.SIGKILL)
         assert process.wait() == -signal.SIGKILL
     assert (folder / ".lock").exists(), "it had no time to remove it"
+    assert take(folder)["pid"] == os.getpid()
+
+
+def test_who_reads_a_folder_is_told_whether_a_process_works_in_it(tmp_path):
+    folder, file = tmp_path / "run", tmp_path / "run" / ".lock"
+    assert not is_locked(folder, ".lock")
+    with owner(folder) as process:
+        assert is_locked(folder, ".lock")
+        with pytest.raises(RunError, match=f"pid {process.pid}"):
+            take(folder)
+        process.send_signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL
+    assert file.exists()
+    assert not is_locked(folder, ".lock")
+    for content in ("", "null", "{}", "damaged"):
+        file.write_text(content)
+        assert not is_locked(folder, ".lock")
+    file.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    assert is_locked(folder, ".lock"), "its lock may not be seen from here"
     assert take(folder)["pid"] == os.getpid()
 
 

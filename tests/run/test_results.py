@@ -14,7 +14,15 @@ from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.errors import RunError
 from autoprune.files import read_yaml
 from autoprune.report.run_summary import read_run_summary
-from autoprune.run.results import FrontPoint, SearchResult, indistinct, load_result, study_name
+from autoprune.run.directory import RunDirectory
+from autoprune.run.results import (
+    FrontPoint,
+    SearchResult,
+    indistinct,
+    load_result,
+    recorded_notes,
+    study_name,
+)
 from autoprune.study.records import Record
 
 
@@ -128,6 +136,31 @@ def test_results_whose_study_is_lost_are_not_taken_for_a_run_that_has_not_begun(
     for read in (load_result, read_run_summary):
         with pytest.raises(RunError, match=r"run holds results of a search \(front\.csv\), but its study is"):
             read(run)
+
+
+@pytest.mark.parametrize("kept", ["policies", "recovered"])
+def test_a_journal_that_was_cut_is_told_by_the_results_of_trials_that_it_lost(checked_run, tmp_path, kept):
+    """A last line that is not whole is what a kill leaves; a trial that has results was finished before."""
+    path = shutil.copytree(checked_run, tmp_path / "run")
+    journal, content = path / "study.journal", (path / "study.journal").read_bytes()
+    for name in {"policies", "recovered"} - {kept}:
+        shutil.rmtree(path / name)
+    journal.write_bytes(content + b'{"op_code"')
+    numbers = {int(each.stem.split("-")[1]) for each in (path / kept).iterdir()}
+    assert {record.number for record in load_result(path).records} >= numbers
+
+    journal.write_bytes(content[: len(content) // 4])
+    (path / kept).rename(path / f"{kept}-away")
+    left = {record.number for record in load_result(path).records if record.state == "complete"}
+    (path / f"{kept}-away").rename(path / kept)
+    assert (first := min(numbers - left)) > 0
+    run = RunDirectory(path)
+    for read in (load_result, lambda _: recorded_notes(run.config(), run)):
+        with pytest.raises(RunError) as refused:
+            read(path)
+        said = str(refused.value)
+        assert said.startswith(f"{journal} has lost finished trials: that of {path}/{kept}/trial-{first:04d}")
+        assert "restore it from a copy" in said
 
 
 def test_a_study_in_a_database_has_the_name_of_its_run(tmp_path):

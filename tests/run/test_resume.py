@@ -86,7 +86,7 @@ def test_own_settings_are_named_without_passwords(run):
 
     line = said(make_config(**{"out": run.path, **OWN, "clip_norm": None, "storage": None, "trials": 9}))
     storage = "storage 'postgresql://me:***@host/db'"
-    own = f"resuming {run.path} with its own {storage}, clip_norm 10.0;"
+    own = f"{run.path} keeps its own {storage}, clip_norm 10.0;"
     assert line == f"{own} for other settings, choose another --out\n"
     assert said(make_config(**{"out": run.path, **OWN})) == ""
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torchvision.models.detection import RetinaNet
 
 from autoprune.config import load_config
 from autoprune.detectors import load_state, save_state
@@ -279,3 +280,19 @@ def test_proxies_are_checked_on_data_and_weights_that_were_moved(demo_settings, 
     search({**moved, "check_proxies": 4})
     check = json.loads((tmp_path / "run" / "proxies.json").read_text())
     assert len(check["trials"]) == 4
+
+
+def test_a_detector_without_losses_is_refused_where_trials_train_it(demo_settings, tmp_path, monkeypatch):
+    """As a segmentation model, whose losses need masks: each trial would fail, one after another."""
+
+    def without_masks(*_):
+        raise KeyError("masks")
+
+    monkeypatch.setattr(RetinaNet, "compute_loss", without_masks)
+    settings = {**demo_settings, "criterion": "l2", "trials": 1, "out": tmp_path / "run"}
+    with pytest.raises(
+        ModelError, match=r"fails as model\(images, targets\) in training mode: KeyError: 'masks'"
+    ):
+        search({**settings, "rungs": (0, 1)})
+    assert not (tmp_path / "run").exists()
+    assert [record.state for record in search({**settings, "rungs": (0,)}).records] == ["complete"]

@@ -44,6 +44,15 @@ def test_a_bad_entry_is_refused_in_one_line(tmp_path: Path, rule: str, problem: 
     assert "groups.0" in str(error.value)
 
 
+def test_a_file_that_was_cut_says_how_to_have_a_whole_one(tmp_path: Path) -> None:
+    path = tmp_path / "space.yaml"
+    path.write_text("model: m\ninput_size: [64, 64]\n")
+    with pytest.raises(
+        ConfigError, match=r"space\.yaml: `groups`: Field required; .*write one with `autoprune space`"
+    ):
+        SpaceFile.load(path)
+
+
 def test_a_file_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "space.yaml"
     path.write_text("- a\n- b\n")

@@ -9,7 +9,7 @@ import pytest
 
 from autoprune.errors import RunError
 from autoprune.study import lease
-from autoprune.study.lease import ATTRIBUTE, STALE_S, Lease
+from autoprune.study.lease import ATTRIBUTE, STALE_S, Lease, is_driven
 
 
 @pytest.fixture
@@ -86,3 +86,21 @@ def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(study, mon
         time.sleep(0.01)
     assert len(failures) == 2
     held.release()
+
+
+def test_who_reads_a_study_is_told_whether_it_is_driven(study):
+    def driven():
+        return is_driven(study, clock=lambda: NOW)
+
+    assert not driven()
+    held = lease_of(study)
+    assert driven()
+    held.release()
+    assert not driven()
+    ended = subprocess.Popen([sys.executable, "-c", ""])
+    ended.wait()
+    held_by(study, socket.gethostname(), ended.pid)
+    assert not driven()
+    for ago, expected in ((STALE_S - 5, True), (STALE_S + 5, False)):
+        held_by(study, "node7", 12, ago)
+        assert driven() == expected

@@ -148,6 +148,22 @@ def test_a_damaged_file_is_refused_by_name(task, order, tmp_path, text):
     assert file.read_text() == text
 
 
+@pytest.mark.parametrize(
+    "curve", [[[2, 1], [0.5]], [[1, 2], [0.5, 0.25]], [[2, 0], [0.5, 0.25]], [[10**6], [0.5]], [[2], ["NaN"]]]
+)
+def test_a_curve_that_is_none_of_its_group_is_refused_by_name(task, order, tmp_path, curve):
+    file = tmp_path / "curves.json"
+    sensitivity.measure_curves(task, order, file, Measured())
+    content = json.loads(file.read_text())
+    name = list(task.graph.prunable)[1]
+    content["curves"][name] = curve
+    file.write_text(json.dumps(content).replace('"NaN"', "NaN"))
+    measured = Measured()
+    with pytest.raises(RunError, match=rf"curves\.json.*{name}.*delete the file"):
+        sensitivity.measure_curves(task, order, file, measured)
+    assert not measured
+
+
 def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path):
     file = tmp_path / "curves.json"
     sensitivity.measure_curves(task, order, file, Measured())

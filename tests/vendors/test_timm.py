@@ -135,6 +135,10 @@ def test_a_backbone_that_cannot_serve_is_refused_in_one_line(name):
             "fpn_channels is 48; the norms of FCOS need a multiple of 32",
         ),
         ({"anchor_sizes": [8, 16]}, "anchor_sizes needs 5 entries"),
+        ({"anchor_sizes": 8}, "anchor_sizes needs 5 entries, one per level, not 8"),
+        ({"fixed_size": 64}, "fixed_size is 64; give [width, height], whole numbers from 1"),
+        ({"fixed_size": [64]}, "fixed_size is [64]; give [width, height]"),
+        ({"fixed_size": [64, "x"]}, "fixed_size is [64, 'x']; give [width, height]"),
         ({"weights": "COCO_V1"}, "own settings"),
     ],
 )

@@ -72,6 +72,8 @@ def test_numbers_that_are_not_finite_are_named(number: float) -> None:
         ({"first": "a"}, "has the keys first"),
         ({"0": "a", "1": " "}, "names label 1 ' '; give it a name"),
         ({"0": None}, "names label 0 None"),
+        ({}, r"must name each class by its label from 0, .*, not \{\}; restore"),
+        (["a"], "must name each class by its label from 0"),
     ],
 )
 def test_labels_are_named_once_each(names: dict[str, Any], message: str) -> None:

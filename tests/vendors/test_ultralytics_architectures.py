@@ -11,6 +11,7 @@ from autoprune.errors import ModelError
 from tests.vendors.ultralytics_models import make_lively  # noqa: F401  skips where there is no Ultralytics
 
 ultralytics = pytest.importorskip("ultralytics")
+from autoprune.vendors import ultralytics as adapter  # noqa: E402
 from autoprune.vendors import ultralytics_architectures as architectures  # noqa: E402
 from autoprune.vendors.ultralytics_library import YAML  # noqa: E402
 
@@ -179,6 +180,25 @@ def test_what_is_no_row_is_said_to_be_none(row, shown):
     content["backbone"][1] = row
     with pytest.raises(ModelError, match=rf"^x.yaml: .*{shown}.* is no row of \[from, repeats, module"):
         architectures.task_of(content, "x.yaml")
+
+
+@pytest.mark.parametrize("row", [["x", 1], [[-1, "x"], 1], [-1, "one"], [-1, None], [-1, True]])
+def test_a_text_where_a_row_has_whole_numbers_is_named(row):
+    content = copy.deepcopy(architectures.find("yolo11n.yaml"))
+    content["backbone"][1][:2] = row
+    with pytest.raises(ModelError, match=r"^x.yaml: .*'Conv'.* must begin with whole numbers"):
+        architectures.task_of(content, "x.yaml")
+
+
+@pytest.mark.parametrize("arguments", [["many", 3, 2], [64, "three", 2]])
+def test_a_text_where_a_layer_takes_a_number_says_where_to_look(arguments):
+    content = copy.deepcopy(architectures.find("yolo11n.yaml"))
+    content["backbone"][0][3] = arguments
+    assert architectures.task_of(content, "x.yaml") == "detect"
+    with pytest.raises(
+        ModelError, match=r"^yolo11n.yaml can't be built by .*; check the rows of its `backbone`"
+    ):
+        adapter.build({"yaml": content}, 4)
 
 
 @pytest.mark.parametrize("name", ["yolo11n.yaml", "yolo11n-seg.yaml", "yolo11n-obb.yaml", "rtdetr-l.yaml"])

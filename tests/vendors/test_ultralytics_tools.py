@@ -201,6 +201,7 @@ def test_what_its_trainer_wrote_goes_back_into_the_folder(tmp_path, data):
     for name in ("best.pt", "last.pt"):
         file = tmp_path / "run" / "weights" / name
         tuned = autoprune.load(tmp_path / "pruned", weights=file)
+        assert list(tuned.unwrap().names.values()) == list(NAMES.values())
         image = pictures(1)[0]
         theirs = ultralytics.YOLO(file).predict(image[..., ::-1].copy(), conf=CONF, verbose=False)[0].boxes
         with torch.inference_mode():
