@@ -24,10 +24,10 @@ def warm_starts(
 ) -> list[WarmStart]:
     """The policies that one-shot methods end with, the most promising first; no widths twice.
 
-    The uniform one comes first, as the baseline of all others. Then, by curves and by the first criterion:
-    the ranking per cost and the knapsack; by the criterion also the ranking per channel. Then what others
-    publish: the ranking by `taylor` (global Taylor pruning), that by `fisher` per cost (Group Fisher), and
-    the ranking by any other criterion.
+    The uniform one comes first, as the baseline of all others. Then the ranking per cost by curves and by the
+    first criterion, then their knapsacks, which often end near it, and the criterion's ranking per channel.
+    Then what others publish: the ranking by `taylor` (global Taylor pruning), that by `fisher` per cost
+    (Group Fisher), and the ranking by any other criterion.
 
     Only scores in units of the loss are weighed against cost. Others have no scale across groups, and the
     order by cost would empty the most expensive groups first.
@@ -44,13 +44,12 @@ def warm_starts(
     """
     starts = [uniform(space, budgets, index)]
     own = next(criterion for criterion in importances if criterion != CURVES)
+    solved = [name for name in importances if name in (own, CURVES) and in_loss_units(name)]
+    starts += [greedy(space, importances[name], budgets, name, index=index) for name in solved]
+    starts += [knapsack(space, importances[name], budgets, name, index) for name in solved]
     for criterion, scores in importances.items():
         published = "global" if criterion == own else None
-        if criterion in (own, CURVES):
-            if in_loss_units(criterion):
-                starts.append(greedy(space, scores, budgets, criterion, index=index))
-                starts.append(knapsack(space, scores, budgets, criterion, index))
-        else:
+        if criterion not in (own, CURVES):
             published = CRITERIA[criterion].one_shot
         if published is not None:
             per_cost = published == "greedy"

@@ -163,6 +163,10 @@ def test_curves_come_before_the_criterion_and_are_weighed_against_cost(
     importances = {name: importance_of(graph, seed) for seed, name in enumerate(("curves", "l2", "taylor"))}
     names = [start.origin for start in warm_starts(space, importances, [budget_of(space, 0.4)])]
     assert names == ["uniform", "greedy curves", "knapsack curves", "global l2", "global taylor"]
+    of_loss = {"curves": importances["curves"], "taylor": importances["taylor"]}
+    names = [start.origin for start in warm_starts(space, of_loss, [budget_of(space, 0.4)])]
+    # where several budgets get three each, both orders are tried
+    assert names[:3] == ["uniform", "greedy curves", "greedy taylor"]
 
 
 def test_an_impossible_budget_is_refused(chain, importance_of, make_space, budget_of) -> None:
