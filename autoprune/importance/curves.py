@@ -22,7 +22,7 @@ class Curve(NamedTuple):
     """Rise of the detection loss when one group alone is narrowed.
 
     Attributes:
-        widths: channels kept, falling, none of them dense.
+        widths: channels kept, falling, none of them dense; 0 where the group was emptied.
         rises: loss over the dense detector's at each; noise can make them negative.
     """
 

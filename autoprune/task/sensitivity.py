@@ -98,9 +98,14 @@ class SensitivityProbe:
             self._reconstructor = make_reconstructor(task, self.seed) if images else None
 
     def __call__(self, name: str, ratios: tuple[float, ...] | None = None) -> Curve:
-        """The curve of a prunable group, at the widths of some pruning ratios; by default `RATIOS`."""
+        """The curve of a prunable group, at the widths of some pruning ratios; by default `RATIOS`.
+
+        Where trials may empty groups, the default has a width of 0 too.
+        """
         task, group = self._task, self._task.graph.groups[name]
         widths = ratios_to_widths(group, RATIOS if ratios is None else ratios)
+        if ratios is None and task.config.empty_blocks and group.can_empty:
+            widths += (0,)
         rises = []
         for width in widths:
             keep = {name: most_important(self._order[name], group, width)}
@@ -150,7 +155,8 @@ def _read(path: Path, key: str, groups: Mapping[str, ChannelGroup]) -> dict[str,
         return {}
     curves = {name: Curve(*curve) for name, curve in content.curves.items() if name in groups}
     for name, curve in curves.items():
-        falling = [groups[name].width, *curve.widths, 0]
+        below = -1 if groups[name].can_empty else 0
+        falling = [groups[name].width, *curve.widths, below]
         if len(curve.widths) != len(curve.rises) or falling != sorted(set(falling), reverse=True):
             raise RunError(
                 f"{path}: the curve of `{name}` must have a loss for each of its widths, which fall from "

@@ -70,6 +70,19 @@ def test_a_curve_is_the_loss_of_the_masked_detector_less_that_of_the_dense_one(t
             assert rise == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_the_curve_of_a_group_that_trials_may_empty_ends_without_it(demo_settings, order):
+    task = load_task(make_config(**{**demo_settings, "recalibration_images": 0, "empty_blocks": True}))
+    measure = sensitivity.SensitivityProbe(task, order)
+    name = task.graph.emptiable[0]
+    curve = measure(name)
+    masked, dense = (mask(task.model, task.graph, keep) for keep in ({name: []}, {}))
+    expected = loss(masked, task, images_of(measure)) - loss(dense, task, images_of(measure))
+    assert curve.widths[-1] == 0
+    assert curve.rises[-1] == pytest.approx(expected, rel=1e-3, abs=1e-5)
+    whole = next(name for name in task.graph.prunable if name not in task.graph.emptiable)
+    assert measure(whole).widths[-1] > 0
+
+
 def test_it_is_measured_after_the_reconstruction(task, order):
     config = task.config.model_copy(update={"reconstruct_images": 8})
     task = replace(task, config=config)
@@ -155,7 +168,7 @@ def test_a_curve_that_is_none_of_its_group_is_refused_by_name(task, order, tmp_p
     file = tmp_path / "curves.json"
     sensitivity.measure_curves(task, order, file, Measured())
     content = json.loads(file.read_text())
-    name = list(task.graph.prunable)[1]
+    name = next(name for name in task.graph.prunable if name not in task.graph.emptiable)
     content["curves"][name] = curve
     file.write_text(json.dumps(content).replace('"NaN"', "NaN"))
     measured = Measured()
