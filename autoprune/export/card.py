@@ -14,6 +14,7 @@ from autoprune.policy import Policy
 from autoprune.progress import count_of
 from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
+from autoprune.study.trials import SAMPLED, origin_label
 
 SCORES = {
     "map": "mAP (IoU 0.50:0.95)",
@@ -219,7 +220,8 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
             f"{_points(metrics['untrained_map'])}"
         )
     if "trial" in metrics:
-        lines.append(f"- trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})")
+        origin = origin_label(metrics.get("origin", SAMPLED))
+        lines.append(f"- trial {metrics['trial']} of its search ({origin})")
     if "versions" in metrics:
         lines.append(f"- made with {metrics['versions']}")
     return "## Origin\n\n" + "\n".join(lines) + "\n"

@@ -11,6 +11,7 @@ from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 from autoprune.space.input_size import INPUT_PX
+from autoprune.study.trials import origin_label
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
@@ -74,11 +75,6 @@ def kind_of(origin: str) -> Kind:
     if origin.partition(" at ")[0] == "uniform":  # at a smaller input size too
         return "uniform"
     return "searched" if origin == "sampler" else "one-shot"
-
-
-def origin_label(origin: str) -> str:
-    """A trial's origin for people: the name of its warm start, or ``searched``."""
-    return "searched" if origin == "sampler" else origin
 
 
 @naming_paths()
