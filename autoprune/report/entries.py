@@ -126,7 +126,7 @@ def outcome_lines(
         lines.append(
             f"  {len(raced)} by racing, known to be worse on these images after so many of them: {seen}{more}"
         )
-    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:most]]
+    lines += [f"  trial {record.number} {record.failure}" for record in result.failed[:most]]
     if most is not None and len(result.failed) > most:
         lines.append(f"  and {len(result.failed) - most} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:
