@@ -105,25 +105,28 @@ class StatusDisplay:
         return Text("\n".join(self._lines))
 
 
-def track(items: Iterable[T], description: str, total: int | None = None) -> Iterator[T]:
+def track(items: Iterable[T], description: str, total: int | None = None, done: int = 0) -> Iterator[T]:
     """Yields ``items`` and shows how many of them are done.
 
     Args:
         items: what to iterate over.
         description: the work in a few words, such as ``"recovery"``.
-        total: number of items, if ``items`` has no length.
+        total: number of items, if ``items`` has no length; with those that are ``done``.
+        done: items of earlier work, which are counted and not timed.
     """
     console = _console.get()
     total = len(items) if total is None and isinstance(items, Sized) else total
     if console is None:
         yield from items
     elif console.is_terminal:
-        yield from _bar(items, description, total, console)
+        yield from _bar(items, description, total, done, console)
     else:
-        yield from _lines(items, description, total, console)
+        yield from _lines(items, description, total, done, console)
 
 
-def _bar(items: Iterable[T], description: str, total: int | None, console: "Console") -> Iterator[T]:
+def _bar(
+    items: Iterable[T], description: str, total: int | None, done: int, console: "Console"
+) -> Iterator[T]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -141,18 +144,20 @@ def _bar(items: Iterable[T], description: str, total: int | None, console: "Cons
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as bar, _showing(None, below_bar=console):
-        task = bar.add_task(description, total=total)
+        task = bar.add_task(description, total=total, completed=done)
         for item in items:
             yield item
             bar.advance(task)
 
 
-def _lines(items: Iterable[T], description: str, total: int | None, console: "Console") -> Iterator[T]:
+def _lines(
+    items: Iterable[T], description: str, total: int | None, earlier: int, console: "Console"
+) -> Iterator[T]:
     start = last = time.monotonic()
-    for done, item in enumerate(items, 1):
+    for done, item in enumerate(items, earlier + 1):
         yield item
         now = time.monotonic()
         if now - last >= PLAIN_INTERVAL_S:
             last = now
-            remaining = f", {(now - start) / done * (total - done):.0f} s left" if total else ""
+            remaining = f", {(now - start) / (done - earlier) * (total - done):.0f} s left" if total else ""
             console.print(f"{description}: {done}/{total or '?'}{remaining}", highlight=False, markup=False)

@@ -21,6 +21,15 @@ def test_plain_lines_give_done_total_and_time_left(monkeypatch):
     assert out.getvalue().splitlines() == ["recovery: 1/2, 20 s left", "recovery: 2/2, 0 s left"]
 
 
+def test_what_earlier_work_did_is_counted_and_not_timed(monkeypatch):
+    clock = iter(range(0, 1000, 20))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    out = io.StringIO()
+    with progress.show(Console(file=out, force_terminal=False)):
+        assert list(progress.track([3, 4], "curves", total=4, done=2)) == [3, 4]
+    assert out.getvalue().splitlines() == ["curves: 3/4, 20 s left", "curves: 4/4, 0 s left"]
+
+
 def test_terminal_shows_a_bar_and_hides_nested_ones():
     out = io.StringIO()
     with progress.show(Console(file=out, force_terminal=True, width=80)):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from autoprune.cli.detectors import build_dense, resolve
-from autoprune.cli.export import refuse_existing
+from autoprune.cli.export import check_read_back, refuse_existing
 from autoprune.cli.settings import ANY_DATA, with_config
 from autoprune.cli.terminal import output, tell
 from autoprune.config import Config
@@ -29,7 +29,7 @@ def apply(
     from autoprune.data.labels import describe
     from autoprune.detectors import detector_inputs
     from autoprune.detectors.class_names import names_in, renamed
-    from autoprune.export import largest_difference, load, save_detector
+    from autoprune.export import save_detector
     from autoprune.files import new_folder
     from autoprune.graph import analyze
     from autoprune.policy import hash_weights
@@ -55,11 +55,13 @@ def apply(
         made = replace(made, labels=renamed(made.labels, carried))
     with new_folder(to) as folder:
         save_detector(folder, pruned, made)
-        difference = largest_difference(pruned, load(folder), detector.policy.input_size)
+        same = check_read_back(
+            pruned, folder, detector.policy.input_size, f"{policy} on {config.weights}", to
+        )
     console = output()
     tell(console, f"wrote {to}: pruned by {policy}, not recovered")
     if checked.labels and made.labels != checked.labels:
         own, other = describe(made.labels), describe(checked.labels)
         tell(console, f"labels: {own}, as {config.weights} names them; the policy is of {other}")
-    tell(console, f"read back: outputs differ by {difference:.3g}")
+    tell(console, same)
     tell(console, f"next: {command_line('eval', to, *ANY_DATA)}")

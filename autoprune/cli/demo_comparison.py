@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 from autoprune.config import Config
 from autoprune.data import demo_detector
-from autoprune.report.entries import kind_of, origin_label
+from autoprune.report.entries import kind_of
 from autoprune.report.tables import Kind
 from autoprune.run.names import POLICY_FILE, TRIAL_NAME
+from autoprune.study.trials import origin_label
 
 if TYPE_CHECKING:
     import torch

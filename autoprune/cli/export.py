@@ -90,7 +90,7 @@ def export(
 
     What is written is read back, and its outputs are compared with the detector's.
     """
-    from autoprune.export import largest_difference, load, save_detector
+    from autoprune.export import save_detector
     from autoprune.export.card import render, write_card
     from autoprune.export.folder import load_with_policy
     from autoprune.export.formats import write_onnx, write_raw, write_vendor
@@ -134,11 +134,7 @@ def export(
                 own = write_pretrained(new, model, policy)
             else:
                 save_detector(new, model, policy)
-            difference = largest_difference(model, load(new), policy.input_size)
-            if difference != 0:
-                raise AutopruneError(
-                    f"{to} does not compute what {folder} does: outputs differ by {difference:.3g}"
-                )
+            same = check_read_back(model, new, policy.input_size, str(folder), to)
             measured = [LATENCY_FILE] if weights else [METRICS_FILE, LATENCY_FILE]  # not with these weights
             for source_file in (folder / name for name in measured):
                 if source_file.is_file():
@@ -148,7 +144,7 @@ def export(
         names = [POLICY_FILE, WEIGHTS_FILE, *more, CARD_FILE]
         origin = f"{folder} with the weights of {weights}" if weights else folder
         tell(console, f"wrote {to}: {', '.join(names[:-1])} and {names[-1]} of {origin}")
-        console.print("read back: the outputs on a random image are identical")
+        console.print(same)
         if file is not None and pictures is not None:
             tell(console, f"{file.name}: {parity}")
         run = config_of_run(folder)
@@ -178,6 +174,28 @@ def _refuse_combinations(flags: set[str], needs_images: bool, raw_heads: bool) -
         refuse_useless(flags, PANELS["Data"], reason)
     if "size" in flags and not raw_heads:
         raise ConfigError("--size is the fixed input of raw heads; give --raw-heads too, or omit it")
+
+
+def check_read_back(
+    model: "nn.Module", folder: Path, input_size: tuple[int, int], source: str, to: Path
+) -> str:
+    """Reads a written detector back; says that it computes what the one in memory does.
+
+    Args:
+        model: what was written.
+        folder: that it was written to.
+        input_size: height and width of a random image.
+        source: where ``model`` is from, for the message.
+        to: what ``folder`` will be called, for the message.
+
+    Raises:
+        AutopruneError: their outputs differ.
+    """
+    from autoprune.export import largest_difference, load
+
+    if (difference := largest_difference(model, load(folder), input_size)) != 0:
+        raise AutopruneError(f"{to} does not compute what {source} does: outputs differ by {difference:.3g}")
+    return "read back: the outputs on a random image are identical"
 
 
 def refuse_existing(folder: Path) -> None:

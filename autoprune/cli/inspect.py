@@ -24,6 +24,7 @@ from autoprune.progress import command_line, count_of
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
+    from torch import nn
 
     from autoprune.graph import ChannelGraph
     from autoprune.policy import Policy
@@ -88,9 +89,9 @@ def _report(
     config: Config, flags: set[str], argument: str | None, policy_file: Path | None
 ) -> dict[str, Any]:
     """The report, as plain values."""
-    from autoprune.detectors import detector_inputs
-    from autoprune.detectors.inputs import network_size
+    from autoprune.detectors import detector_inputs, pixel_resizing
     from autoprune.graph import analyze
+    from autoprune.images.decode import resized_size
     from autoprune.policy import Policy
     from autoprune.space.file import ready_space
 
@@ -106,29 +107,38 @@ def _report(
         detector = replace(detector, policy=given)  # it says what was not given, such as the classes
     policy = detector.policy
     model, spec = build_dense(detector, config)
-    if policy is not None:
-        model = policy.resized(model)
-    size = input_size_of(detector, model, config)
+    size = of_policy = input_size_of(detector, model, config)
+    if policy is not None and policy.resize is not None and config.input_size is None:
+        # the policy's size is that of its smaller images; the dense detector is counted at its own
+        size = resized_size(size, pixel_resizing(model))
     graph = analyze(model, detector_inputs(size))
-    widths = None
+    pruned, widths = None, None
     if policy is not None:
-        if size == policy.input_size:  # the warning; what is shown is computed here
-            policy = policy.with_costs(graph, policy_file or argument or "the policy")
-        policy.check(graph)
+        smaller = policy.resized(model)
+        counted = graph if policy.resize is None else analyze(smaller, detector_inputs(of_policy))
+        if of_policy == policy.input_size:  # the warning; what is shown is computed here
+            policy = policy.with_costs(counted, policy_file or argument or "the policy")
+        policy.check(counted)
         widths = policy.kept_widths
+        costs = {"gflops": counted.gflops(widths), "mparams": counted.mparams(widths)}
+        pruned = {**costs, **_sizes(smaller, of_policy)}
     ready = ready_space(spec.name)
     return {
         "model": spec.model_dump(),
-        "input_size": list(size),
-        "network_size": list(network_size(model.eval(), size)),
+        **_sizes(model, size),
         "gflops": graph.gflops(),
         "mparams": graph.mparams(),
-        "pruned": None
-        if widths is None
-        else {"gflops": graph.gflops(widths), "mparams": graph.mparams(widths)},
+        "pruned": pruned,
         "ready_space": None if ready is None else str(ready),
         "groups": _groups(graph, widths),
     }
+
+
+def _sizes(model: "nn.Module", size: tuple[int, int]) -> dict[str, list[int]]:
+    """Height and width of the image that costs are counted at, and of what the network sees of it."""
+    from autoprune.detectors.inputs import network_size
+
+    return {"input_size": list(size), "network_size": list(network_size(model.eval(), size))}
 
 
 def _check_same_model(policy: "Policy", file: Path, detector: NamedDetector, config: Config) -> None:
@@ -193,11 +203,18 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
     from autoprune.detectors.inputs import sizes_text
 
     spec, pruned = report["model"], report["pruned"]
+    size = sizes_text(report["input_size"], report["network_size"])
+    if pruned is not None and pruned["network_size"] != report["network_size"]:
+        size += f", pruned at {sizes_text(pruned['input_size'], pruned['network_size'])}"
     console.print(
         f"{spec['name']}, {spec['num_classes']} classes with the background, {spec['norm']} norms, "
-        f"counted at {sizes_text(report['input_size'], report['network_size'])}"
+        f"counted at {size}"
     )
-    after = {name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})" for name in pruned or ()}
+    after = {
+        name: f" → {pruned[name]:.2f} ({pruned[name] / report[name]:.0%})"
+        for name in ("gflops", "mparams")
+        if pruned is not None
+    }
     console.print(
         f"{report['gflops']:.2f}{after.get('gflops', '')} GFLOPs, "
         f"{report['mparams']:.2f}{after.get('mparams', '')} M parameters"
@@ -222,7 +239,7 @@ def _show(console: "Console", report: dict[str, Any]) -> None:
         console.print(f"{len(frozen)} {'is' if len(frozen) == 1 else 'are'} frozen:")
     for group in frozen:
         console.print(f"  {group['name']} ({group['width']}): {group['reason']}")
-    if report["ready_space"] is not None:
+    if report["ready_space"] is not None and pruned is None:  # a policy is what a search ends with
         tell(console, f"a search space for it is ready, for --space: {report['ready_space']}")
 
 

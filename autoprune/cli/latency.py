@@ -23,11 +23,13 @@ if TYPE_CHECKING:
     from rich.console import Console
     from torch import nn
 
+    from autoprune.latency.machine import LatencySetup
     from autoprune.latency.runners import Run
     from autoprune.latency.timing import Latency
     from autoprune.policy import Policy
 
     Stages = Mapping[str, Latency]
+    Built = tuple[nn.Module, ModelSpec, Policy | None]
 
 
 @with_config(
@@ -89,6 +91,7 @@ def latency(
     The others are compared with the first one.
     """
     from autoprune.detectors import detector_inputs
+    from autoprune.detectors.inputs import network_size
     from autoprune.latency.machine import LatencySetup
     from autoprune.latency.timing import interleaved
     from autoprune.task.checks import pick_device
@@ -115,14 +118,16 @@ def latency(
                 folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
                 runs[label] = _runner(model, images, runtime, device, config.threads, folder)
             latencies = interleaved(runs, repeats, warmup_passes)
-        setup = LatencySetup(runtime, device, config.threads, input_size, batch).label
+        setup = LatencySetup(runtime, device, config.threads, input_size, batch)
         if record:
-            kinds = {label: (spec, policy) for label, (_, spec, policy) in built.items()}
-            _record(console, latencies, folders, setup, kinds)
+            _record(console, latencies, folders, setup, built)
+        sizes = {label: network_size(model, input_size) for label, model in models.items()}
+        first = models[named[0].label]
+        title = setup.label if len(set(sizes.values())) > 1 else setup.label_of(first)
         if not as_json:
-            _show(console, latencies, f"{setup}; {repeats} interleaved passes each")
+            _show(console, latencies, sizes, f"{title}; {repeats} interleaved passes each")
     if as_json:
-        print(json.dumps(_as_json(latencies, setup), indent=2))
+        print(json.dumps(_as_json(latencies, sizes, title), indent=2))
 
 
 def _runner(
@@ -160,8 +165,8 @@ def _record(
     console: "Console",
     latencies: "Mapping[str, Stages]",
     folders: Mapping[str, Path],
-    setup: str,
-    kinds: "Mapping[str, tuple[ModelSpec, Policy | None]]",
+    setup: "LatencySetup",
+    built: "Mapping[str, Built]",
 ) -> None:
     """Writes the networks' times into the folders of their detectors; beside them that of the dense one.
 
@@ -170,20 +175,22 @@ def _record(
         latencies: by label.
         folders: by label.
         setup: where it was measured.
-        kinds: by label the dense architecture, and the policy that it is pruned by.
+        built: by label the detector, its dense architecture, and the policy that it is pruned by.
     """
     from autoprune.export.card import add_latencies, write_card
+    from autoprune.latency.networks import latency_row
     from autoprune.latency.runners import NETWORK
 
-    first = next(iter(kinds))
+    first = next(iter(built))
+    other, first_spec, first_policy = built[first]
     for name, folder in folders.items():
-        dense, policy = kinds[name]
-        row = {"label": setup, **dataclasses.asdict(latencies[name][NETWORK])}
-        if not (reason := _why_not_dense(*kinds[first], dense)):
-            row["dense_ms"] = latencies[first][NETWORK].median_ms
+        model, spec, policy = built[name]
+        dense = None
+        if not (reason := _why_not_dense(first_spec, first_policy, spec)):
+            dense = other, latencies[first][NETWORK]
         elif name != first:
             tell(console, f"{first} is not the dense detector of {folder}, whose card is without: {reason}")
-        add_latencies(folder, [row])
+        add_latencies(folder, [latency_row(setup, model, latencies[name][NETWORK], dense)])
         write_card(folder, policy)
 
 
@@ -196,16 +203,23 @@ def _why_not_dense(spec: ModelSpec, policy: "Policy | None", dense: ModelSpec) -
     return next((f"its {name} is {brief(own)}, not {brief(other)}" for name, own, other in different), "")
 
 
-def _as_json(latencies: "Mapping[str, Stages]", setup: str) -> dict[str, object]:
+def _as_json(
+    latencies: "Mapping[str, Stages]", sizes: Mapping[str, tuple[int, int]], label: str
+) -> dict[str, object]:
     detectors = {
         name: {stage: dataclasses.asdict(value) for stage, value in stages.items()}
         for name, stages in latencies.items()
     }
-    return {"label": setup, "detectors": detectors}
+    return {"label": label, "network_sizes": sizes, "detectors": detectors}
 
 
-def _show(console: "Console", latencies: "Mapping[str, Stages]", title: str) -> None:
-    """A table: per detector the median of each stage, and its network relative to the first one's."""
+def _show(
+    console: "Console", latencies: "Mapping[str, Stages]", sizes: Mapping[str, tuple[int, int]], title: str
+) -> None:
+    """A table: per detector the median of each stage, and its network relative to the first one's.
+
+    Where detectors make different sizes of the same images, each says what its network sees.
+    """
     from rich import box
     from rich.table import Table
 
@@ -214,6 +228,8 @@ def _show(console: "Console", latencies: "Mapping[str, Stages]", title: str) -> 
     tell(console, title)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("ms, median (p10 to p90)", overflow="fold")
+    if differ := len(set(sizes.values())) > 1:
+        table.add_column("network sees", justify="right", no_wrap=True)
     present = [stage for stage in STAGES if any(stage in stages for stages in latencies.values())]
     for stage in present:
         table.add_column(stage, justify="right")
@@ -221,6 +237,8 @@ def _show(console: "Console", latencies: "Mapping[str, Stages]", title: str) -> 
     first = next(iter(latencies.values()))[NETWORK].median_ms
     for name, stages in latencies.items():
         cells = [_cell(stages[stage], stage == NETWORK) if stage in stages else "-" for stage in present]
+        if differ:
+            cells.insert(0, "{}x{}".format(*sizes[name]))
         table.add_row(name, *cells, f"{stages[NETWORK].median_ms / first:.0%}")
     show_table(console, table)
 
@@ -230,7 +248,7 @@ def _cell(value: "Latency", with_spread: bool) -> str:
     return f"{value.median_ms:.1f}{spread}"
 
 
-def _build(detector: NamedDetector, config: Config) -> "tuple[nn.Module, ModelSpec, Policy | None]":
+def _build(detector: NamedDetector, config: Config) -> "Built":
     """The detector, its dense architecture and its policy; without weights one of the same latency."""
     if detector.folder is not None:
         from autoprune.export.folder import load_with_policy

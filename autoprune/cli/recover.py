@@ -10,8 +10,9 @@ from autoprune.cli.settings import PANELS, with_config
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config
 from autoprune.progress import command_line
-from autoprune.report.entries import kind_of, origin_label
+from autoprune.report.entries import kind_of
 from autoprune.report.tables import Entry, comparison
+from autoprune.study.trials import origin_label
 
 FIELDS = (
     *PANELS["Training"],

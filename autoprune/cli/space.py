@@ -73,7 +73,7 @@ def space(
     from autoprune.space.render import save_space
     from autoprune.space.resolve import resolve
     from autoprune.task.pruning_task import load_task
-    from autoprune.task.scoring import score_several, scores_beside
+    from autoprune.task.scoring import missing_scores, score_several, scores_beside
     from autoprune.task.sensitivity import curves_beside
 
     if to.exists() and not force:
@@ -91,12 +91,16 @@ def space(
         console.print(task.train.labels_line, highlight=False, markup=False)
         task.check_labels()
         groups = count_of(len(task.graph.prunable), "group")
-        console.print(f"scoring the channels of {groups} by {config.criterion}")
         # the other criteria that a search's warm starts need come from the same pass over the images
-        scores = score_several(task, warm_criteria(config.criterion), scores_beside(to))
+        criteria, kept = warm_criteria(config.criterion), scores_beside(to)
+        if missing := missing_scores(task, criteria, kept):
+            named = config.criterion if config.criterion in missing else ", ".join(missing)
+            console.print(f"scoring the channels of {groups} by {named}")
+        else:
+            tell(console, f"the scores of {groups} by {config.criterion} are read from {kept}")
+        scores = score_several(task, criteria, kept)
         importance = scores[config.criterion]
         if config.curves:
-            console.print(f"narrowing each of the {groups} alone")
             importance = score_curves(task, importance, curves_beside(to))
         file = derive_space(
             task.graph,

@@ -14,6 +14,7 @@ from autoprune.policy import Policy
 from autoprune.progress import count_of
 from autoprune.run.documents import LATENCIES, METRICS, Document
 from autoprune.run.names import CARD_FILE, LATENCY_FILE, METRICS_FILE, POLICY_FILE, WEIGHTS_FILE
+from autoprune.study.trials import SAMPLED, origin_label
 
 SCORES = {
     "map": "mAP (IoU 0.50:0.95)",
@@ -55,8 +56,7 @@ def add_latencies(folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
     Args:
         folder: of the detector.
-        rows: ``label`` (device, runtime, versions, batch, size), ``median_ms``, ``p10_ms`` and ``p90_ms`` of
-            the network, and ``dense_ms``, the dense detector's median if it was timed interleaved with it.
+        rows: of each what `latency.networks.latency_row` returns.
     """
     by_label = {row["label"]: row for row in _read(folder / LATENCY_FILE, LATENCIES) or []}
     by_label |= {row["label"]: dict(row) for row in rows}
@@ -165,6 +165,8 @@ def _latency(rows: Sequence[Mapping[str, Any]]) -> str:
         fraction = f" ({row['median_ms'] / dense:.0%})" if dense else ""
         spread = f"{row['p10_ms']:.1f} to {row['p90_ms']:.1f}"
         before = f"{dense:.1f}" if dense else "-"
+        if other := row.get("dense_network_size"):
+            before += " at {}x{}".format(*other)
         lines.append(f"| {_text(row['label'])} | {before} | {row['median_ms']:.1f}{fraction} | {spread} |")
     return (
         "## Latency\n\nOf the network in ms, the median; dense and pruned interleaved.\n\n"
@@ -219,7 +221,8 @@ def _origin(folder: Path, policy: Policy, metrics: Mapping[str, Any]) -> str:
             f"{_points(metrics['untrained_map'])}"
         )
     if "trial" in metrics:
-        lines.append(f"- trial {metrics['trial']} of its search ({metrics.get('origin', 'sampler')})")
+        origin = origin_label(metrics.get("origin", SAMPLED))
+        lines.append(f"- trial {metrics['trial']} of its search ({origin})")
     if "versions" in metrics:
         lines.append(f"- made with {metrics['versions']}")
     return "## Origin\n\n" + "\n".join(lines) + "\n"

@@ -77,7 +77,7 @@ def fit_model(
             note += "; that is large, as if the machine had other work: an idle one measures better"
         else:
             _cache(fitted, cached)
-    say(f"latency model of {label}: dense {fitted.dense_ms:.1f} ms; {note}")
+    say(f"latency model of {setup.label_of(model)}: dense {fitted.dense_ms:.1f} ms; {note}")
     fitted.save(file)
     return fitted
 

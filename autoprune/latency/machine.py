@@ -6,7 +6,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
+from torch import nn
 
+from autoprune.detectors.inputs import size_text
 from autoprune.fields import is_vendor
 from autoprune.runtimes.sessions import find_runtime
 
@@ -33,19 +35,32 @@ class LatencySetup:
 
     @property
     def label(self) -> str:
-        """Device, threads, runtime with its version, batch and input size, in one line.
+        """Device, threads, runtime with its version, batch and size of the images, in one line.
 
         Raises:
             ConfigError: the runtime is unknown or not installed.
         """
+        return self._label("{}x{}".format(*self.input_size))
+
+    def label_of(self, model: nn.Module) -> str:
+        """The label of a detector's own figures: with the size that its network sees, if it is another.
+
+        Args:
+            model: the detector, in eval mode.
+
+        Raises:
+            ConfigError: the runtime is unknown or not installed.
+        """
+        return self._label(size_text(model, self.input_size))
+
+    def _label(self, size: str) -> str:
         if self.device.type == "cuda":
             device = torch.cuda.get_device_name(self.device)
         else:
             count = self.threads or torch.get_num_threads()
             device = f"{processor()}, {count} thread{'s' if count > 1 else ''}"
         runtime = f"{self.runtime} {find_runtime(self.runtime).version}"
-        height, width = self.input_size
-        return f"{device}, {runtime}, batch {self.batch}, {height}x{width}"
+        return f"{device}, {runtime}, batch {self.batch}, {size}"
 
 
 def processor() -> str:

@@ -3,13 +3,16 @@
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 from torch import nn
 
 from autoprune.detectors import detector_inputs, pixel_resizing
+from autoprune.detectors.inputs import network_size
 from autoprune.graph import ChannelGraph, prune
 from autoprune.images.decode import resized_size
 from autoprune.latency.machine import LatencySetup
@@ -45,13 +48,13 @@ def measure_networks(
                 runs[str(number)] = in_torch(model.eval(), images, clock)
                 continue
             model = model.to("cpu").eval()
-            network_size = resized_size(setup.input_size, pixel_resizing(model))
+            inside = resized_size(setup.input_size, pixel_resizing(model))
             (images,) = detector_inputs(setup.input_size)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
             runs[str(number)] = in_file(
                 model,
                 images,
-                network_size,
+                inside,
                 setup.runtime,
                 str(setup.device),
                 setup.threads,
@@ -61,6 +64,25 @@ def measure_networks(
             model.to(setup.device)
         latencies = interleaved(runs, passes)
     return [stages[NETWORK] for stages in latencies.values()]
+
+
+def latency_row(
+    setup: LatencySetup, model: nn.Module, latency: Latency, dense: tuple[nn.Module, Latency] | None = None
+) -> dict[str, Any]:
+    """A row of `latency.json`.
+
+    Args:
+        setup: where it was measured, and with images of what size.
+        model: the pruned detector, in eval mode.
+        latency: its network's.
+        dense: the dense detector, in eval mode, and its network's latency, timed interleaved with the other.
+    """
+    row = {"label": setup.label_of(model), **asdict(latency)}
+    if dense is not None:
+        row["dense_ms"] = dense[1].median_ms
+        if (seen := network_size(dense[0], setup.input_size)) != network_size(model, setup.input_size):
+            row["dense_network_size"] = list(seen)
+    return row
 
 
 def sample_widths(space: Space, count: int, seed: int = 0) -> list[Widths]:

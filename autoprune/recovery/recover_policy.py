@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
@@ -21,7 +21,7 @@ from autoprune.files import write_text
 from autoprune.graph import prune
 from autoprune.importance import Importance
 from autoprune.latency.machine import versions
-from autoprune.latency.networks import measure_networks
+from autoprune.latency.networks import latency_row, measure_networks
 from autoprune.policy import hash_weights
 from autoprune.progress import say
 from autoprune.recovery.expect import Pair, expecting, say_expected
@@ -266,7 +266,7 @@ def _latency(full_size: PruningTask, model: nn.Module) -> dict[str, Any]:
     """
     setup = full_size.latency_setup
     dense, pruned = measure_networks((full_size.model, model), setup, LATENCY_PASSES)
-    return {"label": setup.label, **asdict(pruned), "dense_ms": dense.median_ms}
+    return latency_row(setup, model, pruned, (full_size.model, dense))
 
 
 def _data_name(task: PruningTask) -> str:

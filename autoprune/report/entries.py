@@ -11,6 +11,7 @@ from autoprune.report.tables import Entry, Kind, points
 from autoprune.run.documents import METRICS
 from autoprune.run.names import METRICS_FILE, RECOVERED_FOLDER
 from autoprune.space.input_size import INPUT_PX
+from autoprune.study.trials import origin_label
 
 if TYPE_CHECKING:
     from autoprune.run.results import SearchResult
@@ -76,11 +77,6 @@ def kind_of(origin: str) -> Kind:
     return "searched" if origin == "sampler" else "one-shot"
 
 
-def origin_label(origin: str) -> str:
-    """A trial's origin for people: the name of its warm start, or ``searched``."""
-    return "searched" if origin == "sampler" else origin
-
-
 @naming_paths()
 def recovered_metrics(run: Path) -> dict[int, dict[str, Any]]:
     """Content of `metrics.json` of each recovered trial, by trial number.
@@ -130,7 +126,7 @@ def outcome_lines(
         lines.append(
             f"  {len(raced)} by racing, known to be worse on these images after so many of them: {seen}{more}"
         )
-    lines += [f"  trial {record.number} failed: {record.reason}" for record in result.failed[:most]]
+    lines += [f"  trial {record.number} {record.failure}" for record in result.failed[:most]]
     if most is not None and len(result.failed) > most:
         lines.append(f"  and {len(result.failed) - most} more ({all_reasons})")
     if repeated := [record for record in states["complete"] if record.again]:

@@ -13,7 +13,7 @@ from autoprune.cost.budget import UNITS, Metric, parse_budget
 from autoprune.files import write_text
 from autoprune.passwords import hide
 from autoprune.policy import Policy
-from autoprune.report.entries import kind_of, origin_label, outcome, outcome_lines, recovered_map
+from autoprune.report.entries import kind_of, outcome, outcome_lines, recovered_map
 from autoprune.report.headline import format_steps, make_headline, map_change, proxy_training
 from autoprune.report.run_summary import RunSummary
 from autoprune.report.samples import Sample, read_samples
@@ -22,6 +22,7 @@ from autoprune.run.directory import RunDirectory
 from autoprune.run.names import POLICY_FILE
 from autoprune.search.wall_time import PARTS
 from autoprune.study.records import Record
+from autoprune.study.trials import origin_label
 
 PAGE = Path(__file__).parent / "page"
 SCRIPTS = ("draw.js", "charts.js", "details.js", "report.js")

@@ -133,6 +133,7 @@ class LatencyRow(TypedDict):
     p10_ms: Cost
     p90_ms: Cost
     dense_ms: NotRequired[Cost]
+    dense_network_size: NotRequired[Annotated[list[int], Field(min_length=2, max_length=2)]]
 
 
 Corners = Annotated[list[Number], Field(min_length=4, max_length=4)]

@@ -48,11 +48,11 @@ def trial_line(record: Record, finished: Sequence[Record], trials: int, remainin
         remaining: the time that the remaining ones will take, in words.
     """
     if record.state == "failed":
-        outcome = f"failed: {record.reason}"
+        outcome = record.failure
     else:
         outcome = f"mAP {100 * record.metrics['map']:.1f}, {record.metrics['gflops']:.2f} GFLOPs"
-    if record.pixels is not None:
-        outcome += f", {record.pixels} px"
+        if record.pixels is not None:
+            outcome += f", {record.pixels} px"
     if record.raced is not None:
         outcome += (
             f" (estimated), stopped by racing at rung {len(record.rungs) - 1} after {record.raced} images"
@@ -79,7 +79,7 @@ def repeat_line(repeat: Record, finished: Sequence[Record]) -> str:
     """
     first = next(other for other in finished if other.number == repeat.repeat_of)
     if repeat.state == "failed":
-        return f"trial {first.number} again: failed: {repeat.reason}"
+        return f"trial {first.number} again: {repeat.failure}"
     rivals = [other for other in finished if other.state == "complete" and other.budget == first.budget]
     best = max(rivals, key=lambda rival: rival.metrics["map"])
     at = "" if first.budget is None else f" at {first.budget:.2f} GFLOPs"

@@ -104,12 +104,12 @@ def _note(rule: GroupRule, space: Space, cost_fractions: Mapping[str, float], im
     text = f"  # {group.width} channels, {100 * cost_fractions[group.name]:.1f}% of GFLOPs"
     if group.unit > 1:
         text += f", in units of {group.unit}"
-    if space.max_ratio[place] >= 1:
-        text += "; may go as a whole"
+    may_go = space.max_ratio[place] >= 1
     if kept == group.width:
-        return text if space.max_ratio[place] >= 1 else f"{text}; stays whole"
+        return text + ("; keeps none or all" if may_go else "; stays whole")
     removed = 100 * removed_importance(group, kept, importance[group.name])
-    return text + f"; keeps at least {kept}, without {removed:.0f}% of the importance"
+    least = "none, or at least" if may_go else "at least"
+    return text + f"; keeps {least} {kept}, without {removed:.0f}% of the importance"
 
 
 def _cost_fractions(space: Space) -> dict[str, float]:

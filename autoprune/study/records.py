@@ -66,6 +66,12 @@ class Record:
         return pixels_of(self.widths)
 
     @property
+    def failure(self) -> str:
+        """At which input size, where that was searched, and why the trial failed, in words."""
+        at = "" if self.pixels is None else f" at {self.pixels} px"
+        return f"failed{at}: {self.reason}"
+
+    @property
     def raced(self) -> int | None:
         """Of how many images a race stopped it; its mAP is an estimate then. ``None`` where none did."""
         images = self.rungs[-1].get(RACED) if self.rungs else None

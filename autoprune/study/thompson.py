@@ -20,8 +20,8 @@ from optuna.samplers import BaseSampler
 from optuna.trial import FrozenTrial
 
 from autoprune.study.records import Record
-from autoprune.study.trial_attributes import SAMPLED, distributions, encode_parameters
-from autoprune.study.trials import Plan
+from autoprune.study.trial_attributes import distributions, encode_parameters
+from autoprune.study.trials import SAMPLED, Plan
 
 Vector = NDArray[np.float64]
 

@@ -30,10 +30,9 @@ from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState
 
-from autoprune.study.trials import Metrics, Plan
+from autoprune.study.trials import SAMPLED, Metrics, Plan
 
 Encoded = dict[str, Any]
-SAMPLED = "sampler"  # the origin of what no warm start proposed
 _BUDGET = "budget"
 _INHERITED = ("origin", "warm_start", "widths", "losses", "repeat_of")  # by the trial that continues another
 

@@ -11,6 +11,7 @@ from autoprune.data.rivals import Rival
 from autoprune.space.warm_start import WarmStart
 
 Metrics = Mapping[str, float]
+SAMPLED = "sampler"  # the origin of what no warm start proposed
 Work = TypeVar("Work")
 
 
@@ -141,3 +142,8 @@ class Evaluator(Protocol[Work]):
         Raises:
             TrainingError: the policy can't be evaluated; the trial fails and the search continues.
         """
+
+
+def origin_label(origin: str) -> str:
+    """A trial's origin for people: the name of its warm start, or ``searched``."""
+    return "searched" if origin == SAMPLED else origin

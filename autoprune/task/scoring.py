@@ -50,30 +50,23 @@ def score_several(
     Returns:
         {criterion: {group: [width]}}, in the order of ``criteria``.
     """
-    config = task.config
-    seed = derive(config.seed, "importance", criteria[0])
-    chosen = random_subset(len(task.train), config.importance_images, seed)
-    ids = [int(task.train.image_ids[index]) for index in chosen]
-    keys = {
-        criterion: settings_hash(
-            weights=task.weights_sha256,
-            criterion=criterion,
-            seed=seed,
-            images=ids if CRITERIA[criterion].needs_data else [],
-            data=task.train.fingerprint,
-        )
-        for criterion in criteria
-    }
-    scores = _read(path, keys, task.graph)
+    inputs = _inputs(task, criteria)
+    scores = _read(path, inputs.keys, task.graph)
     if missing := [criterion for criterion in criteria if criterion not in scores]:
-        batches = ImageBatches(task, chosen)
+        batches = ImageBatches(task, inputs.images)
 
         def keep(criterion: str, importance: Importance) -> None:
             if path is not None:  # at once, so that an interrupt during the next one loses nothing of it
-                save(path, criterion, keys[criterion], importance)
+                save(path, criterion, inputs.keys[criterion], importance)
 
-        scores |= score_together(missing, task.model, task.graph, lambda: batches, seed, keep)
+        scores |= score_together(missing, task.model, task.graph, lambda: batches, inputs.seed, keep)
     return {criterion: scores[criterion] for criterion in criteria}
+
+
+def missing_scores(task: PruningTask, criteria: Sequence[str], path: Path) -> list[str]:
+    """Which of the criteria `score_several` would compute, and not read from the file."""
+    read = _read(path, _inputs(task, criteria).keys, task.graph)
+    return [criterion for criterion in criteria if criterion not in read]
 
 
 def scores_beside(space: Path) -> Path:
@@ -121,6 +114,33 @@ class ImageBatches:
         size = self.task.config.batch_size
         for start in range(0, self.images, size):
             yield self.task.train.batch(self.indices[start : start + size], self.task.device)
+
+
+@dataclass(frozen=True)
+class _Inputs:
+    """What scores depend on beside the weights: the images, as indices, the seed, and a key by criterion."""
+
+    images: Sequence[int]
+    seed: int
+    keys: dict[str, str]
+
+
+def _inputs(task: PruningTask, criteria: Sequence[str]) -> _Inputs:
+    config = task.config
+    seed = derive(config.seed, "importance", criteria[0])
+    chosen = random_subset(len(task.train), config.importance_images, seed)
+    ids = [int(task.train.image_ids[index]) for index in chosen]
+    keys = {
+        criterion: settings_hash(
+            weights=task.weights_sha256,
+            criterion=criterion,
+            seed=seed,
+            images=ids if CRITERIA[criterion].needs_data else [],
+            data=task.train.fingerprint,
+        )
+        for criterion in criteria
+    }
+    return _Inputs(chosen, seed, keys)
 
 
 def _read(path: Path | None, keys: dict[str, str], graph: ChannelGraph) -> dict[str, Importance]:

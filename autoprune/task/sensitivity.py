@@ -12,7 +12,7 @@ from autoprune.files import write_text
 from autoprune.graph import ChannelGroup, prune
 from autoprune.importance import Importance, most_important, settings_hash
 from autoprune.importance.curves import Curve, ratios_to_widths
-from autoprune.progress import say, track
+from autoprune.progress import count_of, say, track
 from autoprune.seeding import seed as derive
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
@@ -52,11 +52,14 @@ def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Me
     key = _key(task, order)
     curves = _read(path, key, task.graph.prunable)
     if missing := [name for name in task.graph.prunable if name not in curves]:
-        if len(missing) > MANY:
-            say(f"sensitivity curves of {len(missing)} groups: --no-curves goes on without, by the criterion")
-        for name, curve in track(measure(missing), "sensitivity curves", len(missing)):
+        without = ": --no-curves goes on without, by the criterion" if len(missing) > MANY else ""
+        say(f"sensitivity curves of {count_of(len(missing), 'group')}, each narrowed alone{without}")
+        total, done = len(task.graph.prunable), len(task.graph.prunable) - len(missing)
+        for name, curve in track(measure(missing), "sensitivity curves", total, done):
             curves[name] = curve
             write_text(path, _File(key=key, curves=curves).model_dump_json() + "\n")
+    else:
+        say(f"the sensitivity curves are read from {path}")
     return {name: curves[name] for name in task.graph.prunable}
 
 

@@ -35,6 +35,7 @@ def test_the_dense_weights_are_pruned(
     weights, folder = demo_settings["weights"], tmp_path / "pruned"
     outcome = autoprune("apply", policy, "--weights", weights, "--to", folder)
     assert outcome.code == 0, outcome.err
+    assert "read back: the outputs on a random image are identical" in outcome.out
     assert outcome.next_command() == ["eval", str(folder), "--data", "DATA"]
     model = load(folder)
     dense, _ = load_dense(demo_settings["model"], demo_settings["model_arguments"], weights=weights)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights, retinanet_resnet50_fpn
 
 from autoprune.cli.main import main
-from autoprune.detectors import build, detector_inputs, names
+from autoprune.detectors import Resize, build, detector_inputs, names
 from autoprune.graph import analyze, prune
 from autoprune.policy import Policy
 
@@ -147,6 +148,32 @@ def test_a_policy_shows_before_and_after(
     assert kept["backbone.body.layer1.1.conv1"] == 64
     shown = autoprune("inspect", *arguments[how]).out
     assert f"{report['gflops']:.2f} → {report['pruned']['gflops']:.2f} (" in shown
+
+
+@pytest.mark.parametrize("given", [[], ["--input-size", "64x64"]])
+def test_a_policy_at_a_smaller_size_is_compared_with_the_dense_detector_at_its_own(
+    autoprune: Run, policy: Path, given: list[str]
+) -> None:
+    own = Policy.load(policy)
+    smaller = replace(own, input_size=(32, 32), resize=Resize(32, 32))
+    smaller.save(policy)
+    report = json.loads(autoprune("inspect", policy, *given, "--json").out)
+    dense = build(TINY)
+    small = prune(smaller.resized(dense), analyze(dense, detector_inputs((64, 64))), own.keep)
+    assert (report["network_size"], report["pruned"]["network_size"]) == ([64, 64], [32, 32])
+    assert report["gflops"] == flops(dense, (64, 64)) / 1e9
+    assert report["pruned"]["gflops"] == flops(small, (32, 32)) / 1e9
+    shown = autoprune("inspect", policy, *given).out
+    image = "64x64, which the detector itself makes 32x32" if given else "32x32"
+    assert shown.splitlines()[0].endswith(f"counted at 64x64, pruned at {image}")
+    assert f"({report['pruned']['gflops'] / report['gflops']:.0%}) GFLOPs" in shown
+
+
+def test_a_space_to_search_is_not_offered_for_what_is_pruned(
+    autoprune: Run, tiny_model: list[str], policy: Path
+) -> None:
+    assert "a search space" in autoprune("inspect", *tiny_model).out
+    assert "a search space" not in autoprune("inspect", policy).out
 
 
 def test_a_policy_of_another_model_is_refused(autoprune: Run, policy: Path) -> None:

@@ -3,12 +3,14 @@
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
 import pytest
 
 from autoprune.cli.main import COMMANDS
+from autoprune.detectors import Resize
 from autoprune.policy import Policy
 from autoprune.runtimes import extras
 from autoprune.runtimes.sessions import RUNTIMES
@@ -56,6 +58,29 @@ def test_a_recorded_latency_is_in_the_card(autoprune: Run, checked_run: Path, tm
     assert "batch 3, 128x128" in card.read_text()
     (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "batch 3" in row["label"])
     assert row["dense_ms"] > 0
+
+
+def test_each_detector_says_the_size_that_its_network_sees(
+    autoprune: Run, checked_run: Path, tmp_path: Path
+) -> None:
+    folder = Path(shutil.copytree(best_recovered(checked_run), tmp_path / "detector"))
+    policy = replace(Policy.load(folder / "policy.yaml"), input_size=(96, 96), resize=Resize(96, 96))
+    policy.save(folder / "policy.yaml")
+    dense = policy.model
+    flags = ["--model-arguments", json.dumps(dense.arguments), "--num-classes", str(dense.num_classes)]
+    arguments = ["latency", dense.name, folder, *flags, "--repeats", "1"]
+    outcome = autoprune(*arguments, "--batch", "3", "--record")
+    shown = {cells[0]: cells[1] for cells in map(str.split, outcome.out.splitlines()) if len(cells) > 6}
+    assert shown[dense.name] == "128x128"
+    assert shown[f"{tmp_path.name}/detector"] == "96x96"
+    assert "batch 3, 128x128;" in outcome.out
+    (row,) = (row for row in json.loads((folder / "latency.json").read_text()) if "batch 3" in row["label"])
+    assert row["label"].endswith("batch 3, 128x128, which the detector itself makes 96x96")
+    assert row["dense_network_size"] == [128, 128]
+    printed = json.loads(autoprune(*arguments, "--json").out)
+    assert list(printed["network_sizes"].values()) == [[128, 128], [96, 96]]
+    alone = json.loads(autoprune("latency", folder, "--repeats", "1", "--json").out)
+    assert alone["label"].endswith("batch 1, 96x96")
 
 
 def test_the_time_of_another_detector_is_not_taken_for_that_of_the_dense_one(

@@ -34,10 +34,14 @@ def test_it_is_written_and_read_back_and_never_overwritten(
         assert command[command.index(flag) + 1] == str(tiny[tiny.index(flag) + 1])
     space = SpaceFile.load(file)
     assert (space.model, space.criterion, space.granularity, space.round_to) == (TINY.name, "l2", "stage", 4)
+    assert "scoring the channels of" in outcome.out
     before = file.read_text()
     assert autoprune(*flags).is_refusal(str(file), "--force")
     assert file.read_text() == before
-    assert autoprune(*flags, "--force").code == 0
+    again = autoprune(*flags, "--force")
+    assert again.code == 0
+    assert "scoring the channels" not in again.out
+    assert f"by l2 are read from {file.with_suffix('.importance.safetensors')}" in again.out
 
 
 def test_an_interrupt_says_that_scores_are_kept(

@@ -85,6 +85,20 @@ def test_figures_are_those_of_the_files(folder):
     assert not re.search(r"None|\bnan\b", card)
 
 
+def test_a_dense_detector_at_another_size_has_it_beside_its_latency(folder):
+    row = {"label": "a CPU, 96x96", "median_ms": 6.0, "p10_ms": 5.0, "p90_ms": 7.0, "dense_ms": 24.0}
+    add_latencies(folder, [{**row, "dense_network_size": [128, 160]}])
+    write_card(folder)
+    card = (folder / "MODEL_CARD.md").read_text()
+    assert rows(card)["a CPU, 96x96"] == ["24.0 at 128x160", "6.0 (25%)", "5.0 to 7.0"]
+
+
+def test_the_origin_of_a_trial_is_in_the_words_of_the_front(folder):
+    (folder / "metrics.json").write_text(json.dumps(METRICS))
+    write_card(folder)
+    assert "- trial 17 of its search (searched)" in (folder / "MODEL_CARD.md").read_text().splitlines()
+
+
 def test_missing_figures_are_named_with_the_command_that_measures_them(folder):
     write_card(folder)
     card = (folder / "MODEL_CARD.md").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ from importlib.metadata import version
 import pytest
 import torch
 
+from autoprune.config import ModelSpec
+from autoprune.detectors import build
 from autoprune.errors import ConfigError
 from autoprune.latency import machine
 from autoprune.latency.machine import LatencySetup, processor, versions
@@ -18,6 +20,18 @@ def test_the_label_holds_what_a_figure_depends_on():
     assert ", 1 thread, " in replace(SETUP, threads=1).label
     threads = torch.get_num_threads()
     assert f", {threads} thread{'s' if threads > 1 else ''}, " in replace(SETUP, threads=None).label
+
+
+def test_the_label_of_a_detector_has_the_size_that_its_network_sees():
+    model = build(ModelSpec(name="retinanet_resnet18_fpn", arguments={"min_size": 96}, num_classes=3)).eval()
+    seen = []
+    model.backbone.register_forward_pre_hook(lambda _, inputs: seen.extend(inputs[0].shape[-2:]))
+    with torch.no_grad():
+        model([torch.rand(3, *SETUP.input_size)])
+    ending = ", which the detector itself makes {}x{}".format(*seen)
+    assert SETUP.label_of(model) == SETUP.label + ending
+    same = replace(SETUP, input_size=tuple(seen))
+    assert same.label_of(model) == same.label
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

@@ -1,15 +1,18 @@
 """Networks are measured interleaved in any runtime, and pruned to any widths of a space."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
 
 from autoprune.config import ModelSpec
-from autoprune.detectors import build, detector_inputs
+from autoprune.detectors import Resize, build, detector_inputs, resized
 from autoprune.latency import networks as module
 from autoprune.latency.machine import LatencySetup
-from autoprune.latency.networks import measure_networks, prune_to, sample_widths
+from autoprune.latency.networks import latency_row, measure_networks, prune_to, sample_widths
 from autoprune.latency.operators import find_calls
+from autoprune.latency.timing import Latency
 from autoprune.runtimes.sessions import RUNTIMES
 
 SIZE = (64, 64)
@@ -40,6 +43,18 @@ def test_only_the_network_counts(detector, monkeypatch):
     monkeypatch.setattr(module, "in_torch", lambda *_: lambda: next(passes))
     (latency,) = measure_networks([detector], LatencySetup("torch", CPU, None, SIZE), 3)
     assert (latency.median_ms, latency.repeats) == (250.0, 3)
+
+
+def test_a_recorded_latency_carries_the_size_that_each_network_sees(detector):
+    setup = LatencySetup("torch", CPU, 1, SIZE)
+    pruned, dense = Latency(2.0, 1.0, 3.0, 5), Latency(8.0, 7.0, 9.0, 5)
+    smaller = resized(detector, Resize(32, 32))
+    same = latency_row(setup, detector, pruned, (detector, dense))
+    assert same == {"label": setup.label, **asdict(pruned), "dense_ms": 8.0}
+    other = latency_row(setup, smaller, pruned, (detector, dense))
+    assert "which the detector itself makes 32x32" in other["label"]
+    assert (other["dense_ms"], other["dense_network_size"]) == (8.0, [64, 64])
+    assert "dense_ms" not in latency_row(setup, smaller, pruned)
 
 
 def test_samples_reach_over_the_whole_space_and_repeat(network):

@@ -11,11 +11,11 @@ from autoprune.data.rivals import RESAMPLES, encode_maps
 from autoprune.report.entries import (
     budgets_of,
     kind_of,
-    origin_label,
     outcome_lines,
     recovered_metrics,
     trial_entries,
 )
+from autoprune.study.trials import origin_label
 
 
 def recovered_json(value):

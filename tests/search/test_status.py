@@ -3,7 +3,8 @@ import io
 from rich.console import Console
 
 from autoprune import progress
-from autoprune.search.status import status
+from autoprune.search.status import status, trial_line
+from autoprune.space.input_size import INPUT_SIZE
 from autoprune.study.records import Record
 
 
@@ -32,6 +33,14 @@ def test_the_status_counts_what_the_study_holds():
         "front mAP 50.0 at 2.00 GFLOPs, mAP 40.0 at 1.00 GFLOPs",
         "left 3 min",
     ]
+
+
+def test_a_trial_that_failed_says_at_which_size_before_the_reason():
+    failed = Record(1, "failed", "uniform", None, {"a": 1, INPUT_SIZE: 96}, (), reason="9 ms is above it")
+    line = trial_line(failed, [failed], 8, "9 s")
+    assert line == "1/8 trial 1 (uniform): failed at 96 px: 9 ms is above it; none complete; 9 s left"
+    passed = Record(2, "complete", "uniform", None, {INPUT_SIZE: 96}, ({"map": 0.5, "gflops": 1.0},))
+    assert "mAP 50.0, 1.00 GFLOPs, 96 px; best 50.0" in trial_line(passed, [passed], 8, "9 s")
 
 
 def test_before_any_trial_there_is_no_front_and_no_time():

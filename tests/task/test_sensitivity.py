@@ -1,12 +1,15 @@
 """Sensitivity curves against masked detectors; which of a file are used, which measured again."""
 
+import io
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
+from autoprune import progress
 from autoprune.config import make_config
 from autoprune.errors import RunError
 from autoprune.graph import mask, prune
@@ -177,7 +180,7 @@ def test_a_curve_that_is_none_of_its_group_is_refused_by_name(task, order, tmp_p
     assert not measured
 
 
-def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path):
+def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path, monkeypatch):
     file = tmp_path / "curves.json"
     sensitivity.measure_curves(task, order, file, Measured())
     content = json.loads(file.read_text())
@@ -185,8 +188,18 @@ def test_a_file_that_lacks_a_group_is_completed(task, order, tmp_path):
     del content["curves"][lost]
     file.write_text(json.dumps(content))
     measured = Measured()
-    sensitivity.measure_curves(task, order, file, measured)
+    monkeypatch.setattr(progress, "PLAIN_INTERVAL_S", 0)
+    out = io.StringIO()
+    with progress.show(Console(file=out, width=500)):
+        sensitivity.measure_curves(task, order, file, measured)
+        assert measured == [lost]
+        sensitivity.measure_curves(task, order, file, measured)
     assert measured == [lost]
+    total = len(task.graph.prunable)
+    begun, counted, read = out.getvalue().splitlines()
+    assert begun == "sensitivity curves of 1 group, each narrowed alone"
+    assert counted.startswith(f"sensitivity curves: {total}/{total}, ")
+    assert read == f"the sensitivity curves are read from {file}"
 
 
 def test_curves_beside_a_space_file_start_a_run_but_do_not_replace_its_own(task, order, tmp_path):
