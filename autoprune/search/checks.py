@@ -85,8 +85,8 @@ def _check_empty_blocks(config: Config, file: SpaceFile | None) -> None:
     """
     if config.empty_blocks and file is not None and not file.has_empty_blocks:
         raise ConfigError(
-            f"empty_blocks does nothing with {config.space}, where no group has max_ratio: 1.0; write that for "
-            "groups that may go, or give --no-empty-blocks (YAML: empty_blocks: false)"
+            f"empty_blocks does nothing with {config.space}, where no group has max_ratio: 1.0; write that "
+            "for groups that may go, or give --no-empty-blocks (YAML: empty_blocks: false)"
         )
 
 
