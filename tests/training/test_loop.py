@@ -154,7 +154,7 @@ def test_checkpoints_are_written_every_few_seconds_unless_that_takes_long(
     writing_s: float,
     expected: list[int],
 ) -> None:
-    """Of 12 steps of 3 s each: a short training, too, goes on from where it was killed."""
+    """Of 12 steps of 3 s each: a short training, too, resumes from near where it was killed."""
     clock, written = SimpleNamespace(now=0.0), []
 
     def save(self: Checkpoint, path: Path) -> None:
