@@ -167,7 +167,9 @@ class Config(Strict):
         "stride; of several, each trial has one, at which it is trained, evaluated and counted",
     )
     empty_blocks: Annotated[bool, _SPACE] = Field(
-        False, description="let whole blocks go where another path carries the signal, in a derived space"
+        False,
+        description="let whole blocks go where another path carries the signal; a `space` that is given must "
+        "say so itself, by max_ratio: 1.0",
     )
 
     out: Annotated[Path, PathText, _OUTPUT] = Field(Path("runs/search"), description="run directory")
@@ -341,10 +343,6 @@ class Config(Strict):
             raise ValueError("rungs must increase, starting from 0 or more")
         if self.reconstruct_images == 1:
             raise ValueError("reconstruct_images must be 0 or at least 2, as some are held out")
-        if self.empty_blocks and self.space is not None:
-            raise ValueError(
-                "empty_blocks is for a derived space: omit it, and write max_ratio: 1.0 in `space`"
-            )
         return self
 
 

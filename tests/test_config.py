@@ -66,7 +66,6 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"trials": 0}, "`trials`"),
         ({"rungs": [20, 0]}, "rungs must increase"),
         ({"objectives": ["gflops"]}, "objectives must hold map"),
-        ({"empty_blocks": True, "space": "s.yaml"}, "empty_blocks is for a derived space: omit it"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
         ({"input_sizes": [0.5]}, "must hold 1.0, the detector's own input size"),

@@ -125,6 +125,7 @@ def estimate_lines(estimate: "Estimate") -> list[str]:
     repeats = f", {count_of(estimate.repeats, 're-evaluation')}" if estimate.repeats else ""
     return [
         f"{count_of(estimate.trials, 'trial')}{done}{repeats}: {rungs}",
+        *([] if estimate.unsearched is None else [estimate.unsearched]),
         estimate.summary(),
         estimate.advice(),
         f"nothing was written or started; the estimate took {estimate.measuring_s:.0f} s",

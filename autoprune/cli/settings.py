@@ -26,6 +26,9 @@ PANELS: dict[str, tuple[str, ...]] = {
 }
 """The fields under each heading of ``--help``."""
 
+PASSED = ("config", "flags", "words")
+"""Arguments of a command that are no options of its own; see `with_config`."""
+
 ANY_DATA = ("--data", "DATA")
 """In a next command, where it isn't known which data."""
 
@@ -53,7 +56,8 @@ def with_config(
     """Gives a command the options of panels and fields, as its argument ``config``.
 
     A command with an argument ``flags`` also gets the names of all options that the user gave on the command
-    line, to refuse those that would do nothing.
+    line, to refuse those that would do nothing. With an argument ``words`` it gets the options of fields as
+    they were given, {field: words}, and ``--config`` under ``config``, to repeat them in a next command.
 
     Args:
         *panels: keys of `PANELS`, or single fields.
@@ -69,27 +73,30 @@ def with_config(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(command, eval_str=True)
-        own = {name: item for name, item in signature.parameters.items() if name not in ("config", "flags")}
+        own = {name: item for name, item in signature.parameters.items() if name not in PASSED}
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
             values = {name: given.pop(name) for name in fields}
-            config = _read(values, given.pop("config"), command_defaults)
+            file = given.pop("config")
+            config = _read(values, file, command_defaults)
             flags = {name for name, value in given.items() if value != own[name].default}
             flags |= {name for name, value in values.items() if value is not None}
             refuse_useless(flags, ignored, "in this command; omit it")
             if "flags" in signature.parameters:
                 given["flags"] = flags
+            if "words" in signature.parameters:
+                given["words"] = _words({"config": file, **values})
             command(config=config, **given)
 
         def option(name: str) -> inspect.Parameter:
             return _option(name, command_defaults, name in ignored, shown.get(name))
 
-        file = inspect.Parameter(
+        config_file = inspect.Parameter(
             "config", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=ConfigFile
         )
         keywords = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in own.values()]
-        parameters = [*keywords, file, *(option(name) for name in fields)]
+        parameters = [*keywords, config_file, *(option(name) for name in fields)]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
         return run
@@ -145,6 +152,17 @@ def with_new_flags(arguments: Sequence[str]) -> list[str]:
             argument = renamed[name] + equals + value
         result.append(argument)
     return result
+
+
+def _words(values: Mapping[str, Any]) -> dict[str, list[object]]:
+    """The options that were given, as words of a command line, by name; ``None`` is none."""
+    words: dict[str, list[object]] = {}
+    for name, value in values.items():
+        if isinstance(value, bool):
+            words[name] = [flag(name if value else f"no_{name}")]
+        elif value is not None:
+            words[name] = [flag(name), value]
+    return words
 
 
 def _option(

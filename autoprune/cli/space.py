@@ -1,16 +1,20 @@
 """`autoprune space`: derives bounds on every group's pruning ratio from its importance, as YAML to edit."""
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
-from autoprune.cli.settings import PANELS, data_flags, refuse_useless, with_config
+from autoprune.cli.settings import PANELS, refuse_useless, with_config
 from autoprune.cli.terminal import tell, working
 from autoprune.config import Config
 from autoprune.errors import RunError
 from autoprune.progress import command_line, count_of
+
+IN_SPACE = ("model", "model_arguments", "input_size", "criterion")
+"""What a search takes from the space, where its own settings are silent."""
 
 FOR_CURVES = {"reconstruct_images", "recalibration_images", "batch_size", *PANELS["Engine"]}
 
@@ -32,6 +36,7 @@ FOR_CURVES = {"reconstruct_images", "recalibration_images", "batch_size", *PANEL
 def space(
     config: Config,
     flags: set[str],
+    words: dict[str, list[object]],
     to: Annotated[Path, typer.Option("--to", metavar="FILE", help="YAML file to write.")] = Path(
         "space.yaml"
     ),
@@ -129,8 +134,30 @@ def space(
             f"wrote {to}: {len(bounds.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
-        weights = [] if config.weights is None else ["--weights", config.weights]
-        following = command_line(
-            "search", "--space", to, *weights, *data_flags(config), "--budget-gflops", "50%"
-        )
-        tell(console, f"next: {following}")
+        tell(console, f"next: {_next(config, to, words, file.has_empty_blocks)}")
+
+
+def _next(config: Config, to: Path, words: Mapping[str, Sequence[object]], has_empty_blocks: bool) -> str:
+    """The search of this space, with the settings that it was made with: they decide scores and curves.
+
+    Args:
+        config: the settings.
+        to: the space.
+        words: the options that were given; see `with_config`.
+        has_empty_blocks: whether the space lets blocks go.
+    """
+    by_file = "config" in words
+    left_out = {"empty_blocks"} if by_file else {"empty_blocks", *IN_SPACE}
+    if config.engine != "ray":
+        left_out |= set(PANELS["Engine"])
+    if config.budget_latency_ms is None and "latency_ms" not in config.objectives:
+        left_out.add("latency_runtime")
+    following: list[object] = ["search", "--space", to]
+    if not by_file and "weights" not in words and config.weights is not None:
+        following += ["--weights", config.weights]  # the file that --model names
+    following += [word for name, given in words.items() if name not in left_out for word in given]
+    if by_file and not has_empty_blocks and (config.empty_blocks or "empty_blocks" in words):
+        following.append("--no-empty-blocks")
+    if not (config.budget_gflops or config.budget_mparams or config.budget_latency_ms):
+        following += ["--budget-gflops", "50%"]
+    return command_line(*following)

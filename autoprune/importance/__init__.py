@@ -1,6 +1,6 @@
 """Importance: scores of every channel of every group, by one of several criteria."""
 
-from autoprune.importance.cache import check_readable, damaged, load, save, settings_hash
+from autoprune.importance.cache import check_readable, damaged, load, origin_of, save, settings_hash
 from autoprune.importance.criteria import CRITERIA, Criterion, comparable, in_loss_units
 from autoprune.importance.curves import CURVES
 from autoprune.importance.gates import Batches
@@ -19,6 +19,7 @@ __all__ = [
     "in_loss_units",
     "load",
     "most_important",
+    "origin_of",
     "per_cost",
     "per_unit",
     "save",

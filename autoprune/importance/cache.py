@@ -23,8 +23,21 @@ def settings_hash(**settings: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarray[Any, Any]]) -> None:
+def save(
+    path: Path,
+    criterion: str,
+    key: str,
+    importance: Mapping[str, np.ndarray[Any, Any]],
+    origin: Mapping[str, Any] | None = None,
+) -> None:
     """Adds the scores of ``criterion`` to the file, replacing older ones of the same criterion.
+
+    Args:
+        path: the file.
+        criterion: its name.
+        key: hash of all that the scores depend on.
+        importance: {group: [width]}.
+        origin: what the key is made of, as JSON values; `origin_of` reads it back, to say what differs.
 
     Raises:
         RunError: the file can't be written, or what it holds can't be read.
@@ -33,7 +46,7 @@ def save(path: Path, criterion: str, key: str, importance: Mapping[str, np.ndarr
     tensors = {name: scores for name, scores in tensors.items() if name.partition("/")[0] != criterion}
     for group, scores in importance.items():
         tensors[f"{criterion}/{group}"] = torch.from_numpy(np.array(scores, dtype=np.float64))
-    write_tensors(path, tensors, {**metadata, criterion: key})
+    write_tensors(path, tensors, {**metadata, criterion: key, _origin(criterion): json.dumps(origin or {})})
 
 
 def load(path: Path, criterion: str, key: str | None = None) -> Importance | None:
@@ -56,6 +69,29 @@ def load(path: Path, criterion: str, key: str | None = None) -> Importance | Non
         if scores.dtype != torch.float64 or scores.dim() != 1 or not bool(torch.isfinite(scores).all()):
             raise damaged(path, f"the {criterion} scores of {name} are no list of finite numbers")
     return {name: scores.numpy() for name, scores in selected.items()}
+
+
+def origin_of(path: Path, criterion: str) -> dict[str, Any] | None:
+    """What the scores of ``criterion`` were made of; nothing in files of earlier versions.
+
+    Returns:
+        ``None`` where the file has no scores of it.
+
+    Raises:
+        RunError: the file is not a safetensors file.
+    """
+    metadata = _read(path)[1] if path.exists() else {}
+    if criterion not in metadata:
+        return None
+    try:
+        origin = json.loads(metadata.get(_origin(criterion), "{}"))
+    except ValueError:
+        return {}
+    return origin if isinstance(origin, dict) else {}
+
+
+def _origin(criterion: str) -> str:
+    return f"origin of {criterion}"
 
 
 def check_readable(path: Path) -> None:

@@ -141,10 +141,14 @@ class RunDirectory:
                 raise RunError(f"{path} is {is_}, not {wanted}; move it away, or give another run directory")
 
     def write_config(self, config: Config, notes: Mapping[str, Any]) -> None:
-        """Writes `config.yaml` once: the settings in full, below ``notes`` (versions, hashes) as comments."""
+        """Writes `config.yaml` once: the settings in full, below ``notes`` (versions, hashes) as comments.
+
+        What later commands change, such as the trials, is not written: those that only extend a run leave out
+        the steps and paths that recoveries take from here.
+        """
         if self.config_file.exists():
             return
-        header = "# autoprune search: all its settings. The same command resumes the run.\n"
+        header = "# autoprune search: all settings that the run began with. The same command resumes it.\n"
         header += "".join(f"# {name}: {value}\n" for name, value in notes.items())
         write_yaml(self.config_file, absolute(config).model_dump(mode="json"), header)
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from autoprune.config import Config, load_config, make_config
 from autoprune.data.evaluate import check_boxes
 from autoprune.data.racing import LEAST, RaceOrder
-from autoprune.errors import RunError
+from autoprune.errors import ConfigError, RunError
 from autoprune.passwords import MASK, has_password
 from autoprune.progress import say
 from autoprune.run.directory import RunDirectory
@@ -60,6 +60,7 @@ def check(config: Config | Mapping[str, Any] | str | Path) -> Checked:
     config = _as_config(config)
     consent(config.model)
     file = None if config.space is None else SpaceFile.load(config.space)
+    _check_empty_blocks(config, file)
     run = RunDirectory(config.out)
     open_settings, given = with_space(config, file), config.model_fields_set
     config = search_settings(open_settings, run, given)
@@ -72,6 +73,21 @@ def check(config: Config | Mapping[str, Any] | str | Path) -> Checked:
     refuse_missing(config)
     need_runtime(config.latency_runtime)
     return Checked(config, run, file)
+
+
+def _check_empty_blocks(config: Config, file: SpaceFile | None) -> None:
+    """Refuses `empty_blocks` beside a search space in which no block may go, so it would do nothing.
+
+    Where one may, both ask for the same: one file of settings serves `autoprune space` and the search of it.
+
+    Raises:
+        ConfigError: names the file and what to write.
+    """
+    if config.empty_blocks and file is not None and not file.has_empty_blocks:
+        raise ConfigError(
+            f"empty_blocks does nothing with {config.space}, where no group has max_ratio: 1.0; write that "
+            "for groups that may go, or give --no-empty-blocks (YAML: empty_blocks: false)"
+        )
 
 
 def load_checked(

@@ -170,6 +170,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         devices=_devices(config, task.device, workers),
         megabytes=megabytes,
         measuring_s=time.perf_counter() - started,
+        unsearched=plan.only_warm_starts(config.trials) if any(record.counts for record in new) else None,
     )
 
 

@@ -103,6 +103,7 @@ class Estimate:
         devices: CPU cores or GPUs that the whole search occupies.
         megabytes: size of the run directory at the end, with recovered detectors where they are checked.
         measuring_s: seconds that the estimate itself took.
+        unsearched: one line where the sampler proposes nothing, or nothing for some budgets.
     """
 
     parts: tuple[Part, ...]
@@ -115,6 +116,7 @@ class Estimate:
     devices: float
     megabytes: float
     measuring_s: float
+    unsearched: str | None = None
 
     @property
     def work_s(self) -> float:

@@ -161,8 +161,8 @@ def _reach(config: Config, graph: ChannelGraph) -> float:
 def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
     """Importance by what ranks policies: curves, or the run's criterion; then, for warm starts, by others."""
     config = task.config
-    copy_scores(config.space, run.importance_file)
-    scores = score_several(task, criteria_of(config), run.importance_file)
+    kept = copy_scores(config.space, run.importance_file)
+    scores = score_several(task, criteria_of(config), run.importance_file, kept)
     if not config.curves:
         return scores
     copy_curves(config.space, run.curves_file)

@@ -161,13 +161,25 @@ class SpacePlan:
         )
 
     def only_warm_starts(self, trials: int) -> str | None:
-        """One line where a search of so many trials ends before its sampler proposes one."""
-        if trials > (count := len(self.warm_starts)):
+        """One line where a search of so many trials ends before its sampler proposes one for each budget."""
+        count, several = len(self.warm_starts), len(self.budgets)
+        proposals = trials - count
+        if not count or proposals >= several:
             return None
+        named, enough = "", f"more than {count}"
+        if several > 1:
+            limits = ", ".join(figures(limit) for limit in self.budgets if limit is not None)
+            named, enough = f"{several} budgets ({limits} GFLOPs)", f"{count + several} or more, one for each"
+        if proposals > 0:
+            return (
+                f"nothing is searched for at least {several - proposals} of the {named}: all but {proposals} "
+                f"of the {trials} trials are warm starts; give --trials (YAML: trials) {enough}"
+            )
         origins = ", ".join(dict.fromkeys(start.origin for start in self.warm_starts[:trials]))
         return (
-            f"nothing is searched: all {trials} trials are warm starts ({origins}); the sampler proposes "
-            f"only after {count}: give --trials (YAML: trials) more than {count}"
+            f"nothing is searched{f' for any of the {named}' if named else ''}: all {trials} trials are "
+            f"warm starts ({origins}); the sampler proposes only after {count}: give --trials "
+            f"(YAML: trials) {enough}"
         )
 
     @cached_property

@@ -69,6 +69,11 @@ class SpaceFile(Strict):
     min_width: int = Field(8, ge=1, le=MOST)
     groups: tuple[GroupRule, ...] = Field(min_length=1)
 
+    @property
+    def has_empty_blocks(self) -> bool:
+        """Whether an entry lets groups go as a whole."""
+        return any(rule.max_ratio == 1 for rule in self.groups)
+
     @staticmethod
     def load(path: Path) -> "SpaceFile":
         """Reads a search space.

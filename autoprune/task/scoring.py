@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ from autoprune.importance import (
     check_readable,
     damaged,
     load,
+    origin_of,
     save,
     score_together,
     settings_hash,
 )
+from autoprune.progress import say
 from autoprune.seeding import random_subset
 from autoprune.seeding import seed as derive
 from autoprune.task.pruning_task import PruningTask
@@ -38,7 +40,7 @@ def score_channels(task: PruningTask, criterion: str, path: Path | None = None) 
 
 
 def score_several(
-    task: PruningTask, criteria: Sequence[str], path: Path | None = None
+    task: PruningTask, criteria: Sequence[str], path: Path | None = None, kept: Path | None = None
 ) -> dict[str, Importance]:
     """Scores the channels by several criteria, with the seed and the images that the first one uses alone.
 
@@ -46,6 +48,7 @@ def score_several(
         task: detector and data.
         criteria: keys of `importance.CRITERIA`; gradient ones take one pass over the images for all.
         path: `importance.safetensors` to read scores from and to keep them in.
+        kept: the file that ``path`` is a copy of, to name it where its scores are not taken.
 
     Returns:
         {criterion: {group: [width]}}, in the order of ``criteria``.
@@ -54,10 +57,15 @@ def score_several(
     scores = _read(path, inputs.keys, task.graph)
     if missing := [criterion for criterion in criteria if criterion not in scores]:
         batches = ImageBatches(task, inputs.images)
+        if path is not None:
+            _say_why_again(
+                path, kept or path, {criterion: inputs.settings[criterion] for criterion in missing}
+            )
 
         def keep(criterion: str, importance: Importance) -> None:
             if path is not None:  # at once, so that an interrupt during the next one loses nothing of it
-                save(path, criterion, inputs.keys[criterion], importance)
+                settings = inputs.settings[criterion]
+                save(path, criterion, inputs.keys[criterion], importance, _origin(settings))
 
         scores |= score_together(missing, task.model, task.graph, lambda: batches, inputs.seed, keep)
     return {criterion: scores[criterion] for criterion in criteria}
@@ -74,10 +82,13 @@ def scores_beside(space: Path) -> Path:
     return space.with_suffix(".importance.safetensors")
 
 
-def copy_scores(space: Path | None, path: Path) -> None:
+def copy_scores(space: Path | None, path: Path) -> Path:
     """Initializes a run's ``path`` with the scores beside its space file.
 
     Scores of other settings do no harm: their hashes differ, so they are not used.
+
+    Returns:
+        the file that ``path`` was now copied from, else ``path``.
 
     Raises:
         RunError: the file beside the space is damaged; blamed here, not on its copy.
@@ -86,6 +97,8 @@ def copy_scores(space: Path | None, path: Path) -> None:
         check_readable(scores_beside(space))
         with replacing(path) as temporary:
             shutil.copyfile(scores_beside(space), temporary)
+        return scores_beside(space)
+    return path
 
 
 @dataclass(frozen=True)
@@ -118,11 +131,16 @@ class ImageBatches:
 
 @dataclass(frozen=True)
 class _Inputs:
-    """What scores depend on beside the weights: the images, as indices, the seed, and a key by criterion."""
+    """What scores depend on: the images, as indices, the seed, and all of it by criterion."""
 
     images: Sequence[int]
     seed: int
-    keys: dict[str, str]
+    settings: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def keys(self) -> dict[str, str]:
+        """By criterion, what tells scores of other settings apart."""
+        return {criterion: settings_hash(**each) for criterion, each in self.settings.items()}
 
 
 def _inputs(task: PruningTask, criteria: Sequence[str]) -> _Inputs:
@@ -130,17 +148,44 @@ def _inputs(task: PruningTask, criteria: Sequence[str]) -> _Inputs:
     seed = derive(config.seed, "importance", criteria[0])
     chosen = random_subset(len(task.train), config.importance_images, seed)
     ids = [int(task.train.image_ids[index]) for index in chosen]
-    keys = {
-        criterion: settings_hash(
-            weights=task.weights_sha256,
-            criterion=criterion,
-            seed=seed,
-            images=ids if CRITERIA[criterion].needs_data else [],
-            data=task.train.fingerprint,
-        )
+    settings = {
+        criterion: {
+            "weights": task.weights_sha256,
+            "criterion": criterion,
+            "seed": seed,
+            "images": ids if CRITERIA[criterion].needs_data else [],
+            "data": task.train.fingerprint,
+        }
         for criterion in criteria
     }
-    return _Inputs(chosen, seed, keys)
+    return _Inputs(chosen, seed, settings)
+
+
+def _origin(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What a file of scores says of their settings: all, but of the images only the number."""
+    return {**settings, "images": len(settings["images"])}
+
+
+def _say_why_again(path: Path, kept: Path, missing: Mapping[str, Mapping[str, Any]]) -> None:
+    """Says why scores of these criteria in ``path`` are not taken, by what differs in their settings."""
+    for criterion, settings in missing.items():
+        if (before := origin_of(path, criterion)) is None:
+            continue
+        now = _origin(settings)
+        if not before:
+            why = "of other weights, training data, importance_images or seed"
+        elif before.get("weights") != now["weights"]:
+            why = "of other weights"
+        elif before.get("data") != now["data"]:
+            why = "of other training data"
+        elif before.get("images") != now["images"]:
+            why = f"of {before.get('images')} images, not {now['images']}: see --importance-images"
+        elif before.get("seed") != now["seed"]:
+            why = "with another --seed, or chosen for another criterion"
+        else:
+            why = "of another version"
+        say(f"the channels are scored again: {kept} holds scores {why}")
+        return
 
 
 def _read(path: Path | None, keys: dict[str, str], graph: ChannelGraph) -> dict[str, Importance]:

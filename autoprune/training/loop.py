@@ -20,6 +20,9 @@ from autoprune.training.settings import TrainSettings
 from autoprune.training.state import TrainingState
 
 LOG_INTERVAL_S = 30.0
+CHECKPOINT_INTERVAL_S = 5.0
+"""Between checkpoints at least, so that a short training is not lost; more where writing one takes long."""
+WRITING = 0.02  # of the time, at most
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ def train(
         checkpoint: file to resume from and to write to; a finished run's file gives its result at once.
         what: name of the work, for the progress bar.
         after_step: called after each step, in each process; it must change neither state nor random numbers.
-        checkpoint_interval_s: seconds between checkpoints.
+        checkpoint_interval_s: seconds between checkpoints at most; see `checkpoint_pause_s`.
         start_id: by what a checkpoint knows the weights of ``model`` again, where these are computed and
             another machine computes other last digits; ``None`` takes a hash of them.
 
@@ -83,6 +86,7 @@ def train(
         state.resume_from(saved)
         progress.say(f"{what}: {state.step} of {settings.steps} steps done, resumes from {checkpoint}")
     saved_at = logged_at = time.monotonic()
+    pause_s = checkpoint_pause_s(0.0, checkpoint_interval_s)
     steps, kept = range(state.step, settings.steps), state.step
     at = f"at {settings.batch_size} images per step"
     with (
@@ -98,14 +102,25 @@ def train(
                 after_step(state)
             now = time.monotonic()
             last = step + 1 == settings.steps
-            if checkpoint and distributed.rank() == 0 and (last or now - saved_at >= checkpoint_interval_s):
+            if checkpoint and distributed.rank() == 0 and (last or now - saved_at >= pause_s):
                 state.checkpoint(identity).save(checkpoint)
                 saved_at, kept = time.monotonic(), state.step
+                pause_s = checkpoint_pause_s(saved_at - now, checkpoint_interval_s)
             if now - logged_at >= LOG_INTERVAL_S and not last:
                 rate = settings.learning_rate_at(step)
                 progress.say(f"{what}: step {step + 1}, loss {loss:.3f}, learning rate {rate:.2g}")
                 logged_at = now
     return TrainResult(state.result(), tuple(state.losses))
+
+
+def checkpoint_pause_s(writing_s: float, longest_s: float) -> float:
+    """Seconds until the next checkpoint: `CHECKPOINT_INTERVAL_S`, or more where that costs too much time.
+
+    Args:
+        writing_s: what writing one takes.
+        longest_s: wait no longer, whatever it costs.
+    """
+    return min(longest_s, max(CHECKPOINT_INTERVAL_S, writing_s / WRITING))
 
 
 @contextmanager

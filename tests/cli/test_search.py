@@ -243,6 +243,12 @@ def test_a_dry_run_of_one_trial_has_no_plurals(estimated: Estimate) -> None:
     assert line == "1 trial (1 is finished), 1 re-evaluation: 2 reach rung 0, 1 reaches rung 1"
 
 
+def test_a_dry_run_says_that_nothing_would_be_searched(estimated: Estimate) -> None:
+    line = "nothing is searched: all 24 trials are warm starts"
+    assert line not in estimate_lines(estimated)
+    assert line in estimate_lines(dataclasses.replace(estimated, unsearched=line))
+
+
 def test_a_dry_run_as_json(autoprune: Run, settings: Path, tmp_path: Path, estimated: Estimate) -> None:
     outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run", "--json")
     content = json.loads(outcome.out)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from autoprune.detectors import build, detector_inputs
 from autoprune.graph import analyze
@@ -13,7 +14,8 @@ from autoprune.importance import load
 from autoprune.latency import multiples
 from autoprune.search import curves
 from autoprune.space.file import SpaceFile
-from autoprune.task import sensitivity
+from autoprune.task import scoring, sensitivity
+from autoprune.task.pruning_task import PruningTask
 
 from .conftest import TINY
 
@@ -42,6 +44,42 @@ def test_it_is_written_and_read_back_and_never_overwritten(
     assert again.code == 0
     assert "scoring the channels" not in again.out
     assert f"by l2 are read from {file.with_suffix('.importance.safetensors')}" in again.out
+
+
+@pytest.mark.parametrize("by_file", [False, True])
+def test_the_next_command_takes_the_scores_and_the_budgets_of_the_settings(
+    autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, by_file: bool
+) -> None:
+    settings = {"steps": 3, "importance_images": 5, "empty_blocks": True, "budget_gflops": ["60%"]}
+    flags = ["--importance-images", "2", "--seed", "4", "--criterion", "joint", "--no-curves"]
+    if by_file:
+        (tmp_path / "mine.yaml").write_text(yaml.safe_dump({**settings, "criterion": "obs"}))
+        flags += ["--config", str(tmp_path / "mine.yaml")]
+    outcome = autoprune("space", *tiny, *flags, "--to", tmp_path / "space.yaml")
+    assert outcome.code == 0, outcome.err
+    command = outcome.next_command()
+    assert ("--model-arguments" in command) is by_file  # else they are in the space
+    assert ("--budget-gflops" in command) is not by_file
+    monkeypatch.setattr(scoring, "score_together", lambda *_: pytest.fail("scored again"))
+    # of the trial, which is not what is tested: the tiny detector finds nothing
+    monkeypatch.setattr(PruningTask, "check_labels", lambda *_, **__: None)
+    quick = ["--trials", "1", "--rungs", "0", "--reconstruct-images", "0", "--recalibration-images", "2"]
+    outcome = autoprune(*command, *quick, "--out", tmp_path / "run")
+    assert outcome.code == 0, outcome.err
+    content = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert (content["importance_images"], content["seed"], content["curves"]) == (2, 4, False)
+    assert content["budget_gflops"] == (["60%"] if by_file else ["50%"])
+    assert not (tmp_path / "run" / "curves.json").exists()
+
+
+def test_the_next_command_does_not_ask_for_blocks_that_the_space_keeps(
+    autoprune: Run, tiny: list[str], tmp_path: Path
+) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(yaml.safe_dump({"empty_blocks": True}))
+    settings = ["space", *tiny, *QUICK, "--config", file, "--to", tmp_path / "space.yaml", "--force"]
+    assert "--no-empty-blocks" not in autoprune(*settings).next_command()
+    assert "--no-empty-blocks" in autoprune(*settings, "--no-empty-blocks").next_command()
 
 
 def test_an_interrupt_says_that_scores_are_kept(

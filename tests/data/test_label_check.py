@@ -180,6 +180,7 @@ def test_a_detector_that_is_poor_with_every_mapping_tells_nothing_about_labels(s
     height, width = split.sizes[0]
     assert "with the labels" not in text  # fitting ones gain less than a point
     assert f", at {height}x{width} pixels): its input size, weights or data may be others" in text
+    assert "press Ctrl-C and give --model-arguments" in text
     assert "--labels" not in text
 
 

@@ -176,6 +176,7 @@ def test_before_the_first_trial_the_settings_are_shown(unfinished):
     assert f"autoprune search --config {unfinished}/config.yaml" in page.text
     assert "retinanet_resnet18_fpn" in page.text
     assert "image_cache_gib" in page.text
+    assert "config.yaml: what the run began with" in page.text
     assert page.data["trials"] == []
 
 

@@ -77,7 +77,9 @@ def test_it_counts_the_trials_rungs_and_images_of_the_search(
 
 
 def test_policies_are_timed_at_the_costs_of_the_budgets(demo_settings, known_times, tmp_path):
-    dry_run({**demo_settings, "budget_gflops": "70%,40%", "trials": 6, "rungs": (0,), "out": tmp_path / "r"})
+    settings = {**demo_settings, "budget_gflops": "70%,40%", "rungs": (0,), "out": tmp_path / "r"}
+    estimate = dry_run({**settings, "trials": 6})
+    assert estimate.unsearched.startswith("nothing is searched for any of the 2 budgets (0.41")
     dense = 0.592  # GFLOPs of the demo's detector, as README shows it
     costs = sorted(gflops / dense for gflops, _ in known_times)
     assert len(costs) == 3
@@ -99,7 +101,7 @@ def test_of_an_existing_run_it_estimates_what_is_left(demo_settings, copied_run,
     before = contents(copied_run)
     estimate = dry_run({**demo_settings, "trials": 11, "out": copied_run})
     assert contents(copied_run) == before
-    assert (estimate.trials, estimate.finished) == (2, 9)
+    assert (estimate.trials, estimate.finished, estimate.unsearched) == (2, 9, None)
     assert not {"importance", "dense detector"} & seconds_of(estimate).keys()
     search({**demo_settings, "trials": 11, "out": copied_run})
     assert len(load_result(copied_run).records) == 9 + estimate.trials

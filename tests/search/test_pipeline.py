@@ -108,8 +108,12 @@ def test_reconstruction_repeats_as_well(finished_run, demo_settings, tmp_path):
 
 def test_the_same_seed_repeats_everything_also_where_a_run_is_extended(finished_run, demo_settings, tmp_path):
     search({**demo_settings, "out": tmp_path / "run", "trials": 2})
+    began = (tmp_path / "run" / "config.yaml").read_text()
     extended = search({**demo_settings, "out": tmp_path / "run", "trials": 4})
     assert outcome(extended) == outcome(finished_run)[:4]
+    assert "all settings that the run began with" in began
+    assert "\ntrials: 2\n" in began
+    assert (tmp_path / "run" / "config.yaml").read_text() == began
 
 
 def test_classes_that_the_data_holds_nothing_of_are_named(demo_settings, tmp_path):

@@ -1,6 +1,7 @@
 """Searches that are refused, or interrupted before they begin: one line, and nothing is left behind."""
 
 import json
+import re
 import shutil
 import socket
 import sys
@@ -140,6 +141,21 @@ def test_a_refusal_after_the_scores_and_curves_leaves_neither(demo_settings, tmp
     with pytest.raises(BudgetError):
         search({**demo_settings, "out": tmp_path / "run"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_empty_blocks_are_taken_beside_a_space_that_has_some(demo_settings, finished_run, tmp_path):
+    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
+    settings = {**demo_settings, "space": space, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+    with pytest.raises(ConfigError, match=r"no group has max_ratio: 1\.0; .*give --no-empty-blocks"):
+        search({**settings, "empty_blocks": True})
+    assert not (tmp_path / "run").exists()
+    lines = space.read_text().splitlines()
+    place = next(index for index, line in enumerate(lines) if "layer1.0.conv1" in line)
+    lines[place] = re.sub(r"max_ratio: [0-9.]+", "max_ratio: 1.0", lines[place])
+    space.write_text("\n".join(lines))
+    search({**settings, "empty_blocks": True})
+    again = {name: value for name, value in settings.items() if name != "space"}  # the run's own
+    assert len(search({**again, "empty_blocks": True, "trials": 2}).records) == 2
 
 
 def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, finished_run, tmp_path):

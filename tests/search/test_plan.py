@@ -47,6 +47,24 @@ def test_a_search_that_ends_with_its_warm_starts_is_told_so(graph, file, importa
     assert make(graph, file, importance_of(graph), warm=False).only_warm_starts(1) is None
 
 
+def test_budgets_that_no_proposal_is_left_for_are_told(graph, file, importance_of):
+    plan = make(graph, file, importance_of(graph), budget_gflops="60%,45%,30%")
+    count, limits = (
+        len(plan.warm_starts),
+        [f"{fraction * graph.gflops():.4g}" for fraction in (0.6, 0.45, 0.3)],
+    )
+    line = plan.only_warm_starts(count)
+    assert line.startswith(f"nothing is searched for any of the 3 budgets ({', '.join(limits)} GFLOPs): all ")
+    assert f"give --trials (YAML: trials) {count + 3} or more, one for each" in line
+    line = plan.only_warm_starts(count + 1)
+    assert line.startswith(
+        f"nothing is searched for at least 2 of the 3 budgets ({', '.join(limits)} GFLOPs)"
+    )
+    assert f"all but 1 of the {count + 1} trials are warm starts; give --trials" in line
+    assert "at least 1 of the 3 budgets" in plan.only_warm_starts(count + 2)
+    assert plan.only_warm_starts(count + 3) is None
+
+
 def test_every_vector_is_projected_onto_its_own_budget(graph, file, importance_of):
     plan = make(graph, file, importance_of(graph), budget_gflops="60%,30%")
     assert plan.budgets == [0.6 * graph.gflops(), 0.3 * graph.gflops()]

@@ -1,10 +1,13 @@
 """Importance is computed once for the same settings, by one pass for several criteria."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from safetensors import safe_open
 
 from autoprune.config import make_config
+from autoprune.detectors import load_state, save_state
 from autoprune.errors import RunError
 from autoprune.importance import load, save, score, score_together
 from autoprune.task import scoring as module
@@ -35,6 +38,50 @@ def test_importance_is_computed_once_for_the_same_settings(demo_settings, tmp_pa
     assert calls == ["taylor", "taylor"]
     score_several(more, ("taylor", "l2"), file)
     assert calls == ["taylor", "taylor", "l2"], "only what the file lacks"
+
+
+def said(monkeypatch, do):
+    lines = []
+    monkeypatch.setattr(module, "say", lines.append)
+    do()
+    return lines
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({}, None),
+        ({"importance_images": 3}, "of 2 images, not 3: see --importance-images"),
+        ({"seed": 1}, "with another --seed"),
+        ({"weights": None}, "of other weights"),
+        ({"steps": 9, "batch_size": 1}, None),
+        (None, "of other weights, training data, importance_images or seed"),  # of an earlier version
+    ],
+)
+def test_scores_that_are_not_taken_are_named_with_what_differs(
+    demo_settings, tmp_path, monkeypatch, changes, why
+):
+    space, run = tmp_path / "space.yaml", tmp_path / "importance.safetensors"
+    before = load_task(make_config(**demo_settings))
+    score_several(before, ("taylor", "l2"), scores_beside(space))
+    if changes is None:
+        save(scores_beside(space), "taylor", "of earlier times", load(scores_beside(space), "taylor"))
+    kept = copy_scores(space, run)
+    assert kept == scores_beside(space)
+    assert copy_scores(space, run) == run, "the run's own by now"
+    if changes == {"weights": None}:
+        weights = tmp_path / "other.safetensors"
+        save_state(
+            {name: value * 1.01 for name, value in load_state(Path(demo_settings["weights"])).items()},
+            weights,
+        )
+        changes = {"weights": str(weights)}
+    task = load_task(make_config(**{**demo_settings, **(changes or {})}))
+    lines = said(monkeypatch, lambda: score_several(task, ("taylor", "l2"), run, kept))
+    assert lines == ([] if why is None else [lines[0]])
+    if why is not None:
+        assert lines[0].startswith(f"the channels are scored again: {kept} holds scores {why}")
+    assert said(monkeypatch, lambda: score_several(task, ("taylor", "l2"), run, kept)) == []
 
 
 def test_criteria_in_one_pass_are_each_what_it_is_alone(task, tmp_path):

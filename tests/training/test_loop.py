@@ -1,6 +1,7 @@
 import io
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
 from autoprune import progress
 from autoprune.errors import ModelError, RunError, TrainingError
-from autoprune.training import TrainSettings, train
+from autoprune.training import TrainSettings, loop, train
+from autoprune.training.checkpoint import Checkpoint
 from autoprune.training.state import TrainingState
 
 from .conftest import ToyDetector
@@ -137,6 +139,36 @@ def test_a_resumed_retinanet_equals_an_uninterrupted_one(
         train(model, DyingSplit(image_split, 2, 2), settings, CPU, checkpoint=file, checkpoint_interval_s=0)
     resumed = train(model, image_split, settings, CPU, checkpoint=file)
     assert same(state(whole.model), state(resumed.model))
+
+
+@pytest.mark.parametrize(
+    ("writing_s", "expected"),
+    [(0.0, [2, 4, 6, 8, 10, 12]), (0.2, [2, 6, 10, 12]), (60.0, [2, 12])],
+    ids=["cheap", "2% of the time", "dear, yet every 30 s"],
+)
+def test_checkpoints_are_written_every_few_seconds_unless_that_takes_long(
+    toy: nn.Module,
+    split: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    writing_s: float,
+    expected: list[int],
+) -> None:
+    """Of 12 steps of 3 s each: a short training, too, resumes from near where it was killed."""
+    clock, written = SimpleNamespace(now=0.0), []
+
+    def save(self: Checkpoint, path: Path) -> None:
+        written.append(self.step)
+        clock.now += writing_s
+
+    def pass_time(state: TrainingState) -> None:
+        clock.now += 3.0
+
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(Checkpoint, "save", save)
+    file = tmp_path / "c.safetensors"
+    train(toy, split, TrainSettings(12, batch_size=2), CPU, checkpoint=file, after_step=pass_time)
+    assert written == expected
 
 
 @pytest.mark.parametrize(
