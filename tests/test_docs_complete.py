@@ -1,6 +1,7 @@
 """What a user meets has its place in the documentation: exported files, exit codes, variables, spaces."""
 
 import re
+import tomllib
 from pathlib import Path
 from typing import Any, get_args
 
@@ -81,6 +82,19 @@ def test_the_versions_of_other_libraries_are_those_that_were_tested() -> None:
     text = (ROOT / "docs/vendors.md").read_text(encoding="utf-8")
     named = dict(re.findall(r"ested with (\w+) (\d+\.\d+)", " ".join(text.split())))
     assert {name.lower(): version for name, version in named.items()} == TESTED
+
+
+def test_extras_are_added_to_the_installed_autoprune_in_one_wording() -> None:
+    """`pip` takes what is installed for its name; with a flag to reinstall it looks elsewhere."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    named = re.compile(r"([^`\"(]*)'((?:autoprune|\.)\[([a-z,]+)\])'")
+    for file in [*(ROOT / "autoprune").rglob("*.py"), *PAGES]:
+        for before, argument, names in named.findall(file.read_text(encoding="utf-8")):
+            extra, *more = names.split(",")
+            assert {extra, *more} <= set(extras), f"{file}: {argument}"
+            if extra not in ("dev", "bench"):  # these need the files of the checkout
+                words = before.split("\n")[-1].split()[-2:]
+                assert (words, argument) == (["pip", "install"], f"autoprune[{extra}]"), f"{file}: {argument}"
 
 
 def test_what_replaces_a_retired_name_exists() -> None:

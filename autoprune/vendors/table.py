@@ -172,7 +172,7 @@ def _import_problem(library: str, error: BaseException) -> str:
         )
     return (
         f"{library} {_version(library)} can't be imported ({_one_line(root)}); install what it lacks, or "
-        f"reinstall it: pip install --force-reinstall 'autoprune[{library}]'"
+        f"reinstall it: pip install --force-reinstall {library}"
     )
 
 

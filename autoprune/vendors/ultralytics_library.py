@@ -45,8 +45,7 @@ with _leaving_no_trace():
     VERSION = str(ultralytics.__version__)
     if (numbers := tuple(map(int, re.findall(r"\d+", VERSION)[:3]))) and numbers < OLDEST:
         raise ModelError(
-            f"ultralytics {VERSION} is older than {'.'.join(map(str, OLDEST))}; pip install -U "
-            "'autoprune[ultralytics]'"
+            f"ultralytics {VERSION} is older than {'.'.join(map(str, OLDEST))}; pip install -U ultralytics"
         )
     from ultralytics import utils
     from ultralytics.cfg import get_cfg

@@ -57,7 +57,7 @@ def test_a_broken_installation_says_what_is_wrong(library, code, tmp_path, monke
     message = str(error.value)
     assert f"model {library}:x: {library} 99.1 can't be imported (" in message
     assert BROKEN[code] in message
-    assert message.endswith(f"reinstall it: pip install --force-reinstall 'autoprune[{library}]'")
+    assert message.endswith(f"reinstall it: pip install --force-reinstall {library}")
     assert "\n" not in message
 
 
