@@ -20,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import autoprune
 from autoprune import progress
-from autoprune.config import load_config
+from autoprune.config import load_config, make_config
 from autoprune.data.evaluate import evaluate
 from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ConfigError, RunError
@@ -237,6 +237,16 @@ def test_a_regrown_policy_is_the_one_that_is_written(run, copy_run, task, tmp_pa
     regrowing = replace(task, config=task.config.model_copy(update={"regrow_rounds": 1}))
     with pytest.raises(ConfigError, match="regrow_rounds needs the search space"):
         recover_policy(regrowing, run.best.policy.keep, tmp_path / "alone")
+
+
+def test_the_latency_at_a_smaller_size_carries_both_sizes(demo_settings, run, tmp_path):
+    full_size = load_task(make_config(**{**demo_settings, "steps": 1}, input_sizes=(1.0, 0.75)))
+    recovered = recover_policy(
+        full_size.at(96), run.best.policy.keep, tmp_path / "small", full_size=full_size
+    )
+    (row,) = json.loads((recovered.folder / "latency.json").read_text())
+    assert row["label"].endswith("batch 1, 128x128, which the detector itself makes 96x96")
+    assert row["dense_network_size"] == [128, 128]
 
 
 class DiedError(Exception):
