@@ -13,12 +13,16 @@ from autoprune.runtimes.raw_heads import RawHeads, detect_padded, resize_and_pad
 
 
 def check_same(expected, detections, pixels, score):
-    """Both find the same, but for one, or one in a hundred, where round-off decides."""
+    """Both find the same, but for what round-off decides: once, or at one detection in a hundred.
+
+    Where it decides in NMS whether a box stays, two that it overlapped may be left in its place.
+    """
     apart = np.abs(expected.boxes[:, None] - detections.boxes).max(-1, initial=0) / pixels
     apart = np.maximum(apart, np.abs(expected.scores[:, None] - detections.scores) / score)
     apart[expected.labels[:, None] != detections.labels] = np.inf
     both = min((apart <= 1).any(axis).sum() for axis in (0, 1)) if apart.size else 0
-    assert both >= max(apart.shape) - max(1, 0.01 * max(apart.shape)), f"{both} of {apart.shape}"
+    count = max(apart.shape)
+    assert both >= count - max(1 if count < 20 else 2, 0.01 * count), f"{both} of {apart.shape}"
 
 
 def decoded(frame, boxes, scores, size):
