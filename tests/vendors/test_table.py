@@ -77,6 +77,8 @@ def stand_in(library, code, folder, monkeypatch):
     """A library of one module, version 99.1, that holds ``code``."""
     for module in [each for each in sys.modules if within(each, (library, f"autoprune.vendors.{library}"))]:
         monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, library, None)  # so that the stand-in goes with the test
+    monkeypatch.delitem(sys.modules, library)
     (folder / f"{library}.py").write_text(f"{code}\n")
     information = folder / f"{library}-99.1.dist-info"
     information.mkdir()
