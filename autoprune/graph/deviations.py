@@ -130,5 +130,10 @@ def kept_without(groups: Sequence[ChannelGroup], lost: Mapping[str, Index]) -> d
 
 def failure_text(error: Exception) -> str:
     """Why a group is frozen without which the code fails."""
+    return f"has {FIXED}: {error_line(error)}"
+
+
+def error_line(error: Exception) -> str:
+    """The kind of an error, and the first line of what it says."""
     lines = str(error).strip().splitlines() or [""]
-    return f"has {FIXED}: {type(error).__name__}: {lines[0]}"
+    return f"{type(error).__name__}: {lines[0]}"

@@ -6,6 +6,7 @@ from typing import Any
 
 from autoprune.errors import ModelError
 from autoprune.graph.culprits import failed_in, find_culprits, inside
+from autoprune.graph.deviations import error_line
 from autoprune.graph.empty_calls import EmptyCalls
 from autoprune.graph.groups import ChannelGraph, ChannelGroup
 from autoprune.graph.workbench import Workbench
@@ -100,8 +101,7 @@ class _Trial:
 
 
 def _needed(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [""]
-    return f"is needed by the model's code, which fails without: {type(error).__name__}: {lines[0]}"
+    return f"is needed by the model's code, which fails without: {error_line(error)}"
 
 
 def largest_set(graph: ChannelGraph, names: Iterable[str]) -> list[str]:

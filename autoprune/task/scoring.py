@@ -4,6 +4,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -137,7 +138,7 @@ class _Inputs:
     seed: int
     settings: Mapping[str, Mapping[str, Any]]
 
-    @property
+    @cached_property
     def keys(self) -> dict[str, str]:
         """By criterion, what tells scores of other settings apart."""
         return {criterion: settings_hash(**each) for criterion, each in self.settings.items()}
