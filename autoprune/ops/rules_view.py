@@ -46,6 +46,18 @@ def view(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
     constraints.put(out, _regroup(constraints, source.axes, args[0].shape, out.shape, free), source.zero)
 
 
+def squeeze(constraints: TraceConstraints, op: str, args: Args, out: Any) -> None:
+    """`squeeze`: the axis of a single channel would go with it, so channels go and stay in pairs."""
+    chosen = args[1] if len(args) > 1 else range(args[0].dim())
+    dims = {d % args[0].dim() for d in ([chosen] if isinstance(chosen, int) else chosen)}
+    for d, axis in enumerate(constraints.axes(args[0])):
+        if d in dims and axis is not None and len(np.unique(axis)) == len(axis):
+            even = len(axis) // 2 * 2
+            constraints.tie(axis[:even].reshape(-1, 2))
+            constraints.tie(axis[None, -3 if len(axis) % 2 else -2 :])
+    view(constraints, op, args, out)
+
+
 def _regroup(
     constraints: TraceConstraints,
     axes: Sequence[Axis],

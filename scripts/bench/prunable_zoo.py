@@ -105,6 +105,29 @@ _SWIN = {
     "image_size": 128,
 }
 
+
+def _grounding_dino() -> nn.Module:
+    import transformers
+
+    config = transformers.GroundingDinoConfig(
+        backbone_config=transformers.AutoConfig.for_model(
+            "swin", **{**_SWIN, "out_features": ["stage2", "stage3", "stage4"]}
+        ),
+        text_config={
+            "hidden_size": 192,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 6,
+            "intermediate_size": 768,
+        },
+        encoder_layers=2,
+        decoder_layers=2,
+        num_queries=QUERIES,
+    )
+    words = torch.tensor([[101, 1037, 4937, 1012, 1037, 6556, 2491, 1012, 102]])  # "a cat. a remote control."
+    given = {"input_ids": words, "attention_mask": torch.ones_like(words)}
+    return Raw(transformers.GroundingDinoForObjectDetection(config), given)
+
+
 # ruff: noqa: E501 (a table)
 # By name: how to build it, and the side of its square images.
 ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
@@ -117,6 +140,7 @@ ZOO: dict[str, tuple[Callable[[], nn.Module], int]] = {
                      encoder_in_channels=[512, 1024, 2048], **_RT), 128),
     "hf/deimv2": (_hf("deimv2", "Deimv2ForObjectDetection", _HGNET,
                       encoder_in_channels=[512, 1024, 2048], **_RT), 128),
+    "hf/grounding-dino": (_grounding_dino, 128),
     "hf/detr": (_hf("detr", "DetrForObjectDetection", _resnet("stage4"), **_STEPS), 128),
     "hf/conditional": (_hf("conditional_detr", "ConditionalDetrForObjectDetection", _resnet("stage4"), **_STEPS), 128),
     "hf/deformable": (_hf("deformable_detr", "DeformableDetrForObjectDetection",

@@ -178,7 +178,7 @@ def main() -> None:
     once(folder / "dense.json", lambda: {**score(task.model, task), **task.costs({})})
     dense = cache(partial(evaluate, task.model, task.val, task.device, batch_size=task.config.batch_size))
 
-    for seed in range(given.seeds):
+    for seed in range(given.first_seed, given.first_seed + given.seeds):
         for budget in given.budgets.split(","):
             at_budget = replace(task, config=make_config(**common, seed=seed, budget_gflops=budget))
             cases = [Case(at_budget, given, method) for method in given.methods]
@@ -236,7 +236,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--demo", action="store_true", help="the demo's detector on generated images")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-search"))
     parser.add_argument("--budgets", default="33%,20%,12%")
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, …")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="so that machines with one --out share the seeds"
+    )
     parser.add_argument("--recovery", choices=("ours", "plain"), default="ours")
     parser.add_argument("--steps", type=int, default=200, help="of each recovery")
     parser.add_argument("--trials", type=int, default=24, help="of ours and of random search")

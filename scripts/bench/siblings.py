@@ -76,10 +76,11 @@ class Part(NamedTuple):
 def main() -> None:
     given = arguments()
     torch.set_num_threads(1)
-    varied = ("out", "seeds", "rows", "peer_python", "tiny")
+    varied = ("out", "seeds", "first_seed", "rows", "peer_python", "tiny")
     settings = {name: value for name, value in vars(given).items() if name not in varied}
     guard(given.out / given.pair / "settings.json", settings)
-    works = [Work(PAIRS[given.pair], given, seed) for seed in range(given.seeds)]
+    seeds = range(given.first_seed, given.first_seed + given.seeds)
+    works = [Work(PAIRS[given.pair], given, seed) for seed in seeds]
     if given.rows:
         with progress.show(Console(stderr=True)):
             run([part for work in works for part in parts_of(work)])
@@ -145,7 +146,10 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--pair", choices=PAIRS, default="yolo11")
     parser.add_argument("--data", default="../shared/data/bccd")
     parser.add_argument("--out", type=Path, default=Path("runs/bench-siblings"))
-    parser.add_argument("--seeds", type=int, default=3, help="seeds 0, 1, …")
+    parser.add_argument("--seeds", type=int, default=3, help="how many")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="so that machines with one --out share the seeds"
+    )
     parser.add_argument("--rows", type=names, default=list(ROWS), help="separated by commas")
     parser.add_argument("--steps", type=int, default=800, help="of each row, in all")
     parser.add_argument("--recovery-steps", type=int, default=200, help="those of them after the pruning")

@@ -45,6 +45,10 @@ def shuffle(x, groups):
         (lambda x: F.pixel_shuffle(x, 2), 3, 3, 1),  # four channels are one
         (lambda x: F.channel_shuffle(x, 3), 12, 12, 3),
         (lambda x: shuffle(x, 3), 12, 4, 1),  # as a view, channels of equal place in their groups are one
+        # The axis of one channel would be squeezed away.
+        (lambda x: x.mean((2, 3), keepdim=True).squeeze()[..., None, None], 12, 12, 2),
+        (lambda x: x.squeeze(1), 12, 12, 2),
+        (lambda x: x.squeeze((1, 2)), 12, 12, 2),
     ],
 )
 def test_blocks_and_repeats_of_channels(check_op, function, outputs, width, unit):
