@@ -84,10 +84,10 @@ class Comparison:
 def sibling_gflops() -> float:
     """The GFLOPs of the smaller sibling, for one of the demo's images."""
     from autoprune.detectors import build, detector_inputs
-    from autoprune.graph import analyze
+    from autoprune.graph import count
 
     size = (demo_detector.IMAGE_SIZE, demo_detector.IMAGE_SIZE)
-    return analyze(build(demo_detector.SIBLING), detector_inputs(size)).gflops()
+    return count(build(demo_detector.SIBLING), detector_inputs(size)).gflops
 
 
 def choose(result: "SearchResult") -> list[Compared]:
@@ -189,17 +189,17 @@ def _measure(
 ) -> "Iterator[tuple[tuple[str, int], Measured]]":
     from autoprune.data.evaluate import evaluate
     from autoprune.detectors import detector_inputs
-    from autoprune.graph import analyze
+    from autoprune.graph import count
     from autoprune.latency.timing import measure
 
     size = test.most_common_size
     named = {f"{kind} {trial}": model for (kind, trial), model in models.items()}
     latencies = measure(named, detector_inputs(size, device), repeats=LATENCY_PASSES, device=device)
     for (kind, trial), model in models.items():
-        graph = analyze(model, detector_inputs(size, device))
+        costs = count(model, detector_inputs(size, device))
         scores = evaluate(model, test, device, error=True)
         latency_ms = latencies[f"{kind} {trial}"].median_ms
-        yield (kind, trial), Measured(scores, graph.gflops(), graph.mparams(), latency_ms)
+        yield (kind, trial), Measured(scores, *costs, latency_ms)
 
 
 def _proxy(record: "Record") -> float:

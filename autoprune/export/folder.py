@@ -1,7 +1,7 @@
 """A pruned detector as a folder: `policy.yaml` and `model.safetensors`; loading it needs no data."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Hashable, Mapping
 from dataclasses import replace
 from os.path import isfile  # which takes a name that is too long for one of no file
 from pathlib import Path
@@ -23,7 +23,7 @@ from autoprune.detectors.variances import refuse_bad_variances
 from autoprune.detectors.weights import refuse_not_finite, state_of
 from autoprune.errors import ModelError, PolicyError
 from autoprune.fields import is_vendor
-from autoprune.graph import analyze, prune
+from autoprune.graph import ChannelGraph, analyze, prune
 from autoprune.policy import Policy
 from autoprune.progress import say
 from autoprune.run.names import POLICY_FILE, WEIGHTS_FILE
@@ -95,7 +95,7 @@ def load_with_policy(
         content = _given(file, policy.model.name)
         policy = replace(policy, labels=_labels(policy, content, file))
     dense = policy.resized(build(policy.model))
-    graph = analyze(dense, detector_inputs(policy.input_size))
+    graph = _graph(dense, policy)
     policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
     expected = pruned.state_dict()
@@ -116,6 +116,21 @@ def load_with_policy(
     if isinstance(pruned, VendorDetector) and policy.labels:
         pruned.name_classes(policy.labels)
     return pruned.eval(), policy
+
+
+_last_graph: dict[Hashable, ChannelGraph] = {}
+"""That of the last architecture: what is written is read back, and all trials of a front have one."""
+
+
+def _graph(dense: nn.Module, policy: Policy) -> ChannelGraph:
+    """The channel groups of a dense detector as it was built, at the input size of a policy."""
+    shapes = tuple((name, tensor.shape) for name, tensor in dense.state_dict().items())
+    key = (policy.model.model_dump_json(), policy.resize, policy.input_size, shapes)
+    if key not in _last_graph:
+        graph = analyze(dense, detector_inputs(policy.input_size))
+        _last_graph.clear()
+        _last_graph[key] = graph
+    return _last_graph[key]
 
 
 def _given(weights: Path, model: str) -> Any:

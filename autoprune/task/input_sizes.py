@@ -11,7 +11,7 @@ from torch import nn
 from autoprune.detectors import Resize, detector_inputs, pixel_resizing, resize_rule, resized
 from autoprune.detectors.inputs import size_text, smallest_anchor, stride
 from autoprune.errors import ConfigError, ModelError
-from autoprune.graph import ChannelGraph, analyze
+from autoprune.graph import ChannelGraph, analyze, count
 from autoprune.images.decode import resized_size
 from autoprune.progress import say
 
@@ -109,13 +109,14 @@ def trace_sizes(
         try:
             smaller = resized(model, rule)
             size = resized_size(input_size, pixel_resizing(smaller))
-            traced, unscaled = (analyze(smaller, detector_inputs(image)) for image in (size, input_size))
+            traced = analyze(smaller, detector_inputs(size))
+            unscaled = count(smaller, detector_inputs(input_size))
         except ModelError as error:
             raise ConfigError(f"{at}: {error}; omit this size") from error
         if not _same_groups(traced, graph):
             raise ConfigError(f"{at} has other channel groups than at its own size; omit this size")
         larger = sizes[-1].graph if sizes else graph
-        if max(traced.gflops(), unscaled.gflops()) >= larger.gflops():  # it has to resize by itself
+        if max(traced.gflops(), unscaled.gflops) >= larger.gflops():  # it has to resize by itself
             raise ConfigError(
                 f"{at} has no fewer GFLOPs than above: its `transform` is not what sets its input size; omit "
                 "this size"

@@ -15,6 +15,7 @@ from autoprune import progress
 from autoprune.data.coco import open_data
 from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ModelError, PolicyError
+from autoprune.export import folder as module
 from autoprune.export import load, save_detector
 from autoprune.export.folder import largest_difference, load_with_policy
 from autoprune.graph import analyze, prune
@@ -75,6 +76,17 @@ def test_a_detector_without_whole_blocks_is_saved_and_loaded(saved, demo_setting
     loaded, read = load_with_policy(tmp_path)
     assert dict(read.keep) == keep
     assert largest_difference(pruned, loaded, SIZE) == 0
+
+
+def test_an_architecture_is_analyzed_once_in_a_row_and_another_one_again(saved, tmp_path, monkeypatch):
+    folder, pruned, policy = saved
+    analyzed = []
+    monkeypatch.setattr(module, "_last_graph", {})
+    monkeypatch.setattr(module, "analyze", lambda *given: analyzed.append(given) or analyze(*given))
+    save_detector(tmp_path / "other_size", pruned, replace(policy, input_size=(128, 96)))
+    for loaded, times in ((folder, 1), (folder, 1), (tmp_path / "other_size", 2), (folder, 3)):
+        assert largest_difference(load(loaded), pruned, SIZE) == 0
+        assert len(analyzed) == times
 
 
 def test_loading_takes_torch_and_little_else(saved):
