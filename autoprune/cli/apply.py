@@ -27,11 +27,10 @@ def apply(
     from dataclasses import replace
 
     from autoprune.data.labels import describe
-    from autoprune.detectors import detector_inputs
     from autoprune.detectors.class_names import names_in, renamed
     from autoprune.export import save_detector
+    from autoprune.export.folder import graph_of
     from autoprune.files import new_folder
-    from autoprune.graph import analyze
     from autoprune.policy import hash_weights
 
     detector = resolve(str(policy) if policy.exists() else f"{policy.parent}/{policy.name}", config)
@@ -43,7 +42,7 @@ def apply(
         )
     refuse_existing(to)
     dense, _ = build_dense(detector, config)
-    graph = analyze(detector.policy.resized(dense), detector_inputs(detector.policy.input_size))
+    graph = graph_of(dense, detector.policy)
     checked = detector.policy.with_costs(graph, policy)
     pruned = checked.apply(dense, graph)
     applied = hash_weights(dense.state_dict())

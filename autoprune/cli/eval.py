@@ -95,8 +95,7 @@ def _open(
     """The detector in eval mode, the images at its input size, and, of a policy file, the costs."""
     from autoprune.data.evaluate import check_boxes
     from autoprune.data.label_check import check_labels
-    from autoprune.detectors import detector_inputs
-    from autoprune.graph import analyze
+    from autoprune.export.folder import graph_of, load_with_policy
     from autoprune.task.checks import refuse_missing
     from autoprune.task.labels import agreed_labels
 
@@ -109,8 +108,6 @@ def _open(
         weights, key, flags = config.weights, config.weights_key, flags - {"weights", "weights_key"}
     detector = resolve_all([] if argument is None else [argument], config, flags)[0]
     if detector.folder is not None:
-        from autoprune.export.folder import load_with_policy
-
         model: nn.Module
         model, loaded = load_with_policy(detector.folder, weights, key)
         stored: Mapping[int, str] | None = loaded.labels
@@ -124,7 +121,7 @@ def _open(
         refuse_missing(config)
         model, spec = build_dense(detector, config)
         if detector.policy is not None:
-            graph = analyze(detector.policy.resized(model), detector_inputs(detector.policy.input_size))
+            graph = graph_of(model, detector.policy)
             policy = detector.policy.with_costs(graph, argument or "the policy")
             costs = {name: policy.metrics[name] for name in ("gflops", "mparams")}
             model = policy.apply(model, graph)

@@ -250,18 +250,15 @@ def _cell(value: "Latency", with_spread: bool) -> str:
 
 def _build(detector: NamedDetector, config: Config) -> "Built":
     """The detector, its dense architecture and its policy; without weights one of the same latency."""
-    if detector.folder is not None:
-        from autoprune.export.folder import load_with_policy
+    from autoprune.export.folder import graph_of, load_with_policy
+    from autoprune.graph import prune
 
+    if detector.folder is not None:
         model, policy = load_with_policy(detector.folder)
         return model, policy.model, policy
     model, spec = build_dense(detector, config)
     if detector.policy is None:
         return model, spec, None
-    model = detector.policy.resized(model)
-    from autoprune.detectors import detector_inputs
-    from autoprune.graph import analyze, prune
-
-    graph = analyze(model, detector_inputs(detector.policy.input_size))
+    graph = graph_of(model, detector.policy)
     policy = detector.policy.with_costs(graph, detector.label)
-    return prune(model, graph, keep=policy.keep), spec, policy
+    return prune(policy.resized(model), graph, keep=policy.keep), spec, policy

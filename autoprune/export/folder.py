@@ -95,7 +95,7 @@ def load_with_policy(
         content = _given(file, policy.model.name)
         policy = replace(policy, labels=_labels(policy, content, file))
     dense = policy.resized(build(policy.model))
-    graph = _graph(dense, policy)
+    graph = graph_of(dense, policy)
     policy = policy.with_costs(graph, policy_file)
     pruned = prune(dense, graph, policy.keep)
     expected = pruned.state_dict()
@@ -122,12 +122,20 @@ _last_graph: dict[Hashable, ChannelGraph] = {}
 """That of the last architecture: what is written is read back, and all trials of a front have one."""
 
 
-def _graph(dense: nn.Module, policy: Policy) -> ChannelGraph:
-    """The channel groups of a dense detector as it was built, at the input size of a policy."""
+def graph_of(dense: nn.Module, policy: Policy) -> ChannelGraph:
+    """The channel groups of a policy's dense detector, at the policy's input size.
+
+    Args:
+        dense: as `build` makes it from ``policy.model``, whatever its weights; on the CPU.
+        policy: see above.
+
+    Raises:
+        ModelError: the detector can't run at the policy's input size, or can't be traced.
+    """
     shapes = tuple((name, tensor.shape) for name, tensor in dense.state_dict().items())
     key = (policy.model.model_dump_json(), policy.resize, policy.input_size, shapes)
     if key not in _last_graph:
-        graph = analyze(dense, detector_inputs(policy.input_size))
+        graph = analyze(policy.resized(dense), detector_inputs(policy.input_size))
         _last_graph.clear()
         _last_graph[key] = graph
     return _last_graph[key]
