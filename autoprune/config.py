@@ -184,7 +184,7 @@ class Config(Strict):
     warm_starts: Annotated[bool, _SEARCH] = Field(
         True,
         description="start with the policies of one-shot methods: uniform, then greedy, knapsack and "
-        "global, the most promising first; at most 8 trials, or 3 per budget",
+        "global, the most promising first; at most 8 trials, or 3 per budget, and 1 or 2 a smaller size",
     )
     rungs: Annotated[tuple[int, ...], Several, _SEARCH] = Field(
         (0, 50), description="recovery steps at each rung, after the reconstruction; 0: reconstruction alone"
@@ -305,10 +305,11 @@ class Config(Strict):
         32,
         ge=0,
         description="images for the reconstruction of pruned layers, by least squares on the dense layers' "
-        "outputs, before training; 0: BatchNorm recalibration instead",
+        "outputs, before training, fewer of large images (8.4 million pixels in all); 0: BatchNorm "
+        "recalibration instead",
     )
     recalibration_images: Annotated[int, _TRAINING] = Field(
-        128, ge=0, description="images for BatchNorm recalibration where nothing is reconstructed"
+        128, ge=0, description="images for BatchNorm recalibration, behind layers that are not reconstructed"
     )
 
     device: Annotated[str, DeviceText, _HARDWARE] = Field("auto", description="cpu, cuda, cuda:1, or auto")

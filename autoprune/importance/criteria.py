@@ -1,4 +1,4 @@
-"""The table of criteria. To add one, add a record here and its name to `config.Criterion`."""
+"""The table of criteria. To add one, add a record here and its name to `fields.Criterion`."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -7,8 +7,9 @@ give y = W x; without some inputs, and with the others' weights reconstructed, t
     tr(W_u (H⁻¹_uu)⁻¹ W_uᵀ),   H = mean of x xᵀ + ridge        (u: the inputs of one unit of the group)
 
 (Hassibi and Stork, NIPS 1992; on structures: Kurtic et al., "ZipLM", NeurIPS 2023). The unit with the least
-error is removed, W and H⁻¹ are updated, and so on: backward elimination. Errors are weighted by what the loss
-feels of each output, its squared gradient (Fisher information), which makes layers comparable.
+error is removed (of many units a 32nd at once), W and H⁻¹ are updated, and so on: backward elimination.
+Errors are weighted by half of the squared gradient (Fisher information) of each output, which makes layers
+comparable.
 """
 
 from dataclasses import dataclass

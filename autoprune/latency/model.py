@@ -1,8 +1,8 @@
 """The latency of a network as a function of its widths, so that no network is built to predict it.
 
-The time of every convolution is measured over a grid of its input and output widths and interpolated. Their
-sum is corrected by measurements of whole networks, which include what no convolution does (norms, additions,
-the calls themselves):
+The time of every convolution and linear layer is measured over a grid of its input and output widths and
+interpolated. Their sum is corrected by measurements of whole networks, which include what none of them does
+(norms, additions, the calls themselves):
 t = a · (sum of the operators) + b · (bytes that the operations write) + c + d · GFLOPs, with no negative
 coefficient, by least squares on relative errors. The term in GFLOPs is for machines that do other work at
 the same time: the more the operators' times were disturbed, the smaller a becomes. Random factors of e^0.6 on
