@@ -63,7 +63,7 @@ def latency(
             "--size",
             "--input-size",
             metavar="HxW",
-            help="Height and width of the images; default: those that the first detector or its policy states.",
+            help="Height and width of the images; default: those of the first detector or its policy.",
         ),
     ] = None,
     repeats: Annotated[

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
 from autoprune import progress
 from autoprune.config import Config
@@ -41,7 +40,7 @@ from autoprune.study.ledger import Ledger
 from autoprune.study.records import UNFINISHED, Record
 from autoprune.study.trials import LedgerSettings
 from autoprune.task.detection_precision import DetectionPrecision, with_detection
-from autoprune.task.evaluator import PolicyEvaluator
+from autoprune.task.evaluator import PolicyEvaluator, TrialState
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.scoring import score_several
 
@@ -59,10 +58,10 @@ class Rehearsed(PolicyEvaluator):
         self,
         widths: Mapping[str, int],
         rung: int,
-        state: nn.Module | None,
+        state: TrialState | None,
         repeat: int = 0,
         rivals: Sequence[Rival] = (),
-    ) -> tuple[dict[str, float | str], nn.Module]:
+    ) -> tuple[dict[str, float | str], TrialState]:
         """Metrics of a rung; see `PolicyEvaluator.evaluate`."""
         removed = float(self._plan.removed([widths]).sum())
         self._scale = self._scale or removed or 1.0
@@ -73,7 +72,7 @@ class Rehearsed(PolicyEvaluator):
         costs = self.task.costs(self.keep(widths))
         latency = {"latency_ms": costs["gflops"]} if self.measures_latency else {}
         none = {"training_s": 0.0, "evaluation_s": 0.0, "other_s": 0.0}
-        return {"map": value, "map50": value, **costs, **latency, **none}, self.task.model
+        return {"map": value, "map50": value, **costs, **latency, **none}, TrialState(self.task.model)
 
 
 @naming_paths()

@@ -2,8 +2,8 @@
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from weakref import WeakKeyDictionary
 
 import numpy as np
 from torch import nn
@@ -14,7 +14,6 @@ from autoprune.data.evaluate import Metrics, evaluate
 from autoprune.data.evaluators import Detections
 from autoprune.data.racing import RaceOrder
 from autoprune.data.rivals import MAPS, RACED, Rival, encode_maps, rival_of
-from autoprune.detectors import resize_rule
 from autoprune.errors import BudgetError, TrainingError, out_of_memory
 from autoprune.graph import prune
 from autoprune.importance import Importance
@@ -30,6 +29,23 @@ from autoprune.task.training_start import make_reconstructor, make_teacher, rein
 from autoprune.training import Reconstructor, TrainSettings, train
 
 Keep = Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class TrialState:
+    """What a trial goes on from at its next rung.
+
+    Attributes:
+        model: the pruned detector, as the last rung left it.
+        scores: its scores on the images of trials; ``None`` where a race ended before the last of them.
+        maps: its mAP on resampled images, encoded, where it was estimated.
+        latency_ms: where it is measured; training does not change it.
+    """
+
+    model: nn.Module
+    scores: Metrics | None = None
+    maps: str | None = None
+    latency_ms: float | None = None
 
 
 class PolicyEvaluator:
@@ -60,8 +76,6 @@ class PolicyEvaluator:
         self._probes: dict[int | None, Probe] = {}  # by input size
         self._smaller_maps: dict[int | None, float] = {}  # of the dense detector at smaller input sizes
         self._reconstructors: dict[int | None, Reconstructor] = {}
-        self._measured: WeakKeyDictionary[nn.Module, Metrics] = WeakKeyDictionary()  # the states of trials
-        self._maps: WeakKeyDictionary[nn.Module, str] = WeakKeyDictionary()
         config = task.config
         order = RaceOrder.make(task.proxy_images, config.batch_size, config.seed)
         self._order = order if config.racing else None
@@ -76,10 +90,10 @@ class PolicyEvaluator:
         self,
         widths: Mapping[str, int],
         rung: int,
-        state: nn.Module | None,
+        state: TrialState | None,
         repeat: int = 0,
         rivals: Sequence[Rival] = (),
-    ) -> tuple[dict[str, float | str], nn.Module]:
+    ) -> tuple[dict[str, float | str], TrialState]:
         """Takes a policy to a rung; see `Evaluator`.
 
         A trial that is known to be worse than one of its ``rivals`` that costs no more is not evaluated to
@@ -89,41 +103,45 @@ class PolicyEvaluator:
         task, config, start = self.task.at(pixels_of(widths)), self.task.config, time.perf_counter()
         keep = self.keep(widths)
         with out_of_memory(f"evaluating at rung {rung}", "lower batch_size"):
-            model = prune(task.model, task.graph, keep) if state is None else state
-            latency = {"latency_ms": self._check_measured_latency(model)} if self.measures_latency else {}
+            if state is None:
+                model, before = prune(task.model, task.graph, keep), None
+                latency_ms = self._check_measured_latency(model) if self.measures_latency else None
+            else:
+                model, before, latency_ms = state.model, state.scores, state.latency_ms
             pruned = time.perf_counter()
-            model = self._recover(model, keep, rung, repeat)
+            model = self._recover(task, model, keep, rung, repeat, before)
             recovered = time.perf_counter()
-            costs = {**task.costs(keep), **latency}
-            before = None if state is None else self._measured.get(state)
-            raced = self._race(model, None if repeat else rival_of(costs, rivals), before)
+            costs = task.costs(keep)
+            if latency_ms is not None:
+                costs["latency_ms"] = latency_ms
+            raced = self._race(task, model, None if repeat else rival_of(costs, rivals), before)
             if state is not None and before is not None and before.map > raced.map:
-                model, raced = state, Raced(before.map, before.images, before, self._maps.get(state))
+                model, raced = state.model, Raced(before.map, before.images, before, state.maps)
             scores: dict[str, float | str] = {"map": raced.map}
             if raced.scores is None:
                 scores[RACED] = raced.images
             else:
-                self._measured[model] = raced.scores
                 scores["map50"] = raced.scores.map50
                 if raced.maps is not None:
-                    self._maps[model] = scores[MAPS] = raced.maps
+                    scores[MAPS] = raced.maps
                 if rung + 1 < len(config.rungs):  # no trial is promoted from the top
-                    scores |= self._distances(model, keep)
+                    scores |= self._distances(task, model, keep)
             evaluated = time.perf_counter()
         metrics = {**scores, **costs}
         metrics |= {"training_s": recovered - pruned, "evaluation_s": evaluated - recovered}
         metrics["other_s"] = time.perf_counter() - evaluated + pruned - start
-        return metrics, model
+        return metrics, TrialState(model, raced.scores, raced.maps, latency_ms)
 
-    def _race(self, model: nn.Module, rival: Rival | None, before: Metrics | None) -> Raced:
+    def _race(
+        self, task: PruningTask, model: nn.Module, rival: Rival | None, before: Metrics | None
+    ) -> Raced:
         """The evaluation of a trial, against a rival that what it was before does not beat already."""
         if self._order is None:
-            scores = self._scores(model, error=True)
+            scores = self._scores(task, model, error=True)
             maps = encode_maps(np.array([[scores.map, *scores.bootstrap]])) if scores.bootstrap else None
             return Raced(scores.map, scores.images, scores, maps)
         if rival is not None and before is not None and before.map >= rival.map:
             rival = None
-        task = self._task_of(model)
 
         def detections_in(images: Sequence[int]) -> Detections:
             return detect(model, task.val, images, task.device, task.config.batch_size, self.task.amp)
@@ -174,14 +192,8 @@ class PolicyEvaluator:
         dense_ms = self.latency_ms(self.task.model) if self.dense_ms is None else self.dense_ms
         return parse_budget(text, "latency_ms", dense_ms).limit
 
-    def _task_of(self, model: nn.Module) -> PruningTask:
-        """The task at the input size of one of its detectors."""
-        rule = resize_rule(model)
-        return self.task.at(rule.pixels if rule is not None and self.task.smaller else None)
-
-    def _distances(self, model: nn.Module, keep: Keep) -> dict[str, float]:
+    def _distances(self, task: PruningTask, model: nn.Module, keep: Keep) -> dict[str, float]:
         """The loss of a pruned detector; at the own input size also its distance from the dense detector."""
-        task = self._task_of(model)
         if (probe := self._probes.get(task.pixels)) is None:
             probe = self._probes[task.pixels] = Probe(task)
         if task is self.task:
@@ -190,9 +202,14 @@ class PolicyEvaluator:
         loss = probe.loss(model)
         return {} if loss is None else {"loss": loss}
 
-    def _recover(self, model: nn.Module, keep: Keep, rung: int, repeat: int) -> nn.Module:
-        """Reconstructs or recalibrates at the bottom rung, then trains for the steps of this rung."""
-        task, config = self._task_of(model), self.task.config
+    def _recover(
+        self, task: PruningTask, model: nn.Module, keep: Keep, rung: int, repeat: int, before: Metrics | None
+    ) -> nn.Module:
+        """Reconstructs or recalibrates at the bottom rung, then trains for the steps of this rung.
+
+        ``before`` are the scores of the model, where it has any.
+        """
+        config = self.task.config
         # The seed depends on the rung and not on the trial, so that trials differ by their policies alone.
         seed = derive(config.seed, "proxy", rung, *([repeat] if repeat else []))
         if rung == 0:
@@ -203,7 +220,7 @@ class PolicyEvaluator:
             config,
             steps=self._steps[rung],
             seed=seed,
-            learning_rate=self._learning_rate(model),
+            learning_rate=self._learning_rate(task, model, before),
             augment=False,  # trials compare policies; in so few steps it costs more than it gives
         )
         teacher = make_teacher(task, keep, self.importance)
@@ -215,30 +232,29 @@ class PolicyEvaluator:
             self._reconstructors[task.pixels] = make_reconstructor(task, seed)
         return self._reconstructors.get(task.pixels)
 
-    def _learning_rate(self, model: nn.Module) -> float:
+    def _learning_rate(self, task: PruningTask, model: nn.Module, before: Metrics | None) -> float:
         """The configured rate, or the one that follows from the mAP before the training.
 
-        What was cut counts from the dense detector at the input size of ``model``.
+        What was cut counts from the dense detector at the input size of ``task``.
         """
         if self.task.config.learning_rate is not None:
             return self.task.config.learning_rate
-        scores = self._measured.get(model) or self._scores(model)
-        dense_map = self._dense_map_of(self._task_of(model))
-        return recovery_rate(scores.map, dense_map, self._dense_map_of(self.task))
+        scores = before or self._scores(task, model)
+        return recovery_rate(scores.map, self._dense_map_of(task), self._dense_map_of(self.task))
 
     def _dense_map_of(self, task: PruningTask) -> float:
         """MAP of the dense detector at the input size of a task, measured once."""
         if task is self.task:
             if self.dense_map is None:
-                self.dense_map = self._scores(task.model).map
+                self.dense_map = self._scores(task, task.model).map
             return self.dense_map
         if task.pixels not in self._smaller_maps:
-            self._smaller_maps[task.pixels] = self._scores(task.model).map
+            self._smaller_maps[task.pixels] = self._scores(task, task.model).map
         return self._smaller_maps[task.pixels]
 
-    def _scores(self, model: nn.Module, error: bool = False) -> Metrics:
+    def _scores(self, task: PruningTask, model: nn.Module, error: bool = False) -> Metrics:
         """The scores on the images that trials are measured on."""
-        task, config = self._task_of(model), self.task.config
+        config = self.task.config
         return evaluate(
             model,
             task.val,

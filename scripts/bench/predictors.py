@@ -107,7 +107,7 @@ def measure(
         metrics, state = evaluator.evaluate(space.as_dict(widths), rung, state)
         row[f"mAP after {trained} steps"] = metrics["map"]
         if rung == 0:
-            start = state
+            start = state.model
             row["loss after the reconstruction"] = -float(metrics["loss"])
     assert start is not None
     untrained = row["mAP after 0 steps"]

@@ -56,7 +56,7 @@ def keep_detections(given: argparse.Namespace) -> tuple[Config, Split, list[Kept
             state = None
             for rung, file in enumerate(files):
                 _, state = evaluator.evaluate(record.widths, rung, state)
-                detected = detect(state, task.val, range(len(task.val)), batch_size=16)
+                detected = detect(state.model, task.val, range(len(task.val)), batch_size=16)
                 with (part := file.with_suffix(".part")).open("wb") as stream:
                     np.savez_compressed(stream, rows=detected)
                 part.rename(file)

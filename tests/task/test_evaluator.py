@@ -84,9 +84,9 @@ def test_a_rung_never_leaves_a_detector_worse(demo_settings, widths, rate, bette
         before = state
         metrics, state = work.evaluate(widths, rung, state)
         reported.append(metrics["map"])
-        assert evaluate(state, task.val, batch_size=2).map == reported[-1] == max(maps)
+        assert evaluate(state.model, task.val, batch_size=2).map == reported[-1] == max(maps)
         if not better and rung:
-            assert state is before
+            assert state.model is before.model
     assert (maps[1] > maps[0]) == better
 
 
@@ -101,8 +101,8 @@ def test_without_recovery_it_is_the_masked_detectors_map(demo_settings, widths, 
 
 
 def test_costs_are_those_of_the_pruned_module(task, widths):
-    metrics, model = make_evaluator(task).evaluate(widths, 0, None)
-    assert metrics["mparams"] == sum(p.numel() for p in model.parameters()) / 1e6
+    metrics, state = make_evaluator(task).evaluate(widths, 0, None)
+    assert metrics["mparams"] == sum(p.numel() for p in state.model.parameters()) / 1e6
     assert {name for name in metrics if name.endswith("_s")} == {"training_s", "evaluation_s", "other_s"}
 
 
@@ -130,13 +130,16 @@ def test_a_latency_budget_above_the_dense_detector_is_refused(demo_settings):
 
 @pytest.fixture
 def by_size(monkeypatch):
-    """Networks take a millisecond for 100 000 parameters."""
+    """Networks take a millisecond for 100 000 parameters; the times of each measurement."""
+    measured = []
 
     def networks(models, *_):
         sizes = [sum(p.numel() for p in model.parameters()) / 1e5 for model in models]
+        measured.append(sizes)
         return [Latency(ms, ms, ms, 1) for ms in sizes]
 
     monkeypatch.setattr(module, "measure_networks", networks)
+    return measured
 
 
 @pytest.mark.usefixtures("by_size")
@@ -148,13 +151,15 @@ def test_a_latency_that_no_policy_reaches_is_refused_with_the_smallest(demo_sett
         work.check_latency()
 
 
-@pytest.mark.usefixtures("by_size")
-def test_latency_is_reported_and_refused_above_its_budget(demo_settings, widths):
+def test_latency_is_measured_once_a_trial_and_refused_above_its_budget(demo_settings, widths, by_size):
     task = load_task(make_config(**{**demo_settings, "criterion": "l2"}, budget_latency_ms="90%"))
     work = make_evaluator(task)
     work.check_latency()
-    metrics, _ = work.evaluate(widths, 0, None)
+    by_size.clear()
+    metrics, state = work.evaluate(widths, 0, None)
     assert metrics["latency_ms"] == pytest.approx(10 * metrics["mparams"])
+    assert work.evaluate(widths, 1, state)[0]["latency_ms"] == metrics["latency_ms"]
+    assert len(by_size) == 1
     with pytest.raises(TrainingError, match="is above budget_latency_ms"):
         work.evaluate({name: task.graph.prunable[name].width for name in widths}, 0, None)
 
