@@ -106,7 +106,7 @@ def space(
         scores = score_several(task, criteria, kept)
         importance = scores[config.criterion]
         if config.curves:
-            importance = score_curves(task, importance, curves_beside(to))
+            importance = score_curves(task, importance, curves_beside(to), config.empty_blocks)
         file = derive_space(
             task.graph,
             importance,

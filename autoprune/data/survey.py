@@ -61,6 +61,8 @@ def survey(data: Path | DataPaths, val_fraction: float | None = None) -> Survey:
             if len(names) == 1 or name in ("train", "val"):
                 raise
             problems.append(f"{name} can't be read: {error}")
+    if not splits:
+        raise DataError("; ".join(problems))
     return Survey(layout, splits, (*problems, *_odd(splits)))
 
 

@@ -40,9 +40,11 @@ class WorkerWatchdog:
         self._watched[trial_id] = _Watched(0, self._clock())
 
     def answer(self, trial_id: str) -> None:
-        """The trial's rung is done, and the next begins."""
+        """The trial's rung is done, and the next begins. One that was given up answers to nobody."""
+        if trial_id not in self._watched:
+            return
         now = self._clock()
-        rung, since = self._watched.get(trial_id, _Watched(0, now))
+        rung, since = self._watched[trial_id]
         self._seconds[rung].append(now - since)
         self._watched[trial_id] = _Watched(rung + 1, now)
 

@@ -199,14 +199,20 @@ def largest_difference(first: nn.Module, second: nn.Module, input_size: tuple[in
         input_size: height and width of the image in pixels.
 
     Returns:
-        0 where they are equal bit by bit, infinity where their shapes differ.
+        0 where they are equal, NaN and infinities included; infinity where their shapes differ, or one of
+        them is not finite where the other is another number.
     """
     outputs, others = (_raw_outputs(model, input_size) for model in (first, second))
     if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in others]:
         return math.inf
-    return max(
-        (float((a - b).abs().max()) for a, b in zip(outputs, others, strict=True) if a.numel()), default=0.0
-    )
+    return max(map(_distance, outputs, others), default=0.0)
+
+
+def _distance(one: Tensor, other: Tensor) -> float:
+    if torch.allclose(one, other, rtol=0, atol=0, equal_nan=True):
+        return 0.0
+    largest = float((one - other).abs().max())
+    return largest if math.isfinite(largest) else math.inf
 
 
 def _raw_outputs(model: nn.Module, input_size: tuple[int, int]) -> list[Tensor]:

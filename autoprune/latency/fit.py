@@ -16,6 +16,7 @@ from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph
 from autoprune.latency.machine import LatencySetup, versions
 from autoprune.latency.model import (
+    DIGITS,
     LatencyModel,
     correct,
     features,
@@ -100,7 +101,8 @@ def _measure(
 ) -> LatencyModel:
     """Times operators and whole networks."""
     with TemporaryDirectory(prefix="autoprune-") as folder:
-        tables = measure_tables(calls, setup, Path(folder))
+        # rounded as they are kept: a resumed run predicts the same from what it reads
+        tables = measure_tables(calls, setup, Path(folder)).round(DIGITS)
     widths = sample_widths(space, NETWORKS)
     latencies = measure_networks((prune_to(model, graph, each) for each in widths), setup)
     measured = np.array([latency.median_ms for latency in latencies])

@@ -91,7 +91,7 @@ class LatencyModel:
             "errors": self.errors,
             "dense_ms": self.dense_ms,
             "calls": [{"weight": call.weight, "operator": asdict(call.operator)} for call in self.calls],
-            "tables": self.tables.round(6).tolist(),
+            "tables": self.tables.round(DIGITS).tolist(),
         }
         write_text(path, json.dumps(content) + "\n")
 
@@ -211,6 +211,8 @@ def left_out_errors(inputs: Array, measured: Array) -> tuple[float, ...]:
     return tuple(errors)
 
 
+DIGITS = 6
+"""Decimal digits of the milliseconds in the tables."""
 _ROWS = 512  # rows of widths that are predicted in one batch
 
 

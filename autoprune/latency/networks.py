@@ -51,17 +51,19 @@ def measure_networks(
             inside = resized_size(setup.input_size, pixel_resizing(model))
             (images,) = detector_inputs(setup.input_size)
             folder = Path(stack.enter_context(TemporaryDirectory(prefix="autoprune-")))
-            runs[str(number)] = in_file(
-                model,
-                images,
-                inside,
-                setup.runtime,
-                str(setup.device),
-                setup.threads,
-                folder,
-                clock,
-            )
-            model.to(setup.device)
+            try:
+                runs[str(number)] = in_file(
+                    model,
+                    images,
+                    inside,
+                    setup.runtime,
+                    str(setup.device),
+                    setup.threads,
+                    folder,
+                    clock,
+                )
+            finally:  # one may be the caller's own
+                model.to(setup.device)
         latencies = interleaved(runs, passes)
     return [stages[NETWORK] for stages in latencies.values()]
 

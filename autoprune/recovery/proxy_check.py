@@ -124,8 +124,18 @@ def load_check(run: Path, set_aside: Collection[int] = ()) -> ProxyCheck | None:
 
 
 def choose_trials(records: Sequence[Record], count: int) -> list[Record]:
-    """Up to ``count`` trials of the budget that has the most complete ones, spread over their proxies."""
-    usable = [record for record in records if record.counts and record.rungs and record.state != "failed"]
+    """Up to ``count`` trials of the budget that has the most complete ones, spread over their proxies.
+
+    Those that lost a race at the lowest rung have no proxy to compare.
+    """
+    usable = [
+        record
+        for record in records
+        if record.counts
+        and record.state != "failed"
+        and record.rungs
+        and _is_measured(record.rungs[0], "map")
+    ]
     complete = [record for record in usable if record.state == "complete"]
     budgets = [record.budget for record in complete]
     if not budgets:

@@ -5,12 +5,15 @@ import fcntl
 import json
 import os
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from autoprune.errors import RunError
 from autoprune.files import refuse_dangling, unwritable
+
+TRIES, PAUSE_S = 5, 0.02
 
 
 @contextmanager
@@ -76,7 +79,18 @@ def is_locked(folder: Path, name: str) -> bool:
 
 
 def _acquire(file: Path) -> int:
-    """A descriptor that holds the lock; raises `BlockingIOError` where another process holds it."""
+    """A descriptor that holds the lock; raises `BlockingIOError` where another process holds it.
+
+    A reader holds it for the moment in which it asks (`is_locked`), so the first refusals may be no owner's.
+    """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(BlockingIOError):
+            return _try_to_acquire(file)
+        time.sleep(PAUSE_S)
+    return _try_to_acquire(file)
+
+
+def _try_to_acquire(file: Path) -> int:
     while True:
         handle = os.open(file, os.O_RDWR | os.O_CREAT, 0o666)
         try:

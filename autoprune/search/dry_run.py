@@ -25,6 +25,7 @@ from autoprune.files import naming_paths
 from autoprune.run.directory import RunDirectory, check_writable
 from autoprune.run.results import STUDY, load_result
 from autoprune.search.checks import check, load_checked
+from autoprune.search.curves import may_empty
 from autoprune.search.estimate import Estimate, Part, times
 from autoprune.search.make_plan import make_plan
 from autoprune.search.part_times import time_curves, time_decoding, time_importance, time_trials, timed
@@ -87,8 +88,16 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
         AutopruneError: what `pipeline.search` refuses; but whether a cluster or a new storage can be reached
             is not tried.
     """
+    threads = torch.get_num_threads()
+    try:
+        return _estimate(config, accept_data_change)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _estimate(given: Config | Mapping[str, Any] | str | Path, accept_data_change: bool) -> Estimate:
     started = time.perf_counter()
-    config, run, file = check(config)
+    config, run, file = check(given)
     check_writable(run.path)
     task, file, notes = load_checked(config, run, file, WallTime(), accept_data_change)
     if task.device.type == "cuda" and task.config.detection_precision == "auto":
@@ -120,7 +129,7 @@ def dry_run(config: Config | Mapping[str, Any] | str | Path, accept_data_change:
             lower = "--criterion taylor" if config.criterion == "obs" else ""
             parts.append(Part("importance", "", importance_s, lower))
             if config.curves:
-                point_s, points = time_curves(task, scores[config.criterion])
+                point_s, points = time_curves(task, scores[config.criterion], may_empty(config, file))
                 curves_s = points * point_s
                 parts.append(Part("curves", times(points, curves_s), curves_s, "--no-curves", True))
         if file is None:

@@ -13,7 +13,6 @@ from autoprune.data.evaluate import evaluate
 from autoprune.errors import out_of_memory
 from autoprune.graph import prune
 from autoprune.importance import Importance
-from autoprune.importance.curves import ratios_to_widths
 from autoprune.progress import track
 from autoprune.run.directory import RunDirectory
 from autoprune.search.estimate import Line, TrialCosts
@@ -22,7 +21,7 @@ from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.probe import Probe
 from autoprune.task.pruning_task import PruningTask
 from autoprune.task.scoring import score_several
-from autoprune.task.sensitivity import RATIOS, SensitivityProbe
+from autoprune.task.sensitivity import RATIOS, SensitivityProbe, widths_of
 from autoprune.task.training_start import make_reconstructor, make_teacher, reinitialize
 from autoprune.training import TrainSettings, train
 from autoprune.training.state import TrainingState
@@ -107,15 +106,18 @@ def per_image(calls: Sequence[tuple[float, Sequence[int]]]) -> float:
     return total
 
 
-def time_curves(task: PruningTask, order: Importance) -> tuple[float, int]:
-    """Seconds of one point of a sensitivity curve, and the number of points of all groups."""
+def time_curves(task: PruningTask, order: Importance, empty: bool) -> tuple[float, int]:
+    """Seconds of one point of a sensitivity curve, and the number of points of all groups.
+
+    For ``empty`` see `SensitivityProbe`.
+    """
     groups = task.graph.prunable
     names = list(groups)
     places = {round(place * (len(names) - 1) / (GROUPS - 1)) for place in range(GROUPS)}
     probe, middle = SensitivityProbe(task, order), (RATIOS[len(RATIOS) // 2],)
     timing = track(sorted(places), "timing sensitivity curves")
     seconds = [timed(task.device, probe, names[place], middle)[1] for place in timing]
-    points = sum(len(ratios_to_widths(group, RATIOS)) for group in groups.values())
+    points = sum(len(widths_of(group, empty)) for group in groups.values())
     return sum(seconds) / len(seconds), points
 
 

@@ -22,7 +22,7 @@ from autoprune.run.directory import RunDirectory
 from autoprune.run.origin import SETTINGS_NOTE, settings_to_note
 from autoprune.run.results import SearchResult, study_name
 from autoprune.search.checks import check, load_checked
-from autoprune.search.curves import score_curves
+from autoprune.search.curves import may_empty, score_curves
 from autoprune.search.make_plan import LatencyModels, make_plan, say_prediction_error
 from autoprune.search.plan import SpacePlan, read_bounds, warm_criteria
 from autoprune.search.session import Session, cluster_of
@@ -101,7 +101,7 @@ def _prepare(
 
     # score the channels; where no space is given, derive one from the scores
     with wall_time.spend("importance"):
-        scores = _score(task, run)
+        scores = _score(task, run, file)
     importance, ranking = scores[config.criterion], next(iter(scores.values()))
     file = file or derived_space(task, ranking)
 
@@ -158,7 +158,7 @@ def _reach(config: Config, graph: ChannelGraph) -> float:
     return min([REACH, *(ROOM * limit / graph.gflops() for limit in limits)])
 
 
-def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
+def _score(task: PruningTask, run: RunDirectory, file: SpaceFile | None) -> dict[str, Importance]:
     """Importance by what ranks policies: curves, or the run's criterion; then, for warm starts, by others."""
     config = task.config
     kept = copy_scores(config.space, run.importance_file)
@@ -166,7 +166,8 @@ def _score(task: PruningTask, run: RunDirectory) -> dict[str, Importance]:
     if not config.curves:
         return scores
     copy_curves(config.space, run.curves_file)
-    return {CURVES: score_curves(task, scores[config.criterion], run.curves_file), **scores}
+    curves = score_curves(task, scores[config.criterion], run.curves_file, may_empty(config, file))
+    return {CURVES: curves, **scores}
 
 
 def criteria_of(config: Config) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ class Lease:
     def __init__(self, study: optuna.Study, name: str, clock: Callable[[], float] = time.time) -> None:
         self._study, self._clock, self._ended = study, clock, threading.Event()
         self._me = {"host": socket.gethostname(), "pid": os.getpid()}
+        self._name, self._taken_by = name, ""
         self._refuse_others(name)
         self._beat()
         time.sleep(SETTLE_S)  # another driver may have seen a free lease, too: the last one to write has it
@@ -44,12 +45,30 @@ class Lease:
         """Lets the next driver in at once."""
         self._ended.set()
         self._thread.join()
-        self._study.set_user_attr(ATTRIBUTE, None)
+        if self._is_mine(self._owner()):
+            self._study.set_user_attr(ATTRIBUTE, None)
+
+    def check(self) -> None:
+        """Refuses to write once another driver has the study, as after this one was suspended for minutes.
+
+        Raises:
+            RunError: names the other driver.
+        """
+        if self._taken_by:
+            raise RunError(
+                f"{self._name} was taken over by another driver ({self._taken_by}) while this one was silent "
+                f"for more than {STALE_S:.0f} s; the other one goes on with it"
+            )
+
+    def _owner(self) -> Mapping[str, Any]:
+        return self._study.user_attrs.get(ATTRIBUTE) or {}
+
+    def _is_mine(self, owner: Mapping[str, Any]) -> bool:
+        return {key: owner.get(key) for key in self._me} == self._me
 
     def _refuse_others(self, name: str) -> None:
-        owner = self._study.user_attrs.get(ATTRIBUTE) or {}
-        itself = {key: owner.get(key) for key in self._me} == self._me
-        if owner and not itself and _lives(owner, self._clock()):
+        owner = self._owner()
+        if owner and not self._is_mine(owner) and _lives(owner, self._clock()):
             ago = self._clock() - owner["beat"]
             raise RunError(
                 f"{name} is in use by another driver (host {owner['host']}, pid {owner['pid']}, last sign "
@@ -65,6 +84,10 @@ class Lease:
             # A database may be away for a while, in which the driver itself has nothing to write. Where it
             # stays away, the driver's next write says so.
             with suppress(Exception):
+                owner = self._owner()
+                if owner and not self._is_mine(owner):
+                    self._taken_by = f"host {owner['host']}, pid {owner['pid']}"
+                    return
                 self._beat()
 
 

@@ -77,7 +77,13 @@ class TrialStore:
             self._lease.release()
 
     def batch(self) -> AbstractContextManager[None]:
-        """What is written inside the block reaches a journal in one piece."""
+        """What is written inside the block reaches a journal in one piece.
+
+        Raises:
+            RunError: another driver has taken the study over.
+        """
+        if self._lease is not None:
+            self._lease.check()
         return batch(self._storage)
 
     # read

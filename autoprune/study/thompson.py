@@ -141,9 +141,9 @@ def evidence(records: Sequence[Record], plan: Plan, dense_map: float | None) -> 
         sums = removed.sum(axis=1)
         lost = (scores.max() if dense_map is None else dense_map) - scores
         rate = float(sums @ lost / (sums @ sums)) if sums.any() else 0.0
-        if len(trials) < 2 or rate <= 0:
-            continue
         unit = float(np.median(sums))
+        if len(trials) < 2 or rate <= 0 or unit <= 0:  # most removed what no score values
+            continue
         rows.append(removed / unit)
         losses.append(lost / (rate * unit))
         noises.append(np.full(len(trials), likeliest_noise(rows[-1], losses[-1])))

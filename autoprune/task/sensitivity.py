@@ -36,7 +36,9 @@ _AGAIN = "delete the file, and the curves are measured again"
 RATIOS = (0.25, 0.5, 0.7, 0.85, 0.95)  # denser where curves bend
 
 
-def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Measure) -> dict[str, Curve]:
+def measure_curves(
+    task: PruningTask, order: Importance, path: Path, measure: Measure, empty: bool = False
+) -> dict[str, Curve]:
     """The curve of every prunable group, from the file or measured now; an interrupt loses one group at most.
 
     Args:
@@ -45,11 +47,12 @@ def measure_curves(task: PruningTask, order: Importance, path: Path, measure: Me
         path: JSON file to read curves from and to keep them in. Curves of other weights, data, order or
             settings are not used.
         measure: what measures those that the file does not hold.
+        empty: whether trials may empty groups; see `SensitivityProbe`.
 
     Raises:
         RunError: the file is damaged, or can't be written.
     """
-    key = _key(task, order)
+    key = _key(task, order, empty)
     curves = _read(path, key, task.graph.prunable)
     if missing := [name for name in task.graph.prunable if name not in curves]:
         without = ": --no-curves goes on without, by the criterion" if len(missing) > MANY else ""
@@ -80,19 +83,25 @@ def copy_curves(space: Path | None, path: Path) -> None:
         write_text(path, _load(curves_beside(space)).model_dump_json() + "\n")
 
 
+def widths_of(group: ChannelGroup, empty: bool) -> tuple[int, ...]:
+    """The widths that the curve of a group is measured at, falling; for ``empty`` see `SensitivityProbe`."""
+    return (*ratios_to_widths(group, RATIOS), *((0,) if empty and group.can_empty else ()))
+
+
 class SensitivityProbe:
     """Measures the curve of one group at a time; the same group gives the same curve every time.
 
     Args:
         task: detector and data.
         order: {group: [width]}, which says the channels that go first.
+        empty: whether trials may empty groups: the curves of those that can be emptied then end without them.
 
     Raises:
         TrainingError: the detector gives no losses.
     """
 
-    def __init__(self, task: PruningTask, order: Importance) -> None:
-        self._task, self._order = task, order
+    def __init__(self, task: PruningTask, order: Importance, empty: bool = False) -> None:
+        self._task, self._order, self._empty = task, order, empty
         self.seed = derive(task.config.seed, "curves")
         self.probe = Probe(task)
         with out_of_memory("measuring the loss", "lower batch_size"):
@@ -101,14 +110,9 @@ class SensitivityProbe:
             self._reconstructor = make_reconstructor(task, self.seed) if images else None
 
     def __call__(self, name: str, ratios: tuple[float, ...] | None = None) -> Curve:
-        """The curve of a prunable group, at the widths of some pruning ratios; by default `RATIOS`.
-
-        Where trials may empty groups, the default has a width of 0 too.
-        """
+        """The curve of a prunable group at `widths_of`, or at the widths of other pruning ratios."""
         task, group = self._task, self._task.graph.groups[name]
-        widths = ratios_to_widths(group, RATIOS if ratios is None else ratios)
-        if ratios is None and task.config.empty_blocks and group.can_empty:
-            widths += (0,)
+        widths = widths_of(group, self._empty) if ratios is None else ratios_to_widths(group, ratios)
         rises = []
         for width in widths:
             keep = {name: most_important(self._order[name], group, width)}
@@ -127,7 +131,7 @@ class SensitivityProbe:
         return loss
 
 
-def _key(task: PruningTask, order: Importance) -> str:
+def _key(task: PruningTask, order: Importance, empty: bool) -> str:
     """Hash of all that curves depend on."""
     config, scores = task.config, sha256()
     for name in task.graph.prunable:
@@ -139,7 +143,7 @@ def _key(task: PruningTask, order: Importance) -> str:
         order=scores.hexdigest(),
         reconstruction=(config.reconstruct_images, config.recalibration_images),
         images=Probe(task).image_ids,
-        ratios=RATIOS,
+        ratios=(*RATIOS, 1.0) if empty else RATIOS,
         seed=config.seed,
     )
 

@@ -73,7 +73,7 @@ def main() -> None:
     scores = {name: score_channels(task, name, file) for name in CRITERIA}
     methods = dict(METHODS)
     if given.curves:
-        scores[CURVES] = score_curves(task, scores["obs"], given.out / "curves.json")
+        scores[CURVES] = score_curves(task, scores["obs"], given.out / "curves.json", empty=False)
     else:
         del methods["greedy curves, by obs"]
     budgets = given.budgets.split(",")

@@ -55,7 +55,7 @@ def main() -> None:
     task = load_task(config)
     order = [given.criterion, *(name for name in CRITERIA if name != given.criterion)]
     scores = score_several(task, order, given.out / "scores.safetensors")
-    curves = score_curves(task, scores[given.criterion], given.out / "curves.json")
+    curves = score_curves(task, scores[given.criterion], given.out / "curves.json", empty=False)
     scores = {CURVES: curves, **scores}
     file = SpaceFile(
         model=task.spec.name,

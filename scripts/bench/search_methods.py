@@ -88,7 +88,7 @@ class Case:
         if over is None:
             scores = score_channels(self.task, criterion, file)
         else:
-            scores = score_curves(self.task, over, file.with_suffix(".json"))
+            scores = score_curves(self.task, over, file.with_suffix(".json"), self.config.empty_blocks)
         once(self._seconds_file(criterion), lambda: {"seconds": time.perf_counter() - started})
         return scores
 

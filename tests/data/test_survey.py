@@ -60,6 +60,14 @@ def test_a_test_split_that_is_broken_does_not_hide_the_others(tmp_path):
         survey(tmp_path)
 
 
+def test_splits_that_are_all_broken_are_refused_by_name(tmp_path):
+    for split in ("a", "b"):
+        write_set(tmp_path, [box(1, 1)], split)
+        (tmp_path / f"annotations/instances_{split}.json").write_text("{")
+    with pytest.raises(DataError, match=r"a can't be read: .*; b can't be read: "):
+        survey(tmp_path)
+
+
 def test_a_fraction_is_a_split(tmp_path):
     write_set(tmp_path, [box(1, 1)], "train", tuple(f"{number}.png" for number in range(6)))
     assert list(survey(tmp_path).splits) == ["train"]

@@ -34,6 +34,10 @@ def test_a_rung_is_limited_from_the_third_answer_by_ten_times_its_median(clock, 
     clock.now += 1
     assert watchdog.overdue() == [("hung", "no answer at rung 0 for 401 s (the median is 40 s)")]
     assert watchdog.overdue() == []  # returned once
+    watchdog.answer("hung")  # after all, before it is killed
+    assert watchdog.limit_s(0) == 10 * 40
+    clock.now += 1000
+    assert [overdue.trial_id for overdue in watchdog.overdue()] == []
 
 
 def test_short_rungs_have_a_minute(clock, watchdog):

@@ -1,6 +1,7 @@
 import copy
 import io
 import json
+import math
 import subprocess
 import sys
 from dataclasses import replace
@@ -87,6 +88,43 @@ def test_an_architecture_is_analyzed_once_in_a_row_and_another_one_again(saved, 
     for loaded, times in ((folder, 1), (folder, 1), (tmp_path / "other_size", 2), (folder, 3)):
         assert largest_difference(load(loaded), pruned, SIZE) == 0
         assert len(analyzed) == times
+
+
+class Returns(torch.nn.Module):
+    """A detector whose children return what they are given."""
+
+    def __init__(self, *values):
+        super().__init__()
+        for number, value in enumerate(values):
+            self.add_module(str(number), Constant(value))
+
+    def forward(self, images):
+        return [child(images) for child in self.children()]
+
+
+class Constant(torch.nn.Module):
+    def __init__(self, value):
+        super().__init__()
+        self.value = torch.tensor([1.0, value])
+
+    def forward(self, images):
+        return self.value
+
+
+@pytest.mark.parametrize(
+    ("values", "others", "difference"),
+    [
+        ((0.5, 2.0), (0.5, 2.0), 0.0),
+        ((0.5, 2.0), (0.25, 2.0), 0.25),
+        ((0.5, math.nan), (0.5, 2.0), math.inf),
+        ((math.nan, 2.0), (0.5, 2.0), math.inf),
+        ((0.5, math.nan), (0.5, math.nan), 0.0),
+        ((-math.inf, 2.0), (-math.inf, 1.5), 0.5),
+        ((-math.inf, 2.0), (0.0, 2.0), math.inf),
+    ],
+)
+def test_numbers_that_are_not_finite_are_differences_where_only_one_has_them(values, others, difference):
+    assert largest_difference(Returns(*values), Returns(*others), SIZE) == difference
 
 
 def test_loading_takes_torch_and_little_else(saved):

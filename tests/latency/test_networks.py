@@ -8,6 +8,7 @@ import torch
 
 from autoprune.config import ModelSpec
 from autoprune.detectors import Resize, build, detector_inputs, resized
+from autoprune.errors import ModelError
 from autoprune.latency import networks as module
 from autoprune.latency.machine import LatencySetup
 from autoprune.latency.networks import latency_row, measure_networks, prune_to, sample_widths
@@ -36,6 +37,18 @@ def test_each_network_is_timed_by_the_given_clock(detector, runtime):
     assert len({latency.median_ms for latency in latencies}) == 1, "each pass reads the clock as often"
     assert latencies[0].median_ms >= 1000
     assert not detector.training
+
+
+def test_a_network_that_cannot_be_exported_is_left_where_it_was(detector, monkeypatch):
+    def fail(*_):
+        raise ModelError("can't be exported")
+
+    moves = []
+    monkeypatch.setattr(module, "in_file", fail)
+    monkeypatch.setattr(detector, "to", lambda device: moves.append(str(device)) or detector)
+    with pytest.raises(ModelError, match="can't be exported"):
+        measure_networks([detector], LatencySetup("onnxruntime", torch.device("cuda"), 1, SIZE))
+    assert moves == ["cpu", "cuda"]
 
 
 def test_only_the_network_counts(detector, monkeypatch):

@@ -52,6 +52,8 @@ def test_trials_of_one_budget_are_compared_and_stopped_ones_only_join_where_too_
     assert [r.number for r in choose_trials(trials, 3)] == [0, 1, 5]
     assert [r.number for r in choose_trials(trials, 9)] == [0, 1, 3, 5]
     assert choose_trials(trials[3:], 3) == []
+    raced = [record(7 + n, 0.04, state="stopped", raced_images=16) for n in range(4)]
+    assert [r.number for r in choose_trials([*trials, *raced], 9)] == [0, 1, 3, 5]
 
 
 def test_each_trial_counts_at_the_rungs_that_it_reached_and_a_lower_loss_is_better():

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from autoprune.errors import RunError
+from autoprune.run import lock
 from autoprune.run.lock import is_locked, locked
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,15 @@ def test_who_reads_a_folder_is_told_whether_a_process_works_in_it(tmp_path):
     file.write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     assert is_locked(folder, ".lock"), "its lock may not be seen from here"
     assert take(folder)["pid"] == os.getpid()
+
+
+def test_who_only_asks_keeps_nobody_out(tmp_path, monkeypatch):
+    file = tmp_path / ".lock"
+    file.touch()
+    with file.open() as reader:
+        fcntl.flock(reader, fcntl.LOCK_SH)
+        monkeypatch.setattr(lock.time, "sleep", lambda _: fcntl.flock(reader, fcntl.LOCK_UN))
+        assert take(tmp_path)["pid"] == os.getpid()
 
 
 def test_the_file_alone_is_no_lock(tmp_path):

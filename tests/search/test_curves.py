@@ -50,7 +50,7 @@ def test_a_worker_measures_what_the_driver_would(settings):
     task = load_task(make_config(**settings))
     order = l2(task.model, task.graph)
     name = next(iter(task.graph.prunable))
-    there, here = load_probe(task.config, order), sensitivity.SensitivityProbe(task, order)
+    there, here = load_probe(task.config, order, False), sensitivity.SensitivityProbe(task, order)
     assert there(name) == here(name)
 
 
@@ -68,11 +68,12 @@ def test_scores_follow_the_engine_of_the_settings(settings, monkeypatch, tmp_pat
     monkeypatch.setattr(curves, "ENGINES", {"ray": engine})
     task = load_task(make_config(**{**settings, "engine": "ray", "workers": 2, "address": "auto"}))
     order = l2(task.model, task.graph)
-    scores = score_curves(task, order, tmp_path / "curves.json")
+    scores = score_curves(task, order, tmp_path / "curves.json", empty=True)
     ((load, cluster),) = sent
     assert load.func is load_probe
     assert load.args[0].data.is_absolute()
     assert load.args[1] is order
+    assert load.args[2] is True
     assert (cluster.address, cluster.workers) == ("auto", 2)
     for name, group in task.graph.prunable.items():
         least = np.sort(scores[name])[: group.width - 1].sum()

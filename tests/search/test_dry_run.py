@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
 from autoprune.errors import AutopruneError, BudgetError, DataError, RunError
@@ -142,13 +143,15 @@ def test_on_ray_it_contacts_nobody_and_divides_by_the_workers(
 ):
     monkeypatch.setitem(sys.modules, "autoprune.engines.ray", None)  # importing it would be an error
     settings = {**demo_settings, "trials": 6, "engine": "ray", "workers": 3, "address": "127.0.0.1:1"}
-    estimate = dry_run({**settings, "cpus_per_trial": 2.0, "out": tmp_path / "run"})
+    threads = torch.get_num_threads()
+    estimate = dry_run({**settings, "cpus_per_trial": threads + 1.0, "out": tmp_path / "run"})
+    assert torch.get_num_threads() == threads
     side_by_side = sum(part.seconds for part in estimate.parts if part.parallel)
     assert {part.name for part in estimate.parts if part.parallel} >= {"training", "evaluation"}
     assert estimate.wall_s == pytest.approx(estimate.work_s - side_by_side + side_by_side / 3)
     seconds = seconds_of(estimate)
     assert seconds["loading in workers"] == pytest.approx(3 * seconds["loading and checks"])
-    assert estimate.device_hours == pytest.approx(6 * estimate.wall_s / 3600)
+    assert estimate.device_hours == pytest.approx(3 * (threads + 1) * estimate.wall_s / 3600)
 
 
 @pytest.mark.parametrize(

@@ -88,6 +88,18 @@ def test_a_database_that_is_away_for_a_while_does_not_end_the_renewal(study, mon
     held.release()
 
 
+def test_a_driver_that_was_silent_too_long_does_not_take_the_study_back(study, monkeypatch):
+    monkeypatch.setattr(lease, "BEAT_S", 0.02)
+    held = lease_of(study)
+    held.check()
+    held_by(study, "node7", 12)  # which found a stale lease, and went on
+    held._thread.join()
+    with pytest.raises(RunError, match=r"the study s was taken over by .*host node7, pid 12\)"):
+        held.check()
+    held.release()
+    assert study.user_attrs[ATTRIBUTE]["host"] == "node7"
+
+
 def test_who_reads_a_study_is_told_whether_it_is_driven(study):
     def driven():
         return is_driven(study, clock=lambda: NOW)

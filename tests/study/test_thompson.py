@@ -15,6 +15,7 @@ from autoprune.search.plan import SpacePlan
 from autoprune.space.file import GroupRule, SpaceFile
 from autoprune.space.resolve import resolve
 from autoprune.study.ledger import Ledger
+from autoprune.study.records import Record
 from autoprune.study.thompson import (
     BEST,
     FURTHEST,
@@ -212,6 +213,18 @@ def test_rungs_are_brought_to_one_unit(make_plan, tmp_path):
     assert len(removed) == 12
     np.testing.assert_allclose(removed.sum(axis=1), lost, rtol=1e-9)
     assert (noise > 0).all()
+
+
+def test_trials_that_mostly_remove_what_no_score_values_say_nothing(make_plan):
+    plan = make_plan()
+    widths = [plan.space.as_dict(each) for each in (plan.space.dense, plan.space.dense, plan.space.lowest)]
+    trials = [
+        Record(number, "complete", "sampler", 1.0, each, ({"map": 0.5 - 0.1 * number},))
+        for number, each in enumerate(widths)
+    ]
+    assert [float(plan.removed([each]).sum()) > 0 for each in widths] == [False, False, True]
+    removed, _, _ = evidence(trials, plan, 0.5)
+    assert len(removed) == 0
 
 
 def test_a_resumed_search_proposes_the_same(make_plan, tmp_path):

@@ -74,8 +74,8 @@ def test_a_curve_is_the_loss_of_the_masked_detector_less_that_of_the_dense_one(t
 
 
 def test_the_curve_of_a_group_that_trials_may_empty_ends_without_it(demo_settings, order):
-    task = load_task(make_config(**{**demo_settings, "recalibration_images": 0, "empty_blocks": True}))
-    measure = sensitivity.SensitivityProbe(task, order)
+    task = load_task(make_config(**{**demo_settings, "recalibration_images": 0}))
+    measure = sensitivity.SensitivityProbe(task, order, empty=True)
     name = task.graph.emptiable[0]
     curve = measure(name)
     masked, dense = (mask(task.model, task.graph, keep) for keep in ({name: []}, {}))
@@ -143,6 +143,9 @@ def test_curves_of_other_weights_order_or_settings_are_not_used(task, order, tmp
         measured = Measured()
         sensitivity.measure_curves(other, scores, file, measured)
         assert measured == list(task.graph.prunable)
+    measured = Measured()
+    sensitivity.measure_curves(task, order, file, measured, empty=True)
+    assert measured == list(task.graph.prunable)
 
 
 @pytest.mark.parametrize(
