@@ -45,11 +45,6 @@ class Annotations:
     notes: tuple[str, ...]
 
 
-def read_annotations(file: Path, folders: tuple[Path, ...]) -> Annotations:
-    """Reads a COCO JSON file; see `read_source`."""
-    return read_source(Source(file, folders))
-
-
 def read_source(source: Source) -> Annotations:
     """Reads a split's annotations and the header of every image; the last few splits are cached.
 
