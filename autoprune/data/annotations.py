@@ -1,4 +1,4 @@
-"""Finds and reads COCO annotation files, and skips the entries that can't be used."""
+"""Reads the annotations of a split, of any layout, and skips the entries that can't be used."""
 
 import contextlib
 import io

@@ -144,7 +144,7 @@ def input_files(config: Config) -> tuple[Path, ...]:
 
 
 def with_space(config: Config, file: SpaceFile | None) -> Config:
-    """Takes model, criterion and input size from a search space where ``config`` leaves them open.
+    """Takes model, its arguments, criterion and input size from a space where ``config`` leaves them open.
 
     Raises:
         ConfigError: the space is for another model, or ranks channels by another criterion.
