@@ -26,7 +26,7 @@ class ConfigError(InputError):
 
 
 class DataError(InputError):
-    """The images or annotations are missing or not in COCO format."""
+    """The images or annotations are missing, or in no layout that is read."""
 
 
 class ModelError(InputError):

@@ -229,7 +229,7 @@ def open_split(
         labels: name of each label; ``None`` takes those of ``config``, or that the data suggests.
 
     Raises:
-        DataError: the data is missing or is not in COCO format.
+        DataError: the data is missing, or in no layout that is read.
     """
     from autoprune.data.coco import open_data
     from autoprune.detectors import pixel_resizing

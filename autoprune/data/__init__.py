@@ -1,1 +1,1 @@
-"""Detection data in COCO format: reading, the generated sample set, and COCOeval."""
+"""Detection data in COCO, YOLO or Pascal VOC layout: reading, the generated sample set, and COCOeval."""

@@ -1,4 +1,4 @@
-"""Finds and reads COCO annotation files, and skips the entries that can't be used."""
+"""Reads the annotations of a split, of any layout, and skips the entries that can't be used."""
 
 import contextlib
 import io
@@ -43,11 +43,6 @@ class Annotations:
     skipped: tuple[str, ...]
     views: Mapping[int, View]
     notes: tuple[str, ...]
-
-
-def read_annotations(file: Path, folders: tuple[Path, ...]) -> Annotations:
-    """Reads a COCO JSON file; see `read_source`."""
-    return read_source(Source(file, folders))
 
 
 def read_source(source: Source) -> Annotations:

@@ -1,4 +1,4 @@
-"""A split of a COCO-format data set: resized images, kept in memory while they fit, and their boxes."""
+"""A split of a data set: resized images, kept in memory while they fit, and their boxes as COCO's."""
 
 import copy
 import json
@@ -49,7 +49,7 @@ def open_data(
     Args:
         data: a folder of COCO, YOLO or Pascal VOC data (see `layouts.find`), YOLO's YAML file, a COCO JSON
             file, or explicit paths.
-        split: ``train``, ``val``, ``test``, or ``all`` of data that is not divided.
+        split: ``train``, ``val``, ``test``, another of the data set, or ``all`` of one that is not divided.
         resize: the detector's, see `resize.pixel_resizing`; ``None`` keeps the stored size.
         cache_gib: memory for resized images; those beyond it are decoded at each use.
         strict: refuse data with images or annotations that can't be used, instead of skipping those.
@@ -112,13 +112,14 @@ class Split:
     """Images and boxes of one split, by the index of the image.
 
     Attributes:
-        name: ``train``, ``val`` or ``test``.
+        name: ``train``, ``val``, ``test``, another of the data set, or ``all`` of one that is not divided.
         coco: pycocotools' index of the usable entries; boxes in pixels of the images before resizing.
         categories: name of each label; see `labels.default_labels`.
         category_ids: category id of each label that the split's file lists.
         left_out: id and name of each category without a label.
         num_classes: largest label plus one, for the background.
         image_ids: COCO's id of each image.
+        files: path of each image.
         sizes: (height, width) of each image after resizing.
         stored_sizes: (height, width) of each image in the pixels of its boxes, before resizing.
         views: how to see an image file's pixels, by index, where that is not upright as they are.

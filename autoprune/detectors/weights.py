@@ -201,8 +201,9 @@ def published_weights(weights: str, model_name: str) -> Any:
         ) from error
 
 
-def _absorb_zero_eps(state: State, eps: float = 1e-5) -> State:
-    """Scales the norms' weights so that epsilon ``eps`` gives the outputs of epsilon 0: w·√((v + ε) / v)."""
+def _absorb_zero_eps(state: State) -> State:
+    """Scales the norms' weights so that their epsilon gives the outputs of epsilon 0: w·√((v + ε) / v)."""
+    eps = 1e-5  # of torch's norms and of torchvision's frozen ones
     scaled = dict(state)
     for name, variance in state.items():
         if name.endswith(".running_var"):

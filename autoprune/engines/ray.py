@@ -108,7 +108,7 @@ def each(
 ) -> Iterator[tuple[Item, Result]]:
     """Yields items with their results as `map_on_workers` does, with its errors and those of `run`."""
     with _ready(cluster) as workers:
-        yield from map_on_workers(load, items, cluster, min(workers, cluster.workers))
+        yield from map_on_workers(load, items, cluster, workers)
 
 
 @contextmanager

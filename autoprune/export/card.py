@@ -69,7 +69,7 @@ def render(folder: Path, policy: Policy | None = None) -> str:
     metrics: Mapping[str, Any] = _read(folder / METRICS_FILE, METRICS) or {}
     parts = [
         _head(policy, metrics),
-        _accuracy(policy, metrics),
+        _accuracy(metrics),
         _cost(policy, metrics),
         _latency(_read(folder / LATENCY_FILE, LATENCIES) or []),
         _loading(folder, policy),
@@ -112,7 +112,7 @@ def _input_size(policy: Policy) -> str:
     return f" It resizes images to {rule.min_size} pixels on the shorter side, {rule.max_size} at most."
 
 
-def _accuracy(policy: Policy, metrics: Mapping[str, Any]) -> str:
+def _accuracy(metrics: Mapping[str, Any]) -> str:
     scores = metrics.get("metrics")
     if not scores:
         return "## Accuracy\n\nNot measured: `autoprune eval` does.\n"

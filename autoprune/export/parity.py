@@ -1,6 +1,6 @@
 """Whether an exported file has the detections of its detector: boxes, scores and mAP on real images."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -230,10 +230,6 @@ class Pictures:
     def __getitem__(self, index: int) -> Tensor:
         """One image, float32 [3, height, width] in [0, 1]."""
         return decode(self._files[index], self.sizes[index], self._view, self._resize).float() / 255
-
-    def __iter__(self) -> Iterator[Tensor]:
-        """All images in turn."""
-        return (self[index] for index in range(len(self)))
 
 
 def _match(expected: Detections, actual: Detections) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

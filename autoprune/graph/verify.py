@@ -39,13 +39,12 @@ _FRACTION = 0.5
 
 
 def verified(
-    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, bench: Workbench | None = None
+    model: nn.Module, example_inputs: Sequence[Any], traced: Trace, bench: Workbench
 ) -> ChannelGraph:
     """The graph of ``traced``, in which the groups that the model's code needs whole are frozen.
 
     ``bench`` is of the model.
     """
-    workbench = bench or Workbench(model)
     graph = solve(traced)
     if traced.may_branch:
         graph = _with_other_branches(model, example_inputs, traced, graph)
@@ -55,7 +54,7 @@ def verified(
 
     def problem_of(subset: Sequence[ChannelGroup]) -> str | None:
         nonlocal failed
-        text, failed = _problem(model, workbench, example_inputs, traced, graph, subset)
+        text, failed = _problem(model, bench, example_inputs, traced, graph, subset)
         return text
 
     def likely(subset: Sequence[ChannelGroup]) -> Sequence[ChannelGroup]:
@@ -65,18 +64,16 @@ def verified(
     fraction = 0.0
     while groups:
         misfits: list[Misfit] = []
-        problem, _ = _problem(model, workbench, example_inputs, traced, graph, groups, misfits, fraction)
+        problem, _ = _problem(model, bench, example_inputs, traced, graph, groups, misfits, fraction)
         named: list[tuple[ChannelGroup, str]] = []
         if misfits:
             fraction = _FRACTION  # an attribute must follow any width
-            attempts = attempts or Attempts(workbench.names())
-            exhausted = with_siblings(
-                workbench.modules(), traced.constraints.shape_calls, attempts.next(misfits)
-            )
+            attempts = attempts or Attempts(bench.names())
+            exhausted = with_siblings(bench.modules(), traced.constraints.shape_calls, attempts.next(misfits))
             named, unblamed = _blamed(traced, groups, exhausted)
             dropped = [attempts.drop(misfit.modules) for misfit in unblamed]
             if not named and exhausted and not any(dropped):
-                names = workbench.names()
+                names = bench.names()
                 near = inside(
                     groups, [names[id(module)] for misfit in exhausted for module in misfit.modules]
                 )
@@ -97,7 +94,7 @@ def verified(
         traced.sizes = attempts.sizes if attempts is not None else []
         graph = solve(traced)
         groups = [group for group in suspects(traced, graph) if group.prunable]
-    return with_fixed_numbers(model, example_inputs, traced, workbench, graph)
+    return with_fixed_numbers(model, example_inputs, traced, bench, graph)
 
 
 def _sized(traced: Trace, attempts: Attempts | None, groups: Sequence[ChannelGroup]) -> list[ChannelGroup]:

@@ -4,7 +4,7 @@ from autoprune.importance.cache import check_readable, damaged, load, origin_of,
 from autoprune.importance.criteria import CRITERIA, Criterion, comparable, in_loss_units
 from autoprune.importance.curves import CURVES
 from autoprune.importance.gates import Batches
-from autoprune.importance.reduce import Importance, most_important, per_cost, per_unit
+from autoprune.importance.reduce import Importance, most_important, per_unit
 from autoprune.importance.score import score, score_together
 
 __all__ = [
@@ -20,7 +20,6 @@ __all__ = [
     "load",
     "most_important",
     "origin_of",
-    "per_cost",
     "per_unit",
     "save",
     "score",

@@ -1,12 +1,9 @@
-"""From scores of channels to scores of units, and to scores per cost."""
-
-from collections.abc import Mapping
-from typing import Literal
+"""From scores of channels to scores of units, and to a group's cumulative importance."""
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autoprune.graph import ChannelGraph, ChannelGroup
+from autoprune.graph import ChannelGroup
 
 Importance = dict[str, NDArray[np.float64]]
 
@@ -35,36 +32,6 @@ def most_important(scores: NDArray[np.float64], group: ChannelGroup, width: int)
     """
     ranked = np.argsort(-per_unit(scores, group), kind="stable")
     return tuple(int(channel) for channel in np.sort(group.units[ranked[: width // group.unit]].ravel()))
-
-
-def per_cost(
-    importance: Mapping[str, NDArray[np.float64]],
-    graph: ChannelGraph,
-    metric: Literal["gflops", "mparams"] = "gflops",
-) -> Importance:
-    """Divides each score by what removing its channel from the dense detector saves.
-
-    The saving is a difference of the cost model, in GFLOPs or in millions of parameters per channel. A whole
-    unit is removed at a time, so a channel's saving is that of its unit divided by the unit's channels.
-
-    Raises:
-        ValueError: a group of ``importance`` is not prunable.
-    """
-    saved = savings(graph, metric)
-    unknown = next((name for name in importance if name not in saved), None)
-    if unknown is not None:
-        raise ValueError(f"group `{unknown}` is not prunable")
-    return {name: np.asarray(scores, dtype=np.float64) / saved[name] for name, scores in importance.items()}
-
-
-def savings(graph: ChannelGraph, metric: Literal["gflops", "mparams"] = "gflops") -> dict[str, float]:
-    """GFLOPs, or millions of parameters, that one channel of each prunable group costs in the dense model."""
-    cost, scale = (graph.cost.flops, 1e9) if metric == "gflops" else (graph.cost.params, 1e6)
-    dense = np.asarray(graph.cost.dense, dtype=np.int64)
-    units = np.array([graph.groups[name].unit for name in graph.cost.names], dtype=np.int64)
-    less = np.asarray(cost(dense[None, :] - np.diag(units)))
-    each = (float(cost(dense)) - less) / units / scale
-    return {name: float(value) for name, value in zip(graph.cost.names, each, strict=True)}
 
 
 def removed_fraction(scores: NDArray[np.float64]) -> NDArray[np.float64]:

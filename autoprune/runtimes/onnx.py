@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from autoprune.errors import ModelError, is_out_of_memory
 from autoprune.files import replacing
 from autoprune.process import loggers_at
-from autoprune.runtimes.decode_raw_heads import Frame
 from autoprune.runtimes.extras import need
 from autoprune.runtimes.onnx_operators import OPSET, more_operators
 from autoprune.runtimes.raw_heads import RawHeads
@@ -75,22 +74,6 @@ def write_raw_heads(model: RawHeads, path: Path, batch: int = 1) -> None:
         dynamic_axes={},
         metadata={FRAME_KEY: frame.to_json()},
     )
-
-
-def read_frame(path: Path) -> Frame:
-    """The frame of a raw-heads file.
-
-    Raises:
-        ModelError: the file holds no raw heads.
-    """
-    onnx = need("onnx")
-    entries = onnx.load(str(path), load_external_data=False).metadata_props
-    text = next((entry.value for entry in entries if entry.key == FRAME_KEY), None)
-    if text is None:
-        raise ModelError(
-            f"{path} is no raw-heads file of autoprune; make one with `autoprune export --raw-heads`"
-        )
-    return Frame.from_json(text)
 
 
 class _Whole(nn.Module):

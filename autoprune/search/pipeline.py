@@ -275,8 +275,8 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
             curves = f" and curves in {run.curves_file}" if run.curves_file.exists() else ""
             kept = (
                 f"no trial was begun; the scores of the channels are kept in {scores}{curves}, and the same "
+                "command takes them"
             )
-            kept += "command takes them"
         else:
             kept = "no trial was begun, and nothing is kept; the same command starts from the beginning"
         raise KeyboardInterrupt(kept) from None

@@ -72,7 +72,7 @@ class Session:
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
                 say(self._already())
-            self._trackers = open_trackers(self.config, self.directory.path, self.ledger)
+            self._trackers = open_trackers(self.config, self.directory, self.ledger)
             self._run_trials()
             self._write()
             _raise_if_all_failed(self.ledger.finished())

@@ -16,7 +16,7 @@ from autoprune.fields import Track
 from autoprune.files import unwritable
 from autoprune.passwords import hide
 from autoprune.progress import say
-from autoprune.run.names import TENSORBOARD_FOLDER
+from autoprune.run.directory import RunDirectory
 from autoprune.search.status import best_map
 from autoprune.study.ledger import Ledger
 from autoprune.study.records import Record
@@ -177,7 +177,7 @@ def _line(error: Exception) -> str:
     return " ".join(hide(str(error), os.environ.get("MLFLOW_TRACKING_URI")).split())[:200]
 
 
-def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]:
+def open_trackers(config: Config, directory: RunDirectory, ledger: Ledger) -> list[Tracker]:
     """The trackers that ``config.track`` asks for.
 
     Raises:
@@ -187,13 +187,13 @@ def open_trackers(config: Config, folder: Path, ledger: Ledger) -> list[Tracker]
 
     def mlflow() -> Tracker:
         tracker = MLflow(
-            folder.resolve().name, ledger.notes.get("mlflow_run"), config.model_dump(mode="json")
+            directory.path.resolve().name, ledger.notes.get("mlflow_run"), config.model_dump(mode="json")
         )
         ledger.note("mlflow_run", tracker.run_id)
         return tracker
 
     makers: dict[Track, Callable[[], Tracker]] = {
-        "tensorboard": lambda: TensorBoard(folder / TENSORBOARD_FOLDER),
+        "tensorboard": lambda: TensorBoard(directory.tensorboard),
         "mlflow": mlflow,
     }
     with ExitStack() as opened:

@@ -15,6 +15,7 @@ from autoprune.space.space import Scores
 
 LARGEST_RATIO = 0.9
 REACH = 0.2  # fraction of the dense GFLOPs that a space reaches down to, unless a budget asks for less
+_REMOVABLE = 0.75  # fraction of a group's importance that may be removed; raised in steps where needed
 _STEP = 0.05
 
 
@@ -27,17 +28,16 @@ def derive_space(
     granularity: Granularity = "layer",
     round_to: int = 8,
     min_width: int = 8,
-    removable: float = 0.75,
     reach: float = REACH,
     empty: bool = False,
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.
 
     Let C(r) be the fraction of a group's importance that the least important r of its units hold (0 at 0,
-    1 at 1, convex). The largest ratio is the largest r with C(r) <= ``removable``, at most 0.9: where the
-    curve is flat, because a few channels carry the group, the range is wide; where all channels score the
-    same, C(r) = r and the largest ratio is ``removable``. While the smallest detector of such a space has
-    more than ``reach`` of the dense GFLOPs and not all ratios are 0.9, ``removable`` is raised by 0.05.
+    1 at 1, convex). The largest ratio is the largest r with C(r) <= 0.75, at most 0.9: where the curve is
+    flat, because a few channels carry the group, the range is wide; where all channels score the same,
+    C(r) = r and the largest ratio is 0.75. While the smallest detector of such a space has more than
+    ``reach`` of the dense GFLOPs and not all ratios are 0.9, the 0.75 is raised by 0.05.
 
     Args:
         graph: the channel groups.
@@ -48,13 +48,13 @@ def derive_space(
         granularity: what shares one ratio.
         round_to: kept widths are multiples of this.
         min_width: smallest number of channels a group keeps.
-        removable: fraction of a group's importance that may be removed.
         reach: fraction of the dense GFLOPs that the space must reach down to, without emptied groups.
         empty: let groups go as a whole, as many as can be emptied together.
     """
     curves = {
         name: removed_fraction(per_unit(importance[name], group)) for name, group in graph.prunable.items()
     }
+    removable = _REMOVABLE
     while True:
         file = SpaceFile(
             model=spec.name,

@@ -28,12 +28,6 @@ class WidthOptions:
     widths: Widths
     removed: NDArray[np.float64]
 
-    def apply(self, widths: Widths, level: int) -> Widths:
-        """A copy of widths [G] with this variable's groups at ``level``."""
-        changed = widths.copy()
-        changed[self.places] = self.widths[level]
-        return changed
-
     def near(self, widths: Widths, reach: int) -> "WidthOptions":
         """The levels at most ``reach`` from the one nearest to widths [G]."""
         total = self.widths.sum(axis=1)

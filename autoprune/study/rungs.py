@@ -11,7 +11,7 @@ from autoprune.data.rivals import RACED
 from autoprune.study.pareto import Direction, order
 from autoprune.study.records import Record
 
-ALWAYS_FIRST = 3
+ALWAYS_FIRST = 3  # trials that are promoted whatever their values: there is little to compare with
 NO_MAP = 0.02  # below it a mAP is a handful of lucky boxes
 # What ranks trials whose mAP does not; less is better. At rung 0 of the demo's detector at 25% of its
 # GFLOPs, where most mAPs are near zero, Spearman's correlation with the mAP after recovery was 0.83 for the
@@ -53,7 +53,6 @@ def is_promoted(
     others: Sequence[Sequence[float]],
     directions: Sequence[Direction],
     keep: float,
-    always_first: int = ALWAYS_FIRST,
 ) -> bool:
     """Decides at a rung whether the trial with values ``point`` is promoted.
 
@@ -62,18 +61,18 @@ def is_promoted(
         others: [N, M] values of the trials that reached this rung before it.
         directions: M directions.
         keep: fraction of the trials that is promoted, 0 < keep <= 1.
-        always_first: this many are promoted whatever their values, for there is nothing to compare with.
 
     Returns:
         True where ``point`` is among the best ``ceil(keep * (N + 1))`` by non-dominated rank, then
-        crowding. Of equal points the earlier one is the better one.
+        crowding. Of equal points the earlier one is the better one. The first `ALWAYS_FIRST` trials
+        are promoted whatever their values.
 
     Raises:
         ValueError: ``keep`` is out of range.
     """
     if not 0 < keep <= 1:
         raise ValueError(f"keep must be above 0 and at most 1, not {keep}")
-    if len(others) < always_first:
+    if len(others) < ALWAYS_FIRST:
         return True
     seats = math.ceil(keep * (len(others) + 1) - 1e-9)
     return len(others) in order([*others, point], directions)[:seats]

@@ -18,7 +18,6 @@ from autoprune.resize import Resize
 from autoprune.space.file import SpaceFile
 from autoprune.training.reconstruct import LEAST_IMAGES
 
-_OTHER_NUMBER = "give that, or omit --num-classes (YAML: num_classes)"
 _HINT = "`autoprune demo` shows all the steps without any data"
 LARGEST_FACTOR = 2  # COCO's images, 480 pixels high in the median, are enlarged 1.7-fold to the usual 800
 
@@ -65,13 +64,12 @@ def refuse_missing(config: Config) -> None:
         raise ConfigError(f"no weights at {path}: give --weights FILE (YAML: weights); {_HINT}")
 
 
-def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER_NUMBER) -> None:
+def check_num_classes(num_classes: int | None, needed: int) -> None:
     """Refuses a detector with too few classes for the data.
 
     Args:
         num_classes: the user's number, background included; ``None`` takes that of the data.
         needed: largest category id of the data plus one.
-        remedy: what to do.
 
     Raises:
         ConfigError: labels of the data would be out of range.
@@ -79,7 +77,7 @@ def check_num_classes(num_classes: int | None, needed: int, remedy: str = _OTHER
     if num_classes is not None and num_classes < needed:
         raise ConfigError(
             f"num_classes: {num_classes} is too few, the category ids of the data need {needed} with the "
-            f"background; {remedy}"
+            "background; give that, or omit --num-classes (YAML: num_classes)"
         )
 
 
@@ -146,7 +144,7 @@ def input_files(config: Config) -> tuple[Path, ...]:
 
 
 def with_space(config: Config, file: SpaceFile | None) -> Config:
-    """Takes model, criterion and input size from a search space where ``config`` leaves them open.
+    """Takes model, its arguments, criterion and input size from a space where ``config`` leaves them open.
 
     Raises:
         ConfigError: the space is for another model, or ranks channels by another criterion.

@@ -1,10 +1,10 @@
 """In which precision detectors are evaluated: bfloat16 on CUDA where that does not change the dense mAP."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from autoprune.data.evaluate import Metrics, evaluate
+from autoprune.data.evaluate import evaluate
 from autoprune.errors import ConfigError
 from autoprune.progress import say
 from autoprune.task.pruning_task import PruningTask
@@ -40,22 +40,18 @@ class DetectionPrecision:
         )
 
 
-def check_detection(
-    task: PruningTask, evaluate: Callable[..., Metrics] = evaluate, device: str | None = None
-) -> DetectionPrecision:
+def check_detection(task: PruningTask) -> DetectionPrecision:
     """The precision that the settings give, or where they leave it open the one that the dense mAP allows.
 
     Two evaluations of the dense detector on the images of trials, on CUDA only: elsewhere it is float32.
 
     Args:
         task: detector and data.
-        evaluate: measures mAP, as `data.evaluate.evaluate`.
-        device: type of the device; default: the task's.
 
     Raises:
         ConfigError: the settings give bfloat16, and the device is not CUDA.
     """
-    config, device = task.config, device or task.device.type
+    config, device = task.config, task.device.type
     if config.detection_precision == "bfloat16" and device != "cuda":
         raise ConfigError(
             f"detection_precision bfloat16 does nothing on this device ({device}): only on CUDA is detection "

@@ -182,7 +182,7 @@ def load_task(config: Config) -> PruningTask:
     Raises:
         ConfigError: the device is not available, no dense weights are given, there are too few images, or
             the detector can't run at one of the input sizes.
-        DataError: the data is missing or not in COCO format.
+        DataError: the data is missing, or in no layout that is read.
         ModelError: the detector can't be built, or the weights are another architecture's.
     """
     device = pick_device(config)

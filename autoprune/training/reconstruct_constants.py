@@ -18,21 +18,19 @@ def fit_constants(
     dense: nn.Module,
     rows: Mapping[str, Mapping[int, Tensor]],
     dense_forward: Callable[[], Any],
-) -> tuple[str, ...]:
+) -> None:
     """Sets each constant to the least-squares fit of a layer without inputs: the mean of the dense outputs.
 
     Args:
         model: a pruned detector; changed in place.
         dense: the dense detector.
         rows: for each dense tensor that shrank, the kept indices of each axis that did; see `kept_rows`.
-        dense_forward: runs ``dense`` on the images to fit to.
-
-    Returns:
-        The names of the constants that were fitted: those whose dense layer ran.
+        dense_forward: runs ``dense`` on the images to fit to; a constant whose dense layer it does not run
+            stays as it is.
     """
     constants = {name: module for name, module in model.named_modules() if isinstance(module, Constant)}
     if not constants:
-        return ()
+        return
     sums: dict[str, Tensor] = {}
     counts: dict[str, int] = {}
 
@@ -51,12 +49,12 @@ def fit_constants(
     finally:
         for handle in handles:
             handle.remove()
-    fitted = tuple(name for name, count in counts.items() if count)
-    for name in fitted:
-        mean, constant = sums[name] / counts[name], constants[name]
+    for name, count in counts.items():
+        if not count:
+            continue
+        mean, constant = sums[name] / count, constants[name]
         kept = rows.get(f"{name}.weight", {}).get(constant.weight_axis)
         constant.bias.copy_(mean if kept is None else mean[kept.to(mean.device)])
-    return fitted
 
 
 def readers_of_constants(model: nn.Module, graph: ChannelGraph) -> dict[str, Layer]:

@@ -5,10 +5,11 @@ import json
 import pytest
 from PIL import Image
 
-from autoprune.data.annotations import read_annotations
+from autoprune.data.annotations import read_source
 from autoprune.data.coco import open_data
 from autoprune.errors import DataError
 from autoprune.fields import DataPaths, SplitPaths
+from autoprune.layouts.source import Source
 
 from .conftest import ONE, box, drawing, edit, one_line, save_turned, write_set
 
@@ -232,11 +233,11 @@ def test_pycocotools_prints_nothing(tmp_path, capsys):
 
 def test_a_changed_annotation_file_is_read_again(tmp_path):
     folder = write_set(tmp_path, [box(1, 1)])
-    file = folder / "annotations/instances_val.json"
-    first = read_annotations(file, (folder / "images",))
-    assert read_annotations(file, (folder / "images",)) is first
+    source = Source(folder / "annotations/instances_val.json", (folder / "images",))
+    first = read_source(source)
+    assert read_source(source) is first
     edit(folder, lambda content: content["annotations"].clear())
-    assert read_annotations(file, (folder / "images",)).coco.anns == {}
+    assert read_source(source).coco.anns == {}
 
 
 def test_two_categories_of_one_name_with_boxes_are_refused(tmp_path):

@@ -90,7 +90,7 @@ def test_a_folder_of_images_is_compared_on_without_map(detector, tmp_path):
         Image.fromarray(random.integers(0, 255, (90, 120, 3), np.uint8)).save(tmp_path / name)
     (tmp_path / "notes.txt").write_text("no image")
     pictures = Pictures(tmp_path, None)
-    assert [tuple(image.shape) for image in pictures] == [(3, 90, 120)] * 2
+    assert [tuple(pictures[index].shape) for index in range(len(pictures))] == [(3, 90, 120)] * 2
     box = detections_of([[0, 0, 9, 9]], [0.9], [1])
     result = compare(box, box, pictures, 5)
     assert (result.images, result.matched, result.map_file) == (2, 2, None)

@@ -7,7 +7,8 @@ from torch import nn
 from autoprune.errors import ModelError
 from autoprune.graph import analyze, prune
 from autoprune.graph.emptiable import largest_set
-from autoprune.runtimes.onnx import read_frame, write_raw_heads, write_whole
+from autoprune.runtimes.decode_raw_heads import Frame
+from autoprune.runtimes.onnx import FRAME_KEY, write_raw_heads, write_whole
 from autoprune.runtimes.onnx_operators import OPSET
 from autoprune.runtimes.raw_heads import RawHeads
 from autoprune.runtimes.sessions import open_session
@@ -33,16 +34,20 @@ class Unexportable(nn.Module):
         return Detector()(images)
 
 
+def metadata(model):
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
 def test_a_file_carries_its_frame(one_stage, tmp_path):
     raw = RawHeads(one_stage, (64, 96))
     path = tmp_path / "raw_heads.onnx"
     write_raw_heads(raw, path, batch=2)
-    assert read_frame(path) == raw.frame
-    graph = onnx.load(str(path)).graph
-    (image,) = graph.input
+    model = onnx.load(str(path))
+    assert Frame.from_json(metadata(model)[FRAME_KEY]) == raw.frame
+    (image,) = model.graph.input
     shape = [side.dim_value for side in image.type.tensor_type.shape.dim]
     assert (image.name, shape) == ("image", [2, 3, raw.frame.height, raw.frame.width])
-    assert [output.name for output in graph.output] == ["boxes", "scores"]
+    assert [output.name for output in model.graph.output] == ["boxes", "scores"]
 
 
 def test_a_whole_detector_has_its_outputs_in_order_and_no_frame(tmp_path):
@@ -51,8 +56,7 @@ def test_a_whole_detector_has_its_outputs_in_order_and_no_frame(tmp_path):
     model = onnx.load(str(path))
     assert [output.name for output in model.graph.output] == ["boxes", "scores", "labels"]
     assert {entry.version for entry in model.opset_import if entry.domain == ""} == {OPSET}
-    with pytest.raises(ModelError, match="no raw-heads file"):
-        read_frame(path)
+    assert FRAME_KEY not in metadata(model)
 
 
 def test_what_the_exporter_fails_on_is_said_in_one_line_and_leaves_no_file(tmp_path):

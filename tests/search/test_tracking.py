@@ -14,6 +14,7 @@ from rich.console import Console
 from autoprune import progress
 from autoprune.config import make_config
 from autoprune.errors import ConfigError, RunError
+from autoprune.run.directory import RunDirectory
 from autoprune.search import tracking
 from autoprune.study.records import Record
 
@@ -189,10 +190,10 @@ def test_what_was_opened_is_closed_where_another_tracker_fails(tmp_path, monkeyp
 
     monkeypatch.setattr(tracking, "MLflow", refuse)
     monkeypatch.setattr(tracking.TensorBoard, "close", closed)
-    ledger = SimpleNamespace(notes={})
+    directory, ledger = RunDirectory(tmp_path), SimpleNamespace(notes={})
     with pytest.raises(RunError, match="MLflow"):
-        tracking.open_trackers(make_config(track="tensorboard,mlflow"), tmp_path, ledger)
+        tracking.open_trackers(make_config(track="tensorboard,mlflow"), directory, ledger)
     assert len(ended) == 1
-    (opened,) = tracking.open_trackers(make_config(track="tensorboard"), tmp_path, ledger)
+    (opened,) = tracking.open_trackers(make_config(track="tensorboard"), directory, ledger)
     assert opened not in ended
     opened.close()

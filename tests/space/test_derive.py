@@ -35,13 +35,13 @@ def test_a_flat_curve_gives_a_wide_range(chain) -> None:
     graph = chain()
     importance = {name: np.ones(group.width) for name, group in graph.prunable.items()}
     importance["body.layer2.conv"] = np.where(np.arange(128) < 6, 1.0, 1e-6)  # six channels carry the group
-    file = derive_space(graph, importance, SPEC, (64, 64), removable=0.6, reach=1.0)
+    file = derive_space(graph, importance, SPEC, (64, 64), reach=1.0)
     ratios = {rule.match: rule.max_ratio for rule in file.groups}
     assert ratios == {
-        "body.layer0.conv": 0.6,
-        "body.layer1.conv": 0.6,
+        "body.layer0.conv": 0.75,
+        "body.layer1.conv": 0.75,
         "body.layer2.conv": 0.9,
-        "body.layer3.conv": 0.6,
+        "body.layer3.conv": 0.75,
     }
 
 

@@ -72,15 +72,6 @@ def test_levels_become_widths_and_fractions_and_their_importance_adds_up(
         assert sum(option.removed_by(widths) for option in options) == pytest.approx(expected)
 
 
-def test_one_level_is_applied_without_changing_the_widths(chain, make_space, importance_of):
-    graph = chain()
-    space = make_space(graph)
-    option = make_width_options(space, importance_of(graph))[2]
-    changed = option.apply(space.dense, 1)
-    assert (changed - space.dense).tolist() == [0, 0, -8, 0]
-    assert space.dense.tolist() == [64, 64, 128, 256]
-
-
 def test_between_levels_the_importance_is_interpolated_over_the_total_width(chain, space_file, importance_of):
     graph = chain(dense=(64, 64))
     rules = (GroupRule(match="body.*", max_ratio=0.5, tie="both"),)

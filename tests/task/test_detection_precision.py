@@ -19,26 +19,35 @@ from autoprune.task.detection_precision import (
 from autoprune.task.pruning_task import load_task
 
 
-def task_on(setting="auto"):
+def task_on(device, setting="auto"):
     config = make_config(budget_gflops="50%", detection_precision=setting, proxy_images=7)
-    return SimpleNamespace(config=config, model="dense", val="val", device=torch.device("cpu"))
+    return SimpleNamespace(config=config, model="dense", val="val", device=torch.device(device))
 
 
-def measured(maps, calls):
-    def evaluate(model, split, device, batch_size, images, amp):
-        calls.append((model, split, images, amp))
-        return SimpleNamespace(map=maps[amp])
+@pytest.fixture
+def measured(monkeypatch):
+    """Sets the mAP without and with bfloat16; returns the list of the evaluations."""
 
-    return evaluate
+    def measure(maps):
+        calls = []
+
+        def evaluate(model, split, device, batch_size, images, amp):
+            calls.append((model, split, images, amp))
+            return SimpleNamespace(map=maps[amp])
+
+        monkeypatch.setattr(detection_precision, "evaluate", evaluate)
+        return calls
+
+    return measure
 
 
 @pytest.mark.parametrize(
     ("half", "precision"),
     [(0.4, "bfloat16"), (0.399, "bfloat16"), (0.401, "bfloat16"), (0.3985, "float32"), (0.402, "float32")],
 )
-def test_on_cuda_the_dense_map_decides_within_a_tenth_of_a_point(half, precision):
-    calls = []
-    checked = check_detection(task_on(), measured({False: 0.4, True: half}, calls), device="cuda")
+def test_on_cuda_the_dense_map_decides_within_a_tenth_of_a_point(half, precision, measured):
+    calls = measured({False: 0.4, True: half})
+    checked = check_detection(task_on("cuda"))
     assert checked == DetectionPrecision(precision, 0.4, half)
     assert calls == [("dense", "val", 7, False), ("dense", "val", 7, True)]
     assert f"{100 * half:.2f} in bfloat16, 40.00 in float32" in checked.line
@@ -48,15 +57,15 @@ def test_on_cuda_the_dense_map_decides_within_a_tenth_of_a_point(half, precision
     ("setting", "device", "precision"),
     [("auto", "cpu", "float32"), ("bfloat16", "cuda", "bfloat16"), ("float32", "cuda", "float32")],
 )
-def test_elsewhere_and_where_it_is_given_nothing_is_measured(setting, device, precision):
-    calls = []
-    checked = check_detection(task_on(setting), measured({}, calls), device)
+def test_elsewhere_and_where_it_is_given_nothing_is_measured(setting, device, precision, measured):
+    calls = measured({})
+    checked = check_detection(task_on(device, setting))
     assert (checked, calls) == (DetectionPrecision(precision), [])
 
 
 def test_bfloat16_is_refused_where_it_would_do_nothing():
     with pytest.raises(ConfigError, match=r"bfloat16 does nothing on this device \(cpu\)"):
-        check_detection(task_on("bfloat16"), measured({}, []), "cpu")
+        check_detection(task_on("cpu", "bfloat16"))
 
 
 def test_a_search_checks_once_and_keeps_it_with_the_run(demo_settings, tmp_path, monkeypatch):

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from autoprune.graph import analyze, prune
+from autoprune.graph.emptied import Constant
 from autoprune.graph.surgery import kept_rows
 from autoprune.training.reconstruct_constants import fit_constants, readers_of_constants
 
@@ -50,8 +51,9 @@ def test_constants_are_means_over_all_calls_of_the_kept_channels(dense):
     keep = {"inner": [], "up": [], "stem": [0, 2, 3, 7]}
     pruned = prune(dense, graph, keep)
     assert pruned.outer.stands_for == "last"
-    fitted = fit_constants(pruned, dense, kept_rows(graph, keep), lambda: dense(images))
-    assert set(fitted) == {"outer", "down"}
+    fit_constants(pruned, dense, kept_rows(graph, keep), lambda: dense(images))
+    constants = {name for name, module in pruned.named_modules() if isinstance(module, Constant)}
+    assert constants == {"outer", "down"}
     with torch.no_grad():
         rows = {"last": [], "down": []}
         x = dense.stem(torch.stack(images)).relu()
@@ -91,4 +93,4 @@ def test_what_reads_a_stream_that_lost_a_branch_is_solved(dense):
 
 
 def test_without_constants_the_dense_detector_is_not_run(dense):
-    assert fit_constants(dense, dense, {}, lambda: pytest.fail("ran")) == ()
+    fit_constants(dense, dense, {}, lambda: pytest.fail("ran"))
