@@ -33,7 +33,7 @@ Keep = Mapping[str, tuple[int, ...]]
 
 @dataclass(frozen=True)
 class TrialState:
-    """What a trial goes on from at its next rung.
+    """What a trial continues from at its next rung.
 
     Attributes:
         model: the pruned detector, as the last rung left it.

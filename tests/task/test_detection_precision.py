@@ -101,7 +101,7 @@ def test_trials_are_evaluated_in_the_precision_of_the_run(demo_settings, monkeyp
         task = load_task(make_config(**{**demo_settings, "detection_precision": precision}))
         space = SimpleNamespace(keep=lambda _: {}, as_array=lambda widths: widths)
         evaluator = module.PolicyEvaluator(task, space, {})
-        evaluator._scores(task.model)
+        evaluator._scores(task, task.model)
         assert seen.pop() is amp
 
 
