@@ -203,8 +203,10 @@ def test_it_refuses_a_place_that_the_search_cannot_write(demo_settings, tmp_path
 
 
 def test_a_criterion_that_reads_no_images_is_estimated(demo_settings, known_times, tmp_path):
-    estimate = dry_run({**demo_settings, "criterion": "l2", "warm_starts": False, "out": tmp_path / "run"})
-    assert estimate.trials == demo_settings.get("trials", estimate.trials)
+    settings = {**demo_settings, "criterion": "l2", "warm_starts": False, "trials": 5}
+    estimate = dry_run({**settings, "out": tmp_path / "run"})
+    assert estimate.trials == estimate.rungs[0] == 5
+    assert seconds_of(estimate)["images for importance"] == 0
 
 
 def test_it_refuses_the_run_directory_of_another_search(demo_settings, copied_run):
