@@ -171,23 +171,30 @@ def test_it_refuses_what_a_search_refuses_in_the_same_words(demo_settings, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_that_repeats_an_earlier_one_is_not_timed(demo_settings, known_times, tmp_path):
-    """A space of one group has so few policies that most trials repeat one, as they do in the search."""
+def test_a_policy_that_repeats_an_earlier_one_is_not_timed(
+    demo_settings, known_times, tmp_path, monkeypatch
+):
+    """A space of two groups has so few policies that most trials repeat one, as they do in the search."""
+    monkeypatch.setattr("autoprune.study.ledger.MAX_DUPLICATES", 20)
     space = tmp_path / "space.yaml"
     content = {
         "model": demo_settings["model"],
         "model_arguments": demo_settings["model_arguments"],
         "input_size": [128, 128],
-        "criterion": demo_settings["criterion"],
-        "groups": [{"match": "backbone.body.conv1", "max_ratio": 0.76}],
+        "criterion": "l2",
+        "groups": [
+            {"match": "backbone.body.conv1", "max_ratio": 0.76},
+            {"match": "backbone.body.layer1.0.conv1", "max_ratio": 0.76},
+        ],
     }
     space.write_text(yaml.safe_dump(content))
-    settings = {**demo_settings, "space": space, "budget_gflops": "90%", "trials": 5, "confirm": 4}
-    settings["rungs"] = (0,)
+    settings = {**demo_settings, "criterion": "l2", "space": space, "rungs": (0,)}
+    settings |= {"sampler": "random", "budget_gflops": "90%", "trials": 5, "confirm": 4}
     estimate = dry_run({**settings, "out": tmp_path / "estimated"})
     search({**settings, "out": tmp_path / "run"})
     records = load_result(tmp_path / "run").records
     assert any(record.same_as is not None for record in records)
+    assert 1 < estimate.trials < 5
     assert estimate.trials == sum(record.counts for record in records)
 
 
