@@ -106,13 +106,17 @@ def test_reconstruction_repeats_as_well(finished_run, demo_settings, tmp_path):
     assert outcome(one) == outcome(two) != outcome(finished_run)[:1]
 
 
-def test_the_same_seed_repeats_everything_also_where_a_run_is_extended(finished_run, demo_settings, tmp_path):
-    search({**demo_settings, "out": tmp_path / "run", "trials": 2})
+def test_the_same_seed_repeats_everything_also_where_a_run_is_extended(demo_settings, tmp_path):
+    settings = {**demo_settings, "criterion": "l2", "warm_starts": False, "rungs": (0,)}
+    search({**settings, "out": tmp_path / "run", "trials": 1})
     began = (tmp_path / "run" / "config.yaml").read_text()
-    extended = search({**demo_settings, "out": tmp_path / "run", "trials": 4})
-    assert outcome(extended) == outcome(finished_run)[:4]
+    extended = search({**settings, "out": tmp_path / "run", "trials": 2})
+    whole = search({**settings, "out": tmp_path / "whole", "trials": 2})
+    assert outcome(extended) == outcome(whole)
+    assert [record.origin for record in whole.records] == ["sampler"] * 2
+    assert whole.records[0].widths != whole.records[1].widths
     assert "all settings that the run began with" in began
-    assert "\ntrials: 2\n" in began
+    assert "\ntrials: 1\n" in began
     assert (tmp_path / "run" / "config.yaml").read_text() == began
 
 
