@@ -108,4 +108,3 @@ def test_trials_are_evaluated_in_the_precision_of_the_run(demo_settings, monkeyp
 def test_the_note_of_a_run_without_a_check_is_none():
     assert noted_detection({}) is None
     assert noted_detection({NOTE: {"precision": "float32"}}) == DetectionPrecision("float32")
-    assert detection_precision.TOLERANCE == 0.001
