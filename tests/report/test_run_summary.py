@@ -6,7 +6,9 @@ import shutil
 import numpy as np
 import pytest
 
+from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import RunError
+from autoprune.graph import analyze
 from autoprune.report.run_summary import CURVE_POINTS, LOSS_POINTS, _losses, curve, read_run_summary
 from autoprune.space.file import SpaceFile
 
@@ -48,15 +50,20 @@ def test_a_short_training_is_kept_step_by_step(tmp_path):
     assert _losses(file) == []
 
 
-def test_groups_have_the_widths_and_bounds_of_the_space(run):
+def test_groups_have_the_widths_and_bounds_of_the_space(run, demo_settings):
     summary = read_run_summary(run)
-    policy = summary.result.front[0].policy
+    dense, _ = load_dense(
+        demo_settings["model"], demo_settings["model_arguments"], weights=demo_settings["weights"]
+    )
+    graph = analyze(dense, detector_inputs((128, 128)))
     space = SpaceFile.load(run / "space.yaml")
+    assert {rule.match for rule in space.groups} & {group.name for group in summary.groups}
     assert {group.name for group in summary.groups} == set(summary.records[0].widths)
     for group in summary.groups:
-        assert group.width == policy.widths.get(group.name, group.width)
+        assert group.width == graph.groups[group.name].width
         rules = [rule for rule in space.groups if rule.match == group.name]
-        assert not rules or group.max_ratio == rules[-1].max_ratio
+        if rules:
+            assert group.max_ratio == rules[-1].max_ratio
         assert len(group.curve) == CURVE_POINTS
 
 
