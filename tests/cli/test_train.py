@@ -13,6 +13,7 @@ import torch
 from autoprune.detectors import load_state
 from autoprune.run.lock import locked
 from autoprune.run.names import LOCK_FILE
+from autoprune.task.pruning_task import PruningTask
 
 Run = Callable[..., Any]
 
@@ -38,7 +39,12 @@ def interrupt(*_: object, **__: object) -> None:
 
 
 def test_the_weights_load_and_score_what_it_says(
-    autoprune: Run, tiny_model: list[str], tiny_data: Path, flags: list[object], tmp_path: Path
+    autoprune: Run,
+    tiny_model: list[str],
+    tiny_data: Path,
+    flags: list[object],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "dense"
     outcome = autoprune("train", *flags)
@@ -56,9 +62,10 @@ def test_the_weights_load_and_score_what_it_says(
     command = outcome.next_command()
     assert command[0] == "search"
     quick = ["--criterion", "l2", "--no-curves", "--rungs", "0", "--trials", "1", "--reconstruct-images", "0"]
+    # after so few steps the detector finds nothing, which a search refuses
+    monkeypatch.setattr(PruningTask, "check_labels", lambda *_, **__: None)
     searched = autoprune(*command, *quick, "--out", tmp_path / "run")
-    # it is read, and the detector loaded, which finds nothing after so few steps, as only a search refuses
-    assert searched.code == 0 or searched.is_refusal("the detector finds nothing on 6 images"), searched.err
+    assert searched.code == 0, searched.err
 
 
 def test_an_interrupted_training_keeps_its_own_settings(
