@@ -78,7 +78,9 @@ def test_a_ready_space_fits_its_detector(path: Path, monkeypatch: pytest.MonkeyP
     assert space.cost("gflops", space.lowest) < 0.25 * dense
     for fraction in (0.5, 0.33):
         budgets = [Budget("gflops", fraction * dense)]
-        for start in warm_starts(space, {"taylor": importance, "fisher": importance}, budgets):
+        starts = warm_starts(space, {"taylor": importance, "fisher": importance}, budgets)
+        assert starts
+        for start in starts:
             assert 0.995 * fraction < graph.gflops(start.widths) / dense <= fraction
             widths = widths_of(space, start)
             assert space.project_to_budget(np.array(start.fractions), budgets).tolist() == widths.tolist()

@@ -45,6 +45,7 @@ def test_trials_of_every_size_cost_what_their_detectors_do(sized_run, dense):
     assert ("sampler", 128) in origins or ("sampler", 96) in origins
     budget = 0.6 * count(dense)
     assert all(0 < record.metrics["gflops"] <= budget for record in result.records if record.counts)
+    assert result.front
     for point in result.front:
         record = next(record for record in result.records if record.number == point.trial)
         applied = point.policy.apply(dense)
@@ -133,6 +134,7 @@ def test_a_budget_that_only_a_smaller_size_reaches_is_searched_there(demo_settin
     with pytest.raises(BudgetError, match="can't be reached"):
         search({**settings, "input_sizes": (1.0,), "out": tmp_path / "own"})
     result = search({**settings, "out": tmp_path / "run"})
+    assert result.records
     assert {record.pixels for record in result.records} <= {96, 64}
     assert trial_entries(result)[1].pixels == 128  # the dense detector keeps its own size
 
@@ -167,6 +169,7 @@ def test_latencies_are_those_of_each_size(demo_settings, tmp_path, monkeypatch, 
         "latency_model_64.json",
     }
     assert {record.pixels for record in result.records} == {128, 96, 64}
+    assert result.front
     for point in result.front:
         applied = point.policy.apply(dense)
         assert point.metrics["latency_ms"] == pytest.approx(milliseconds(applied))

@@ -122,7 +122,9 @@ def test_the_fractions_to_enqueue_give_exactly_the_widths(
     space, importance = make_space(graph, granularity=granularity), importance_of(graph)
     budgets = [budget_of(space, fraction)] + [budget_of(space, fraction, "mparams")] * both
     importances = {"taylor": importance, "l2": importance, "fisher": importance_of(graph, 1)}
-    for start in warm_starts(space, importances, budgets, index=3):
+    starts = warm_starts(space, importances, budgets, index=3)
+    assert starts
+    for start in starts:
         assert len(start.fractions) == len(space.variables)
         assert all(0 <= fraction <= 1 for fraction in start.fractions)
         projected = space.project_to_budget(np.array(start.fractions), budgets)

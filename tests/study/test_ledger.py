@@ -31,9 +31,10 @@ def test_no_policy_is_run_twice(tmp_path):
 def test_repeated_policies_get_the_earlier_values(tmp_path):
     ledger = run(open_ledger(tmp_path, trials=15, plan=FakePlan(size=4)))
     trials = ledger.study.get_trials()
-    for record in ledger.records():
-        if record.same_as is not None:
-            assert trials[record.number].values == trials[record.same_as].values
+    repeated = [record for record in ledger.records() if record.same_as is not None]
+    assert repeated
+    for record in repeated:
+        assert trials[record.number].values == trials[record.same_as].values
 
 
 def test_an_exhausted_space_ends_the_search(tmp_path, monkeypatch):
