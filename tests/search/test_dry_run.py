@@ -171,9 +171,7 @@ def test_it_refuses_what_a_search_refuses_in_the_same_words(demo_settings, tmp_p
     assert not (tmp_path / "run").exists()
 
 
-def test_a_policy_that_repeats_an_earlier_one_is_not_timed(
-    demo_settings, known_times, tmp_path, monkeypatch
-):
+def test_a_policy_that_repeats_an_earlier_one_is_not_timed(demo_settings, known_times, tmp_path, monkeypatch):
     """A space of two groups has so few policies that most trials repeat one, as they do in the search."""
     monkeypatch.setattr("autoprune.study.ledger.MAX_DUPLICATES", 20)
     space = tmp_path / "space.yaml"
@@ -228,4 +226,8 @@ def test_the_parts_are_timed_on_detectors_as_they_are(demo_settings, tmp_path):
     seconds = seconds_of(estimate)
     worked = ("images for importance", "curves", "reconstruction", "training", "evaluation", "dense detector")
     assert all(seconds[name] > 0 for name in worked)
+    counts = {part.name: part.count.partition(" x ")[0] for part in estimate.parts}
+    # the one trial reaches both rungs, of 0 steps and 1, at each of which it is evaluated on 6 images
+    assert [counts[name] for name in worked if name != "curves"] == ["2", "1", "1", "12", "6"]
+    assert int(counts["curves"]) > 20  # points of all groups
     assert not (tmp_path / "run").exists()
