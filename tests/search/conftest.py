@@ -21,6 +21,27 @@ def copied_run(finished_run, tmp_path):
     return shutil.copytree(finished_run.run, tmp_path / "copied")
 
 
+@pytest.fixture
+def scored_settings(finished_run, demo_settings, tmp_path):
+    """Settings of a search in the space of the finished run, beside which its scores lie."""
+    from autoprune.task.scoring import scores_beside
+
+    space = tmp_path / "scored.yaml"
+    shutil.copy(finished_run.run / "space.yaml", space)
+    shutil.copy(finished_run.run / "importance.safetensors", scores_beside(space))
+    return {**demo_settings, "space": space}
+
+
+@pytest.fixture
+def l2_space(finished_run, tmp_path):
+    """A copy of the space of the finished run to edit, by a criterion that reads no images."""
+    space = tmp_path / "space.yaml"
+    space.write_text(
+        (finished_run.run / "space.yaml").read_text().replace("\ncriterion: joint ", "\ncriterion: l2 ")
+    )
+    return space
+
+
 def outcome(result):
     """What has to repeat under the same seed: of each trial all but the times."""
     return [

@@ -17,6 +17,7 @@ from autoprune.detectors import detector_inputs, load_dense
 from autoprune.errors import ConfigError, RunError
 from autoprune.policy import Policy
 from autoprune.run.results import load_result
+from autoprune.search import checks
 from autoprune.search.pipeline import search
 from autoprune.task import scoring
 
@@ -95,15 +96,18 @@ def test_warm_starts_come_first_and_climb_every_rung(finished_run):
 
 
 def test_another_seed_is_another_search(demo_settings, tmp_path):
-    settings = {**demo_settings, "warm_starts": False, "rungs": (0,), "trials": 1}
+    settings = {**demo_settings, "criterion": "l2", "warm_starts": False, "rungs": (0,), "trials": 1}
     one, other = (search({**settings, "out": tmp_path / str(seed), "seed": seed}) for seed in (0, 1))
     assert one.records[0].widths != other.records[0].widths
 
 
-def test_reconstruction_repeats_as_well(finished_run, demo_settings, tmp_path):
-    settings = {**demo_settings, "reconstruct_images": 2, "trials": 1}
+def test_reconstruction_repeats_as_well(finished_run, scored_settings, tmp_path):
+    settings = {**scored_settings, "reconstruct_images": 2, "rungs": (0,), "trials": 1}
     one, two = (search({**settings, "out": tmp_path / name}) for name in ("one", "two"))
-    assert outcome(one) == outcome(two) != outcome(finished_run)[:1]
+    assert outcome(one) == outcome(two)
+    (*policy, maps), (*same, others) = outcome(one)[0], outcome(finished_run)[0]
+    assert policy == same
+    assert maps[0] != others[0]
 
 
 def test_the_same_seed_repeats_everything_also_where_a_run_is_extended(demo_settings, tmp_path):
@@ -134,7 +138,7 @@ def test_classes_that_the_data_holds_nothing_of_are_named(demo_settings, tmp_pat
         present = {t["category_id"] for t in content["annotations"] if t["image_id"] in used}
         expected[split] = {c["name"] for c in content["categories"] if c["id"] not in present}
     lines = io.StringIO()
-    settings = {**demo_settings, "trials": 1, "rungs": (0,), "proxy_images": 1}
+    settings = {**demo_settings, "criterion": "l2", "trials": 1, "rungs": (0,), "proxy_images": 1}
     with progress.show(Console(file=lines, width=300)):
         search({**settings, "data": data, "out": tmp_path / "run"})
     said = [line for line in lines.getvalue().splitlines() if " hold no " in line]
@@ -151,39 +155,29 @@ def test_a_policy_file_that_is_lost_is_written_again(finished_run, copied_run):
     assert Policy.load(file) == finished_run.best.policy
 
 
-def test_a_space_file_says_what_the_model_is(finished_run, demo_settings, tmp_path):
-    space = finished_run.run / "space.yaml"
-    settings = {k: value for k, value in demo_settings.items() if k not in ("model", "model_arguments")}
-    again = search({**settings, "space": space, "out": tmp_path / "run", "trials": 1})
+def test_a_space_file_says_what_the_model_is_and_scores_beside_it_are_not_computed_again(
+    finished_run, scored_settings, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(scoring, "score_together", lambda *_: pytest.fail("the scores were there"))
+    settings = {k: value for k, value in scored_settings.items() if k not in ("model", "model_arguments")}
+    again = search({**settings, "out": tmp_path / "run", "trials": 1})
     assert outcome(again) == outcome(finished_run)[:1]
 
 
 def test_a_run_keeps_its_space_and_its_size_where_these_are_not_given_again(
-    finished_run, demo_settings, tmp_path
+    demo_settings, l2_space, tmp_path
 ):
-    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
-    space.write_text(space.read_text().replace("round_to: 8", "round_to: 4"))
+    l2_space.write_text(l2_space.read_text().replace("round_to: 8", "round_to: 4"))
     size = (96, 128)
-    settings = {**demo_settings, "out": tmp_path / "run", "rungs": (0,)}
-    search({**settings, "space": space, "input_size": size, "trials": 1})
+    settings = {**demo_settings, "criterion": "l2", "out": tmp_path / "run", "rungs": (0,)}
+    search({**settings, "space": l2_space, "input_size": size, "trials": 1})
     (tmp_path / "run" / "space.yaml").unlink()  # as if it was killed before
     assert len(search({**settings, "trials": 2}).records) == 2
     assert "round_to: 4" in (tmp_path / "run" / "space.yaml").read_text()
-    space.unlink()
+    l2_space.unlink()
     result = search({**settings, "trials": 3})
     assert len(result.records) == 3
     assert result.front[0].policy.input_size == size
-
-
-def test_scores_beside_a_space_file_are_not_computed_again(
-    finished_run, demo_settings, tmp_path, monkeypatch
-):
-    space = tmp_path / "space.yaml"
-    shutil.copy(finished_run.run / "space.yaml", space)
-    shutil.copy(finished_run.run / "importance.safetensors", scoring.scores_beside(space))
-    monkeypatch.setattr(scoring, "score_together", lambda *_: pytest.fail("the scores were there"))
-    again = search({**demo_settings, "space": space, "out": tmp_path / "run", "trials": 1})
-    assert outcome(again) == outcome(finished_run)[:1]
 
 
 def test_several_budgets_each_get_their_warm_starts(finished_run, demo_settings, tmp_path):
@@ -195,8 +189,8 @@ def test_several_budgets_each_get_their_warm_starts(finished_run, demo_settings,
     assert all(r.metrics["gflops"] <= r.budget for r in records)
 
 
-def test_runs_that_share_a_database_keep_apart(finished_run, demo_settings, tmp_path):
-    shared = {**demo_settings, "storage": f"sqlite:///{tmp_path}/shared.db", "rungs": (0,), "trials": 1}
+def test_runs_that_share_a_database_keep_apart(finished_run, scored_settings, tmp_path):
+    shared = {**scored_settings, "storage": f"sqlite:///{tmp_path}/shared.db", "rungs": (0,), "trials": 1}
     first = search({**shared, "out": tmp_path / "a" / "run"})
     assert outcome(first)[0][3] == outcome(finished_run)[0][3]
     with pytest.raises(RunError, match=f"holds the study of {tmp_path}/a/run"):
@@ -210,9 +204,12 @@ def test_a_config_a_mapping_and_a_file_are_all_taken(finished_run, copied_run, d
     settings = {**demo_settings, "trials": 9, "out": copied_run}
     file = tmp_path / "config.yaml"
     file.write_text((copied_run / "config.yaml").read_text().replace(str(finished_run.run), str(copied_run)))
-    for form in (make_config(**settings), file, str(file)):
-        result = search(form)
-        assert result.run == copied_run
-        assert outcome(result) == outcome(finished_run)
+    result = search(str(file))
+    assert result.run == copied_run
+    assert outcome(result) == outcome(finished_run)
+    made, loaded = make_config(**settings), load_config(file)
+    assert checks._as_config(settings) == checks._as_config(made) == made
+    assert checks._as_config(file) == checks._as_config(str(file)) == loaded
+    assert (loaded.out, loaded.trials) == (made.out, made.trials)
     with pytest.raises(ConfigError, match="config is an int; give settings"):
         search(3)  # type: ignore[arg-type]

@@ -32,7 +32,8 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
     weights = tmp_path / "dense.safetensors"
     state = load_state(Path(demo_settings["weights"]))
     save_state(state, weights)
-    settings = {**demo_settings, "weights": str(weights), "out": tmp_path / "run", "trials": 1}
+    settings = {**demo_settings, "criterion": "l2", "weights": str(weights), "out": tmp_path / "run"}
+    settings |= {"rungs": (0,), "trials": 1}
     search(settings)
     state["backbone.body.conv1.weight"] += 0.01
     save_state(state, weights)
@@ -42,7 +43,8 @@ def test_other_weights_under_the_same_name_are_refused(demo_settings, tmp_path):
 
 def test_other_data_under_the_same_path_is_refused(demo_settings, tmp_path):
     data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
-    settings = {**demo_settings, "data": data, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+    settings = {**demo_settings, "criterion": "l2", "data": data, "out": tmp_path / "run"}
+    settings |= {"rungs": (0,), "trials": 1}
     search(settings)
     file = data / "annotations" / "instances_val.json"
     text = file.read_text()
@@ -143,26 +145,26 @@ def test_a_refusal_after_the_scores_and_curves_leaves_neither(demo_settings, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_empty_blocks_are_taken_beside_a_space_that_has_some(demo_settings, finished_run, tmp_path):
-    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
-    settings = {**demo_settings, "space": space, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+def test_empty_blocks_are_taken_beside_a_space_that_has_some(demo_settings, l2_space, tmp_path):
+    settings = {**demo_settings, "criterion": "l2", "space": l2_space, "out": tmp_path / "run"}
+    settings |= {"rungs": (0,), "trials": 1}
     with pytest.raises(ConfigError, match=r"no group has max_ratio: 1\.0; .*give --no-empty-blocks"):
         search({**settings, "empty_blocks": True})
     assert not (tmp_path / "run").exists()
-    lines = space.read_text().splitlines()
+    lines = l2_space.read_text().splitlines()
     place = next(index for index, line in enumerate(lines) if "layer1.0.conv1" in line)
     lines[place] = re.sub(r"max_ratio: [0-9.]+", "max_ratio: 1.0", lines[place])
-    space.write_text("\n".join(lines))
+    l2_space.write_text("\n".join(lines))
     search({**settings, "empty_blocks": True})
     again = {name: value for name, value in settings.items() if name != "space"}  # the run's own
     assert len(search({**again, "empty_blocks": True, "trials": 2}).records) == 2
 
 
-def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, finished_run, tmp_path):
-    space = Path(shutil.copy(finished_run.run / "space.yaml", tmp_path))
-    settings = {**demo_settings, "space": space, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+def test_a_space_file_that_was_edited_is_of_another_run(demo_settings, l2_space, tmp_path):
+    settings = {**demo_settings, "criterion": "l2", "space": l2_space, "out": tmp_path / "run"}
+    settings |= {"rungs": (0,), "trials": 1}
     search(settings)
-    space.write_text(space.read_text().replace("round_to: 8", "round_to: 4"))
+    l2_space.write_text(l2_space.read_text().replace("round_to: 8", "round_to: 4"))
     with pytest.raises(RunError, match=r"run/space\.yaml differs from .*/space\.yaml; choose another --out"):
         search(settings)
 
@@ -241,7 +243,8 @@ def test_labels_that_do_not_fit_the_detector_are_refused_before_a_file_is_writte
         for thing in content["annotations"]:
             thing["category_id"] = 6 - thing["category_id"]
         file.write_text(json.dumps(content))
-    settings = {**demo_settings, "data": data, "out": tmp_path / "run", "rungs": (0,), "trials": 1}
+    settings = {**demo_settings, "criterion": "l2", "data": data, "out": tmp_path / "run"}
+    settings |= {"rungs": (0,), "trials": 1}
     right = {"circle": 1, "square": 2, "triangle": 3, "star": 4, "ring": 5}
     with pytest.raises(
         ConfigError, match=r"do not fit the detector: .* give --labels ([a-z=0-9,]+) "
