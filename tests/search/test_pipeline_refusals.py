@@ -288,16 +288,20 @@ def test_a_detector_that_finds_nothing_and_boxes_that_are_all_crowds_are_refused
     assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_proxies_are_checked_on_data_and_weights_that_were_moved(demo_settings, tmp_path):
+def test_proxies_are_checked_on_data_and_weights_that_were_moved(checked_run, demo_settings, tmp_path):
     """The run's own settings name places where nothing is left."""
-    data = Path(shutil.copytree(demo_settings["data"], tmp_path / "data"))
-    weights = Path(shutil.copy(demo_settings["weights"], tmp_path / "dense.safetensors"))
-    settings = {**demo_settings, "criterion": "l2", "rungs": (0,), "trials": 4, "steps": 1, "proxy_images": 2}
-    search({**settings, "data": data, "weights": str(weights), "out": tmp_path / "run"})
-    data, weights = data.rename(tmp_path / "moved"), weights.rename(tmp_path / "moved.safetensors")
-    moved = {**settings, "data": data, "weights": str(weights), "out": tmp_path / "run"}
-    search({**moved, "check_proxies": 4})
-    check = json.loads((tmp_path / "run" / "proxies.json").read_text())
+    run = Path(shutil.copytree(checked_run, tmp_path / "run"))
+    (run / "proxies.json").unlink()
+    file = run / "config.yaml"
+    text = file.read_text()
+    for name in ("data", "weights"):
+        assert f"\n{name}: {demo_settings[name]}\n" in text
+        text = text.replace(f"\n{name}: {demo_settings[name]}\n", f"\n{name}: /gone/{name}\n")
+    file.write_text(text)
+    data = shutil.copytree(demo_settings["data"], tmp_path / "moved")
+    weights = shutil.copy(demo_settings["weights"], tmp_path / "moved.safetensors")
+    search(load_config(file, out=run, data=data, weights=str(weights), check_proxies=4))
+    check = json.loads((run / "proxies.json").read_text())
     assert len(check["trials"]) == 4
 
 
