@@ -54,7 +54,7 @@ DRIVER = """
 @contextmanager
 def waiting_driver(settings, rungs):
     """A search in a process of its own that waits after some rungs of its trials."""
-    settings = {**settings, "data": str(settings["data"]), "out": str(settings["out"])}
+    settings = {**settings, **{name: str(settings[name]) for name in ("data", "out", "space")}}
     command = [sys.executable, "-c", textwrap.dedent(DRIVER), json.dumps(settings), str(rungs)]
     pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE)
     with subprocess.Popen(
@@ -69,8 +69,8 @@ def waiting_driver(settings, rungs):
 
 
 @pytest.mark.slow
-def test_kill_9_in_the_middle_then_resume(finished_run, demo_settings, tmp_path):
-    settings = {**demo_settings, "out": tmp_path / "run", "trials": 3}
+def test_kill_9_in_the_middle_then_resume(finished_run, scored_settings, tmp_path):
+    settings = {**scored_settings, "out": tmp_path / "run", "trials": 3}
     with waiting_driver(settings, rungs=3) as process:  # one trial is finished, the next on its way
         with pytest.raises(RunError, match=f"in use by another process .*pid {process.pid}"):
             search(settings)
@@ -87,11 +87,24 @@ def test_kill_9_in_the_middle_then_resume(finished_run, demo_settings, tmp_path)
     assert not study.get_trials(states=[optuna.trial.TrialState.RUNNING, optuna.trial.TrialState.WAITING])
 
 
-def test_sigterm_writes_what_is_finished_and_the_same_command_resumes(finished_run, demo_settings, tmp_path):
-    settings = {**demo_settings, "out": tmp_path / "run", "trials": 2}
-    with waiting_driver(settings, rungs=3) as process:
-        process.send_signal(signal.SIGTERM)
-        assert "KeyboardInterrupt" in process.stderr.read()
+def test_sigterm_writes_what_is_finished_and_the_same_command_resumes(
+    finished_run, scored_settings, tmp_path, monkeypatch
+):
+    settings = {**scored_settings, "out": tmp_path / "run", "trials": 2}
+    evaluate, rungs = PolicyEvaluator.evaluate, []
+
+    def terminated(self, *arguments, **options):
+        result = evaluate(self, *arguments, **options)
+        rungs.append(result)
+        if len(rungs) == 3:
+            signal.raise_signal(signal.SIGTERM)
+            pytest.fail("the signal was ignored")
+        return result
+
+    monkeypatch.setattr(PolicyEvaluator, "evaluate", terminated)
+    with pytest.raises(KeyboardInterrupt):
+        search(settings)
+    monkeypatch.undo()
     assert [point.trial for point in load_result(tmp_path / "run").front] == [0]
     assert (tmp_path / "run" / "front.csv").read_text().count("\n") == 2
     resumed = outcome(search(settings))
