@@ -51,6 +51,7 @@ def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(demo, "TRAIN_IMAGES", 8)
     monkeypatch.setattr(demo, "VAL_IMAGES", 4)
     monkeypatch.setattr(demo, "TEST_IMAGES", 4)
+    monkeypatch.setattr("autoprune.importance.obs.CHUNK", 2)  # fewer eliminations
     monkeypatch.setattr(demo_comparison, "LATENCY_PASSES", 2)
     monkeypatch.setattr(recover_policy, "LATENCY_PASSES", 1)
     monkeypatch.setattr(timing, "measure", partial(timing.measure, warmup=0))
@@ -77,9 +78,17 @@ def as_points(scores: Any) -> str:
 def test_the_demo_ends_with_a_true_table_and_files_that_work(
     autoprune: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    compare, compared = demo_comparison.compare, []
+
+    def recorded(*arguments: Any) -> Any:
+        compared.append((arguments, compare(*arguments)))
+        return compared[-1][1]
+
+    monkeypatch.setattr(demo_comparison, "compare", recorded)
     out = tmp_path / "demo"
     outcome = autoprune("demo", "--out", out, "--threads", "1", "--budget-gflops", "50%,33%")
     assert outcome.code == 0, outcome.err
+    ((measured, comparison),) = compared
     for number in range(1, demo.PARTS + 1):
         assert f"{number}/{demo.PARTS} " in outcome.out
 
@@ -88,7 +97,8 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
     )
     sibling = build(demo_detector.SIBLING).eval()
     sibling.load_state_dict(load_state(demo_detector.SIBLING_WEIGHTS))
-    images = open_data(out / "data", "test", resize_rule(dense))
+    images, val = (open_data(out / "data", split, resize_rule(dense)) for split in ("test", "val"))
+    dense_gflops = gflops(dense)
     for name, model in (("dense", dense), ("smaller sibling", sibling)):
         _, untrained, trained, cost, *_ = row(outcome.out, name)
         assert untrained == "-"
@@ -102,7 +112,7 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
         at_budget = [
             trial
             for trial in trials
-            if trial["budget_gflops"] == pytest.approx(fraction * gflops(dense)) and trial["metrics"]
+            if trial["budget_gflops"] == pytest.approx(fraction * dense_gflops) and trial["metrics"]
         ]
         best = max(at_budget, key=lambda trial: trial["metrics"]["map"])
         for kind in {kinds.get(trial["origin"], "one-shot") for trial in at_budget}:
@@ -113,8 +123,7 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
             model = load(out / "untrained" / name)
             assert untrained.split()[0] == as_points(evaluate(model, images))
             assert cost.split()[0] == f"{gflops(model):.3f}"
-            assert gflops(model) <= fraction * gflops(dense)
-            val = open_data(out / "data", "val", resize_rule(dense))
+            assert gflops(model) <= fraction * dense_gflops
             assert evaluate(model, val).map == pytest.approx(trial["metrics"]["map"], abs=1e-6)
             folder = out / "recovered" / name
             assert folder.exists() == (trial == best and fraction == 0.33)  # the sibling's is 0.34
@@ -127,7 +136,7 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
         assert re.search(rf"^{fraction:.0%}: .*\.$", outcome.out, re.MULTILINE)
     assert recovered == 1
     assert "the smaller sibling at 0.201 GFLOPs" in outcome.out
-    assert gflops(load(out / "detector")) <= 0.33 * gflops(dense)
+    assert gflops(load(out / "detector")) <= 0.33 * dense_gflops
     for path in (
         "detector/model.safetensors",
         "detector/policy.yaml",
@@ -142,12 +151,22 @@ def test_the_demo_ends_with_a_true_table_and_files_that_work(
     assert len(findings) == 2
     assert all(html.escape(line, quote=False) in (out / "report.html").read_text() for line in findings)
 
-    # the same command again finds everything done
+    # the same command again finds everything done, and measures the same files
+    def measured_again(*arguments: Any) -> Any:
+        assert arguments == measured
+        return comparison
+
     monkeypatch.setattr(PolicyEvaluator, "evaluate", None)
+    monkeypatch.setattr(demo_comparison, "compare", measured_again)
+    files = [
+        file for name in ("untrained", "recovered") for file in (out / name).rglob("*") if file.is_file()
+    ]
+    written = [file.stat().st_mtime_ns for file in files]
     again = autoprune("demo", "--out", out, "--threads", "1", "--budget-gflops", "50%,33%")
     assert again.code == 0, again.err
-    assert row(again.out, "smaller sibling")[:-1] == row(outcome.out, "smaller sibling")[:-1]
-    assert row(again.out, "33% uniform")[:-1] == row(outcome.out, "33% uniform")[:-1]
+    assert [file.stat().st_mtime_ns for file in files] == written
+    for name in ("smaller sibling", "33% uniform"):
+        assert row(again.out, name) == row(outcome.out, name)
     other = autoprune("demo", "--out", out, "--seed", "1", "--budget-gflops", "50%,33%")
     assert other.is_refusal("another configuration", "--out")
 
