@@ -4,13 +4,15 @@ import shutil
 
 import pytest
 
+TRAINED_NORMS = {"norm": "train", "learning_rate": 1e-3}
+
 
 @pytest.fixture(scope="module")
 def run(checked_run, tmp_path_factory):
-    """The result of a search without recoveries; a file's tests may recover in it."""
+    """The result of a search, trials of which are recovered; a file's tests may recover in it."""
     from autoprune.run.results import load_result
 
-    ignored = shutil.ignore_patterns("recovered", "proxies.json")
+    ignored = shutil.ignore_patterns("proxies.json")
     out = tmp_path_factory.mktemp("runs") / "one"
     return load_result(shutil.copytree(checked_run, out, ignore=ignored))
 
@@ -29,9 +31,10 @@ def copy_run(run, tmp_path):
 def frozen_run(demo_settings, made_once, tmp_path_factory):
     """A search on weights with frozen norms, as all pretrained ones of torchvision have them.
 
-    A file's tests may recover in it; the weights lie beside it.
+    Its policy is recovered with trained norms. A file's tests may recover in it; the weights lie beside it.
     """
     from autoprune.detectors import load_dense, save_state, with_norm
+    from autoprune.recovery.recover import recover
     from autoprune.run.results import load_result
     from autoprune.search.pipeline import search
 
@@ -43,6 +46,7 @@ def frozen_run(demo_settings, made_once, tmp_path_factory):
         save_state(with_norm(model, "frozen"), folder / "dense.safetensors")
         settings = {**demo_settings, "weights": str(folder / "dense.safetensors")}
         search({**settings, "rungs": (0,), "trials": 1, "out": folder / "run"})
+        recover(folder / "run", **TRAINED_NORMS)
 
     folder = shutil.copytree(made_once("frozen", make), tmp_path_factory.mktemp("runs") / "frozen")
     return load_result(folder / "run")

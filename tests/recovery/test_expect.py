@@ -144,7 +144,8 @@ class StoppedError(Exception):
 @pytest.mark.parametrize("origin", [None, "dense at 96 px"])
 def test_recoveries_at_the_own_input_size_are_watched(run, sized_run, tmp_path, monkeypatch, origin):
     """From the mAP before the training, and the dense detector's, on all validation images."""
-    folder = shutil.copytree(sized_run if origin else run.run, tmp_path / "run")
+    ignored = shutil.ignore_patterns("recovered")
+    folder = shutil.copytree(sized_run if origin else run.run, tmp_path / "run", ignore=ignored)
     trial = next(r.number for r in load_result(folder).records if origin in (None, r.origin))
     calls = []
 

@@ -31,6 +31,8 @@ from autoprune.run.lock import locked
 from autoprune.run.names import LOCK_FILE
 from autoprune.run.results import load_result
 
+from .conftest import TRAINED_NORMS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -272,7 +274,7 @@ def test_the_latency_is_measured_in_the_runtime_of_the_run(copy_run):
 
 
 def test_commands_take_a_detector_whose_norms_were_trained(frozen_run, tmp_path, capsys):
-    (recovered,) = recover(frozen_run.run, norm="train", learning_rate=1e-3)
+    (recovered,) = recover(frozen_run.run, **TRAINED_NORMS)
     dense, applied = frozen_run.run.parent / "dense.safetensors", tmp_path / "applied"
     assert main(["apply", str(recovered.folder), "--weights", str(dense), "--to", str(applied)]) == 0
     policy = Policy.load(applied / "policy.yaml")

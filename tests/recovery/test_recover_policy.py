@@ -31,6 +31,8 @@ from autoprune.run.names import LOSSES_FILE, METRICS_FILE, WEIGHTS_FILE
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import load_task
 
+from .conftest import TRAINED_NORMS
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -177,7 +179,7 @@ DRIVER = """
     recover_policy.train = lambda *given, **named: train(*given, checkpoint_interval_s=0, **named)
     recover.recover(sys.argv[1], **json.loads(sys.argv[2]))
 """
-LONGER = {"steps": 4, "reconstruct_images": 2, "learning_rate": 1e-4}
+LONGER = {"steps": 4, "learning_rate": 1e-4}
 
 
 @pytest.mark.slow
@@ -208,7 +210,7 @@ def test_a_recovery_after_kill_9_ends_with_the_same_weights(copy_run):
 def test_frozen_norms_can_be_trained_and_read_back(frozen_run, recwarn):
     point = frozen_run.best
     assert point.policy.model.norm == "frozen"
-    (result,) = recover(frozen_run.run, norm="train", learning_rate=1e-3)
+    (result,) = recover(frozen_run.run, **TRAINED_NORMS)
     assert (result.policy.model.norm, result.policy.keep) == ("batch", point.policy.keep)
     model, dense = autoprune.load(result.folder), frozen_run.run.parent / "dense.safetensors"
     spec = result.policy.model
