@@ -47,7 +47,7 @@ def test_costs_at_every_size_are_those_of_the_flop_counter(name):
     model = detector(name)
     own = (320, 320) if name.startswith("ssd") else (128, 128)
     graph = analyze(model, detector_inputs(own))
-    fractions = (0.75,) if name.startswith("fcos") else (0.8, 0.5)  # FCOS' last norm needs two positions
+    fractions = (0.8, 0.5) if name.startswith("retinanet") else (0.75,)
     sizes = trace_sizes(model, graph, own, smaller_rules(model, (1.0, *fractions), name), name)
     assert len(sizes) == len(fractions)
     random = np.random.default_rng(0)
