@@ -14,7 +14,7 @@ from autoprune.importance import load
 from autoprune.latency import multiples
 from autoprune.search import curves
 from autoprune.space.file import SpaceFile
-from autoprune.task import scoring, sensitivity
+from autoprune.task import probe, scoring, sensitivity
 from autoprune.task.pruning_task import PruningTask
 
 from .conftest import TINY
@@ -149,6 +149,7 @@ def test_curves_are_kept_beside_the_space_and_not_measured_again(
     autoprune: Run, tiny: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sensitivity, "RATIOS", (0.5,))
+    monkeypatch.setattr(probe, "IMAGES", 1)
     flags = [
         "space",
         *tiny,
