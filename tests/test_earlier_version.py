@@ -97,17 +97,18 @@ def test_a_killed_search_is_resumed(folder):
     in_flight = [trial for trial in before if trial.state.name == "RUNNING"]
     assert finished
     assert in_flight
-    result = search(load_config(run / "config.yaml", trials=8))
+    result = search(load_config(run / "config.yaml", trials=7))
     after = raw_trials(run)
     for trial in finished:
         now = after[trial.number]
         assert (now.state, now.values, now.user_attrs) == (trial.state, trial.values, trial.user_attrs)
     assert not [trial for trial in after if trial.state.name in ("RUNNING", "WAITING")]
     counted = [record for record in result.records if record.counts]
-    assert len(counted) == 8
+    assert len(counted) == 7
+    assert "sampler" in [record.origin for record in counted]
     assert [r.state for r in counted if r.state not in ("complete", "stopped")] == []
     policies = [tuple(sorted(record.widths.items())) for record in counted]
-    assert len(set(policies)) == 8
+    assert len(set(policies)) == 7
     for trial in in_flight:  # what was in flight is run first, under another number
         assert trial.user_attrs["widths"] in [record.widths for record in counted]
     rows = {int(row["trial"]): row for row in rows_of(run)}
@@ -138,7 +139,7 @@ def test_the_command_that_began_a_search_resumes_it_with_the_defaults_of_then(fo
     monkeypatch.setattr(
         torch.nn.utils, "clip_grad_norm_", lambda tensors, norm: (norms.add(norm), clip(tensors, norm))[1]
     )
-    assert main(FLAGS.format(folder).split()) == 0
+    assert main([*FLAGS.format(folder).split(), "--trials", "5"]) == 0
     printed = capsys.readouterr().out
     settings = "criterion 'joint', curves False, detection_precision 'float32', learning_rate 0.0003"
     settings += ", clip_norm 10.0, distill_head False"
@@ -146,7 +147,7 @@ def test_the_command_that_began_a_search_resumes_it_with_the_defaults_of_then(fo
     assert norms == {10.0}
     assert max(rates) == 3e-4
     records = [record for record in load_result(folder / "killed").records if record.counts]
-    assert len(records) == 8
+    assert len(records) == 5
     assert {record.state for record in records} <= {"complete", "stopped"}
 
 
