@@ -134,7 +134,7 @@ def test_bad_input_is_one_line_and_leaves_nothing_behind(demo_settings, tmp_path
 
 
 def test_a_refusal_after_the_scores_and_curves_leaves_neither(demo_settings, tmp_path, monkeypatch):
-    def refuse(task, run):
+    def refuse(task, run, file):
         for file in (run.importance_file, run.curves_file):
             write_text(file, "written")
         raise BudgetError("no policy meets the budget")

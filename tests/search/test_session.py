@@ -144,11 +144,11 @@ def test_the_dense_detector_is_measured_once(demo_settings, tmp_path, monkeypatc
 def test_a_trial_whose_loss_is_not_finite_fails_and_the_next_is_run(demo_settings, tmp_path, monkeypatch):
     recover = PolicyEvaluator._recover
 
-    def nan_in_the_second_trial(self, model, keep, rung, repeat):
+    def nan_in_the_second_trial(self, task, model, keep, rung, *rest):
         calls.append(rung)
         if len(calls) == 3:
             raise TrainingError("the loss is not finite at step 1")
-        return recover(self, model, keep, rung, repeat)
+        return recover(self, task, model, keep, rung, *rest)
 
     calls: list[int] = []
     monkeypatch.setattr(PolicyEvaluator, "_recover", nan_in_the_second_trial)
@@ -159,7 +159,7 @@ def test_a_trial_whose_loss_is_not_finite_fails_and_the_next_is_run(demo_setting
 
 
 def test_if_all_trials_fail_the_search_says_so_and_stops(demo_settings, tmp_path, monkeypatch):
-    def fail(self, model, keep, rung, repeat):
+    def fail(*_):
         raise TrainingError("the loss is not finite at step 1")
 
     monkeypatch.setattr(session, "FAILURES_TO_STOP", 2)
@@ -174,11 +174,11 @@ def test_if_all_trials_fail_the_search_says_so_and_stops(demo_settings, tmp_path
 def test_a_rung_that_none_passes_stops_the_search_with_the_first_reason(demo_settings, tmp_path, monkeypatch):
     recover = PolicyEvaluator._recover
 
-    def fail_above(self, model, keep, rung, repeat):
+    def fail_above(self, task, model, keep, rung, *rest):
         calls.append(rung)
         if rung == 1:
             raise TrainingError(f"out of memory, time {calls.count(1)}")
-        return recover(self, model, keep, rung, repeat)
+        return recover(self, task, model, keep, rung, *rest)
 
     calls: list[int] = []
     monkeypatch.setattr(session, "FAILURES_TO_STOP", 2)
