@@ -40,7 +40,7 @@ class WorkerWatchdog:
         self._watched[trial_id] = _Watched(0, self._clock())
 
     def answer(self, trial_id: str) -> None:
-        """The trial's rung is done, and the next begins. One that was given up answers to nobody."""
+        """The trial's rung is done, and the next begins; of one that was given up this changes nothing."""
         if trial_id not in self._watched:
             return
         now = self._clock()

@@ -134,11 +134,11 @@ def graph_of(dense: nn.Module, policy: Policy) -> ChannelGraph:
     """
     shapes = tuple((name, tensor.shape) for name, tensor in dense.state_dict().items())
     key = (policy.model.model_dump_json(), policy.resize, policy.input_size, shapes)
-    if key not in _last_graph:
+    if (graph := _last_graph.get(key)) is None:
         graph = analyze(policy.resized(dense), detector_inputs(policy.input_size))
         _last_graph.clear()
         _last_graph[key] = graph
-    return _last_graph[key]
+    return graph
 
 
 def _given(weights: Path, model: str) -> Any:
