@@ -16,7 +16,6 @@ from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph
 from autoprune.latency.machine import LatencySetup, versions
 from autoprune.latency.model import (
-    DIGITS,
     LatencyModel,
     correct,
     features,
@@ -101,8 +100,7 @@ def _measure(
 ) -> LatencyModel:
     """Times operators and whole networks."""
     with TemporaryDirectory(prefix="autoprune-") as folder:
-        # rounded as they are kept: a resumed run predicts the same from what it reads
-        tables = measure_tables(calls, setup, Path(folder)).round(DIGITS)
+        tables = measure_tables(calls, setup, Path(folder))
     widths = sample_widths(space, NETWORKS)
     latencies = measure_networks((prune_to(model, graph, each) for each in widths), setup)
     measured = np.array([latency.median_ms for latency in latencies])
