@@ -52,9 +52,8 @@ def squeeze(constraints: TraceConstraints, op: str, args: Args, out: Any) -> Non
     dims = {d % args[0].dim() for d in ([chosen] if isinstance(chosen, int) else chosen)}
     for d, axis in enumerate(constraints.axes(args[0])):
         if d in dims and axis is not None and len(np.unique(axis)) == len(axis):
-            even = len(axis) // 2 * 2
-            constraints.tie(axis[:even].reshape(-1, 2))
-            constraints.tie(axis[None, -3 if len(axis) % 2 else -2 :])
+            pair = np.minimum(np.arange(len(axis)), max(len(axis) - 2, 0)) // 2  # the last may be three
+            constraints.tie(np.stack([axis[2 * pair], axis], axis=1))
     view(constraints, op, args, out)
 
 
