@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from autoprune import progress
 from autoprune.errors import TrainingError
 from autoprune.graph import ChannelGraph
 from autoprune.graph.surgery import kept_rows, row_factors
@@ -112,6 +113,11 @@ class Reconstructor:
         if len(chosen) < LEAST_IMAGES:
             raise TrainingError("reconstruction needs two images at least; set reconstruct_images to 0")
         self._batch, targets = _load(split, chosen, self._device)
+        if len(self._batch) < len(chosen):
+            progress.say(
+                f"reconstruction: on {len(self._batch)} of {len(chosen)} images (reconstruct_images), as at "
+                f"most {MOST_PIXELS / 1e6:.1f} million pixels go through the detector at once"
+            )
         sampler = FeatureSampler(*object_areas(dense, self._batch, targets), seed, self._device)
         readers = {
             tensor.removesuffix(".weight")

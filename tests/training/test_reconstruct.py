@@ -1,14 +1,17 @@
 import copy
+import io
 import sys
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn
 
+from autoprune import progress
 from autoprune.detectors import detector_inputs
 from autoprune.errors import TrainingError
 from autoprune.graph import analyze, prune
@@ -171,15 +174,18 @@ def test_one_image_is_too_few(split: Any) -> None:
 
 
 def test_images_that_are_large_are_fewer(split: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Their number is what the bound on the pixels allows, and two where that is none."""
+    """Their number is what the bound on the pixels allows, and two where that is none; a line says so."""
     dense, graph = shared_head()
     pruned, pixels = prune(dense, graph, TWINS), split.images[0][0].numel()
     seen: list[int] = []
     dense.register_forward_hook(lambda _module, args, _output: seen.append(len(args[0])))
     for bound, expected in ((5 * pixels, 5), (1, 2), (100 * pixels, 8)):
         monkeypatch.setattr(sys.modules["autoprune.training.reconstruct"], "MOST_PIXELS", bound)
-        reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
+        out = io.StringIO()
+        with progress.show(Console(file=out, width=200)):
+            reconstruct(pruned, dense, graph, TWINS, split, 8, CPU, seed=0)
         assert seen.pop() == expected
+        assert (f"on {expected} of 8 images" in out.getvalue()) == (expected < 8)
 
 
 class Squashed(nn.Conv2d):
