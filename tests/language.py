@@ -1,6 +1,6 @@
-"""Finds the retired words of `CONTRIBUTING.md`, and British spellings, in the tracked text files.
+"""Finds the words of `retired_words.md`, and British spellings, in the tracked text files.
 
-The table under "Retired words" has one row per entry, `| retired | use |`; a cell may list several retired
+Its table has one row per entry, `| retired | use |`; a cell may list several retired
 forms, separated by commas. A form is
 
 - a phrase: found in any case and across line breaks, with the endings -s, -d, -ed, -ing on its first word;
@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "CONTRIBUTING.md"
-HEADING = "## Retired words"
+PAGE = ROOT / "tests/retired_words.md"
+HEADING = "# Retired words"
 FOLDERS = ("autoprune", "scripts", "tests", "docs", "search_spaces", ".ci")
 # These files quote what they look for. What an earlier version wrote stays as it was.
 EXCEPT = ("tests/language.py", "tests/test_language.py", "tests/earlier_version/", "CHANGELOG.md")

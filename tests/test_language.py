@@ -1,4 +1,4 @@
-"""Holds the table of `CONTRIBUTING.md`: no tracked text file has a retired word, or a British spelling."""
+"""Holds the table of `retired_words.md`: no tracked text file has a retired word, or a British spelling."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ def test_no_file_uses_a_retired_word() -> None:
         for path in tracked_files()
         for report in problems(path.relative_to(ROOT), searched(path), ENTRIES)
     ]
-    assert not reports, f"{len(reports)} retired words, see CONTRIBUTING.md:\n" + "\n".join(reports)
+    assert not reports, f"{len(reports)} retired words, see tests/retired_words.md:\n" + "\n".join(reports)
 
 
 def test_the_table_is_read_and_covers_what_it_must() -> None:
