@@ -150,7 +150,7 @@ class Config(Strict):
         description="importance criterion of channels; obs also weighs how well the others can replace them",
     )
     importance_images: Annotated[int, _SPACE] = Field(
-        128, ge=1, description="training images for gradient-based criteria"
+        128, ge=1, description="training images that obs and the gradient criteria are computed on"
     )
     curves: Annotated[bool, _SPACE] = Field(
         True,
@@ -194,8 +194,8 @@ class Config(Strict):
     )
     racing: Annotated[bool, _SEARCH] = Field(
         False,
-        description="evaluate a trial on a part of the images only, where it is known from them that another "
-        "one of its budget is better and costs no more",
+        description="stop the evaluation of a trial early, once another one of its budget that costs no more "
+        "is known to be better",
     )
     proxy_images: Annotated[int | None, _SEARCH] = Field(
         None, ge=1, description="validation images for a proxy; default: all"

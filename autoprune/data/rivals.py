@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 RACED = "raced_images"  # metric of a trial that lost a race: the images that it was evaluated on
 MAPS = "maps"  # beside the metrics of one that was evaluated in full: its `prefix_maps`
-RESAMPLES = 100  # of each prefix of the images
+RESAMPLES = 100  # bootstrap samples of each prefix of the images; studies hold so many, so it can't change
 SAME_COST = 1e-3  # costs that differ by this fraction are the same
 SCALE, MISSING = 50_000, 65_535  # mAPs as integers of two bytes, in steps of 0.002 points
 Maps = NDArray[np.float64]

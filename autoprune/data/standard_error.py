@@ -15,8 +15,8 @@ from torch.nn.functional import embedding_bag
 
 from autoprune.data.evaluators import Matches
 from autoprune.data.matching import ClassMatches
+from autoprune.data.rivals import RESAMPLES
 
-RESAMPLES = 100
 BLOCK = 1000  # resamples that are computed at once
 Floats = NDArray[np.float32]
 

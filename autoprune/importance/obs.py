@@ -1,8 +1,9 @@
 """Optimal Brain Surgeon on whole channels: which ones are missed the least once the others make up for them.
 
-The other criteria ask what the loss loses if a channel is cut off. But every pruned detector is reconstructed
-by least squares, so a channel is dispensable where those that stay can imitate it. Layers that read a group
-give y = W x; without some inputs, and with the others' weights reconstructed, the squared error grows by
+The other criteria ask how far the loss rises if a channel is cut off. But every pruned detector is
+reconstructed by least squares, so a channel is dispensable where those that stay can imitate it. Layers that
+read a group give y = W x; without some inputs, and with the others' weights reconstructed, the squared
+error grows by
 
     tr(W_u (H⁻¹_uu)⁻¹ W_uᵀ),   H = mean of x xᵀ + ridge        (u: the inputs of one unit of the group)
 
@@ -101,7 +102,7 @@ class _State:
 
     Attributes:
         inverse: H⁻¹, [D, D].
-        weights: W, scaled by what is felt of each output, [O, D].
+        weights: W, scaled by the Fisher information of each output, [O, D].
         inputs: where each remaining unit's inputs are in these, [units, inputs of a unit].
         removed: inputs that are gone, and not cut out of the matrices yet, [D].
     """
@@ -113,7 +114,7 @@ class _State:
 
     @staticmethod
     def of(group: ChannelGroup, reader: Reader, channels: NDArray[np.int64]) -> "_State":
-        scaled = reader.weights * (reader.felt_by_row / 2).sqrt()[:, None]
+        scaled = reader.weights * (reader.fisher_by_row / 2).sqrt()[:, None]
         if reader.inputs is None:
             places = inputs_of(group, channels, reader.layer)
         else:

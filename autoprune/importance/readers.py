@@ -1,4 +1,4 @@
-"""The layers that read channel groups: what they read, and how much the loss feels of what they give."""
+"""The layers that read channel groups: what they read, and the Fisher information of what they give."""
 
 import math
 from collections.abc import Iterator, Mapping, Sized
@@ -31,7 +31,7 @@ MOST_INPUTS = 5000  # of a layer whose matrix is taken whole: 200 MB
 
 @dataclass
 class Reader:
-    """What one layer reads, and how much the loss feels of what it gives.
+    """What one layer reads, and the Fisher information of what it gives.
 
     The matrix of a layer with very many inputs, such as one behind RoI pooling that reads 256 channels at 49
     positions, would take gigabytes and minutes. Of such a layer the positions are taken as samples: what
@@ -43,7 +43,7 @@ class Reader:
         gram: sum over samples of x xᵀ, [D, D].
         total: sum of x, [D].
         samples: how many.
-        felt: sum over images and positions of the squared gradient of each output, [O].
+        fisher: sum over images and positions of the squared gradient of each output, [O].
     """
 
     layer: Layer
@@ -51,14 +51,15 @@ class Reader:
     gram: Tensor = field(init=False)
     total: Tensor = field(init=False)
     samples: int = 0
-    felt: Tensor = field(init=False)
+    fisher: Tensor = field(init=False)
     _pending: list[Tensor] = field(init=False, default_factory=list)
 
     def __post_init__(self) -> None:
         """Begins with no samples."""
         weights = self.weights
         self.gram = weights.new_zeros(weights.shape[1], weights.shape[1])
-        self.total, self.felt = weights.new_zeros(weights.shape[1]), weights.new_zeros(len(self.layer.weight))
+        self.total = weights.new_zeros(weights.shape[1])
+        self.fisher = weights.new_zeros(len(self.layer.weight))
 
     @property
     def weights(self) -> Tensor:
@@ -69,9 +70,9 @@ class Reader:
         return weights[:, self.inputs].movedim(2, 1).flatten(0, 1)
 
     @property
-    def felt_by_row(self) -> Tensor:
-        """How much the loss feels of each row of the weights, [O]."""
-        return self.felt if self.inputs is None else self.felt.repeat_interleave(self.inputs.shape[1])
+    def fisher_by_row(self) -> Tensor:
+        """`fisher` of the output of each row of the weights, [rows]."""
+        return self.fisher if self.inputs is None else self.fisher.repeat_interleave(self.inputs.shape[1])
 
     def add(self, x: Tensor) -> None:
         """Takes samples [S, D]; many at once, since each update moves the whole matrix through memory."""
@@ -92,8 +93,8 @@ class Reader:
 
     @property
     def is_finite(self) -> bool:
-        """Whether all that it read and that the loss felt is."""
-        return bool(self.gram.isfinite().all() and self.felt.isfinite().all())
+        """Whether all that it read, and its Fisher information, is."""
+        return bool(self.gram.isfinite().all() and self.fisher.isfinite().all())
 
     def moments(self) -> Tensor:
         """H [D, D]: mean of x xᵀ with the ridge; without the means where a bias can absorb them."""
@@ -153,7 +154,7 @@ def _evenly(group: ChannelGroup, channels: NDArray[np.int64]) -> bool:
 
 
 def observe(model: nn.Module, readers: Mapping[str, Reader], batches: Batches, seed: int) -> None:
-    """Runs the images through the detector, and fills in what the readers read and what the loss feels.
+    """Runs the images through the detector, and fills in what the readers read, and their Fisher information.
 
     Raises:
         ModelError: there are no images.
@@ -178,13 +179,13 @@ def observe(model: nn.Module, readers: Mapping[str, Reader], batches: Batches, s
                     gradients = torch.autograd.grad(loss, given, allow_unused=True)
                 for (reader, _), gradient in zip(outputs, gradients, strict=True):
                     if gradient is not None:
-                        reader.felt += as_maps(reader.layer, gradient).double().square().sum((0, 1, 2))
+                        reader.fisher += as_maps(reader.layer, gradient).double().square().sum((0, 1, 2))
                 images += 1
     if not images:
         raise ModelError("criterion obs needs at least one image; raise importance_images")
     for reader in readers.values():
         reader.flush()
-        reader.felt /= images
+        reader.fisher /= images
 
 
 def _anywhere(shape: tuple[int, ...], count: int, device: torch.device) -> SampledPositions:

@@ -207,7 +207,7 @@ def obs_by_hand(model, batches, arrays):
     levels = [level.flatten(1).T for f in features for level in (f, f[..., ::2, ::2])]
     x = torch.cat(levels).numpy()
     distance = z - np.array([float(target["y"]) for _, (target,) in pairs])
-    felt = (distance**2).mean() * (1 / 16 + 1 / 4) / 4  # dL/d(output) is distance / 2 / positions
+    fisher = (distance**2).mean() * (1 / 16 + 1 / 4) / 4  # dL/d(output) is distance / 2 / positions
     x = x - x.mean(0)
     ridge = np.sqrt(RIDGE * (x**2).mean(0) + 1e-8 * (x**2).mean())
     rows = np.concatenate([x / np.sqrt(len(x)), np.diag(ridge)])
@@ -215,7 +215,7 @@ def obs_by_hand(model, batches, arrays):
 
     def error(kept):
         solved = np.linalg.lstsq(rows[:, kept], target, rcond=None)[0]
-        return felt / 2 * ((target - rows[:, kept] @ solved) ** 2).sum()
+        return fisher / 2 * ((target - rows[:, kept] @ solved) ** 2).sum()
 
     alive, order, total, scores = list(range(WIDTH)), [], [0.0], np.zeros(WIDTH)
     while alive:

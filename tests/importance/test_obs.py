@@ -17,15 +17,15 @@ def make_group(width, unit):
     return ChannelGroup("g", width, unit, True, None, [], [], units)
 
 
-def make_reader(layer, x, felt):
+def make_reader(layer, x, fisher):
     """A reader that has seen samples x [S, D]."""
     reader = Reader(layer)
     reader.gram, reader.total, reader.samples = x.T @ x, x.sum(0), len(x)
-    reader.felt = felt
+    reader.fisher = fisher
     return reader
 
 
-def least_error(layer, x, felt, inputs):
+def least_error(layer, x, fisher, inputs):
     """The error with these inputs alone, weights and bias by least squares; the ridge as rows."""
     w = layer.weight.detach().double().flatten(1).numpy()
     x = x.numpy()
@@ -38,7 +38,7 @@ def least_error(layer, x, felt, inputs):
     target = rows @ w.T
     solved = np.linalg.lstsq(rows[:, inputs], target, rcond=None)[0]
     errors = ((target - rows[:, inputs] @ solved) ** 2).sum(0)
-    return float(errors @ felt.numpy()) / 2
+    return float(errors @ fisher.numpy()) / 2
 
 
 @pytest.mark.parametrize("unit", [1, 2])
@@ -50,16 +50,16 @@ def test_the_order_and_the_errors_are_those_of_least_squares_solved_anew(unit):
     for layer, order in zip(layers, (np.arange(8), np.arange(8)[::-1]), strict=True):
         area = layer.weight[0, 0].numel()
         x = torch.randn(200, 8 * area).double() @ torch.randn(8 * area, 8 * area).double() + 0.5
-        felt = torch.rand(len(layer.weight)).double()
-        data.append((layer, x, felt, order, area))
-        used.append((make_reader(layer, x, felt), order))
+        fisher = torch.rand(len(layer.weight)).double()
+        data.append((layer, x, fisher, order, area))
+        used.append((make_reader(layer, x, fisher), order))
 
     def error(units):
         channels = {int(c) for unit_ in units for c in group.units[unit_]}
         total = 0.0
-        for layer, x, felt, order, area in data:
+        for layer, x, fisher, order, area in data:
             inputs = [p * area + k for p in range(8) if int(order[p]) in channels for k in range(area)]
-            total += least_error(layer, x, felt, inputs)
+            total += least_error(layer, x, fisher, inputs)
         return total
 
     order, errors = eliminate(group, used)

@@ -14,7 +14,7 @@ from autoprune.importance.readers import Reader, find_readers, inputs_of, observ
 def test_what_is_observed_of_a_layer(net, images):
     reader = Reader(net.second)
     observe(net, {"second": reader}, lambda: images, 0)  # more positions than there are
-    patches, felt = [], torch.zeros(2)
+    patches, fisher = [], torch.zeros(2)
     for (image,), _ in images:
         x = image[None]
         for level in (x, x[..., ::2, ::2]):
@@ -22,12 +22,12 @@ def test_what_is_observed_of_a_layer(net, images):
             patches.append(F.unfold(read, 3, padding=1, stride=2)[0].T)
             raw = net.second(read).detach().requires_grad_()
             (gradient,) = torch.autograd.grad(raw.relu().square().mean(), raw)
-            felt += gradient.square().sum((0, 2, 3)) / len(images)
+            fisher += gradient.square().sum((0, 2, 3)) / len(images)
     expected = torch.cat(patches).double()
     assert reader.samples == len(expected)
     torch.testing.assert_close(reader.total, expected.sum(0))
     torch.testing.assert_close(reader.gram, expected.T @ expected)
-    torch.testing.assert_close(reader.felt.float(), felt)
+    torch.testing.assert_close(reader.fisher.float(), fisher)
 
 
 class ByName(nn.Module):
@@ -47,7 +47,7 @@ def test_the_same_is_observed_of_a_layer_that_is_called_by_name(net, images):
     net.second = ByName(net.second)
     observe(net, {"second.layer": readers[1]}, lambda: images, 0)
     torch.testing.assert_close(readers[1].gram, readers[0].gram)
-    torch.testing.assert_close(readers[1].felt, readers[0].felt)
+    torch.testing.assert_close(readers[1].fisher, readers[0].fisher)
 
 
 @pytest.mark.parametrize("value", [0.0, 1e-3, 1e3])
@@ -114,7 +114,7 @@ def test_of_a_layer_with_very_many_inputs_the_positions_are_samples(behind, imag
     weights = reader.weights.reshape(5, 6, 4)
     given = torch.einsum("opc,npc->no", weights, by_position.reshape(3, 6, 4))
     torch.testing.assert_close((given + behind.flat.bias).float(), behind.flat(x.flatten(1)).detach())
-    assert len(reader.felt_by_row) == 30
+    assert len(reader.fisher_by_row) == 30
 
 
 def test_scores_by_positions_find_the_channel_that_others_can_imitate(behind, images, monkeypatch):
