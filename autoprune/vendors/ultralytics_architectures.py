@@ -164,12 +164,11 @@ def _check_activation(text: Any, where: str) -> None:
         selected = re.fullmatch(r"(?:torch\.)?nn\.(\w+)(\(.*\))", str(text))
         kind = getattr(nn.modules.activation, selected[1]) if selected else None
         call = ast.parse(f"f{selected[2]}" if selected else "", mode="eval").body
-        values = (
-            [*call.args, *(word.value for word in call.keywords)] if isinstance(call, ast.Call) else [call]
-        )
-        for value in values:
+        # one call, and of the layer itself: `nn.SiLU(…)(…)` and `nn.SiLU().x(…)` call something else
+        fine = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
+        for value in [*call.args, *(word.value for word in call.keywords)] if isinstance(call, ast.Call) else ():
             ast.literal_eval(value)
-        fine = isinstance(kind, type) and issubclass(kind, nn.Module)
+        fine = fine and isinstance(kind, type) and issubclass(kind, nn.Module)
     except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
         fine = False
     if not fine:
