@@ -186,12 +186,13 @@ def build_dense(
             spec.num_classes,
             spec.norm,
             weights,
-            weights_key=key,
+            config.seed,
+            key,
             fresh_head=fresh_head,
         )
     name, arguments, num_classes = detector.spec.name, config.model_arguments, config.num_classes
     return load_dense(
-        name, arguments, num_classes, config.norm_kind, weights, weights_key=key, fresh_head=fresh_head
+        name, arguments, num_classes, config.norm_kind, weights, config.seed, key, fresh_head=fresh_head
     )
 
 

@@ -207,6 +207,11 @@ def _refuse_ignored_arguments(spec: ModelSpec, model: nn.Module) -> None:
     if unknown := [name for name in spec.arguments if name not in valid]:
         near = difflib.get_close_matches(unknown[0], valid, n=3) or sorted(valid)
         raise ModelError(f"model_arguments: {spec.name} has no `{unknown[0]}`; valid: {', '.join(near)}")
+    if "trainable_backbone_layers" in spec.arguments:  # may stand in a policy of an earlier version
+        say(
+            "model_arguments: trainable_backbone_layers freezes nothing, as torchvision heeds it only with "
+            "weights of its own; omit it"
+        )
 
 
 def _as_float32(name: str, model: nn.Module) -> nn.Module:

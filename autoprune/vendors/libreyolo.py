@@ -41,10 +41,22 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         content = read_checkpoint(path, device="meta")
         described, classes, names = described_in(content, path)
         _refuse_other((described["family"], described["size"]), arguments, source)
+        _refuse_useless(described["family"], arguments)
         return Description(_checked({**described, **arguments}), classes + 1, names)
     family, size = _named(source)
     _refuse_other((family, size), arguments, source)
+    _refuse_useless(family, arguments)
     return Description(_checked({"family": family, "size": size, **arguments}), COCO_CLASSES + 1)
+
+
+def _refuse_useless(family: str, arguments: Mapping[str, Any]) -> None:
+    """Refuses a setting that would do nothing.
+
+    Raises:
+        ModelError: says which one.
+    """
+    if family in ("rtdetr", "dfine", "deim") and "nms_thresh" in arguments:
+        raise ModelError(f"model_arguments: nms_thresh does nothing, as {family} suppresses none; omit it")
 
 
 def _refuse_other(named: tuple[str, str], arguments: Mapping[str, Any], source: str) -> None:

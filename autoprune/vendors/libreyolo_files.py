@@ -64,7 +64,9 @@ def described_in(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[in
     if whole(side := said.get("imgsz")):
         described["imgsz"] = side
     if family == "yolo9":
-        described["letterbox_pad"] = said.get("letterbox_pad", "topleft")
+        # LibreYOLO's own older files do not say it; the official weights were trained with it in the middle
+        own = "model_family" in said or any(TOWERS in tensors for tensors, _ in _states(content))
+        described["letterbox_pad"] = said.get("letterbox_pad", "topleft" if own else "center")
         if TOWERS in state:
             described["class_width"] = len(state[TOWERS])
     return described, classes, _names(said.get("names"), classes, path)

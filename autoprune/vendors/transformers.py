@@ -10,6 +10,7 @@ from torch import nn
 from autoprune.checkpoints.parts import read_object
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
+from autoprune.progress import say
 from autoprune.vendors.table import Description, library_code
 from autoprune.vendors.transformers_checks import check_precision
 from autoprune.vendors.transformers_detector import TransformersDetector
@@ -47,6 +48,7 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
             f"model_arguments: no `{unknown[0]}` for transformers; valid: {', '.join(ARGUMENTS)}"
         )
     config: Any = arguments.get("config")
+    assumed = False
     given: Any = arguments.get("preprocessing")
     where, where_given = "model_arguments: config", "model_arguments: preprocessing"
     if "config" not in arguments:
@@ -56,6 +58,7 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         if given is None and (folder / PREPROCESSOR).is_file():
             where_given = str(folder / PREPROCESSOR)
             given = read_object(folder / PREPROCESSOR)
+        assumed = given is None and not any(name in arguments for name in SIZES)
     given = {} if given is None else given
     for name, value in (("config", config), ("preprocessing", given)):
         if not isinstance(value, Mapping):
@@ -64,6 +67,12 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
     settings = preprocessing_of(given, family_of(config, where), where_given)
     sizes = {name: arguments[name] for name in SIZES if name in arguments}
     complete = {"config": plain_values(made), "preprocessing": with_size(settings, sizes)}
+    if assumed:
+        shown = ", ".join(f"{name} {value}" for name, value in settings["size"].items())
+        say(
+            f"{source} has no {PREPROCESSOR}: images are brought to the library's own size ({shown}); give "
+            "--model-arguments '{\"size\": 640}' for another one"
+        )
     return Description(complete, int(made.num_labels) + 1, names_of(made))
 
 

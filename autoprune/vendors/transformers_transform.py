@@ -200,7 +200,9 @@ def with_size(settings: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict
         wanted = {"shortest_edge": arguments["min_size"], "longest_edge": arguments.get("max_size")}
         if wanted["longest_edge"] is None:
             old = settings["size"]
-            ratio = old.get("longest_edge", 1) / old.get("shortest_edge", 1)
+            if "shortest_edge" not in old or "longest_edge" not in old:
+                raise ModelError("model_arguments: min_size needs max_size beside it, which has no default")
+            ratio = old["longest_edge"] / old["shortest_edge"]
             wanted["longest_edge"] = round(wanted["shortest_edge"] * max(ratio, 1))
     for value in wanted.values():
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= 65_536:

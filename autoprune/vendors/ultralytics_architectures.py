@@ -166,9 +166,9 @@ def _check_activation(text: Any, where: str) -> None:
         call = ast.parse(f"f{selected[2]}" if selected else "", mode="eval").body
         # one call, and of the layer itself: `nn.SiLU(…)(…)` and `nn.SiLU().x(…)` call something else
         fine = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        for value in [*call.args, *(word.value for word in call.keywords)] if isinstance(call, ast.Call) else ():
-            ast.literal_eval(value)
         fine = fine and isinstance(kind, type) and issubclass(kind, nn.Module)
+        for value in [*call.args, *(word.value for word in call.keywords)] if fine else ():
+            ast.literal_eval(value)
     except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
         fine = False
     if not fine:

@@ -83,6 +83,8 @@ class UltralyticsDetector(VendorDetector):
         )
         super().__init__(vendor, transform, [f"model.{index}" for index in head.f])
         self.selection = selection
+        if not stretched and selection.max_det > head.max_det:  # raised as by Ultralytics' predictor
+            head.max_det = selection.max_det
 
     @property
     def head(self) -> Any:
@@ -182,7 +184,7 @@ class UltralyticsDetector(VendorDetector):
             with _corners(head), _own_grids(head):
                 rows = head._inference(raw[1]["one2one"])  # what its choice of the best ones is made from
         else:
-            rows = raw[0]
+            rows = raw[0][0] if isinstance(raw[0], tuple) else raw[0]  # of segmentation beside its prototypes
         boxes, scores = (part.transpose(1, 2) for part in rows[:, : 4 + head.nc].split([4, head.nc], 1))
         return boxes if without else box_convert(boxes, "cxcywh", "xyxy"), scores
 

@@ -49,7 +49,8 @@ with _leaving_no_trace():
         )
     from ultralytics import utils
     from ultralytics.cfg import get_cfg
-    from ultralytics.models import rtdetr, yolo
+    from ultralytics.models import yolo
+    from ultralytics.models.rtdetr.train import RTDETRTrainer
     from ultralytics.nn import tasks
     from ultralytics.nn.modules import head as heads
     from ultralytics.utils import DEFAULT_CFG_DICT, LOGGER, ROOT, YAML
@@ -65,11 +66,11 @@ __all__ = [
     "ROOT",
     "VERSION",
     "YAML",
+    "RTDETRTrainer",
     "get_cfg",
     "heads",
     "non_max_suppression",
     "quiet",
-    "rtdetr",
     "tasks",
     "xywh2xyxy",
     "xywhr2xyxyxyxy",

@@ -14,7 +14,7 @@ from autoprune.errors import ModelError
 from autoprune.files import write_bytes
 from autoprune.progress import say
 from autoprune.vendors.detector import VendorDetector
-from autoprune.vendors.ultralytics_library import DEFAULT_CFG_DICT, VERSION, heads, rtdetr, yolo
+from autoprune.vendors.ultralytics_library import DEFAULT_CFG_DICT, VERSION, RTDETRTrainer, heads, yolo
 
 
 def save(detector: nn.Module, path: str | Path, names: Mapping[int, str] | None = None) -> None:
@@ -41,6 +41,9 @@ def save(detector: nn.Module, path: str | Path, names: Mapping[int, str] | None 
     task, imgsz, stride = model.task, int(model.args.imgsz), int(max(model.stride))
     if imgsz % stride:
         say(f"{path}: the detector works at {imgsz} pixels; Ultralytics rounds up to multiples of {stride}")
+    chosen = getattr(detector, "selection", None)  # of a detector of ours
+    if chosen is not None and not chosen.nms and getattr(model.model[-1], "one2one_cv2", None) is not None:
+        say(f"{path}: give nms=False to predict, val and export of Ultralytics, or they run the other head")
     content = {
         "epoch": -1,
         "model": model,
@@ -92,6 +95,12 @@ def _keeping(own: Any) -> Any:
             raise ModelError(
                 f"the model detects {has} classes and the data has {classes}; it can't be given others"
             )
+        if not isinstance(self, needed := _trainer_of(model)):
+            wrong = type(self).__bases__[0].__name__
+            raise ModelError(
+                f"{needed.__name__} of Ultralytics trains such a model, not {wrong}: give "
+                f"trainer=trainer(autoprune.load(folder)), or trainer(base={needed.__name__})"
+            )
         model.criterion = None
         for parameter in model.parameters():
             parameter.requires_grad_(True)
@@ -120,7 +129,7 @@ def follow_widths(model: Any) -> None:
 
 def _trainer_of(model: Any) -> Any:
     if isinstance(model.model[-1], heads.RTDETRDecoder):
-        return rtdetr.RTDETRTrainer
+        return RTDETRTrainer
     of_task = {"segment": yolo.segment.SegmentationTrainer, "pose": yolo.pose.PoseTrainer}
     return {**of_task, "obb": yolo.obb.OBBTrainer}.get(model.task, yolo.detect.DetectionTrainer)
 

@@ -111,6 +111,14 @@ class Unsized(torch.nn.Module):
     """A detector that states no input size."""
 
 
+def test_fresh_weights_follow_the_seed() -> None:
+    detector = resolve(None, config())
+    states = [build_dense(detector, config(seed=seed))[0].state_dict() for seed in (1, 1, 2)]
+    name = "backbone.body.conv1.weight"
+    assert torch.equal(states[0][name], states[1][name])
+    assert not torch.equal(states[0][name], states[2][name])
+
+
 @pytest.mark.parametrize(
     ("model", "settings", "expected"),
     [

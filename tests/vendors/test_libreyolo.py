@@ -157,6 +157,7 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(key, yolox, tmp_p
         ("yolox-n", {"score_thresh": 2}, "score_thresh is 2; give a number from 0 to 1"),
         ("yolox-n", {"detections_per_img": 0}, "detections_per_img is 0; give a number from 1"),
         ("yolox-n", {"letterbox_pad": "center"}, "no `letterbox_pad`"),
+        ("dfine-n", {"nms_thresh": 0.5}, "nms_thresh does nothing, as dfine suppresses none"),
         ("x", {"family": "yolox", "size": "q"}, "yolox has no size 'q'"),
         ("yolox-n", {"size": "s"}, "size is 's', and the model libreyolo:yolox-n has n; omit size"),
         ("yolox-n", {"family": "rtmdet", "size": "n"}, "family is 'rtmdet', and the model libreyolo:yolox-n"),

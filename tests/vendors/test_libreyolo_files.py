@@ -1,6 +1,7 @@
 """What checkpoints of LibreYOLO say of their classes: names that do not fit are left out, which is said."""
 
 import io
+import re
 
 import pytest
 import torch
@@ -53,6 +54,21 @@ def test_names_are_read_in_the_forms_that_mean_them(saved, tmp_path, names):
 def test_no_names_are_no_mistake(saved, tmp_path, names):
     description, lines = described({**saved, "names": names}, tmp_path / "x.pt")
     assert (description.names, lines) == ({}, [])
+
+
+def test_images_lie_where_the_weights_were_trained(tmp_path):
+    """Official YOLOv9 has them in the middle, LibreYOLO's own files of before 1.6 in the upper left."""
+    network = wrapper("yolo9").model
+    own = network.state_dict()
+    for content, expected in (
+        ({"model": own}, "topleft"),
+        (own, "topleft"),
+        ({"model": own, "letterbox_pad": "center", "model_family": "yolo9"}, "center"),
+        ({"model": own, "model_family": "yolo9"}, "topleft"),
+        ({re.sub(r"^head\.", "detect.", name): tensor for name, tensor in own.items()}, "center"),
+    ):
+        description, _ = described(content, tmp_path / "yolo9.pt")
+        assert description.arguments["letterbox_pad"] == expected
 
 
 @pytest.mark.parametrize("classes", [10_000_000, 65_537])

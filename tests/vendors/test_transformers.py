@@ -1,5 +1,6 @@
 """From a folder to a pruned detector, and back: exact, saved, loaded, trained on by the vendor."""
 
+import io
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 pytest.importorskip("transformers")
 
+from rich.console import Console
 from safetensors.torch import load_file
 
 import autoprune
+from autoprune import progress
 from autoprune.detectors import load_dense
 from autoprune.detectors.class_names import class_names
 from autoprune.errors import ModelError
@@ -54,6 +57,16 @@ def case(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     write_folder(folder, family)
     dense, spec, graph, policy = halved(folder, SIDES[family])
     return Case(family, dense, spec, graph, policy, prune(dense, graph, policy.keep))
+
+
+def test_a_size_that_the_folder_does_not_say_is_said(tmp_path: Path) -> None:
+    write_folder(tmp_path, "rt_detr")
+    (tmp_path / "preprocessor_config.json").unlink()
+    for arguments, said in (({}, 1), ({"size": 64}, 0)):
+        out = io.StringIO()
+        with progress.show(Console(file=out, width=500)):
+            load_dense(f"transformers:{tmp_path}", arguments, weights=tmp_path)
+        assert out.getvalue().count("brought to the library's own size (height 640, width 640)") == said
 
 
 def raw(detector: Any, image: Tensor) -> tuple[Tensor, Tensor]:

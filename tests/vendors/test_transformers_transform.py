@@ -123,3 +123,6 @@ def test_a_user_sets_another_size() -> None:
         with_size(settings, {"size": 9, "min_size": 3})
     with pytest.raises(ModelError, match="max_size needs min_size"):
         with_size(settings, {"max_size": 3})
+    stretching = preprocessing_of({}, FAMILIES["rt_detr"], "x")
+    with pytest.raises(ModelError, match="min_size needs max_size"):
+        with_size(stretching, {"min_size": 400})

@@ -103,6 +103,26 @@ def test_wrong_arguments_are_named(arguments, problem):
         vendor.build(vendor.describe(source, arguments).arguments, 4)
 
 
+@pytest.mark.parametrize(
+    ("source", "arguments", "problem"),
+    [
+        ("yolo11n.yaml", {"nms": False}, "nms is false, and yolo11n.yaml has no second head"),
+        ("rtdetr-l.yaml", {"nms": False}, "nms is false"),
+        ("rtdetr-l.yaml", {"iou": 0.5}, "iou does nothing"),
+        ("yolo26n.yaml", {"nms": False, "iou": 0.5}, "iou does nothing"),
+    ],
+)
+def test_a_setting_that_would_do_nothing_is_refused(source, arguments, problem):
+    with pytest.raises(ModelError, match=problem):
+        vendor_of(f"ultralytics:{source}")[0].describe(source, arguments)
+
+
+def test_two_heads_are_known_by_the_architecture():
+    for source in ("yolov10n.yaml", "yolo26n.yaml"):
+        vendor, name = vendor_of(f"ultralytics:{source}")
+        assert vendor.describe(name, {"nms": False}).arguments["nms"] is False
+
+
 def test_an_architecture_beside_the_name_of_another_is_refused():
     vendor, source = vendor_of("ultralytics:yolo11n.yaml")
     stored = vendor.describe("yolov8n.yaml", {"imgsz": 96}).arguments

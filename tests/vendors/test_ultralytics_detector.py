@@ -72,6 +72,15 @@ def test_the_detections_are_those_of_predict(kind):
     compare(ours, boxes, [result.boxes for result in theirs], images)
 
 
+def test_more_boxes_than_the_head_selects_by_itself():
+    """300, which a higher `max_det` raises in Ultralytics' predictor, too."""
+    detector, images = make("yolo26n without", imgsz=160, max_det=500, conf=0.0), pictures(1)
+    with torch.inference_mode():
+        ours = [detector([as_tensor(image)])[0] for image in images]
+    theirs = own_predictions(detector, images)
+    assert len(ours[0]["scores"]) == len(theirs[0].boxes) > 300
+
+
 LEAST = 0.98
 """Part of the detections that are the same, at least: of boxes nearly suppressed, round-off decides."""
 
@@ -231,7 +240,7 @@ def test_the_features_are_what_the_head_reads():
     assert isinstance(detector.transform, DetectorTransform)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, "yolo11n-seg", "yolo11n-pose", "yolo26n-seg"])
 def test_raw_heads_are_decoded_to_its_detections(kind):
     """In an input that its images do not fill; RT-DETR's are stretched to it."""
     detector = make(kind)

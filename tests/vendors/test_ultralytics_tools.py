@@ -1,13 +1,16 @@
 """A pruned detector in Ultralytics' own tools: predict, val, export, train, and its file."""
 
 import copy
+import io
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 
 import autoprune
+from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.detectors import detector_inputs
 from autoprune.errors import ConfigError, ModelError
@@ -212,6 +215,29 @@ def test_what_its_trainer_wrote_goes_back_into_the_folder(tmp_path, data):
         torch.testing.assert_close(theirs.xyxy[:count], ours["boxes"][:count], rtol=0, atol=0.5)
         assert not torch.equal(ours["scores"], before["scores"])
         write_vendor(tuned, tmp_path, "ultralytics", NAMES, (SIZE, SIZE))
+
+
+def test_a_trainer_of_another_head_is_refused():
+    """It would place RT-DETR's images otherwise, and suppress its boxes."""
+    model = ultralytics.RTDETR("rtdetr-resnet50.yaml").model
+    kind = adapter.trainer()
+    trainer = object.__new__(kind)
+    trainer.data = {"nc": 80}
+    with pytest.raises(ModelError, match=r"RTDETRTrainer .* trains such a model, not DetectionTrainer"):
+        trainer.get_model(weights=model)
+    trainer = object.__new__(adapter.trainer(model))
+    trainer.data = {"nc": 80}
+    assert shapes(trainer.get_model(weights=model)) == shapes(model)
+
+
+def test_a_head_that_ultralytics_does_not_choose_by_itself_is_said(tmp_path):
+    out = io.StringIO()
+    with progress.show(Console(file=out, width=200)):
+        for kind, said in (("yolo11n", 0), ("yolo26n", 0), ("yolo26n", 1)):
+            arguments = {"imgsz": SIZE, "nms": False} if said else {"imgsz": SIZE}
+            detector = adapter.build(adapter.describe(f"{kind}.yaml", arguments).arguments, 4)
+            adapter.save(detector, tmp_path / "model.pt")
+            assert out.getvalue().count("give nms=False to predict") == said
 
 
 def test_data_of_other_classes_is_refused(tmp_path, pruned, data):
