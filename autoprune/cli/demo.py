@@ -11,7 +11,7 @@ import typer
 from autoprune.cli.terminal import show_table, tell, working
 from autoprune.config import Config, make_config
 from autoprune.data import demo_detector
-from autoprune.errors import AutopruneError, ConfigError
+from autoprune.errors import AutopruneError, ConfigError, RunError
 from autoprune.progress import command_line, say
 from autoprune.report.tables import comparison as comparison_table
 from autoprune.run.names import FRONT_PICTURE, POLICY_FILE, REPORT_FILE, SPACE_FILE, WEIGHTS_FILE
@@ -32,6 +32,8 @@ STEPS = 100
 """Of those at smaller budgets; at larger ones reconstruction alone is nearly as good."""
 TRAIN_IMAGES = 1200
 """For importance and recovery; the shipped weights were trained on these and more."""
+TRAINED_FILE = "dense.safetensors"
+"""What `--train` makes."""
 VAL_IMAGES = 192
 """Trials are measured on them."""
 TEST_IMAGES = 256
@@ -84,12 +86,14 @@ def demo(
     started = time.monotonic()
     if not budget_gflops.strip(", "):
         raise ConfigError("--budget-gflops names no budget; give GFLOPs, or a percentage such as 50%")
-    _refuse_other_demo(_config(out, out / "data", demo_detector.WEIGHTS, seed, budget_gflops, threads))
+    weights = out / TRAINED_FILE if train else demo_detector.WEIGHTS
+    _refuse_other_demo(_config(out, out / "data", weights, seed, budget_gflops, threads))
     with working() as console:
         with _part(1, "Data", "draws images of shapes in COCO format: real JPEG and JSON files"):
             data = _make_data(out, train)
         with _part(2, "Dense detector", "a RetinaNet on ResNet-18, trained on such images"):
-            weights = _train(out, data, threads) if train else demo_detector.WEIGHTS
+            if train:
+                _train(out, data, threads)
         config = _config(out, data, weights, seed, budget_gflops, threads)
         budgets = ", ".join(config.budget_gflops)
         with _part(3, "Search", _SEARCH.format(trials=config.trials, budgets=budgets)):
@@ -185,13 +189,15 @@ def _refuse_other_demo(config: Config) -> None:
     """Refuses the run directory of another demo before its data is replaced, which its run needs.
 
     Raises:
-        RunError: names the settings that differ.
+        RunError: names the settings that differ, or says that the weights do.
     """
     from autoprune.run.directory import RunDirectory
     from autoprune.run.resume import search_settings
 
     run = RunDirectory(config.out)
     run.check(search_settings(config, run))
+    if run.config_file.is_file() and Path(str(run.config().weights)).name != Path(str(config.weights)).name:
+        raise RunError(f"{run.path} holds a demo that began with or without --train; choose another --out")
 
 
 def _search(config: Config) -> "SearchResult":
@@ -278,7 +284,7 @@ def _train(out: Path, data: Path, threads: int | None = None) -> Path:
     from autoprune.training import TrainSettings
     from autoprune.training import train as fit
 
-    weights = out / "dense.safetensors"
+    weights = out / TRAINED_FILE
     if weights.exists():
         return weights
     if threads is not None:

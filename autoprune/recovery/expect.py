@@ -96,11 +96,12 @@ def expecting(
         return None
 
     def after_step(state: TrainingState) -> None:
-        if state.step != _tenth(settings) or distributed.rank() > 0:
+        if state.step != _tenth(settings):
             return
+        # in each process: the losses of some libraries add up numbers of all of them, and would wait
         losses = [probe.loss(model) for model in (task.model, start, state.averaged(start))]
         dense, untrained, now = losses
-        if dense is None or untrained is None or now is None:
+        if dense is None or untrained is None or now is None or distributed.rank() > 0:
             return
         expected = expect(maps, Pair(dense, untrained), now)
         if expected is not None:

@@ -33,7 +33,7 @@ SCORES: dict[type[nn.Module], Callable[[Outputs], Tensor]] = {
 def has_raw_heads(detector: nn.Module) -> bool:
     """Whether `RawHeads` supports the detector."""
     if not isinstance(detector, VendorDetector):
-        return isinstance(detector, tuple(SCORES))
+        return isinstance(detector, tuple(SCORES)) and not _is_padded_beyond(detector)
     try:
         detector.dense_rule(detector.transform.only_size or (1, 1))
     except ModelError:
@@ -49,6 +49,12 @@ def only_input(detector: nn.Module) -> Size | None:
     if transform.fixed_size is None:
         return None
     return int(transform.fixed_size[1]), int(transform.fixed_size[0])  # torchvision has (width, height)
+
+
+def _is_padded_beyond(detector: nn.Module) -> bool:
+    """Whether images are padded after they are stretched to the one size, over which anchors are laid out."""
+    transform: Any = detector.transform
+    return any(side % int(transform.size_divisible) for side in only_input(detector) or ())
 
 
 class RawHeads(nn.Module):
@@ -157,7 +163,14 @@ class _OneStageHeads(nn.Module):
         self.register_buffer("mean", torch.tensor(transform.image_mean).view(1, 3, 1, 1))
         self.register_buffer("std", torch.tensor(transform.image_std).view(1, 3, 1, 1))
         step = int(transform.size_divisible)
-        height, width = only_input(detector) or tuple(-(-side // step) * step for side in input_size)
+        fixed = only_input(detector)
+        if fixed is not None and _is_padded_beyond(detector):
+            padded = ", ".join(str(-(-side // step) * step) for side in reversed(fixed))
+            raise ModelError(
+                f"raw heads can't be made at the fixed size of {fixed[0]}x{fixed[1]} pixels, as the detector "
+                f"pads it to multiples of {step}; give a fixed_size such as [{padded}], or export it whole"
+            )
+        height, width = fixed or tuple(-(-side // step) * step for side in input_size)
         probe = torch.zeros(1, 3, height, width)
         with torch.no_grad():
             features = self._features(probe)

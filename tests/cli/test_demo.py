@@ -182,6 +182,19 @@ def test_another_demo_is_refused_before_its_data_is_replaced(autoprune: Run, tmp
     assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("train", [True, False])
+def test_a_demo_with_other_weights_is_refused_before_its_data_is_replaced(
+    train: bool, autoprune: Run, tmp_path: Path
+) -> None:
+    data = make_shapes(tmp_path / "data", seed=0, train=2, val=2, test=2, size=64)
+    weights = demo_detector.WEIGHTS if train else tmp_path / "dense.safetensors"
+    RunDirectory(tmp_path).write_config(demo._config(tmp_path, data, weights, 0, demo.BUDGETS, None), {})
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    outcome = autoprune("demo", "--out", tmp_path, *(["--train"] if train else []))
+    assert outcome.is_refusal("holds a demo that began with or without --train", "--out")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 def test_there_is_a_trial_for_every_warm_start_and_more_at_each_of_the_default_budgets() -> None:
     budgets = demo.BUDGETS.split(",")
     assert budgets == ["50%", "33%", "12%"]

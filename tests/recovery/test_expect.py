@@ -111,7 +111,10 @@ def test_nothing_is_told_where_nothing_can_be(task, detectors, monkeypatch):
     assert expecting(task, untrained, MAPS, TrainSettings(99, batch_size=2), print) is None
     with monkeypatch.context() as patch:
         patch.setattr(distributed, "rank", lambda: 1)
+        own, measured = Probe.loss, []
+        patch.setattr(Probe, "loss", lambda self, model: measured.append(model) or own(self, model))
         assert not expected_at(task, untrained, state)
+        assert len(measured) == 3  # in every process: losses may be reduced over all of them
     monkeypatch.setattr(Probe, "_passes", lambda *_: iter([(None, [])]))  # a detector without losses
     assert not expected_at(task, untrained, state)
 

@@ -70,6 +70,19 @@ def test_the_input_size_is_rounded_up_to_the_padding():
     assert (frame.height, frame.width) == (96, 96)
 
 
+def test_a_fixed_size_that_is_padded_is_refused():
+    """Anchors are laid out over the padded image."""
+    for size, fine in (([96, 64], True), ([100, 64], False)):
+        arguments = {"fixed_size": size, "fpn_channels": 8}
+        detector = build(ModelSpec(name="retinanet_resnet18_fpn", arguments=arguments, num_classes=3)).eval()
+        assert has_raw_heads(detector) == fine
+        if fine:
+            assert RawHeads(detector, (64, 64)).frame.width == 96
+            continue
+        with pytest.raises(ModelError, match=r"fixed size of 64x100 pixels.*fixed_size such as \[128, 64\]"):
+            RawHeads(detector, (64, 64))
+
+
 def test_a_detector_of_two_stages_is_refused():
     spec = ModelSpec(name="fasterrcnn_mobilenet_v3_large_320_fpn", num_classes=2)
     detector = build(spec).eval()
