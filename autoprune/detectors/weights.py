@@ -105,7 +105,7 @@ def load_dense(
     if norm == "auto" and _norm_of(state) == "frozen":
         spec, model = spec.model_copy(update={"norm": "frozen"}), with_norm(model, "frozen")
     heads = _heads(spec, model, state, str(weights))
-    inferred = min(heads.values(), default=spec.num_classes)
+    inferred = _classes_of(heads, spec, state, seed)
     reshaped = given_classes is None and inferred != spec.num_classes
     if reshaped:
         spec = spec.model_copy(update={"num_classes": inferred})
@@ -247,6 +247,21 @@ def _heads(spec: ModelSpec, model: nn.Module, state: State, where: str) -> dict[
     axes = class_axes(spec, model)
     _refuse_differing(spec, expected, state, where, axes.keys())
     return head_classes(axes, expected, state, where)
+
+
+def _classes_of(heads: Mapping[str, int], spec: ModelSpec, state: State, seed: int) -> int:
+    """The number of classes of some weights: the one at which all class heads fit, else the least.
+
+    Layers may seem to be for several: the towers of Ultralytics' smallest models have a channel per class,
+    but no more than 100.
+    """
+    numbers = sorted({*heads.values()})
+    for number in numbers if len(numbers) > 1 else ():
+        with show(None):
+            made = outline(spec.model_copy(update={"num_classes": number}), seed).state_dict()
+        if all(made[name].shape == state[name].shape for name in heads):
+            return number
+    return numbers[0] if numbers else spec.num_classes
 
 
 def _refuse_differing(

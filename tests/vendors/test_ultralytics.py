@@ -6,7 +6,7 @@ from torch.utils._pytree import tree_leaves
 
 import autoprune
 from autoprune.config import ModelSpec
-from autoprune.detectors import build, detector_inputs
+from autoprune.detectors import build, detector_inputs, load_dense
 from autoprune.errors import ModelError
 from autoprune.export import largest_difference, save_detector
 from autoprune.graph import analyze, prune
@@ -131,6 +131,17 @@ def test_an_architecture_beside_the_name_of_another_is_refused():
             vendor.describe(source, {"yaml": yaml})
     for name in ("yolov8n.yaml", "gone.pt"):  # as policies hold them
         assert vendor.describe(name, stored).arguments == stored
+
+
+@pytest.mark.parametrize("classes", [2, 64, 90, 101, 150])
+def test_weights_say_their_classes_also_where_towers_are_no_wider(classes, tmp_path):
+    """Ultralytics makes the towers of its smallest models as wide as there are classes, from 64 to 100."""
+    vendor, source = vendor_of("ultralytics:yolo11n.yaml")
+    made = vendor.build(vendor.describe(source, {}).arguments, classes + 1)
+    torch.save(made.state_dict(), tmp_path / "x.pt")
+    detector, spec = load_dense("ultralytics:yolo11n.yaml", weights=tmp_path / "x.pt")
+    assert spec.num_classes == classes + 1
+    assert all(torch.equal(made.state_dict()[name], value) for name, value in detector.state_dict().items())
 
 
 @pytest.mark.slow
