@@ -164,10 +164,11 @@ def _check_activation(text: Any, where: str) -> None:
         selected = re.fullmatch(r"(?:torch\.)?nn\.(\w+)(\(.*\))", str(text))
         kind = getattr(nn.modules.activation, selected[1]) if selected else None
         call = ast.parse(f"f{selected[2]}" if selected else "", mode="eval").body
-        # one call, and of the layer itself: `nn.SiLU(…)(…)` and `nn.SiLU().x(…)` call something else
-        fine = isinstance(call, ast.Call) and isinstance(call.func, ast.Name)
-        fine = fine and isinstance(kind, type) and issubclass(kind, nn.Module)
-        for value in [*call.args, *(word.value for word in call.keywords)] if fine else ():
+        fine = isinstance(kind, type) and issubclass(kind, nn.Module)
+        # `nn.SiLU(…)(…)` and `nn.SiLU().x(…)` match the text too, and call something else
+        if not (isinstance(call, ast.Call) and isinstance(call.func, ast.Name)):
+            raise ValueError("not one call of it")
+        for value in (*call.args, *(word.value for word in call.keywords)):
             ast.literal_eval(value)
     except (SyntaxError, ValueError, AttributeError, RecursionError, MemoryError):
         fine = False
