@@ -36,7 +36,9 @@ def detector_of(family, path=None):
     """LibreYOLO's object that its own loader made of a checkpoint, and our detector of the same file."""
     size, side = KINDS[family]
     theirs = FAMILIES[family](str(path), size=size, nb_classes=3, device="cpu")
-    arguments = {"imgsz": side, "score_thresh": 0.05, "nms_thresh": 0.5}
+    arguments = {"imgsz": side, "score_thresh": 0.05}
+    if family in ("yolox", "yolo9", "rtmdet"):  # the others suppress no boxes
+        arguments["nms_thresh"] = 0.5
     return theirs, *load_dense(f"libreyolo:{path}", arguments, weights=path)
 
 
