@@ -11,6 +11,7 @@ from torch import nn
 
 from autoprune.checkpoints.read import read_checkpoint
 from autoprune.errors import ModelError
+from autoprune.progress import say
 from autoprune.vendors.libreyolo_detector import STRIDE, Letterbox, LibreDetector
 from autoprune.vendors.libreyolo_files import FAMILIES, TOWERS, converted, described_in, listed, whole
 from autoprune.vendors.table import Description
@@ -41,22 +42,18 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         content = read_checkpoint(path, device="meta")
         described, classes, names = described_in(content, path)
         _refuse_other((described["family"], described["size"]), arguments, source)
-        _refuse_useless(described["family"], arguments)
+        _say_useless(described["family"], arguments)
         return Description(_checked({**described, **arguments}), classes + 1, names)
     family, size = _named(source)
     _refuse_other((family, size), arguments, source)
-    _refuse_useless(family, arguments)
+    _say_useless(family, arguments)
     return Description(_checked({"family": family, "size": size, **arguments}), COCO_CLASSES + 1)
 
 
-def _refuse_useless(family: str, arguments: Mapping[str, Any]) -> None:
-    """Refuses a setting that would do nothing.
-
-    Raises:
-        ModelError: says which one.
-    """
+def _say_useless(family: str, arguments: Mapping[str, Any]) -> None:
+    """Says which setting does nothing. It is not refused: runs of earlier versions may have it."""
     if family in ("rtdetr", "dfine", "deim") and "nms_thresh" in arguments:
-        raise ModelError(f"model_arguments: nms_thresh does nothing, as {family} suppresses none; omit it")
+        say(f"model_arguments: nms_thresh does nothing, as {family} suppresses no boxes; omit it")
 
 
 def _refuse_other(named: tuple[str, str], arguments: Mapping[str, Any], source: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from autoprune.errors import ModelError
+from autoprune.progress import say
 from autoprune.vendors import ultralytics_architectures as architectures
 from autoprune.vendors import ultralytics_files as files
 from autoprune.vendors.table import Description
@@ -49,26 +50,25 @@ def describe(source: str, arguments: Mapping[str, Any]) -> Description:
         where, complete = source, {**_read(source, "imgsz" not in arguments), **arguments}
     _check(complete, where)
     if "yaml" not in arguments:  # what policies of earlier versions hold is taken as it is
-        _refuse_useless(arguments, complete["yaml"], source)
+        _say_useless(arguments, complete["yaml"], source)
     names = complete.get("names", [])
     return Description(complete, complete["yaml"]["nc"] + 1, dict(enumerate(names, 1)))
 
 
-def _refuse_useless(arguments: Mapping[str, Any], architecture: Any, source: str) -> None:
-    """Refuses settings that would do nothing: of a suppression that is not made, or a head that is not there.
+def _say_useless(arguments: Mapping[str, Any], architecture: Any, source: str) -> None:
+    """Says which settings do nothing: of a suppression that is not made, or a head that is not there.
 
-    Raises:
-        ModelError: says which one.
+    They are not refused: runs of earlier versions may have them.
     """
     head = str(architecture["head"][-1][2])
     two = bool(architecture.get("end2end")) or head == "v10Detect"
     if arguments.get("nms") is False and not two:
-        raise ModelError(
-            f"model_arguments: nms is false, and {source} has no second head that needs no suppression "
-            "(YOLOv10 and YOLO26 have one); omit it"
+        say(
+            f"model_arguments: nms false does nothing, as {source} has no second head that needs no "
+            "suppression (YOLOv10 and YOLO26 have one); omit it"
         )
-    if "iou" in arguments and (head == "RTDETRDecoder" or arguments.get("nms") is False):
-        raise ModelError(f"model_arguments: iou does nothing, as {source} suppresses no boxes so; omit it")
+    if "iou" in arguments and (head == "RTDETRDecoder" or (two and arguments.get("nms") is False)):
+        say(f"model_arguments: iou does nothing, as {source} suppresses no boxes so; omit it")
 
 
 def read_weights(path: Path) -> Any:

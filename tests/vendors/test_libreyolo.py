@@ -1,5 +1,6 @@
 """Tests of LibreYOLO's checkpoints and names, of the way back into LibreYOLO, and of what is refused."""
 
+import io
 import logging
 import os
 import pickle
@@ -7,8 +8,10 @@ import warnings
 
 import pytest
 import torch
+from rich.console import Console
 
 import autoprune
+from autoprune import progress
 from autoprune.config import ModelSpec
 from autoprune.detectors import build, load_dense, save_state
 from autoprune.detectors.class_names import class_names
@@ -18,6 +21,7 @@ from autoprune.graph import analyze, prune
 from autoprune.policy import Policy, hash_weights
 from autoprune.resize import Resize, resized
 from autoprune.vendors import libreyolo as adapter
+from autoprune.vendors import vendor_of
 from tests.vendors.libreyolo_models import KINDS, NAMES, as_tensor, pictures, wrapper
 
 
@@ -157,7 +161,6 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(key, yolox, tmp_p
         ("yolox-n", {"score_thresh": 2}, "score_thresh is 2; give a number from 0 to 1"),
         ("yolox-n", {"detections_per_img": 0}, "detections_per_img is 0; give a number from 1"),
         ("yolox-n", {"letterbox_pad": "center"}, "no `letterbox_pad`"),
-        ("dfine-n", {"nms_thresh": 0.5}, "nms_thresh does nothing, as dfine suppresses none"),
         ("x", {"family": "yolox", "size": "q"}, "yolox has no size 'q'"),
         ("yolox-n", {"size": "s"}, "size is 's', and the model libreyolo:yolox-n has n; omit size"),
         ("yolox-n", {"family": "rtmdet", "size": "n"}, "family is 'rtmdet', and the model libreyolo:yolox-n"),
@@ -170,6 +173,15 @@ def test_a_wrong_name_or_argument_is_refused_in_one_line(source, arguments, said
         load_dense(f"libreyolo:{source}", arguments, num_classes=4)
     assert said in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def test_a_setting_that_does_nothing_is_said():
+    for name, said in (("dfine-n", 1), ("yolox-n", 0)):
+        out = io.StringIO()
+        with progress.show(Console(file=out, width=200)):
+            vendor, source = vendor_of(f"libreyolo:{name}")
+            vendor.describe(source, {"nms_thresh": 0.5})
+        assert out.getvalue().count("nms_thresh does nothing") == said
 
 
 def test_a_file_of_nothing_known_is_refused(tmp_path):
