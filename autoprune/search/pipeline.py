@@ -1,5 +1,6 @@
 """A whole search: settings in, a run directory and its front out. The same call resumes a run."""
 
+import math
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -139,23 +140,28 @@ def _prepare(
 def derived_space(task: PruningTask, ranking: Importance) -> SpaceFile:
     """The space of a search that is given none: bounds from the importance, as the budgets need them."""
     config = task.config
+    reach, mparams = _reach(config, task.graph)
     return derive_space(
         task.graph,
         ranking,
         task.spec,
         task.input_size,
         config.criterion,
-        reach=_reach(config, task.graph),
+        reach=reach,
+        mparams=mparams,
         empty=config.empty_blocks,
     )
 
 
-def _reach(config: Config, graph: ChannelGraph) -> float:
-    """Fraction of the dense GFLOPs that a derived space must reach down to: well below the least budget."""
-    limits = [
-        budget.limit for bound in read_bounds(config, graph) for budget in bound if budget.metric == "gflops"
-    ]
-    return min([REACH, *(ROOM * limit / graph.gflops() for limit in limits)])
+def _reach(config: Config, graph: ChannelGraph) -> tuple[float, float]:
+    """What a derived space must reach down to, well below the least budgets: see `derive_space`."""
+    budgets = [budget for bound in read_bounds(config, graph) for budget in bound]
+    gflops, mparams = (
+        [ROOM * budget.limit for budget in budgets if budget.metric == metric]
+        for metric in ("gflops", "mparams")
+    )
+    reach = min([REACH, *(limit / graph.gflops() for limit in gflops)])
+    return reach, min(mparams, default=math.inf)
 
 
 def _score(task: PruningTask, run: RunDirectory, file: SpaceFile | None) -> dict[str, Importance]:

@@ -1,5 +1,6 @@
 """Importance becomes bounds: the largest pruning ratio of every group, from the shape of its scores."""
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -29,6 +30,7 @@ def derive_space(
     round_to: int = 8,
     min_width: int = 8,
     reach: float = REACH,
+    mparams: float = math.inf,
     empty: bool = False,
 ) -> SpaceFile:
     """Turns importance into the largest pruning ratio of every group.
@@ -37,7 +39,8 @@ def derive_space(
     1 at 1, convex). The largest ratio is the largest r with C(r) <= 0.75, at most 0.9: where the curve is
     flat, because a few channels carry the group, the range is wide; where all channels score the same,
     C(r) = r and the largest ratio is 0.75. While the smallest detector of such a space has more than
-    ``reach`` of the dense GFLOPs and not all ratios are 0.9, the 0.75 is raised by 0.05.
+    ``reach`` of the dense GFLOPs, or more parameters than ``mparams``, and not all ratios are 0.9, the 0.75
+    is raised by 0.05.
 
     Args:
         graph: the channel groups.
@@ -49,6 +52,7 @@ def derive_space(
         round_to: kept widths are multiples of this.
         min_width: smallest number of channels a group keeps.
         reach: fraction of the dense GFLOPs that the space must reach down to, without emptied groups.
+        mparams: millions of parameters that it must reach down to as well.
         empty: let groups go as a whole, as many as can be emptied together.
     """
     curves = {
@@ -71,7 +75,8 @@ def derive_space(
         )
         space = resolve(file, graph)
         smallest, dense = (float(space.cost("gflops", widths)) for widths in (space.lowest, space.dense))
-        if smallest <= reach * dense or removable >= 1:
+        reached = smallest <= reach * dense and float(space.cost("mparams", space.lowest)) <= mparams
+        if reached or removable >= 1:
             return with_empty(file, graph) if empty else file
         removable += _STEP
 

@@ -52,6 +52,15 @@ def test_the_space_is_widened_until_it_reaches_far_enough(chain) -> None:
     assert graph.cost.flops(space.lowest) <= 0.05 * graph.cost.flops(graph.cost.dense)
 
 
+def test_the_space_is_widened_for_parameters_as_well(chain) -> None:
+    graph = chain()
+    importance = {name: np.ones(group.width) for name, group in graph.prunable.items()}
+    first = resolve(derive_space(graph, importance, SPEC, (64, 64)), graph)
+    limit = 0.5 * float(first.cost("mparams", first.lowest))
+    space = resolve(derive_space(graph, importance, SPEC, (64, 64), mparams=limit), graph)
+    assert float(space.cost("mparams", space.lowest)) <= limit
+
+
 def test_a_groups_own_multiple_counts_and_is_written(chain, importance_of) -> None:
     graph = chain()
     importance = importance_of(graph)
