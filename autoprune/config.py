@@ -340,6 +340,8 @@ class Config(Strict):
     def _consistent(self) -> Self:
         if "map" not in self.objectives:
             raise ValueError("objectives must hold map")
+        if len({*self.objectives}) < len(self.objectives):
+            raise ValueError("objectives holds one of them twice; name each once")
         if not self.rungs or list(self.rungs) != sorted(set(self.rungs)) or self.rungs[0] < 0:
             raise ValueError("rungs must increase, starting from 0 or more")
         if self.reconstruct_images == 1:

@@ -66,6 +66,7 @@ def test_unknown_key_names_the_nearest(tmp_path):
         ({"trials": 0}, "`trials`"),
         ({"rungs": [20, 0]}, "rungs must increase"),
         ({"objectives": ["gflops"]}, "objectives must hold map"),
+        ({"objectives": ["map", "gflops", "map"]}, "objectives holds one of them twice"),
         ({"sampler": "best"}, "`sampler`"),
         ({"input_size": [800]}, "`input_size"),
         ({"input_sizes": [0.5]}, "must hold 1.0, the detector's own input size"),

@@ -256,11 +256,20 @@ def parse_size(text: str, option: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, whose reader would take the last of several values of a key."""
+    mapping = dict(pairs)
+    names = [name for name, _ in pairs]
+    if twice := next((name for name in mapping if names.count(name) > 1), None):
+        raise ValueError(f"{twice!r} is given twice")
+    return mapping
+
+
 def _parse(name: str, value: Any) -> Any:
     """Reads the fields that are written differently as flags and in YAML."""
     if name == "model_arguments":
         try:
-            arguments = json.loads(value)
+            arguments = json.loads(value, object_pairs_hook=_each_once)
             problem = "" if isinstance(arguments, dict) else "it is no mapping"
         except (ValueError, RecursionError) as error:
             problem = getattr(error, "msg", str(error))
