@@ -22,7 +22,7 @@ from autoprune.run.results import SearchResult, load_result
 from autoprune.runtimes.sessions import need_runtime
 from autoprune.space.file import SpaceFile
 from autoprune.space.resolve import resolve
-from autoprune.study.records import Record
+from autoprune.study.records import UNFINISHED, Record
 from autoprune.task.checks import check_batch_size, refuse_missing
 from autoprune.task.evaluator import PolicyEvaluator
 from autoprune.task.pruning_task import load_task
@@ -150,7 +150,8 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
         ConfigError: ``trials`` are no numbers.
         RunError: there is no such trial, it was measured on other data, or the front is empty.
     """
-    records = {record.number: record for record in result.records if record.widths}
+    finished = (record for record in result.records if record.state not in UNFINISHED)
+    records = {record.number: record for record in finished if record.widths}
     if trials is None:
         return [records[_best(result)]]
     numbers: list[Any] = list(trials) if isinstance(trials, Iterable) else []
@@ -159,8 +160,8 @@ def _chosen(result: SearchResult, trials: Sequence[int] | None) -> list[Record]:
     if absent := [number for number in numbers if number not in records]:
         known = f"only {to_ranges(sorted(records))}" if records else "none yet"
         raise RunError(
-            f"{result.run} has no trial {absent[0]}, {known}; `{command_line('front', result.run, '--all')}` "
-            "lists those that are complete"
+            f"{result.run} has no finished trial {absent[0]}, {known}; "
+            f"`{command_line('front', result.run, '--all')}` lists those that are complete"
         )
     if other := [number for number in numbers if records[number].other_data]:
         raise RunError(

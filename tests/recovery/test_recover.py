@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,8 +140,19 @@ def test_a_trial_of_a_smaller_input_size_is_recovered_at_it(sized_run, tmp_path)
     assert recover(copied, trials=[chosen.number])[0].metrics == metrics  # read back, not done again
 
 
+def test_a_trial_that_is_not_finished_is_no_choice(run):
+    """Its recovery would be of a trial that the study does not hold, and the run could not be read."""
+    number = run.best.trial
+    for state in ("running", "interrupted"):
+        records = [
+            replace(record, state=state) if record.number == number else record for record in run.records
+        ]
+        with pytest.raises(RunError, match=f"has no finished trial {number}, only"):
+            module._chosen(replace(run, records=records), [number])
+
+
 def test_bad_input_is_one_line(run, tmp_path):
-    with pytest.raises(RunError, match=r"has no trial 99, only 0-\d.*; `autoprune front"):
+    with pytest.raises(RunError, match=r"has no finished trial 99, only 0-\d.*; `autoprune front"):
         recover(run.run, trials=[99])
     for path in (None, 3, b"r1"):
         with pytest.raises(ConfigError, match=r"^run is .*; give the path of a run directory"):
