@@ -255,10 +255,7 @@ def _is_installed(name: str) -> bool:
 
 @contextmanager
 def _before_it_began(run: RunDirectory) -> Iterator[None]:
-    """Removes what was written for a run that is refused before it began; says what an interrupt leaves.
-
-    Scores and curves outlast a failure, and another configuration makes its own: their keys tell them apart.
-    """
+    """Removes what was written for a run that is refused before it began; says what an interrupt leaves."""
     files = (
         run.config_file,
         run.space_file,
@@ -273,9 +270,7 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
     before = set(run.path.glob(sized))
     try:
         yield
-    except (InputError, OSError) as error:
-        if isinstance(error, RunError | OSError):  # a lost cluster, a full disk: what took long is kept
-            new = [file for file in new if file not in (run.importance_file, run.curves_file)]
+    except (InputError, OSError):
         for file in (*new, *(set() if begun else {*run.path.glob(sized)} - before)):
             file.unlink(missing_ok=True)
         raise

@@ -145,19 +145,6 @@ def test_a_refusal_after_the_scores_and_curves_leaves_neither(demo_settings, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("failure", [RunError("the cluster is lost"), OSError(28, "No space left on device")])
-def test_a_failure_after_the_scores_and_curves_keeps_them(demo_settings, tmp_path, monkeypatch, failure):
-    def fail(task, run, file):
-        for file in (run.importance_file, run.curves_file, run.space_file):
-            write_text(file, "written")
-        raise failure
-
-    monkeypatch.setattr(pipeline, "_score", fail)
-    with pytest.raises(type(failure)):
-        search({**demo_settings, "out": tmp_path / "run"})
-    assert {file.name for file in (tmp_path / "run").iterdir()} == {"importance.safetensors", "curves.json"}
-
-
 def test_empty_blocks_are_taken_beside_a_space_that_has_some(demo_settings, l2_space, tmp_path):
     settings = {**demo_settings, "criterion": "l2", "space": l2_space, "out": tmp_path / "run"}
     settings |= {"rungs": (0,), "trials": 1}
