@@ -164,7 +164,7 @@ def _poor(compared: _Compared, split: Split, images: int) -> str:
         f"the detector is poor with every mapping of labels on {images} images of {split.name} "
         f"(mAP {100 * compared.own_map:.1f}{others}, at {height}x{width} pixels): "
         "its input size, weights or data may be others than it was trained on; if so, press Ctrl-C and give "
-        "--model-arguments (such as '{\"min_size\": 192}'), --weights or --data"
+        "--model-arguments, --weights or --data of its training"
     )
 
 
