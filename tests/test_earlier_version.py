@@ -280,3 +280,18 @@ def test_commands_read_it(folder, capsys):
     assert main(["apply", str(policy), "--weights", str(weights), "--to", str(folder / "applied")]) == 0
     applied = load(folder / "applied")
     assert gflops_of(applied) == pytest.approx(read_yaml(policy)["metrics"]["gflops"], abs=1e-12)
+
+
+def test_eval_finds_the_labels_that_it_did_not_store(folder, capsys):
+    recovered = folder / "finished" / "recovered" / "trial-0002"
+    metrics = json.loads((recovered / "metrics.json").read_text())
+    assert main(["eval", str(recovered), "--data", str(folder / "data"), "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metrics"]["map"] == pytest.approx(metrics["metrics"]["map"], abs=1e-6)
+    policy, weights = folder / "finished" / "policies" / "trial-0003.yaml", folder / "dense.safetensors"
+    arguments = ["--weights", str(weights), "--data", str(folder / "data"), "--json"]
+    assert main(["eval", str(policy), *arguments]) == 0
+    pruned = Policy.load(policy).apply(dense_detector(folder))
+    val = load_task(load_config(folder / "finished" / "config.yaml")).val
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["metrics"]["map"] == pytest.approx(evaluate(pruned, val, batch_size=8).map, abs=1e-6)

@@ -110,13 +110,13 @@ def _open(
     if detector.folder is not None:
         model: nn.Module
         model, loaded = load_with_policy(detector.folder, weights, key)
-        stored: Mapping[int, str] | None = loaded.labels
+        stored: Mapping[int, str] | None = loaded.labels or None  # version 0.1.0 stored none
         run = config_of_run(detector.folder)
         if run is not None and "data" not in config.model_fields_set:
             config = with_data_of(run, config)
         spec = detector.spec
     else:
-        stored = None if detector.policy is None else detector.policy.labels
+        stored = None if detector.policy is None else detector.policy.labels or None
         config = with_dense(detector, config)
         refuse_missing(config)
         model, spec = build_dense(detector, config)

@@ -5,6 +5,7 @@ which gives most of that back, of some groups more than of others. A curve is me
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from autoprune.importance.reduce import Importance, per_unit
 
 CURVES = "curves"
 """Stands for a criterion's name where scores were made of curves."""
+_APART = 1e-14  # of a score: survives its division among the channels of a unit
 
 
 class Curve(NamedTuple):
@@ -69,6 +71,9 @@ def _scores(curve: Curve, order: NDArray[np.float64], group: ChannelGroup) -> ND
     of_units[ranked] = convex_slopes(values)
     # Where the minorant is straight its slopes are equal: a trace of the given scores keeps the order.
     of_units += 1e-6 * (of_units.mean() or 1.0) * single / (single.mean() or 1.0)
+    for lower, higher in pairwise(ranked):  # the trace of two close scores can be below one's precision
+        if single[lower] < single[higher] and of_units[higher] < of_units[lower] * (1 + _APART):
+            of_units[higher] = of_units[lower] * (1 + _APART)
     scores = np.zeros(group.width)
     scores[group.units] = of_units[:, None] / group.unit
     return scores

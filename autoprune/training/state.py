@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from autoprune.errors import TrainingError
 from autoprune.modules.batch_fit import BatchFit
+from autoprune.modules.float_outputs import float_anchors
 from autoprune.modules.losses import losses_of
 from autoprune.policy import hash_weights
 from autoprune.seeding import seed as derive
@@ -147,7 +148,7 @@ class TrainingState:
 
     def _losses(self, images: list[Tensor], targets: list[dict[str, Any]]) -> dict[str, Tensor]:
         """The detector's losses, and those of the distillation where there is a teacher; float32 scalars."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16), float_anchors(self.model):
             parts = losses_of(self.model, images, targets)
             if self.teacher is not None:
                 weights = {

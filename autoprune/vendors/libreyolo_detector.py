@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import batched_nms, box_convert
 
+from autoprune.modules.float_outputs import to_float
 from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import VendorDetector
 from autoprune.vendors.transform import DetectorTransform, Size
@@ -146,7 +147,7 @@ class LibreDetector(VendorDetector):
         height, width = (int(side) for side in batch.tensors.shape[-2:])
         rule = self.dense_rule((height, width))
         results = []
-        for index, (all_boxes, all_scores) in enumerate(zip(*self.dense(_single(raw), batch), strict=True)):
+        for index, (all_boxes, all_scores) in enumerate(zip(*self.dense(to_float(raw), batch), strict=True)):
             boxes, scores, classes = _candidates(all_boxes, all_scores, rule)
             if isinstance(batch, LetterboxedImages):
                 boxes, scores, classes = self._suppressed(boxes, scores, classes, batch.areas[index])
@@ -263,15 +264,6 @@ def _candidates(boxes: Tensor, scores: Tensor, rule: DenseRule) -> Candidates:
         start += len(values)
     first, second, third = (torch.cat(parts) for parts in zip(*chosen, strict=True))
     return first, second, third
-
-
-def _single(outputs: Any) -> Any:
-    """The same outputs in single precision."""
-    if isinstance(outputs, Tensor):
-        return outputs.float()
-    if isinstance(outputs, Mapping):
-        return {name: _single(value) for name, value in outputs.items()}
-    return [_single(value) for value in outputs]
 
 
 def _rows(targets: Sequence[Mapping[str, Tensor]], images: Tensor, corners: bool) -> Tensor:

@@ -13,6 +13,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 
 from autoprune.errors import ModelError
+from autoprune.modules.float_outputs import to_float
 from autoprune.vendors.dense import DenseRule
 from autoprune.vendors.detector import VendorDetector
 from autoprune.vendors.transform import DetectorTransform, Size
@@ -133,7 +134,9 @@ class UltralyticsDetector(VendorDetector):
             del vendor.criterion
             return {"loss": total}
         # A criterion of its own each time: it would keep the device, and not survive a copy.
-        parts, named = vendor.init_criterion()(self._run(batch.tensors), content)
+        outputs = to_float(self._run(batch.tensors))
+        with torch.autocast(batch.tensors.device.type, enabled=False):  # in bfloat16 boxes move by pixels
+            parts, named = vendor.init_criterion()(outputs, content)
         return {name: part / len(batch.tensors) for name, part in zip(named, parts, strict=True)}
 
     def detections(self, raw: Any, batch: ImageList) -> list[dict[str, Tensor]]:

@@ -35,7 +35,8 @@ import torch
 from parts import Result, guard, once
 from rich.console import Console
 from search import names
-from siblings_rows import PAIRS, ROWS, Work
+from siblings_pairs import PAIRS
+from siblings_rows import ROWS, Work
 from siblings_table import show
 
 from autoprune import progress
@@ -80,7 +81,8 @@ def main() -> None:
     settings = {name: value for name, value in vars(given).items() if name not in varied}
     guard(given.out / given.pair / "settings.json", settings)
     seeds = range(given.first_seed, given.first_seed + given.seeds)
-    works = [Work(PAIRS[given.pair], given, seed) for seed in seeds]
+    pair = PAIRS[given.pair].within(given.out / given.pair)
+    works = [Work(pair, given, seed) for seed in seeds]
     if given.rows:
         with progress.show(Console(stderr=True)):
             run([part for work in works for part in parts_of(work)])

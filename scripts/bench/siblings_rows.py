@@ -1,7 +1,7 @@
 """The rows of `siblings.py`: what a deployer would ship, each trained for the same number of steps in all."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 from parts import Result, changed, once
 from search import PLAIN, recovered
 from search_methods import METHODS, Case, Choice, Method, one_shot, same_ratio
+from siblings_pairs import Pair
 from torch import nn
 
 from autoprune.config import Config, ModelSpec, make_config
@@ -41,37 +42,6 @@ POLICIES: dict[str, Method] = {
     "lower": METHODS["lower-size"],
     "greedy-obs": METHODS["greedy-obs"],
     "autoprune": METHODS["ours"],
-}
-
-
-class Pair(NamedTuple):
-    """Two detectors of one family.
-
-    Attributes:
-        larger: name of the one that is pruned.
-        smaller: name of the one that the family has at a lower cost.
-        arguments: of both, with the input size.
-    """
-
-    larger: str
-    smaller: str
-    arguments: Mapping[str, Any]
-
-
-PAIRS = {
-    "yolo11": Pair("ultralytics:yolo11s.yaml", "ultralytics:yolo11n.yaml", {"imgsz": 224}),
-    "retinanet": Pair(
-        "retinanet_resnet34_fpn",
-        "retinanet_resnet18_fpn",
-        {
-            "min_size": 96,
-            "max_size": 128,
-            "fpn_channels": 64,
-            "returned_layers": [2, 3],
-            "anchor_sizes": [16, 32, 64, 128],
-        },
-    ),
-    "dfine": Pair("libreyolo:dfine-s", "libreyolo:dfine-n", {"imgsz": 256}),
 }
 
 

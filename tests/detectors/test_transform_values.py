@@ -39,6 +39,46 @@ def test_a_value_out_of_range_is_named_as_the_detector_is_built(field, value, in
         build(ModelSpec(name=NAME, arguments={field: value}, num_classes=3))
 
 
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        (NAME, "score_thresh", 1.5),
+        (NAME, "score_thresh", "high"),
+        (NAME, "nms_thresh", -0.1),
+        (NAME, "detections_per_img", 0),
+        (NAME, "detections_per_img", -1),
+        (NAME, "detections_per_img", 99.5),
+        (NAME, "topk_candidates", -5),
+        ("retinanet_resnet50_fpn", "fg_iou_thresh", 5),
+        ("fcos_resnet50_fpn", "center_sampling_radius", -1.5),
+        ("fcos_resnet50_fpn", "topk_candidates", True),
+        ("ssdlite320_mobilenet_v3_large", "nms_thresh", float("nan")),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "rpn_nms_thresh", 2),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "rpn_post_nms_top_n_test", 0),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "rpn_pre_nms_top_n_train", 1.5),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "rpn_score_thresh", 1),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "rpn_positive_fraction", 3),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "box_detections_per_img", -1),
+        ("fasterrcnn_mobilenet_v3_large_fpn", "box_batch_size_per_image", 0),
+    ],
+)
+def test_a_threshold_or_a_number_of_boxes_out_of_range_is_refused(name, argument, value):
+    with (
+        torch.device("meta"),
+        pytest.raises(ModelError, match=rf"^{name}: .*number.*model_arguments") as error,
+    ):
+        build(ModelSpec(name=name, arguments={argument: value}, num_classes=3))
+    assert repr(value) in str(error.value)
+
+
+@pytest.mark.parametrize("arguments", [{"score_thresh": 0, "nms_thresh": 1, "detections_per_img": 1}])
+def test_thresholds_at_the_ends_of_their_ranges_are_accepted(arguments):
+    model = build(ModelSpec(name=NAME, arguments=arguments, num_classes=3)).eval()
+    with torch.no_grad():
+        (found,) = model([torch.rand(3, 64, 64)])
+    assert len(found["boxes"]) == 1
+
+
 @pytest.mark.parametrize("name", [*list_models(module=detection), NAME])
 def test_what_detectors_come_with_is_accepted(name):
     with torch.device("meta"):  # no memory, no time for weights

@@ -7,7 +7,7 @@ import pytest
 
 from autoprune.graph import ChannelGroup
 from autoprune.importance.curves import Curve, curve_scores, ratios_to_widths
-from autoprune.importance.reduce import per_unit
+from autoprune.importance.reduce import most_important, per_unit
 
 
 @pytest.fixture
@@ -57,3 +57,19 @@ def test_a_noisy_curve_becomes_the_greatest_convex_one_below_its_rising_envelope
 def test_widths_of_ratios_are_whole_units_and_never_none_or_all(graph):
     assert ratios_to_widths(graph.groups["a"], (0.25, 0.5, 0.99)) == (12, 8, 1)
     assert ratios_to_widths(graph.groups["b"], (0.01, 0.5, 0.55, 0.9)) == (12, 4)
+
+
+def test_scores_that_differ_in_their_last_digits_keep_their_order(graph):
+    """A search ranks channels by curves, its workers and recoveries by the criterion: all keep the same."""
+    random = np.random.default_rng(0)
+    curves = {"a": Curve((8,), (1.0,)), "b": Curve((8,), (1e6,))}
+    for scale in (1.0, 1e-12, 1e12):
+        order = {}
+        for name, group in graph.prunable.items():
+            close = scale * (1 + 1e-13 * random.permutation(group.width))
+            order[name] = np.where(np.arange(group.width) < 4, 1e9 * scale, close)
+        scores = curve_scores(curves, order, graph)
+        for name, group in graph.prunable.items():
+            for width in range(group.unit, group.width, group.unit):
+                kept = most_important(order[name], group, width)
+                assert most_important(scores[name], group, width) == kept

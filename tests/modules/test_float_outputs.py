@@ -5,7 +5,11 @@ from typing import NamedTuple
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection import fasterrcnn_mobilenet_v3_large_320_fpn, retinanet_resnet50_fpn
+from torchvision.models.detection import (
+    fasterrcnn_mobilenet_v3_large_320_fpn,
+    retinanet_resnet50_fpn,
+    ssdlite320_mobilenet_v3_large,
+)
 
 from autoprune.modules.float_outputs import HEADS, float_outputs
 
@@ -45,6 +49,23 @@ def test_boxes_are_decoded_from_float32(build):
     assert {dtype for dtype, _ in inside} == {torch.float32}
     assert all(decoded.dtype == torch.float32 for _, decoded in inside)
     assert {dtype for dtype, _ in anchors_used(model, images)} == {torch.bfloat16}, "hooks are removed"
+
+
+@pytest.mark.parametrize("build", [retinanet_resnet50_fpn, ssdlite320_mobilenet_v3_large])
+def test_anchors_are_those_of_float32(build):
+    torch.manual_seed(0)
+    model = build(weights=None, weights_backbone=None, num_classes=3).eval()
+    generator, made = model.anchor_generator, []
+    generator.register_forward_hook(lambda module, args, output: made.extend(output))
+    images = [torch.rand(3, 64, 64)]
+    with torch.no_grad():
+        model(images)
+        with torch.autocast("cpu", torch.bfloat16), float_outputs(model):
+            model(images)
+        model(images)
+    before, inside, after = made
+    assert torch.equal(before, inside)
+    assert torch.equal(before, after), "the generator keeps what it rounds"
 
 
 def test_bfloat16_moves_a_corner_and_float32_does_not():

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.ops import FrozenBatchNorm2d
 
 from autoprune.detectors import detector_inputs
@@ -111,6 +113,25 @@ def test_bfloat16_is_used_only_where_the_cpu_has_it(
     assert losses[None, True] == losses[True, False] == losses[False, True]
     assert losses[True, True] != losses[None, True]
     assert losses[True, True] == pytest.approx(losses[None, True], rel=0.05)
+
+
+def test_boxes_are_matched_with_exact_anchors_in_bfloat16(
+    image_split: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bfloat16 has no odd numbers beyond 256; what is rounded once would stay so in the detector."""
+    monkeypatch.setattr("autoprune.training.state.has_amx", lambda: True)
+    anchors = AnchorGenerator(((522,),), ((1.0,),))
+    model = RetinaNet(nn.Conv2d(3, 4, 1), 4, anchor_generator=anchors, min_size=64, max_size=64)
+    used: list[Tensor] = []
+    anchors.register_forward_hook(lambda module, args, output: used.extend(output))
+    trained = train(model, image_split, TrainSettings(1, batch_size=2, bf16=True), CPU).model
+    assert used
+    with torch.no_grad():
+        trained.eval()([torch.rand(3, 64, 64)])
+    exact = used.pop()
+    assert exact.dtype == torch.float32
+    assert all(torch.equal(each, exact) for each in used)
+    assert exact[0].tolist() == [-261.0, -261.0, 261.0, 261.0]
 
 
 WAITS = {

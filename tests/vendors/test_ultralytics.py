@@ -157,3 +157,24 @@ def test_the_head_without_suppression_can_be_the_one_that_counts():
     assert "vendor.model.23.one2one_cv2.0.0.conv" in without.prunable
     assert with_nms.gflops() == pytest.approx(without.gflops())
     assert "training mode only" in with_nms.groups["vendor.model.23.one2one_cv2.0.0.conv"].reason
+
+
+def test_losses_under_autocast_compare_boxes_in_float32(monkeypatch):
+    """Ultralytics would decode in the type of its outputs: bfloat16 has no fractions of a cell beyond 128."""
+    from ultralytics.utils.loss import v8DetectionLoss
+
+    decode, used = v8DetectionLoss.bbox_decode, []
+
+    def spy(self, anchors, distribution):
+        used.append((anchors, decode(self, anchors, distribution)))
+        return used[-1][1]
+
+    monkeypatch.setattr(v8DetectionLoss, "bbox_decode", spy)
+    model, _ = make("yolo11n")
+    targets = [{"boxes": torch.tensor([[8.0, 8.0, 40.0, 32.0]]), "labels": torch.tensor([1])}]
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = model.train()([torch.rand(3, 64, 64)], targets)
+    ((anchors, boxes),) = used
+    assert (anchors.dtype, boxes.dtype) == (torch.float32, torch.float32)
+    sum(losses.values()).backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in model.parameters())
