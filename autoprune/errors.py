@@ -45,6 +45,10 @@ class RunError(InputError):
     """The run directory can't be used: another configuration, incomplete, or the disk is full."""
 
 
+class ResumableError(RunError):
+    """What the work needs was lost, such as a cluster or room on the disk; the same command goes on then."""
+
+
 class TrainingError(AutopruneError):
     """Training failed: the loss is not finite, or memory ran out."""
 

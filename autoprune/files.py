@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from autoprune import unfinished
-from autoprune.errors import AutopruneError, ConfigError, RunError
+from autoprune.errors import AutopruneError, ConfigError, ResumableError, RunError
 
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
 
@@ -255,7 +255,9 @@ def refuse_dangling(path: Path) -> None:
 def unwritable(path: Path, error: OSError) -> RunError:
     """The error to raise, with one line that says why ``path`` could not be written."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunError(f"the disk is full: {path} was not written; free some space and run the same command")
+        return ResumableError(
+            f"the disk is full: {path} was not written; free some space and run the same command"
+        )
     if error.errno == errno.EFBIG:
         return RunError(
             f"cannot write {path}: it would be larger than a file may be here; raise the limit (`ulimit "

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from autoprune.engines.watchdog import WorkerWatchdog
-from autoprune.errors import AutopruneError, RunError
+from autoprune.errors import AutopruneError, ResumableError, RunError
 from autoprune.progress import say
 from autoprune.study.ledger import Ledger
 from autoprune.study.trials import Candidate
@@ -118,7 +118,7 @@ class Dispatch:
         self.ledger.requeue_lost(number, cause, counts=began)
         self._failed_starts += not began
         if self._failed_starts >= MAX_FAILED_STARTS:
-            self.error = RunError(
+            self.error = ResumableError(
                 f"{self._failed_starts} workers in a row died before they could begin: {cause}; see Ray's "
                 "logs (`ray logs`), then run the same command"
             )

@@ -18,7 +18,7 @@ import ray.util.client
 
 from autoprune.engines.dispatch import Dispatch, cause_of
 from autoprune.engines.ray_nodes import node_options, nodes, run_on
-from autoprune.errors import ConfigError, RunError
+from autoprune.errors import ConfigError, ResumableError, RunError
 from autoprune.study.trials import Candidate
 
 POLL_S = 2.0  # the driver waits this long at a time; Ctrl-C is handled in between
@@ -95,13 +95,13 @@ def _cut_off() -> Iterator[None]:
         timer.cancel()
 
 
-def connection_lost(error: Exception) -> RunError:
+def connection_lost(error: Exception) -> ResumableError:
     """What to say if the connection, or the driver's task on the cluster, is lost."""
     if isinstance(error, ray.exceptions.RayError):
         problem = f"what drives the search on the head node failed ({cause_of(str(error))[:200]})"
     else:
         problem = "the connection to the Ray cluster was lost"
-    return RunError(f"{problem}; finished trials are kept, the same command resumes the search")
+    return ResumableError(f"{problem}; finished trials are kept, the same command resumes the search")
 
 
 def _next(mailbox: Any, task: Any, answer: tuple[Any, bool] | None) -> tuple[str, Sequence[Any]] | None:

@@ -7,7 +7,7 @@ import ray
 from ray.exceptions import RayActorError
 
 from autoprune.engines.cluster import Cluster
-from autoprune.errors import AutopruneError, RunError, TrainingError
+from autoprune.errors import AutopruneError, ResumableError, TrainingError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,7 +28,7 @@ def map_on_workers(
 
     Raises:
         TrainingError: the function refuses an item, or can't be made there.
-        RunError: a worker was lost again and again.
+        ResumableError: a worker was lost again and again.
     """
     worker = ray.remote(_worker(load)).options(
         num_cpus=cluster.cpus_per_trial,
@@ -50,7 +50,7 @@ def map_on_workers(
             try:
                 result, problem = ray.get(done)
             except RayActorError as error:
-                raise RunError(
+                raise ResumableError(
                     f"the worker that had {item} was lost {RETRIES + 1} times; see its node's memory and "
                     "Ray's logs, then run the same command"
                 ) from error

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from autoprune.errors import RunError
+from autoprune.errors import ResumableError, RunError
 from autoprune.process import loggers_at
 
 REACH_S = 10.0  # a head node that listens answers within this
@@ -149,7 +149,7 @@ def no_cluster(address: str | None, error: Exception) -> RunError:
     start = "`ray start --head`"
     if str(address).startswith("ray://"):
         start += " (it serves clients at port 10001, where grpcio is installed)"
-    return RunError(
+    return ResumableError(
         f"no Ray cluster at {address}: {problem[:200]}; start one with {start}, or omit --address to "
         "start Ray here"
     )

@@ -11,7 +11,7 @@ from typing import Any
 from autoprune.config import Config
 from autoprune.data.coco import absent_classes
 from autoprune.engines.table import ENGINES
-from autoprune.errors import InputError, RunError
+from autoprune.errors import InputError, ResumableError, RunError
 from autoprune.fields import is_vendor
 from autoprune.files import naming_paths
 from autoprune.graph import ChannelGraph
@@ -255,7 +255,7 @@ def _is_installed(name: str) -> bool:
 
 @contextmanager
 def _before_it_began(run: RunDirectory) -> Iterator[None]:
-    """Removes what was written for a run that is refused before it began; says what an interrupt leaves."""
+    """Removes what was written for a run that is refused before it began; says what another stop leaves."""
     files = (
         run.config_file,
         run.space_file,
@@ -270,19 +270,25 @@ def _before_it_began(run: RunDirectory) -> Iterator[None]:
     before = set(run.path.glob(sized))
     try:
         yield
+    except ResumableError:
+        say(_kept(run, begun))
+        raise
     except (InputError, OSError):
         for file in (*new, *(set() if begun else {*run.path.glob(sized)} - before)):
             file.unlink(missing_ok=True)
         raise
     except KeyboardInterrupt:
-        if begun:
-            kept = f"no trial was begun; those in {run.path} are kept, and the same command resumes it"
-        elif (scores := run.importance_file).exists():
-            curves = f" and curves in {run.curves_file}" if run.curves_file.exists() else ""
-            kept = (
-                f"no trial was begun; the scores of the channels are kept in {scores}{curves}, and the same "
-                "command takes them"
-            )
-        else:
-            kept = "no trial was begun, and nothing is kept; the same command starts from the beginning"
-        raise KeyboardInterrupt(kept) from None
+        raise KeyboardInterrupt(_kept(run, begun)) from None
+
+
+def _kept(run: RunDirectory, begun: bool) -> str:
+    """What there is of a run that was stopped before its first trial, or the first after it was resumed."""
+    if begun:
+        return f"no trial was begun; those in {run.path} are kept, and the same command resumes it"
+    if (scores := run.importance_file).exists():
+        curves = f" and curves in {run.curves_file}" if run.curves_file.exists() else ""
+        return (
+            f"no trial was begun; the scores of the channels are kept in {scores}{curves}, and the same "
+            "command takes them"
+        )
+    return "no trial was begun, and nothing is kept; the same command starts from the beginning"

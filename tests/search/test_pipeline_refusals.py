@@ -1,5 +1,7 @@
 """Searches that are refused, or interrupted before they begin: one line, and nothing is left behind."""
 
+import errno
+import io
 import json
 import re
 import shutil
@@ -8,12 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from torchvision.models.detection import RetinaNet
 
+from autoprune import progress
 from autoprune.config import load_config
 from autoprune.detectors import load_state, save_state
-from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, RunError
-from autoprune.files import write_text
+from autoprune.engines.ray_setup import no_cluster
+from autoprune.errors import BudgetError, ConfigError, DataError, ModelError, ResumableError, RunError
+from autoprune.files import unwritable, write_text
 from autoprune.search import checks, pipeline
 from autoprune.search.pipeline import search
 
@@ -222,6 +227,31 @@ def test_an_interrupt_before_the_first_trial_says_what_is_kept(
     assert str(stopped.value).endswith(said.format(run / "importance.safetensors"))
     assert run.exists() is bool(left)
     assert [path.name for path in run.glob("*")] == left
+
+
+@pytest.mark.parametrize(
+    ("failure", "left"),
+    [
+        (ResumableError("the disk is full"), ["importance.safetensors"]),
+        (unwritable(Path("curves.json"), OSError(errno.ENOSPC, "No space left")), ["importance.safetensors"]),
+        (no_cluster("10.0.0.1:6379", ConnectionError("refused")), ["importance.safetensors"]),
+        (RunError("the study is of another run"), []),
+    ],
+)
+def test_scores_outlast_what_the_same_command_can_get_past(
+    demo_settings, tmp_path, monkeypatch, failure, left
+):
+    def fail(*arguments):
+        raise failure
+
+    run = tmp_path / "run"
+    monkeypatch.setattr(pipeline, "make_plan", fail)
+    said = io.StringIO()
+    with progress.show(Console(file=said, width=500)), pytest.raises(RunError) as raised:
+        search({**demo_settings, "criterion": "l1", "out": run})
+    assert raised.value is failure
+    assert [path.name for path in run.glob("*")] == left
+    assert (f"kept in {run / 'importance.safetensors'}" in said.getvalue()) is bool(left)
 
 
 def test_an_interrupt_after_the_curves_names_them_too(demo_settings, tmp_path, monkeypatch):
