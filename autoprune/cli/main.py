@@ -3,9 +3,11 @@
 import errno
 import os
 import sys
+import threading
 import traceback
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -42,6 +44,9 @@ RESUMABLE = {"demo", "recover", "search", "space", "train"}
 WRITERS = {"front", "export", "apply", "report"}  # each file or folder appears at once, when it is whole
 PRINTERS = {"doctor", "eval", "front", "inspect", "latency", "schema"}  # standard output is all they are for
 HELP = {"--help", "-h"}
+SLOW_IMPORTS = ("torch", "torchvision", "ultralytics", "transformers", "libreyolo", "timm", "optuna", "ray")
+SLOW_S = 2.0
+"""After so many seconds an import is told of: the first one after an installation takes up to a minute."""
 
 app = typer.Typer(
     name="autoprune",
@@ -137,9 +142,10 @@ def _run(arguments: list[str]) -> int:
         try:
             _refuse_unusable(arguments)
             arguments = with_new_flags(arguments)
-            code = typer.main.get_command(app).main(
-                arguments or ["--help"], prog_name="autoprune", standalone_mode=False
-            )
+            with _telling_of_imports():
+                code = typer.main.get_command(app).main(
+                    arguments or ["--help"], prog_name="autoprune", standalone_mode=False
+                )
         except (KeyboardInterrupt, typer.Abort):
             return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
         except StoppedError as stopped:
@@ -151,6 +157,26 @@ def _run(arguments: list[str]) -> int:
     if code == INTERRUPTED:  # how typer reports Ctrl-C; older versions of click raise Abort
         return _stop(f"interrupted: {_how_to_resume(arguments)}", INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _telling_of_imports() -> Iterator[None]:
+    """Prints one line where the command has been importing a library for about `SLOW_S`."""
+    ended = threading.Event()
+    if SLOW_IMPORTS[0] not in sys.modules:
+        threading.Thread(target=_tell_of_imports, args=[ended], daemon=True).start()
+    try:
+        yield
+    finally:
+        ended.set()
+
+
+def _tell_of_imports(ended: threading.Event) -> None:
+    while not ended.wait(SLOW_S):
+        for name in SLOW_IMPORTS:
+            if getattr(getattr(sys.modules.get(name), "__spec__", None), "_initializing", False):
+                problems().print(f"importing {name} …")
+                return
 
 
 def _report(error: BaseException, arguments: Sequence[str]) -> int:

@@ -280,3 +280,34 @@ def test_characters_that_the_terminal_lacks_are_escaped(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     assert r"\u2192 step 0" in done.stdout.splitlines()
+
+
+SLOW = """
+import sys, threading
+told = threading.Event()
+class Standard:
+    def write(self, text):
+        if text.strip():
+            told.set()
+        return sys.__stderr__.write(text)
+    flush = sys.__stderr__.flush
+sys.stderr = Standard()
+told.wait(60)
+"""
+
+
+def test_an_import_that_takes_long_is_told_of(tmp_path: Path) -> None:
+    (tmp_path / "slow_library.py").write_text(SLOW)
+    code = "import sys; from autoprune.cli import main as module; "
+    code += "module.SLOW_IMPORTS, module.SLOW_S = ('slow_library',), 0.05; "
+    code += "import typer; module.app = typer.Typer(); module.app.callback()(module.root); "
+    code += "module.app.command('search')(lambda: __import__('slow_library') and None); "
+    code += "sys.exit(module.main(['search']))"
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "importing slow_library …\n")
