@@ -104,7 +104,13 @@ def train(config: Config) -> None:
         write_text(metrics_file, json.dumps(content, indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)
         tell(console, f"mAP {points(metrics.map)} on val; wrote {weights} and {metrics_file}")
-        tell(console, f"next: {_next(config, weights)}")
+        if metrics.map > 0:
+            tell(console, f"next: {_next(config, weights)}")
+        else:
+            tell(
+                console,
+                "it finds no object of val, and there is nothing to prune yet: train for more --steps",
+            )
 
 
 def _next(config: Config, weights: Path) -> str:

@@ -75,6 +75,11 @@ class RunDirectory:
         """
         self._check_kinds()
         if not self.config_file.is_file():
+            if self.importance_file.is_file():
+                raise RunError(
+                    f"the search in {self.path} has no trials yet, as it was stopped at the scores of its "
+                    "channels, or still computes them; the command that began it goes on"
+                )
             raise RunError(
                 f"{self.path} is not a run directory: it has no {names.CONFIG_FILE}; "
                 "give the --out of a search"

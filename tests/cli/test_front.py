@@ -16,7 +16,7 @@ from rich.console import Console
 
 from autoprune.cli.front import show_result
 from autoprune.run.lock import locked
-from autoprune.run.names import LOCK_FILE
+from autoprune.run.names import IMPORTANCE_FILE, LOCK_FILE
 from autoprune.run.results import FrontPoint, SearchResult
 from autoprune.study.records import Record
 
@@ -144,3 +144,10 @@ def test_the_next_commands_can_be_typed_whatever_the_path_holds(
     assert [command[:2] for command in commands] == [["report", str(run)], ["recover", str(run)]]
     refused = autoprune("export", run, "--trial", "99", "--to", tmp_path / "x")
     assert refused.is_refusal(f"`autoprune recover {shlex.quote(str(run))} --trial 99`")
+
+
+def test_a_search_that_was_stopped_before_its_first_trial_is_no_foreign_folder(
+    autoprune: Run, tmp_path: Path
+) -> None:
+    (tmp_path / IMPORTANCE_FILE).touch()
+    assert autoprune("front", tmp_path).is_refusal(str(tmp_path), "has no trials yet", "goes on")

@@ -13,7 +13,6 @@ import torch
 from autoprune.detectors import load_state
 from autoprune.run.lock import locked
 from autoprune.run.names import LOCK_FILE
-from autoprune.task.pruning_task import PruningTask
 
 Run = Callable[..., Any]
 
@@ -44,7 +43,6 @@ def test_the_weights_load_and_score_what_it_says(
     tiny_data: Path,
     flags: list[object],
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     out = tmp_path / "dense"
     outcome = autoprune("train", *flags)
@@ -57,13 +55,31 @@ def test_the_weights_load_and_score_what_it_says(
     )
     assert json.loads(checked.out)["metrics"] == pytest.approx(written["val"]["metrics"], abs=1e-6)
     assert autoprune("train", *flags).is_refusal("already exists", "--out")
+    # after so few steps the detector finds nothing, which a search refuses
+    assert written["val"]["metrics"]["map"] == 0
+    assert "next:" not in outcome.out
+    assert "it finds no object of val" in outcome.out
 
-    # the next command that it prints can be typed as it is
+
+def test_the_next_command_can_be_typed_as_it_is(
+    autoprune: Run, demo_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    model = ["--model", demo_settings["model"]]
+    model += ["--model-arguments", json.dumps(demo_settings["model_arguments"])]
+    flags = [
+        "--weights",
+        demo_settings["weights"],
+        "--data",
+        demo_settings["data"],
+        "--learning-rate",
+        "1e-6",
+    ]
+    flags += ["--steps", "1", "--batch-size", "2", "--device", "cpu", "--threads", "1"]
+    outcome = autoprune("train", *model, *flags, "--out", tmp_path / "dense")
+    assert outcome.code == 0, outcome.err
     command = outcome.next_command()
     assert command[0] == "search"
     quick = ["--criterion", "l2", "--no-curves", "--rungs", "0", "--trials", "1", "--reconstruct-images", "0"]
-    # after so few steps the detector finds nothing, which a search refuses
-    monkeypatch.setattr(PruningTask, "check_labels", lambda *_, **__: None)
     searched = autoprune(*command, *quick, "--out", tmp_path / "run")
     assert searched.code == 0, searched.err
 
