@@ -100,10 +100,13 @@ def recover_policy(
     identity = identify(task, settings, keep)
     if (finished := read_finished(folder, identity, label)) is not None:
         say(f"{label}: already finished, in {folder}")
+        if distributed.rank() == 0:
+            _finish(folder)
         return replace(finished, metrics={**(notes or {}), **finished.metrics})
     with distributed.first_only(locked(folder, names.LOCK_FILE)):
         if distributed.rank() == 0:
-            (folder / names.METRICS_FILE).unlink(missing_ok=True)  # of a recovery that is done again
+            for name in (names.METRICS_FILE, names.CARD_FILE):  # of a recovery that is done again
+                (folder / name).unlink(missing_ok=True)
         started = time.perf_counter()
         if task.config.regrow_rounds:
             keep = _regrow(task, space, keep, label)
@@ -153,7 +156,6 @@ def recover_policy(
         }
         recovered = Recovered(folder, policy, metrics)
         _write(task, full_size, recovered, better.model, result.losses)
-        checkpoint.unlink(missing_ok=True)
         distributed.barrier()
         say(f"{label}: mAP {100 * recovered.map:.1f}, {costs['gflops']:.2f} GFLOPs, in {folder}")
         return recovered
@@ -254,9 +256,16 @@ def _write(
     save_samples(folder, detectors, full_size.val, task.device, splits={"pruned": task.val})
     lines = [f"{step},{loss:.6g}\n" for step, loss in enumerate(losses, 1)]
     write_text(folder / names.LOSSES_FILE, "".join(["step,loss\n", *lines]))
-    write_text(folder / names.METRICS_FILE, json.dumps(recovered.metrics, indent=2) + "\n")
     add_latencies(folder, [_latency(full_size, model)])
-    write_card(folder)
+    write_text(folder / names.METRICS_FILE, json.dumps(recovered.metrics, indent=2) + "\n")
+    _finish(folder)
+
+
+def _finish(folder: Path) -> None:
+    """What follows `metrics.json`, also where an earlier call was killed in between."""
+    if not (folder / names.CARD_FILE).exists():
+        write_card(folder)
+    (folder / names.RECOVERY_CHECKPOINT_FILE).unlink(missing_ok=True)
 
 
 def _latency(full_size: PruningTask, model: nn.Module) -> dict[str, Any]:

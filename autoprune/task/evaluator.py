@@ -98,7 +98,7 @@ class PolicyEvaluator:
 
         A trial that is known to be worse than one of its ``rivals`` that costs no more is not evaluated to
         the end (`race`): its metrics then hold `RACED`. Where the training of a rung makes the
-        detector worse, the detector before it is kept, as in a recovery.
+        detector worse than at the rung before, that one is kept, as in a recovery.
         """
         task, config, start = self.task.at(pixels_of(widths)), self.task.config, time.perf_counter()
         keep = self.keep(widths)

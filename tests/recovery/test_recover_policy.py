@@ -27,7 +27,13 @@ from autoprune.errors import ConfigError, RunError
 from autoprune.recovery import recover_policy as module
 from autoprune.recovery.recover import recover
 from autoprune.recovery.recover_policy import recover_policy
-from autoprune.run.names import LOSSES_FILE, METRICS_FILE, WEIGHTS_FILE
+from autoprune.run.names import (
+    CARD_FILE,
+    LOSSES_FILE,
+    METRICS_FILE,
+    RECOVERY_CHECKPOINT_FILE,
+    WEIGHTS_FILE,
+)
 from autoprune.task.learning_rate import recovery_rate
 from autoprune.task.pruning_task import load_task
 
@@ -104,6 +110,24 @@ def test_a_finished_recovery_is_not_repeated(run, recovered, monkeypatch):
     monkeypatch.setattr(module, "train", lambda *_: pytest.fail("it was recovered already"))
     (again,) = recover(run.run)
     assert again.metrics == recovered.metrics
+
+
+def test_a_recovery_that_was_killed_at_its_card_gets_it_by_the_same_command(copy_run, monkeypatch):
+    def kill(*_):
+        raise KeyboardInterrupt
+
+    run = copy_run()
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "write_card", kill)
+        with pytest.raises(KeyboardInterrupt):
+            recover(run)
+    (metrics,) = run.rglob(METRICS_FILE)
+    before = metrics.read_bytes()
+    assert not (metrics.parent / CARD_FILE).exists()
+    (finished,) = recover(run)
+    assert metrics.read_bytes() == before
+    assert (finished.folder / CARD_FILE).exists()
+    assert not list(run.rglob(RECOVERY_CHECKPOINT_FILE))
 
 
 def test_a_broken_file_of_a_recovery_is_named(tmp_path):
