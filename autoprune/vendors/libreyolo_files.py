@@ -61,7 +61,7 @@ def described_in(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[in
             f"{path} does not say its size or its classes; save it with LibreYOLO, `model.save(path)`"
         )
     described = {"family": family, "size": size}
-    if whole(side := said.get("imgsz")):
+    if (side := _side(said.get("imgsz"), path)) is not None:
         described["imgsz"] = side
     if family == "yolo9":
         # LibreYOLO's own older files do not say it; the official weights were trained with it in the middle
@@ -70,6 +70,16 @@ def described_in(content: Any, path: Path) -> tuple[dict[str, Any], int, dict[in
         if TOWERS in state:
             described["class_width"] = len(state[TOWERS])
     return described, classes, _names(said.get("names"), classes, path)
+
+
+def _side(imgsz: Any, path: Path) -> int | None:
+    """Pixels of both sides, of a number or of two that are equal; ``None`` where the file says nothing."""
+    if imgsz is None:
+        return None
+    sides = list(imgsz) if isinstance(imgsz, list | tuple) else [imgsz]
+    if sides and all(map(whole, sides)) and len(sides) <= 2 and len({*sides}) == 1:
+        return int(sides[0])
+    raise ModelError(f"{path}: imgsz must be the pixels of a square's side, not {repr(imgsz)[:60]}")
 
 
 def _names(names: Any, classes: int, path: Path) -> dict[int, str]:

@@ -147,6 +147,20 @@ def test_a_checkpoint_of_something_else_is_refused_in_one_line(key, yolox, tmp_p
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("imgsz", ["640", [640, 480], [], [[64]], True, 64.5])
+def test_an_input_size_that_is_no_square_is_not_replaced_by_the_default(imgsz, yolox, tmp_path):
+    torch.save({**torch.load(yolox[1], weights_only=True), "imgsz": imgsz}, tmp_path / "other.pt")
+    with pytest.raises(ModelError, match="imgsz must be the pixels of a square's side") as error:
+        load_dense(f"libreyolo:{tmp_path / 'other.pt'}", weights=tmp_path / "other.pt")
+    assert repr(imgsz) in str(error.value)
+
+
+def test_an_input_size_of_two_equal_sides_is_one(yolox, tmp_path):
+    torch.save({**torch.load(yolox[1], weights_only=True), "imgsz": [96, 96]}, tmp_path / "other.pt")
+    _, spec = load_dense(f"libreyolo:{tmp_path / 'other.pt'}", weights=tmp_path / "other.pt")
+    assert spec.arguments["imgsz"] == 96
+
+
 @pytest.mark.parametrize(
     ("source", "arguments", "said"),
     [
