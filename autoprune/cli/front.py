@@ -56,9 +56,13 @@ def show_result(console: "Console", result: "SearchResult", every: bool = False)
     trials, dense = trial_entries(result)
     if trials and dense is not None:
         shown = [entry for entry in trials if entry.on_front or entry.kind != "searched"]
+        all_entries, _ = trial_entries(result, ("complete", "stopped"))
         if every:
-            shown, _ = trial_entries(result, ("complete", "stopped"))
+            shown = all_entries
         show_table(console, front_table(shown, dense, title=f"front of {result.run}"))
+        if hidden := len(all_entries) - len(shown):
+            more = f"{count_of(hidden, 'more trial')}: {command_line('front', result.run, '--all')}"
+            tell(console, more)
         if result.front:
             console.print("● on the front: no other trial has at least its mAP at less cost", highlight=False)
         plot_front(

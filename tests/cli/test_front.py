@@ -57,8 +57,11 @@ def test_the_table_marks_the_front_and_has_the_recovered_map(autoprune: Run, run
 
 def test_all_lists_every_trial_and_says_which_were_evaluated_twice(autoprune: Run, run_copy: Path) -> None:
     trials = json.loads(autoprune("front", run_copy, "--json").out)["trials"]
-    out = autoprune("front", run_copy, "--all").out
+    short, out = autoprune("front", run_copy).out, autoprune("front", run_copy, "--all").out
     shown = rows_of(out)
+    hidden = len(trials) - len(rows_of(short))
+    assert f"{hidden} more trial{'s' * (hidden != 1)}: autoprune front {run_copy} --all" in short or not hidden
+    assert "more trial" not in out
     assert shown.keys() == {trial["trial"] for trial in trials}
     for trial in trials:
         assert ("mean of 2" in shown[trial["trial"]]) == (len(trial["measured_maps"]) == 2)
