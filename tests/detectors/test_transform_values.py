@@ -75,8 +75,8 @@ def test_a_threshold_or_a_number_of_boxes_out_of_range_is_refused(name, argument
 def test_thresholds_at_the_ends_of_their_ranges_are_accepted(arguments):
     model = build(ModelSpec(name=NAME, arguments=arguments, num_classes=3)).eval()
     with torch.no_grad():
-        (found,) = model([torch.rand(3, 64, 64)])
-    assert len(found["boxes"]) == 1
+        (detections,) = model([torch.rand(3, 64, 64)])
+    assert len(detections["boxes"]) == 1
 
 
 @pytest.mark.parametrize("name", [*list_models(module=detection), NAME])
