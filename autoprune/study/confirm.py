@@ -4,12 +4,14 @@ The best of many measurements is partly the luckiest (the winner's curse): in th
 the winner's mAP fell by up to 1.3 points when it was recovered with another seed. So a trial leads on the
 mean of two evaluations or not at all. As in racing (Maron and Moore, "Hoeffding Races", NIPS 1993), only
 those that could still be the best are re-evaluated: each leader, and the trials of its budget that can't be
-told from it, by the paired error of the images and the seed variance of both. Where no errors were kept, that
-is each leader.
+told from a leader at their cost, by the paired error of the images and the seed variance of both. Where no
+errors were kept, that is each leader.
 """
 
 from collections import Counter
 from collections.abc import Sequence
+
+import numpy as np
 
 from autoprune.study.compare import is_worse
 from autoprune.study.pareto import front
@@ -22,8 +24,8 @@ SEED_DEVIATION = 0.006
 def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: int) -> Record | None:
     """The trial to re-evaluate: of those that could be the best, measured once, that of the highest mAP.
 
-    These are on the front, or can't be told from one there of the same budget. At a budget the front has one
-    point, for candidates lie within a percent below it by chance.
+    These are on the front, or can't be told from any one there that costs no more, at the same budget. At a
+    budget the front has one point, for candidates lie within a percent below it by chance.
 
     Args:
         records: all trials of the study; none that counts is running.
@@ -37,12 +39,19 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
     begun = Counter(r.budget for r in records if r.repeat_of is not None and r.number > last)
     points = [objective_values(record.metrics, record.budget, objectives) for record in complete]
     leaders = [complete[index] for index in front(points, directions(objectives))]
-    could_lead = [each for leader in leaders for each in _could_lead(leader, complete)]
+    could_lead = [each for each in complete if _could_lead(each, leaders, objectives)]
     once = [each for each in could_lead if each.number not in repeated and begun[each.budget] < most]
     return max(once, key=lambda record: (record.metrics["map"], -record.number), default=None)
 
 
-def _could_lead(leader: Record, complete: Sequence[Record]) -> list[Record]:
-    """A leader, and the trials of its budget that could be as good where the errors were kept."""
-    others = [each for each in complete if each.budget == leader.budget and each is not leader]
-    return [leader, *(each for each in others if not is_worse(each, leader, SEED_DEVIATION * 2**0.5))]
+def _could_lead(record: Record, leaders: Sequence[Record], objectives: Sequence[str]) -> bool:
+    """Whether a trial leads, or can't be told from any leader of its budget that costs no more."""
+    costs = [name for name in objectives if name != "map"]
+    own = objective_values(record.metrics, record.budget, costs)
+    rivals = (
+        leader
+        for leader in leaders
+        if leader.budget == record.budget
+        and all(np.less_equal(objective_values(leader.metrics, leader.budget, costs), own))
+    )
+    return record in leaders or not any(is_worse(record, each, SEED_DEVIATION * 2**0.5) for each in rivals)

@@ -103,7 +103,7 @@ class Journal(BaseJournalBackend):
         """Appends records, waits for the disk, and returns the size of the file.
 
         Where that fails half-way (the disk is full, Ctrl-C), the half is taken back: what is written after
-        half a line could never be read again.
+        half a line could never be read again. Ctrl-C while it waits for the disk takes back nothing.
 
         Raises:
             RunError: the disk is full.
@@ -117,7 +117,8 @@ class Journal(BaseJournalBackend):
                     left = left[os.write(handle, left) :]
                 os.fsync(handle)
             except BaseException as error:
-                os.ftruncate(handle, size)
+                if left or isinstance(error, OSError):
+                    os.ftruncate(handle, size)
                 if isinstance(error, OSError):
                     raise unwritable(self._path, error) from error
                 raise

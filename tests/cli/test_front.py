@@ -60,7 +60,9 @@ def test_all_lists_every_trial_and_says_which_were_evaluated_twice(autoprune: Ru
     short, out = autoprune("front", run_copy).out, autoprune("front", run_copy, "--all").out
     shown = rows_of(out)
     hidden = len(trials) - len(rows_of(short))
-    assert f"{hidden} more trial{'s' * (hidden != 1)}: autoprune front {run_copy} --all" in short or not hidden
+    assert (
+        f"{hidden} more trial{'s' * (hidden != 1)}: autoprune front {run_copy} --all" in short or not hidden
+    )
     assert "more trial" not in out
     assert shown.keys() == {trial["trial"] for trial in trials}
     for trial in trials:

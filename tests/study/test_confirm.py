@@ -101,6 +101,23 @@ def test_no_budget_takes_the_re_evaluations_of_another(tmp_path):
     assert Counter(budget for budget, _ in budgets_of_repeats(ledger)) == {20.0: 2, 10.0: 2, 5.0: 2}
 
 
+def test_without_a_budget_what_a_cheaper_trial_beats_is_not_re_evaluated(tmp_path):
+    """The others have the mAP of trial 0, and cost more than trial 1, which leads by far."""
+    ledger = open_ledger(tmp_path, trials=8, confirm=9, sampler="random", objectives=("map", "gflops"))
+    looks = np.full((1, 1 + RESAMPLES), 0.5)
+    points = [(0.5, 1.0), (0.8, 2.0), *((0.5, 3.0 + number) for number in range(6))]
+    order = []
+
+    def beaten(candidate, rung=0):
+        if candidate.widths not in order:
+            order.append(candidate.widths)
+        score, cost = points[order.index(candidate.widths)]
+        return {"map": score, "gflops": cost, MAPS: encode_maps(looks)}
+
+    run(ledger, measure=beaten)
+    assert {number for _, number in budgets_of_repeats(ledger)} == {0, 1}
+
+
 def test_the_leader_of_an_extended_search_is_re_evaluated_too(tmp_path):
     """The first search has spent all its re-evaluations; the lucky trials of the second need some again."""
     first = run(open_ledger(tmp_path, trials=4, confirm=1), measure=lucky)

@@ -115,6 +115,21 @@ def test_a_full_disk_leaves_no_half_line(path, monkeypatch, batched):
     assert len(new_study(Journal(path)).trials) == 1
 
 
+def test_ctrl_c_while_the_disk_is_awaited_takes_nothing_back(path, monkeypatch):
+    """Another process may have read these records already."""
+    journal = Journal(path)
+    study = new_study(journal)
+
+    def interrupted(handle):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            study.set_user_attr("note", "kept")
+    assert new_study(Journal(path)).user_attrs["note"] == "kept"
+
+
 def test_an_error_in_a_batch_keeps_what_the_study_was_told(path):
     journal = Journal(path)
     study = new_study(journal)
