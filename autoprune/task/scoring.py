@@ -149,6 +149,9 @@ def _inputs(task: PruningTask, criteria: Sequence[str]) -> _Inputs:
     seed = derive(config.seed, "importance", criteria[0])
     chosen = random_subset(len(task.train), config.importance_images, seed)
     ids = [int(task.train.image_ids[index]) for index in chosen]
+    # Left out where none were given, as scores of earlier versions do not say them.
+    given = task.spec.arguments
+    arguments = {"model_arguments": settings_hash(**given)} if given else {}
     settings = {
         criterion: {
             "weights": task.weights_sha256,
@@ -156,6 +159,7 @@ def _inputs(task: PruningTask, criteria: Sequence[str]) -> _Inputs:
             "seed": seed,
             "images": ids if CRITERIA[criterion].needs_data else [],
             "data": task.train.fingerprint,
+            **(arguments if CRITERIA[criterion].needs_data else {}),
         }
         for criterion in criteria
     }
@@ -177,6 +181,8 @@ def _say_why_again(path: Path, kept: Path, missing: Mapping[str, Mapping[str, An
             why = "of other weights, training data, importance_images or seed"
         elif before.get("weights") != now["weights"]:
             why = "of other weights"
+        elif before.get("model_arguments") != now.get("model_arguments"):
+            why = "of other --model-arguments, such as another input size, or of an earlier version"
         elif before.get("data") != now["data"]:
             why = "of other training data"
         elif before.get("images") != now["images"]:

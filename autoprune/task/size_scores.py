@@ -101,6 +101,7 @@ def _losses(
     seed = derive(config.seed, "input sizes")
     key = settings_hash(
         weights=task.weights_sha256,
+        arguments=task.spec.arguments,
         criterion=config.criterion,
         widths={pixels: each.tolist() for pixels, each in widths.items()},
         images=probe.image_ids,

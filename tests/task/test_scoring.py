@@ -54,6 +54,7 @@ def said(monkeypatch, do):
         ({"importance_images": 3}, "of 2 images, not 3: see --importance-images"),
         ({"seed": 1}, "with another --seed"),
         ({"weights": None}, "of other weights"),
+        ({"model_arguments": {"max_size": 64}}, "of other --model-arguments, such as another input size"),
         ({"steps": 9, "batch_size": 1}, None),
         (None, "of other weights, training data, importance_images or seed"),  # of an earlier version
     ],
@@ -76,6 +77,8 @@ def test_scores_that_are_not_taken_are_named_with_what_differs(
             weights,
         )
         changes = {"weights": str(weights)}
+    if more := (changes or {}).get("model_arguments"):
+        changes = {"model_arguments": {**demo_settings["model_arguments"], **more}}
     task = load_task(make_config(**{**demo_settings, **(changes or {})}))
     lines = said(monkeypatch, lambda: score_several(task, ("taylor", "l2"), run, kept))
     assert lines == ([] if why is None else [lines[0]])
