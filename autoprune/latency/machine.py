@@ -1,6 +1,8 @@
 """Where and how a latency is measured, and its label: device, runtime, versions."""
 
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -52,6 +54,16 @@ class LatencySetup:
             ConfigError: the runtime is unknown or not installed.
         """
         return self._label(size_text(model, self.input_size))
+
+    @contextmanager
+    def torch_threads(self) -> Iterator[None]:
+        """Gives torch the threads in this block; a search on Ray measures with those of its workers."""
+        before = torch.get_num_threads()
+        torch.set_num_threads(self.threads or before)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(before)
 
     def _label(self, size: str) -> str:
         if self.device.type == "cuda":

@@ -46,7 +46,7 @@ def measure_multiples(
     calls = find_calls(model, detector_inputs(setup.input_size, setup.device)[0])
     _, outputs = fractions_of(graph, calls)
     multiples: dict[str, int] = {}
-    with TemporaryDirectory(prefix="autoprune-") as folder:
+    with setup.torch_threads(), TemporaryDirectory(prefix="autoprune-") as folder:
         for place, name in enumerate(track(graph.cost.names, "multiples of widths")):
             writers = [
                 call.operator

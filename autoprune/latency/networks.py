@@ -41,7 +41,7 @@ def measure_networks(
         ConfigError: the runtime is not installed, or has no such device.
     """
     runs: dict[str, Run] = {}
-    with ExitStack() as stack:
+    with setup.torch_threads(), ExitStack() as stack:
         for number, model in enumerate(models):
             if setup.runtime == "torch":
                 images = detector_inputs(setup.input_size, setup.device)[0]

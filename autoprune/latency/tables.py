@@ -55,7 +55,8 @@ def measure_tables(
         }
         new = [narrowed for narrowed in dict.fromkeys(points.values()) if narrowed not in times]
         passes = {str(n): one_pass(op, setup, folder) for n, op in enumerate(new)}
-        taken = seconds(passes)
+        with setup.torch_threads():
+            taken = seconds(passes)
         times |= {narrowed: 1e3 * taken[str(n)] for n, narrowed in enumerate(new)}
         table = np.zeros((len(GRID), len(GRID)))
         for (p, q), narrowed in points.items():

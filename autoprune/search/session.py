@@ -7,7 +7,7 @@ from autoprune.config import Config
 from autoprune.data.evaluate import evaluate
 from autoprune.engines.cluster import Cluster
 from autoprune.engines.table import ENGINES
-from autoprune.errors import TrainingError
+from autoprune.errors import RunError, TrainingError
 from autoprune.importance import Importance
 from autoprune.progress import StatusDisplay, count_of, say
 from autoprune.run.directory import RunDirectory, absolute
@@ -105,10 +105,12 @@ class Session:
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
+        evaluator, task = self.evaluator, self.evaluator.task
+        if evaluator.measures_latency:
+            self._check_latency_label()
         if dense := self.ledger.notes.get("dense"):
             self.evaluator.dense_map = dense["map"]
             return
-        evaluator, task = self.evaluator, self.evaluator.task
         with self._wall_time.spend("dense_evaluation"):
             scores = evaluate(
                 task.model,
@@ -132,6 +134,22 @@ class Session:
         images = min(self.config.proxy_images or len(task.val), len(task.val))
         seen = count_of(images, "image")
         say(f"dense: mAP {100 * scores.map:.1f} on {seen} of val, {dense['gflops']:.2f} GFLOPs")
+
+    def _check_latency_label(self) -> None:
+        """Keeps where the latencies of the trials are measured, and refuses others in a resumed search.
+
+        Raises:
+            RunError: the trials so far were measured elsewhere, or with another runtime.
+        """
+        label = self.evaluator.task.latency_setup.label
+        before = self.ledger.notes.get("latency_label")
+        if before is None:
+            self.ledger.note("latency_label", label)
+        elif before != label and not self.ledger.done:
+            raise RunError(
+                f"{self.directory.path} has its latencies from {before}, and this is {label}; resume it "
+                "there, or choose another --out"
+            )
 
     def _run_trials(self) -> None:
         """Has the engine run trials until the ledger has no more."""

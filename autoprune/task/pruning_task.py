@@ -90,8 +90,10 @@ class PruningTask:
     @property
     def latency_setup(self) -> LatencySetup:
         """How the run measures latency: one image at the input size, in the configured runtime."""
-        config = self.config
-        return LatencySetup(config.latency_runtime, self.device, config.threads, self.input_size)
+        config, threads = self.config, self.config.threads
+        if config.engine == "ray" and threads is None:  # as Ray sets them for its workers
+            threads = max(1, int(config.cpus_per_trial))
+        return LatencySetup(config.latency_runtime, self.device, threads, self.input_size)
 
     @property
     def proxy_images(self) -> int:

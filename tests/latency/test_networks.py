@@ -26,6 +26,16 @@ def detector():
     return build(ModelSpec(name="retinanet_resnet18_fpn", arguments=small, num_classes=3))
 
 
+def test_networks_have_the_threads_of_the_setup(detector):
+    """A driver of a Ray cluster has more than its workers; what it measures is a limit for theirs."""
+    own, seen = torch.get_num_threads(), set()
+    hook = detector.register_forward_pre_hook(lambda *_: seen.add(torch.get_num_threads()))
+    measure_networks([detector], LatencySetup("torch", CPU, own + 1, SIZE), 1)
+    hook.remove()
+    assert seen == {own + 1}
+    assert torch.get_num_threads() == own
+
+
 @pytest.mark.parametrize("runtime", list(RUNTIMES))
 def test_each_network_is_timed_by_the_given_clock(detector, runtime):
     for library in RUNTIMES[runtime].libraries:

@@ -68,6 +68,16 @@ def test_latency_is_an_objective(settings, tmp_path, slow_machine):
     assert result.dense["latency_ms"] == parameters_ms(dense)
 
 
+def test_an_objective_ties_a_search_to_where_its_latencies_are_from(settings, tmp_path, slow_machine):
+    given = {**settings, "objectives": ("map", "latency_ms"), "budget_gflops": "70%", "out": tmp_path / "run"}
+    del given["budget_latency_ms"]
+    search(given)
+    slow_machine.setattr(LatencySetup, "label", "another device")
+    search(given)  # nothing is left to measure
+    with pytest.raises(RunError, match=r"run has its latencies from .*, and this is another device; resume"):
+        search({**given, "trials": 2})
+
+
 def test_a_budget_on_latency_is_met_by_measurement(settings, tmp_path, slow_machine, capsys):
     settings = {**settings, "trials": 6, "out": tmp_path / "run"}
     with progress.show(Console(width=400)):

@@ -81,6 +81,15 @@ def test_classes_and_input_size_come_from_the_data_where_they_are_not_given(task
     assert given.graph.gflops() < task.graph.gflops()
 
 
+@pytest.mark.parametrize(
+    ("settings", "threads"), [({}, 3), ({"cpus_per_trial": 0.5}, 1), ({"threads": 2}, 2)]
+)
+def test_on_ray_latency_has_the_threads_of_a_worker(demo_settings, settings, threads):
+    given = {**demo_settings, "threads": None, "engine": "ray", "cpus_per_trial": 3.5, **settings}
+    task = load_task(make_config(**{name: value for name, value in given.items() if value is not None}))
+    assert task.latency_setup.threads == threads
+
+
 def test_what_is_loaded_is_said_and_a_setting_without_effect(demo_settings, monkeypatch, task):
     lines = io.StringIO()
     with progress.show(Console(file=lines, width=300)):
