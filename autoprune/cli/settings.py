@@ -77,7 +77,7 @@ def with_config(
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            values = {name: given.pop(name) for name in fields}
+            values = {name: _joined(given.pop(name)) for name in fields}
             file = given.pop("config")
             config = _read(values, file, command_defaults)
             flags = {name for name, value in given.items() if value != own[name].default}
@@ -165,6 +165,13 @@ def _words(values: Mapping[str, Any]) -> dict[str, list[object]]:
     return words
 
 
+def _joined(value: Any) -> Any:
+    """The values of an option that may be given several times, as if they had been given in one."""
+    if not isinstance(value, list):
+        return value
+    return ",".join(value) if value else None
+
+
 def _option(
     name: str, defaults: Mapping[str, Any], hidden: bool, described: str | None = None
 ) -> inspect.Parameter:
@@ -179,7 +186,8 @@ def _option(
         hidden=hidden,
         rich_help_panel=SETTINGS[name].panel,
     )
-    annotation: Any = Annotated[(bool if field.annotation is bool else str) | None, option]
+    kind: Any = bool if field.annotation is bool else list[str] if _is_list(field) else str
+    annotation: Any = Annotated[kind | None, option]
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
 
 
@@ -214,10 +222,16 @@ def _choices(field: FieldInfo) -> tuple[str, ...]:
     return get_args(kind) if get_origin(kind) is Literal else ()
 
 
+def _is_list(field: FieldInfo) -> bool:
+    """Whether a field has any number of values; height and width are two."""
+    kind = _types(field)[0]
+    return get_origin(kind) is tuple and Ellipsis in get_args(kind)
+
+
 def _metavar(field: FieldInfo) -> str:
     kind = _types(field)[0]
     if get_origin(kind) is tuple:
-        return "HxW" if Ellipsis not in get_args(kind) else "A,B,…"
+        return "A,B,…" if _is_list(field) else "HxW"
     named = {int: "N", float: "X", Path: "PATH", str: "TEXT"}
     if kind == dict[str, int]:
         return "NAME=LABEL,…"

@@ -65,6 +65,12 @@ def test_flags_reach_their_fields(settings: Run) -> None:
     assert config.trials == 7
 
 
+def test_a_list_given_several_times_is_one(settings: Run) -> None:
+    config = settings("--budget-gflops", "50%", "--trials", "7", "--budget-gflops", "33%,20%", "--trials", "8")
+    assert config.budget_gflops == ("50%", "33%", "20%")
+    assert config.trials == 8, "of a single value the last holds, as everywhere"
+
+
 def test_flags_win_over_the_file_and_the_file_over_defaults(settings: Run, tmp_path: Path) -> None:
     file = tmp_path / "run.yaml"
     file.write_text("trials: 5\nseed: 3\nout: runs/mine\nstrict: true\n")
