@@ -53,8 +53,7 @@ def find(source: str) -> dict[str, Any]:
     unscaled = re.sub(r"^(yolov?\d+)[nsmlx](?=[-.])", r"\1", source)
     file = path if path.is_file() else own.get(source) or own.get(unscaled)
     if file is None:
-        known = [name.replace(".yaml", "n.yaml") if re.search(r"\d\.", name) else name for name in own]
-        near = difflib.get_close_matches(path.name, known, n=3) or ["yolo11n.yaml"]
+        near = difflib.get_close_matches(path.name, _usable(own), n=3) or ["yolo11n.yaml"]
         raise ModelError(
             f"ultralytics: {source!r} is no file and no architecture of Ultralytics {VERSION}; did you mean "
             f"{', '.join(near)}?"
@@ -74,6 +73,16 @@ def find(source: str) -> dict[str, Any]:
             f"name such as yolo11{first}-{path.stem}.yaml names one"
         )
     return {**content, "scale": scale, "yaml_file": path.name}
+
+
+def _usable(files: Mapping[str, Path]) -> list[str]:
+    """The names among those of Ultralytics' files that are taken, the smallest scale of each."""
+    names = []
+    for name, file in files.items():
+        content = read_yaml(file)
+        if content["head"][-1][2] in TASKS and "World" not in str(content["head"]):
+            names.append(re.sub(r"^(yolov?\d+)(?=[-.])", r"\1n", name) if content.get("scales") else name)
+    return names
 
 
 def task_of(architecture: Mapping[str, Any], where: str) -> str:

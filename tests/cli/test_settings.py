@@ -66,7 +66,9 @@ def test_flags_reach_their_fields(settings: Run) -> None:
 
 
 def test_a_list_given_several_times_is_one(settings: Run) -> None:
-    config = settings("--budget-gflops", "50%", "--trials", "7", "--budget-gflops", "33%,20%", "--trials", "8")
+    config = settings(
+        "--budget-gflops", "50%", "--trials", "7", "--budget-gflops", "33%,20%", "--trials", "8"
+    )
     assert config.budget_gflops == ("50%", "33%", "20%")
     assert config.trials == 8, "of a single value the last holds, as everywhere"
 

@@ -38,6 +38,14 @@ def test_an_unknown_name_answers_with_the_nearest(source):
         architectures.find(source)
 
 
+@pytest.mark.parametrize("source", ["yoloe-11n.yaml", "yolov8-worldx.yaml", "yolo11-cls-n.yaml", "yolov3n"])
+def test_the_nearest_names_are_taken(source):
+    with pytest.raises(ModelError) as caught:
+        architectures.find(source)
+    _, _, nearest = str(caught.value).rstrip("?").partition("did you mean ")
+    assert all(architectures.task_of(architectures.find(name), name) for name in nearest.split(", "))
+
+
 @pytest.mark.parametrize("content", ["[1, 2]", "nc: 3", "nc: [", "nc: 3\nbackbone: 1\nhead: 2"])
 def test_a_file_of_another_kind_is_refused(tmp_path, content):
     path = tmp_path / "x.yaml"
