@@ -134,6 +134,14 @@ def space(
             f"wrote {to}: {len(bounds.variables)} ratios to search, {dense:.2f} down to {least:.2f} GFLOPs "
             f"({least / dense:.0%}); edit it freely"
         )
+        widths = zip(bounds.names, bounds.dense.tolist(), bounds.variable_of.tolist(), strict=True)
+        narrow = [name for name, width, variable in widths if variable >= 0 and width < round_to]
+        if narrow and not measure_multiples:
+            tell(
+                console,
+                f"{count_of(len(narrow), 'group')} narrower than --round-to {round_to} may have any width, "
+                f"such as {narrow[0]}; frozen: true keeps one whole",
+            )
         tell(console, f"next: {_next(config, to, words, file.has_empty_blocks)}")
 
 

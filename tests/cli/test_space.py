@@ -14,6 +14,7 @@ from autoprune.importance import load
 from autoprune.latency import multiples
 from autoprune.search import curves
 from autoprune.space.file import SpaceFile
+from autoprune.space.resolve import resolve
 from autoprune.task import probe, scoring, sensitivity
 from autoprune.task.pruning_task import PruningTask
 
@@ -106,6 +107,20 @@ def test_whole_blocks_may_go_where_that_is_asked_for(autoprune: Run, tiny: list[
     graph = analyze(build(TINY), detector_inputs((64, 64)))
     assert emptied[1] == set(graph.emptiable)
     assert "backbone.body.layer1.0.conv1" in emptied[1]
+
+
+@pytest.mark.parametrize("round_to", [16, 48])
+def test_groups_that_no_multiple_fits_into_are_said(
+    autoprune: Run, tiny: list[str], tmp_path: Path, round_to: int
+) -> None:
+    file = tmp_path / "space.yaml"
+    outcome = autoprune("space", *tiny, *QUICK, "--round-to", round_to, "--to", file)
+    graph = analyze(build(TINY), detector_inputs((64, 64)))
+    space = resolve(SpaceFile.load(file), graph)
+    fine = [name for name, step in zip(space.names, space.step, strict=True) if step % round_to]
+    narrow = [name for name in fine if graph.groups[name].prunable]
+    assert bool(narrow) == (round_to > 16)
+    assert (f"{len(narrow)} groups narrower than --round-to {round_to}" in outcome.out) == bool(narrow)
 
 
 @pytest.mark.parametrize("flag", ["--measure-multiples", "--measure-steps"])
