@@ -25,6 +25,8 @@ PREFERRED = (
     "student",
 )  # fmt: skip
 """Of several sets of weights that fit, the first of these is taken; averages are taken by name alone."""
+AVERAGES = ("ema", "ema_state_dict", "params_ema", "ema_net", "model_ema")
+"""Averages over the steps of a training, which come before all others where they are asked for."""
 WRAPPERS = (*PREFERRED, "model_ema", "ema")
 SHOWN = 5
 """Keys of each kind that a message shows."""
@@ -64,7 +66,13 @@ def plain_state(content: Any, where: str) -> State:
     return {name: _as_float32(value) for name, value in zip(names, content.values(), strict=True)}
 
 
-def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | None = None) -> State:
+def state_for(
+    model: Mapping[str, Tensor],
+    content: Any,
+    where: str,
+    key: str | None = None,
+    averages_first: bool = False,
+) -> State:
     """The weights in a checkpoint that fit a model, or those that come nearest.
 
     They may lie in wrappers of any depth, and their names may begin with whatever all of them share. Of
@@ -76,6 +84,7 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
         content: see `checkpoint.read_checkpoint`.
         where: its file, for messages.
         key: the wrapper to take, such as ``model_ema``, or a path to it, such as ``state.ema``.
+        averages_first: whether of several that fit `AVERAGES` come before `PREFERRED`.
 
     Returns:
         Tensors by the model's names, and under names that the model does not have those that lie with them;
@@ -97,7 +106,8 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
         names = bare if (fitting := tensors.fitting(bare, model)) else names
     prefix = fitting[0] if fitting else tensors.nearest(names)
     if len(fitting) > 1:
-        prefix = _choose(fitting, tensors, names, where, key)
+        order = ("", *AVERAGES, *PREFERRED) if averages_first else ("", *PREFERRED)
+        prefix = _choose(fitting, tensors, names, where, key, order)
     state, beside = tensors.below(prefix, names)
     for name, value in state.items():
         _check_dense(name, value, where)
@@ -115,9 +125,14 @@ def state_for(model: Mapping[str, Tensor], content: Any, where: str, key: str | 
 
 
 def _choose(
-    prefixes: Sequence[str], tensors: CheckpointTensors, names: Mapping[str, str], where: str, key: str | None
+    prefixes: Sequence[str],
+    tensors: CheckpointTensors,
+    names: Mapping[str, str],
+    where: str,
+    key: str | None,
+    order_of_names: Sequence[str],
 ) -> str:
-    """The one of several prefixes under which a model's weights lie.
+    """The one of several prefixes under which a model's weights lie, the first in an order of names.
 
     Raises:
         ModelError: none is preferred.
@@ -132,7 +147,6 @@ def _choose(
         return prefixes[0]
     split = [prefix.split(".") for prefix in prefixes]
     common = shared_length(split)
-    order_of_names = ["", *PREFERRED]
     ranks = {
         prefix: order_of_names.index(name)
         if (name := parts[common]) in order_of_names

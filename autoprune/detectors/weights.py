@@ -123,9 +123,12 @@ def state_of(model: nn.Module, content: Any, where: str, key: str | None = None)
 
     See `state_for`.
     """
-    prefix = PREFIX if isinstance(model, VendorDetector) else ""
+    prefix, averages_first = (
+        (PREFIX, model.averages_first) if isinstance(model, VendorDetector) else ("", False)
+    )
     own = {name.removeprefix(prefix): tensor for name, tensor in model.state_dict().items()}
-    return {prefix + name: tensor for name, tensor in state_for(own, content, where, key).items()}
+    state = state_for(own, content, where, key, averages_first)
+    return {prefix + name: tensor for name, tensor in state.items()}
 
 
 def load_state(path: Path) -> State:

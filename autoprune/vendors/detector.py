@@ -32,9 +32,12 @@ class VendorDetector(nn.Module):
     Attributes:
         features: those names, behind `PREFIX`.
         library: name of the library, as in ``LIBRARY:SOURCE``.
+        averages_first: whether the library loads a checkpoint's average over the training's steps (EMA), if
+            it holds one, before the weights of the last step.
     """
 
     library: ClassVar[str] = ""
+    averages_first: ClassVar[bool] = False
 
     def __init__(self, vendor: nn.Module, transform: DetectorTransform, features: Sequence[str] = ()) -> None:
         super().__init__()

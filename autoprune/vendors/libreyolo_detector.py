@@ -96,6 +96,8 @@ class LibreDetector(VendorDetector):
         detections_per_img: the best ones are kept.
     """
 
+    averages_first = True
+
     def __init__(
         self,
         vendor: nn.Module,

@@ -100,6 +100,30 @@ def test_official_names_and_training_branches_are_translated(tmp_path):
     assert all(torch.equal(detector.unwrap().state_dict()[name], own[name]) for name in own)
 
 
+@pytest.mark.parametrize(
+    ("family", "average"),
+    [("dfine", "ema"), ("yolox", "ema"), ("yolox", "ema_net"), ("rtmdet", "ema_state_dict")],
+)
+def test_of_a_training_by_others_the_average_is_taken_as_libreyolo_does(family, average, tmp_path):
+    head = "bbox_head." if family == "rtmdet" else "head."  # the names of its authors
+    own = wrapper(family).model.state_dict()
+    last = {name.replace("head.", head, 1): tensor.clone() for name, tensor in own.items()}
+    mean = {n: t * 1.5 if t.is_floating_point() else t for n, t in last.items()}
+    file = tmp_path / f"{family}_hgnetv2_n_coco.pth"
+    torch.save({"model": last, average: {"module": mean} if average == "ema" else mean, "epoch": 3}, file)
+    libreyolo = pytest.importorskip("libreyolo")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        theirs = libreyolo.LibreYOLO(str(file), device="cpu")
+    detector, _ = load_dense(f"libreyolo:{file}", weights=file)
+    ours, expected = detector.unwrap().state_dict(), theirs.model.state_dict()
+    assert all(torch.equal(ours[name], expected[name]) for name in ours)
+    other, _ = load_dense(f"libreyolo:{file}", weights=file, weights_key="model")
+    assert not all(
+        torch.equal(tensor, expected[name]) for name, tensor in other.unwrap().state_dict().items()
+    )
+
+
 def test_our_own_weights_are_those_of_a_name(tmp_path):
     detector, _ = load_dense("libreyolo:yolox-n", {"imgsz": 64}, num_classes=6)
     save_state(detector, tmp_path / "model.safetensors")
