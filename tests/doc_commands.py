@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import typer
 
 from autoprune.cli.main import COMMANDS, app
-from autoprune.cli.settings import parse_size
+from autoprune.cli.settings import joined, parse_size
 from autoprune.config import Config, make_config
 
 ROOT = Path(__file__).parent.parent
@@ -96,7 +96,8 @@ def parse_autoprune(arguments: list[str]) -> None:
     given = command.make_context(arguments[0], arguments[1:]).params
     if "config" not in given:  # a command without settings
         return
-    fields = {name: given[name] for name in Config.model_fields if given.get(name) is not None}
+    values = {name: joined(given.get(name)) for name in Config.model_fields}
+    fields = {name: value for name, value in values.items() if value is not None}
     if "model_arguments" in fields:
         fields["model_arguments"] = json.loads(fields["model_arguments"])
     if "input_size" in fields:

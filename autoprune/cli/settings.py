@@ -77,7 +77,7 @@ def with_config(
 
         @functools.wraps(command)
         def run(**given: Any) -> None:
-            values = {name: _joined(given.pop(name)) for name in fields}
+            values = {name: joined(given.pop(name)) for name in fields}
             file = given.pop("config")
             config = _read(values, file, command_defaults)
             flags = {name for name, value in given.items() if value != own[name].default}
@@ -165,9 +165,9 @@ def _words(values: Mapping[str, Any]) -> dict[str, list[object]]:
     return words
 
 
-def _joined(value: Any) -> Any:
+def joined(value: Any) -> Any:
     """The values of an option that may be given several times, as if they had been given in one."""
-    if not isinstance(value, list):
+    if not isinstance(value, list | tuple):
         return value
     return ",".join(value) if value else None
 
