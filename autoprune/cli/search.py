@@ -89,7 +89,7 @@ def _estimate(config: Config, accept_data_change: bool, as_json: bool) -> None:
         try:
             estimate = dry_run(config, accept_data_change)
         except KeyboardInterrupt:  # of the rehearsal, which says what it kept
-            raise KeyboardInterrupt("nothing was written, for it is a dry run") from None
+            raise KeyboardInterrupt("no run was written, for it is a dry run") from None
         if not as_json:
             show_table(console, estimate_table(estimate))
             for line in estimate_lines(estimate):
@@ -128,7 +128,7 @@ def estimate_lines(estimate: "Estimate") -> list[str]:
         *([] if estimate.unsearched is None else [estimate.unsearched]),
         estimate.summary(),
         estimate.advice(),
-        f"nothing was written or started; the estimate took {estimate.measuring_s:.0f} s",
+        f"no run was written or started; the estimate took {estimate.measuring_s:.0f} s",
     ]
 
 

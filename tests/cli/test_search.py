@@ -266,4 +266,4 @@ def test_an_interrupted_dry_run_says_that_nothing_was_written(
 
     monkeypatch.setattr("autoprune.search.dry_run.dry_run", interrupted)
     outcome = autoprune("search", "--config", settings, "--out", tmp_path / "run", "--dry-run")
-    assert (outcome.code, outcome.err) == (130, "interrupted: nothing was written, for it is a dry run\n")
+    assert (outcome.code, outcome.err) == (130, "interrupted: no run was written, for it is a dry run\n")
