@@ -15,6 +15,8 @@ weights for --steps in all, on the same images, in batches of the same size, by 
 A name with -plain is trained for the rest on the detection loss alone, the others by autoprune's default
 recovery, with the dense detector as teacher. The rates of the trainings from fresh weights are found alike
 for both detectors: of --rates the best after --rate-steps, with seed 0; the others follow from what was lost.
+Where the larger one is far from trained out, a second training from a high rate gives it more than what was
+lost: then --recovery-rate trains all rows so, the smaller one too.
 
     python scripts/bench/siblings.py --pair yolo11 --data DATA --seeds 3 --out runs/bench-siblings \
         --peer-python PYTHON_WITH_TORCH_PRUNING
@@ -157,6 +159,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--recovery-steps", type=int, default=200, help="those of them after the pruning")
     parser.add_argument("--rates", type=rates, default=[1e-3, 3e-3], help="of trainings from fresh weights")
     parser.add_argument("--rate-steps", type=int, default=150)
+    parser.add_argument(
+        "--recovery-rate",
+        type=float,
+        help="of the last --recovery-steps of all rows, the whole detectors too; default: these "
+        "are trained in one go, and the others at the rate of autoprune's rule",
+    )
     parser.add_argument("--trials", type=int, default=12)
     parser.add_argument("--rung", type=int, default=40, help="steps of a proxy")
     parser.add_argument("--importance-images", type=int, default=128)

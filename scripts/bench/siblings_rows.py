@@ -18,7 +18,7 @@ from autoprune.config import Config, ModelSpec, make_config
 from autoprune.cost.budget import Budget
 from autoprune.data.coco import Split, open_data
 from autoprune.data.evaluate import Metrics, evaluate
-from autoprune.detectors import build, detector_inputs, resize_rule, save_state
+from autoprune.detectors import build, detector_inputs, load_state, resize_rule, save_state
 from autoprune.errors import ConfigError, DataError
 from autoprune.graph import analyze
 from autoprune.run.results import load_result
@@ -124,16 +124,24 @@ class Work:
         return float(max(scores, key=lambda rate: scores[rate]))
 
     def train(self, name: str, steps: int) -> Result:
-        """A detector after all of its steps, trained from fresh weights at its own rate."""
-        return self.trained(name, steps, self.rate(name))
+        """A detector after so many steps: from fresh weights at its own rate, the last ones at theirs."""
+        rate, last = self.rate(name), self.given.recovery_rate
+        if last is None or steps <= self.pretraining:
+            return self.trained(name, steps, rate)
+        start = self.weights(name, self.pretraining, rate)
+        if not start.exists():
+            self.trained(name, self.pretraining, rate)
+        return self.trained(name, steps - self.pretraining, last, start)
 
-    def trained(self, name: str, steps: int, rate: float) -> Result:
-        """Trains a detector from fresh weights, keeps its weights, and scores it."""
+    def trained(self, name: str, steps: int, rate: float, start: Path | None = None) -> Result:
+        """Trains a detector from fresh or given weights, keeps its weights, and scores it."""
         classes = self.split("train", None).num_classes
         source = self.pair.larger if name == "larger" else self.pair.smaller
         model = build(
             ModelSpec(name=source, arguments=self.pair.arguments, num_classes=classes), seed=self.seed
         )
+        if start is not None:
+            model.load_state_dict(load_state(start))
         split = self.split("train", model)
         settings = TrainSettings.from_config(self.config(None), steps=steps, learning_rate=rate)
         file = self.weights(name, steps, rate)
@@ -212,6 +220,8 @@ class Work:
             return policy
         choice = Choice(policy["keep"], policy["pixels"])
         recovery = {**PLAIN, "criterion": "l2"} if row.plain else {}  # a criterion that costs no time
+        if given.recovery_rate is not None:
+            recovery["learning_rate"] = given.recovery_rate
         task = replace(self.task, config=changed(self.task.config, **recovery))
         dense = partial(evaluate, self.task.model, self.task.val, DEVICE)
         result = recovered(Case(task, given, name), choice, dense)
