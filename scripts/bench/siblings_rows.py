@@ -70,6 +70,7 @@ ROWS = {
     "tp-taylor": Row("the same, autoprune's recovery", "tp-taylor", plain=False),
     "greedy-obs": Row("autoprune, one shot", "greedy-obs", plain=False),
     "autoprune": Row("autoprune, searched", "autoprune", plain=False),
+    "autoprune-plain": Row("the same, fine-tuned plainly", "autoprune"),
 }
 """In the order of the table."""
 
