@@ -25,6 +25,8 @@ FIELDS = (
     "strict",
     "evaluator",
 )
+CLEARLY_ABOVE = 0.02
+"""MAP, a fraction: pruned detectors are at most a little better than a dense one that is trained out."""
 
 
 @with_config(*FIELDS, described=dict.fromkeys(FIELDS, "the run's"))
@@ -67,6 +69,13 @@ def recover(
         show_table(console, comparison(rows, title="after full recovery, on val"))
         for item in recovered:
             tell(console, f"wrote {item.folder}")
+        above = 0.0 if not dense else max(item.map for item in recovered) - dense["metrics"]["map"]
+        if above > CLEARLY_ABOVE:
+            tell(
+                console,
+                f"the best is {100 * above:.1f} mAP above the dense detector: that is not trained out, and holds "
+                "back as a teacher; train it for longer before the search",
+            )
         tell(console, f"next: {command_line('export', recovered[0].folder, '--to', 'detector')}")
 
 

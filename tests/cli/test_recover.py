@@ -62,6 +62,20 @@ def test_a_trial_that_training_did_not_help_is_marked(autoprune: Run, run_copy: 
     assert ("kept untrained" in " ".join(outcome.out.split())) is (kept == "untrained")
 
 
+@pytest.mark.parametrize(("above", "said"), [(0.01, False), (0.05, True)])
+def test_a_dense_detector_that_is_not_trained_out_is_said(
+    autoprune: Run, run_copy: Path, above: float, said: bool
+) -> None:
+    trial, value = next(iter(recovered_maps(run_copy).items()))
+    file = run_copy / f"recovered/trial-{trial:04d}/metrics.json"
+    content = json.loads(file.read_text())
+    content["dense"]["metrics"]["map"] = value - above
+    file.write_text(json.dumps(content))
+    outcome = autoprune("recover", run_copy, "--trial", trial)
+    assert outcome.code == 0, outcome.err
+    assert (f"the best is {100 * above:.1f} mAP above the dense" in " ".join(outcome.out.split())) is said
+
+
 def test_a_recovery_that_does_not_say_its_trial_is_read_back(autoprune: Run, run_copy: Path) -> None:
     trial, value = next(iter(recovered_maps(run_copy).items()))
     file = run_copy / f"recovered/trial-{trial:04d}/metrics.json"
