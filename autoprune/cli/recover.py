@@ -73,8 +73,8 @@ def recover(
         if above > CLEARLY_ABOVE:
             tell(
                 console,
-                f"the best is {100 * above:.1f} mAP above the dense detector: that is not trained out, and holds "
-                "back as a teacher; train it for longer before the search",
+                f"the best is {100 * above:.1f} mAP above the dense detector: that is not trained out, and "
+                "holds back as a teacher; train it for longer before the search",
             )
         tell(console, f"next: {command_line('export', recovered[0].folder, '--to', 'detector')}")
 
