@@ -18,6 +18,7 @@ EXIT_CODES = {
     "PolicyError": 2,
     "BudgetError": 2,
     "RunError": 2,
+    "ResumableError": 2,
     "TrainingError": 1,
     "ExportError": 1,
 }

@@ -41,10 +41,10 @@ def images(size: tuple[int, int], dtype: torch.dtype = torch.float32) -> tuple[l
 
 def specification(name: str, norm: str) -> ModelSpec:
     """A small detector, whose numbers of proposals and detections do not depend on the weights."""
-    arguments: dict[str, Any] = {"score_thresh": -1.0, "nms_thresh": 2.0, "detections_per_img": 3}
+    arguments: dict[str, Any] = {"score_thresh": 0.0, "nms_thresh": 1.0, "detections_per_img": 3}
     if "rcnn" in name:
         arguments = {f"box_{key}": value for key, value in arguments.items()}
-        arguments |= {"rpn_post_nms_top_n_train": 20, "rpn_post_nms_top_n_test": 6, "rpn_nms_thresh": 2.0}
+        arguments |= {"rpn_post_nms_top_n_train": 20, "rpn_post_nms_top_n_test": 6, "rpn_nms_thresh": 1.0}
     if "ssd" not in name:
         arguments |= {"min_size": 64, "max_size": 96}
     return ModelSpec(name=name, arguments=arguments, num_classes=5, norm=norm)
