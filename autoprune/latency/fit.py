@@ -14,7 +14,7 @@ from autoprune.detectors import detector_inputs
 from autoprune.errors import RunError
 from autoprune.files import cache_folder
 from autoprune.graph import ChannelGraph
-from autoprune.latency.machine import LatencySetup, versions
+from autoprune.latency.machine import LatencySetup, measured_elsewhere, versions
 from autoprune.latency.model import (
     LatencyModel,
     correct,
@@ -62,10 +62,7 @@ def fit_model(
         if existing.key == key:
             return existing
         if begun:
-            raise RunError(
-                f"{file.parent} has its latencies from {existing.label}, and this is {label}; resume it "
-                "there, or choose another --out"
-            )
+            raise measured_elsewhere(file.parent, existing.label, label)
     # other versions of torch and autoprune export and prune in other ways
     cached = cache_folder() / "latency" / f"{sha256((key + versions()).encode()).hexdigest()[:32]}.json"
     if (fitted := LatencyModel.load(cached, graph)) is not None:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from autoprune.detectors.inputs import size_text
+from autoprune.errors import RunError
 from autoprune.fields import is_vendor
 from autoprune.runtimes.sessions import find_runtime
 
@@ -73,6 +74,19 @@ class LatencySetup:
             device = f"{processor()}, {count} thread{'s' if count > 1 else ''}"
         runtime = f"{self.runtime} {find_runtime(self.runtime).version}"
         return f"{device}, {runtime}, batch {self.batch}, {size}"
+
+
+def measured_elsewhere(run: Path, before: str, now: str) -> RunError:
+    """The refusal of a run whose latencies are from elsewhere.
+
+    Args:
+        run: its directory.
+        before: label of what measured them.
+        now: label of this device and runtime.
+    """
+    return RunError(
+        f"{run} has its latencies from {before}, and this is {now}; resume it there, or choose another --out"
+    )
 
 
 def processor() -> str:

@@ -112,8 +112,8 @@ def _estimate(given: Config | Mapping[str, Any] | str | Path, accept_data_change
         scratch.path.mkdir()
         if begun:
             _copy(run, scratch)
-        if config.engine == "ray" and config.threads is None:  # as Ray sets them for its workers
-            torch.set_num_threads(max(1, int(config.cpus_per_trial)))
+        if task.trial_threads is not None:
+            torch.set_num_threads(task.trial_threads)
         decoding_s = time_decoding(task)
         parts = [Part("loading and checks", "", loading_s)]
         if begun:  # all that comes before the first trial is in the run directory

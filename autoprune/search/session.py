@@ -7,8 +7,9 @@ from autoprune.config import Config
 from autoprune.data.evaluate import evaluate
 from autoprune.engines.cluster import Cluster
 from autoprune.engines.table import ENGINES
-from autoprune.errors import RunError, TrainingError
+from autoprune.errors import TrainingError
 from autoprune.importance import Importance
+from autoprune.latency.machine import measured_elsewhere
 from autoprune.progress import StatusDisplay, count_of, say
 from autoprune.run.directory import RunDirectory, absolute
 from autoprune.run.results import SearchResult, load_result
@@ -68,6 +69,8 @@ class Session:
                 self._write()  # the front holds none of them
                 were = "trial was" if set_aside == 1 else "trials were"
                 say(f"{set_aside} {were} measured on other data: set aside, neither counted nor ranked")
+            if self.evaluator.measures_latency:
+                self._check_latency_label()
             self._measure_dense()
             self._wall_time.begin_trials(ENGINES[self.config.engine].workers(self.config))
             if self._done_at_start:
@@ -105,12 +108,10 @@ class Session:
 
     def _measure_dense(self) -> None:
         """Measures the dense detector once per run, on the images that trials are measured on."""
-        evaluator, task = self.evaluator, self.evaluator.task
-        if evaluator.measures_latency:
-            self._check_latency_label()
         if dense := self.ledger.notes.get("dense"):
             self.evaluator.dense_map = dense["map"]
             return
+        evaluator, task = self.evaluator, self.evaluator.task
         with self._wall_time.spend("dense_evaluation"):
             scores = evaluate(
                 task.model,
@@ -146,10 +147,7 @@ class Session:
         if before is None:
             self.ledger.note("latency_label", label)
         elif before != label and not self.ledger.done:
-            raise RunError(
-                f"{self.directory.path} has its latencies from {before}, and this is {label}; resume it "
-                "there, or choose another --out"
-            )
+            raise measured_elsewhere(self.directory.path, before, label)
 
     def _run_trials(self) -> None:
         """Has the engine run trials until the ledger has no more."""

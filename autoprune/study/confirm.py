@@ -11,10 +11,8 @@ errors were kept, that is each leader.
 from collections import Counter
 from collections.abc import Sequence
 
-import numpy as np
-
 from autoprune.study.compare import is_worse
-from autoprune.study.pareto import front
+from autoprune.study.pareto import front, losses
 from autoprune.study.records import Record, directions, objective_values
 
 SEED_DEVIATION = 0.006
@@ -38,20 +36,18 @@ def next_to_confirm(records: Sequence[Record], objectives: Sequence[str], most: 
     last = max((record.number for record in records if record.counts), default=-1)
     begun = Counter(r.budget for r in records if r.repeat_of is not None and r.number > last)
     points = [objective_values(record.metrics, record.budget, objectives) for record in complete]
-    leaders = [complete[index] for index in front(points, directions(objectives))]
-    could_lead = [each for each in complete if _could_lead(each, leaders, objectives)]
+    leaders = front(points, directions(objectives))
+    costs = losses(points, directions(objectives))[:, [name != "map" for name in objectives]]
+
+    def is_beaten(index: int) -> bool:
+        """Whether a leader of the budget that costs no more is better beyond the errors (if known)."""
+        return any(
+            complete[leader].budget == complete[index].budget
+            and bool((costs[leader] <= costs[index]).all())
+            and is_worse(complete[index], complete[leader], SEED_DEVIATION * 2**0.5)
+            for leader in leaders
+        )
+
+    could_lead = [each for index, each in enumerate(complete) if index in leaders or not is_beaten(index)]
     once = [each for each in could_lead if each.number not in repeated and begun[each.budget] < most]
     return max(once, key=lambda record: (record.metrics["map"], -record.number), default=None)
-
-
-def _could_lead(record: Record, leaders: Sequence[Record], objectives: Sequence[str]) -> bool:
-    """Whether a trial leads, or can't be told from any leader of its budget that costs no more."""
-    costs = [name for name in objectives if name != "map"]
-    own = objective_values(record.metrics, record.budget, costs)
-    rivals = (
-        leader
-        for leader in leaders
-        if leader.budget == record.budget
-        and all(np.less_equal(objective_values(leader.metrics, leader.budget, costs), own))
-    )
-    return record in leaders or not any(is_worse(record, each, SEED_DEVIATION * 2**0.5) for each in rivals)

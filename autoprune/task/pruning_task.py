@@ -90,10 +90,15 @@ class PruningTask:
     @property
     def latency_setup(self) -> LatencySetup:
         """How the run measures latency: one image at the input size, in the configured runtime."""
-        config, threads = self.config, self.config.threads
-        if config.engine == "ray" and threads is None:  # as Ray sets them for its workers
-            threads = max(1, int(config.cpus_per_trial))
-        return LatencySetup(config.latency_runtime, self.device, threads, self.input_size)
+        return LatencySetup(self.config.latency_runtime, self.device, self.trial_threads, self.input_size)
+
+    @property
+    def trial_threads(self) -> int | None:
+        """CPU threads of a trial, on Ray those of its workers; ``None`` for torch's own number."""
+        config = self.config
+        if config.engine == "ray" and config.threads is None:
+            return max(1, int(config.cpus_per_trial))
+        return config.threads
 
     @property
     def proxy_images(self) -> int:

@@ -80,7 +80,7 @@ def _usable(files: Mapping[str, Path]) -> list[str]:
     names = []
     for name, file in files.items():
         content = read_yaml(file)
-        if content["head"][-1][2] in TASKS and "World" not in str(content["head"]):
+        if content["head"][-1][2] in TASKS:
             names.append(re.sub(r"^(yolov?\d+)(?=[-.])", r"\1n", name) if content.get("scales") else name)
     return names
 
