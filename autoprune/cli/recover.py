@@ -26,7 +26,7 @@ FIELDS = (
     "evaluator",
 )
 CLEARLY_ABOVE = 0.02
-"""MAP, a fraction: pruned detectors are at most a little better than a dense one that is trained out."""
+"""MAP, a fraction: pruned detectors are at most a little better than a dense one that has converged."""
 
 
 @with_config(*FIELDS, described=dict.fromkeys(FIELDS, "the run's"))
@@ -73,7 +73,7 @@ def recover(
         if above > CLEARLY_ABOVE:
             tell(
                 console,
-                f"the best is {100 * above:.1f} mAP above the dense detector: that is not trained out, and "
+                f"the best is {100 * above:.1f} mAP above the dense detector: that has not converged, and "
                 "holds back as a teacher; train it for longer before the search",
             )
         tell(console, f"next: {command_line('export', recovered[0].folder, '--to', 'detector')}")

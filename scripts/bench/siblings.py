@@ -15,7 +15,7 @@ weights for --steps in all, on the same images, in batches of the same size, by 
 A name with -plain is trained for the rest on the detection loss alone, the others by autoprune's default
 recovery, with the dense detector as teacher. The rates of the trainings from fresh weights are found alike
 for both detectors: of --rates the best after --rate-steps, with seed 0; the others follow from what was lost.
-Where the larger one is far from trained out, a second training from a high rate gives it more than what was
+Where the larger one is far from converged, a second training from a high rate gives it more than what was
 lost: then --recovery-rate trains all rows so, the smaller one too.
 
     python scripts/bench/siblings.py --pair yolo11 --data DATA --seeds 3 --out runs/bench-siblings \

@@ -63,7 +63,7 @@ def test_a_trial_that_training_did_not_help_is_marked(autoprune: Run, run_copy: 
 
 
 @pytest.mark.parametrize(("above", "said"), [(0.01, False), (0.05, True)])
-def test_a_dense_detector_that_is_not_trained_out_is_said(
+def test_a_dense_detector_that_has_not_converged_is_said(
     autoprune: Run, run_copy: Path, above: float, said: bool
 ) -> None:
     trial, value = next(iter(recovered_maps(run_copy).items()))
